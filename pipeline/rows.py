@@ -1,0 +1,142 @@
+"""The rows that stages write: frozen pydantic types, and the Arrow schemas declared by them.
+
+Every row explains itself: a trace carries its question, reference answer, teacher, sampling settings,
+prompt hash, finish reason, token counts and verdicts. No row holds a time or a host name, so a
+deterministic teacher gives the same bytes on every run.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+AnswerType = Literal["math", "text", "reasoning_gym"]
+Split = Literal["train", "held_out"]
+Passed = Literal["pass", "fail", "unknown"]
+Outcome = Literal["unjudged", "kept", "rejected", "unknown"]
+
+
+class Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Question(Row):
+    """What is asked, and what is needed to judge an answer to it."""
+
+    question: str
+    reference: str | None  # the right answer, where one is known
+    answer_type: AnswerType  # how an answer is compared with the reference
+    source: str  # the name of the source in the recipe
+    metadata: str | None = None  # JSON: what the source says beside this; a reasoning-gym entry whole
+
+
+class Problem(Question):
+    id: str  # hash of the question's text
+    split: Split
+    origin: str  # where it was read, for people: "problems.jsonl:12"
+
+
+class Verdict(Row):
+    """What one filter says of one trace."""
+
+    filter: str
+    version: int
+    outcome: Passed
+    reason: str  # a short code; "" when it passed
+    evidence: str | None = None  # the extracted answer, the matched text
+
+
+class Sampling(Row):
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+class Trace(Question):
+    """One sampled completion for a problem, with the verdicts on it once it was filtered."""
+
+    id: str  # "<problem id>-<sample index>"
+    problem_id: str
+    sample: int
+    teacher: str
+    prompt: str
+    prompt_hash: str
+    sampling: Sampling
+    seed: int
+    reasoning: str | None  # the thought, however the server sent it; None when there was none
+    response: str  # what follows the thought
+    finish_reason: str  # "stop", "length", ... or "failed" when no answer could be had
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    error: str | None = None  # why it failed
+    verdicts: tuple[Verdict, ...] = ()
+    outcome: Outcome = "unjudged"
+
+
+class Message(Row):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Example(Row):
+    """One training row. The last message is the assistant's: <think>thought</think>, then the answer."""
+
+    id: str  # the trace's id
+    problem_id: str
+    source: str
+    teacher: str
+    split: Literal["train", "validation"]
+    messages: tuple[Message, ...]
+
+
+class Score(Row):
+    """One held-out problem, one model: how many of its samples were right, cut off, malformed."""
+
+    id: str  # "<subject>/<problem id>"
+    subject: str  # "base", "student" or "teacher"
+    model: str
+    problem_id: str
+    source: str
+    samples: int
+    correct: int
+    unknown: int  # verdicts that could not tell; never counted as correct
+    truncated: int
+    malformed: int
+    failed: int
+    completion_tokens: int  # over all samples
+
+
+def arrow_schema(row: type[Row]) -> pa.Schema:
+    """The Arrow schema that a row type declares; a field is nullable only where its type admits None."""
+    import pyarrow as pa
+
+    return pa.schema([_arrow_field(name, f.annotation) for name, f in row.model_fields.items()])
+
+
+def _arrow_field(name: str, annotation: Any) -> pa.Field:
+    import pyarrow as pa
+
+    nullable = get_origin(annotation) in (Union, types.UnionType)
+    if nullable:
+        (annotation,) = (a for a in get_args(annotation) if a is not type(None))
+    return pa.field(name, _arrow_type(annotation), nullable=nullable)
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    import pyarrow as pa
+
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if annotation in plain:
+        return plain[annotation]
+    if get_origin(annotation) is Literal:
+        return pa.string()
+    if get_origin(annotation) is tuple:
+        return pa.list_(_arrow_field("item", get_args(annotation)[0]))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return pa.struct([_arrow_field(n, f.annotation) for n, f in annotation.model_fields.items()])
+    raise TypeError(f"no Arrow type for {annotation!r}")
