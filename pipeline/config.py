@@ -74,7 +74,17 @@ class Endpoint(Table):
     """A model behind an OpenAI-compatible server: one started here, or one that is already there."""
 
     EXECUTION: ClassVar[frozenset[str]] = frozenset(
-        {"serve", "base_url", "api_key_env", "port", "vllm", "env", "start_timeout", "request_timeout", "max_retries"}
+        {
+            "serve",
+            "base_url",
+            "api_key_env",
+            "port",
+            "vllm",
+            "env",
+            "start_timeout",
+            "request_timeout",
+            "max_retries",
+        }
     )
     model: str  # hub name, local folder, GGUF file, or package:DIST/FILE.gguf from an installed package
     serve: Literal["vllm"] | None = None  # start a local vLLM server for it
@@ -123,7 +133,7 @@ class Filter(Table):
 class Select(Table):
     per_problem: Annotated[int, Field(ge=1)] = 4  # kept traces of a problem, at most
     validation: Share = 0.05  # share of the problems whose examples measure the training
-    system: str = ""  # system message of every example; "": none
+    prompt: str = "plain"  # what the student is trained to answer; a file of prompts/, as in generate
 
 
 class Train(Table):
@@ -142,13 +152,8 @@ class Train(Table):
 
 
 class Evaluate(Table):
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "accept_failed", "subjects"})
-    subjects: Annotated[tuple[Literal["base", "student", "teacher"], ...], Field(min_length=1)] = (
-        "base",
-        "student",
-        "teacher",
-    )
-    prompt: str = "plain"  # for the base student and the trained one
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "accept_failed"})
+    prompt: str | None = None  # for the base student and the trained one; default: select.prompt
     teacher_prompt: str | None = None  # default: generate.prompt
     samples: Annotated[int, Field(ge=1)] = 4
     temperature: Annotated[float, Field(ge=0)] = 0.6

@@ -1,8 +1,8 @@
 """The rows that stages write: frozen pydantic types, and the Arrow schemas declared by them.
 
 Every row explains itself: a trace carries its question, reference answer, teacher, sampling settings,
-prompt hash, finish reason, token counts and verdicts. No row holds a time or a host name, so a
-deterministic teacher gives the same bytes on every run.
+prompt hash, finish reason, token counts and verdicts. But for the training's curve no row holds a time or a
+host name, so a deterministic teacher gives the same bytes on every run.
 """
 
 from __future__ import annotations
@@ -92,6 +92,21 @@ class Example(Row):
     teacher: str
     split: Literal["train", "validation"]
     messages: tuple[Message, ...]
+
+
+class Step(Row):
+    """One line of a training's curve."""
+
+    id: str  # the step, or "<step>-validation"
+    step: int
+    steps: int  # of the whole training
+    epoch: float
+    loss: float | None
+    learning_rate: float | None
+    grad_norm: float | None
+    tokens: int | None  # supervised and prompt tokens seen so far
+    seconds: float | None  # since this process started training
+    validation_loss: float | None
 
 
 class Score(Row):

@@ -1,0 +1,102 @@
+"""Prompts as people edit them: one text file a prompt, read, checked and rendered here.
+
+A file is a list of turns, each under a line that names its role in brackets. The last turn is [user] and
+asks the question; user and assistant turns before it are worked examples; [system] may open the file:
+
+    [system]
+    Solve the problem.
+    [user]
+    What is 2 + 3?
+    [assistant]
+    <think>
+    2 + 3 = 5
+    </think>
+
+    The answer is 5.
+    [user]
+    {{ question }}
+
+Fields are Jinja's; FIELDS lists them. The reference answer is not among them, so no prompt can leak it.
+To add a prompt, write prompts/NAME.txt and name it in the recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.rows import Message, Question
+
+FOLDER = Path(__file__).parent
+FIELDS = ("question", "source")
+_ROLE = re.compile(r"^\[(system|user|assistant)\]\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    name: str
+    text: str
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def render(self, question: Question) -> tuple[Message, ...]:
+        """The messages that ask the question; its text is inserted as it stands, never read as a template."""
+        from jinja2.sandbox import SandboxedEnvironment
+
+        environment = SandboxedEnvironment(keep_trailing_newline=False)
+        fields = {name: getattr(question, name) for name in FIELDS}
+        return tuple(
+            Message(role=turn.role, content=environment.from_string(turn.content).render(fields))
+            for turn in _turns(self.text)
+        )
+
+
+def load(name: str) -> Prompt:
+    """A prompt by the name of a file here, or by a path. Raises UserError naming what is wrong with it."""
+    path = Path(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as e:
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.txt")))
+        raise UserError(f"prompt {name!r} cannot be read ({e}); prompts here: {known}") from None
+    _check(str(path), text)
+    return Prompt(path.stem, text)
+
+
+def _turns(text: str) -> list[Message]:
+    _, *parts = _ROLE.split(text)
+    return [
+        Message.model_validate({"role": role, "content": content.strip()})
+        for role, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def _check(path: str, text: str) -> None:
+    from jinja2 import TemplateSyntaxError, meta
+    from jinja2.sandbox import SandboxedEnvironment
+
+    roles = [turn.role for turn in _turns(text)]
+    dialogue = roles[1:] if roles[:1] == ["system"] else roles
+    if not dialogue or dialogue != _alternating(len(dialogue)):
+        raise UserError(
+            f"{path}: turns must be [system] (or none), then [user] and [assistant] in turn, [user] last"
+        )
+    try:
+        parsed = [SandboxedEnvironment().parse(turn.content) for turn in _turns(text)]
+    except TemplateSyntaxError as e:
+        raise UserError(f"{path}: not a Jinja template: {e.message}") from None
+    unknown = set().union(*map(meta.find_undeclared_variables, parsed)) - set(FIELDS)
+    if unknown:
+        raise UserError(f"{path}: unknown field {min(unknown)!r}; known fields: {', '.join(FIELDS)}")
+    if "question" not in meta.find_undeclared_variables(parsed[-1]):
+        raise UserError(f"{path}: the last [user] turn does not contain {{{{ question }}}}")
+
+
+def _alternating(n: int) -> Sequence[str]:
+    return [("user", "assistant")[i % 2] for i in range(n)] if n % 2 else []

@@ -1,0 +1,156 @@
+"""The shell commands. Each loads what it needs when it runs, so that --help is instant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from pipeline.errors import Stopped, UserError
+
+NAMES = ("ingest", "generate", "filter", "select", "train", "evaluate")
+HELP = {
+    "ingest": "Read problems from the recipe's sources; split them into train and held-out.",
+    "generate": "Draw the teacher's traces for the training problems.",
+    "filter": "Judge every trace by every rule; nothing is taken away.",
+    "select": "Make training examples of the kept traces.",
+    "train": "Fine-tune the student on the examples.",
+    "evaluate": "Compare base student, trained student and teacher on the held-out problems.",
+}
+EXIT_CODES = (
+    "Exit codes: 0 done; 2 a mistake to put right, in one line; 3 units failed, the same command tries "
+    "them again; 130 interrupted, the same command goes on."
+)
+
+
+@click.group(
+    epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("data/runs"),
+    show_default=True,
+    help="Folder that holds the runs.",
+)
+@click.version_option(package_name="retort")
+@click.pass_context
+def cli(context: click.Context, runs: Path) -> None:
+    """Distil reasoning: sample thoughts from a teacher, keep those that can be trusted, fine-tune a student
+    on them, measure it.
+
+    A run is one recipe (TOML) and the folder its stages write. Every stage resumes: the same command again
+    does what is still owed and nothing twice. Settings are overridden as KEY=VALUE, e.g. generate.samples=2.
+    """
+    context.obj = runs
+
+
+def _stage_command(name: str) -> click.Command:
+    @click.argument("recipe", type=click.Path(path_type=Path))
+    @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+    @click.pass_obj
+    def command(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
+        return _execute([name], runs, recipe, overrides)
+
+    return click.command(name, help=HELP[name], short_help=HELP[name])(command)
+
+
+for _name in NAMES:
+    cli.add_command(_stage_command(_name))
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.pass_obj
+def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
+    """Run all six stages, each from where it stands, and print the evaluation's table."""
+    return _execute(NAMES, runs, recipe, overrides)
+
+
+@cli.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.pass_obj
+def status(runs: Path, run: Path | None) -> None:
+    """What each stage of RUN holds, read from its folder; without RUN, a line for each run.
+
+    RUN is a run's folder, or its name.
+    """
+    from pipeline import show
+
+    if run is None:
+        show.print_runs(runs)
+    else:
+        show.print_status(_open(runs, run))
+
+
+@cli.command(name="show")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--stage",
+    default="filter",
+    show_default=True,
+    help='Whose rows: a stage, or e.g. "evaluate/student/filter".',
+)
+@click.option("--kept", "outcome", flag_value="kept", help="Only traces that were kept.")
+@click.option("--rejected", "outcome", flag_value="rejected", help="Only traces that were rejected.")
+@click.option("-n", "count", default=5, show_default=True, help="How many rows.")
+@click.pass_obj
+def show_rows(runs: Path, run: Path, stage: str, outcome: str | None, count: int) -> None:
+    """Print rows of RUN as text, each whole."""
+    from pipeline import show
+
+    show.print_rows(_open(runs, run), stage, outcome, count)
+
+
+def _open(runs: Path, run: Path):  # type: ignore[no-untyped-def]  # Run is loaded here, not at the top
+    from pipeline.run import open_run
+
+    return open_run(run if run.exists() else runs / run)
+
+
+def _execute(names: Sequence[str], runs: Path, recipe_path: Path, overrides: Sequence[str]) -> int:
+    from pipeline.config import load_recipe
+    from pipeline.stage import DONE, execute
+    from pipeline.stages import STAGES
+
+    recipe = load_recipe(recipe_path, overrides)
+    for name in names:
+        STAGES[name].check(recipe)
+    for name in names:
+        code = execute(STAGES[name], STAGES, recipe, runs / recipe.run)
+        if code != DONE:
+            return code
+    if "evaluate" in names:
+        from pipeline import show
+
+        show.print_table(_open(runs, runs / recipe.run))
+    return DONE
+
+
+def main() -> None:
+    """Run a command; what is not a bug ends in a short message and an exit code, never in a traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also when started in the background
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as e:
+        e.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
+        code = 130
+    except UserError as e:
+        print(f"retort: {e}", file=sys.stderr)
+        code = 2
+    except Stopped as e:
+        print(f"retort: stopped: {e}", file=sys.stderr)
+        code = 3
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `retort show | head`
+        code = 0
+    sys.exit(code or 0)

@@ -1,0 +1,125 @@
+"""What the shell prints of a run: status, rows, the evaluation's table. Model text drives no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import UserError
+from pipeline.rows import Row, Trace
+from pipeline.run import ROWS, Run, open_run
+from pipeline.scoring import Estimate, Summary, difference, summarise
+
+
+def print_runs(runs: Path) -> None:
+    """A line for each run of a folder: how many of its stages are complete."""
+    folders = sorted(path.parent for path in runs.glob("*/recipe.json"))
+    if not folders:
+        raise UserError(f"{runs}: no runs there; `retort run RECIPE` makes one")
+    table = Table("run", "complete", "working on", "rows kept", box=None)
+    for folder in folders:
+        run = open_run(folder)
+        complete = [stage for stage in ROWS if run.output(stage).complete]
+        busy = [stage for stage in ROWS if run.output(stage).busy]
+        kept = run.report("filter").get("kept", "-")
+        table.add_row(folder.name, f"{len(complete)}/{len(ROWS)}", ", ".join(busy) or "-", str(kept))
+    Console().print(table)
+
+
+def print_status(run: Run) -> None:
+    """Each stage's state and counts, the funnel, and the table where there is one."""
+    seconds: dict[str, float] = {}
+    for event in run.events():
+        seconds[event["stage"]] = seconds.get(event["stage"], 0) + event["seconds"]
+    table = Table("stage", "state", "rows", "failed", "shards sealed", "seconds", box=None)
+    for stage, counts in run.counts().items():
+        shards = f"{counts.sealed}/{counts.shards}" if counts.shards else "-"
+        time = f"{seconds[stage]:.0f}" if stage in seconds else "-"
+        table.add_row(stage, _state(run, stage), str(counts.rows), str(counts.failed), shards, time)
+    console = Console()
+    console.print(table)
+    for line in _funnel(run):
+        console.print(line, markup=False, highlight=False)
+    if run.output("evaluate").complete:
+        print_table(run)
+
+
+def print_rows(run: Run, stage: str, outcome: str | None, count: int) -> None:
+    """The first rows of a stage, whole, field by field."""
+    if stage.rpartition("/")[2] not in ROWS:
+        raise UserError(f"no stage {stage!r}; stages: {', '.join(ROWS)}")
+    rows = run.rows(stage)
+    if not rows.paths:
+        raise UserError(f"{run.path}: {stage} has no sealed shard yet; `retort status` shows how far it is")
+    if outcome and rows.row is not Trace:
+        raise UserError(f"{stage} holds no traces: --kept and --rejected are for filter")
+    chosen = (row for row in rows if outcome is None or row.outcome == outcome)
+    for row in islice(chosen, count):
+        print("\n".join(_lines(row)) + "\n")
+
+
+def print_table(run: Run) -> None:
+    """The evaluation: a line a model, then the student's difference to the others, paired by problem."""
+    scores = list(run.scores)
+    table = Table(
+        "", "pass@1 [95 %]", "cut off", "malformed", "cannot tell", "tokens/answer", "problems x samples"
+    )
+    for s in summarise(scores):
+        table.add_row(*_cells(s))
+    console = Console()
+    console.print(table)
+    by_subject = {name: [s for s in scores if s.subject == name] for name in ("student", "base", "teacher")}
+    for other in ("base", "teacher"):
+        console.print(_sentence(other, difference(by_subject["student"], by_subject[other])), highlight=False)
+
+
+def _sentence(other: str, d: Estimate) -> str:
+    judged = "better than" if d.low > 0 else "worse than" if d.high < 0 else "not told apart from"
+    mean, low, high = (100 * x for x in d)
+    return f"student is {judged} {other}: {mean:+.1f} points, 95 % from {low:+.1f} to {high:+.1f}"
+
+
+def _cells(s: Summary) -> list[str]:
+    mean, low, high = (100 * x for x in s.pass_at_1)
+    shares = [f"{100 * x:.1f} %" for x in (s.truncated, s.malformed, s.unknown)]
+    of = f"{s.problems} x {s.samples / s.problems:g}"
+    return [s.subject, f"{mean:.1f} % [{low:.1f}, {high:.1f}]", *shares, f"{s.tokens:.0f}", of]
+
+
+def _state(run: Run, stage: str) -> str:
+    output = run.output(stage)
+    if output.busy:
+        return "running"
+    if output.complete:
+        return "complete"
+    return "not started" if output.manifest() is None else "unfinished"
+
+
+def _funnel(run: Run) -> Iterator[str]:
+    report = run.report("filter")
+    if report:
+        yield f"\n{report['in']} traces: {report['kept']} kept"
+        yield from (f"  {n:>6} rejected, {why}" for why, n in report["rejected"].items())
+        yield from (f"  {n:>6} cannot tell, {why}" for why, n in report["unknown"].items())
+
+
+def _lines(row: Row) -> Iterator[str]:
+    for name, value in row:
+        if name == "verdicts":
+            for v in value:
+                yield f"  {v.outcome:8} {v.filter} {v.reason}" + (
+                    f" ({_plain(v.evidence)})" if v.evidence else ""
+                )
+        elif name == "messages":
+            yield from (f"[{m.role}]\n{_plain(m.content)}" for m in value)
+        else:
+            yield f"{name}: {_plain(str(value))}"
+
+
+def _plain(text: str) -> str:
+    """Text that cannot drive a terminal: control characters but newline and tab are shown as escapes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,156 @@
+"""A stage is a value; execute() is the only way one runs. Lineage, failures and exit codes live here.
+
+A stage's function says what to do, from a Job: the recipe, the folders it reads, the folder it writes. What
+is done already, under which settings, and what the next stage may rely on, is decided here for all of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Recipe
+from pipeline.errors import Stopped, UserError
+from pipeline.progress import Progress, say
+from pipeline.rows import Row
+from pipeline.shard import Shard, write_atomic
+from pipeline.store import Manifest, Output
+
+DONE, USER_ERROR, UNITS_FAILED, INTERRUPTED = 0, 2, 3, 130  # exit codes
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    version: int  # raised when the same settings give another output
+    row: type[Row]
+    mirrors: str | None  # the stage whose shards it carries 1:1; None: its shards are its own
+    reads: tuple[str, ...]  # stages that must be complete before it
+    settings: Callable[[Recipe], dict[str, Any]]  # all that changes its output, as plain JSON values
+    check: Callable[[Recipe], None]  # what can be known before any work; raises UserError
+    run: Callable[[Job], dict[str, Any]]  # does the work, gives a report for the manifest
+
+
+@dataclass
+class Job:
+    """What a stage's function works with."""
+
+    stage: Stage
+    recipe: Recipe
+    run_dir: Path
+    output: Output
+    inputs: dict[str, Output]
+    say: Callable[[str], None] = say
+    logs: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.logs = self.run_dir / "logs"
+
+    def pairs(self) -> list[tuple[Shard, Shard]]:
+        """The shards of the mirrored stage, each with the shard of this stage that comes of it."""
+        assert self.stage.mirrors is not None
+        return list(zip(self.inputs[self.stage.mirrors].shards(), self.output.shards(), strict=True))
+
+    def owes_nothing(self) -> bool:
+        counts = self.output.counts()
+        return counts.sealed == counts.shards
+
+    def progress(self, total: int | None) -> Progress:
+        return Progress(self.stage.name, total, self.output.counts().rows)
+
+
+def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Path) -> int:
+    """Bring a stage to completion in its run folder; gives the exit code. A complete one is left as it is.
+
+    Raises UserError when an input is missing, the folder was made under other settings or is in use, or the
+    disk refuses. Whatever finished before an error or an interrupt is kept.
+    """
+    inputs = {name: Output(run_dir / name, stages[name].row) for name in stage.reads}
+    for name, given in inputs.items():
+        if not given.complete:
+            raise UserError(f"{stage.name} needs {name}, which is {_state(given)}: run `retort {name}` first")
+    output = Output(run_dir / stage.name, stage.row)
+    job = Job(stage, recipe, run_dir, output, inputs)
+    try:
+        with output.lock():
+            output.begin(_manifest(job))
+            write_atomic(run_dir / "recipe.json", recipe.model_dump_json(indent=2).encode() + b"\n")
+            if output.complete:
+                say(f"{stage.name}: done already, {_counted(output)}")
+                return DONE
+            return _run(job)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise UserError(f"{run_dir}: cannot write: {e.strerror} ({e.filename or stage.name})") from e
+        raise
+
+
+def _run(job: Job) -> int:
+    began = time.monotonic()
+    code = INTERRUPTED
+    try:
+        report = job.stage.run(job)
+        counts = job.output.counts()
+        code = UNITS_FAILED if counts.sealed < counts.shards else DONE
+        if code == DONE:
+            job.output.finish(report)
+            say(f"{job.stage.name}: {_counted(job.output)} in {time.monotonic() - began:.0f} s")
+        else:
+            say(
+                f"{job.stage.name}: {counts.failed} failed, {counts.rows} done; "
+                "the same command tries the failed ones again"
+            )
+    except UserError:
+        code = USER_ERROR
+        raise
+    except Stopped:
+        code = UNITS_FAILED
+        raise
+    finally:
+        _note(job, code, time.monotonic() - began)
+    return code
+
+
+def _manifest(job: Job) -> Manifest:
+    manifests = {name: given.manifest() for name, given in job.inputs.items()}
+    mirrored = manifests[job.stage.mirrors] if job.stage.mirrors else None
+    return Manifest(
+        stage=job.stage.name,
+        version=job.stage.version,
+        settings=json.loads(json.dumps(job.stage.settings(job.recipe))),
+        inputs={name: m.content_id for name, m in manifests.items() if m},
+        shards=mirrored.shards if mirrored else None,
+    )
+
+
+def _note(job: Job, code: int, seconds: float) -> None:
+    """One line a try in the run's events.jsonl: what ran, when, how long, how it ended."""
+    counts = job.output.counts()
+    event = {
+        "stage": job.stage.name,
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "exit_code": code,
+        "rows": counts.rows,
+        "failed": counts.failed,
+    }
+    with (job.run_dir / "events.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def _state(given: Output) -> str:
+    if given.manifest() is None:
+        return "not made yet"
+    counts = given.counts()
+    return f"unfinished ({counts.rows} done, {counts.failed} failed)"
+
+
+def _counted(output: Output) -> str:
+    counts = output.counts()
+    return f"{counts.rows} rows in {counts.shards} shard{'' if counts.shards == 1 else 's'}"

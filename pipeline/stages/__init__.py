@@ -1,0 +1,15 @@
+"""The six stages, and the one table that names them, in the order in which they run.
+
+To add a stage: write a file here that ends in a Stage value, add it to the table, give it a table in the
+recipe (config.py) and a row type (rows.py).
+"""
+
+from pipeline.stage import Stage
+from pipeline.stages.evaluate import EVALUATE
+from pipeline.stages.filter import FILTER
+from pipeline.stages.generate import GENERATE
+from pipeline.stages.ingest import INGEST
+from pipeline.stages.select import SELECT
+from pipeline.stages.train import TRAIN
+
+STAGES: dict[str, Stage] = {s.name: s for s in (INGEST, GENERATE, FILTER, SELECT, TRAIN, EVALUATE)}

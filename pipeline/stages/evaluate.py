@@ -1,0 +1,140 @@
+"""evaluate: base student, trained student and teacher on the same held-out problems, by the same rules.
+
+Each of the three is sampled and judged by the stages that made the training data, in a folder of its own, so
+a stopped evaluation resumes and a model that did not change is not asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import prompts
+from pipeline import scoring
+from pipeline.config import Endpoint, Recipe, identity
+from pipeline.errors import Stopped, UserError
+from pipeline.rows import Score, Trace
+from pipeline.server import Server
+from pipeline.stage import DONE, Job, Stage, execute
+from pipeline.stages import filter as filtering
+from pipeline.stages import generate
+from pipeline.stages.ingest import INGEST
+from pipeline.stages.train import TRAIN, model_folder
+from pipeline.store import Output
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One of the models compared."""
+
+    name: str
+    model: str  # as rows name it
+    serves: str  # what is served: a hub name, a folder, a GGUF file
+    endpoint: Endpoint
+    prompt: str
+    reads: tuple[str, ...]  # stages whose output it depends on
+
+
+def subjects(recipe: Recipe, run_dir: Path) -> tuple[Subject, ...]:
+    """The models of the comparison, those that one server can answer for side by side."""
+    plain = recipe.evaluate.prompt or recipe.select.prompt
+    worked = recipe.evaluate.teacher_prompt or recipe.generate.prompt
+    base, teacher = recipe.student, recipe.teacher
+    return (
+        Subject("teacher", teacher.model, teacher.model, teacher, worked, ("ingest",)),
+        Subject("base", base.model, base.model, base, plain, ("ingest",)),
+        Subject(
+            "student", f"{recipe.run} student", str(model_folder(run_dir)), base, plain, ("ingest", "train")
+        ),
+    )
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Sample and judge each subject, then count. Servers are shared where one model serves two subjects."""
+    todo = subjects(job.recipe, job.run_dir)
+    for _, sharing in groupby(todo, key=lambda s: (s.serves, s.endpoint.model_dump_json(exclude={"model"}))):
+        _answer(job, list(sharing))
+    scores = [score for subject in todo for score in _scores(job, subject)]
+    if not scores:
+        raise UserError(
+            'no problem is held out: set ingest.held_out above 0, or split = "held_out" on a source'
+        )
+    job.output.write("scores", scores)
+    return {"table": [s.model_dump(mode="json") for s in scoring.summarise(scores)]}
+
+
+def _answer(job: Job, sharing: list[Subject]) -> None:
+    with contextlib.ExitStack() as stack:
+        opened: list[Server] = []
+
+        @contextlib.contextmanager
+        def reach(_: Job) -> Iterator[Server]:
+            if not opened:
+                subject = sharing[0]
+                opened.append(stack.enter_context(generate.reach(subject.endpoint, subject.serves, job)))
+            yield opened[0]
+
+        for subject in sharing:
+            drawing = _drawing(subject, job.recipe, reach)
+            stages = {"ingest": INGEST, "train": TRAIN, drawing.name: drawing}
+            for stage in (drawing, filtering.judging(_folder(subject, "filter"), drawing.name)):
+                if execute(stage, stages, job.recipe, job.run_dir) != DONE:
+                    raise Stopped(f"{stage.name} is unfinished; the same command goes on")
+
+
+def _drawing(subject: Subject, recipe: Recipe, reach: Any) -> Stage:
+    draw = generate.Draw("held_out", subject.model, subject.prompt, recipe.evaluate, subject.endpoint, reach)
+    return Stage(
+        name=_folder(subject, "generate"),
+        version=generate.GENERATE.version,
+        row=Trace,
+        mirrors="ingest",
+        reads=subject.reads,
+        settings=lambda recipe: generate.settings(draw, recipe.seed),
+        check=lambda _: None,
+        run=lambda job: generate.run(job, draw),
+    )
+
+
+def _folder(subject: Subject, stage: str) -> str:
+    return f"evaluate/{subject.name}/{stage}"
+
+
+def _scores(job: Job, subject: Subject) -> Iterator[Score]:
+    judged = Output(job.run_dir / _folder(subject, "filter"), Trace)
+    for _, traces in groupby(judged.rows(), key=lambda trace: trace.problem_id):
+        yield scoring.score(subject.name, subject.model, list(traces))
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    each = {
+        s.name: {"model": s.model, "prompt": prompts.load(s.prompt).text} for s in subjects(recipe, Path())
+    }
+    return {**identity(recipe.evaluate), "subjects": each, "seed": recipe.seed, **filtering.settings(recipe)}
+
+
+def _check(recipe: Recipe) -> None:
+    for subject in subjects(recipe, Path()):
+        prompts.load(subject.prompt)
+        if subject.name != "student":
+            generate.check_endpoint(subject.endpoint)
+    if "correct" not in recipe.filter.rules:
+        raise UserError(
+            "evaluate counts the verdicts of the rule 'correct', which filter.rules does not name"
+        )
+
+
+EVALUATE = Stage(
+    name="evaluate",
+    version=1,
+    row=Score,
+    mirrors=None,
+    reads=("ingest", "train"),
+    settings=_settings,
+    check=_check,
+    run=run,
+)

@@ -1,0 +1,186 @@
+"""A stage's folder: its shards, and the manifest that says under which settings they were made.
+
+Counts are read from the folder, never kept in memory, so they are right from another process and after a
+crash. A folder made under other settings is refused, naming the setting; what a shard is, shard.py says.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import UserError
+from pipeline.rows import Row
+from pipeline.shard import Counts, Shard, write_atomic
+
+
+class Manifest(BaseModel):
+    """Under which settings a folder was made. `digests` is written last: with it the stage is complete."""
+
+    model_config = ConfigDict(frozen=True)
+    stage: str
+    version: int
+    settings: dict[str, Any]  # all that changes the output
+    inputs: dict[str, str]  # stage -> content id of what it wrote
+    shards: tuple[str, ...] | None = None  # names; None until they are known
+    digests: dict[str, str] | None = None  # shard -> sha256 of its Parquet file
+    report: dict[str, Any] = {}  # what the stage says of its work, for people
+
+    @property
+    def identity(self) -> str:
+        """Hash of what the output depends on. Two folders with one identity hold the same thing."""
+        return _hash([self.stage, self.version, self.settings, self.inputs])
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What every shard says of its own making, in the metadata of its Parquet file."""
+        return self.model_dump(mode="json", include={"stage", "version", "settings", "inputs"})
+
+    @property
+    def content_id(self) -> str:
+        """Hash of the identity and of what was really written; what the next stage depends on."""
+        return _hash([self.identity, self.digests])
+
+
+class Output:
+    """One stage's folder: a manifest, shards, and a lock that only the process working on it holds."""
+
+    def __init__(self, folder: Path, row: type[Row]) -> None:
+        self.folder = folder
+        self.row = row
+
+    def manifest(self) -> Manifest | None:
+        try:
+            return Manifest.model_validate_json((self.folder / "manifest.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as e:
+            raise UserError(f"{self.folder}/manifest.json cannot be read: {str(e).splitlines()[0]}") from None
+
+    @property
+    def complete(self) -> bool:
+        manifest = self.manifest()
+        return manifest is not None and manifest.digests is not None and all(s.sealed for s in self.shards())
+
+    def begin(self, manifest: Manifest) -> None:
+        """Take the folder for this work. One made under other settings is refused, naming what differs."""
+        held = self.manifest()
+        if held is None:
+            self._save(manifest)
+        elif held.identity != manifest.identity:
+            raise UserError(
+                f"{self.folder} was made under other settings: {_difference(held, manifest)}; "
+                "give the run another name (run=NAME) or delete that folder and those of later stages"
+            )
+
+    def finish(self, report: dict[str, Any] | None = None) -> None:
+        """Declare the stage complete. The manifest with the shards' digests is the last thing written."""
+        manifest = self.manifest()
+        assert manifest is not None, "finish() comes after begin()"
+        names = tuple(shard.name for shard in self.shards())
+        digests = {name: _digest(self.folder / f"{name}.parquet") for name in names}
+        update = {"shards": names, "digests": digests, "report": report or {}}
+        self._save(manifest.model_copy(update=update))
+
+    def shards(self) -> list[Shard]:
+        """The shards the manifest names; before it names any, those that lie in the folder."""
+        manifest = self.manifest()
+        names = manifest.shards if manifest else None
+        if names is None:
+            names = tuple(sorted(p.stem for p in self.folder.glob("*.parquet")))
+        return [Shard(self.folder, name, self.row, manifest.lineage if manifest else {}) for name in names]
+
+    def write(self, name: str, rows: Iterable[Row]) -> None:
+        """Seal one shard at once, for stages whose work is not paid for by the unit."""
+        manifest = self.manifest()
+        assert manifest is not None, "write() comes after begin()"
+        Shard(self.folder, name, self.row, manifest.lineage).write(row.model_dump() for row in rows)
+
+    def rows(self) -> Iterator[Any]:
+        for shard in self.shards():
+            yield from shard.rows()
+
+    def counts(self) -> Counts:
+        each = [shard.count() for shard in self.shards()]
+        return Counts(*(sum(getattr(c, f) for c in each) for f in ("rows", "failed", "shards", "sealed")))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against other processes; the system lets go when this one ends, however it ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a+") as file:
+            if not _flock(file, fcntl.LOCK_EX, tries=5):
+                file.seek(0)
+                raise UserError(
+                    f"{self.folder}: process {file.read().strip()} is working on it; wait or stop it"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process is working on the folder right now."""
+        try:
+            with (self.folder / ".lock").open() as file:
+                return not _flock(file, fcntl.LOCK_SH, tries=1)
+        except FileNotFoundError:
+            return False
+
+    def _save(self, manifest: Manifest) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / "manifest.json", manifest.model_dump_json(indent=2).encode() + b"\n")
+
+
+def _flock(file: IO[str], kind: int, tries: int) -> bool:
+    """Take a lock, or not. Several tries see past a reader that holds it just to ask whether it is held."""
+    for _ in range(tries):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.1)
+    return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _difference(held: Manifest, wanted: Manifest) -> str:
+    """The first setting that differs, as `generate.temperature: 0.6 -> 0.9`, and how many others do."""
+    old, new = _flat(held), _flat(wanted)
+    keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    first = f"{keys[0]}: {json.dumps(old.get(keys[0]))} -> {json.dumps(new.get(keys[0]))}"
+    return first + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else "")
+
+
+def _flat(manifest: Manifest) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, below in value.items():
+                walk(f"{prefix}.{key}", below)
+        else:
+            flat[prefix.lstrip(".")] = value
+
+    walk("", manifest.settings)
+    walk("input", manifest.inputs)
+    walk("version", manifest.version)
+    return flat

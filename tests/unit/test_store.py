@@ -1,0 +1,77 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.rows import Problem
+from pipeline.store import Manifest, Output
+from tests.unit.test_shard import problem
+
+
+def manifest(**settings: Any) -> Manifest:
+    return Manifest(stage="ingest", version=1, settings={"temperature": 0.6, **settings}, inputs={})
+
+
+def made(tmp_path: Path) -> Output:
+    output = Output(tmp_path / "ingest", Problem)
+    output.begin(manifest())
+    output.write("shard-00000", [problem("a")])
+    return output
+
+
+def test_a_stage_is_complete_only_once_it_is_finished(tmp_path: Path) -> None:
+    output = made(tmp_path)
+    assert not output.complete
+    output.finish({"read": 1})
+    assert output.complete
+    assert output.counts().rows == 1
+    output.shards()[0].path.unlink()
+    assert not output.complete
+
+
+def test_a_folder_made_under_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+    output = made(tmp_path)
+    output.begin(manifest())
+    with pytest.raises(UserError, match=r"temperature: 0\.6 -> 0\.9;"):
+        output.begin(manifest(temperature=0.9))
+    with pytest.raises(UserError, match=r'prompt\.text: null -> "x"'):
+        output.begin(manifest(prompt={"text": "x"}))
+
+
+def test_what_was_written_enters_the_id_that_later_stages_depend_on(tmp_path: Path) -> None:
+    output = made(tmp_path)
+    output.finish()
+    first = output.manifest()
+    output.write("shard-00000", [problem("b")])
+    output.finish()
+    second = output.manifest()
+    assert first
+    assert second
+    assert first.identity == second.identity
+    assert first.content_id != second.content_id
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    output = made(tmp_path)
+    assert not output.busy
+    code = (
+        "import sys, pathlib; from pipeline.store import Output; from pipeline.rows import Problem\n"
+        "with Output(pathlib.Path(sys.argv[1]), Problem).lock(): pass"
+    )
+    with output.lock():
+        assert output.busy
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(output.folder)], capture_output=True, text=True
+        )
+        assert "is working on it" in other.stderr
+    assert subprocess.run([sys.executable, "-c", code, str(output.folder)]).returncode == 0
+
+
+def test_an_unreadable_manifest_is_the_users_to_mend(tmp_path: Path) -> None:
+    output = made(tmp_path)
+    (output.folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
+        output.manifest()
