@@ -1,0 +1,95 @@
+"""Filters: plain functions over a trace, and the one table that names them.
+
+To add a filter:
+
+1. Write a function `my_filter(trace, *, limit: int = 100) -> Finding` in a file of this folder. It says
+   `fit()`, `unfit("short_code")` or `cannot_tell("short_code")` (`filters.finding`), with evidence where
+   there is some. Parameters are keyword-only, with a type and a default; a recipe sets them under
+   `[filter.rules.my_filter]`. Raising counts as "cannot tell".
+2. Add a line to FILTERS below. Raise its version whenever a trace might be judged otherwise than before.
+3. Add cases to `tests/cases/filters.jsonl`: what must pass, and the near miss that must not.
+
+A filter sees one trace, and imports of ours only `pipeline.rows`, `pipeline.errors` and this package.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from filters.correct import correct
+from filters.finding import Finding, cannot_tell, fit, unfit
+from filters.form import final_answer, finished, one_thought
+from pipeline.errors import UserError
+from pipeline.rows import Outcome, Passed, Trace, Verdict
+
+__all__ = ["FILTERS", "Filter", "Finding", "cannot_tell", "check_rules", "fit", "judge", "unfit"]
+
+Rules = Mapping[str, Mapping[str, Any]]  # filter name -> its parameters
+
+
+class Filter(NamedTuple):
+    function: Callable[..., Finding]
+    version: int  # part of a filter stage's identity and of every verdict
+
+
+FILTERS: dict[str, Filter] = {
+    "finished": Filter(finished, 1),
+    "one_thought": Filter(one_thought, 1),
+    "final_answer": Filter(final_answer, 1),
+    "correct": Filter(correct, 1),
+}
+
+
+def judge(trace: Trace, rules: Rules) -> Trace:
+    """The trace with the verdict of every named filter, and kept only if all of them pass."""
+    verdicts = tuple(_verdict(trace, name, parameters) for name, parameters in rules.items())
+    return trace.model_copy(update={"verdicts": verdicts, "outcome": _outcome({v.outcome for v in verdicts})})
+
+
+def check_rules(rules: Rules) -> None:
+    """Raise UserError, one line, for an unknown filter or for a parameter it does not take."""
+    for name, parameters in rules.items():
+        if name not in FILTERS:
+            raise UserError(f"filter.rules: unknown filter {name!r}{_nearest(name, FILTERS)}")
+        known = _parameters(FILTERS[name].function)
+        for key, value in parameters.items():
+            where = f"filter.rules.{name}"
+            if key not in known:
+                raise UserError(f"{where}: unknown parameter {key!r}{_nearest(key, known)}")
+            try:
+                TypeAdapter(known[key]).validate_python(value, strict=True)
+            except ValidationError as e:
+                raise UserError(f"{where}.{key}: {e.errors()[0]['msg']} (found {value!r})") from None
+
+
+def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
+    function, version = FILTERS[name]
+    try:
+        outcome, reason, evidence = function(trace, **parameters)
+    except Exception as e:  # noqa: BLE001 - the one boundary where a filter's failure becomes data
+        outcome, reason, evidence = cannot_tell("raised", f"{type(e).__name__}: {e}")
+    return Verdict(filter=name, version=version, outcome=outcome, reason=reason, evidence=evidence)
+
+
+def _outcome(verdicts: set[Passed]) -> Outcome:
+    if verdicts <= {"pass"}:
+        return "kept"
+    return "rejected" if "fail" in verdicts else "unknown"
+
+
+def _parameters(function: Callable[..., Finding]) -> dict[str, Any]:
+    """Name -> type of the keyword-only parameters."""
+    signature = inspect.signature(function, eval_str=True)
+    return {p.name: p.annotation for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def _nearest(word: str, known: Mapping[str, Any]) -> str:
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else "; it takes none"

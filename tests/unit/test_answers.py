@@ -1,0 +1,27 @@
+"""Finding the final answer, on golden cases and on text made to hurt."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from filters.answers import extract
+
+CASES = [json.loads(line) for line in Path("tests/cases/answers.jsonl").read_text("utf-8").splitlines()]
+SIZE = 1_000_000
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["response"][:40] or "empty")
+def test_the_final_answer_is_found_and_how_it_was_stated(case):
+    answer = extract(case["response"])
+    assert (answer and answer.text, answer and answer.how) == (case["text"], case["how"])
+
+
+UNITS = r"""( [ { } $ \ \boxed{ \boxed{} \fbox \( <answer> </answer> answer: #### 1, 1/ -1. 9 A: is** $1"""
+
+
+@pytest.mark.parametrize(
+    "unit", [*UNITS.split(), " ", "\n", "answer is ", "answer of ", r"\boxed ", "$5 and "]
+)
+def test_a_million_characters_of_anything_are_read_in_linear_time(unit):
+    extract(unit * (SIZE // len(unit)))  # quadratic work would not end while a person waits

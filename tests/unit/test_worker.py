@@ -1,0 +1,108 @@
+"""The checking process: shared by threads and coroutines, ended in time, and never left behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from filters import worker
+
+LONG = r"\sum_{n=1}^{1000000000} \sin(n^2)"
+
+
+def same(reference, answer, seconds=5.0):
+    return worker.check("math", {"reference": reference, "answer": answer}, seconds)
+
+
+def test_it_serves_threads():
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda n: same("x+1", f"{n}+x"), range(8)))
+    assert answers == ["wrong", "correct", *["wrong"] * 6]
+
+
+def test_it_serves_coroutines():
+    async def ask():
+        return await asyncio.gather(*(asyncio.to_thread(same, "x+1", f"{n}+x") for n in range(4)))
+
+    assert asyncio.run(ask()) == ["wrong", "correct", "wrong", "wrong"]
+
+
+def test_a_late_check_is_ended_and_the_next_is_answered():
+    assert same("7", LONG, seconds=0.3) == "timeout"
+    assert same("x+1", "1+x") == "correct"
+
+
+def test_an_environment_that_cannot_check_is_an_error_not_an_outcome():
+    with pytest.raises(worker.WorkerError, match="no_such_task"):
+        worker.check("reasoning_gym", {"entry": {"task": "no_such_task", "settings": {}}, "answers": []}, 5.0)
+
+
+def test_the_keys_of_apis_do_not_reach_it(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert "secret" not in worker._environment().values()
+
+
+@pytest.mark.parametrize("answer", ["1+x", LONG], ids=["idle", "busy"])
+def test_it_does_not_outlive_a_parent_that_is_killed(answer):
+    arguments = {"reference": "x+1", "answer": answer}
+    program = f"from filters import worker\nworker.check('math', {arguments}, 1.5)\n"
+    keep = "import time; time.sleep(60)\n"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program + keep], env=os.environ | {"PYTHONPATH": os.getcwd()}
+    )
+    child = _wait_for(lambda: _children(parent.pid))[0]
+    if answer != LONG:
+        _wait_for(lambda: _cpu_is_still(child))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    _wait_for(lambda: not _runs(child))
+
+
+def test_a_forked_process_asks_a_checking_process_of_its_own():
+    program = (
+        "import os\nfrom filters import worker\n"
+        "ask = lambda answer: worker.check('math', {'reference': 'x+1', 'answer': answer}, 5.0)\n"
+        "assert ask('1+x') == 'correct'\n"
+        "child = os.fork()\n"
+        "outcomes = [ask('1+x') for _ in range(20)], [ask('2+x') for _ in range(20)]\n"
+        "assert outcomes == (['correct'] * 20, ['wrong'] * 20)\n"
+        "assert child == 0 or os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+
+
+def _wait_for(condition):
+    for _ in range(600):
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited 30 s in vain")
+
+
+def _children(pid):
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def _stat(pid):
+    """state, then the rest of /proc/PID/stat; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return []
+
+
+def _runs(pid):
+    return _stat(pid)[:1] not in ([], ["Z"])
+
+
+def _cpu_is_still(pid):
+    before = _stat(pid)[11:13]
+    time.sleep(0.5)
+    return _stat(pid)[11:13] == before and before != ["0", "0"]
