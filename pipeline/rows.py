@@ -78,8 +78,11 @@ class Trace(Question):
     outcome: Outcome = "unjudged"
 
 
+Role = Literal["system", "user", "assistant"]
+
+
 class Message(Row):
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 

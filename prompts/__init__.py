@@ -26,10 +26,15 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.rows import Message, Question
+from pipeline.rows import Message, Question, Role
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 FOLDER = Path(__file__).parent
 FIELDS = ("question", "source")
@@ -47,13 +52,9 @@ class Prompt:
 
     def render(self, question: Question) -> tuple[Message, ...]:
         """The messages that ask the question; its text is inserted as it stands, never read as a template."""
-        from jinja2.sandbox import SandboxedEnvironment
-
-        environment = SandboxedEnvironment(keep_trailing_newline=False)
         fields = {name: getattr(question, name) for name in FIELDS}
         return tuple(
-            Message(role=turn.role, content=environment.from_string(turn.content).render(fields))
-            for turn in _turns(self.text)
+            Message(role=role, content=template.render(fields)) for role, template in _templates(self.text)
         )
 
 
@@ -75,6 +76,14 @@ def _turns(text: str) -> list[Message]:
         Message.model_validate({"role": role, "content": content.strip()})
         for role, content in zip(parts[::2], parts[1::2], strict=True)
     ]
+
+
+@lru_cache
+def _templates(text: str) -> list[tuple[Role, Template]]:
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment()
+    return [(turn.role, environment.from_string(turn.content)) for turn in _turns(text)]
 
 
 def _check(path: str, text: str) -> None:
