@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 EVERY = 10.0  # seconds between two plain lines
 
@@ -20,7 +21,7 @@ class Progress:
     def __init__(self, label: str, total: int | None, done: int = 0) -> None:
         self.label, self.total, self.done, self.failed = label, total, done, 0
         self.began, self.at_start, self.said = time.monotonic(), done, time.monotonic()
-        self._bar = None
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():

@@ -60,7 +60,7 @@ def reach(endpoint: Endpoint, model: str, job: Job) -> Iterator[Server]:
     else:
         name = models.label(model)
         log = job.logs / f"vllm-{name}.log"
-        with server.serving(endpoint, models.resolve(model), name, log, job.say) as started:
+        with server.serving(endpoint, models.resolve(model, job.say), name, log, job.say) as started:
             yield started
 
 

@@ -68,6 +68,10 @@ def _share_of(problem_id: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
+def _check(recipe: Recipe) -> None:
+    prompts.load(recipe.select.prompt)
+
+
 def _settings(recipe: Recipe) -> dict[str, Any]:
     return {**identity(recipe.select), "prompt": prompts.load(recipe.select.prompt).text, "seed": recipe.seed}
 
@@ -79,6 +83,6 @@ SELECT = Stage(
     mirrors="filter",
     reads=("filter",),
     settings=_settings,
-    check=lambda recipe: prompts.load(recipe.select.prompt) and None,
+    check=_check,
     run=run,
 )

