@@ -56,10 +56,12 @@ def start(runs: Path, *words: str, env: dict[str, str] | None = None) -> subproc
     )
 
 
-def retort(runs: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def retort(
+    runs: Path, *words: str, env: dict[str, str] | None = None, seconds: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     process = start(runs, *words, env=env)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=seconds)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -1,0 +1,89 @@
+"""ingest to select against the fake server, read back from Python and the shell."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import open_run
+from pipeline.run import Run
+from tests.conftest import StartFakeServer
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, write_recipe
+
+STAGES = ("ingest", "generate", "filter", "select")
+
+
+@pytest.fixture
+def run(tmp_path: Path, fake_server: StartFakeServer) -> Run:
+    server = fake_server("--malformed", "0.2", "--truncated", "0.1", "--right", "0.5", faults={"429": 0.1})
+    recipe = str(write_recipe(tmp_path, server.url))
+    for stage in STAGES:
+        done = retort(tmp_path, stage, recipe, "select.per_problem=1", "select.validation=0.3")
+        assert done.returncode == 0, done.stderr
+    return open_run(tmp_path / "test")
+
+
+def test_every_count_adds_up_from_problems_to_examples(run: Run) -> None:
+    report = run.report("filter")
+    assert report["in"] == PROBLEMS * SAMPLES == len(run.traces)
+    rejected = sum(report["rejected"].values())
+    assert report["in"] == report["kept"] + rejected + sum(report["unknown"].values())
+    assert 0 < report["kept"] < report["in"]
+    assert {"finished: truncated", "one_thought: unclosed"} <= set(report["rejected"])
+    chosen = run.report("select")
+    assert chosen["kept"] == report["kept"]
+    assert chosen["kept"] == chosen["same_text"] + chosen["over_per_problem"] + len(run.examples)
+
+
+def test_rejected_traces_stay_with_their_reasons_and_examples_are_of_kept_ones(run: Run) -> None:
+    traces = {trace.id: trace for trace in run.traces}
+    for trace in traces.values():
+        fails = [v for v in trace.verdicts if v.outcome == "fail"]
+        assert (trace.outcome == "rejected") == bool(fails)
+        assert [v.filter for v in trace.verdicts] == ["finished", "one_thought", "final_answer", "correct"]
+        assert trace.question
+        assert trace.prompt_hash
+        assert trace.teacher == "fake"
+    for example in run.examples:
+        trace = traces[example.id]
+        assert trace.outcome == "kept"
+        answer = example.messages[-1].content
+        assert answer == f"<think>\n{trace.reasoning}\n</think>\n\n{trace.response}"
+        assert [m.role for m in example.messages] == ["user", "assistant"]
+
+
+def test_at_most_k_examples_a_problem_and_a_problem_is_on_one_side(run: Run) -> None:
+    rows = list(run.examples)
+    assert len({row.problem_id for row in rows}) == len(rows)
+    assert {row.split for row in rows} == {"train", "validation"}
+
+
+def test_python_gives_arrow_pandas_and_datasets(run: Run) -> None:
+    assert run.traces.to_arrow().num_rows == PROBLEMS * SAMPLES
+    frame = run.problems.to_pandas()
+    assert frame["question"].iloc[0] == "What is 1 + 1?"
+    assert run.examples.to_datasets()[0]["messages"][-1]["role"] == "assistant"
+    assert sum(v.outcome != "pass" for v in run.verdicts()) == run.reasons().total()
+    assert run.counts()["generate"].rows == PROBLEMS * SAMPLES
+
+
+def test_the_shell_shows_what_python_sees(run: Run) -> None:
+    runs = run.path.parent
+    status = retort(runs, "status", "test").stdout
+    assert status.count("complete") == len(STAGES)
+    assert f"{PROBLEMS * SAMPLES} traces: {run.report('filter')['kept']} kept" in status
+    assert "test" in retort(runs, "status").stdout
+    shown = retort(runs, "show", "test", "--stage", "filter", "--rejected", "-n", "2").stdout
+    assert shown.count("outcome: rejected") == 2
+    assert "[assistant]" in retort(runs, "show", "test", "--stage", "select", "-n", "1").stdout
+
+
+def test_the_run_keeps_its_recipe_and_what_each_try_took(run: Run) -> None:
+    assert run.recipe.select.per_problem == 1
+    assert [event["stage"] for event in run.events()] == list(STAGES)
+    assert all(event["exit_code"] == 0 for event in run.events())
+
+
+def test_model_text_cannot_drive_the_terminal() -> None:
+    from pipeline.show import _plain
+
+    assert _plain("a\x1b[2Jb\rc\u202ed\n") == "a\\x1b[2Jb\\rc\\u202ed\n"

@@ -1,0 +1,47 @@
+"""The whole loop with the real vLLM, the real small model and a real training, cut down to a few minutes."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import open_run
+from tests.e2e.runs import ROOT, retort
+
+SMALL = (
+    "ingest.sources.0.limit=24",
+    "ingest.sources.1.size=12",
+    "ingest.shard_size=16",
+    "generate.samples=4",
+    "evaluate.samples=1",
+    "train.epochs=1",
+    "train.save_steps=2",
+    "train.batch_size=4",
+    "train.micro_batch_size=4",
+)
+
+
+@pytest.mark.slow
+def test_the_demo_recipe_runs_from_problems_to_the_table(tmp_path: Path) -> None:
+    recipe = str(ROOT / "pipeline/recipes/demo.toml")
+    done = retort(tmp_path, "run", recipe, *SMALL, seconds=1500)
+    assert done.returncode == 0, done.stderr
+    for word in ("teacher", "base", "student", "pass@1"):
+        assert word in done.stdout
+
+    run = open_run(tmp_path / "demo")
+    assert all(
+        run.output(stage).complete
+        for stage in ("ingest", "generate", "filter", "select", "train", "evaluate")
+    )
+    assert {"words", "figures"} == {trace.source for trace in run.traces}
+    assert run.report("filter")["kept"] > 0
+    held_out = sum(problem.split == "held_out" for problem in run.problems)
+    assert len(run.scores) == 3 * held_out
+    losses = [step.loss for step in run.rows("train") if step.loss is not None]
+    assert losses
+    assert (tmp_path / "demo/train/model/config.json").exists()
+
+    again = retort(tmp_path, "run", recipe, *SMALL, seconds=60)
+    assert again.returncode == 0
+    assert again.stderr.count("done already") == 6
+    assert again.stdout == done.stdout

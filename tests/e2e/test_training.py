@@ -1,0 +1,160 @@
+"""Training as real processes under `accelerate launch`: killed, stopped, refused, and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Train
+from pipeline.rows import Step
+from pipeline.stages.train import command, environment
+from pipeline.training.job import TrainJob, last_step, read_steps
+from tests import tiny_student
+
+pytest.importorskip("trl")
+pytestmark = pytest.mark.slow
+
+STEPS = 40  # 8 epochs of 5 steps
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_student.save(tmp_path_factory.mktemp("tiny") / "student")
+
+
+@pytest.fixture(scope="module")
+def unbroken(student: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
+    """A training that nothing happened to, to compare with."""
+    job = write_job(tmp_path_factory.mktemp("unbroken"), student)
+    assert start(job).wait(timeout=300) == 0, log_of(job)
+    return job
+
+
+def write_job(folder: Path, student: Path, **train: object) -> TrainJob:
+    examples = [tiny_student.example(n) for n in range(40)]
+    held_back = [tiny_student.example(n, "validation") for n in range(40, 44)]
+    settings = {"epochs": 8, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 3e-3, "save_steps": 5}
+    return TrainJob(
+        model=str(student),
+        examples=(tiny_student.write_examples(folder / "shard.parquet", examples + held_back),),
+        output=folder / "model",
+        checkpoints=folder / "checkpoints",
+        train=Train.model_validate(settings | train),
+        seed=7,
+    )
+
+
+def start(job: TrainJob) -> subprocess.Popen[bytes]:
+    file = job.output.parent / "job.json"
+    file.write_text(job.model_dump_json())
+    with (job.output.parent / "train.log").open("ab") as log:
+        return subprocess.Popen(
+            command({}, file), env=environment(job.model), stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def log_of(job: TrainJob) -> str:
+    return (job.output.parent / "train.log").read_text()
+
+
+def interrupt(job: TrainJob, number: signal.Signals, when: Callable[[], bool]) -> None:
+    """Start the training, send a signal to all its processes once `when` holds, wait until they are gone."""
+    process = start(job)
+    while process.poll() is None and not when():
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be interrupted: " + log_of(job)
+    os.killpg(process.pid, number)
+    process.wait()
+    while group_lives(process.pid):
+        time.sleep(0.05)
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def curve(job: TrainJob) -> list[tuple[str, float | None, float | None, int | None]]:
+    return [(s.id, s.loss, s.validation_loss, s.tokens) for s in read_steps(job.log)]
+
+
+def assert_same_training(job: TrainJob, unbroken: TrainJob) -> None:
+    assert [s[0] for s in curve(job)] == [s[0] for s in curve(unbroken)]
+    for ours, theirs in zip(curve(job), curve(unbroken), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_a_training_leaves_a_model_that_others_can_load(unbroken: TrainJob) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(unbroken.output)
+    tokenizer = AutoTokenizer.from_pretrained(unbroken.output)
+    assert model.dtype == torch.bfloat16
+    assert json.loads((unbroken.output / "config.json").read_text())["dtype"] == "bfloat16"
+    assert model.generation_config.eos_token_id in (2, [2])
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert tokenizer.chat_template == tiny_student.CHATML
+
+
+def test_the_curve_has_every_step_and_a_validation_an_epoch(unbroken: TrainJob) -> None:
+    steps = read_steps(unbroken.log)
+    taken = [s for s in steps if s.loss is not None]
+    assert [s.step for s in taken] == list(range(1, STEPS + 1))
+    assert [s.step for s in steps if s.validation_loss is not None] == list(range(5, STEPS + 1, 5))
+    assert taken[0].loss is not None
+    assert taken[-1].loss is not None
+    assert taken[-1].loss < taken[0].loss / 2
+
+
+def test_killed_after_a_checkpoint_it_goes_on_to_the_same_end(
+    student: Path, unbroken: TrainJob, tmp_path: Path
+) -> None:
+    job = write_job(tmp_path, student)
+    interrupt(job, signal.SIGKILL, lambda: (job.checkpoints / "checkpoint-10" / "complete").exists())
+    torn = job.checkpoints / "checkpoint-39"
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text("{}")
+    with job.log.open("a") as file:
+        file.write('{"id": "11", "st')
+    assert not job.output.exists()
+    assert start(job).wait(timeout=300) == 0, log_of(job)
+    assert "checkpoint-10" in log_of(job) or "checkpoint-15" in log_of(job)
+    assert not torn.exists()
+    assert_same_training(job, unbroken)
+
+
+def test_asked_to_stop_it_saves_a_checkpoint_first_and_goes_on_from_it(
+    student: Path, unbroken: TrainJob, tmp_path: Path
+) -> None:
+    job = write_job(tmp_path, student, save_steps=1000)
+
+    def some_steps() -> bool:
+        step: Step | None = last_step(job.log)
+        return step is not None and step.step >= 3
+
+    interrupt(job, signal.SIGTERM, some_steps)
+    (saved,) = job.checkpoints.glob("checkpoint-*/complete")
+    assert not job.output.exists()
+    assert start(job).wait(timeout=300) == 0, log_of(job)
+    assert f"from {saved.parent}" in log_of(job)
+    assert_same_training(job, unbroken)
+
+
+def test_a_refused_training_says_why_in_one_line_and_leaves_no_model(student: Path, tmp_path: Path) -> None:
+    job = write_job(tmp_path, student, max_length=16)
+    assert start(job).wait(timeout=300) != 0
+    (line,) = job.refusal.read_text().splitlines()
+    assert line.startswith("40 of 40 examples are longer than train.max_length = 16 tokens, the longest ")
+    assert "Traceback" not in log_of(job)
+    assert not job.output.exists()

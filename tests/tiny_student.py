@@ -1,0 +1,68 @@
+"""A student small enough to train in seconds: random weights, a byte-level tokenizer, a ChatML template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.rows import Example, Message, arrow_schema
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def tokenizer(template: str | None = CHATML, **special: str) -> Any:
+    """Bytes as tokens; padding is the end of a turn, as with SmolLM2, unless `special` says else."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    bare = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    bare.add_special_tokens(names[:3])
+    tokens = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"} | special
+    made = PreTrainedTokenizerFast(tokenizer_object=bare, **tokens)
+    made.chat_template = template
+    return made
+
+
+def model(seed: int = 0) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=259, eos_token_id=2, pad_token_id=2, **sizes))
+
+
+def save(folder: Path) -> Path:
+    """An ordinary model folder."""
+    model().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def example(number: int, split: str = "train") -> Example:
+    a, b = number % 9 + 1, number // 9 + 1
+    thought = f"<think>\nCount {b} up from {a}.\n</think>\n\n\\boxed{{{a + b}}}"
+    asked = Message(role="user", content=f"{a} + {b}?")
+    return Example(
+        id=f"p{number}-0",
+        problem_id=f"p{number}",
+        source="sums",
+        teacher="counting",
+        split=split,  # type: ignore[arg-type]
+        messages=(asked, Message(role="assistant", content=thought)),
+    )
+
+
+def write_examples(path: Path, examples: list[Example]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [example.model_dump() for example in examples]
+    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(Example)), path)
+    return path
