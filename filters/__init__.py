@@ -14,7 +14,6 @@ A filter sees one trace, and imports of ours only `pipeline.rows`, `pipeline.err
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from filters.correct import correct
 from filters.finding import Finding, cannot_tell, fit, unfit
 from filters.form import final_answer, finished, one_thought
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.rows import Outcome, Passed, Trace, Verdict
 
 __all__ = ["FILTERS", "Filter", "Finding", "cannot_tell", "check_rules", "fit", "judge", "unfit"]
@@ -55,12 +54,12 @@ def check_rules(rules: Rules) -> None:
     """Raise UserError, one line, for an unknown filter or for a parameter it does not take."""
     for name, parameters in rules.items():
         if name not in FILTERS:
-            raise UserError(f"filter.rules: unknown filter {name!r}{_nearest(name, FILTERS)}")
+            raise UserError(f"filter.rules: unknown filter {name!r}{nearest(name, FILTERS)}")
         known = _parameters(FILTERS[name].function)
         for key, value in parameters.items():
             where = f"filter.rules.{name}"
             if key not in known:
-                raise UserError(f"{where}: unknown parameter {key!r}{_nearest(key, known)}")
+                raise UserError(f"{where}: unknown parameter {key!r}{nearest(key, known)}")
             try:
                 TypeAdapter(known[key]).validate_python(value, strict=True)
             except ValidationError as e:
@@ -86,10 +85,3 @@ def _parameters(function: Callable[..., Finding]) -> dict[str, Any]:
     """Name -> type of the keyword-only parameters."""
     signature = inspect.signature(function, eval_str=True)
     return {p.name: p.annotation for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-
-
-def _nearest(word: str, known: Mapping[str, Any]) -> str:
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if match:
-        return f"; did you mean {match[0]!r}?"
-    return f"; known: {', '.join(known)}" if known else "; it takes none"

@@ -6,7 +6,6 @@ output; names in a table's EXECUTION say how the work is done (ports, concurrenc
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.rows import AnswerType
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -234,7 +233,7 @@ def _explain(error: ValidationError) -> str:
     first, others = error.errors()[0], error.error_count() - 1
     where = ".".join(str(p) for p in first["loc"] if p not in ("file", "dataset", "reasoning_gym"))
     if first["type"] == "extra_forbidden":
-        what = f"unknown key {where!r}" + _nearest(first["loc"])
+        what = f"unknown key {where!r}" + nearest(str(first["loc"][-1]), _known_keys(first["loc"][:-1]))
     elif first["type"] == "missing":
         what = f"missing key {where!r}"
     else:
@@ -242,12 +241,6 @@ def _explain(error: ValidationError) -> str:
         value = "" if isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
         what = f"{where}: {message}{value}" if where else f"{message}{value}"
     return what + (f" (and {others} more)" if others else "")
-
-
-def _nearest(loc: tuple[int | str, ...]) -> str:
-    known = _known_keys(loc[:-1])
-    match = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else f"; known keys: {', '.join(known)}"
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:

@@ -1,5 +1,10 @@
 """The two kinds of ending that are not bugs: each shown as a short message, without a traceback."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can put right, in one line: what was wrong, where, what is right. Exit code 2."""
@@ -7,3 +12,12 @@ class UserError(Exception):
 
 class Stopped(Exception):
     """The work cannot go on, through no mistake in the recipe. What was done is kept; exit code 3."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """How an error about an unknown word ends: with the known one that is nearest, or with all of them."""
+    known = sorted(known)
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else "; none is known"

@@ -8,7 +8,6 @@ one that reads from it by one entry at most, and none takes longer than ENTRY_SE
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import signal
@@ -20,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from typing import Any, TextIO
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 
 ENTRY_SECONDS = 60.0  # for one problem; with impossible settings some generators look for ever
 NONSENSE = "no answer at all"
@@ -132,23 +131,18 @@ def _unknown(task: str, settings: dict[str, Any]) -> str | None:
     from reasoning_gym.factory import DATASETS
 
     if task not in DATASETS:
-        return "no such task" + _nearest(task, list(DATASETS))
+        return "no such task" + nearest(task, DATASETS)
     config = DATASETS[task][1]
     known = {f.name: f for f in fields(config) if f.name not in ("size", "seed")}
     for name, value in settings.items():
         if name in ("size", "seed"):
             return f"{name!r} belongs beside `task`, not into its settings"
         if name not in known:
-            return f"unknown setting {name!r}" + _nearest(name, list(known))
+            return f"unknown setting {name!r}" + nearest(name, known)
         why = _wrong_type(known[name], config, value)
         if why:
             return f"setting {name!r}: {why} (found {value!r})"
     return None
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(sorted(known))}"
 
 
 def _wrong_type(field: Field[Any], config: type, value: Any) -> str | None:

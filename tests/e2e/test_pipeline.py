@@ -1,25 +1,29 @@
 """ingest to select against the fake server, read back from Python and the shell."""
 
-from pathlib import Path
-
 import pytest
 
 from pipeline import open_run
 from pipeline.run import Run
-from tests.conftest import StartFakeServer
+from pipeline.show import _plain
+from tests.conftest import FakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, write_recipe
 
 STAGES = ("ingest", "generate", "filter", "select")
 
 
-@pytest.fixture
-def run(tmp_path: Path, fake_server: StartFakeServer) -> Run:
-    server = fake_server("--malformed", "0.2", "--truncated", "0.1", "--right", "0.5", faults={"429": 0.1})
-    recipe = str(write_recipe(tmp_path, server.url))
-    for stage in STAGES:
-        done = retort(tmp_path, stage, recipe, "select.per_problem=1", "select.validation=0.3")
-        assert done.returncode == 0, done.stderr
-    return open_run(tmp_path / "test")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("pipeline")
+    shares = ("--malformed", "0.2", "--truncated", "0.1", "--right", "0.5", "--faults", '{"429": 0.1}')
+    server = FakeServer(*shares)
+    try:
+        recipe = str(write_recipe(folder, server.url))
+        for stage in STAGES:
+            done = retort(folder, stage, recipe, "select.per_problem=1", "select.validation=0.3")
+            assert done.returncode == 0, done.stderr
+    finally:
+        server.stop()
+    return open_run(folder / "test")
 
 
 def test_every_count_adds_up_from_problems_to_examples(run: Run) -> None:
@@ -84,6 +88,4 @@ def test_the_run_keeps_its_recipe_and_what_each_try_took(run: Run) -> None:
 
 
 def test_model_text_cannot_drive_the_terminal() -> None:
-    from pipeline.show import _plain
-
     assert _plain("a\x1b[2Jb\rc\u202ed\n") == "a\\x1b[2Jb\\rc\\u202ed\n"

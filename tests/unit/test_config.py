@@ -61,7 +61,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> N
         tmp_path, "ingest.sources.0.questoin=q"
     )
     assert "did you mean 'generate'?" in refusal(tmp_path, "generat.samples=1")
-    assert "known keys:" in refusal(tmp_path, "train.zzzzzz=1")
+    assert "known: " in refusal(tmp_path, "train.zzzzzz=1")
 
 
 def test_a_wrong_type_is_named_with_what_was_found(tmp_path: Path) -> None:

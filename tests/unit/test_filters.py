@@ -98,13 +98,13 @@ def test_rules_that_fit_their_filters_are_accepted(monkeypatch):
         ({"finishd": {}}, "filter.rules: unknown filter 'finishd'; did you mean 'finished'?"),
         (
             {"zzz": {}},
-            "filter.rules: unknown filter 'zzz'; known: finished, one_thought, final_answer, correct",
+            "filter.rules: unknown filter 'zzz'; known: correct, final_answer, finished, one_thought",
         ),
         (
             {"correct": {"timout": 3}},
             "filter.rules.correct: unknown parameter 'timout'; did you mean 'timeout'?",
         ),
-        ({"finished": {"x": 1}}, "filter.rules.finished: unknown parameter 'x'; it takes none"),
+        ({"finished": {"x": 1}}, "filter.rules.finished: unknown parameter 'x'; none is known"),
         (
             {"correct": {"timeout": "3"}},
             "filter.rules.correct.timeout: Input should be a valid number (found '3')",
