@@ -118,6 +118,7 @@ class Score(Row):
     id: str  # "<subject>/<problem id>"
     subject: str  # "base", "student" or "teacher"
     model: str
+    prompt: str  # name of the prompt it was asked with
     problem_id: str
     source: str
     samples: int

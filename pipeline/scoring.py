@@ -26,6 +26,7 @@ class Summary(Row):
 
     subject: str
     model: str
+    prompt: str
     problems: int
     samples: int
     pass_at_1: tuple[float, ...]  # mean, low, high
@@ -45,6 +46,7 @@ def score(subject: str, model: str, traces: Sequence[Trace]) -> Score:
         id=f"{subject}/{first.problem_id}",
         subject=subject,
         model=model,
+        prompt=first.prompt,
         problem_id=first.problem_id,
         source=first.source,
         samples=len(traces),
@@ -100,6 +102,7 @@ def _summary(rows: list[Score]) -> Summary:
     return Summary(
         subject=rows[0].subject,
         model=rows[0].model,
+        prompt=rows[0].prompt,
         problems=len(rows),
         samples=samples,
         pass_at_1=tuple(bootstrap([s.correct / s.samples for s in rows])),

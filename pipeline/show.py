@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,7 +28,7 @@ def print_runs(runs: Path) -> None:
         busy = [stage for stage in ROWS if run.output(stage).busy]
         kept = run.report("filter").get("kept", "-")
         table.add_row(folder.name, f"{len(complete)}/{len(ROWS)}", ", ".join(busy) or "-", str(kept))
-    Console().print(table)
+    _console().print(table)
 
 
 def print_status(run: Run) -> None:
@@ -40,7 +41,7 @@ def print_status(run: Run) -> None:
         shards = f"{counts.sealed}/{counts.shards}" if counts.shards else "-"
         time = f"{seconds[stage]:.0f}" if stage in seconds else "-"
         table.add_row(stage, _state(run, stage), str(counts.rows), str(counts.failed), shards, time)
-    console = Console()
+    console = _console()
     console.print(table)
     for line in _funnel(run):
         console.print(line, markup=False, highlight=False)
@@ -65,16 +66,20 @@ def print_rows(run: Run, stage: str, outcome: str | None, count: int) -> None:
 def print_table(run: Run) -> None:
     """The evaluation: a line a model, then the student's difference to the others, paired by problem."""
     scores = list(run.scores)
-    table = Table(
-        "", "pass@1 [95 %]", "cut off", "malformed", "cannot tell", "tokens/answer", "problems x samples"
-    )
+    columns = ("pass@1 [95 %]", "cut off", "malformed", "cannot tell", "tokens/answer", "problems x samples")
+    table = Table("", "prompt", *columns, box=None)
     for s in summarise(scores):
         table.add_row(*_cells(s))
-    console = Console()
+    console = _console()
     console.print(table)
     by_subject = {name: [s for s in scores if s.subject == name] for name in ("student", "base", "teacher")}
     for other in ("base", "teacher"):
         console.print(_sentence(other, difference(by_subject["student"], by_subject[other])), highlight=False)
+
+
+def _console() -> Console:
+    """The terminal as it is; in a file or a pipe, lines as long as they need to be."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _sentence(other: str, d: Estimate) -> str:
@@ -87,7 +92,7 @@ def _cells(s: Summary) -> list[str]:
     mean, low, high = (100 * x for x in s.pass_at_1)
     shares = [f"{100 * x:.1f} %" for x in (s.truncated, s.malformed, s.unknown)]
     of = f"{s.problems} x {s.samples / s.problems:g}"
-    return [s.subject, f"{mean:.1f} % [{low:.1f}, {high:.1f}]", *shares, f"{s.tokens:.0f}", of]
+    return [s.subject, s.prompt, f"{mean:.1f} % [{low:.1f}, {high:.1f}]", *shares, f"{s.tokens:.0f}", of]
 
 
 def _state(run: Run, stage: str) -> str:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.rows import Example, Message, arrow_schema
+from pipeline.config import Recipe
+from pipeline.rows import Example, Message, Step, arrow_schema
+from pipeline.stage import Job
+from pipeline.stages.select import SELECT
+from pipeline.stages.train import TRAIN
+from pipeline.store import Manifest, Output
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -34,7 +39,12 @@ def model(seed: int = 0) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=259, eos_token_id=2, pad_token_id=2, **sizes))
 
 
@@ -66,3 +76,25 @@ def write_examples(path: Path, examples: list[Example]) -> Path:
     rows = [example.model_dump() for example in examples]
     pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(Example)), path)
     return path
+
+
+def recipe(student: str = "org/name", **train: Any) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "run": "test",
+            "ingest": {"sources": [{"kind": "file", "path": "problems.jsonl"}]},
+            "teacher": {"model": "teacher", "base_url": "http://127.0.0.1:1/v1"},
+            "generate": {"prompt": "arithmetic"},
+            "student": {"model": student},
+            "train": train,
+        }
+    )
+
+
+def train_job(recipe: Recipe, run_dir: Path, examples: list[Example]) -> Job:
+    """What the train stage is given once select has written these examples."""
+    select = Output(run_dir / "select", Example)
+    select.begin(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
+    select.write("shard-00000", examples)
+    select.finish()
+    return Job(TRAIN, recipe, run_dir, Output(run_dir / "train", Step), {"select": select})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import prompts
-from pipeline import scoring
+from pipeline import models, scoring
 from pipeline.config import Endpoint, Recipe, identity
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Score, Trace
@@ -74,8 +74,10 @@ def _answer(job: Job, sharing: list[Subject]) -> None:
         @contextlib.contextmanager
         def reach(_: Job) -> Iterator[Server]:
             if not opened:
-                subject = sharing[0]
-                opened.append(stack.enter_context(generate.reach(subject.endpoint, subject.serves, job)))
+                first = sharing[0]
+                name = first.name if first.name == "student" else models.label(first.serves)
+                reached = generate.reach(first.endpoint, first.serves, name, job)
+                opened.append(stack.enter_context(reached))
             yield opened[0]
 
         for subject in sharing:

@@ -53,12 +53,11 @@ def settings(draw: Draw, seed: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def reach(endpoint: Endpoint, model: str, job: Job) -> Iterator[Server]:
-    """The server that answers for a model: started here and stopped afterwards, or already there."""
+def reach(endpoint: Endpoint, model: str, name: str, job: Job) -> Iterator[Server]:
+    """The server that answers for a model: started here as `name` and stopped afterwards, or already there."""
     if endpoint.base_url is not None:
         yield Server(base_url=endpoint.base_url, model=endpoint.model)
     else:
-        name = models.label(model)
         log = job.logs / f"vllm-{name}.log"
         with server.serving(endpoint, models.resolve(model, job.say), name, log, job.say) as started:
             yield started
@@ -167,9 +166,8 @@ def check_endpoint(endpoint: Endpoint) -> None:
 
 def _teacher(recipe: Recipe) -> Draw:
     table, endpoint = recipe.generate, recipe.teacher
-    return Draw(
-        "train", endpoint.model, table.prompt, table, endpoint, partial(reach, endpoint, endpoint.model)
-    )
+    reached = partial(reach, endpoint, endpoint.model, models.label(endpoint.model))
+    return Draw("train", endpoint.model, table.prompt, table, endpoint, reached)
 
 
 def _check(recipe: Recipe) -> None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.config import Train
 from pipeline.rows import Step
-from pipeline.stages.train import command, environment
+from pipeline.stage import DONE, execute
+from pipeline.stages import STAGES
+from pipeline.stages.train import TRAIN, command, environment, model_folder
 from pipeline.training.job import TrainJob, last_step, read_steps
 from tests import tiny_student
 
 pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
 
+SETTINGS: dict[str, Any] = {"epochs": 8, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 3e-3}
 STEPS = 40  # 8 epochs of 5 steps
 
 
@@ -40,7 +45,7 @@ def unbroken(student: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJo
 def write_job(folder: Path, student: Path, **train: object) -> TrainJob:
     examples = [tiny_student.example(n) for n in range(40)]
     held_back = [tiny_student.example(n, "validation") for n in range(40, 44)]
-    settings = {"epochs": 8, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 3e-3, "save_steps": 5}
+    settings = SETTINGS | {"save_steps": 5, "precision": "bf16"}  # wherever the test runs
     return TrainJob(
         model=str(student),
         examples=(tiny_student.write_examples(folder / "shard.parquet", examples + held_back),),
@@ -84,8 +89,8 @@ def group_lives(group: int) -> bool:
     return True
 
 
-def curve(job: TrainJob) -> list[tuple[str, float | None, float | None, int | None]]:
-    return [(s.id, s.loss, s.validation_loss, s.tokens) for s in read_steps(job.log)]
+def curve(job: TrainJob) -> list[tuple[int, float, int | None]]:
+    return [(s.step, s.loss, s.tokens) for s in read_steps(job.log) if s.loss is not None]
 
 
 def assert_same_training(job: TrainJob, unbroken: TrainJob) -> None:
@@ -109,12 +114,9 @@ def test_a_training_leaves_a_model_that_others_can_load(unbroken: TrainJob) -> N
 
 def test_the_curve_has_every_step_and_a_validation_an_epoch(unbroken: TrainJob) -> None:
     steps = read_steps(unbroken.log)
-    taken = [s for s in steps if s.loss is not None]
-    assert [s.step for s in taken] == list(range(1, STEPS + 1))
+    assert [step for step, _, _ in curve(unbroken)] == list(range(1, STEPS + 1))
     assert [s.step for s in steps if s.validation_loss is not None] == list(range(5, STEPS + 1, 5))
-    assert taken[0].loss is not None
-    assert taken[-1].loss is not None
-    assert taken[-1].loss < taken[0].loss / 2
+    assert curve(unbroken)[-1][1] < curve(unbroken)[0][1] / 2
 
 
 def test_killed_after_a_checkpoint_it_goes_on_to_the_same_end(
@@ -158,3 +160,32 @@ def test_a_refused_training_says_why_in_one_line_and_leaves_no_model(student: Pa
     assert line.startswith("40 of 40 examples are longer than train.max_length = 16 tokens, the longest ")
     assert "Traceback" not in log_of(job)
     assert not job.output.exists()
+
+
+def run_stage(run_dir: Path, student: Path) -> int:
+    """The stage as the command line runs it."""
+    settings = SETTINGS | {"save_steps": 1000}
+    return execute(TRAIN, STAGES, tiny_student.recipe(str(student), **settings), run_dir)
+
+
+def test_the_stage_stopped_with_ctrl_c_saves_a_checkpoint_and_the_same_command_ends_it(
+    student: Path, tmp_path: Path
+) -> None:
+    examples = [tiny_student.example(n) for n in range(40)]
+    tiny_student.train_job(tiny_student.recipe(str(student)), tmp_path, examples)
+    stage = multiprocessing.get_context("spawn").Process(target=run_stage, args=(tmp_path, student))
+    stage.start()
+    log = tmp_path / "train" / "log.jsonl"
+    while stage.is_alive() and not ((step := last_step(log)) and step.step >= 3):
+        time.sleep(0.01)
+    assert stage.pid
+    os.kill(stage.pid, signal.SIGINT)
+    stage.join(timeout=60)
+    assert stage.exitcode == 1  # KeyboardInterrupt, which the command line turns into 130
+    (saved,) = (tmp_path / "train" / "checkpoints").glob("checkpoint-*/complete")
+    assert run_stage(tmp_path, student) == DONE
+    assert f"from {saved.parent}" in (tmp_path / "logs" / "train.log").read_text()
+    assert [s.step for s in read_steps(log)] == list(range(1, STEPS + 1))
+    assert (model_folder(tmp_path) / "model.safetensors").exists()
+    assert not saved.parent.parent.exists()
+    assert run_stage(tmp_path, student) == DONE

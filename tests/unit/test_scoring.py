@@ -7,8 +7,8 @@ from pipeline.scoring import bootstrap, difference, summarise
 
 def score(subject: str, problem: str, correct: int) -> Score:
     return Score(
-        id=f"{subject}/{problem}", subject=subject, model="m", problem_id=problem, source="s", samples=4,
-        correct=correct, unknown=0, truncated=1, malformed=2, failed=0, completion_tokens=40,
+        id=f"{subject}/{problem}", subject=subject, model="m", prompt="plain", problem_id=problem, source="s",
+        samples=4, correct=correct, unknown=0, truncated=1, malformed=2, failed=0, completion_tokens=40,
     )  # fmt: skip
 
 

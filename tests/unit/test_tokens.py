@@ -40,11 +40,12 @@ def prepared(template: str | None = CHATML, **special: str) -> tuple[list[dict[s
     )
     trainer = SFTTrainer(
         model=model,
-        args=sft._settings(job, tokenizer.convert_ids_to_tokens(end), 1, False),
+        args=sft._settings(job, {"train": rows}, tokenizer.convert_ids_to_tokens(end), 1),
         train_dataset=rows,
         processing_class=tokenizer,
     )
-    return list(trainer.train_dataset), tokenizer, end
+    made: Any = trainer.train_dataset
+    return list(made), tokenizer, end
 
 
 def test_thought_answer_and_end_are_learned_and_the_question_is_not() -> None:

@@ -1,0 +1,112 @@
+"""The train stage around its subprocess: what it refuses, the command it starts, the log it reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Train
+from pipeline.errors import UserError
+from pipeline.rows import Step
+from pipeline.stages.train import check, check_room, command, environment, model_folder, run
+from pipeline.store import Manifest
+from pipeline.training.job import TrainJob, last_step, read_steps
+from tests import tiny_student
+from tests.tiny_student import recipe, train_job
+
+
+def step(number: int, loss: float = 1.0) -> Step:
+    return Step(
+        id=str(number),
+        step=number,
+        steps=9,
+        epoch=0.5,
+        loss=loss,
+        learning_rate=1e-5,
+        grad_norm=1.0,
+        tokens=10 * number,
+        seconds=0.1,
+        validation_loss=None,
+    )
+
+
+def test_a_job_comes_back_from_its_file_as_it_was() -> None:
+    job = TrainJob(
+        model="org/name",
+        examples=(Path("/a/b.parquet"),),
+        output=Path("/r/train/model"),
+        checkpoints=Path("/r/train/checkpoints"),
+        train=Train(epochs=0.5, accelerate={"num_processes": 8}),
+        seed=3,
+    )
+    assert TrainJob.model_validate_json(job.model_dump_json()) == job
+    assert job.log == Path("/r/train/log.jsonl")
+
+
+def test_a_batch_that_micro_batches_do_not_fill_is_refused() -> None:
+    with pytest.raises(UserError, match=r"batch_size = 10 is no multiple of train.micro_batch_size = 4"):
+        check(recipe(batch_size=10, micro_batch_size=4))
+
+
+def test_an_argument_of_accelerate_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match="write arguments like num_processes = 8"):
+        check(recipe(accelerate={"num_processes=2 --module evil": 1}))
+
+
+def test_missing_libraries_are_named_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"training needs trl: run ./run.sh setup"):
+        check(recipe())
+
+
+def test_a_run_without_a_training_example_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no trace was kept for training"):
+        run(train_job(recipe(), tmp_path, [tiny_student.example(1, "validation")]))
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_model_that_is_there_is_not_trained_again_and_what_only_training_needs_goes(tmp_path: Path) -> None:
+    given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
+    given.output.begin(Manifest(stage="train", version=1, settings={}, inputs={}))
+    model_folder(tmp_path).mkdir(parents=True)
+    (tmp_path / "train" / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    lines = [step(1, loss=2.0), step(2, loss=0.5)]
+    (tmp_path / "train" / "log.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in lines))
+    report = run(given)
+    assert (report["first_loss"], report["last_loss"], report["steps"]) == (2.0, 0.5, 9)
+    assert not (tmp_path / "train" / "checkpoints").exists()
+    assert list(given.output.rows()) == lines
+
+
+def test_no_room_for_checkpoints_is_said_with_both_sizes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(10**13)  # five trillion parameters, and no room taken
+    with pytest.raises(UserError, match=r"200000.0 GB needed for checkpoints and model, \d+\.\d GB free"):
+        check_room(str(tmp_path), tmp_path, checkpoints=7)
+    check_room("org/name", tmp_path, checkpoints=7)
+
+
+def test_what_the_recipe_says_of_accelerate_comes_after_ours_and_replaces_it(tmp_path: Path) -> None:
+    line = command({"num_processes": 8, "use_fsdp": True, "quiet": False}, tmp_path / "job.json")
+    assert line[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    assert line[-3:] == ["-m", "pipeline.training.sft", str(tmp_path / "job.json")]
+    assert "--num_processes=8" in line
+    assert "--num_processes=1" not in line
+    assert "--use_fsdp" in line
+    assert "--quiet" not in line
+
+
+def test_a_model_that_is_here_is_trained_without_the_network(tmp_path: Path) -> None:
+    assert environment(str(tmp_path))["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_torn_line_of_the_log_is_no_step(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    assert (read_steps(log), last_step(log)) == ([], None)
+    log.write_text(step(1).model_dump_json() + "\n" + step(2).model_dump_json() + '\n{"id": "3", "st')
+    assert [s.step for s in read_steps(log)] == [1, 2]
+    assert last_step(log) == step(2)
