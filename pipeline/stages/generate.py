@@ -54,7 +54,7 @@ def settings(draw: Draw, seed: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reach(endpoint: Endpoint, model: str, name: str, job: Job) -> Iterator[Server]:
-    """The server that answers for a model: started here as `name` and stopped afterwards, or already there."""
+    """The server that answers for a model: started here as `name` and stopped after, or already there."""
     if endpoint.base_url is not None:
         yield Server(base_url=endpoint.base_url, model=endpoint.model)
     else:
