@@ -110,7 +110,7 @@ def show_rows(runs: Path, run: Path, stage: str, outcome: str | None, count: int
 def _open(runs: Path, run: Path):  # type: ignore[no-untyped-def]  # Run is loaded here, not at the top
     from pipeline.run import open_run
 
-    return open_run(run if run.exists() else runs / run)
+    return open_run(run if (run / "recipe.json").exists() else runs / run)
 
 
 def _execute(names: Sequence[str], runs: Path, recipe_path: Path, overrides: Sequence[str]) -> int:

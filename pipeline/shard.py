@@ -60,11 +60,10 @@ class Shard:
     def count(self) -> Counts:
         import pyarrow.parquet as pq
 
-        try:
-            return Counts(rows=pq.read_metadata(self.path).num_rows, shards=1, sealed=1)
-        except FileNotFoundError:
-            held = self.held()
+        held = Held() if self.sealed else self.held()
+        if not self.sealed:  # asked again: another process may have sealed it while we read
             return Counts(rows=len(held.keys), failed=len(held.failed), shards=1)
+        return Counts(rows=pq.read_metadata(self.path).num_rows, shards=1, sealed=1)
 
     def held(self) -> Held:
         """What the journal holds. A torn or unreadable line is work still owed, as if it were not there."""
@@ -112,9 +111,11 @@ class Shard:
         self.journal.unlink(missing_ok=True)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        if not self.journal.exists():
+        try:
+            file = self.journal.open("rb")
+        except FileNotFoundError:
             return
-        with self.journal.open("rb") as file:
+        with file:
             for text in file:
                 try:
                     yield from_json(text)
