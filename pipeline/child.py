@@ -22,7 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-GRACE = 30.0  # seconds between SIGTERM and SIGKILL when nobody is left to decide
 POLL = 0.1  # seconds
 TAIL_BYTES = 64 * 1024
 LINE_CHARS = 500
@@ -35,14 +34,25 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 class Child:
     """A subprocess in a session of its own, its output in a log file, that ends when we end (kill -9 too).
 
-    The terminal's Ctrl-C does not reach it. `env` replaces the environment when given. A command that
-    cannot be started says so in the log and ends with 127.
+    The terminal's Ctrl-C does not reach it. `env` replaces the environment when given. When it has to end, it
+    has `grace` seconds between SIGTERM and SIGKILL. A command that cannot be started says so in the log and
+    ends with 127.
     """
 
-    def __init__(self, command: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], log: Path, env: Mapping[str, str] | None = None, grace: float = 15
+    ) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        guard = [sys.executable, "-I", "-S", os.path.abspath(__file__), str(os.getpid()), *command]
+        guard = [
+            sys.executable,
+            "-I",
+            "-S",
+            os.path.abspath(__file__),
+            str(os.getpid()),
+            str(grace),
+            *command,
+        ]
         with log.open("ab") as out:
             self._log_start = out.tell()  # what stands before is of an earlier run
             self._guard = subprocess.Popen(
@@ -58,16 +68,17 @@ class Child:
         """Wait for the exit code. Raises subprocess.TimeoutExpired after `timeout` seconds."""
         return _as_in_a_shell(self._guard.wait(timeout))
 
-    def stop(self, grace: float = 15) -> None:
-        """SIGTERM to every process of the command, SIGKILL after `grace` seconds (at most 30)."""
+    def stop(self) -> None:
+        """SIGTERM to every process of the command, SIGKILL after the grace, or when interrupted again."""
         if self.poll() is not None:
             return
         self._guard.terminate()
         try:
-            self._guard.wait(grace)
-        except subprocess.TimeoutExpired:
+            self._guard.wait()
+        except KeyboardInterrupt:
             self._guard.terminate()  # the second one means: now
             self._guard.wait()
+            raise
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of our part of the log as plain text, progress bars as they last stood."""
@@ -95,7 +106,7 @@ def _plain(text: str) -> list[str]:
     return [_CONTROL.sub("", line).rstrip()[:LINE_CHARS] for line in lines if line.strip()]
 
 
-def _guard(parent: int, command: list[str]) -> int:
+def _guard(parent: int, grace: float, command: list[str]) -> int:
     """Run the command until it ends, the parent ends, or SIGTERM comes; leave nothing of it behind."""
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -110,15 +121,15 @@ def _guard(parent: int, command: list[str]) -> int:
         return 127
     while child.poll() is None and not asked and os.getppid() == parent:
         time.sleep(POLL)
-    _end_all(child, asked)
+    _end_all(child, grace, asked)
     code = child.poll()
     return _as_in_a_shell(-signal.SIGKILL if code is None else code)  # None: stuck in a driver
 
 
-def _end_all(child: subprocess.Popen[bytes], asked: list[int]) -> None:
-    """SIGTERM to all that is left of the command; SIGKILL after GRACE, or at once when asked twice."""
+def _end_all(child: subprocess.Popen[bytes], grace: float, asked: list[int]) -> None:
+    """SIGTERM to all that is left of the command; SIGKILL after the grace, or at once when asked twice."""
     _send(signal.SIGTERM, child)
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + grace
     while _left(child) and len(asked) < 2 and time.monotonic() < deadline:
         time.sleep(POLL)
     deadline = time.monotonic() + 5  # a process stuck in a driver may never die: do not wait for ever
@@ -169,4 +180,4 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_guard(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(_guard(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))

@@ -20,6 +20,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # safe as a file name
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Scalar = str | bool | int | float
+Schedule = Literal[
+    "cosine",
+    "linear",
+    "constant",
+    "constant_with_warmup",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+]
 
 
 class Table(BaseModel):
@@ -140,7 +149,7 @@ class Train(Table):
     EXECUTION: ClassVar[frozenset[str]] = frozenset({"save_steps", "accelerate"})
     epochs: Annotated[float, Field(gt=0)] = 3
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    schedule: str = "cosine"  # transformers' lr_scheduler_type
+    schedule: Schedule = "cosine"  # of the learning rate, as transformers names them
     warmup: Share = 0.05  # share of the steps
     batch_size: Annotated[int, Field(ge=1)] = 16  # examples a step, over all devices
     micro_batch_size: Annotated[int, Field(ge=1)] = 16  # examples at once on one device

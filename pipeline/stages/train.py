@@ -30,7 +30,7 @@ from pipeline.stage import Job, Stage
 from pipeline.training.job import TrainJob, last_step, read_steps
 
 POLL = 0.5  # seconds
-SAVE_GRACE = 30.0  # seconds to finish a step and save a checkpoint when asked to stop
+SAVE_GRACE = 600.0  # seconds to finish a step and save a checkpoint when asked to stop
 CHECKPOINT_BYTES, MODEL_BYTES = 12, 4  # a parameter: float32 weight and two moments of Adam; the weight
 MOST_CHECKPOINTS = 3  # two are kept; the oldest goes when a new one is whole
 
@@ -102,13 +102,13 @@ def _train(job: Job, todo: TrainJob) -> None:
     job.say(f"training the student on {examples} examples, {steps} steps (log: {log})")
     with (
         Progress("train", steps, resumed.step if resumed else 0) as progress,
-        Child(command(todo.train.accelerate, file), log, environment(todo.model)) as child,
+        Child(command(todo.train.accelerate, file), log, environment(todo.model), SAVE_GRACE) as child,
     ):
         try:
             _follow(child, todo.log, progress)
         except KeyboardInterrupt:
             job.say("saving a checkpoint before stopping")
-            child.stop(SAVE_GRACE)
+            child.stop()
             raise
     if not todo.output.exists():
         if todo.refusal.exists():

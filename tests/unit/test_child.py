@@ -115,9 +115,9 @@ def test_leaving_the_block_ends_the_command_and_what_it_started_in_other_session
 
 
 def test_who_does_not_hear_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
-    child = Child(family(tmp_path / "pids", DEAF), tmp_path / "log")
+    child = Child(family(tmp_path / "pids", DEAF), tmp_path / "log", grace=0.2)
     pids = read_pids(tmp_path / "pids")
-    child.stop(grace=0.2)
+    child.stop()
     assert not any(map(alive, pids))
     assert child.poll() == 128 + signal.SIGKILL
 
