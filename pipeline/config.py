@@ -136,7 +136,12 @@ class Generate(Table):
 
 class Filter(Table):
     # filter name -> its parameters; every filter runs on every trace, kept = all pass
-    rules: dict[str, dict[str, Any]] = {"finished": {}, "one_thought": {}, "final_answer": {}, "correct": {}}
+    rules: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
+        "finished": {},
+        "one_thought": {},
+        "final_answer": {},
+        "correct": {},
+    }
 
 
 class Select(Table):
@@ -146,7 +151,9 @@ class Select(Table):
 
 
 class Train(Table):
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"save_steps", "accelerate"})
+    EXECUTION: ClassVar[frozenset[str]] = frozenset(
+        {"save_steps", "accelerate", "max_length", "micro_batch_size", "gradient_checkpointing"}
+    )
     epochs: Annotated[float, Field(gt=0)] = 3
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     schedule: Schedule = "cosine"  # of the learning rate, as transformers names them
@@ -247,7 +254,10 @@ def _explain(error: ValidationError) -> str:
         what = f"missing key {where!r}"
     else:
         message = first["msg"].removeprefix("Value error, ")
-        value = "" if isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
+        secret = (
+            where.endswith("api_key_env") or ".env." in where
+        )  # somebody may have put the key itself there
+        value = "" if secret or isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
         what = f"{where}: {message}{value}" if where else f"{message}{value}"
     return what + (f" (and {others} more)" if others else "")
 

@@ -86,7 +86,7 @@ def _one_line(source: DatasetSource) -> Iterator[None]:
     """Turn what `datasets` and the hub raise, often pages of it, into one line."""
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
-    from httpx import HTTPError
+    from httpx2 import HTTPError
 
     try:
         yield

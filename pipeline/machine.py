@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from pathlib import Path
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA or AMD GPU is there for us to use."""
-    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd"))
+    """Whether an NVIDIA or AMD GPU is there, and a torch that was not built for the CPU alone."""
+    try:
+        if importlib.metadata.version("torch").endswith("+cpu"):
+            return False
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return any(any(Path("/dev").glob(device)) for device in ("nvidia[0-9]*", "dxg", "kfd"))
 
 
 def cores() -> list[int]:

@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline.child import Child
@@ -115,11 +116,18 @@ def _packaged(model: str) -> Path:
     raise UserError(f"{model}: no such file in the package {name}; it has {has}")
 
 
+@lru_cache
+def _content(gguf: Path, _size: int, _modified: int) -> str:
+    """Hash of the file, read once a process for as long as it does not change."""
+    with gguf.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _cached(gguf: Path) -> Path:
     """Where the converted model lives: named for people, keyed by the file's content."""
-    with gguf.open("rb") as f:
-        digest = hashlib.file_digest(f, "sha256")
-    digest.update(f"convert {CONVERT_VERSION}".encode())
+    stat = gguf.stat()
+    content = _content(gguf, stat.st_size, stat.st_mtime_ns)
+    digest = hashlib.sha256(f"{content} convert {CONVERT_VERSION}".encode())
     cache = Path(os.environ.get("RETORT_CACHE") or "~/.cache/retort").expanduser()
     return Path(os.path.abspath(cache)) / "models" / f"{label(str(gguf))}-{digest.hexdigest()[:12]}"
 

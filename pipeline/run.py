@@ -118,11 +118,15 @@ class Run:
 
     def counts(self) -> dict[str, Counts]:
         """What each stage holds now, read from its folder."""
-        return {stage: self.output(stage).counts() for stage in ROWS}
+        return {stage: self.output(stage).counts() for stage in (*ROWS, *self._answers())}
+
+    def _answers(self) -> list[str]:
+        """Where evaluation keeps what each model answered."""
+        return sorted(str(p.relative_to(self.path)) for p in self.path.glob("evaluate/*/generate"))
 
     def reasons(self) -> Counter[str]:
         """How many traces each rule rejects, "rule: reason"; one trace counts under every rule it fails."""
-        return Counter(f"{v.filter}: {v.reason}" for v in self.verdicts() if v.outcome != "pass")
+        return Counter(f"{v.filter}: {v.reason}" for v in self.verdicts() if v.outcome == "fail")
 
     def report(self, stage: str) -> dict[str, Any]:
         """What a complete stage said of its work; {} before."""

@@ -66,7 +66,15 @@ def print_rows(run: Run, stage: str, outcome: str | None, count: int) -> None:
 def print_table(run: Run) -> None:
     """The evaluation: a line a model, then the student's difference to the others, paired by problem."""
     scores = list(run.scores)
-    columns = ("pass@1 [95 %]", "cut off", "malformed", "cannot tell", "tokens/answer", "problems x samples")
+    columns = (
+        "pass@1 [95 %]",
+        "cut off",
+        "malformed",
+        "cannot tell",
+        "failed",
+        "tokens/answer",
+        "problems x samples",
+    )
     table = Table("", "prompt", *columns, box=None)
     for s in summarise(scores):
         table.add_row(*_cells(s))
@@ -90,7 +98,7 @@ def _sentence(other: str, d: Estimate) -> str:
 
 def _cells(s: Summary) -> list[str]:
     mean, low, high = (100 * x for x in s.pass_at_1)
-    shares = [f"{100 * x:.1f} %" for x in (s.truncated, s.malformed, s.unknown)]
+    shares = [f"{100 * x:.1f} %" for x in (s.truncated, s.malformed, s.unknown, s.failed)]
     of = f"{s.problems} x {s.samples / s.problems:g}"
     return [s.subject, s.prompt, f"{mean:.1f} % [{low:.1f}, {high:.1f}]", *shares, f"{s.tokens:.0f}", of]
 
@@ -108,15 +116,15 @@ def _funnel(run: Run) -> Iterator[str]:
     report = run.report("filter")
     if report:
         yield f"\n{report['in']} traces: {report['kept']} kept"
-        yield from (f"  {n:>6} rejected, {why}" for why, n in report["rejected"].items())
-        yield from (f"  {n:>6} cannot tell, {why}" for why, n in report["unknown"].items())
+        yield from (f"  {n:>6} rejected, {_plain(why)}" for why, n in report["rejected"].items())
+        yield from (f"  {n:>6} cannot tell, {_plain(why)}" for why, n in report["unknown"].items())
 
 
 def _lines(row: Row) -> Iterator[str]:
     for name, value in row:
         if name == "verdicts":
             for v in value:
-                yield f"  {v.outcome:8} {v.filter} {v.reason}" + (
+                yield f"  {v.outcome:8} {v.filter} {_plain(v.reason)}" + (
                     f" ({_plain(v.evidence)})" if v.evidence else ""
                 )
         elif name == "messages":

@@ -22,7 +22,7 @@ from pipeline.rows import Row
 from pipeline.shard import Shard, write_atomic
 from pipeline.store import Manifest, Output
 
-DONE, USER_ERROR, UNITS_FAILED, INTERRUPTED = 0, 2, 3, 130  # exit codes
+DONE, BUG, USER_ERROR, UNITS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Pat
     try:
         with output.lock():
             output.begin(_manifest(job))
-            write_atomic(run_dir / "recipe.json", recipe.model_dump_json(indent=2).encode() + b"\n")
+            write_atomic(run_dir / "recipe.json", _without_secrets(recipe))
             if output.complete:
                 say(f"{stage.name}: done already, {_counted(output)}")
                 return DONE
@@ -106,11 +106,8 @@ def _run(job: Job) -> int:
                 f"{job.stage.name}: {counts.failed} failed, {counts.rows} done; "
                 "the same command tries the failed ones again"
             )
-    except UserError:
-        code = USER_ERROR
-        raise
-    except Stopped:
-        code = UNITS_FAILED
+    except Exception as e:
+        code = USER_ERROR if isinstance(e, UserError) else UNITS_FAILED if isinstance(e, Stopped) else BUG
         raise
     finally:
         _note(job, code, time.monotonic() - began)
@@ -142,6 +139,14 @@ def _note(job: Job, code: int, seconds: float) -> None:
     }
     with (job.run_dir / "events.jsonl").open("a") as file:
         file.write(json.dumps(event) + "\n")
+
+
+def _without_secrets(recipe: Recipe) -> bytes:
+    """The recipe as JSON, for the run's folder. Values of environment variables may be keys, so they go."""
+    plain = recipe.model_dump(mode="json")
+    for table in (plain["teacher"], plain["student"]):
+        table["env"] = dict.fromkeys(table["env"], "***")
+    return json.dumps(plain, indent=2).encode() + b"\n"
 
 
 def _state(given: Output) -> str:

@@ -72,9 +72,12 @@ class Output:
         return manifest is not None and manifest.digests is not None and all(s.sealed for s in self.shards())
 
     def begin(self, manifest: Manifest) -> None:
-        """Take the folder for this work. One made under other settings is refused, naming what differs."""
+        """Take the folder for this work. One made under other settings is refused, naming what differs.
+
+        A folder where nothing was done yet, as after a refused try, belongs to nobody.
+        """
         held = self.manifest()
-        if held is None:
+        if held is None or (held.identity != manifest.identity and not self._begun()):
             self._save(manifest)
         elif held.identity != manifest.identity:
             raise UserError(
@@ -137,6 +140,10 @@ class Output:
         except FileNotFoundError:
             return False
 
+    def _begun(self) -> bool:
+        """Whether any work lies here: a shard, a journal, a checkpoint."""
+        return any(any(self.folder.glob(p)) for p in ("*.parquet", "*.jsonl", "checkpoints/checkpoint-*"))
+
     def _save(self, manifest: Manifest) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / "manifest.json", manifest.model_dump_json(indent=2).encode() + b"\n")
@@ -163,17 +170,24 @@ def _hash(value: Any) -> str:
 
 
 def _difference(held: Manifest, wanted: Manifest) -> str:
-    """The first setting that differs, as `generate.temperature: 0.6 -> 0.9`, and how many others do."""
+    """The first setting that differs, as `temperature: 0.6 -> 0.9`, and how many others do."""
     old, new = _flat(held), _flat(wanted)
     keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    first = f"{keys[0]}: {json.dumps(old.get(keys[0]))} -> {json.dumps(new.get(keys[0]))}"
+    first = f"{keys[0]}: {_shown(old.get(keys[0]))} -> {_shown(new.get(keys[0]))}"
     return first + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else "")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:28] + " ... " + text[-27:]
 
 
 def _flat(manifest: Manifest) -> dict[str, Any]:
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, list):
+            value = dict(enumerate(value))
         if isinstance(value, dict) and value:
             for key, below in value.items():
                 walk(f"{prefix}.{key}", below)

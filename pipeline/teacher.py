@@ -30,6 +30,7 @@ CHECK_TIMEOUT = 30  # seconds to list the models
 CHECK_RETRIES = 2
 
 # No other request can succeed either: bad key, no money, not allowed, wrong address or model.
+_WORD = re.compile(r"[a-z_]{1,32}")  # what a finish reason is; it will be counted and shown
 _HOPELESS_STATUS = {401, 402, 403, 404}
 _HOPELESS_CODE = {"model_not_found", "insufficient_quota", "invalid_api_key"}
 _UNKNOWN_MODEL = re.compile(
@@ -61,6 +62,7 @@ class Client:
         self.url = _shown(base_url)
         self.model = model
         self._endpoint = endpoint
+        self._answered = False
         self._key = _key(endpoint.api_key_env)
         limit = endpoint.request_timeout
         self._api = openai.AsyncOpenAI(
@@ -111,9 +113,12 @@ class Client:
             )
         except openai.OpenAIError as e:
             reason = self._reason(e)
-            if _hopeless(e, reason):
+            if not self._answered and _hopeless(e, reason):
                 raise UserError(self._refusal(reason)) from None
             raise RequestFailed(reason) from None
+        self._answered = (
+            True  # from here on a refusal is about its own request: some gateways moderate with 403
+        )
         return _completion(answer.content)
 
     def _refusal(self, reason: str) -> str:
@@ -212,6 +217,7 @@ def _completion(body: bytes) -> Completion:
     thought = choice.message.reasoning_content or choice.message.reasoning
     reasoning, response = split_thought(choice.message.content, thought)
     ended = choice.finish_reason or "unknown"
+    ended = ended if _WORD.fullmatch(ended) else "other"
     return Completion(reasoning, response, ended, usage.prompt_tokens, usage.completion_tokens)
 
 

@@ -64,7 +64,7 @@ async def work(
 
     async def worker() -> None:
         nonlocal streak
-        for at, unit in owed:
+        for at, unit, tried in owed:
             try:
                 line, error = done_line(await do(unit.args)), None
                 streak = 0
@@ -74,7 +74,7 @@ async def work(
                 error = f"{type(e).__name__}: {e}"
                 line = failed_line(unit.key, error)
                 failed.append((at, unit, error))
-                streak += 1
+                streak += not tried  # what failed in an earlier try too says nothing of the server
             journal.put(at, unit, line, error)
             if streak >= MOST_IN_A_ROW:
                 raise Stopped(f"{streak} units failed in a row, the last with {error}")
@@ -89,17 +89,17 @@ async def work(
         await writer
 
 
-def _owed(todo: Iterable[tuple[Shard, Callable[[], Sequence[Unit]]]]) -> Iterator[tuple[_Open, Unit]]:
+def _owed(todo: Iterable[tuple[Shard, Callable[[], Sequence[Unit]]]]) -> Iterator[tuple[_Open, Unit, bool]]:
     for shard, wanted in todo:
         if shard.sealed:
             continue
         units = wanted()
         shard.mend()
-        held = shard.held().keys
-        missing = [unit for unit in units if unit.key not in held]
+        held = shard.held()
+        missing = [unit for unit in units if unit.key not in held.keys]
         at = _Open(shard=shard, order=[unit.key for unit in units], missing=len(missing))
         if missing:
-            yield from ((at, unit) for unit in missing)
+            yield from ((at, unit, unit.key in held.failed) for unit in missing)
         else:
             shard.seal(at.order)
 

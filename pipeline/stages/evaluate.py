@@ -114,7 +114,12 @@ def _scores(job: Job, subject: Subject) -> Iterator[Score]:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     each = {
-        s.name: {"model": s.model, "prompt": prompts.load(s.prompt).text} for s in subjects(recipe, Path())
+        s.name: {
+            "model": s.model,
+            "prompt": prompts.load(s.prompt).text,
+            "weights": generate.served_as(s.endpoint),
+        }
+        for s in subjects(recipe, Path())
     }
     return {**identity(recipe.evaluate), "subjects": each, "seed": recipe.seed, **filtering.settings(recipe)}
 
@@ -124,6 +129,10 @@ def _check(recipe: Recipe) -> None:
         prompts.load(subject.prompt)
         if subject.name != "student":
             generate.check_endpoint(subject.endpoint)
+    if not recipe.ingest.held_out and all(s.split != "held_out" for s in recipe.ingest.sources):
+        raise UserError(
+            'no problem is held out: set ingest.held_out above 0, or split = "held_out" on a source'
+        )
     if "correct" not in recipe.filter.rules:
         raise UserError(
             "evaluate counts the verdicts of the rule 'correct', which filter.rules does not name"

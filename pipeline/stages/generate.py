@@ -24,6 +24,26 @@ from pipeline.shard import Shard
 from pipeline.stage import Job, Stage
 from pipeline.units import Unit, work
 
+# Engine arguments of vLLM that say how fast it answers, not what.
+SPEED = frozenset(
+    {
+        "async_scheduling",
+        "block_size",
+        "data_parallel_size",
+        "disable_log_stats",
+        "enable_chunked_prefill",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "pipeline_parallel_size",
+        "swap_space",
+        "tensor_parallel_size",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -39,7 +59,7 @@ class Draw:
 
 def settings(draw: Draw, seed: int) -> dict[str, Any]:
     """All that changes the traces: the model, how its weights are read, the prompt's text, the sampling."""
-    weights = {k: v for k, v in draw.endpoint.vllm.items() if k in ("quantization", "dtype")}
+    weights = served_as(draw.endpoint)
     table = {k: v for k, v in identity(draw.table).items() if "prompt" not in k}
     prompt = prompts.load(draw.prompt)
     return {
@@ -50,6 +70,11 @@ def settings(draw: Draw, seed: int) -> dict[str, Any]:
         "split": draw.split,
         "seed": seed,
     }
+
+
+def served_as(endpoint: Endpoint) -> dict[str, Any]:
+    """The engine arguments that may change what the model says: all but those known to be about speed."""
+    return {k: v for k, v in endpoint.vllm.items() if k not in SPEED}
 
 
 @contextlib.contextmanager

@@ -16,7 +16,14 @@ from pipeline.stage import Job, Stage
 
 def run(job: Job) -> dict[str, Any]:
     """Write the examples; the report says of how many kept traces they are, and what became of the others."""
-    report = {"kept": 0, "same_text": 0, "over_per_problem": 0, "train": 0, "validation": 0}
+    report = {
+        "kept": 0,
+        "without_thought": 0,
+        "same_text": 0,
+        "over_per_problem": 0,
+        "train": 0,
+        "validation": 0,
+    }
     prompt = prompts.load(job.recipe.select.prompt)
     for traces, examples in job.pairs():
         kept = [trace for trace in traces.rows() if trace.outcome == "kept"]
@@ -35,7 +42,9 @@ def _choose(kept: Iterable[Trace], most: int, report: dict[str, int]) -> Iterato
         seen: set[tuple[str | None, str]] = set()
         for trace in traces:
             text = (trace.reasoning, trace.response)
-            if text in seen:
+            if not all(text):
+                report["without_thought"] += 1
+            elif text in seen:
                 report["same_text"] += 1
             elif len(seen) == most:
                 report["over_per_problem"] += 1

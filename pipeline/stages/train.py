@@ -56,10 +56,11 @@ def check(recipe: Recipe) -> None:
             f"training needs {', '.join(missing)}: run ./run.sh setup, or pip install -e '.[train]'"
         )
     train = recipe.train
-    if train.batch_size % train.micro_batch_size:
+    processes = int(train.accelerate.get("num_processes", 1))
+    if train.batch_size % (train.micro_batch_size * processes):
         raise UserError(
-            f"train.batch_size = {train.batch_size} is no multiple of "
-            f"train.micro_batch_size = {train.micro_batch_size}"
+            f"train.batch_size = {train.batch_size} is no multiple of micro_batch_size x processes = "
+            f"{train.micro_batch_size} x {processes}"
         )
     for name in train.accelerate:
         if not _ARGUMENT.fullmatch(name):
@@ -90,7 +91,7 @@ def run(job: Job) -> dict[str, Any]:
 def _train(job: Job, todo: TrainJob) -> None:
     examples = _training_examples(todo.examples)
     if not examples:
-        raise UserError("no trace was kept for training: see `retort report` for what the filters rejected")
+        raise UserError("no trace was kept for training: `retort status` shows what the filters rejected")
     steps = math.ceil(math.ceil(examples / todo.train.batch_size) * todo.train.epochs)
     todo = todo.model_copy(update={"model": models.resolve(job.recipe.student.model, job.say)})
     check_room(todo.model, todo.output.parent, math.ceil(steps / todo.train.save_steps))

@@ -179,7 +179,11 @@ def _save(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase, output: Path)
     part = output.with_name(output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    weights = {name: w.to(dtype) if w.is_floating_point() else w for name, w in state.items()}
+    converted: dict[int, torch.Tensor] = {}  # tied weights stay tied: one tensor, so they are saved once
+    weights = {
+        name: converted.setdefault(w.data_ptr(), w.to(dtype)) if w.is_floating_point() else w
+        for name, w in state.items()
+    }
     model.save_pretrained(part, state_dict=weights)
     model.config.dtype = dtype  # save_pretrained() wrote that of the weights in memory
     model.config.save_pretrained(part)

@@ -66,7 +66,7 @@ def test_python_gives_arrow_pandas_and_datasets(run: Run) -> None:
     frame = run.problems.to_pandas()
     assert frame["question"].iloc[0] == "What is 1 + 1?"
     assert run.examples.to_datasets()[0]["messages"][-1]["role"] == "assistant"
-    assert sum(v.outcome != "pass" for v in run.verdicts()) == run.reasons().total()
+    assert sum(v.outcome == "fail" for v in run.verdicts()) == run.reasons().total()
     assert run.counts()["generate"].rows == PROBLEMS * SAMPLES
 
 

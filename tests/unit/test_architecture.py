@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import cli, run
+from pipeline.stages import STAGES
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets")
 
@@ -55,6 +58,11 @@ def test_imports_go_one_way() -> None:
         for other in imports(path):
             reached = layer(other)
             assert reached is None or reached <= own, f"{module} imports {other}, which stands above it"
+
+
+def test_the_light_lists_of_stages_are_those_of_the_table() -> None:
+    assert list(cli.HELP) == list(run.ROWS) == list(STAGES)
+    assert {name: stage.row for name, stage in STAGES.items()} == run.ROWS
 
 
 def test_training_is_reached_only_as_a_subprocess() -> None:

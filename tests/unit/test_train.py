@@ -47,7 +47,9 @@ def test_a_job_comes_back_from_its_file_as_it_was() -> None:
 
 
 def test_a_batch_that_micro_batches_do_not_fill_is_refused() -> None:
-    with pytest.raises(UserError, match=r"batch_size = 10 is no multiple of train.micro_batch_size = 4"):
+    with pytest.raises(
+        UserError, match=r"batch_size = 10 is no multiple of micro_batch_size x processes = 4 x 1"
+    ):
         check(recipe(batch_size=10, micro_batch_size=4))
 
 

@@ -99,6 +99,17 @@ def test_failures_within_what_is_accepted_become_rows(tmp_path: Path) -> None:
     assert all(s.sealed for s in bench.shards)
 
 
+def test_failures_of_an_earlier_try_do_not_keep_the_others_from_being_tried(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    lasting = [f"shard-{i}-{j}" for i in range(3) for j in range(MOST_IN_A_ROW // 3 + 1)]
+    assert len(lasting) > MOST_IN_A_ROW
+    with pytest.raises(Stopped):
+        bench.work(fails_on(*(f"shard-{i}-{j}" for i in range(3) for j in range(10))), concurrency=1)
+    bench.work(fails_on(*lasting))
+    bench.work(fails_on(*lasting), accept=len(lasting))
+    assert all(s.sealed for s in bench.shards)
+
+
 def test_when_everything_fails_the_work_stops_soon(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     everything = [u.key for s in bench.shards for u in bench.units(s)]
