@@ -26,7 +26,8 @@ print(next(p.split(";")[0].strip() for p in pins if p.split("==")[0] == name))
 PY
 }
 
-install() { .venv/bin/python -m pip install --disable-pip-version-check -c ".constraints/$KIND.txt" "$@" >>"$LOG" 2>&1; }
+# Bytecode is left to the first import of what is really used: a third of the set-up time.
+install() { .venv/bin/python -m pip install --disable-pip-version-check --no-compile -c ".constraints/$KIND.txt" "$@" >>"$LOG" 2>&1; }
 
 make_venv() {
     local python
