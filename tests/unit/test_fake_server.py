@@ -2,105 +2,114 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from http.client import IncompleteRead, RemoteDisconnected
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
-from pipeline.fake_server import solve
+from pipeline.fake_server.options import parse
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import FakeServer, StartFakeServer
 
+CLOSED = (IncompleteRead, RemoteDisconnected, ConnectionResetError)
 
-def ask(server: FakeServer, content: str, seed: int = 0, model: str = "fake") -> bytes:
-    body = {"model": model, "messages": [{"role": "user", "content": content}], "seed": seed}
+
+def ask(server: FakeServer, content: str, seed: int = 0, model: str = "fake", **fields: Any) -> bytes:
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "seed": seed} | fields
     request = urllib.request.Request(server.url + "/chat/completions", json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=10) as answer:
         return answer.read()
 
 
-def status_of(server: FakeServer, *args: str, **kwargs: str) -> int:
+def status_of(server: FakeServer, *args: str, **kwargs: Any) -> int:
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(server, *args, **kwargs)
-    return refused.value.code
+    with refused.value as answer:
+        return answer.code
 
 
-async def ask_many(server: FakeServer, seeds: range) -> list[str]:
-    """The contents of the answers, all asked at once."""
+async def ask_many(server: FakeServer, seeds: range, **fields: Any) -> list[tuple[int, str | None, bytes]]:
+    """The answers, all asked at once: status, Retry-After, body."""
 
-    async def one(session: aiohttp.ClientSession, seed: int) -> str:
-        body = {"model": "fake", "messages": [{"role": "user", "content": "What is 12 + 30?"}], "seed": seed}
+    async def one(session: aiohttp.ClientSession, seed: int) -> tuple[int, str | None, bytes]:
+        messages = [{"role": "user", "content": "What is 12 + 30?"}]
+        body = {"model": "fake", "messages": messages, "seed": seed} | fields
         async with session.post(server.url + "/chat/completions", json=body) as answer:
-            choice = (await answer.json())["choices"][0]
-            return f"{choice['finish_reason']}: {choice['message']['content']}"
+            return answer.status, answer.headers.get("Retry-After"), await answer.read()
 
     async with aiohttp.ClientSession() as session:
         return await asyncio.gather(*(one(session, seed) for seed in seeds))
 
 
-@pytest.mark.parametrize(
-    ("question", "result"),
-    [
-        ("What is 12 + 30?", 42),
-        ("Calculate 7*8.", 56),
-        ("3 \u00d7 4 =", 12),
-        ("5 - 9", -4),
-        ("4 + 3 - 2 =", 5),
-        ("Anna has 7 apples and buys 5 more. How many now?", 12),
-        ("Tom had 9 pens and gave 4 to Kim. How many are left?", 5),
-        ("There are 6 boxes of 8 eggs. How many eggs?", 48),
-        ("Why?", None),
-        ("9" * 10_000, 999_999_999_999_999 * 2),
-    ],
-)
-def test_it_can_do_one_step_arithmetic(question: str, result: int | None) -> None:
-    assert solve(question) == result
-
-
 def test_the_same_request_gets_the_same_bytes_from_any_process(fake_server: StartFakeServer) -> None:
     one, other = fake_server(), fake_server()
     assert ask(one, "1 + 1", seed=5) == ask(one, "1 + 1", seed=5) == ask(other, "1 + 1", seed=5)
-    assert ask(one, "1 + 1", seed=6) != ask(one, "1 + 1", seed=5)
-
-
-def test_right_malformed_and_truncated_answers_come_in_their_shares(fake_server: StartFakeServer) -> None:
-    server = fake_server("--right", "0.5", "--malformed", "0.2", "--truncated", "0.1")
-    answers = asyncio.run(ask_many(server, range(400)))
-    kinds = Counter(
-        "truncated"
-        if a.startswith("length")
-        else "malformed"
-        if "</think>" not in a
-        else a.rpartition(" ")[2] == "42."
-        for a in answers
+    assert (
+        ask(one, "1 + 1", seed=6)
+        != ask(one, "1 + 1", seed=5)
+        != ask(fake_server("--seed=1"), "1 + 1", seed=5)
     )
-    assert 160 < kinds[True] < 240  # right
-    assert 50 < kinds["malformed"] < 110
-    assert 20 < kinds["truncated"] < 60
-    assert 50 < kinds[False] < 110  # wrong
 
 
-def test_every_fault_is_played_and_counted(fake_server: StartFakeServer) -> None:
-    for fault, status in {"429": 429, "500": 500, "503": 503}.items():
-        server = fake_server(faults={fault: 1})
-        assert status_of(server, "1 + 1") == status
-        assert server.stats()["outcomes"] == {fault: 1}
-    server = fake_server(faults={"garbage": 1})
-    with pytest.raises(json.JSONDecodeError):
-        json.loads(ask(server, "1 + 1"))
-    server = fake_server(faults={"cut": 1})
-    with pytest.raises((IncompleteRead, RemoteDisconnected, ConnectionResetError)):
-        ask(server, "1 + 1")
+# ------------------------------------------------------------------------------ faults
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_status_is_played_and_counted(fake_server: StartFakeServer, stream: bool) -> None:
+    server = fake_server("--retry-after=7.5", faults=dict.fromkeys(("429", "500", "502", "503", "529"), 0.2))
+    answers = asyncio.run(ask_many(server, range(60), stream=stream))
+    patience = {status: retry for status, retry, _ in answers}
+    assert patience == {429: "7.5", 500: None, 502: None, 503: "7.5", 529: "7.5"}
+    assert server.stats()["outcomes"] == Counter(str(status) for status, _, _ in answers)
     assert server.stats()["answered"] == {}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cut_or_stalled_answer_starts_and_a_hung_one_does_not(
+    fake_server: StartFakeServer, stream: bool
+) -> None:
+    for fault, starts in {"cut": True, "stall": True, "hang": False}.items():
+        server = fake_server("--hang=0.1", faults={fault: 1})
+        with pytest.raises(CLOSED) as closed:
+            ask(server, "1 + 1", stream=stream)
+        assert isinstance(closed.value, IncompleteRead) == starts
+        assert (server.stats()["outcomes"], server.stats()["answered"]) == ({fault: 1}, {})
+
+
+@pytest.mark.parametrize("fault", ["hang", "stall"])
+def test_without_a_limit_it_hangs_for_ever(fake_server: StartFakeServer, fault: str) -> None:
+    async def wait(url: str) -> None:
+        async with aiohttp.ClientSession() as session, session.post(url, data=body) as answer:
+            await answer.read()
+
+    server = fake_server(faults={fault: 1})
+    body = json.dumps({"model": "fake", "messages": [{"role": "user", "content": "1 + 1"}]})
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(wait(server.url + "/chat/completions"), 0.5))
+    assert server.stats()["outcomes"] == {fault: 1}
+
+
+def test_answers_without_words_are_answers_all_the_same(fake_server: StartFakeServer) -> None:
+    server = fake_server(faults={"empty": 0.5, "tools": 0.5})
+    answers = [json.loads(body) for _, _, body in asyncio.run(ask_many(server, range(20)))]
+    assert {answer["choices"][0]["message"].get("content") for answer in answers} == {None}
+    assert {answer["choices"][0]["finish_reason"] for answer in answers} == {"stop", "tool_calls"}
+    stats = server.stats()
+    assert set(stats["outcomes"]) == {"empty", "tools"}
+    assert len(stats["answered"]) == stats["requests"] == 20
+
+
+def test_garbage_is_no_json(fake_server: StartFakeServer) -> None:
+    assert ask(fake_server(faults={"garbage": 1}), "1 + 1").startswith(b"<html>")
 
 
 def test_a_fault_is_drawn_again_for_each_try(fake_server: StartFakeServer) -> None:
@@ -110,11 +119,102 @@ def test_a_fault_is_drawn_again_for_each_try(fake_server: StartFakeServer) -> No
 
 
 def test_it_refuses_what_a_real_server_refuses(fake_server: StartFakeServer) -> None:
-    server = fake_server("--too-long", "[long]", "--model", "a", "--model", "b")
+    server = fake_server("--too-long", "[long]", "--no-continue", "--model", "a", "--model", "b")
     assert status_of(server, "1 + 1", model="fake") == 404
     assert status_of(server, "[long] 1 + 1", model="b") == 400
+    start = {"role": "assistant", "content": "<think>", "prefix": True}
+    assert status_of(server, "", model="a", messages=[{"role": "user", "content": "1 + 1"}, start]) == 400
+    assert status_of(server, "", model="a", messages="1 + 1") == 400
     locked = fake_server("--key-env", "FAKE_KEY", env={"FAKE_KEY": "secret"})
     assert status_of(locked, "1 + 1") == 401
+
+
+# ------------------------------------------------------------------------------ pace, overload, absence
+
+
+def test_with_a_speed_a_stream_comes_piece_by_piece(fake_server: StartFakeServer) -> None:
+    async def arrivals(url: str) -> list[bytes]:
+        body = {"model": "fake", "messages": [{"role": "user", "content": "1 + 1"}], "stream": True}
+        async with aiohttp.ClientSession() as session, session.post(url, json=body) as answer:
+            assert answer.content_type == "text/event-stream"
+            return [piece async for piece in answer.content.iter_any()]
+
+    slow, quick = fake_server("--speed=20"), fake_server()
+    pieces = asyncio.run(arrivals(slow.url + "/chat/completions"))
+    assert len(pieces) > 3
+    assert b"".join(pieces) == ask(quick, "1 + 1", stream=True)
+
+
+def test_with_a_speed_a_whole_answer_takes_its_time(fake_server: StartFakeServer) -> None:
+    server = fake_server("--speed=50", "--latency=0.1")
+    before = time.monotonic()
+    words = json.loads(ask(server, "1 + 1"))["usage"]["completion_tokens"]
+    assert time.monotonic() - before > 0.1 + words / 50
+
+
+def test_more_requests_than_slots_are_turned_away(fake_server: StartFakeServer) -> None:
+    async def crowd() -> None:
+        holding = [asyncio.create_task(ask_many(server, range(seed, seed + 1))) for seed in range(3)]
+        while server.stats()["outcomes"].get("hang", 0) < 3:
+            await asyncio.sleep(0.02)
+        assert {answer[:2] for answer in await ask_many(server, range(3, 8))} == {(429, "2.0")}
+        for task in holding:
+            task.cancel()
+        await asyncio.wait(holding)
+
+    server = fake_server("--slots=3", "--retry-after=2", "--faulty-tries=1", faults={"hang": 1})
+    asyncio.run(crowd())
+    assert server.stats()["outcomes"] == {"hang": 3, "429": 5}
+    assert b"The answer is" in ask(server, "What is 12 + 30?", seed=0)
+
+
+def test_more_requests_in_a_minute_than_allowed_are_turned_away(fake_server: StartFakeServer) -> None:
+    server = fake_server("--rpm=5")
+    assert Counter(status for status, _, _ in asyncio.run(ask_many(server, range(8)))) == {200: 5, 429: 3}
+    assert status_of(server, "1 + 1") == 429
+
+
+def test_a_server_that_was_gone_is_back_with_its_counts(fake_server: StartFakeServer) -> None:
+    async def meet(url: str) -> int:
+        """Ask until the server was gone and is back; how many requests were answered."""
+        answered, gone = 0, False
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session:
+            for seed in count():
+                body = {"model": "fake", "messages": [{"role": "user", "content": "1 + 1"}], "seed": seed}
+                try:
+                    async with session.post(url, json=body) as answer:
+                        await answer.read()
+                    answered += 1
+                    if gone:
+                        break
+                except aiohttp.ClientConnectionError:
+                    gone = True
+                await asyncio.sleep(0.01)
+        return answered
+
+    server = fake_server("--gone=0.5,0.5")
+    answered = asyncio.run(meet(server.url + "/chat/completions"))
+    assert answered
+    assert len(server.stats()["answered"]) in (answered, answered + 1)  # one may have been cut off at the end
+
+
+def test_what_a_server_is_answering_when_it_goes_is_cut_off(fake_server: StartFakeServer) -> None:
+    server = fake_server("--gone=1,0.1", "--latency=30")
+    with pytest.raises(CLOSED):
+        ask(server, "1 + 1")
+
+
+# ------------------------------------------------------------------------------ counts
+
+
+def test_tokens_answered_are_counted(fake_server: StartFakeServer) -> None:
+    server = fake_server(faults={"500": 0.5})
+    answers = asyncio.run(ask_many(server, range(10)))
+    usages = [json.loads(body)["usage"] for status, _, body in answers if status == 200]
+    total = {name: sum(usage[f"{name}_tokens"] for usage in usages) for name in ("prompt", "completion")}
+    assert server.stats()["tokens"] == total
+    asyncio.run(ask_many(server, range(10, 20), stream=True))
+    assert server.stats()["tokens"]["completion"] > total["completion"]
 
 
 def test_what_was_paid_for_can_be_counted_even_after_a_kill(
@@ -130,10 +230,19 @@ def test_what_was_paid_for_can_be_counted_even_after_a_kill(
 
 
 @pytest.mark.parametrize(
-    "faults", ['{"teapot": 1}', '{"429": 0.9, "500": 0.9}', '{"429": -1}', "[]", "no JSON"]
+    "words",
+    [
+        *(
+            f"--faults={faults}"
+            for faults in ('{"teapot": 1}', '{"429": 0.9, "500": 0.9}', '{"429": -1}', "[]", "?")
+        ),
+        *("--words=0", "--slots=x", "--rpm=-1", "--gone=5", "--right=0.9"),
+    ],
 )
-def test_faults_that_cannot_be_played_are_refused_in_one_line(faults: str) -> None:
-    command = [sys.executable, "-m", "pipeline.fake_server", "--faults", faults]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    assert ended.returncode == 2
-    assert "Traceback" not in ended.stderr
+def test_options_that_make_no_sense_are_refused_in_one_line(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("", [words])
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2  # how it is used, and what was wrong

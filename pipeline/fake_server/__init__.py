@@ -1,0 +1,1 @@
+"""A fake OpenAI-compatible server, to rehearse a recipe without a model: `python -m pipeline.fake_server`."""

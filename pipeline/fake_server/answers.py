@@ -1,0 +1,106 @@
+"""What the fake server says: arithmetic of one step, thought aloud, and sometimes wrong.
+
+An answer is a function of (model, messages, seed) alone. Leaves out how it is cut and sent: protocol.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import operator
+import re
+from dataclasses import dataclass
+from functools import reduce
+from random import Random
+from typing import Any
+
+OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
+_MUSINGS = (
+    "again also but check each fact first hence here if maybe next now once only perhaps so still then why"
+)
+_PRODUCT = re.compile(r"\b(each|every|per|times|product|multipl\w+|rows? of|bags? of|boxes of)\b", re.I)
+_DIFFERENCE = re.compile(r"\b(left|remain\w*|g[ia]ves?|los[te]s?|ate|eats?|sold|spent|fewer|minus)\b", re.I)
+_SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "x": operator.mul, "\u00d7": operator.mul}
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """All that the model would ever say to a conversation, and where the parts of it are."""
+
+    whole: str
+    thought_end: int
+    answer_start: int  # the end of the text when the thought is never closed
+    limit: int | None  # tokens; the model stops here when it is first asked
+
+
+def digest(*parts: Any) -> str:
+    """A hash of JSON values, in hexadecimal."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def share(*parts: Any) -> float:
+    """A number in [0, 1) that depends on the parts alone."""
+    return int(digest(*parts)[:13], 16) / 16**13
+
+
+def pick(at: float, shares: dict[str, float]) -> str | None:
+    """The name whose stretch of [0, 1) holds `at`; None beyond the last."""
+    for name, width in shares.items():
+        if at < width:
+            return name
+        at -= width
+    return None
+
+
+def draw(options: argparse.Namespace, drawn: str, conversation: Messages) -> Text:
+    """The whole answer to a conversation; `drawn`: the hash that decides what it is."""
+    question = next((str(m["content"]) for m in reversed(conversation) if m.get("role") == "user"), "")
+    right = _chance(options, question)
+    shares = {"right": right, "malformed": options.malformed, "truncated": options.truncated}
+    kind = pick(share(drawn, "kind"), shares) or "wrong"
+    result = solve(question)
+    if result is None or kind == "wrong":
+        result = (result or 0) + 1 + int(share(drawn, "slip") * 9)
+    thought = f"I look for the numbers in the question. I work it out step by step and get {result}."
+    if options.words is not None:
+        thought = _at_length(thought, options.words, Random(drawn))
+    opened = (OPEN if options.thoughts == "inline" else "") + thought
+    answer = f"The answer is {result}."
+    if kind == "malformed":  # it forgets to end the thought
+        whole = f"{opened}\n{answer}"
+        return Text(whole, len(whole), len(whole), None)
+    limit = len(thought.split()) // 2 if kind == "truncated" else None
+    return Text(opened + CLOSE + answer, len(opened), len(opened + CLOSE), limit)
+
+
+def _chance(options: argparse.Namespace, question: str) -> float:
+    """The share of right answers to a question; with --spread from near 0 to near 1, on average --right."""
+    if not options.spread or not options.right:
+        return options.right
+    room = 1 - options.malformed - options.truncated
+    # Over u in [0, 1) the mean of u ** a is 1 / (1 + a).
+    return room * share(options.seed, "difficulty", question) ** max(room / options.right - 1, 0)
+
+
+def _at_length(thought: str, length: int, random: Random) -> str:
+    """The thought in as many words as asked: with musings before it, or only its end."""
+    end = thought.split()[-length:]
+    words = random.choices(_MUSINGS.split(), k=length - len(end))
+    lines = [" ".join(words[i : i + 12]) + "." for i in range(0, len(words), 12)]
+    return "\n".join([*lines, " ".join(end)])
+
+
+def solve(question: str) -> int | None:
+    """The result of "12 + 30" or of a word problem with two numbers; None when it sees none."""
+    if figures := re.search(r"\d{1,15}(?:\s*[-+*x\u00d7]\s*\d{1,15})+", question):
+        # From left to right: sums and products come out right, a mixture may not.
+        first, *rest = re.findall(r"([-+*x\u00d7]?)\s*(\d+)", figures.group())
+        return reduce(lambda result, step: _SIGNS[step[0]](result, int(step[1])), rest, int(first[1]))
+    numbers = [int(n) for n in re.findall(r"\d{1,15}", question)]
+    if len(numbers) < 2:
+        return None
+    sign = "*" if _PRODUCT.search(question) else "-" if _DIFFERENCE.search(question) else "+"
+    return _SIGNS[sign](numbers[0], numbers[1])
