@@ -26,7 +26,7 @@ from filters.form import final_answer, finished, one_thought
 from pipeline.errors import Stopped, UserError, nearest
 from pipeline.rows import Outcome, Passed, Trace, Verdict
 
-__all__ = ["FILTERS", "Filter", "Finding", "cannot_tell", "check_rules", "fit", "judge", "unfit"]
+__all__ = ["FILTERS", "Filter", "Finding", "cannot_tell", "check_rules", "fit", "judge", "unfit", "versions"]
 
 Rules = Mapping[str, Mapping[str, Any]]  # filter name -> its parameters
 
@@ -48,6 +48,11 @@ def judge(trace: Trace, rules: Rules) -> Trace:
     """The trace with the verdict of every named filter, and kept only if all of them pass."""
     verdicts = tuple(_verdict(trace, name, parameters) for name, parameters in rules.items())
     return trace.model_copy(update={"verdicts": verdicts, "outcome": _outcome({v.outcome for v in verdicts})})
+
+
+def versions(rules: Rules) -> dict[str, dict[str, Any]]:
+    """The rules with their versions: all that decides what they say of a trace."""
+    return {name: {"version": FILTERS[name].version, **given} for name, given in rules.items()}
 
 
 def check_rules(rules: Rules) -> None:

@@ -113,7 +113,7 @@ def _open(runs: Path, run: Path):  # type: ignore[no-untyped-def]  # Run is load
 
 
 def _execute(names: Sequence[str], runs: Path, recipe_path: Path, overrides: Sequence[str]) -> int:
-    from pipeline.config import load_recipe
+    from pipeline.recipe import load_recipe
     from pipeline.stage import DONE, execute
     from pipeline.stages import STAGES
 

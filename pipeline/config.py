@@ -1,4 +1,4 @@
-"""The recipe: TOML and key=value overrides in, frozen pydantic models out, checked before any work starts.
+"""The recipe as frozen pydantic models, one table a stage; recipe.py reads them from TOML.
 
 What each setting means stands beside it. `identity()` gives the part of a table that changes a stage's
 output; names in a table's EXECUTION say how the work is done (ports, concurrency) and never enter it.
@@ -6,14 +6,10 @@ output; names in a table's EXECUTION say how the work is done (ports, concurrenc
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pipeline.errors import UserError, nearest
 from pipeline.rows import AnswerType
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -91,20 +87,37 @@ class Endpoint(Table):
             "vllm",
             "env",
             "start_timeout",
-            "request_timeout",
+            "stream",
+            "stall_timeout",
+            "patience",
             "max_retries",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "price_in",
+            "price_out",
+            "continue_by",
         }
     )
     model: str  # hub name, local folder, GGUF file, or package:DIST/FILE.gguf from an installed package
     serve: Literal["vllm"] | None = None  # start a local vLLM server for it
-    base_url: str | None = None  # or use this one, e.g. "https://api.example.com/v1"
+    base_url: str | tuple[str, ...] | None = None  # or use this one, or several that share the load
     api_key_env: EnvName | None = None  # name of the environment variable with the key for base_url
     port: Annotated[int, Field(ge=0, le=65535)] = 0  # of the server started here; 0: any free one
-    vllm: dict[str, Scalar] = {}  # vLLM's engine arguments, e.g. { max_model_len = 4096 }
+    vllm: dict[str, Scalar | dict[str, Any] | list[Any]] = {}  # engine arguments: { max_model_len = 4096 }
     env: dict[EnvName, str] = {}  # environment of the server started here
     start_timeout: Annotated[float, Field(gt=0)] = 900  # seconds to wait until it answers
-    request_timeout: Annotated[float, Field(gt=0)] = 600  # seconds for one completion
-    max_retries: Annotated[int, Field(ge=0)] = 5  # of a request refused with 429, 5xx or a lost connection
+    stream: bool = True  # have tokens sent as they come, so that a slow answer is told from a dead one
+    stall_timeout: Annotated[float, Field(gt=0)] = 300  # seconds without a byte until an answer is given up
+    patience: Annotated[float, Field(gt=0)] = 600  # seconds without any good answer until the run stops
+    max_retries: Annotated[int, Field(ge=0)] = 5  # of a request that failed as a second try may not
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None  # prompt and completion together
+    price_in: Annotated[float, Field(ge=0)] | None = None  # per million prompt tokens, in any currency
+    price_out: Annotated[float, Field(ge=0)] | None = None  # per million completion tokens
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # as the server calls it
+    extra_body: dict[str, Any] = {}  # sent along with each request, e.g. { top_k = 20 }
+    # How the server is asked to go on with a message: vLLM and SGLang, or "prefix": true (DeepSeek, Mistral)
+    continue_by: Literal["continue_final_message", "prefix"] = "continue_final_message"
 
     @model_validator(mode="after")
     def _one_way_to_reach_it(self) -> Endpoint:
@@ -112,9 +125,25 @@ class Endpoint(Table):
             raise ValueError('set either serve = "vllm" or base_url')
         return self
 
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url or ()
+
 
 class Teacher(Endpoint):
-    pass
+    """Several teachers are an array of tables, [[teacher]]."""
+
+    name: Name | None = None  # what its traces call it; default: the model
+    share: Annotated[float, Field(gt=0)] | None = None  # of the problems, in proportion; None: all of them
+
+    @property
+    def called(self) -> str:
+        return self.name or self.model
+
+
+def _one_or_more(tables: Any) -> Any:
+    """[teacher] is one, [[teacher]] an array of them."""
+    return [tables] if isinstance(tables, dict) else tables
 
 
 class Student(Endpoint):
@@ -126,12 +155,33 @@ class Student(Endpoint):
 class Generate(Table):
     EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "accept_failed"})
     prompt: str  # a file of prompts/ without .txt, or a path to one
-    samples: Annotated[int, Field(ge=1)] = 4  # traces a problem
+    samples: Annotated[int, Field(ge=1)] | None = None  # traces a problem, of each teacher; default: 4
+    until_correct: Annotated[int, Field(ge=1)] | None = (
+        None  # or: draw until so many are kept by the filters,
+    )
+    max_samples: Annotated[int, Field(ge=1)] | None = None  # and this many at most
     temperature: Annotated[float, Field(ge=0)] = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_tokens: Annotated[int, Field(ge=1)] = 4096
-    concurrency: Annotated[int, Field(ge=1)] = 64  # requests in flight
+    max_tokens: Annotated[int, Field(ge=1)] = 4096  # of one request
+    continue_cut: Annotated[int, Field(ge=0)] = 0  # how often a thought cut at max_tokens is continued
+    logprobs: Annotated[int, Field(ge=0)] | None = None  # keep those of the k likeliest tokens; 0: mean only
+    concurrency: Annotated[int, Field(ge=1)] = 64  # requests in flight at each teacher, at most
     accept_failed: Share = 0  # share of the traces that may be failures for the stage to count as done
+
+    @model_validator(mode="after")
+    def _one_way_to_say_how_many(self) -> Generate:
+        if (self.until_correct is None) != (self.max_samples is None):
+            raise ValueError("until_correct and max_samples are set together")
+        if self.until_correct is not None and self.samples is not None:
+            raise ValueError("set either samples, or until_correct and max_samples")
+        if self.until_correct is not None and self.until_correct > self.most:
+            raise ValueError("until_correct is more than max_samples")
+        return self
+
+    @property
+    def most(self) -> int:
+        """Samples a problem, of each teacher, at most."""
+        return self.max_samples or self.samples or 4
 
 
 class Filter(Table):
@@ -183,7 +233,7 @@ class Recipe(Table):
     run: Name  # the run's folder is data/runs/<run>, or what --runs says
     seed: int = 0
     ingest: Ingest
-    teacher: Teacher
+    teacher: Annotated[tuple[Teacher, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
     generate: Generate
     filter: Filter = Filter()
     select: Select = Select()
@@ -191,83 +241,15 @@ class Recipe(Table):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
 
-
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe. Raises UserError, one line, naming the key and the nearest known one."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise UserError(f"{path}: not a TOML recipe: {e}") from None
-    for override in overrides:
-        _apply(data, override)
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as e:
-        raise UserError(f"{path}: {_explain(e)}") from None
+    @model_validator(mode="after")
+    def _names_tell_teachers_apart(self) -> Recipe:
+        names = [teacher.called for teacher in self.teacher]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two teachers are called {name!r}: give each a name of its own")
+        return self
 
 
 def identity(table: Table) -> dict[str, Any]:
     """The settings of a table that change what a stage writes, as plain JSON values."""
     return {k: v for k, v in table.model_dump(mode="json").items() if k not in table.EXECUTION}
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, eq, text = override.partition("=")
-    if not eq or not key.strip():
-        raise UserError(f"{override!r}: an override is key=value, e.g. generate.samples=2")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    *path, last = key.strip().split(".")
-    at: Any = data
-    for step in path:
-        at = _descend(at, step, key)
-    if isinstance(at, list):
-        at[_index(at, last, key)] = value
-    else:
-        at[last] = value
-
-
-def _descend(at: Any, step: str, key: str) -> Any:
-    below = at[_index(at, step, key)] if isinstance(at, list) else at.setdefault(step, {})
-    if not isinstance(below, dict | list):
-        raise UserError(f"override {key}: {step!r} is a value, not a table")
-    return below
-
-
-def _index(at: list[Any], step: str, key: str) -> int:
-    if not step.isdigit() or int(step) >= len(at):
-        raise UserError(f"override {key}: {step!r} is not one of the positions 0 to {len(at) - 1}")
-    return int(step)
-
-
-def _explain(error: ValidationError) -> str:
-    """The first mistake in one line; a count of the others."""
-    first, others = error.errors()[0], error.error_count() - 1
-    where = ".".join(str(p) for p in first["loc"] if p not in ("file", "dataset", "reasoning_gym"))
-    if first["type"] == "extra_forbidden":
-        what = f"unknown key {where!r}" + nearest(str(first["loc"][-1]), _known_keys(first["loc"][:-1]))
-    elif first["type"] == "missing":
-        what = f"missing key {where!r}"
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        secret = (
-            where.endswith("api_key_env") or ".env." in where
-        )  # somebody may have put the key itself there
-        value = "" if secret or isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
-        what = f"{where}: {message}{value}" if where else f"{message}{value}"
-    return what + (f" (and {others} more)" if others else "")
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    kinds = {"file": FileSource, "dataset": DatasetSource, "reasoning_gym": GymSource}
-    table: Any = Recipe
-    for step in loc:
-        if step in kinds:
-            table = kinds[str(step)]
-        elif table is Recipe:
-            table = Recipe.model_fields[str(step)].annotation
-    return list(table.model_fields)

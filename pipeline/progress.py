@@ -16,10 +16,13 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Counts units done and failed. `total` may be unknown; `done` starts at what an earlier try finished."""
+    """Counts units done and failed. `total` may be unknown; `done` starts at what an earlier try finished.
+
+    `note` is shown beside the counts; whoever knows more than they say sets it.
+    """
 
     def __init__(self, label: str, total: int | None, done: int = 0) -> None:
-        self.label, self.total, self.done, self.failed = label, total, done, 0
+        self.label, self.total, self.done, self.failed, self.note = label, total, done, 0, ""
         self.began, self.at_start, self.said = time.monotonic(), done, time.monotonic()
         self._bar: Any = None
 
@@ -47,20 +50,39 @@ class Progress:
         if self._bar:
             self._bar.stop()
         else:
-            self._line()
+            say(self.line())
 
-    def update(self, done: int = 0, failed: int = 0, note: str = "") -> None:
-        """Count further units; `note` is shown beside the count."""
+    def update(self, done: int = 0, failed: int = 0) -> None:
+        """Count further units."""
         self.done += done
         self.failed += failed
-        note = f"{self.failed} failed" if self.failed and not note else note
         if self._bar:
-            self._bar.update(self._task, completed=self.done, note=note)
+            self._bar.update(self._task, completed=self.done, total=self.total, note=self._notes())
         elif time.monotonic() - self.said >= EVERY:
-            self._line(note)
+            self.said = time.monotonic()
+            say(self.line())
 
-    def _line(self, note: str = "") -> None:
-        self.said = time.monotonic()
-        rate = (self.done - self.at_start) / max(self.said - self.began, 1e-9)
+    def line(self) -> str:
+        """All of it as text: `generate: 120/400, 12.3/s, 3 failed, ..., 23 s left`."""
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        rate = (self.done - self.at_start) / seconds
         of = f"/{self.total}" if self.total is not None else ""
-        say(f"{self.label}: {self.done}{of}, {rate:.1f}/s" + (f", {note}" if note else ""))
+        left = ((self.total or 0) - self.done) / rate if rate else 0
+        parts = (
+            f"{self.done}{of}",
+            f"{rate:.1f}/s",
+            self._notes(),
+            f"{duration(left)} left" if left > 0 else "",
+        )
+        return f"{self.label}: " + ", ".join(filter(None, parts))
+
+    def _notes(self) -> str:
+        return ", ".join(filter(None, (f"{self.failed} failed" if self.failed else "", self.note)))
+
+
+def duration(seconds: float) -> str:
+    """For people: 42 s, 7 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

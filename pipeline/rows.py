@@ -8,7 +8,7 @@ host name, so a deterministic teacher gives the same bytes on every run.
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +19,8 @@ AnswerType = Literal["math", "text", "reasoning_gym"]
 Split = Literal["train", "held_out"]
 Passed = Literal["pass", "fail", "unknown"]
 Outcome = Literal["unjudged", "kept", "rejected", "unknown"]
+Int32 = Annotated[int, "int32"]  # as Arrow stores it
+Float32 = Annotated[float, "float32"]
 
 
 class Row(BaseModel):
@@ -57,10 +59,24 @@ class Sampling(Row):
     max_tokens: int
 
 
+class Logprobs(Row):
+    """The teacher's log-probabilities (natural) of the n tokens it drew, and of its k likeliest at each.
+
+    9.6 bytes a token and candidate at k = 5, before compression.
+    """
+
+    k: int
+    thought: int  # the first of the n tokens, this many, are the thought with its tags
+    tokens: tuple[Int32, ...]  # n ids; -1 where the server gave none
+    logprobs: tuple[Float32, ...]  # n
+    top_tokens: tuple[Int32, ...]  # n * k ids, position by position, likeliest first; -1 fills up
+    top_logprobs: tuple[Float32, ...]  # n * k
+
+
 class Trace(Question):
     """One sampled completion for a problem, with the verdicts on it once it was filtered."""
 
-    id: str  # "<problem id>-<sample index>"
+    id: str  # "<problem id>-<teacher's position in the recipe>-<sample>"
     problem_id: str
     sample: int
     teacher: str
@@ -71,9 +87,13 @@ class Trace(Question):
     reasoning: str | None  # the thought, however the server sent it; None when there was none
     response: str  # what follows the thought
     finish_reason: str  # "stop", "length", ... or "failed" when no answer could be had
-    prompt_tokens: int | None
+    prompt_tokens: int | None  # over all requests that it took
     completion_tokens: int | None
-    error: str | None = None  # why it failed
+    continued: int = 0  # how often it was cut at max_tokens and continued from there
+    reasoning_logprob: float | None = None  # mean over the thought's tokens, where they were asked for
+    response_logprob: float | None = None  # mean over the tokens that follow
+    logprobs: Logprobs | None = None
+    error: str | None = None  # why it failed, or could not be continued
     verdicts: tuple[Verdict, ...] = ()
     outcome: Outcome = "unjudged"
 
@@ -150,6 +170,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     import pyarrow as pa
 
     plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    plain |= {Int32: pa.int32(), Float32: pa.float32()}
     if annotation in plain:
         return plain[annotation]
     if get_origin(annotation) is Literal:

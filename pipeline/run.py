@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -63,6 +63,10 @@ class Rows(Generic[R]):
 
     def to_arrow(self) -> pa.Table:
         return self._dataset().to_table()
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some fields of all rows, without reading the others."""
+        return self._dataset().to_table(columns=list(names))
 
     def to_pandas(self) -> pd.DataFrame:
         return self.to_arrow().to_pandas()
@@ -118,9 +122,9 @@ class Run:
 
     def counts(self) -> dict[str, Counts]:
         """What each stage holds now, read from its folder."""
-        return {stage: self.output(stage).counts() for stage in (*ROWS, *self._answers())}
+        return {stage: self.output(stage).counts() for stage in (*ROWS, *self.answers())}
 
-    def _answers(self) -> list[str]:
+    def answers(self) -> list[str]:
         """Where evaluation keeps what each model answered."""
         return sorted(str(p.relative_to(self.path)) for p in self.path.glob("evaluate/*/generate"))
 

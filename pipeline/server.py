@@ -1,7 +1,7 @@
 """Starts, waits for and stops a local vLLM server, a subprocess reached over HTTP alone.
 
 The server ends when we end (pipeline/child.py); its death is noticed at once and told with the log's last
-lines. Leaves out requests (pipeline/teacher.py) and where the model is (pipeline/models.py).
+lines. Leaves out requests (pipeline/teacher/) and where the model is (pipeline/models.py).
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pipeline.child import Child
 from pipeline.config import Endpoint
 from pipeline.errors import Stopped, UserError
 from pipeline.machine import computes_bf16, cores, has_gpu
+from pipeline.teacher.endpoints import check_address, read_key
 
 HOST = "127.0.0.1"
 POLL = 0.2  # seconds
 LAST_LINES = 15
+MAX_LOGPROBS = 20  # candidates a token, unless vLLM is told of more
 # What we say to vLLM ourselves; the key would be readable by everyone in the list of processes.
 OURS = frozenset({"model", "served_model_name", "host", "port", "api_key"})
 
@@ -52,7 +53,7 @@ class ServerDied(Stopped):
 class Server:
     """A server that answers: one started here, or (child None) one that somebody else runs."""
 
-    base_url: str  # with /v1
+    base_urls: tuple[str, ...]  # with /v1
     model: str  # the name that requests use
     child: Child | None = None
 
@@ -65,10 +66,9 @@ class Server:
 
 def check(endpoint: Endpoint) -> None:
     """Find the mistakes that need no server started. Raises UserError."""
-    if endpoint.base_url is not None:
-        _check_url(endpoint.base_url)
-    if endpoint.api_key_env is not None and not os.environ.get(endpoint.api_key_env):
-        raise UserError(f"environment variable {endpoint.api_key_env} is not set; it should hold the API key")
+    for url in endpoint.base_urls:
+        check_address(url)
+    read_key(endpoint.api_key_env)
     if endpoint.serve is None:
         return
     if importlib.util.find_spec("vllm") is None:
@@ -97,25 +97,28 @@ def serving(
     with Child(command(endpoint, model_path, name, port), log, environment(endpoint, model_path)) as child:
         _wait(child, f"http://{HOST}:{port}", name, endpoint.start_timeout)
         say(f"vLLM answers after {time.monotonic() - began:.0f} s")
-        yield Server(f"http://{HOST}:{port}/v1", name, child)
+        yield Server((f"http://{HOST}:{port}/v1",), name, child)
 
 
 def command(endpoint: Endpoint, model_path: str, name: str, port: int) -> list[str]:
     """The command line: `max_model_len = 2048` becomes --max-model-len=2048, `x = false` becomes --no-x."""
     arguments: dict[str, Any] = {"model": model_path, "served_model_name": name, "host": HOST, "port": port}
-    arguments |= _QUIET | _AS_ASKED | ({} if has_gpu() else _on_cpu())
+    arguments |= _LIGHT | _AS_ASKED | ({} if has_gpu() else _on_cpu())
     # The module, not the `vllm` command: builds of vLLM under another name have no working one.
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     for key, value in (arguments | endpoint.vllm).items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
             line.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, dict | list):
+            line.append(f"--{flag}={json.dumps(value)}")
         else:
             line.append(f"--{flag}={value}")
     return line
 
 
-_QUIET = {"disable_uvicorn_access_log": True}
+# Tokens are streamed to see that they come, not to read them one by one.
+_LIGHT = {"disable_uvicorn_access_log": True, "stream_interval": 16}
 # Sampling is what the row says of it: nothing else is taken from the model's generation_config.json.
 _AS_ASKED = {"override_generation_config": '{"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}'}
 
@@ -177,18 +180,6 @@ def _obituary(child: Child, what: str) -> str:
     lines = [line for line in child.log_tail(400).split("\n") if not _NOISE.search(line)]
     errors = [line for line in lines[:-LAST_LINES] if _ERROR.search(line)]
     return "\n".join([f"{what}; log: {child.log}; its last words:", *errors[-3:], *lines[-LAST_LINES:]])
-
-
-def _check_url(url: str) -> None:
-    if "@" in url:
-        raise UserError("base_url holds a user or a password; api_key_env names the variable with the key")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of an unclosed [ or a port that is no number
-        usable = False
-    if not usable:
-        raise UserError(f"base_url {url!r}: write http://HOST:PORT/v1 or https://HOST/v1")
 
 
 def _check_port(port: int) -> None:

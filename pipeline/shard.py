@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic_core import from_json
 
 from pipeline.rows import Row, arrow_schema
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GROUP_ROWS, GROUP_BYTES = 256, 64 * 2**20  # of a Parquet row group, whichever comes first
+SLICE = 16  # rows turned into Arrow at once: as Python objects a long trace is many times its size
+
 
 @dataclass
 class Held:
-    """What a journal holds: the keys of finished units, and the error of those that failed last time."""
+    """What a journal holds: some fields of each row by its key, and the errors of units that failed last."""
 
-    keys: set[str] = field(default_factory=set)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -49,32 +57,51 @@ class Shard:
         return self.path.exists()
 
     def rows(self) -> Iterator[Any]:
-        """The rows of a sealed shard, read a few hundred at a time."""
+        """The rows of a sealed shard, read a few at a time."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=256):
+            for batch in file.iter_batches(batch_size=64):
                 for record in batch.to_pylist():
                     yield self.row.model_validate(record)
+
+    def column(self, name: str) -> list[Any]:
+        """One field of every row of a sealed shard, without reading the others."""
+        import pyarrow.parquet as pq
+
+        values: list[Any] = pq.read_table(self.path, columns=[name]).column(name).to_pylist()
+        return values
 
     def count(self) -> Counts:
         import pyarrow.parquet as pq
 
         held = Held() if self.sealed else self.held()
         if not self.sealed:  # asked again: another process may have sealed it while we read
-            return Counts(rows=len(held.keys), failed=len(held.failed), shards=1)
+            return Counts(rows=len(held.rows.keys() - held.failed.keys()), failed=len(held.failed), shards=1)
         return Counts(rows=pq.read_metadata(self.path).num_rows, shards=1, sealed=1)
 
-    def held(self) -> Held:
-        """What the journal holds. A torn or unreadable line is work still owed, as if it were not there."""
+    def held(self, fields: Sequence[str] = ()) -> Held:
+        """What the journal holds; of a key with several rows, the last. One may be held and then have failed.
+
+        A torn or unreadable line is work still owed, as if it were not there.
+        """
         held = Held()
-        for line in self._lines():
+        for _, line in self._lines():
             if "row" in line:
-                held.keys.add(line["key"])
+                held.rows[line["key"]] = {name: line["row"][name] for name in fields}
                 held.failed.pop(line["key"], None)
-            elif line["key"] not in held.keys:
+            else:
                 held.failed[line["key"]] = line["failed"]
         return held
+
+    def find(self, keys: Collection[str]) -> Iterator[Any]:
+        """The rows of an open journal with these keys."""
+        rows = {}
+        for _, line in self._lines():
+            if "row" in line and line["key"] in keys:
+                rows[line["key"]] = line["row"]
+        for row in rows.values():
+            yield self.row.model_validate(row)
 
     def mend(self) -> None:
         """Cut a torn last line off the journal, so that what is appended next starts on a line of its own."""
@@ -96,31 +123,57 @@ class Shard:
 
     def seal(self, order: Sequence[str]) -> None:
         """Turn the journal into Parquet, rows in the given order of their keys; all of them must be in."""
-        rows = {line["key"]: line["row"] for line in self._lines() if "row" in line}
-        self.write(rows[key] for key in order)
+        at = {line["key"]: offset for offset, line in self._lines() if "row" in line}
+        self.write(self._rows_at([at[key] for key in order]))
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Seal the shard with these rows. It is there whole or not at all, whenever the process dies."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         schema = arrow_schema(self.row).with_metadata({"retort": json.dumps(self.lineage, sort_keys=True)})
         temporary = self.path.with_suffix(".tmp")
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary, compression="zstd")
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for group in _row_groups(rows, schema):
+                writer.write_table(group)
         _replace(temporary, self.path)
         self.journal.unlink(missing_ok=True)
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _rows_at(self, offsets: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """The rows of the lines at these places of the journal; without any it need not be there."""
+        if offsets:
+            with self.journal.open("rb") as file:
+                for offset in offsets:
+                    file.seek(offset)
+                    yield from_json(file.readline())["row"]
+
+    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each readable line of the journal with its offset."""
         try:
             file = self.journal.open("rb")
         except FileNotFoundError:
             return
+        offset = 0
         with file:
             for text in file:
-                try:
-                    yield from_json(text)
-                except ValueError:
-                    continue
+                with suppress(ValueError):
+                    yield offset, from_json(text)
+                offset += len(text)
+
+
+def _row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows as tables of a row group each; where one ends depends on the rows alone."""
+    import pyarrow as pa
+
+    left = iter(rows)
+    held: list[pa.RecordBatch] = []
+    while some := list(islice(left, SLICE)):
+        held.append(pa.RecordBatch.from_pylist(some, schema=schema))
+        full = len(held) * SLICE >= GROUP_ROWS or sum(batch.nbytes for batch in held) >= GROUP_BYTES
+        if full:
+            yield pa.Table.from_batches(held, schema)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held, schema)
 
 
 def done_line(row: Any) -> bytes:

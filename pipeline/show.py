@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import ledger
+from pipeline.costs import costs
 from pipeline.errors import UserError
-from pipeline.rows import Row, Trace
+from pipeline.progress import duration
+from pipeline.rows import Row, Score, Trace
 from pipeline.run import ROWS, Run, open_run
 from pipeline.scoring import Estimate, Summary, difference, summarise
 
@@ -43,10 +47,47 @@ def print_status(run: Run) -> None:
         table.add_row(stage, _state(run, stage), str(counts.rows), str(counts.failed), shards, time)
     console = _console()
     console.print(table)
-    for line in _funnel(run):
+    for line in (*_working(run), *_funnel(run)):
         console.print(line, markup=False, highlight=False)
+    print_costs(run)
     if run.output("evaluate").complete:
         print_table(run)
+
+
+def print_costs(run: Run) -> None:
+    """What generate has cost, by teacher and source, and what was tried beside it."""
+    rows = costs(run)
+    if not rows:
+        return
+    headers = (
+        "teacher",
+        "source",
+        "traces",
+        "prompt tokens",
+        "completion tokens",
+        "spent",
+        "kept",
+        "a kept one",
+    )
+    table = Table(*headers, box=None)
+    for c in rows:
+        numbers = (c.traces, c.prompt_tokens, c.completion_tokens)
+        money = (_money(c.spend), "-" if c.kept is None else str(c.kept), _money(c.per_kept))
+        table.add_row(_plain(c.teacher), _plain(c.source), *(f"{n:,}" for n in numbers), *money)
+    console = _console()
+    console.print()
+    console.print(table)
+    tries = ledger.read(run.output("generate").folder)
+    retries = sum((Counter(a.retries) for t in tries for a in t.accounts), Counter[str]())
+    requests = sum(a.requests for t in tries for a in t.accounts)
+    if tries:
+        why = ", ".join(f"{n} {_plain(reason)}" for reason, n in retries.most_common())
+        time = duration(sum(t.seconds for t in tries))
+        console.print(f"{requests} requests in {time}; retries: {why or 'none'}", highlight=False)
+
+
+def _money(amount: float | None) -> str:
+    return "-" if amount is None else f"{amount:.2f}" if amount >= 1 else f"{amount:.2g}"
 
 
 def print_rows(run: Run, stage: str, outcome: str | None, count: int) -> None:
@@ -80,9 +121,12 @@ def print_table(run: Run) -> None:
         table.add_row(*_cells(s))
     console = _console()
     console.print(table)
-    by_subject = {name: [s for s in scores if s.subject == name] for name in ("student", "base", "teacher")}
-    for other in ("base", "teacher"):
-        console.print(_sentence(other, difference(by_subject["student"], by_subject[other])), highlight=False)
+    by_subject: dict[str, list[Score]] = {}
+    for score in scores:
+        by_subject.setdefault(score.subject, []).append(score)
+    student = by_subject.pop("student")
+    for other in sorted(by_subject):
+        console.print(_sentence(other, difference(student, by_subject[other])), highlight=False)
 
 
 def _console() -> Console:
@@ -110,6 +154,14 @@ def _state(run: Run, stage: str) -> str:
     if output.complete:
         return "complete"
     return "not started" if output.manifest() is None else "unfinished"
+
+
+def _working(run: Run) -> Iterator[str]:
+    """The last line of progress of each stage that draws right now."""
+    for stage in ("generate", *run.answers()):
+        tries = ledger.read(run.output(stage).folder) if run.output(stage).busy else ()
+        if tries:
+            yield _plain(tries[-1].line)
 
 
 def _funnel(run: Run) -> Iterator[str]:

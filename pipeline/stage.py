@@ -58,8 +58,7 @@ class Job:
         return list(zip(self.inputs[self.stage.mirrors].shards(), self.output.shards(), strict=True))
 
     def owes_nothing(self) -> bool:
-        counts = self.output.counts()
-        return counts.sealed == counts.shards
+        return all(shard.sealed for shard in self.output.shards())
 
     def progress(self, total: int | None) -> Progress:
         return Progress(self.stage.name, total, self.output.counts().rows)
@@ -79,7 +78,7 @@ def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Pat
     job = Job(stage, recipe, run_dir, output, inputs)
     try:
         with output.lock():
-            output.begin(_manifest(job))
+            output.begin(manifest_of(job))
             write_atomic(run_dir / "recipe.json", _without_secrets(recipe))
             if output.complete:
                 say(f"{stage.name}: done already, {_counted(output)}")
@@ -114,7 +113,8 @@ def _run(job: Job) -> int:
     return code
 
 
-def _manifest(job: Job) -> Manifest:
+def manifest_of(job: Job) -> Manifest:
+    """Under which settings, of which inputs, a job's folder is made."""
     manifests = {name: given.manifest() for name, given in job.inputs.items()}
     mirrored = manifests[job.stage.mirrors] if job.stage.mirrors else None
     return Manifest(
@@ -144,7 +144,7 @@ def _note(job: Job, code: int, seconds: float) -> None:
 def _without_secrets(recipe: Recipe) -> bytes:
     """The recipe as JSON, for the run's folder. Values of environment variables may be keys, so they go."""
     plain = recipe.model_dump(mode="json")
-    for table in (plain["teacher"], plain["student"]):
+    for table in (*plain["teacher"], plain["student"]):
         table["env"] = dict.fromkeys(table["env"], "***")
     return json.dumps(plain, indent=2).encode() + b"\n"
 

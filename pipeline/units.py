@@ -1,16 +1,19 @@
 """Units of paid work: which are still owed, how they run side by side, when they count as done.
 
-A unit counts once its line is in its shard's journal and synced; finished units are synced in small
-batches. A unit that fails is recorded with its error, its shard stays open, and the same command tries it
-again. Resume is by key: owed = wanted - held. Units of all shards fill the slots, so that the last ones of
-a shard keep nobody waiting.
+A unit counts once its row is in its shard's journal and synced; finished units are synced in small batches.
+A unit that fails is recorded with its error, its shard stays open, and the same command tries it again. Which
+units a shard owes, at first and after each row, its Plan says from what the journal holds, so resuming and
+going on are one thing. Units of all shards fill the slots, the longest first.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import heapq
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from pipeline.errors import Stopped, UserError
@@ -25,89 +28,160 @@ MOST_IN_A_ROW = 20  # failures without one success between them; then the run st
 class Unit:
     key: str  # the id of the row it gives
     args: Any
+    lane: str = ""  # whose slots it takes
+    length: float = 0  # how long it may take beside others, in any measure
+    tried: bool = False  # and failed, by an earlier command
 
 
 @dataclass
-class _Open:
-    """A shard being worked on."""
+class Plan:
+    """What a shard still owes.
+
+    `follow` gives the units that are owed because of a row, and is called once for each row. A unit with the
+    key of a row that is there takes that row's place.
+    """
 
     shard: Shard
-    order: list[str]
-    missing: int
+    order: Sequence[str]  # all keys that may come, in the order in which their rows will lie
+    held: set[str]  # those that are in; the engine adds to them
+    units: Sequence[Unit]  # owed now
+    follow: Callable[[Any], Sequence[Unit]] = lambda row: ()
+    missing: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.missing = len(self.units)
 
 
-_Entry = tuple[_Open, Unit, bytes, str | None]  # the unit, its journal line, its error if it failed
+Todo = Iterable[tuple[Shard, Callable[[], Plan]]]
 
 
 async def work(
-    todo: Iterable[tuple[Shard, Callable[[], Sequence[Unit]]]],
-    do: Callable[[Any], Awaitable[Row]],
-    give_up: Callable[[Any, str], Row],
+    todo: Todo,
+    do: Callable[[Unit], Awaitable[Row]],
+    give_up: Callable[[Unit, str], Row],
     *,
-    concurrency: int,
+    slots: Mapping[str, int],
+    after: Mapping[str, int] | None = None,
     accept: int,
     progress: Progress,
     watch: Callable[[], str | None],
 ) -> None:
     """Do every unit that is owed, and seal each shard when its last unit is in.
 
-    todo: shards with the units wanted of each, asked for only when the shard is reached and not sealed yet.
+    todo: shards, each with what makes its plan, asked only when the shard is reached and not sealed yet.
     give_up: the row of a unit that failed, written when at most `accept` units did.
+    slots: lane -> how many of its units run side by side. after: the same of lanes that only rows lead to.
     watch: says why nothing can work any more, or None; asked twice a second.
     Raises Stopped when the work cannot go on, UserError from `do` as it is.
     """
-    owed = _owed(todo)
-    failed: list[tuple[_Open, Unit, str]] = []
-    journal: _Journal = _Journal(progress)
+    journal = _Journal(progress)
+    crew = _Crew(_Owed(todo, slots, after or {}), do, {**slots, **(after or {})}, journal)
     writer = asyncio.create_task(journal.run())
-    streak = 0
-
-    async def worker() -> None:
-        nonlocal streak
-        for at, unit, tried in owed:
-            try:
-                line, error = done_line(await do(unit.args)), None
-                streak = 0
-            except (UserError, Stopped):
-                raise
-            except Exception as e:  # noqa: BLE001  the boundary that turns a failing unit into data
-                error = f"{type(e).__name__}: {e}"
-                line = failed_line(unit.key, error)
-                failed.append((at, unit, error))
-                streak += not tried  # what failed in an earlier try too says nothing of the server
-            journal.put(at, unit, line, error)
-            if streak >= MOST_IN_A_ROW:
-                raise Stopped(f"{streak} units failed in a row, the last with {error}")
-
+    given_up = 0
     try:
-        await _together([worker] * concurrency, watch, writer)
-        if len(failed) <= accept:
-            for at, unit, error in failed:
-                journal.put(at, unit, done_line(give_up(unit.args, error)), None)
+        while True:
+            await _watched(crew.run(), watch, writer)
+            if not crew.failed or given_up + len(crew.failed) > accept:
+                break
+            given_up += len(crew.failed)
+            crew.settle_failed(give_up)
     finally:
         journal.close()
         await writer
 
 
-def _owed(todo: Iterable[tuple[Shard, Callable[[], Sequence[Unit]]]]) -> Iterator[tuple[_Open, Unit, bool]]:
-    for shard, wanted in todo:
-        if shard.sealed:
-            continue
-        units = wanted()
-        shard.mend()
-        held = shard.held()
-        missing = [unit for unit in units if unit.key not in held.keys]
-        at = _Open(shard=shard, order=[unit.key for unit in units], missing=len(missing))
-        if missing:
-            yield from ((at, unit, unit.key in held.failed) for unit in missing)
+class _Owed:
+    """Units that are owed, by lane. Shards are opened as the slots ask for more."""
+
+    def __init__(self, todo: Todo, slots: Mapping[str, int], after: Iterable[str]) -> None:
+        self._shards = iter(todo)
+        self._ahead = slots
+        self._lanes: dict[str, list[tuple[float, int, Plan, Unit]]] = {lane: [] for lane in (*slots, *after)}
+        self._turn = count()  # those of one length come in the order in which they were owed
+
+    def add(self, plan: Plan, units: Iterable[Unit]) -> None:
+        for unit in units:
+            heapq.heappush(self._lanes[unit.lane], (-unit.length, next(self._turn), plan, unit))
+
+    def next(self, lane: str) -> tuple[Plan, Unit] | None:
+        """The longest of the lane's units within reach: as many as its slots are always kept in sight."""
+        waiting = self._lanes[lane]
+        while len(waiting) <= self._ahead.get(lane, -1) and self._open_shard():
+            pass
+        return heapq.heappop(waiting)[2:] if waiting else None
+
+    def _open_shard(self) -> bool:
+        for shard, make_plan in self._shards:
+            if shard.sealed:
+                continue
+            shard.mend()
+            plan = make_plan()
+            if plan.units:
+                self.add(plan, plan.units)
+                return True
+            _seal(plan)
+        return False
+
+
+class _Crew:
+    """Runs units side by side, as many in each lane as it has slots."""
+
+    def __init__(
+        self, owed: _Owed, do: Callable[[Unit], Awaitable[Row]], slots: Mapping[str, int], journal: _Journal
+    ) -> None:
+        self._owed, self._do, self._slots, self._journal = owed, do, slots, journal
+        self._running: Counter[str] = Counter()
+        self._streak = 0
+        self.failed: list[tuple[Plan, Unit, str]] = []
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self._fill(group)
+
+    def settle_failed(self, give_up: Callable[[Unit, str], Row]) -> None:
+        """Write the units that failed as the rows they are given up with."""
+        failed, self.failed = self.failed, []
+        for plan, unit, error in failed:
+            self._settle(plan, unit, give_up(unit, error))
+
+    def _fill(self, group: asyncio.TaskGroup) -> None:
+        for lane, most in self._slots.items():
+            while self._running[lane] < most and (taken := self._owed.next(lane)):
+                self._running[lane] += 1
+                group.create_task(self._one(group, *taken))
+
+    async def _one(self, group: asyncio.TaskGroup, plan: Plan, unit: Unit) -> None:
+        try:
+            row = await self._do(unit)
+        except (UserError, Stopped):
+            raise
+        except Exception as e:  # noqa: BLE001  the boundary that turns a failing unit into data
+            self._failure(plan, unit, f"{type(e).__name__}: {e}")
         else:
-            shard.seal(at.order)
+            self._streak = 0
+            self._settle(plan, unit, row)
+        self._running[unit.lane] -= 1
+        self._fill(group)
+
+    def _settle(self, plan: Plan, unit: Unit, row: Row) -> None:
+        more = plan.follow(row)
+        plan.held.add(unit.key)
+        plan.missing += len(more) - 1
+        self._journal.put(plan, done_line(row), done=all(u.key != unit.key for u in more))
+        self._owed.add(plan, more)
+
+    def _failure(self, plan: Plan, unit: Unit, error: str) -> None:
+        self.failed.append((plan, unit, error))
+        self._journal.put(plan, failed_line(unit.key, error), failed=True)
+        self._streak += not unit.tried  # what failed in an earlier try too says nothing of the server
+        if self._streak >= MOST_IN_A_ROW:
+            raise Stopped(f"{self._streak} units failed in a row, the last with {error}")
 
 
-async def _together(
-    workers: list[Callable[[], Awaitable[None]]], watch: Callable[[], str | None], writer: asyncio.Task[None]
+async def _watched(
+    crew: Awaitable[None], watch: Callable[[], str | None], writer: asyncio.Task[None]
 ) -> None:
-    """Run all workers to their end; the first error, and bad news of any kind, stops them all."""
+    """Let the crew work to its end; the first error, and bad news of any kind, stops it."""
 
     async def listen() -> None:
         while True:
@@ -120,9 +194,7 @@ async def _together(
     try:
         async with asyncio.TaskGroup() as group:
             listener = group.create_task(listen())
-            async with asyncio.TaskGroup() as inner:
-                for worker in workers:
-                    inner.create_task(worker())  # type: ignore[arg-type]
+            await crew
             listener.cancel()
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
@@ -134,6 +206,19 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
+def _seal(plan: Plan) -> None:
+    plan.shard.seal([key for key in plan.order if key in plan.held])
+
+
+@dataclass
+class _Entry:
+    plan: Plan
+    line: bytes
+    done: bool  # a row that stays
+    failed: bool
+    last: bool  # nothing more is owed of the shard
+
+
 class _Journal:
     """The one writer: takes finished units, syncs them in batches, seals shards, all off the event loop."""
 
@@ -141,8 +226,8 @@ class _Journal:
         self._queue: asyncio.Queue[_Entry | None] = asyncio.Queue()
         self._progress = progress
 
-    def put(self, at: _Open, unit: Unit, line: bytes, error: str | None) -> None:
-        self._queue.put_nowait((at, unit, line, error))
+    def put(self, plan: Plan, line: bytes, done: bool = False, failed: bool = False) -> None:
+        self._queue.put_nowait(_Entry(plan, line, done, failed, last=plan.missing == 0))
 
     def close(self) -> None:
         self._queue.put_nowait(None)
@@ -157,14 +242,18 @@ class _Journal:
             await asyncio.to_thread(self._commit, [entry for entry in batch if entry])
 
     def _commit(self, batch: list[_Entry]) -> None:
-        by_shard: dict[int, list[_Entry]] = {}
-        for entry in batch:
-            by_shard.setdefault(id(entry[0]), []).append(entry)
-        for entries in by_shard.values():
-            at = entries[0][0]
-            at.shard.append(line for _, _, line, _ in entries)
-            done = sum(error is None for _, _, _, error in entries)
-            at.missing -= done
-            if not at.missing:
-                at.shard.seal(at.order)
-            self._progress.update(done=done, failed=len(entries) - done)
+        for plan, entries in _by_plan(batch):
+            plan.shard.append(entry.line for entry in entries)
+            if any(entry.last for entry in entries):
+                _seal(plan)
+            self._progress.update(
+                done=sum(entry.done for entry in entries), failed=sum(entry.failed for entry in entries)
+            )
+
+
+def _by_plan(batch: list[_Entry]) -> Iterator[tuple[Plan, list[_Entry]]]:
+    groups: dict[int, list[_Entry]] = {}
+    for entry in batch:
+        groups.setdefault(id(entry.plan), []).append(entry)
+    for entries in groups.values():
+        yield entries[0].plan, entries

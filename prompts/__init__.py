@@ -26,7 +26,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ class Prompt:
     name: str
     text: str
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
@@ -54,7 +54,8 @@ class Prompt:
         """The messages that ask the question; its text is inserted as it stands, never read as a template."""
         fields = {name: getattr(question, name) for name in FIELDS}
         return tuple(
-            Message(role=role, content=template.render(fields)) for role, template in _templates(self.text)
+            turn if isinstance(turn, Message) else Message(role=turn[0], content=turn[1].render(fields))
+            for turn in _compiled(self.text)
         )
 
 
@@ -79,11 +80,20 @@ def _turns(text: str) -> list[Message]:
 
 
 @lru_cache
-def _templates(text: str) -> list[tuple[Role, Template]]:
+def _compiled(text: str) -> list[Message | tuple[Role, Template]]:
+    """The turns, ready to be rendered; those that mention no field are rendered already."""
+    from jinja2 import meta
     from jinja2.sandbox import SandboxedEnvironment
 
     environment = SandboxedEnvironment()
-    return [(turn.role, environment.from_string(turn.content)) for turn in _turns(text)]
+    compiled: list[Message | tuple[Role, Template]] = []
+    for turn in _turns(text):
+        template = environment.from_string(turn.content)
+        fixed = not meta.find_undeclared_variables(environment.parse(turn.content))
+        compiled.append(
+            Message(role=turn.role, content=template.render()) if fixed else (turn.role, template)
+        )
+    return compiled
 
 
 def _check(path: str, text: str) -> None:

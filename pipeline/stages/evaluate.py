@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import prompts
-from pipeline import models, scoring
+from pipeline import drawing, models, sampling, scoring
 from pipeline.config import Endpoint, Recipe, identity
+from pipeline.drawing import Draw, Model
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Score, Trace
 from pipeline.server import Server
@@ -43,9 +44,20 @@ def subjects(recipe: Recipe, run_dir: Path) -> tuple[Subject, ...]:
     """The models of the comparison, those that one server can answer for side by side."""
     plain = recipe.evaluate.prompt or recipe.select.prompt
     worked = recipe.evaluate.teacher_prompt or recipe.generate.prompt
-    base, teacher = recipe.student, recipe.teacher
+    base = recipe.student
+    several = len(recipe.teacher) > 1
     return (
-        Subject("teacher", teacher.model, teacher.model, teacher, worked, ("ingest",)),
+        *(
+            Subject(
+                f"teacher-{models.label(t.called)}" if several else "teacher",
+                t.called,
+                t.model,
+                t,
+                worked,
+                ("ingest",),
+            )
+            for t in recipe.teacher
+        ),
         Subject("base", base.model, base.model, base, plain, ("ingest",)),
         Subject(
             "student", f"{recipe.run} student", str(model_folder(run_dir)), base, plain, ("ingest", "train")
@@ -76,7 +88,7 @@ def _answer(job: Job, sharing: list[Subject]) -> None:
             if not opened:
                 first = sharing[0]
                 name = first.name if first.name == "student" else models.label(first.serves)
-                reached = generate.reach(first.endpoint, first.serves, name, job)
+                reached = generate.reach(first.endpoint, first.serves, name, None, job)
                 opened.append(stack.enter_context(reached))
             yield opened[0]
 
@@ -89,14 +101,22 @@ def _answer(job: Job, sharing: list[Subject]) -> None:
 
 
 def _drawing(subject: Subject, recipe: Recipe, reach: Any) -> Stage:
-    draw = generate.Draw("held_out", subject.model, subject.prompt, recipe.evaluate, subject.endpoint, reach)
+    table = recipe.evaluate
+    draw = Draw(
+        split="held_out",
+        models=(Model(subject.model, subject.endpoint, reach),),
+        prompt=subject.prompt,
+        table=table,
+        wanted=sampling.Rules(most=table.samples, until=None, continue_cut=0),
+        filters=recipe.filter.rules,
+    )
     return Stage(
         name=_folder(subject, "generate"),
         version=generate.GENERATE.version,
         row=Trace,
         mirrors="ingest",
         reads=subject.reads,
-        settings=lambda recipe: generate.settings(draw, recipe.seed),
+        settings=lambda recipe: drawing.settings(draw, recipe.seed),
         check=lambda _: None,
         run=lambda job: generate.run(job, draw),
     )
@@ -117,7 +137,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         s.name: {
             "model": s.model,
             "prompt": prompts.load(s.prompt).text,
-            "weights": generate.served_as(s.endpoint),
+            "weights": drawing.served_as(s.endpoint),
         }
         for s in subjects(recipe, Path())
     }
@@ -128,7 +148,7 @@ def _check(recipe: Recipe) -> None:
     for subject in subjects(recipe, Path()):
         prompts.load(subject.prompt)
         if subject.name != "student":
-            generate.check_endpoint(subject.endpoint)
+            generate.check(subject.endpoint)
     if not recipe.ingest.held_out and all(s.split != "held_out" for s in recipe.ingest.sources):
         raise UserError(
             'no problem is held out: set ingest.held_out above 0, or split = "held_out" on a source'

@@ -13,12 +13,7 @@ from pipeline.stage import Job, Stage
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """The rules, their parameters and their versions."""
-    return {
-        "rules": {
-            name: {"version": filters.FILTERS[name].version, **parameters}
-            for name, parameters in recipe.filter.rules.items()
-        }
-    }
+    return {"rules": filters.versions(recipe.filter.rules)}
 
 
 def run(job: Job) -> dict[str, Any]:

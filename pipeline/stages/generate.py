@@ -1,6 +1,6 @@
-"""generate: draw traces for problems from a model behind an OpenAI-compatible server.
+"""generate: draw traces for problems from models behind OpenAI-compatible servers.
 
-Evaluation draws the same way, so what differs between the two is a value: a Draw.
+Evaluation draws the same way: `reach`, `check` and `run` serve both.
 """
 
 from __future__ import annotations
@@ -8,205 +8,199 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import Any
 
+import filters
 import prompts
-from pipeline import models, server, teacher
-from pipeline.config import Endpoint, Evaluate, Generate, Recipe, identity
-from pipeline.rows import Problem, Sampling, Split, Trace
+from pipeline import drawing, models, sampling, server
+from pipeline.config import Endpoint, Recipe, Teacher
+from pipeline.drawing import Draw, Drawer, Model
+from pipeline.ledger import SAVE_EVERY, Ledger, Meter
+from pipeline.machine import cores
+from pipeline.progress import Progress
+from pipeline.rows import Problem, Trace
+from pipeline.sampling import JUDGE
 from pipeline.server import Server
 from pipeline.shard import Shard
 from pipeline.stage import Job, Stage
-from pipeline.units import Unit, work
-
-# Engine arguments of vLLM that say how fast it answers, not what.
-SPEED = frozenset(
-    {
-        "async_scheduling",
-        "block_size",
-        "data_parallel_size",
-        "disable_log_stats",
-        "enable_chunked_prefill",
-        "enable_prefix_caching",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "pipeline_parallel_size",
-        "swap_space",
-        "tensor_parallel_size",
-    }
-)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What to ask of which model."""
-
-    split: Split  # which problems
-    model: str  # what every trace names as its teacher
-    prompt: str
-    table: Generate | Evaluate  # samples, temperature, top_p, max_tokens, concurrency, accept_failed
-    endpoint: Endpoint
-    reach: Callable[[Job], AbstractContextManager[Server]]
-
-
-def settings(draw: Draw, seed: int) -> dict[str, Any]:
-    """All that changes the traces: the model, how its weights are read, the prompt's text, the sampling."""
-    weights = served_as(draw.endpoint)
-    table = {k: v for k, v in identity(draw.table).items() if "prompt" not in k}
-    prompt = prompts.load(draw.prompt)
-    return {
-        "model": draw.model,
-        "weights": weights,
-        "prompt": {"name": prompt.name, "text": prompt.text},
-        **table,
-        "split": draw.split,
-        "seed": seed,
-    }
-
-
-def served_as(endpoint: Endpoint) -> dict[str, Any]:
-    """The engine arguments that may change what the model says: all but those known to be about speed."""
-    return {k: v for k, v in endpoint.vllm.items() if k not in SPEED}
+from pipeline.teacher.client import Client
+from pipeline.units import Plan, work
 
 
 @contextlib.contextmanager
-def reach(endpoint: Endpoint, model: str, name: str, job: Job) -> Iterator[Server]:
+def reach(endpoint: Endpoint, model: str, name: str, logprobs: int | None, job: Job) -> Iterator[Server]:
     """The server that answers for a model: started here as `name` and stopped after, or already there."""
-    if endpoint.base_url is not None:
-        yield Server(base_url=endpoint.base_url, model=endpoint.model)
+    if endpoint.base_urls:
+        yield Server(base_urls=endpoint.base_urls, model=endpoint.model)
     else:
+        endpoint = endpoint.model_copy(update={"vllm": _engine(endpoint, logprobs, job)})
         log = job.logs / f"vllm-{name}.log"
         with server.serving(endpoint, models.resolve(model, job.say), name, log, job.say) as started:
             yield started
 
 
-def run(job: Job, draw: Draw) -> dict[str, Any]:
-    """Draw every trace that is owed. The report says nothing that the rows do not."""
-    if job.owes_nothing():
-        return {}
-    with draw.reach(job) as reached:
-        asyncio.run(_draw_all(job, draw, reached))
-    return {}
+def _engine(endpoint: Endpoint, logprobs: int | None, job: Job) -> dict[str, Any]:
+    """vLLM's arguments: the recipe's, with what the run asks for beside them."""
+    arguments: dict[str, Any] = dict(endpoint.vllm)
+    if logprobs and logprobs > server.MAX_LOGPROBS:
+        arguments.setdefault("max_logprobs", logprobs)
+    draft = arguments.get("speculative_config")
+    if isinstance(draft, dict) and "model" in draft:  # it may be named in every way that a model may
+        arguments["speculative_config"] = draft | {"model": models.resolve(str(draft["model"]), job.say)}
+    return arguments
 
 
-async def _draw_all(job: Job, draw: Draw, reached: Server) -> None:
-    prompt = prompts.load(draw.prompt)
-    make = partial(_trace, draw=draw, prompt=prompt, seed=job.recipe.seed)
-    sampling = _sampling(draw)
-    wanted = sum(len(_units(problems, draw)) for problems, _ in job.pairs())
-    async with teacher.Client(draw.endpoint, reached.base_url, reached.model) as client:
-        await client.check()
-
-        async def do(asked: tuple[Problem, int]) -> Trace:
-            problem, sample = asked
-            seed = sampling_seed(problem.id, sample, job.recipe.seed)
-            completion = await client.complete(prompt.render(problem), sampling, seed)
-            return make(asked, completion=completion)
-
-        with job.progress(wanted) as progress:
-            await work(
-                ((traces, partial(_units, problems, draw)) for problems, traces in job.pairs()),
-                do,
-                lambda asked, error: make(asked, error=error),
-                concurrency=draw.table.concurrency,
-                accept=int(draw.table.accept_failed * wanted),
-                progress=progress,
-                watch=reached.died,
-            )
-
-
-def _units(problems: Shard, draw: Draw) -> Sequence[Unit]:
-    return [
-        Unit(trace_id(problem.id, sample), (problem, sample))
-        for problem in problems.rows()
-        if problem.split == draw.split
-        for sample in range(draw.table.samples)
-    ]
-
-
-def trace_id(problem_id: str, sample: int) -> str:
-    return f"{problem_id}-{sample:04d}"
-
-
-def sampling_seed(problem_id: str, sample: int, run_seed: int) -> int:
-    """A seed of 31 bits from the unit alone, so that order and concurrency change nothing."""
-    text = json.dumps([run_seed, problem_id, sample])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
-
-def _sampling(draw: Draw) -> Sampling:
-    table = draw.table
-    return Sampling(temperature=table.temperature, top_p=table.top_p, max_tokens=table.max_tokens)
-
-
-def _trace(
-    asked: tuple[Problem, int],
-    *,
-    draw: Draw,
-    prompt: prompts.Prompt,
-    seed: int,
-    completion: teacher.Completion | None = None,
-    error: str | None = None,
-) -> Trace:
-    """The row of a unit: with what the model answered, or with the error that it gave up on."""
-    problem, sample = asked
-    answer = completion or teacher.Completion(None, "", "failed", None, None)
-    return Trace(
-        id=trace_id(problem.id, sample),
-        problem_id=problem.id,
-        sample=sample,
-        question=problem.question,
-        reference=problem.reference,
-        answer_type=problem.answer_type,
-        source=problem.source,
-        metadata=problem.metadata,
-        teacher=draw.model,
-        prompt=prompt.name,
-        prompt_hash=prompt.hash,
-        sampling=_sampling(draw),
-        seed=sampling_seed(problem.id, sample, seed),
-        reasoning=answer.reasoning,
-        response=answer.response,
-        finish_reason=answer.finish_reason,
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        error=error,
-    )
-
-
-def check_endpoint(endpoint: Endpoint) -> None:
+def check(endpoint: Endpoint) -> None:
     """What can be known of a model before any work: that it is there, that its server can be had."""
     server.check(endpoint)
     if endpoint.serve is not None:
         models.check(endpoint.model)
 
 
-def _teacher(recipe: Recipe) -> Draw:
-    table, endpoint = recipe.generate, recipe.teacher
-    reached = partial(reach, endpoint, endpoint.model, models.label(endpoint.model))
-    return Draw("train", endpoint.model, table.prompt, table, endpoint, reached)
+def run(job: Job, draw: Draw) -> dict[str, Any]:
+    """Draw every trace that is owed. The report says nothing that the rows do not."""
+    if job.owes_nothing():
+        return {}
+    with ExitStack() as stack:
+        servers = [stack.enter_context(model.reach(job)) for model in draw.models]
+        asyncio.run(_draw_all(job, draw, servers))
+    return {}
+
+
+async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
+    pairs = job.pairs()
+    expected = _Expected(draw, pairs)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(client) for client in _clients(draw, servers)]
+        for client in clients:
+            await client.check(job.say)
+        meters = [Meter(m.name, m.endpoint, c.tally) for m, c in zip(draw.models, clients, strict=True)]
+        ledger = Ledger(job.output.folder, meters)
+        drawer = Drawer(draw, clients, ledger, job.recipe.seed)
+        with job.progress(expected.total()) as progress:
+            await stack.enter_async_context(_reporting(progress, ledger, expected))
+            await work(
+                ((traces, partial(_plan, problems, traces, draw, expected)) for problems, traces in pairs),
+                drawer.do,
+                drawer.give_up,
+                slots={str(i): draw.table.concurrency for i in range(len(clients))},
+                after={JUDGE: 2 * len(cores())},
+                accept=int(draw.table.accept_failed * expected.total()),
+                progress=progress,
+                watch=lambda: next(filter(None, (reached.died() for reached in servers)), None),
+            )
+
+
+def _clients(draw: Draw, servers: Sequence[Server]) -> Iterator[Client]:
+    for model, reached in zip(draw.models, servers, strict=True):
+        yield Client(
+            model.endpoint,
+            reached.base_urls,
+            reached.model,
+            concurrency=draw.table.concurrency,
+            ours=reached.child is not None,
+        )
+
+
+def _plan(problems: Shard, traces: Shard, draw: Draw, expected: _Expected) -> Plan:
+    asked = [(p, _asked(p, draw.models)) for p in problems.rows() if p.split == draw.split]
+    return sampling.plan(asked, traces, draw.wanted, expected.add)
+
+
+def _asked(problem: Problem, asked: Sequence[Model]) -> list[int]:
+    """Which models a problem goes to: every one without a share, and one of those with; by its id alone."""
+    sharing = [(i, model.share) for i, model in enumerate(asked) if model.share is not None]
+    at = int(hashlib.sha256(f"teacher {problem.id}".encode()).hexdigest()[:13], 16) / 16**13
+    at *= sum(share for _, share in sharing)
+    chosen = None
+    for i, share in sharing:
+        chosen = i
+        at -= share
+        if at < 0:
+            break
+    return [i for i, model in enumerate(asked) if model.share is None or i == chosen]
+
+
+class _Expected:
+    """How many traces there will be; where sampling adapts, judged by the problems that have enough."""
+
+    def __init__(self, draw: Draw, pairs: Sequence[tuple[Shard, Shard]]) -> None:
+        per_problem = sum(m.share is None for m in draw.models) + any(m.share for m in draw.models)
+        self._most = draw.wanted.most
+        self._series = self._finished = self._drawn = 0
+        for problems, traces in pairs:
+            series = per_problem * problems.column("split").count(draw.split)
+            self._series += series
+            if traces.sealed:
+                self._finished += series
+                self._drawn += traces.count().rows
+
+    def add(self, samples: int) -> None:
+        """A problem has all the samples of one teacher that it needs."""
+        self._finished += 1
+        self._drawn += samples
+
+    def total(self) -> int:
+        each = self._drawn / self._finished if self._finished else self._most
+        return self._drawn + round((self._series - self._finished) * each)
+
+
+@contextlib.asynccontextmanager
+async def _reporting(progress: Progress, ledger: Ledger, expected: _Expected) -> AsyncIterator[None]:
+    """Keep the line of progress and the ledger's file up to date while the block runs."""
+
+    async def report() -> None:
+        progress.note, progress.total = ledger.note(), expected.total()
+        await asyncio.to_thread(ledger.save, progress.line())
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(SAVE_EVERY)
+            await report()
+
+    task = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await report()
+
+
+def _draw(recipe: Recipe) -> Draw:
+    table = recipe.generate
+    return Draw(
+        split="train",
+        models=tuple(_model(teacher, table.logprobs) for teacher in recipe.teacher),
+        prompt=table.prompt,
+        table=table,
+        wanted=sampling.Rules(table.most, table.until_correct, table.continue_cut),
+        filters=recipe.filter.rules,
+        logprobs=table.logprobs,
+    )
+
+
+def _model(teacher: Teacher, logprobs: int | None) -> Model:
+    reached = partial(reach, teacher, teacher.model, models.label(teacher.called), logprobs)
+    return Model(teacher.called, teacher, reached, teacher.share)
 
 
 def _check(recipe: Recipe) -> None:
     prompts.load(recipe.generate.prompt)
-    check_endpoint(recipe.teacher)
+    filters.check_rules(recipe.filter.rules)
+    for teacher in recipe.teacher:
+        check(teacher)
 
 
 GENERATE = Stage(
     name="generate",
-    version=1,
+    version=2,
     row=Trace,
     mirrors="ingest",
     reads=("ingest",),
-    settings=lambda recipe: settings(_teacher(recipe), recipe.seed),
+    settings=lambda recipe: drawing.settings(_draw(recipe), recipe.seed),
     check=_check,
-    run=lambda job: run(job, _teacher(job.recipe)),
+    run=lambda job: run(job, _draw(job.recipe)),
 )

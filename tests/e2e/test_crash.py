@@ -8,17 +8,18 @@ from pathlib import Path
 
 from pipeline.rows import Trace
 from pipeline.store import Output
-from tests.conftest import StartFakeServer
+from tests.conftest import FakeServer, StartFakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
 
 KILLS = 8
 
 
-def tear(folder: Path, rng: random.Random) -> None:
-    """Cut some bytes off the end of a journal, as a crash in mid-write does."""
+def tear(folder: Path, rng: random.Random) -> int:
+    """Cut some bytes off the end of a journal, as a crash in mid-write does; gives the rows that cost."""
     for journal in folder.glob("*.jsonl"):
         journal.write_bytes(journal.read_bytes()[: -rng.randint(1, 30)])
-        return
+        return 1
+    return 0
 
 
 def wait_for_rows(process: subprocess.Popen[str], output: Output, rows: int) -> None:
@@ -26,32 +27,51 @@ def wait_for_rows(process: subprocess.Popen[str], output: Output, rows: int) -> 
         time.sleep(0.01)
 
 
-def test_a_run_killed_again_and_again_ends_as_one_never_killed(
-    tmp_path: Path, fake_server: StartFakeServer
-) -> None:
+def kill_again_and_again(folder: Path, server: FakeServer, kills: int, problems: int) -> dict[str, int]:
+    """A run killed at random moments, its journals torn, another concurrency each time; beside a calm one.
+
+    Gives what was counted: requests in all, kills, rows, and those asked for after the last kill beside owed.
+    """
     rng = random.Random(7)
-    server = fake_server("--latency", "0.1")
-    recipe = str(write_recipe(tmp_path, server.url))
-    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    recipe = str(write_recipe(folder, server.url, problems))
+    calm, killed = folder / "calm", folder / "killed"
     for runs in (calm, killed):
         assert retort(runs, "ingest", recipe).returncode == 0
     assert retort(calm, "generate", recipe).returncode == 0
 
     output = Output(killed / "test" / "generate", Trace)
-    for _ in range(KILLS):
-        process = start(killed, "generate", recipe, f"generate.concurrency={rng.choice([1, 4, 16])}")
+    began, in_flight, torn = server.stats()["requests"], 0, 0
+    for _ in range(kills):
+        concurrency = rng.choice([1, 4, 16])
+        process = start(killed, "generate", recipe, f"generate.concurrency={concurrency}")
         wait_for_rows(process, output, output.counts().rows + rng.randint(1, 10))
         time.sleep(rng.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        tear(output.folder, rng)
+        torn += tear(output.folder, rng)
+        in_flight += concurrency
 
     held, before = output.counts().rows, server.stats()["requests"]
-    assert 0 < held < PROBLEMS * SAMPLES
+    assert 0 < held < problems * SAMPLES
     assert retort(killed, "generate", recipe).returncode == 0
-    assert server.stats()["requests"] - before == PROBLEMS * SAMPLES - held
+    after = server.stats()["requests"]
+    assert after - before == problems * SAMPLES - held
+    assert after - began <= problems * SAMPLES + in_flight + torn
     assert sealed(output.folder) == sealed(calm / "test" / "generate")
-    assert len({trace.id for trace in output.rows()}) == PROBLEMS * SAMPLES
+    assert len({trace.id for trace in output.rows()}) == problems * SAMPLES
+    return {
+        "kills": kills,
+        "rows": problems * SAMPLES,
+        "requests": after - began,
+        "most in flight at the kills": in_flight,
+        "torn off by the test": torn,
+    }
+
+
+def test_a_run_killed_again_and_again_ends_as_one_never_killed(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    kill_again_and_again(tmp_path, fake_server("--latency", "0.1"), KILLS, PROBLEMS)
 
 
 def test_a_stop_signal_keeps_what_finished_and_says_so(tmp_path: Path, fake_server: StartFakeServer) -> None:

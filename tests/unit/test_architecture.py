@@ -17,15 +17,22 @@ HEAVY = ("torch", "transformers", "vllm", "trl", "datasets")
 LAYERS = (
     ("pipeline.errors", "pipeline.rows"),
     ("pipeline.config", "pipeline.shard", "pipeline.progress", "filters", "prompts"),
-    ("pipeline.store",),
+    ("pipeline.recipe", "pipeline.store"),
     ("pipeline.units", "pipeline.child", "pipeline.files", "pipeline.machine", "pipeline.gym"),
-    ("pipeline.stage", "pipeline.teacher", "pipeline.transport", "pipeline.server", "pipeline.models"),
-    ("pipeline.hub", "pipeline.scoring"),
-    ("pipeline.sources",),
+    ("pipeline.teacher.endpoints", "pipeline.teacher.limits", "pipeline.teacher.pacing"),
+    ("pipeline.teacher.transport",),
+    ("pipeline.teacher.events", "pipeline.teacher.logprobs", "pipeline.teacher.refusals"),
+    ("pipeline.teacher.replies",),
+    ("pipeline.stage", "pipeline.teacher", "pipeline.server", "pipeline.models", "pipeline.sampling"),
+    ("pipeline.hub", "pipeline.scoring", "pipeline.ledger"),
+    ("pipeline.sources", "pipeline.drawing"),
+    ("pipeline.training",),
     ("pipeline.stages",),
     ("pipeline.run",),
+    ("pipeline.costs",),
     ("pipeline.show",),
     ("pipeline.cli",),
+    ("pipeline.fake_server",),  # nothing of the product may need it
 )
 
 

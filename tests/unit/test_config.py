@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Recipe, identity, load_recipe
+from pipeline.config import Recipe, identity
 from pipeline.errors import UserError
+from pipeline.recipe import load_recipe
 
 RECIPE = """
 run = "test"
@@ -36,7 +37,7 @@ def refusal(tmp_path: Path, *overrides: str, text: str = RECIPE) -> str:
 
 def test_a_recipe_needs_little_and_the_rest_has_defaults(tmp_path: Path) -> None:
     recipe = load(tmp_path)
-    assert recipe.generate.samples == 4
+    assert recipe.generate.most == 4
     assert recipe.ingest.sources[0].kind == "file"
 
 
@@ -48,9 +49,9 @@ def test_overrides_are_toml_values_and_bare_words_are_text(tmp_path: Path) -> No
         "ingest.sources.0.limit=7",
         "teacher.vllm.a=true",
     )
-    assert (recipe.generate.samples, recipe.teacher.model) == (2, "other")
+    assert (recipe.generate.samples, recipe.teacher[0].model) == (2, "other")
     assert recipe.ingest.sources[0].limit == 7
-    assert recipe.teacher.vllm == {"a": True}
+    assert recipe.teacher[0].vllm == {"a": True}
 
 
 def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> None:
@@ -100,6 +101,41 @@ def test_how_the_work_is_done_never_enters_the_identity(tmp_path: Path) -> None:
         load(tmp_path, "generate.concurrency=1", "teacher.port=9", "train.save_steps=3"),
     )
     assert identity(one.generate) == identity(other.generate)
-    assert identity(one.teacher) == identity(other.teacher)
+    assert identity(one.teacher[0]) == identity(other.teacher[0])
     assert identity(one.train) == identity(other.train)
     assert identity(one.generate) != identity(load(tmp_path, "generate.temperature=0.9").generate)
+
+
+TWO = RECIPE.replace("[teacher]", "[[teacher]]").replace(
+    "[generate]", '[[teacher]]\nmodel = "other"\nbase_url = ["http://a/v1", "http://b/v1"]\n[generate]'
+)
+
+
+def test_several_teachers_are_an_array_of_tables(tmp_path: Path) -> None:
+    recipe = load(tmp_path, text=TWO)
+    assert [t.called for t in recipe.teacher] == ["teacher", "other"]
+    assert recipe.teacher[1].base_urls == ("http://a/v1", "http://b/v1")
+    assert load(tmp_path, "teacher.1.name=mine", text=TWO).teacher[1].called == "mine"
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_teachers_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    assert "two teachers are called 'teacher'" in refusal(tmp_path, "teacher.1.model=teacher", text=TWO)
+
+
+def test_a_mistake_in_a_teacher_is_named_as_it_was_written(tmp_path: Path) -> None:
+    assert "unknown key 'teacher.modle'; did you mean 'model'" in refusal(tmp_path, "teacher.modle=x")
+    assert "unknown key 'teacher.1.modle'" in refusal(tmp_path, "teacher.1.modle=x", text=TWO)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["generate.until_correct=2"], "set together"),
+        (["generate.max_samples=2"], "set together"),
+        (["generate.until_correct=2", "generate.max_samples=1"], "more than max_samples"),
+        (["generate.until_correct=2", "generate.max_samples=8", "generate.samples=4"], "set either samples"),
+    ],
+)
+def test_how_many_samples_is_said_in_one_way(tmp_path: Path, overrides: list[str], words: str) -> None:
+    assert words in refusal(tmp_path, *overrides)

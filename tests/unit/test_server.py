@@ -115,13 +115,13 @@ def test_a_key_that_is_not_set_or_empty_is_named(monkeypatch: pytest.MonkeyPatch
     for value in (None, ""):
         if value is not None:
             monkeypatch.setenv("RETORT_TEST_KEY", value)
-        assert "environment variable RETORT_TEST_KEY is not set" in complaint(endpoint)
+        assert "environment variable RETORT_TEST_KEY (api_key_env) is not set" in complaint(endpoint)
     monkeypatch.setenv("RETORT_TEST_KEY", "k")
     server.check(endpoint)
 
 
 def test_a_server_that_somebody_else_runs_has_not_died() -> None:
-    assert server.Server("https://host/v1", "m").died() is None
+    assert server.Server(("https://host/v1",), "m").died() is None
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ from pipeline import models, server
 from pipeline.config import Endpoint
 endpoint = Endpoint.model_validate_json(sys.argv[1])
 with server.serving(endpoint, models.resolve(endpoint.model), "smol", Path(sys.argv[2])) as started:
-    print(started.base_url, flush=True)
+    print(started.base_urls[0], flush=True)
     time.sleep(600)
 """
 

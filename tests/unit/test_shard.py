@@ -44,21 +44,21 @@ def test_a_torn_last_line_is_work_still_owed(tmp_path: Path) -> None:
     at = shard(tmp_path)
     at.append([done_line(problem("a")), done_line(problem("b"))])
     at.journal.write_bytes(at.journal.read_bytes()[:-10])
-    assert at.held().keys == {"a"}
+    assert at.held().rows.keys() == {"a"}
     at.mend()
     at.append([done_line(problem("b"))])
-    assert at.held().keys == {"a", "b"}
+    assert at.held().rows.keys() == {"a", "b"}
 
 
 def test_mend_leaves_whole_lines_alone_whatever_their_length(tmp_path: Path) -> None:
     at = shard(tmp_path)
     at.append([done_line(problem("x" * 200_000))])
     at.mend()
-    assert len(at.held().keys) == 1
+    assert len(at.held().rows.keys()) == 1
     with at.journal.open("ab") as file:
         file.write(b"y" * 200_000)
     at.mend()
-    assert len(at.held().keys) == 1
+    assert len(at.held().rows.keys()) == 1
     at.journal.write_bytes(b"no newline")
     at.mend()
     assert at.journal.read_bytes() == b""
@@ -67,7 +67,7 @@ def test_mend_leaves_whole_lines_alone_whatever_their_length(tmp_path: Path) -> 
 def test_an_unreadable_line_in_the_middle_costs_that_line_only(tmp_path: Path) -> None:
     at = shard(tmp_path)
     at.append([done_line(problem("a")), b"\x00\x00\x00\n", b'{"key":"c","ro\n', done_line(problem("b"))])
-    assert at.held().keys == {"a", "b"}
+    assert at.held().rows.keys() == {"a", "b"}
 
 
 def test_a_failure_is_held_until_the_unit_is_done(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +12,50 @@ from pipeline.errors import Stopped, UserError
 from pipeline.progress import Progress
 from pipeline.rows import Problem
 from pipeline.shard import Shard
-from pipeline.units import MOST_IN_A_ROW, Unit, work
+from pipeline.units import MOST_IN_A_ROW, Plan, Unit, work
 from tests.unit.test_shard import problem
+
+LANE = "lane"
 
 
 class Bench:
     """Three shards of ten units each, and a record of what was asked."""
+
+    def follow(self, row: Problem) -> Sequence[Unit]:
+        return ()
 
     def __init__(self, folder: Path) -> None:
         self.shards = [Shard(folder, f"shard-{i}", Problem, {}) for i in range(3)]
         self.asked: list[str] = []
 
     def units(self, shard: Shard) -> Sequence[Unit]:
-        return [Unit(f"{shard.name}-{i}", f"{shard.name}-{i}") for i in range(10)]
+        return [Unit(f"{shard.name}-{i}", f"{shard.name}-{i}", LANE) for i in range(10)]
+
+    def plan(self, shard: Shard) -> Plan:
+        units, held = self.units(shard), shard.held()
+        owed = [replace(unit, tried=unit.key in held.failed) for unit in units if unit.key not in held.rows]
+        return Plan(shard, [unit.key for unit in units], set(held.rows), owed, self.follow)
 
     def work(
         self,
         do: Callable[[str], Any] = problem,
+        concurrency: int = 8,
         watch: Callable[[], str | None] = lambda: None,
         **options: Any,
     ) -> None:
-        async def once(name: str) -> Problem:
-            self.asked.append(name)
-            await asyncio.sleep(0.001 * (hash(name) % 7))
-            return do(name)
+        async def once(unit: Unit) -> Problem:
+            self.asked.append(unit.key)
+            await asyncio.sleep(0.001 * (hash(unit.key) % 7))
+            return do(unit.args)
 
-        def units_of(shard: Shard) -> Callable[[], Sequence[Unit]]:
-            return lambda: self.units(shard)
-
-        options = {"concurrency": 8, "accept": 0, **options}
+        options = {"accept": 0, **options}
         asyncio.run(
             work(
-                [(shard, units_of(shard)) for shard in self.shards],
+                [(shard, partial(self.plan, shard)) for shard in self.shards],
                 once,
-                lambda name, error: problem(name),
+                lambda unit, error: problem(unit.args),
+                slots={LANE: concurrency},
+                after={"later": 2},
                 progress=Progress("test", 30),
                 watch=watch,
                 **options,
@@ -130,7 +143,7 @@ def test_what_finished_before_a_fatal_error_is_kept(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="no such model"):
         bench.work(do, concurrency=1)
-    done = sum(len(s.held().keys) if not s.sealed else 10 for s in bench.shards)
+    done = sum(len(s.held().rows) if not s.sealed else 10 for s in bench.shards)
     assert done == 25
 
 
@@ -144,3 +157,69 @@ def test_a_disk_that_refuses_stops_the_work(tmp_path: Path) -> None:
     bench.shards[0].journal.mkdir()
     with pytest.raises(OSError, match="Is a directory"):
         bench.work()
+
+
+class Chains(Bench):
+    """Each row of an even number leads to another row; each row is done once more in another lane."""
+
+    def units(self, shard: Shard) -> Sequence[Unit]:
+        return [Unit(f"{shard.name}-{i}", f"{shard.name}-{i}", LANE, length=i) for i in range(5)]
+
+    def plan(self, shard: Shard) -> Plan:
+        first = super().plan(shard)
+        order = [f"{shard.name}-{i}" for i in range(10)]
+        held = shard.held(("origin",)).rows
+        units = list(first.units)
+        for row in shard.find(held.keys()):
+            units += self.follow(row)
+        return Plan(shard, order, set(held), units, self.follow)
+
+    def follow(self, row: Problem) -> Sequence[Unit]:
+        name, _, number = row.id.rpartition("-")
+        if row.origin == "here:1":
+            return [Unit(row.id, f"{row.id}!", "later")]
+        if int(number) % 2 == 0 and int(number) < 5:
+            return [Unit(f"{name}-{int(number) + 5}", f"{name}-{int(number) + 5}", LANE)]
+        return ()
+
+
+def again(name: str) -> Problem:
+    row = problem(name.removesuffix("!"))
+    return row.model_copy(update={"origin": "judged"}) if name.endswith("!") else row
+
+
+CHAINED = [0, 1, 2, 3, 4, 5, 7, 9]  # of each shard: five rows, and the three that the even ones lead to
+
+
+def test_rows_that_lead_to_others_keep_the_shard_open_until_the_last_is_in(tmp_path: Path) -> None:
+    bench = Chains(tmp_path)
+    bench.work(again)
+    for shard in bench.shards:
+        rows = list(shard.rows())
+        assert [row.id for row in rows] == [f"{shard.name}-{i}" for i in CHAINED]
+        assert {row.origin for row in rows} == {"judged"}
+    assert len(bench.asked) == 2 * len(CHAINED) * 3
+
+
+def test_a_chain_that_broke_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    calm, torn = Chains(tmp_path), Chains(tmp_path / "torn")
+    (tmp_path / "torn").mkdir()
+    calm.work(again)
+    for stop in range(1, 40, 3):
+
+        def do(name: str, most: int = stop) -> Problem:
+            if len(torn.asked) % 40 >= most:
+                raise UserError("stop here")
+            return again(name)
+
+        torn.asked.clear()
+        with suppress(UserError):
+            torn.work(do)
+    torn.work(again)
+    assert [s.path.read_bytes() for s in torn.shards] == [s.path.read_bytes() for s in calm.shards]
+
+
+def test_the_longest_units_within_reach_start_first(tmp_path: Path) -> None:
+    bench = Chains(tmp_path)
+    bench.work(again, concurrency=4)
+    assert bench.asked[0] == "shard-0-4"

@@ -1,0 +1,97 @@
+"""What traces cost, by teacher and source, read from the shards: tokens, money, and money per trace kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.ledger import price
+from pipeline.rows import Row
+from pipeline.run import Run
+
+_FIELDS = ("teacher", "source", "prompt_tokens", "completion_tokens")
+
+
+class Cost(Row):
+    """The traces of one teacher for the problems of one source."""
+
+    teacher: str
+    source: str
+    traces: int
+    prompt_tokens: int
+    completion_tokens: int
+    uncounted: int  # traces whose server sent no token counts
+    spend: float | None  # None where the recipe gives no price
+    kept: int | None  # None before they were filtered
+
+    @property
+    def per_kept(self) -> float | None:
+        return self.spend / self.kept if self.spend is not None and self.kept else None
+
+
+def costs(run: Run) -> list[Cost]:
+    """What the generate stage has cost so far: sealed shards and open journals together."""
+    endpoints = {teacher.called: teacher for teacher in run.recipe.teacher}
+    kept = _kept(run)
+    rows = []
+    for (teacher, source), used in sorted(_used(run).items()):
+        endpoint = endpoints.get(teacher)
+        spend = price(endpoint, used["prompt"], used["completion"]) if endpoint else None
+        rows.append(
+            Cost(
+                teacher=teacher,
+                source=source,
+                traces=used["traces"],
+                prompt_tokens=used["prompt"],
+                completion_tokens=used["completion"],
+                uncounted=used["uncounted"],
+                spend=spend,
+                kept=None if kept is None else kept[teacher, source],
+            )
+        )
+    return rows
+
+
+def _used(run: Run) -> dict[tuple[str, str], Counter[str]]:
+    used: dict[tuple[str, str], Counter[str]] = {}
+    for teacher, source, traces, prompt, completion, counted in (*_sealed(run), *_open(run)):
+        used.setdefault((teacher, source), Counter()).update(
+            traces=traces, prompt=prompt or 0, completion=completion or 0, uncounted=traces - counted
+        )
+    return used
+
+
+def _sealed(run: Run) -> Iterator[tuple[Any, ...]]:
+    """teacher, source, traces, prompt tokens, completion tokens, traces with a count; summed by Arrow."""
+    rows = run.rows("generate")
+    if rows.paths:
+        grouped = rows.columns(_FIELDS).group_by(["teacher", "source"])
+        sums = grouped.aggregate(
+            [([], "count_all"), *((f, "sum") for f in _FIELDS[2:]), ("completion_tokens", "count")]
+        )
+        for r in sums.to_pylist():
+            yield (
+                r["teacher"],
+                r["source"],
+                r["count_all"],
+                r["prompt_tokens_sum"],
+                r["completion_tokens_sum"],
+                r["completion_tokens_count"],
+            )
+
+
+def _open(run: Run) -> Iterator[tuple[Any, ...]]:
+    for shard in run.output("generate").shards():
+        if not shard.sealed:
+            for row in shard.held(_FIELDS).rows.values():
+                teacher, source, prompt, completion = (row[f] for f in _FIELDS)
+                yield teacher, source, 1, prompt, completion, completion is not None
+
+
+def _kept(run: Run) -> Counter[tuple[str, str]] | None:
+    if not run.output("filter").complete:
+        return None
+    table = run.rows("filter").columns(("teacher", "source", "outcome"))
+    counts = table.group_by(["teacher", "source", "outcome"]).aggregate([([], "count_all")]).to_pylist()
+    return Counter({(r["teacher"], r["source"]): r["count_all"] for r in counts if r["outcome"] == "kept"})

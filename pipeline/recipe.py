@@ -1,0 +1,93 @@
+"""Reads a recipe: TOML and key=value overrides in, checked models (config.py) out, a mistake in one line."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.config import DatasetSource, FileSource, GymSource, Recipe, Teacher
+from pipeline.errors import UserError, nearest
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe. Raises UserError, one line, naming the key and the nearest known one."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise UserError(f"{path}: not a TOML recipe: {e}") from None
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as e:
+        one_teacher = isinstance(data.get("teacher"), dict)
+        raise UserError(f"{path}: {_explain(e, one_teacher)}") from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, eq, text = override.partition("=")
+    if not eq or not key.strip():
+        raise UserError(f"{override!r}: an override is key=value, e.g. generate.samples=2")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *path, last = key.strip().split(".")
+    at: Any = data
+    for step in path:
+        at = _descend(at, step, key)
+    if isinstance(at, list):
+        at[_index(at, last, key)] = value
+    else:
+        at[last] = value
+
+
+def _descend(at: Any, step: str, key: str) -> Any:
+    below = at[_index(at, step, key)] if isinstance(at, list) else at.setdefault(step, {})
+    if not isinstance(below, dict | list):
+        raise UserError(f"override {key}: {step!r} is a value, not a table")
+    return below
+
+
+def _index(at: list[Any], step: str, key: str) -> int:
+    if not step.isdigit() or int(step) >= len(at):
+        raise UserError(f"override {key}: {step!r} is not one of the positions 0 to {len(at) - 1}")
+    return int(step)
+
+
+def _explain(error: ValidationError, one_teacher: bool) -> str:
+    """The first mistake in one line; a count of the others."""
+    first, others = error.errors()[0], error.error_count() - 1
+    loc = [str(p) for p in first["loc"] if p not in ("file", "dataset", "reasoning_gym")]
+    if one_teacher and loc[:2] == ["teacher", "0"]:
+        del loc[1]  # it was written as [teacher]
+    where = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        what = f"unknown key {where!r}" + nearest(str(first["loc"][-1]), _known_keys(first["loc"][:-1]))
+    elif first["type"] == "missing":
+        what = f"missing key {where!r}"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        secret = (
+            where.endswith("api_key_env") or ".env." in where
+        )  # somebody may have put the key itself there
+        value = "" if secret or isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
+        what = f"{where}: {message}{value}" if where else f"{message}{value}"
+    return what + (f" (and {others} more)" if others else "")
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    kinds = {"file": FileSource, "dataset": DatasetSource, "reasoning_gym": GymSource, "teacher": Teacher}
+    table: Any = Recipe
+    for step in loc:
+        if step in kinds:
+            table = kinds[str(step)]
+        elif table is Recipe:
+            table = Recipe.model_fields[str(step)].annotation
+    return list(table.model_fields)

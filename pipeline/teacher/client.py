@@ -1,0 +1,275 @@
+"""The one client for every model: vLLM, hosted APIs, any server that speaks OpenAI's chat protocol.
+
+It says how often and when a request is tried: a second time only what may pass then, more patiently where the
+server has too much to do. Leaves out how a request travels (transport.py), what its answer says
+(replies.py) or its refusal means (refusals.py), how much is asked at once and at which address (pacing.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from pydantic_core import to_json
+
+from pipeline.config import Endpoint
+from pipeline.errors import Stopped, UserError
+from pipeline.rows import Message, Sampling
+from pipeline.teacher.endpoints import Cleaner, NoList, check_address, list_models, read_key
+from pipeline.teacher.limits import Quota, backoff
+from pipeline.teacher.logprobs import NoLogprobs, asked
+from pipeline.teacher.pacing import FIRST_LEVEL, Place, Places, Slot, Tally
+from pipeline.teacher.refusals import Hopeless, judge
+from pipeline.teacher.replies import Completion, Reader, can_continue, said_so_far, split_thought
+from pipeline.teacher.transport import MAX_BODY, Bounds, ErrorStatus, RequestFailed, Retry, Transport
+
+__all__ = ["Client", "Completion", "RequestFailed", "Tally", "can_continue", "split_thought"]
+
+CANDIDATE_BYTES = 512  # of one candidate of one token in an answer with log-probabilities, generously
+
+
+class Client:
+    """Asks one model at one or several addresses; an async context manager.
+
+    The addresses and `model` are given beside the endpoint because a server started here picks its own port
+    and may know the model under another name. `concurrency`: requests in flight over all addresses, at most;
+    `ours`: a server started here, which queues what it cannot do at once and is given all of it at the start.
+    UserError for an address or key that cannot be used.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        base_urls: Sequence[str],
+        model: str,
+        *,
+        concurrency: int,
+        ours: bool = False,
+    ) -> None:
+        self.model = model
+        self._endpoint = endpoint
+        self._cleaner = Cleaner(read_key(endpoint.api_key_env))
+        self._urls = list(base_urls)
+        first = concurrency if ours else FIRST_LEVEL
+        places = [Place(check_address(url), concurrency, first) for url in self._urls]
+        self._places = Places(places, concurrency)
+        self.tally = Tally(self._places)
+        self._transports = {
+            place: Transport(url, self._cleaner.key) for place, url in zip(places, self._urls, strict=True)
+        }
+        self._quota = Quota(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self._bad_since: float | None = None  # the first failure since the last good answer
+        self._gave_logprobs = False
+        self._say: Callable[[str], None] = lambda _text: None
+
+    async def __aenter__(self) -> Client:
+        for transport in self._transports.values():
+            transport.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._places.close()
+        for transport in self._transports.values():
+            await transport.close()
+
+    async def check(self, say: Callable[[str], None] | None = None) -> None:
+        """Ask each address for its models, and set those aside that cannot be used, saying so.
+
+        UserError when none can be reached, takes us and has our model.
+        """
+        self._say = say or self._say
+        flaws = await asyncio.gather(*map(self._flaw, self._urls))
+        if all(flaws):
+            raise UserError(self._refusal(self._places.places[0], flaws[0] or ""))
+        for place, flaw in zip(self._places.places, flaws, strict=True):
+            if flaw:
+                self._set_aside(place, flaw)
+
+    async def _flaw(self, base_url: str) -> str | None:
+        try:
+            known = await list_models(base_url, self._cleaner, self._endpoint.max_retries)
+        except NoList as e:
+            return str(e)
+        if known is None:
+            return None
+        # Some servers list "models/NAME" and take "NAME".
+        if any(name == self.model or name.endswith("/" + self.model) for name in known):
+            return None
+        return f"it serves {self._cleaner.clean(_nearest(self.model, known))}"
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        seed: int,
+        *,
+        logprobs: int | None = None,
+        so_far: Completion | None = None,
+    ) -> Completion:
+        """One completion, or `so_far` continued from where it was cut, the two joined.
+
+        `logprobs`: how many of the likeliest tokens to keep at each position. Raises RequestFailed when this
+        request has no answer, UserError when none would have one, Stopped when nothing good came from any
+        address for `patience` seconds.
+        """
+        body = to_json(self._body(messages, sampling, seed, logprobs, so_far))
+        candidates = 0 if logprobs is None else logprobs + 2
+        most = MAX_BODY + candidates * CANDIDATE_BYTES * sampling.max_tokens
+        bounds = Bounds(self._endpoint.stall_timeout, sampling.max_tokens, most)
+        counted = waited = 0
+        while True:
+            slot = await self._places.take()
+            try:
+                return await self._try(slot, body, bounds, logprobs, so_far)
+            except Retry as e:
+                failure = e
+            finally:
+                self._places.give(slot)
+            counted, waited = counted + failure.counts, waited + (not failure.counts)
+            if counted > self._endpoint.max_retries:
+                raise RequestFailed(self._cleaner.clean(failure.reason))
+            self.tally.retries[failure.word] += 1
+            await self._wait(failure, (counted if failure.counts else waited) - 1)
+
+    def _body(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        seed: int,
+        logprobs: int | None,
+        so_far: Completion | None,
+    ) -> dict[str, Any]:
+        said: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+        body: dict[str, Any] = self._endpoint.extra_body | {
+            "model": self.model,
+            "messages": said,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            self._endpoint.token_limit: sampling.max_tokens,
+            "seed": seed % 2**31,  # some servers keep it in a signed 32-bit number
+        }
+        if self._endpoint.stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        if logprobs is not None:
+            body |= asked(logprobs)
+        if so_far:
+            said.append({"role": "assistant", "content": said_so_far(so_far)})
+            if self._endpoint.continue_by == "prefix":
+                said[-1]["prefix"] = True
+            else:
+                body |= {"add_generation_prompt": False, "continue_final_message": True}
+        return body
+
+    async def _try(
+        self, slot: Slot, body: bytes, bounds: Bounds, logprobs: int | None, so_far: Completion | None
+    ) -> Completion:
+        """Send it once, and tell the place and the quota how it went."""
+        place, clock = slot.place, asyncio.get_running_loop().time
+        wait, guess = self._quota.take(bounds.tokens, clock())
+        if wait:
+            await asyncio.sleep(wait)
+        started, reader = clock(), Reader(logprobs)
+        self.tally.requests += 1
+        try:
+            completion = await self._answer(slot, body, bounds, reader, so_far)
+        except Retry as e:
+            self._note(place, e, started, clock())
+            raise
+        except RequestFailed:
+            place.lives()
+            raise
+        finally:
+            self._quota.settle(guess, reader.tokens, clock())
+        # From here on a refusal is about its own request: some gateways moderate with 403.
+        place.good()
+        self._bad_since = None
+        self._gave_logprobs |= completion.logprobs is not None
+        return completion
+
+    async def _answer(
+        self, slot: Slot, body: bytes, bounds: Bounds, reader: Reader, so_far: Completion | None
+    ) -> Completion:
+        place = slot.place
+        try:
+            await self._transports[place].post(body, reader, bounds, partial(self._places.began, slot))
+            return reader.completion(so_far)
+        except ErrorStatus as e:
+            raise self._judged(e, place, continuing=so_far is not None) from None
+        except NoLogprobs as e:
+            if self._gave_logprobs:
+                raise RequestFailed(f"the answer cannot be used for generate.logprobs: {e}") from None
+            why = f"{e}, which generate.logprobs needs; vLLM gives them"
+            raise UserError(f"{place.name}: model {self.model!r}: {why}") from None
+
+    def _judged(self, error: ErrorStatus, place: Place, continuing: bool) -> Exception:
+        """What a refusal means: for this try, for this request, for its address or for all of them."""
+        refusal = judge(error, self._cleaner, time.time())
+        if not isinstance(refusal, Hopeless):
+            return refusal
+        # Where it answered well before, or is asked to go on with a message, it is about this request.
+        reason = str(refusal)
+        if continuing or place.answered:
+            return RequestFailed(reason, refused=True)
+        place.refusal = reason
+        if all(other.refusal for other in self._places.places):
+            return UserError(self._refusal(place, reason))
+        self._set_aside(place, reason)
+        return Retry("refused", reason, counts=False, refused=True)
+
+    def _set_aside(self, place: Place, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if place.aside_until <= now:
+            self._say(f"{place.name} is set aside: {reason}")
+            place.set_aside(now)
+
+    def _note(self, place: Place, failure: Retry, started: float, now: float) -> None:
+        self._bad_since = now if self._bad_since is None else self._bad_since
+        if failure.busy:
+            place.level.overloaded()
+        if failure.counts or failure.refused:
+            place.failed(started, now, failure.refused)
+        else:
+            place.lives()
+
+    async def _wait(self, failure: Retry, tries: int) -> None:
+        """Until the next try. Raises Stopped when nothing good came for too long."""
+        if failure.counts or not failure.refused:
+            wait = backoff(tries) if failure.after is None else failure.after + random.uniform(0, 0.1)
+        else:
+            wait = 0.0  # its address is set aside; others need no rest
+        patience = self._endpoint.patience
+        clock = asyncio.get_running_loop().time
+        until = clock() + min(wait, patience)
+        while True:
+            left = patience if failure.counts else self._patience_left(clock(), failure)
+            if (rest := until - clock()) <= 0:
+                return
+            await asyncio.sleep(min(rest, left))
+
+    def _patience_left(self, now: float, failure: Retry) -> float:
+        if self._bad_since is None:
+            return self._endpoint.patience
+        heard = max(transport.heard_at for transport in self._transports.values())
+        self._bad_since = max(self._bad_since, heard)  # an answer on its way is good news too
+        left = self._bad_since + self._endpoint.patience - now
+        if left <= 0:
+            names = ", ".join(place.name for place in self._places.places)
+            reason = self._cleaner.clean(failure.reason)
+            raise Stopped(f"{names}: no good answer for {self._endpoint.patience:g} s; the last: {reason}")
+        return left
+
+    def _refusal(self, place: Place, reason: str) -> str:
+        env = self._endpoint.api_key_env
+        key = f"key from the environment variable {env}" if env else "no api_key_env is set"
+        return f"{place.name}: cannot use model {self.model!r} ({key}): {reason}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known[:10_000], n=5, cutoff=0.3) or known[:5]
+    others = len(known) - len(near)
+    return (", ".join(map(repr, near)) or "no model") + (f" and {others} more" if others else "")

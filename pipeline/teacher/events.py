@@ -1,0 +1,88 @@
+"""The JSON bodies in the bytes of an answer: one, or a stream of server-sent events.
+
+Which of the two it is shows in its first bytes, whatever was asked for and its headers say. The form of a
+stream: https://html.spec.whatwg.org/multipage/server-sent-events.html. Leaves out what the bodies say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import from_json
+
+from pipeline.teacher.transport import Retry
+
+FOLD = (
+    2**16
+)  # bytes kept as they came; more of a stream are read at once, so that long answers take little memory
+
+_EVENT = re.compile(rb"(data|event|id|retry)?:")  # how a line of a stream begins
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+
+
+class Bodies:
+    """Takes bytes as they come and hands each JSON body to `take`.
+
+    Raises Retry for what is no JSON or was cut off, and what `take` raises.
+    """
+
+    def __init__(self, take: Callable[[Any], None]) -> None:
+        self.events = 0  # that came so far; comments that keep the connection alive are none
+        self._take = take
+        self._buffer = bytearray()
+        self._streamed = False  # for certain
+        self._event: list[bytes] = []  # the data of the event being read, line by line
+        self._done = False
+
+    def feed(self, chunk: bytes) -> None:
+        self._buffer += chunk
+        self.events += chunk.count(b"data:")
+        if len(self._buffer) > FOLD and b"\n" in chunk and self._is_stream():
+            end = self._buffer.rfind(b"\n") + 1
+            self._read_lines(bytes(self._buffer[:end]))
+            del self._buffer[:end]
+
+    def end(self) -> bool:
+        """Read the rest. Whether the answer is known to be whole: one body, or a stream that said [DONE]."""
+        if not self._is_stream():
+            self._take(_json(bytes(self._buffer).strip(_BLANK)))
+            return True
+        self._read_lines(bytes(self._buffer))
+        if self._event:  # without a blank line after it
+            self._end_event(last=True)
+        return self._done
+
+    def _is_stream(self) -> bool:
+        self._streamed = self._streamed or bool(_EVENT.match(self._buffer[:FOLD].lstrip(_BLANK)))
+        return self._streamed
+
+    def _read_lines(self, text: bytes) -> None:
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        for line in text.split(b"\n"):
+            if line.startswith(b"data:"):
+                self._event.append(line[5:].strip())
+            elif not line and self._event:
+                self._end_event()
+
+    def _end_event(self, last: bool = False) -> None:
+        data = b"\n".join(self._event)
+        self._event = []
+        if data == b"[DONE]":
+            self._done = True
+        elif data and not self._done:
+            try:
+                self._take(_json(data))
+            except Retry:
+                if not last:
+                    raise
+                raise Retry("cut", "the answer was cut off in the middle of an event") from None
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return from_json(data, cache_strings="keys")
+    except ValueError as e:
+        raise Retry("garbage", f"the answer is not JSON: {e}") from None

@@ -1,0 +1,87 @@
+"""When a request may be sent: limits a minute, waits between tries, what Retry-After says.
+
+Clocks are arguments, in seconds. Leaves out how much is in flight (pacing.py).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+LONGEST_WAIT = 60.0  # seconds between tries, unless the server asks for more
+FIRST_WAIT = 0.5
+SMOOTHING = 0.2  # weight of the newest answer's tokens
+
+
+class Bucket:
+    """A limit a minute. What is taken beyond it is a debt that the next ones wait for; never more than a
+    second's worth is saved up, so that no minute holds more than the limit by more than that."""
+
+    def __init__(self, per_minute: float) -> None:
+        self._rate = per_minute / 60
+        self._most = max(self._rate, 1.0)
+        self._left = self._most
+        self._at: float | None = None
+
+    def take(self, amount: float, now: float) -> float:
+        """Take it; the seconds to wait until then."""
+        self._fill(now)
+        wait = max(0.0, (min(amount, self._most) - self._left) / self._rate)
+        self._left -= amount
+        return wait
+
+    def settle(self, difference: float, now: float) -> None:
+        """What was taken came to so much more, or less, than thought."""
+        self._fill(now)
+        self._left = min(self._most, self._left - difference)
+
+    def _fill(self, now: float) -> None:
+        passed = 0.0 if self._at is None else max(0.0, now - self._at)
+        self._left = min(self._most, self._left + passed * self._rate)
+        self._at = now
+
+
+class Quota:
+    """The limits of requests and of tokens a minute that one account has."""
+
+    def __init__(self, requests: float | None, tokens: float | None) -> None:
+        self._requests = Bucket(requests) if requests else None
+        self._tokens = Bucket(tokens) if tokens else None
+        self._usual: float | None = None  # tokens of an answer, smoothed
+
+    def take(self, most_tokens: int, now: float) -> tuple[float, float]:
+        """Take one request: the seconds until it may be sent, and the tokens it is thought to need."""
+        guess = float(most_tokens) if self._usual is None else self._usual
+        waits = (
+            self._requests.take(1, now) if self._requests else 0.0,
+            self._tokens.take(guess, now) if self._tokens else 0.0,
+        )
+        return max(waits), guess
+
+    def settle(self, guess: float, tokens: int | None, now: float) -> None:
+        """The request has ended; `tokens`: how many it needed, None where that is not known."""
+        if self._tokens and tokens is not None:
+            self._tokens.settle(tokens - guess, now)
+            if tokens:
+                past = tokens if self._usual is None else self._usual
+                self._usual = past + SMOOTHING * (tokens - past)
+
+
+def backoff(tries: int) -> float:
+    """Seconds to wait after so many failed tries: exponential, with full jitter."""
+    return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries, 10)))
+
+
+def read_retry_after(value: str | None, now: float) -> float | None:
+    """The seconds of a Retry-After header, a number or an HTTP date; `now` in seconds since 1970."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]{0,9})?\s*", value):
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now)

@@ -1,0 +1,65 @@
+"""What it means when a server refuses: that another try may pass, that this request cannot, or that none can.
+
+The form of an error differs from server to server; its words are untrusted. Leaves out what is done about it
+(client.py).
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic_core import from_json, to_json
+
+from pipeline.teacher.endpoints import Cleaner, words_of
+from pipeline.teacher.limits import read_retry_after
+from pipeline.teacher.transport import ErrorStatus, RequestFailed, Retry
+
+_BUSY = {429, 503, 529}
+_AGAIN = {408, 409, 425}
+# No other request can succeed either: bad key, no money, not allowed, wrong address or model.
+_HOPELESS_STATUS = {401, 402, 403, 404}
+_HOPELESS_CODE = {"model_not_found", "insufficient_quota", "invalid_api_key"}
+_UNKNOWN_MODEL = re.compile(
+    r"(?i)\b(unknown|invalid|no such|unsupported) model\b|\bmodel\b.{0,120}\bnot (found|exist|supported)\b"
+)
+
+
+class Hopeless(Exception):
+    """Every other request would be refused the same way. The message is one short line saying why."""
+
+
+def judge(error: ErrorStatus, cleaner: Cleaner, now: float) -> Retry | RequestFailed | Hopeless:
+    """What a refusal means; `now` in seconds since 1970, for a Retry-After that is a date."""
+    status, body = error.status, _parsed(error.body)
+    reason = f"HTTP {status}: {cleaner.clean(_words(body)) or 'no reason given'}"
+    if _hopeless(status, body, reason):
+        return Hopeless(reason)
+    word = "5xx" if status >= 500 else str(status)
+    after = read_retry_after(error.retry_after, now)
+    if status in _BUSY:
+        return Retry(word, reason, counts=False, busy=True, after=after)
+    if status >= 500 or status in _AGAIN:
+        return Retry(word, reason, after=after)
+    return RequestFailed(reason, refused=True)
+
+
+def _hopeless(status: int, body: object, reason: str) -> bool:
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    coded = isinstance(code, str) and code in _HOPELESS_CODE
+    return status in _HOPELESS_STATUS or coded or bool(status == 400 and _UNKNOWN_MODEL.search(reason))
+
+
+def _parsed(body: object) -> object:
+    if not isinstance(body, bytes):
+        return body
+    try:
+        return from_json(body)
+    except ValueError:
+        return body.decode(errors="replace")
+
+
+def _words(body: object) -> str:
+    if words := words_of(body):
+        return words
+    return body if isinstance(body, str) else to_json(body).decode() if body else ""

@@ -1,0 +1,111 @@
+"""Whether a real teacher is kept busy: tokens a second through `retort generate`, beside a bare loop.
+
+    python -m tests.benchmarks.serving [--problems 60] [--rounds 3]
+
+One vLLM serves the demo's teacher; both send it the same requests (messages, seeds, sampling), in turn. The
+loop does not stream and writes nothing; ours streams, and journals every trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import prompts
+from pipeline import models, server
+from pipeline.config import Recipe
+from pipeline.recipe import load_recipe
+from pipeline.rows import Problem, Trace
+from pipeline.sampling import sampling_seed
+from pipeline.stage import execute
+from pipeline.stages import STAGES
+from pipeline.store import Output
+
+DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
+
+
+async def bare_loop(url: str, model: str, recipe: Recipe, problems: Sequence[Problem]) -> int:
+    """Ask for every sample with the openai package, so many at once; gives the completion tokens."""
+    import openai
+
+    table, prompt = recipe.generate, prompts.load(recipe.generate.prompt)
+    room = asyncio.Semaphore(table.concurrency)
+
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", timeout=3600) as api:
+
+        async def one(problem: Problem, sample: int) -> int:
+            async with room:
+                answer = await api.chat.completions.create(
+                    model=model,
+                    messages=[m.model_dump() for m in prompt.render(problem)],  # type: ignore[misc]
+                    temperature=table.temperature,
+                    top_p=table.top_p,
+                    max_tokens=table.max_tokens,
+                    seed=sampling_seed(problem.id, sample, recipe.seed),
+                )
+            assert answer.usage
+            return answer.usage.completion_tokens
+
+        return sum(await asyncio.gather(*(one(p, s) for p in problems for s in range(table.most))))
+
+
+def ours(recipe: Recipe, run: Path) -> int:
+    """The generate stage as the command runs it; gives the completion tokens."""
+    execute(STAGES["generate"], STAGES, recipe, run)
+    return sum(trace.completion_tokens for trace in Output(run / "generate", Trace).rows())
+
+
+def ingested(recipe: Recipe, folder: Path, name: str) -> Path:
+    run = folder / name
+    execute(STAGES["ingest"], STAGES, recipe, run)
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--problems", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    limits = (f"ingest.sources.0.limit={options.problems}", "ingest.sources.1.size=1", "ingest.held_out=0")
+    recipe = load_recipe(DEMO, limits)
+    teacher = recipe.teacher[0]
+    rates: dict[str, list[float]] = {"bare loop": [], "retort": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path = models.resolve(teacher.model, print)
+        with server.serving(teacher, path, "teacher", folder / "vllm.log", print) as serving:
+            (url,) = serving.base_urls
+            there = teacher.model_copy(update={"serve": None, "base_url": url, "model": "teacher"})
+            recipe = recipe.model_copy(update={"teacher": (there,)})
+            problems = list(Output(ingested(recipe, folder, "bare") / "ingest", Problem).rows())
+            asyncio.run(bare_loop(url, "teacher", recipe, problems[:8]))  # warm
+            for turn in range(options.rounds):
+                run = ingested(recipe, folder, f"ours-{turn}")
+                began = time.perf_counter()
+                tokens = asyncio.run(bare_loop(url, "teacher", recipe, problems))
+                rates["bare loop"].append(tokens / (time.perf_counter() - began))
+                began = time.perf_counter()
+                tokens = ours(recipe, run)
+                rates["retort"].append(tokens / (time.perf_counter() - began))
+    show(rates)
+
+
+def show(rates: dict[str, list[float]]) -> None:
+    table = Table("", "tokens/s, median", "each round", box=None)
+    for name, each in rates.items():
+        table.add_row(name, f"{statistics.median(each):.0f}", ", ".join(f"{rate:.0f}" for rate in each))
+    Console(width=100).print(table)
+    ratios = [a / b for a, b in zip(rates["retort"], rates["bare loop"], strict=True)]
+    print(f"retort / bare loop: {statistics.median(ratios):.3f} ({', '.join(f'{r:.3f}' for r in ratios)})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The generate stage against the fake server: adaptive sampling, cut thoughts, teachers, log-probs, cost."""
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline import ledger, open_run
+from pipeline.costs import costs
+from pipeline.rows import Trace
+from pipeline.store import Output
+from tests.conftest import StartFakeServer
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
+
+ADAPTIVE = ("generate.until_correct=2", "generate.max_samples=8")
+
+
+def generate(runs: Path, recipe: Path, *words: str, code: int = 0) -> str:
+    """Ingest and generate; gives what was said on stderr."""
+    assert retort(runs, "ingest", str(recipe)).returncode == 0
+    done = retort(runs, "generate", str(recipe), *words)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def traces(runs: Path) -> list[Trace]:
+    return list(open_run(runs / "test").rows("generate"))
+
+
+def adaptive_recipe(tmp_path: Path, url: str) -> Path:
+    recipe = write_recipe(tmp_path, url)
+    recipe.write_text(recipe.read_text().replace(f"samples = {SAMPLES}\n", ""))
+    return recipe
+
+
+def test_a_problem_stops_once_enough_of_its_traces_are_kept(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server("--spread", "--right", "0.5")
+    generate(tmp_path, adaptive_recipe(tmp_path, server.url), *ADAPTIVE)
+    by_problem: dict[str, list[str]] = {}
+    for trace in traces(tmp_path):
+        by_problem.setdefault(trace.problem_id, []).append(trace.outcome)
+    assert len(by_problem) == PROBLEMS
+    for outcomes in by_problem.values():
+        kept = outcomes.count("kept")
+        assert (kept == 2 and outcomes[-1] == "kept") or (kept < 2 and len(outcomes) == 8)
+    asked = sum(map(len, by_problem.values()))
+    assert server.stats()["requests"] == asked < 8 * PROBLEMS
+
+
+def test_adaptive_runs_that_are_killed_decide_as_one_that_is_not(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    rng = random.Random(5)
+    server = fake_server("--spread", "--latency", "0.05")
+    recipe = adaptive_recipe(tmp_path, server.url)
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    generate(calm, recipe, *ADAPTIVE)
+    assert retort(killed, "ingest", str(recipe)).returncode == 0
+    output = Output(killed / "test" / "generate", Trace)
+    for _ in range(4):
+        process = start(
+            killed, "generate", str(recipe), *ADAPTIVE, f"generate.concurrency={rng.choice([2, 9])}"
+        )
+        rows = output.counts().rows + rng.randint(3, 15)
+        while output.counts().rows < rows and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    generate(killed, recipe, *ADAPTIVE)
+    assert sealed(output.folder) == sealed(calm / "test" / "generate")
+
+
+def test_a_thought_cut_at_max_tokens_is_continued_and_its_tokens_add_up(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    whole = fake_server("--words", "60", "--right", "1", "--malformed", "0", "--truncated", "0")
+    recipe = write_recipe(tmp_path, whole.url)
+    generate(tmp_path / "whole", recipe)
+    generate(tmp_path / "cut", recipe, "generate.max_tokens=25", "generate.continue_cut=5")
+    for one, other in zip(traces(tmp_path / "whole"), traces(tmp_path / "cut"), strict=True):
+        assert other.continued >= 2
+        assert (one.reasoning, one.response, one.finish_reason) == (
+            other.reasoning,
+            other.response,
+            other.finish_reason,
+        )
+        assert one.completion_tokens == other.completion_tokens
+    generate(tmp_path / "once", recipe, "generate.max_tokens=25", "generate.continue_cut=1")
+    assert {(t.finish_reason, t.continued) for t in traces(tmp_path / "once")} == {("length", 1)}
+
+
+def test_what_cannot_be_continued_stays_and_says_so(tmp_path: Path, fake_server: StartFakeServer) -> None:
+    server = fake_server("--words", "60", "--no-continue")
+    recipe = write_recipe(tmp_path, server.url)
+    generate(tmp_path, recipe, "generate.max_tokens=25", "generate.continue_cut=5")
+    cut = [t for t in traces(tmp_path) if t.finish_reason == "length"]
+    assert cut
+    assert all(t.error and t.error.startswith("could not be continued: HTTP 400") for t in cut)
+    assert all(t.reasoning and not t.continued for t in cut)
+
+
+def test_several_teachers_share_the_problems_or_take_all_and_every_trace_names_its_own(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    first, second = fake_server(), fake_server("--seed", "1")
+    recipe = write_recipe(tmp_path, first.url)
+    one = f'[[teacher]]\nmodel = "fake"\nbase_url = "{first.url}"\n'
+    two = f'[[teacher]]\nmodel = "fake"\nname = "other"\nbase_url = "{second.url}"\n'
+    plain = recipe.read_text().replace(f'[teacher]\nmodel = "fake"\nbase_url = "{first.url}"\n', one + two)
+    recipe.write_text(plain)
+    generate(tmp_path / "all", recipe)
+    assert Counter(t.teacher for t in traces(tmp_path / "all")) == {
+        "fake": PROBLEMS * SAMPLES,
+        "other": PROBLEMS * SAMPLES,
+    }
+    generate(tmp_path / "shared", recipe, "teacher.0.share=3", "teacher.1.share=1")
+    shared = traces(tmp_path / "shared")
+    teachers: dict[str, set[str]] = {}
+    for trace in shared:
+        teachers.setdefault(trace.problem_id, set()).add(trace.teacher)
+    assert all(len(names) == 1 for names in teachers.values())
+    split = Counter(t.teacher for t in shared)
+    assert split.total() == PROBLEMS * SAMPLES
+    assert split["fake"] > split["other"] > 0
+    assert (
+        retort(
+            tmp_path / "shared", "filter", str(recipe), "teacher.0.share=3", "teacher.1.share=1"
+        ).returncode
+        == 0
+    )
+
+
+def test_several_addresses_share_the_load_and_one_that_dies_is_set_aside(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    first, second = fake_server("--latency", "0.05"), fake_server("--latency", "0.05")
+    recipe = write_recipe(tmp_path, first.url)
+    urls = f'teacher.base_url=["{first.url}", "{second.url}", "http://127.0.0.1:9/v1"]'
+    assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
+    process = start(tmp_path, "generate", str(recipe), urls)
+    while second.stats()["requests"] < 20 and process.poll() is None:
+        time.sleep(0.01)
+    spread = (first.stats()["requests"], second.stats()["requests"])
+    second.stop()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "http://127.0.0.1:9/v1 is set aside" in err
+    assert min(spread) > max(spread) / 3
+    assert len(traces(tmp_path)) == PROBLEMS * SAMPLES
+
+
+def test_a_server_that_is_gone_for_a_while_is_waited_for(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server("--latency", "0.2", "--gone", "6,5")
+    generate(tmp_path, write_recipe(tmp_path, server.url), "generate.concurrency=4")
+    assert len(traces(tmp_path)) == PROBLEMS * SAMPLES
+    assert set(server.stats()["answered"].values()) == {1}
+
+
+def test_a_server_that_stays_gone_stops_the_run_and_nothing_is_lost(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server("--latency", "0.2")
+    recipe = write_recipe(tmp_path, server.url)
+    assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
+    process = start(tmp_path, "generate", str(recipe), "generate.concurrency=4", "teacher.patience=2")
+    while server.stats()["requests"] < 10:
+        time.sleep(0.01)
+    server.stop()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "no good answer for 2 s" in err
+    assert Output(tmp_path / "test" / "generate", Trace).counts().rows >= 4
+
+
+def test_log_probs_are_kept_in_the_row_in_few_bytes(tmp_path: Path, fake_server: StartFakeServer) -> None:
+    k = 5
+    server = fake_server("--words", "200", "--malformed", "0", "--truncated", "0")
+    generate(tmp_path, write_recipe(tmp_path, server.url), f"generate.logprobs={k}")
+    rows = traces(tmp_path)
+    for row in rows:
+        held = row.logprobs
+        assert held
+        assert row.completion_tokens
+        n = len(held.tokens)
+        assert len(held.logprobs) == n >= row.completion_tokens - 2
+        assert len(held.top_tokens) == len(held.top_logprobs) == n * k
+        assert 0 < held.thought < n
+        assert row.reasoning_logprob
+        assert row.response_logprob
+        mean = sum(held.logprobs[: held.thought]) / held.thought
+        assert abs(mean - row.reasoning_logprob) < 1e-6
+    tokens = sum(len(row.logprobs.tokens) for row in rows if row.logprobs)
+    size = 0
+    for path in (tmp_path / "test" / "generate").glob("*.parquet"):
+        meta = pq.read_metadata(path)
+        for group in range(meta.num_row_groups):
+            columns = (meta.row_group(group).column(i) for i in range(meta.num_columns))
+            size += sum(c.total_uncompressed_size for c in columns if c.path_in_schema.startswith("logprobs"))
+    assert size / (tokens * k) < 12
+
+
+def test_status_tells_what_a_run_costs_while_it_works_and_after(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server("--latency", "0.1")
+    recipe = write_recipe(tmp_path, server.url)
+    prices = ("teacher.price_in=1.0", "teacher.price_out=5.0")
+    assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
+    process = start(tmp_path, "generate", str(recipe), *prices, "generate.concurrency=3")
+    folder = tmp_path / "test" / "generate"
+    while not ledger.read(folder) and process.poll() is None:
+        time.sleep(0.05)
+    shown = retort(tmp_path, "status", "test").stdout
+    assert "spent" in shown
+    assert "tokens/s" in shown
+    process.communicate(timeout=120)
+    assert retort(tmp_path, "filter", str(recipe), *prices).returncode == 0
+    (cost,) = costs(open_run(tmp_path / "test"))
+    rows = traces(tmp_path)
+    used = sum(t.prompt_tokens or 0 for t in rows), sum(t.completion_tokens or 0 for t in rows)
+    assert (cost.prompt_tokens, cost.completion_tokens) == used
+    assert cost.spend == (used[0] * 1.0 + used[1] * 5.0) / 1e6
+    assert cost.kept == sum(t.outcome == "kept" for t in open_run(tmp_path / "test").rows("filter"))
+    (last,) = ledger.read(folder)
+    assert last.accounts[0].requests == PROBLEMS * SAMPLES
+    assert json.loads((folder / "ledger.json").read_text())
+
+
+def test_in_a_storm_of_faults_every_row_is_accounted_for(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    faults = {"429": 0.1, "500": 0.1, "503": 0.05, "cut": 0.1, "garbage": 0.05, "stall": 0.05, "hang": 0.05}
+    server = fake_server("--retry-after", "0.1", faults=faults)
+    recipe = write_recipe(tmp_path, server.url)
+    generate(tmp_path, recipe, "teacher.stall_timeout=2", "teacher.max_retries=12")
+    rows = traces(tmp_path)
+    assert len({t.id for t in rows}) == len(rows) == PROBLEMS * SAMPLES
+    assert {t.error for t in rows} == {None}
+    assert set(server.stats()["answered"].values()) == {1}

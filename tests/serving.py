@@ -1,0 +1,123 @@
+"""Small servers inside a test, which do with every request what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from pipeline.config import Endpoint
+from pipeline.rows import Message, Sampling
+from pipeline.teacher.client import Client, Completion
+
+SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=64)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def client(*urls: str, model: str = "fake", concurrency: int = 64, **settings: Any) -> Client:
+    return Client(Endpoint(model=model, base_url=urls, **settings), urls, model, concurrency=concurrency)
+
+
+async def complete(*urls: str, question: str = "What is 12 + 30?", **settings: Any) -> Completion:
+    """One completion by a client of its own."""
+    asked = {name: settings.pop(name) for name in ("logprobs", "so_far") if name in settings}
+    async with client(*urls, **settings) as teacher:
+        return await teacher.complete([Message(role="user", content=question)], SAMPLING, 1, **asked)
+
+
+@asynccontextmanager
+async def serving(handler: Handler, port: int = 0) -> AsyncIterator[str]:
+    """A server that answers with `handler`; gives its base URL."""
+
+    async def handle(http: web.Request) -> web.StreamResponse:
+        return await handler(http)
+
+    app = web.Application(client_max_size=2**24)
+    app.router.add_route("*", "/v1/{path:.*}", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+class Script:
+    """A handler that gives the answers in turn, the last one for ever; keeps what it was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, Any]] = []
+        self.in_flight = self.most_in_flight = 0
+
+    async def __call__(self, http: web.Request) -> web.StreamResponse:
+        if http.path.endswith("/models"):
+            return web.json_response({"data": [{"id": "fake"}]})
+        self.asked.append(await http.json())
+        answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            return await answer(http) if callable(answer) else as_response(answer)
+        finally:
+            self.in_flight -= 1
+
+
+def as_response(answer: Any) -> web.Response:
+    """A body, or a status, or (status, body), or (status, body, headers); what is no text is sent as JSON."""
+    status, body, headers = 200, answer, None
+    if isinstance(answer, int):
+        status, body = answer, {}
+    elif isinstance(answer, tuple):
+        status, body, headers = (*answer, None)[:3]
+    data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+    return web.Response(body=data, status=status, headers=headers, content_type="application/json")
+
+
+def answered(*answers: Any, **settings: Any) -> Completion:
+    """What the client makes of a server's answers."""
+
+    async def ask() -> Completion:
+        async with serving(Script(*answers)) as url:
+            return await complete(url, **{"max_retries": 0, **settings})
+
+    return asyncio.run(ask())
+
+
+def chat(finish_reason: str | None = "stop", **message: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": None}
+
+
+def events(*pieces: Any, end: str = "\n", done: bool = True) -> str:
+    """A stream of events; a piece is a delta, a whole event, or text that is sent as it is."""
+    lines = []
+    for piece in pieces:
+        if not isinstance(piece, str):
+            whole = "choices" in piece or "error" in piece
+            piece = f"data: {json.dumps(piece if whole else {'choices': [{'index': 0, 'delta': piece}]})}\n\n"
+        lines.append(piece.replace("\n", end))
+    return "".join([*lines, f"data: [DONE]{end}{end}" * done])
+
+
+def stop(finish_reason: str = "stop", **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+
+
+def usage(prompt: int, completion: int) -> dict[str, Any]:
+    return {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}}
+
+
+async def drip(http: web.Request, chunks: Sequence[bytes], seconds: float) -> web.StreamResponse:
+    """Send the chunks one by one, the last for ever."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(http)
+    for i in range(10**6):
+        await response.write(chunks[min(i, len(chunks) - 1)])
+        await asyncio.sleep(seconds)
+    return response

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+
+from pipeline.errors import UserError
+from pipeline.teacher.endpoints import MAX_WORDS, Cleaner, check_address, proxy_for
+from pipeline.teacher.transport import RequestFailed
+from tests.serving import answered, client, complete, serving
+
+if TYPE_CHECKING:
+    from tests.conftest import StartFakeServer
+
+KEY = "sk-abcdef-THE-SECRET-uvwxyz"
+
+
+def check(*urls: str, **settings: Any) -> list[str]:
+    """What the check of these addresses says."""
+    said: list[str] = []
+
+    async def ask() -> None:
+        async with client(*urls, **settings) as teacher:
+            await teacher.check(said.append)
+
+    asyncio.run(ask())
+    return said
+
+
+# ------------------------------------------------------------------------------ the address
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+        ("https://api.example.com/v1?token=abc", "https://api.example.com/v1"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+    ],
+)
+def test_an_address_is_shown_without_its_query(url: str, shown: str) -> None:
+    assert check_address(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url", ["", "api.example.com/v1", "ftp://x/v1", "http://", "http://[/v1", "http://x:y/", "http://x:0/"]
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="base_url"):
+        client(url)
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(UserError, match="api_key_env") as refused:
+        client("http://user:hunter2@127.0.0.1:9/v1?token=abc")
+    assert not any(secret in str(refused.value) for secret in ("hunter2", "abc"))
+
+
+def test_the_environments_proxy_is_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "proxy.example.com:3128")
+    monkeypatch.setenv("no_proxy", "inside.example.com")
+    assert proxy_for("https://api.example.com/v1") == "http://proxy.example.com:3128"
+    for url in ("http://127.0.0.1:8000/v1", "http://localhost/v1", "http://inside.example.com/v1"):
+        assert proxy_for(url) is None
+
+
+# ------------------------------------------------------------------------------ the list of models
+
+
+def test_check_passes_for_a_model_the_server_knows(fake_server: StartFakeServer) -> None:
+    server = fake_server("--model", "a", "--model", "models/b")
+    assert check(server.url, model="a") == []
+    assert check(server.url, model="b") == []
+
+
+def test_an_unknown_model_stops_the_run_at_once_and_names_the_nearest(fake_server: StartFakeServer) -> None:
+    server = fake_server("--model", "smollm2")
+    with pytest.raises(UserError, match=r"http.*/v1: cannot use model 'smollm' .*: it serves 'smollm2'"):
+        check(server.url, model="smollm")
+    with pytest.raises(UserError, match="HTTP 404: The model `smollm` does not exist"):
+        asyncio.run(complete(server.url, model="smollm"))
+    assert server.stats()["requests"] == 1
+
+
+def test_a_server_that_cannot_be_reached_is_named(fake_server: StartFakeServer) -> None:
+    server = fake_server()
+    server.stop()
+    with pytest.raises(UserError, match=rf"^{server.url}: cannot use model 'fake' .*: no answer: "):
+        check(server.url, max_retries=0)
+
+
+def test_one_address_of_several_is_enough_and_the_others_are_said(fake_server: StartFakeServer) -> None:
+    good, other, gone = fake_server(), fake_server("--model", "other"), fake_server()
+    gone.stop()
+    said = check(gone.url, good.url, other.url, max_retries=0)
+    assert len(said) == 2
+    assert said[0].startswith(f"{gone.url} is set aside: no answer")
+    assert said[1].startswith(f"{other.url} is set aside: it serves 'other'")
+    with pytest.raises(UserError, match=gone.url):
+        check(gone.url, other.url, max_retries=0)
+
+
+@pytest.mark.parametrize(
+    "models", [{"data": 5}, {"data": [{"id": None}]}, "<html>", "[]", '{"data": [' + " " * 2**25]
+)
+def test_a_list_of_models_that_is_none_is_the_servers_mistake(models: Any) -> None:
+    async def ask() -> None:
+        async def handler(http: web.Request) -> web.Response:
+            return web.Response(text=models if isinstance(models, str) else json.dumps(models))
+
+        async with serving(handler) as url, client(url, max_retries=0) as teacher:
+            await teacher.check()
+
+    with pytest.raises(UserError, match="its list of models"):
+        asyncio.run(ask())
+
+
+# ------------------------------------------------------------------------------ the key
+
+
+def test_a_wrong_key_stops_the_run_with_one_request_and_is_not_shown(
+    fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = fake_server("--key-env", "RIGHT_KEY", env={"RIGHT_KEY": "right"})
+    monkeypatch.setenv("TEST_KEY", KEY)
+    with pytest.raises(UserError, match=r"environment variable TEST_KEY.*HTTP 401") as refused:
+        asyncio.run(complete(server.url, api_key_env="TEST_KEY"))
+    assert server.stats()["requests"] == 1
+    with pytest.raises(UserError, match="HTTP 401") as unchecked:
+        check(server.url, api_key_env="TEST_KEY")
+    for shown in (str(refused.value), str(unchecked.value)):
+        assert not any(part in shown for part in (KEY, KEY[:5], KEY[-4:]))
+
+
+def test_the_right_key_is_sent(fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = fake_server("--key-env", "RIGHT_KEY", env={"RIGHT_KEY": KEY})
+    monkeypatch.setenv("TEST_KEY", KEY + "\n")
+    assert check(server.url, api_key_env="TEST_KEY") == []
+    assert asyncio.run(complete(server.url, api_key_env="TEST_KEY")).reasoning
+
+
+@pytest.mark.parametrize("key", [KEY, "0123456789abcdef0123456789abcdef", "short"])
+@pytest.mark.parametrize(
+    "echo",
+    ["bad key {key}.", "'{key}'", "got {start}...{end}", "{start}****{end}", "Authorization: Bearer {key}"],
+)
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+def test_a_key_that_the_server_repeats_is_never_shown(
+    key: str, echo: str, status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TEST_KEY", key)
+    caplog.set_level(logging.DEBUG)
+    said = echo.format(key=key, start=key[:7], end=key[-5:])
+    with pytest.raises((UserError, RequestFailed)) as failed:
+        answered((status, {"error": {"message": said}}), api_key_env="TEST_KEY")
+    assert not any(part in str(failed.value) for part in (key, key[:5], key[-5:]))
+    assert key not in caplog.text
+    teacher = client("http://x", api_key_env="TEST_KEY")
+    assert key not in f"{teacher!r} {vars(teacher)!r}"
+
+
+@pytest.mark.parametrize("key", [None, "", "  ", "two words", "line\nbreak", "schl\u00fcssel"])
+def test_a_key_that_is_missing_or_none_is_refused_before_any_request(
+    key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(UserError, match="TEST_KEY") as refused:
+        client("http://127.0.0.1:9/v1", api_key_env="TEST_KEY")
+    assert not (key and key.strip() and key in str(refused.value))
+
+
+def test_a_servers_words_are_one_printable_line_of_bounded_length() -> None:
+    clean = Cleaner().clean
+    assert clean("the prompt\x00\x1b\n is\u202e too long") == "the prompt is too long"
+    assert len(clean("x" * 10**6)) == MAX_WORDS

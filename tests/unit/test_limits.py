@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import pytest
+
+from pipeline.teacher.limits import LONGEST_WAIT, Bucket, Quota, backoff, read_retry_after
+
+
+def sent_in(bucket: Bucket, requests: int, amount: float = 1) -> list[float]:
+    """When each of so many requests may be sent, if all ask at once."""
+    return [bucket.take(amount, 0.0) for _ in range(requests)]
+
+
+@pytest.mark.parametrize("per_minute", [6, 60, 600])
+def test_no_minute_holds_more_than_the_limit_and_a_second_of_it(per_minute: int) -> None:
+    times = sent_in(Bucket(per_minute), 3 * per_minute)
+    busiest = max(sum(start <= t < start + 60 for t in times) for start in times)
+    assert per_minute <= busiest <= per_minute + max(1, per_minute / 60)
+
+
+def test_what_is_not_used_is_not_saved_up() -> None:
+    bucket = Bucket(60)
+    bucket.take(1, 0.0)
+    assert bucket.take(1, 3600.0) == 0
+    assert bucket.take(1, 3600.0) == pytest.approx(1)
+
+
+def test_a_debt_delays_the_next_ones() -> None:
+    bucket = Bucket(60)
+    assert bucket.take(1, 0.0) == 0
+    bucket.settle(10, 0.0)
+    assert bucket.take(1, 0.0) == pytest.approx(11)
+    bucket.settle(-5, 0.0)
+    assert bucket.take(1, 0.0) == pytest.approx(7)
+
+
+def test_one_that_is_larger_than_a_minute_goes_through_and_is_paid_after() -> None:
+    bucket = Bucket(60)
+    assert bucket.take(600, 0.0) == 0
+    assert bucket.take(1, 0.0) == pytest.approx(600)
+
+
+def test_tokens_are_guessed_from_the_answers_before() -> None:
+    quota = Quota(None, 6000)
+    assert quota.take(500, 0.0) == (0, 500)
+    quota.settle(500, 90, 0.0)
+    wait, guess = quota.take(500, 0.0)
+    assert guess == 90
+    assert wait == pytest.approx(0.8)  # 100 a second, 10 are left
+
+
+def test_tokens_of_a_request_that_failed_are_given_back() -> None:
+    quota = Quota(None, 60)
+    for _ in range(5):
+        wait, guess = quota.take(500, 0.0)
+        assert wait == 0
+        quota.settle(guess, 0, 0.0)
+
+
+def test_without_limits_nothing_waits() -> None:
+    quota = Quota(None, None)
+    for _ in range(1000):
+        wait, guess = quota.take(10**6, 0.0)
+        quota.settle(guess, 10**6, 0.0)
+        assert wait == 0
+
+
+def test_the_slower_of_both_limits_counts() -> None:
+    quota = Quota(60, 60)
+    quota.take(1, 0.0)
+    quota.settle(1, 10, 0.0)
+    assert quota.take(10, 0.0)[0] > 5
+
+
+def test_waits_grow_with_the_tries_up_to_a_minute_and_differ() -> None:
+    for tries, longest in [(0, 0.5), (1, 1), (4, 8), (7, LONGEST_WAIT), (10**6, LONGEST_WAIT)]:
+        waits = [backoff(tries) for _ in range(200)]
+        assert 0 <= min(waits) < longest / 4
+        assert longest / 2 < max(waits) <= longest
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("7", 7),
+        (" 0.25 ", 0.25),
+        (formatdate(1030, usegmt=True), 30),
+        (formatdate(900, usegmt=True), 0),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("nan", None),
+        ("inf", None),
+        ("1e9", None),
+        ("\u0661", None),
+        ("9" * 400, None),
+        ("Mon, 99 Foo 2026 99:99:99", None),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(value: str | None, seconds: float | None) -> None:
+    assert read_retry_after(value, 1000.0) == seconds

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pipeline.teacher.endpoints import MAX_WORDS
+from pipeline.teacher.replies import Completion, Reader, can_continue, split_thought
+from pipeline.teacher.transport import RequestFailed, Retry
+from tests.serving import answered, chat, complete, events, stop, usage
+
+if TYPE_CHECKING:
+    from tests.conftest import StartFakeServer
+
+
+def read(body: str | bytes, chunk: int = 2**16, so_far: Completion | None = None) -> Completion:
+    """What a reader makes of a body that comes in pieces."""
+    data = body.encode() if isinstance(body, str) else body
+    reader = Reader()
+    for at in range(0, len(data), chunk):
+        reader.feed(data[at : at + chunk])
+    return reader.completion(so_far)
+
+
+# ------------------------------------------------------------------------------ the thought
+
+
+@pytest.mark.parametrize(
+    ("content", "reasoning", "expected"),
+    [
+        ("<think>why</think>so", "", ("why", "so", False)),
+        ("\n <think>\nwhy\n</think>\n\nso\n", "", ("why", "so", False)),
+        ("why\n</think>\n\nso", "", ("why", "so", False)),
+        ("so", "why", ("why", "so", False)),
+        ("\n\nso", "\nwhy\n", ("why", "so", False)),
+        ("<think>why", "", ("why", "", True)),
+        ("", "why", ("why", "", True)),
+        ("so", "", (None, "so", False)),
+        ("so", " ", (None, "so", False)),
+        ("<think>\n\n</think>\n\nso", "", (None, "so", False)),
+        ("</think>so", "", (None, "so", False)),
+        ("", "", (None, "", False)),
+    ],
+)
+def test_the_thought_is_split_off_where_it_is_plain(
+    content: str, reasoning: str, expected: tuple[str | None, str, bool]
+) -> None:
+    assert split_thought(content, reasoning) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<think>a</think>b</think>c",
+        "<think>a<think>b</think>c",
+        "first <think>a</think>b",
+        "a</think>b</think>c",
+        "so it is <think>",
+        "a</think>b<think>c",
+    ],
+)
+def test_ambiguous_tags_stay_whole_in_the_response(content: str) -> None:
+    assert split_thought(content, "") == (None, content, False)
+
+
+def test_tags_beside_a_thought_of_its_own_stay_in_the_response() -> None:
+    assert split_thought("<think>a</think>b", "why") == ("why", "<think>a</think>b", False)
+
+
+@pytest.mark.parametrize(
+    ("content", "reasoning", "expected"),
+    [
+        ("<think>\nwhy \n", "", ("why \n", "", True)),
+        ("", "\nwhy \n", ("why \n", "", True)),
+        ("<think>why \n</think>\nso \n", "", ("why", "so \n", False)),
+        ("\nso \n", "", (None, "so \n", False)),
+    ],
+)
+def test_the_end_of_a_cut_text_stays_as_it_is(
+    content: str, reasoning: str, expected: tuple[str | None, str, bool]
+) -> None:
+    assert split_thought(content, reasoning, cut=True) == expected
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", ["right", "malformed", "truncated"])
+def test_every_way_of_sending_the_thought_gives_the_same_completion(
+    fake_server: StartFakeServer, kind: str, stream: bool
+) -> None:
+    shares = [f"--{name}={float(name == kind)}" for name in ("right", "malformed", "truncated")]
+    ways = ["inline", "reasoning_content", "reasoning"] + (["opened"] if kind == "right" else [])
+    urls = [fake_server("--thoughts", way, *shares).url for way in ways]
+    first, *others = [asyncio.run(complete(url, stream=stream)) for url in urls]
+    assert first.reasoning
+    assert first.response == ("The answer is 42." if kind == "right" else "")
+    assert first.finish_reason == ("length" if kind == "truncated" else "stop")
+    assert first.prompt_tokens
+    assert first.completion_tokens
+    assert others == [first] * len(others)
+
+
+# ------------------------------------------------------------------------------ streams
+
+STREAM = [{"role": "assistant", "content": ""}, {"reasoning_content": "wh"}, {"reasoning": "y"}]
+STREAM += [{"content": "s"}, {"content": "o \u00e9"}, stop(), usage(3, 4)]
+WHOLE = Completion("why", "so \u00e9", "stop", 3, 4)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10**6])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_stream_is_read_however_its_bytes_are_split(end: str, chunk: int) -> None:
+    assert read(events(*STREAM, end=end), chunk) == WHOLE
+    assert read(b"\xef\xbb\xbf" + events(*STREAM, end=end).encode(), chunk) == WHOLE
+
+
+def test_comments_and_other_fields_of_a_stream_are_passed_over() -> None:
+    noise = ": keep-alive\n\n", "event: message\nid: 7\nretry: 10\n", "\n\n", "data:\n\n"
+    assert read(events(*noise, *STREAM[:3], *noise, *STREAM[3:], ": end\n\n")) == WHOLE
+
+
+def test_data_over_several_lines_is_one_event() -> None:
+    text = events('data: {"choices": [{"delta":\ndata:{"content": "so"}}]}\n\n', stop())
+    assert read(text).response == "so"
+
+
+def test_blank_lines_before_one_json_body_are_passed_over() -> None:
+    assert read("\n\n \r\n" + json.dumps(chat(content="so"))).response == "so"
+
+
+def test_a_long_stream_is_read_as_it_comes() -> None:
+    pieces = [{"content": f"{i} "} for i in range(5000)]
+    reader = Reader()
+    for piece in (*pieces, stop()):
+        reader.feed(events(piece, done=False).encode())
+        assert len(reader._bodies._buffer) < 2**17
+    assert reader.completion().response == "".join(f"{i} " for i in range(5000)).strip()
+    assert reader.events == 5001
+
+
+def test_a_finish_reason_is_enough_of_an_end() -> None:
+    assert read(events(*STREAM, done=False)) == WHOLE
+    assert read(events(*STREAM, done=False).strip()) == WHOLE
+
+
+def test_done_without_a_finish_reason_is_an_end_too() -> None:
+    assert read(events({"content": "so"})).finish_reason == "unknown"
+
+
+@pytest.mark.parametrize("body", [events({"content": "so"}, done=False), events(stop(), done=False)[:-9]])
+def test_a_stream_that_ends_early_is_cut(body: str) -> None:
+    with pytest.raises(Retry) as failed:
+        read(body)
+    assert failed.value.word == "cut"
+
+
+def test_an_event_that_is_no_json_is_garbage() -> None:
+    with pytest.raises(Retry) as failed:
+        read(events("data: {oops\n\n", *STREAM))
+    assert failed.value.word == "garbage"
+
+
+def test_deltas_of_other_choices_are_left_out() -> None:
+    other = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}
+    assert read(events(other, {"content": "so"}, stop(), other)) == Completion(None, "so", "stop", None, None)
+
+
+def test_one_json_body_is_taken_where_a_stream_was_asked_for() -> None:
+    assert answered(chat(content="so"), stream=True).response == "so"
+
+
+def test_a_stream_is_taken_where_none_was_asked_for() -> None:
+    assert answered(events({"content": "so"}, stop()), stream=False).response == "so"
+
+
+# ------------------------------------------------------------------------------ odd but good answers
+
+
+def test_null_usage_gives_no_token_counts() -> None:
+    assert answered(chat(content="so")) == Completion(None, "so", "stop", None, None)
+
+
+def test_the_first_of_several_choices_is_taken() -> None:
+    first, second = chat(content="a")["choices"][0], chat(content="b")["choices"][0]
+    assert answered({"choices": [first, second]}).response == "a"
+    assert answered({"choices": [second | {"index": 1}, first | {"index": 0}]}).response == "a"
+
+
+def test_tool_calls_without_content_are_an_empty_response() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}]}
+    expected = Completion(None, "", "tool_calls", None, None)
+    assert answered(chat("tool_calls", **call)) == expected
+    assert answered(events(call, stop("tool_calls"))) == expected
+
+
+def test_missing_content_is_an_empty_response() -> None:
+    assert answered(chat()) == Completion(None, "", "stop", None, None)
+
+
+def test_a_missing_finish_reason_is_called_unknown() -> None:
+    assert answered({"choices": [{"message": {"content": "so"}}]}).finish_reason == "unknown"
+
+
+def test_content_in_parts_is_joined() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "why"}]}
+    texts = [{"type": "text", "text": "s"}, {"type": "text", "text": "o"}]
+    assert answered(chat(content=texts)).response == "so"
+    assert answered(chat(content=[thinking, *texts])) == Completion("why", "so", "stop", None, None)
+
+
+def test_a_refusal_is_what_the_model_said() -> None:
+    assert answered(chat(content=None, refusal="I will not.")).response == "I will not."
+
+
+def test_a_compressed_answer_is_read() -> None:
+    body = gzip.compress(json.dumps(chat(content="so")).encode())
+    assert answered((200, body, {"Content-Encoding": "gzip"})).response == "so"
+
+
+# ------------------------------------------------------------------------------ hostile answers
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "<html>",
+        "[]",
+        "7",
+        {},
+        {"choices": 5},
+        {"choices": []},
+        {"choices": [None]},
+        {"choices": [{}]},
+        {"choices": [{"message": []}]},
+        {"choices": [{"message": "so"}]},
+        {"choices": [{"message": {"content": "so"}, "finish_reason": 7}]},
+        {"choices": [{"message": {"content": "so"}, "finish_reason": "x" * 1000}]},
+        {"choices": [{"message": {"content": "so"}}], "usage": "x"},
+        {"choices": [{"message": {"content": "so"}}], "usage": {"prompt_tokens": -1}},
+        {"choices": [{"message": {"content": "so"}}], "usage": {"prompt_tokens": 10**30}},
+        {"choices": [{"message": {"content": "so"}}], "usage": {"prompt_tokens": True}},
+        chat(content=7),
+        chat(content=[{"type": "text", "text": 7}]),
+        chat(content=[{"type": "image_url"}]),
+        chat(content=["so"]),
+        chat(content="so", reasoning_content={"text": "why"}),
+        chat(content="so", reasoning=["why"]),
+        {"error": {"message": "upstream is down", "code": 502}},
+        {"error": {"message": "too long", "code": 400}},
+        "[" * 100_000 + "]" * 100_000,
+        '{"choices": ' + "[" * 100_000,
+        b'{"choices": [{"message": {"content": "\\ud800"}}]}',
+        b"\xff\xfe",
+        "data: [DONE]\n\n",
+        "data: 7\n\n",
+        ": keep-alive\n\n",
+        events({"error": "upstream is down"}),
+    ],
+)
+def test_an_answer_of_the_wrong_form_fails_its_request_in_one_line(body: Any) -> None:
+    with pytest.raises(RequestFailed) as failed:
+        answered(body)
+    assert len(str(failed.value).splitlines()) == 1
+    assert len(str(failed.value)) < MAX_WORDS + 100
+
+
+# ------------------------------------------------------------------------------ going on with a cut answer
+
+CUT = Completion("I count: 1, ", "", "length", 10, 4, thinking=True)
+PLAIN = Completion(None, "I count: 1, ", "length", 10, 4)
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        (CUT, True),
+        (PLAIN, True),
+        (Completion("why", "", "stop", 1, 1, thinking=True), False),
+        (Completion("why", "so it", "length", 1, 1), False),
+        (Completion("why", "", "length", 1, 1), False),
+        (Completion(None, "", "length", 1, 1), False),
+        (Completion(None, "a<think>b", "length", 1, 1), False),
+    ],
+)
+def test_what_was_cut_in_its_thought_or_has_none_can_be_continued(cut: Completion, expected: bool) -> None:
+    assert can_continue(cut) is expected
+
+
+def test_a_reader_says_what_can_be_continued() -> None:
+    assert can_continue(read(events({"content": "<think>\nwhy "}, stop("length"))))
+    assert can_continue(read(events({"reasoning": "why "}, stop("length"))))
+    assert not can_continue(read(events({"content": "<think>\nwhy\n</think>\n"}, stop("length"))))
+    assert not can_continue(read(events({"reasoning": "why", "content": "\n\n"}, stop("length"))))
+
+
+@pytest.mark.parametrize(
+    ("deltas", "expected"),
+    [
+        ([{"content": "2.\n</think>\n\nIt is 2."}], ("I count: 1, 2.", "It is 2.", False)),
+        ([{"reasoning": "2.\n"}, {"content": "\nIt is 2."}], ("I count: 1, 2.", "It is 2.", False)),
+        ([{"reasoning": "2.\n</think>\nIt is 2."}], ("I count: 1, 2.", "It is 2.", False)),
+        ([{"content": "2, 3, "}], ("I count: 1, 2, 3, ", "", True)),
+        ([{"reasoning": "2, 3, "}], ("I count: 1, 2, 3, ", "", True)),
+        ([{"content": "<think>\nI count: 1, 2.</think>It is 2."}], ("I count: 1, 2.", "It is 2.", False)),
+        ([], ("I count: 1, ", "", True)),
+    ],
+)
+def test_a_thought_is_joined_with_what_continues_it(
+    deltas: list[dict[str, Any]], expected: tuple[str, str, bool]
+) -> None:
+    joined = read(events(*deltas, stop("length"), usage(14, 5)), so_far=CUT)
+    assert (joined.reasoning, joined.response, joined.thinking) == expected
+    assert (joined.prompt_tokens, joined.completion_tokens) == (24, 9)
+
+
+def test_plain_text_is_joined_and_split_again() -> None:
+    joined = read(events({"content": "2.</think>It is 2."}, stop()), so_far=PLAIN)
+    assert joined == Completion("I count: 1, 2.", "It is 2.", "stop", None, None)
+    joined = read(events({"content": "2."}, stop(), usage(1, 1)), so_far=PLAIN)
+    assert joined == Completion(None, "I count: 1, 2.", "stop", 11, 5)
