@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from filters.correct import correct
 from filters.finding import Finding, cannot_tell, fit, unfit
 from filters.form import final_answer, finished, one_thought
 from pipeline.errors import Stopped, UserError, nearest
-from pipeline.rows import Outcome, Passed, Trace, Verdict
+
+if TYPE_CHECKING:  # pydantic takes a third of the time that judging a thousand answers takes
+    from pipeline.rows import Outcome, Passed, Trace, Verdict
 
 __all__ = ["FILTERS", "Filter", "Finding", "cannot_tell", "check_rules", "fit", "judge", "unfit", "versions"]
 
@@ -39,8 +39,8 @@ class Filter(NamedTuple):
 FILTERS: dict[str, Filter] = {
     "finished": Filter(finished, 1),
     "one_thought": Filter(one_thought, 1),
-    "final_answer": Filter(final_answer, 1),
-    "correct": Filter(correct, 1),
+    "final_answer": Filter(final_answer, 2),
+    "correct": Filter(correct, 2),
 }
 
 
@@ -57,6 +57,8 @@ def versions(rules: Rules) -> dict[str, dict[str, Any]]:
 
 def check_rules(rules: Rules) -> None:
     """Raise UserError, one line, for an unknown filter or for a parameter it does not take."""
+    from pydantic import TypeAdapter, ValidationError
+
     for name, parameters in rules.items():
         if name not in FILTERS:
             raise UserError(f"filter.rules: unknown filter {name!r}{nearest(name, FILTERS)}")
@@ -72,14 +74,22 @@ def check_rules(rules: Rules) -> None:
 
 
 def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
+    from pipeline.rows import Verdict
+
     function, version = FILTERS[name]
     try:
-        outcome, reason, evidence = function(trace, **parameters)
+        finding = function(trace, **parameters)
     except Stopped:  # no checking process can be had: that says nothing of the trace
         raise
     except Exception as e:  # noqa: BLE001 - the one boundary where a filter's failure becomes data
-        outcome, reason, evidence = cannot_tell("raised", f"{type(e).__name__}: {e}")
-    return Verdict(filter=name, version=version, outcome=outcome, reason=reason, evidence=evidence)
+        finding = cannot_tell("raised", f"{type(e).__name__}: {e}")
+    return Verdict(
+        filter=name,
+        version=version,
+        outcome=finding.outcome,
+        reason=finding.reason,
+        evidence=finding.evidence,
+    )
 
 
 def _outcome(verdicts: set[Passed]) -> Outcome:
@@ -90,5 +100,8 @@ def _outcome(verdicts: set[Passed]) -> Outcome:
 
 def _parameters(function: Callable[..., Finding]) -> dict[str, Any]:
     """Name -> type of the keyword-only parameters."""
-    signature = inspect.signature(function, eval_str=True)
-    return {p.name: p.annotation for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    from pipeline.rows import Trace
+
+    types = get_type_hints(function, localns={"Trace": Trace}, include_extras=True)
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: types[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -1,23 +1,28 @@
 """What runs in the checking process: math-verify, and reasoning-gym's own scorers.
 
 Both hand a model's text to large libraries that can be slow, eat memory or, in a few scorers, run Python
-(`eval`, SymPy's `parse_expr`). So they run here, in a process of their own with bounded memory and without
-the caller's secrets, started and killed by `filters.worker`; and text that could run as code is refused
-before a scorer sees it.
+(`eval`, SymPy's `parse_expr`). So they run here, in processes of their own with bounded memory and without
+the caller's secrets, started by `filters.worker`; and text that could run as code is refused before a scorer
+sees it.
 
 A check does the slow part that can be trusted (imports, building a task) and returns the part that touches
-the model's text; only that part is timed. It answers "correct", "wrong", or why it cannot tell.
+the model's text. The server does the first and forks a child for the second, which the kernel ends when it
+is late: so each check starts from the same memory, and ending one costs the others nothing. It answers
+"correct", "wrong", or why it cannot tell.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import gc
 import json
+import os
 import random
 import re
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -25,8 +30,8 @@ from typing import Any
 
 from filters.worker import REPLY_LIMIT, STARTED
 
-MEMORY = 2 << 30  # bytes of address space
-GRACE = 1.0  # seconds after which the kernel ends a check that the parent failed to end
+MEMORY = 1 << 30  # bytes of address space of a child
+GRACE = 0.2  # seconds after which the kernel ends a check that its asker no longer waits for
 ROUNDING = 1e-5  # relative: 0.333333 is 1/3
 FULL_SCORE = 0.99  # scorers give parts of a point for answers that are nearly right
 
@@ -45,24 +50,36 @@ Judge = Callable[[], str]
 
 def check_math(reference: str, answer: str) -> Judge:
     """math-verify, with its own time-outs off: they come back as a plain "no"."""
-    from math_verify import LatexExtractionConfig, parse, verify
+    _warm_up()
+    return lambda: _same_mathematics(reference, answer)
 
-    def read(text: str) -> list[Any]:
-        config = [LatexExtractionConfig()]
-        found = parse(_as_latex(text), config, parsing_timeout=None)
-        return found if any(not isinstance(f, str) for f in found) else []
 
-    def judge() -> str:
-        gold = read(reference)
-        if not gold:
-            return "unreadable_reference"
-        target = read(answer)
-        if not target:
-            return "unreadable_answer"
-        same = verify(gold, target, timeout_seconds=None, raise_on_error=True)
-        return "correct" if same and not _apart(gold[0], target[0]) else "wrong"
+@functools.cache
+def _warm_up() -> None:
+    """Load what math-verify loads with its first formula: later ones take 20 ms, not 300."""
+    _same_mathematics(
+        r"\frac{x+1}{2} + \int_0^1 t dt", r"\frac{1}{2} (1+x) + \lim_{t \to 0} \sin t + \frac12"
+    )
 
-    return judge
+
+def _same_mathematics(reference: str, answer: str) -> str:
+    from math_verify import verify
+
+    gold = _read_mathematics(reference)
+    if not gold:
+        return "unreadable_reference"
+    target = _read_mathematics(answer)
+    if not target:
+        return "unreadable_answer"
+    same = verify(gold, target, timeout_seconds=None, raise_on_error=True)
+    return "correct" if same and not _apart(gold[0], target[0]) else "wrong"
+
+
+def _read_mathematics(text: str) -> list[Any]:
+    from math_verify import LatexExtractionConfig, parse
+
+    found = parse(_as_latex(text), [LatexExtractionConfig()], parsing_timeout=None)
+    return found if any(not isinstance(f, str) for f in found) else []
 
 
 def check_gym(entry: dict[str, Any], answers: list[str]) -> Judge:
@@ -166,32 +183,55 @@ def _as_latex(text: str) -> str:
     return text if any(mark in text for mark in ("$", r"\(", r"\[", r"\boxed")) else f"${text}$"
 
 
-def serve(connection: Connection) -> None:
-    """Answer checks one at a time until the parent closes the connection, which it also does by dying."""
+def serve(control: socket.socket) -> None:
+    """Answer checks until the parent closes its end, which it also does by dying.
+
+    Each byte on `control` brings the descriptor of a connection, for one request and its reply.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a child: the kernel buries it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
-        try:
-            request = json.loads(connection.recv_bytes())
-        except EOFError:
+        byte, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not byte:
             return
-        try:
-            judge = CHECKS[request["check"]](**request["arguments"])
-        except Exception as error:  # noqa: BLE001 - said to the parent, which raises it
-            connection.send_bytes(f"{type(error).__name__}: {error}".encode()[:REPLY_LIMIT])
-            continue
-        connection.send_bytes(STARTED)
-        random.seed(0)  # SymPy guesses with it: the same question must get the same answer
+        for descriptor in descriptors:
+            with Connection(descriptor) as connection:
+                _serve_one(connection, control)
+
+
+def _serve_one(connection: Connection, control: socket.socket) -> None:
+    try:
+        request = json.loads(connection.recv_bytes())
+        judge = CHECKS[request["check"]](**request["arguments"])
+    except (EOFError, OSError):
+        return  # the asker is gone
+    except Exception as error:  # noqa: BLE001 - said to the parent, which raises it
+        connection.send_bytes(f"{type(error).__name__}: {error}".encode()[:REPLY_LIMIT])
+        return
+    gc.freeze()  # what is loaded is shared with the children, and no collection may copy it
+    if os.fork() == 0:
+        control.close()
+        _judge(judge, request["seconds"], connection)
+        os._exit(0)
+
+
+def _judge(judge: Judge, seconds: float, connection: Connection) -> None:
+    """In the child: the part that touches a model's text."""
+    try:
         # The signal's default is to end the process, in the kernel, even inside one long C call.
-        signal.setitimer(signal.ITIMER_REAL, request["seconds"] + GRACE)
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        random.seed(0)  # SymPy guesses with it: the same question must get the same answer
+        connection.send_bytes(STARTED)
         try:
             outcome = judge()
         except Exception as error:  # noqa: BLE001 - a library met hostile text: whatever it raises is an answer
             outcome = f"error_{type(error).__name__}"
-        signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(outcome.encode())
+    except BaseException:  # noqa: BLE001 - the connection is gone; nothing of the server's may run in a child
+        os._exit(1)
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -2,34 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from annotated_types import Ge, Gt, Le
 
-from filters.answers import extract
-from filters.finding import Finding, shorten, unfit
-from filters.plain import read_number
-from filters.verify import verify
-from pipeline.rows import Trace
+from filters.answers import Answer, after_thought, extract
+from filters.choices import read_choice
+from filters.finding import Finding, cannot_tell, shorten
+from filters.fold import fold, tidy
+from filters.numbers import read_quantity
+from filters.policy import DEFAULT, Boxes, Policy
+from filters.verify import TIMEOUT, final_reference, verify
+
+if TYPE_CHECKING:
+    from pipeline.rows import AnswerType, Trace
+
+PROSE_LIMIT = 300  # characters of a response that is judged whole
 
 
-def correct(trace: Trace, *, timeout: Annotated[float, Field(gt=0)] = 5.0) -> Finding:
+def correct(
+    trace: Trace,
+    *,
+    timeout: Annotated[float, Gt(0)] = TIMEOUT,
+    rounding_digits: Annotated[int, Ge(0), Le(15)] = DEFAULT.rounding_digits,
+    percent_sign_optional: bool = DEFAULT.percent_sign_optional,
+    unit_optional: bool = DEFAULT.unit_optional,
+    ordered_lists: bool = DEFAULT.ordered_lists,
+    several_boxes: Boxes = DEFAULT.several_boxes,
+    case_sensitive: bool = DEFAULT.case_sensitive,
+) -> Finding:
     """The answer equals the reference, as far as anybody can tell within `timeout` seconds.
 
     Where a number is asked for, a response that states no answer in so many words is judged by its last one,
-    so that a model that never learned a format is still measured by what it can do.
+    so that a model that never learned a format is still measured by what it can do. The other parameters are
+    those of `filters.policy.Policy`.
     """
-    answer = _judged_text(trace)
+    policy = Policy(
+        rounding_digits, percent_sign_optional, unit_optional, ordered_lists, several_boxes, case_sensitive
+    )
+    return judge_response(
+        trace.reference, trace.response, trace.answer_type, trace.metadata, timeout=timeout, policy=policy
+    )
+
+
+def judge_response(
+    reference: str | None,
+    response: str,
+    answer_type: AnswerType,
+    metadata: str | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    policy: Policy = DEFAULT,
+) -> Finding:
+    """The verdict on a whole response, with the answer that was found in it as evidence."""
+    bare = tidy(response) if reference and len(response) <= PROSE_LIMIT else ""
+    if bare and reference and bare == tidy(reference):
+        return Finding("pass", "", bare, "text")
+    answer = _judged_text(reference, response, answer_type, policy)
     if answer is None:
-        return unfit("no_answer")
-    finding = verify(trace.reference, answer, trace.answer_type, trace.metadata, timeout=timeout)
+        return cannot_tell("no_answer")
+    finding = verify(reference, answer, answer_type, metadata, timeout=timeout, policy=policy)
     return finding._replace(evidence=shorten(answer))
 
 
-def _judged_text(trace: Trace) -> str | None:
-    answer = extract(trace.response)
+def _judged_text(reference: str | None, response: str, answer_type: AnswerType, policy: Policy) -> str | None:
+    answer = extract(response, policy.several_boxes)
     if answer and answer.how != "last":
         return answer.text
-    if trace.answer_type == "math" or read_number(trace.reference or "") is not None:
+    if answer_type == "math":
+        return _mathematical(reference, response, answer)
+    if reference is not None and read_quantity(fold(reference)):
         return answer.text if answer else None
-    return trace.response.strip() or None  # a board, a list of words: the whole response is the answer
+    return response.strip() or None  # a board, a list of words: the whole response is the answer
+
+
+def _mathematical(reference: str | None, response: str, answer: Answer | None) -> str | None:
+    """The last formula or number; where the reference is an option's letter, a short response as it is."""
+    response = after_thought(response).strip()
+    if reference and len(response) <= PROSE_LIMIT and read_choice(fold(final_reference(reference))):
+        return response or None
+    return answer.text if answer else None

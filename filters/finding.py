@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.rows import Passed
+if TYPE_CHECKING:
+    from pipeline.rows import Passed
 
 EVIDENCE_LIMIT = 500  # characters
 
@@ -13,6 +14,7 @@ class Finding(NamedTuple):
     outcome: Passed
     reason: str  # a short code that can be counted; "" when it passed
     evidence: str | None = None  # the extracted answer, the matched text
+    layer: str = ""  # which layer of verification decided; for people, not stored
 
 
 def fit(evidence: str | None = None) -> Finding:

@@ -6,10 +6,13 @@ None of them asks whether the answer is right; that is `filters.correct`.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from filters.answers import extract
 from filters.finding import Finding, fit, unfit
-from pipeline.rows import Trace
+
+if TYPE_CHECKING:
+    from pipeline.rows import Trace
 
 _THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
 

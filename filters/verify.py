@@ -1,23 +1,36 @@
 """Is an answer the reference's equal? Three answers, never two: correct, wrong, cannot tell.
 
-In layers, the cheap and certain first: the same text; two plain numbers, read exactly (`filters.plain`); then
-math-verify or the task's own scorer in a checking process (`filters.worker`). A time-out, a crash or a text
-that nobody can read is "cannot tell". Nothing of the model's is evaluated in this process.
+In layers, the cheap and certain first: `filters.equal` reads both in this process and decides nearly all;
+what it does not read, and only if it looks like mathematics, goes to math-verify in a checking process, as
+does what a task's own scorer must judge (`filters.worker`). A time-out, a crash or a text that nobody can
+read is "cannot tell". Nothing of the model's is evaluated in this process.
+
+To add an answer type: a function (reference, answer, metadata, timeout, policy) -> Finding, and its line in
+_TYPES at the end.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from filters import worker
-from filters.answers import extract, tidy
-from filters.finding import Finding, cannot_tell, fit, unfit
-from filters.plain import compare, fold, fold_characters, fold_text
-from pipeline.rows import AnswerType
+from filters.answers import extract, in_prose, is_prose
+from filters.equal import Decision, compare
+from filters.finding import Finding, cannot_tell
+from filters.fold import fold_text, tidy
+from filters.policy import DEFAULT, Policy
+from filters.tokens import FUNCTIONS
+
+if TYPE_CHECKING:
+    from pipeline.rows import AnswerType
 
 MATH_LIMIT = 2000  # characters of an answer to compare as mathematics
 TEXT_LIMIT = 100_000  # characters of an answer to compare as text, or to score
+TIMEOUT = 1.5  # seconds
 
 
 def verify(
@@ -26,52 +39,90 @@ def verify(
     answer_type: AnswerType,
     metadata: str | None = None,
     *,
-    timeout: float = 5.0,
+    timeout: float = TIMEOUT,
+    policy: Policy = DEFAULT,
 ) -> Finding:
-    """Compare an answer with the reference, in at most `timeout` seconds and the start of a process."""
+    """Compare an answer with the reference, in at most `timeout` seconds and the first start of a process."""
     if len(answer) > TEXT_LIMIT:
-        return cannot_tell("too_long")
-    if answer_type == "reasoning_gym":
-        return _verify_gym(reference, answer, metadata, timeout)
-    if reference is None or not reference.strip():
-        return cannot_tell("no_reference")
-    if answer_type == "text":
-        return fit() if fold_text(reference) == fold_text(answer) else unfit("wrong")
-    return _verify_math(_final(reference), tidy(answer), timeout)
+        return _finding(Decision(None, "text", "refused"))
+    return _TYPES[answer_type](reference, answer, metadata, timeout, policy)
 
 
-def _final(reference: str) -> str:
+@functools.lru_cache(maxsize=256)  # one reference is compared with many samples
+def final_reference(reference: str) -> str:
     """The answer in a reference, which may be a whole worked solution, as in GSM8K and MATH."""
     answer = extract(reference)
     return tidy(answer.text if answer and answer.how in ("boxed", "tag", "phrase") else reference)
 
 
-_COPULA = re.compile(r"\s(?:is|are|equals)\b:?")
-_WORD = re.compile(r"[A-Za-z]{2}")
+def _verify_text(
+    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
+) -> Finding:
+    """The same words, whatever their case and punctuation."""
+    if not reference or not reference.strip():
+        return cannot_tell("no_reference")
+    folded = [fold_text(text, case_sensitive=policy.case_sensitive) for text in (reference, answer)]
+    return _finding(Decision(folded[0] == folded[1], "text"))
 
 
-def _verify_math(reference: str, answer: str, timeout: float) -> Finding:
-    if len(reference) > MATH_LIMIT or len(answer) > MATH_LIMIT:
-        return cannot_tell("too_long")
-    reference, answer = fold_characters(reference), _after_prose(fold_characters(answer))
-    same = compare(fold(reference), fold(answer))
-    if same is not None:
-        return fit() if same else unfit("wrong")
-    return _from_outcome(worker.check("math", {"reference": reference, "answer": answer}, timeout))
+def _verify_math(
+    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
+) -> Finding:
+    """The same value, set, function or relation."""
+    if not reference or not reference.strip():
+        return cannot_tell("no_reference")
+    reference = final_reference(reference)
+    decision = compare(reference, answer, policy)
+    if (
+        decision.same is None
+        and decision.reason != "refused"
+        and _has_words(answer)
+        and (inner := in_prose(answer))
+    ):
+        answer = inner
+        decision = compare(reference, answer, policy)
+    if decision.same is None and decision.reason.startswith("unreadable") and _is_formula(reference, answer):
+        outcome = worker.check("math", {"reference": reference, "answer": answer}, timeout)
+        return _from_outcome(outcome)
+    return _finding(decision)
 
 
-def _after_prose(answer: str) -> str:
-    """What follows "the largest n is", where nothing before it could be mathematics."""
-    copula = _COPULA.search(answer)
-    head = answer[: copula.start()] if copula else ""
-    if not copula or not _WORD.search(head) or any(mark in head for mark in "=<>"):
-        return answer
-    return tidy(answer[copula.end() :])
+_WORD = re.compile(r"(?<!\S)[^\W\d_]{2,}(?![^\s:,.?!])|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 
 
-def _verify_gym(reference: str | None, answer: str, metadata: str | None, timeout: float) -> Finding:
+_NOT_PROSE = FUNCTIONS | {"and", "or"}
+
+
+def _has_words(text: str) -> bool:
+    """Words that stand by themselves and are no functions: 2 sin x has none, code has none."""
+    return any(match[0] not in _NOT_PROSE for match in _WORD.finditer(text))
+
+
+# What SymPy reads and `filters.formula` does not, and what it would take hours over.
+_KNOWN = re.compile(
+    r"\\(?:i*nt|oint|lim|partial|sum|prod|cap|setminus|backslash|mathbb|mathcal)(?![A-Za-z])|\\frac\s?\{\s?d[\s}a-z]"
+)
+_NESTED = re.compile(r"[({\[^]")
+NESTED_LIMIT = 60  # brackets and powers in a text that SymPy is given
+WORKER_LIMIT = 500  # characters
+
+
+def _is_formula(*texts: str) -> bool:
+    return all(
+        len(text) <= WORKER_LIMIT
+        and len(_NESTED.findall(text)) <= NESTED_LIMIT
+        and not is_prose(text)
+        and not re.search(r"\d{50}|!\s*\)?\s*!", text)
+        for text in texts
+    ) and any(map(_KNOWN.search, texts))
+
+
+def _verify_gym(
+    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
+) -> Finding:
+    """As the task's own scorer says."""
     if reference is not None and reference.strip() == answer.strip():
-        return fit()
+        return _finding(Decision(True, "text"))
     if metadata is None:
         return cannot_tell("no_reference")
     readings = list(dict.fromkeys((answer, tidy(answer))))  # a board may end in dots that a sentence may not
@@ -79,7 +130,23 @@ def _verify_gym(reference: str | None, answer: str, metadata: str | None, timeou
     return _from_outcome(worker.check("reasoning_gym", arguments, timeout))
 
 
+def _finding(decision: Decision) -> Finding:
+    if decision.same is None:
+        return Finding("unknown", decision.reason, layer=decision.layer)
+    return (
+        Finding("pass", "", layer=decision.layer)
+        if decision.same
+        else Finding("fail", "wrong", layer=decision.layer)
+    )
+
+
 def _from_outcome(outcome: str) -> Finding:
-    if outcome == "correct":
-        return fit()
-    return unfit("wrong") if outcome == "wrong" else cannot_tell(outcome)
+    same = {"correct": True, "wrong": False}.get(outcome)
+    return _finding(Decision(same, "worker", outcome))
+
+
+_TYPES: dict[str, Callable[[str | None, str, str | None, float, Policy], Finding]] = {
+    "math": _verify_math,
+    "text": _verify_text,
+    "reasoning_gym": _verify_gym,
+}

@@ -1,7 +1,7 @@
-"""A checking process that is killed when it is late, and kept warm when it is not.
+"""A checking process that is started once and forks a child for each check, ended by the kernel when late.
 
 Runs `filters.checks`, and works from threads, from asyncio (through `asyncio.to_thread`) and after a fork.
-Only bytes cross the pipe, never pickles: what has read hostile text is not trusted either. A process ends
+Only bytes cross the pipe, never pickles: what has read hostile text is not trusted either. The process ends
 with its parent, however that ends: it waits on the pipe between checks, and the kernel's timer bounds each.
 """
 
@@ -10,17 +10,20 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Stopped
 
 START_LIMIT = 120.0  # seconds to start and import; a cold disk is slow, and it is nobody's answer
-RECYCLE_AFTER = 1000  # checks: SymPy's caches grow
+AT_ONCE = max(8, 2 * (os.cpu_count() or 1))  # checks; more wait, and their waiting counts
 STARTED, REPLY_LIMIT = b"started", 200  # bytes
 
 # What a Python needs to start; the keys of APIs stay here.
@@ -34,16 +37,18 @@ class WorkerError(Stopped):
 def check(name: str, arguments: dict[str, Any], seconds: float) -> str:
     """The outcome of one of `filters.checks.CHECKS`, or "timeout" or "crashed". Raises WorkerError.
 
-    `seconds` is the time for the model's text alone: starting a process and importing libraries do not count.
+    `seconds` counts from the asking; only starting the process and importing its libraries, which happens
+    once, does not count.
     """
     request = json.dumps({"check": name, "arguments": arguments, "seconds": seconds}).encode()
-    return _workers.ask(request, seconds)
+    return _checks.in_turn(request, seconds)
 
 
-class _Worker:
+class _Server:
+    """The process of `filters.checks`, started with the first check."""
+
     def __init__(self) -> None:
-        self.asked = 0
-        self._connection, theirs = Pipe()
+        self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "filters.checks", str(theirs.fileno())],
@@ -54,69 +59,84 @@ class _Worker:
                 env=_environment(),
             )
 
-    def ask(self, request: bytes, seconds: float) -> str:
-        """The reply, "timeout" or "crashed"; after either of these two the process is of no more use."""
-        self.asked += 1
-        try:
-            self._connection.send_bytes(request)
-            if not self._connection.poll(START_LIMIT):
-                raise WorkerError(f"the checking process did not start within {START_LIMIT:.0f} s")
-            ready = self._connection.recv_bytes(REPLY_LIMIT)
-        except (EOFError, OSError):
-            raise WorkerError("the checking process ended before it started to check") from None
-        if ready != STARTED:
-            raise WorkerError(ready.decode("utf-8", "replace"))
-        if not self._connection.poll(seconds):
-            return "timeout"
-        try:
-            return self._connection.recv_bytes(REPLY_LIMIT).decode("ascii", "replace")
-        except (EOFError, OSError):
-            return "crashed"
+    def connect(self) -> Connection:
+        """A connection of its own for one check."""
+        ours, theirs = Pipe()
+        with theirs:
+            try:
+                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise WorkerError("the checking process has ended") from None
+        return ours
 
     def alive(self) -> bool:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        self._connection.close()
+        self._control.close()
         self._process.kill()
         self._process.wait()
 
+    def forget(self) -> None:
+        """In a forked process: the server is the parent's."""
+        self._control.close()
 
-class _Workers:
-    """At most one process a core; each serves one check at a time, and the last one used is used first."""
+
+class _Checks:
+    """The server of this process, and how many checks run in it at once."""
 
     def __init__(self) -> None:
+        self._server: _Server | None = None
         self.reset()
 
     def reset(self) -> None:
-        self._slots = threading.BoundedSemaphore(os.cpu_count() or 1)
-        self._idle: list[_Worker] = []
+        if self._server is not None:
+            self._server.forget()
+        self._server = None
+        self._starting = threading.Lock()
+        self._slots = threading.BoundedSemaphore(AT_ONCE)
 
     def ask(self, request: bytes, seconds: float) -> str:
-        with self._slots:
-            worker = self._take()
-            healthy = False
+        with self._running().connect() as connection:
             try:
-                outcome = worker.ask(request, seconds)
-                healthy = outcome not in ("timeout", "crashed") and worker.asked < RECYCLE_AFTER
-            finally:  # a KeyboardInterrupt leaves a reply in the pipe that must not answer the next question
-                if healthy:
-                    self._idle.append(worker)
-                else:
-                    worker.stop()
-        return outcome
+                connection.send_bytes(request)
+                if not connection.poll(START_LIMIT):
+                    raise WorkerError(f"the checking process did not start within {START_LIMIT:.0f} s")
+                ready = connection.recv_bytes(REPLY_LIMIT)
+            except (EOFError, OSError):
+                raise WorkerError("the checking process ended before it started to check") from None
+            if ready != STARTED:
+                raise WorkerError(ready.decode("utf-8", "replace"))
+            if not connection.poll(seconds):
+                return "timeout"
+            try:
+                return connection.recv_bytes(REPLY_LIMIT).decode("ascii", "replace")
+            except (EOFError, OSError):
+                return "crashed"
 
-    def _take(self) -> _Worker:
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.alive():
-                return worker
-            worker.stop()
-        return _Worker()
+    def in_turn(self, request: bytes, seconds: float) -> str:
+        """The same, when no more than AT_ONCE are asking; waiting for that counts."""
+        asked = time.monotonic()
+        if not self._slots.acquire(timeout=seconds):
+            return "timeout"
+        try:
+            return self.ask(request, max(seconds - (time.monotonic() - asked), 0.01))
+        finally:
+            self._slots.release()
+
+    def _running(self) -> _Server:
+        with self._starting:
+            if self._server is None or not self._server.alive():
+                if self._server is not None:
+                    self._server.stop()
+                self._server = _Server()
+            return self._server
 
     def stop(self) -> None:
-        while self._idle:
-            self._idle.pop().stop()
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
 
 
 def _environment() -> dict[str, str]:
@@ -130,6 +150,6 @@ def _environment() -> dict[str, str]:
     }
 
 
-_workers = _Workers()
-atexit.register(_workers.stop)
-os.register_at_fork(after_in_child=_workers.reset)  # a parent's process answers its parent alone
+_checks = _Checks()
+atexit.register(_checks.stop)
+os.register_at_fork(after_in_child=_checks.reset)  # a parent's process answers its parent alone

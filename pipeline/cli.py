@@ -106,6 +106,30 @@ def show_rows(runs: Path, run: Path, stage: str, outcome: str | None, count: int
     show.print_rows(_open(runs, run), stage, outcome, count)
 
 
+@cli.command()
+@click.option("--gold", help="The reference answer, or a solution that ends on it.")
+@click.option("--pred", help="The response to judge.")
+@click.option("--pairs", type=click.Path(path_type=Path), help='JSONL whose rows have "gold" and "pred".')
+@click.option("--type", "answer_type", type=click.Choice(["math", "text"]), default="math", show_default=True)
+@click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
+def verify(
+    gold: str | None, pred: str | None, pairs: Path | None, answer_type: str, settings: tuple[str, ...]
+) -> None:
+    """Is the answer right? What the filter `correct` says of one pair, or of each row of a file.
+
+    With --pairs each row is written to stdout as one JSON line, with verdict (correct, incorrect, unknown),
+    reason, layer and ms added. Settings are the parameters of `correct`, e.g. rounding_digits=3.
+    """
+    from pipeline import verifying
+
+    if pairs is not None and gold is None and pred is None:
+        verifying.judge_pairs(pairs, answer_type, settings)
+    elif pairs is None and gold is not None and pred is not None:
+        verifying.print_verdict(gold, pred, answer_type, settings)
+    else:
+        raise UserError("verify needs --gold and --pred, or --pairs FILE.jsonl")
+
+
 def _open(runs: Path, run: Path):  # type: ignore[no-untyped-def]  # Run is loaded here, not at the top
     from pipeline.run import open_run
 

@@ -30,7 +30,7 @@ LAYERS = (
     ("pipeline.stages",),
     ("pipeline.run",),
     ("pipeline.costs",),
-    ("pipeline.show",),
+    ("pipeline.show", "pipeline.verifying"),
     ("pipeline.cli",),
     ("pipeline.fake_server",),  # nothing of the product may need it
 )

@@ -1,0 +1,251 @@
+"""Compare two folded texts part by part: lists, tuples, sets, relations, and in the end numbers and formulas.
+
+What the parts leave undecided raises Open; what would cost too much raises TooLarge.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from filters.evaluate import value_at
+from filters.exact import exact
+from filters.fold import UNION
+from filters.formula import parse
+from filters.identity import canonical, same, variables
+from filters.numbers import Number, read_quantity, rounds_to, same_number, split_unit
+from filters.policy import Policy
+from filters.relations import interval, label_of, same_equation, same_relation, values_of
+from filters.structure import Structure, expand_signs, structure, unwrap, vector
+from filters.tokens import Budget, TooLarge, Tree, Unreadable
+from filters.units import UNITS
+
+LEAVES = 600  # comparisons of parts
+_TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+
+
+class Open(Exception):
+    """Two parts that cannot be told apart or alike here."""
+
+
+def squeeze(text: str) -> str:
+    """Without the spaces that say nothing: those beside anything but two letters or two digits."""
+    return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text) if " " in text else text
+
+
+class Comparison:
+    """One comparison, its bounds, and the deepest layer that it needed."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._leaves = 0
+        self._budget = Budget()
+        self.layer = "number"
+
+    def same(self, gold: str, given: str) -> bool:
+        """Whether two folded texts say the same. Raises Open where that cannot be seen."""
+        self._leaves += 1
+        if self._leaves > LEAVES:
+            raise TooLarge
+        if squeeze(gold) == squeeze(given):
+            return True
+        a, b = (self._read(text) for text in (gold, given))
+        if {a.kind, b.kind} == {"one", "tuple"}:  # a column is a tuple
+            a, b = ((vector(side.parts[0]) or side) if side.kind == "one" else side for side in (a, b))
+        if a.kind == b.kind == "one":
+            return self._same_things(a.parts[0], b.parts[0])
+        self.layer = "structure"
+        if a.kind == b.kind == "list" or {a.kind, b.kind} <= {"list", "set", "union"}:
+            return self._same_parts(a, b)
+        if "chain" in (a.kind, b.kind):
+            return self._same_chains(a, b)
+        return self._same_collections(a, b)
+
+    def _read(self, text: str) -> Structure:
+        found = structure(text)
+        readings = expand_signs(found.parts[0]) if found.kind == "one" else ()
+        if found.kind == "chain" and len(found.parts) == 2 and found.marks == ("=",):
+            readings = expand_signs(text)
+        return Structure("list", readings) if len(readings) > 1 else found
+
+    def _same_collections(self, a: Structure, b: Structure) -> bool:
+        """A tuple beside anything, or one thing beside several."""
+        if a.kind == b.kind == "tuple":
+            return self._same_tuples(a, b)
+        if "one" in (a.kind, b.kind):
+            one, several = (a, b) if a.kind == "one" else (b, a)
+            if len(several.parts) == 1:
+                return self.same(one.parts[0], several.parts[0])
+            if (number := read_quantity(one.parts[0], decimal_comma=True)) and several.kind == "list":
+                other = read_quantity(",".join(several.parts), decimal_comma=True)
+                if other and number.decimals is not None:  # 2,74 beside 2.74
+                    return bool(same_number(number, other, self._policy))
+            for part in (*one.parts, *several.parts):
+                _require_readable(part)
+            return False
+        ordered = len(a.parts) == len(b.parts) and all(map(self.same, a.parts, b.parts))
+        if ordered and "list" not in (a.kind, b.kind):
+            raise Open("ambiguous")  # (1, 2) beside {1, 2}: an interval, a point or a set
+        return ordered
+
+    def _same_tuples(self, a: Structure, b: Structure) -> bool:
+        if len(a.parts) != len(b.parts):
+            return False
+        if len(a.parts) == 2 and a.marks != b.marks:
+            return False
+        return all(map(self.same, a.parts, b.parts))
+
+    def _same_parts(self, a: Structure, b: Structure) -> bool:
+        """Lists, sets, unions: each part of one is a part of the other."""
+        labels = [{label_of(part) for part in side.parts} for side in (a, b)]
+        named = [len(side - {None}) > 1 for side in labels]
+        if a.kind == b.kind == "list" and (self._policy.ordered_lists or named[0] != named[1]):
+            return len(a.parts) == len(b.parts) and all(map(self.same, a.parts, b.parts))
+        if a.kind == b.kind == "list" and len(a.parts) != len(b.parts):
+            return False
+        return self._contains(a, b) and self._contains(b, a)
+
+    def _contains(self, a: Structure, b: Structure) -> bool:
+        """Whether every part of `b` is in `a`; open where a part is in none and may be in one."""
+        for part in b.parts:
+            undecided: Open | None = None
+            for other in a.parts:
+                try:
+                    if self.same(other, part):
+                        break
+                except Open as e:
+                    undecided = e
+            else:
+                if undecided:
+                    raise undecided
+                return False
+        return True
+
+    def _same_chains(self, a: Structure, b: Structure) -> bool:
+        """Equations and inequalities, beside each other or beside what they are solved to."""
+        readings = [interval(side) if side.kind == "chain" else side for side in (a, b)]
+        if all(readings) and any(side.kind == "chain" for side in (a, b)):
+            x, y = readings
+            assert x is not None
+            assert y is not None
+            if _names_agree(a, b) and x.kind == y.kind:
+                return self._same_tuples(x, y) if x.kind == "tuple" else self._same_parts(x, y)
+        if a.kind == b.kind == "chain":
+            return self._same_relations(a, b)
+        chain, other, swapped = (a, b, False) if a.kind == "chain" else (b, a, True)
+        texts = values_of(chain)
+        if texts is None:
+            raise Open("ambiguous")
+        beside = other.parts[0] if other.kind == "one" else _written(other)
+        return any(self.same(beside, t) if swapped else self.same(t, beside) for t in texts)
+
+    def _same_relations(self, a: Structure, b: Structure) -> bool:
+        x, y = label_of(a), label_of(b)
+        values = values_of(a), values_of(b)
+        if values[0] and values[1] and x is not None and y is not None:
+            equal = any(self.same(p, q) for p in values[0] for q in values[1])
+            if x == y or (not equal and len(a.parts) > 2):
+                return equal
+            if equal and ((len(x) > 1 and x.isalpha()) or (len(y) > 1 and y.isalpha())):
+                return True  # a label in words beside a letter
+        self.layer = "formula"
+        verdict = (
+            same_equation(a, b, self._budget)
+            if set(a.marks + b.marks) <= {"="}
+            else same_relation(a, b, self._budget)
+        )
+        if verdict is None:
+            if values[0] and values[1] and (x is None or y is None):
+                return any(self.same(p, q) for p in values[0] for q in values[1])
+            raise Open("ambiguous")
+        return verdict
+
+    def _same_things(self, gold: str, given: str) -> bool:
+        a, b = (read_quantity(text, decimal_comma=True) for text in (gold, given))
+        if a and b:
+            if (equal := same_number(a, b, self._policy)) is None:
+                raise Open("units_differ")
+            return equal
+        self.layer = "formula"
+        if ":" in gold or ":" in given:  # ratios
+            gold, given = gold.replace(":", "/"), given.replace(":", "/")
+        (x, unit_x), (y, unit_y) = (
+            _with_unit(gold, "unreadable_reference"),
+            _with_unit(given, "unreadable_answer"),
+        )
+        x, y = _in_degrees(x, unit_x, y, unit_y), _in_degrees(y, unit_y, x, unit_x)
+        if unit_x and unit_y and unit_x != unit_y:
+            kinds = [UNITS[u].measures if u in UNITS else None for u in (unit_x, unit_y)]
+            if None in kinds or kinds[0] == kinds[1]:
+                raise Open("units_differ")
+            return False
+        if (a and self._rounded(a, y)) or (b and self._rounded(b, x)):
+            return True
+        verdict = same(x, y, self._budget)
+        if verdict is None:
+            raise Open("ambiguous")
+        return verdict
+
+    def _rounded(self, written: Number, tree: Tree) -> bool:
+        """Whether a decimal is a rounding of a constant formula's value."""
+        if written.percent or written.decimals is None or variables(tree):
+            return False
+        if (value := exact(tree, self._budget)) is not None:
+            return rounds_to(written, value, self._policy)
+        try:
+            found = value_at(tree, {}, self._budget)
+        except (Unreadable, ArithmeticError, ValueError):
+            return False
+        return abs(found.imag) <= 1e-12 * abs(found) and rounds_to(
+            written, Fraction(found.real), self._policy
+        )
+
+
+def _names_agree(a: Structure, b: Structure) -> bool:
+    """Two inequalities speak of the same variable; an interval speaks of any."""
+    x, y = (label_of(side) if side.kind == "chain" else None for side in (a, b))
+    return x is None or y is None or x == y
+
+
+def _written(several: Structure) -> str:
+    """A structure as text again."""
+    inner = ",".join(several.parts)
+    if several.kind == "tuple":
+        return several.marks[0] + inner + several.marks[1]
+    return (
+        f"⦃{inner}⦄"
+        if several.kind == "set"
+        else UNION.join(several.parts)
+        if several.kind == "union"
+        else inner
+    )
+
+
+def _require_readable(text: str) -> None:
+    """Raise Open unless a text is all mathematics: "12, not 13" is no list of two."""
+    found = structure(text)
+    for part in found.parts:
+        if found.kind != "one":
+            _require_readable(part)
+        elif not read_quantity(part, decimal_comma=True) and part not in ("∞", "-∞"):
+            _with_unit(part, "unreadable_answer")
+
+
+def _in_degrees(tree: Tree, unit: str, other: Tree, other_unit: str) -> Tree:
+    """Radians, a multiple of pi beside degrees, in degrees."""
+    if unit == "" and other_unit == "degree" and "(pi)" in canonical(tree) and "(pi)" not in canonical(other):
+        return ("mul", tree, ("num", Fraction(180)), ("inv", ("fn", "pi")))
+    return tree
+
+
+def _with_unit(text: str, reason: str) -> tuple[Tree, str]:
+    """The tree of a text, and the unit that stood behind it."""
+    core, unit = split_unit(text)
+    if unit == "degree" and _TRIGONOMETRIC.search(core):
+        core, unit = text, ""
+    for candidate, found in ((core, unit), (text, "")):
+        try:
+            return parse(unwrap(candidate)), found
+        except Unreadable:
+            continue
+    raise Open(reason)

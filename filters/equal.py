@@ -1,0 +1,90 @@
+r"""Do two answers say the same? In layers, the cheap and certain first; yes, no, or why that cannot be seen.
+
+    text       the same spelling after folding
+    choice     the letter of an option
+    number     two plain numbers, read exactly, with percent signs and units
+    structure  lists, tuples, sets, intervals, relations: their parts, compared by the same layers
+    formula    two trees: exact where rational, else by values at points
+
+Everything here runs in the caller's process on text that nobody vouches for: lengths, nesting, digits and the
+number of comparisons are bounded, and what is beyond is "refused". What two texts leave open because one of
+them is not read is for `filters.verify` to ask the checking process about.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from filters.choices import read_choice, same_choice
+from filters.comparison import Comparison, Open, squeeze
+from filters.fold import fold, fold_text
+from filters.numbers import read_quantity, same_number
+from filters.policy import Policy
+from filters.tokens import TooLarge
+
+LENGTH = 2000  # characters of an answer that is compared
+
+
+class Decision(NamedTuple):
+    same: bool | None
+    layer: str
+    reason: str = ""  # why it cannot be seen
+
+
+_PLAIN = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
+_UNDEFINED = frozenset(("nan", "null"))
+
+
+def compare(gold: str, given: str, policy: Policy) -> Decision:
+    """Compare a reference with an answer, both bare."""
+    if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(given):
+        return Decision(gold == given, "number")
+    if len(gold) > LENGTH or len(given) > LENGTH:
+        return Decision(None, "text", "refused")
+    gold, given = fold(gold), fold(given)
+    if not gold or gold.casefold() in _UNDEFINED:
+        return Decision(None, "text", "unreadable_reference")
+    if not given:
+        return Decision(None, "text", "no_answer")
+    if squeeze(gold) == squeeze(given):
+        return Decision(True, "text")
+    if (choice := read_choice(gold)) and (named := same_choice(choice, given)) is not None:
+        return Decision(named, "choice")
+    if _is_word(gold) or _is_word(given):
+        return _compare_words(gold, given, policy)
+    a, b = read_quantity(gold), read_quantity(given)
+    if a and b and (equal := same_number(a, b, policy)) is not None:
+        return Decision(equal, "number")
+    comparison = Comparison(policy)
+    try:
+        return Decision(comparison.same(gold, given), comparison.layer)
+    except (TooLarge, RecursionError):
+        return Decision(None, comparison.layer, "refused")
+    except Open as e:
+        if fold_text(gold) == fold_text(given) and _WORD.search(gold):
+            return Decision(True, "text")
+        return Decision(None, comparison.layer, str(e))
+
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_LETTERS = re.compile(r"[^\W\d_]{3,}(?:[\s'’.!?-]+[^\W\d_]+)*[.!?]?|[^\W\d_]+(?:\s[^\W\d_]{3,})+")  # noqa: RUF001
+_SHORT = frozenset(("no", "ja", "si", "sí"))  # else two letters are a product
+_NOT_WORDS = frozenset(("inf", "infinity"))
+
+
+def _is_word(text: str) -> bool:
+    """Letters only, as in "Paris" or "no solution": a text, though "abc" might be a product."""
+    folded = text.casefold()
+    return folded in _SHORT or (bool(_LETTERS.fullmatch(text)) and folded not in _NOT_WORDS)
+
+
+def _compare_words(gold: str, given: str, policy: Policy) -> Decision:
+    a, b = (fold_text(text, case_sensitive=policy.case_sensitive) for text in (gold, given))
+    if a == b:
+        return Decision(True, "text")
+    if _is_word(gold) and _is_word(given):
+        return Decision(None if sorted(a) == sorted(b) else False, "text", "ambiguous")
+    if _is_word(gold):
+        return Decision(None, "text", "unreadable_reference" if _WORD.search(given) else "ambiguous")
+    return Decision(None, "text", "unreadable_answer")

@@ -1,0 +1,185 @@
+r"""One spelling for texts that differ in form alone: characters, spacing, LaTeX commands that mean the same.
+
+Pure, and linear in the text's length. What a folded text means is for `filters.numbers` and others to read.
+Operators become single characters (≤ ≥ ≠ ≈ ∈ ∞ ± *), and the braces of a set become ⦃ ⦄, so that a plain
+brace always groups; the rows of a matrix are parted by ⏎.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+ROW = "⏎"  # between the rows of a matrix
+UNION = "\N{N-ARY UNION}"
+_WRAPPINGS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+
+_COMMANDS = {
+    **dict.fromkeys(("left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr", "bigg", "Bigg"), ""),
+    **dict.fromkeys(("displaystyle", "textstyle", "limits", "nolimits", "rm", "bf", "it"), ""),
+    **dict.fromkeys(("quad", "qquad", "space", "thinspace"), " "),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
+    **dict.fromkeys(("times", "cdot", "ast"), "*"),
+    **dict.fromkeys(("le", "leq", "leqslant"), "≤"),
+    **dict.fromkeys(("ge", "geq", "geqslant"), "≥"),
+    **dict.fromkeys(("ne", "neq"), "≠"),
+    **dict.fromkeys(("approx", "simeq", "thickapprox"), "≈"),
+    **dict.fromkeys(("lvert", "rvert", "vert", "mid"), "|"),
+    **dict.fromkeys(("land", "wedge"), " and "),
+    **dict.fromkeys(("lor", "vee"), " or "),
+    **dict.fromkeys(("cup", "bigcup"), UNION),
+    **dict.fromkeys(("emptyset", "varnothing"), "∅"),
+    **dict.fromkeys(("lbrace",), "⦃"),
+    **dict.fromkeys(("rbrace",), "⦄"),
+    "div": "/",
+    "lt": "<",
+    "gt": ">",
+    "in": "∈",
+    "infty": "∞",
+    "pm": "±",
+    "mp": "∓",
+    "equiv": "≡",
+    "langle": "(",
+    "rangle": ")",
+    "degree": " degrees ",
+    "circ": r"\circ",
+    "lbrack": "[",
+    "rbrack": "]",
+    "dotsc": r"\dots",
+    "ldots": r"\dots",
+    "cdots": r"\dots",
+    "varphi": r"\phi",
+    "varepsilon": r"\epsilon",
+}
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("−–—‐‑‒﹣", "-"),  # noqa: RUF001
+        **dict.fromkeys("×·⋅∙∗", "*"),  # noqa: RUF001
+        **dict.fromkeys("‘’′", "'"),  # noqa: RUF001
+        **dict.fromkeys("“”„", '"'),
+        "÷": "/",
+        "\N{DIVISION SLASH}": "/",
+        "\N{UNION}": UNION,
+        "⩽": "≤",
+        "⩾": "≥",
+        "√": r"\sqrt ",
+        "π": r"\pi ",
+        "°": " degrees ",
+        "∣": "|",  # noqa: RUF001
+        "。": ".",
+        "、": ",",
+    }
+)
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|texttt|mathrm|mathbf|mathit|mathsf|bm|boldsymbol|mbox|hbox"
+    r"|operatorname)\*?\s?\{([^{}]*)\}"
+)
+_COMMAND = re.compile(r"\\([A-Za-z]+)[ \t]?")
+_ARTICLE = re.compile(r"^(?:the|an|a) (?=\w\w)", re.IGNORECASE)
+_SPACING = re.compile(r"\\[,;:> ]|~")
+_DEGREES = re.compile(r"\^\s?\{?\s?\\circ\s?\}?")
+_COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
+_IN_SIGNS = {
+    **dict.fromkeys(("all real numbers", "all reals", "the set of all real numbers"), r"\mathbb{R}"),
+    **{word: str(n) for n, word in enumerate(_COUNTS.split())},
+    **dict.fromkeys(("no solution", "no solutions", "empty set", "the empty set"), "∅"),
+}
+_LEADING = re.compile(r"^(?:therefore|thus|hence|so|then|finally)\b,?\s+", re.IGNORECASE)
+_ABOUT = re.compile(
+    r"(?:,|\bor|\bwhich is|\bi\.e\.|\(or)?\s(?:about|approximately|approx\.?|roughly)\s(?=[-.\d\\])",
+    re.IGNORECASE,
+)
+_LONG_WORD = re.compile(r"[A-Za-z]{5}")
+_TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
+_BROKEN_LINE = re.compile(r"\\n(?![A-Za-z])")  # a line's end that was escaped on its way
+_UNIT_FRACTION = re.compile(
+    r"\\[dt]?frac\s?\{\s?\\(?:text|mathrm)\s?\{([^{}]*)\}\s?\}\s?\{\s?\\(?:text|mathrm)\s?\{([^{}]*)\}\s?\}"
+)
+_EMPTY = re.compile(r"⦃\s*⦄")
+_GROUP = re.compile(r"(?<=\d),\s?\\!\s?(?=\d{3})")  # 32,\! 349
+_PRIME = re.compile(r"\s?\^\s?(?:\{\s?((?:\\prime\s?|')+|\*)\s?\}|\\prime\s?)")
+_BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\S)")  # 2**3 and 2 ** 3 are powers
+_ASCII_RELATIONS = (("<=", "≤"), (">=", "≥"), ("=<", "≤"), ("!=", "≠"), ("**", "^"))
+
+
+def tidy(text: str) -> str:
+    r"""The text without what merely wraps it: spaces, bold, `$`, \( \), \[ \], a trailing stop."""
+    for _ in range(3):  # wrappings nest a little: **\(7\)**.
+        text = text.strip(" \t\r\n*`").rstrip(".,;:。")  # not "!": 5! is 120
+        if text.endswith("\\") and not text.endswith("\\\\"):
+            text = text[:-1]
+        if not text.startswith(("$", "\\")):
+            break
+        for left, right in _WRAPPINGS:
+            inner = text[len(left) : -len(right)]
+            if text.startswith(left) and text.endswith(right) and left not in inner:
+                text = inner
+    return text.strip()
+
+
+def fold(text: str) -> str:
+    """The one spelling of an answer."""
+    text = _LEADING.sub("", fold_characters(tidy(text)))
+    if "**" in text:
+        text = _BOLD.sub("", text)
+    if "\\" in text:
+        text = _fold_latex(text)
+    text = text.replace("$", "").replace("{,}", ",").replace("\\%", "%")
+    text = _without_remark(_TIMES_TEN.sub("*", _ABOUT.sub(" ≈ ", text)))
+    for written, meant in _ASCII_RELATIONS:
+        text = text.replace(written, meant)
+    text = tidy(" ".join(text.split())).removeprefix("+").lstrip("=≈ ")
+    return _IN_SIGNS.get(text.casefold(), text)
+
+
+def fold_text(text: str, *, case_sensitive: bool = False) -> str:
+    """The same for words: punctuation, a leading article and, unless told otherwise, case do not count."""
+    text = re.sub(r"[\"'!?.,;:()_\\]+", " ", fold(text))
+    text = _ARTICLE.sub("", " ".join(text.split()))
+    return text if case_sensitive else text.casefold()
+
+
+def fold_characters(text: str) -> str:
+    """NFKC and ASCII digits, but 2² is not 22, 1½ is not 11/2, and characters that nobody sees go."""
+    return text if text.isascii() else "".join(map(_fold_character, text.translate(_CHARACTERS)))
+
+
+def _without_remark(text: str) -> str:
+    """12 (twelve) without what the brackets say in words."""
+    opened = text.rfind(" (")
+    if opened <= 0 or not text.endswith(")") or text.find(")", opened) != len(text) - 1:
+        return text
+    return text[:opened] if _LONG_WORD.search(text, opened) else text
+
+
+def _fold_latex(text: str) -> str:
+    # "\\\\" starts a row of a matrix; elsewhere it is an escape written twice
+    text = text.replace("\\\\", ROW if r"\begin" in text else "\\")
+    text = _UNIT_FRACTION.sub(r" \1/\2", _BROKEN_LINE.sub(" ", text))
+    text = _PRIME.sub("'", _GROUP.sub("", text))
+    text = (
+        text.replace(r"\$", "").replace(r"\!", "").replace(r"\{", "⦃").replace(r"\}", "⦄").replace(r"\|", "|")
+    )
+    text = text.replace(r"\(", "").replace(r"\)", "").replace(r"\[", "").replace(r"\]", "")
+    text = _SPACING.sub(" ", text)
+    text = _TEXT.sub(r" \1 ", _TEXT.sub(r" \1 ", text))  # they nest once: \textbf{\text{A}}
+    text = _EMPTY.sub("∅", _COMMAND.sub(_command, text))
+    return _DEGREES.sub(" degrees ", text)
+
+
+def _command(match: re.Match[str]) -> str:
+    return _COMMANDS.get(match[1], match[0])
+
+
+def _fold_character(c: str) -> str:
+    if c < "\x80" or c in f"≤≥≠≈∈∞±∓⦃⦄∅≡{ROW}{UNION}":
+        return c
+    if c.isdecimal():
+        return str(unicodedata.decimal(c))
+    kind = unicodedata.decomposition(c).partition(" ")[0]
+    if kind == "<super>":
+        return "^" + unicodedata.normalize("NFKC", c)
+    if kind == "<fraction>":
+        return " " + unicodedata.normalize("NFKC", c).replace("\N{FRACTION SLASH}", "/")
+    return "" if unicodedata.category(c) in ("Cf", "Cs") else unicodedata.normalize("NFKC", c)

@@ -1,0 +1,96 @@
+"""`retort verify`: one pair for a person, a file of pairs for a program."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.verifying import judge_pairs
+
+
+def retort(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "verify", *arguments], capture_output=True, text=True
+    )
+
+
+def test_one_pair_is_shown_with_what_was_compared_and_the_layer_that_decided():
+    done = retort("--gold", r"So it is \boxed{\frac{1}{2}}.", "--pred", "The answer is 0.5.")
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    assert lines[:4] == [
+        ["verdict", "correct"],
+        ["reference", r"\frac{1}{2}"],
+        ["answer", "0.5"],
+        ["layer", "number"],
+    ]
+    assert done.returncode == 0
+
+
+def test_each_row_of_a_file_comes_back_in_order_with_its_verdict(tmp_path, capsys):
+    rows = [
+        {"id": "a", "gold": "7", "pred": "The answer is 7."},
+        {"gold": "7", "pred": "8", "extra": {"kept": [1]}},
+        {"gold": "7", "pred": None},
+        {"gold": 5, "pred": 5.0},
+        {"gold": None, "pred": "7"},
+        {"gold": "1", "pred": "\ud800 1"},
+    ]
+    assert [(r["verdict"], r["reason"]) for r in judged(tmp_path, rows, capsys)] == [
+        ("correct", ""),
+        ("incorrect", "wrong"),
+        ("unknown", "no_answer"),
+        ("correct", ""),
+        ("unknown", "no_reference"),
+        ("correct", ""),
+    ]
+
+
+def test_what_a_row_held_is_kept(tmp_path, capsys):
+    row = {"id": "a", "gold": "7", "pred": "8", "extra": {"kept": [1]}}
+    (back,) = judged(tmp_path, [row], capsys)
+    assert back.pop("ms") >= 0
+    assert back == row | {"verdict": "incorrect", "reason": "wrong", "layer": "number"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not a JSON object in one line"),
+        ("[1]", "a list, not an object"),
+        ('{"gold": "1"}', "no 'pred'"),
+        ('{"gold": ["1"], "pred": "1"}', "'gold' is a list"),
+        ("[" * 100_000, "not a JSON object in one line"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"gold": "1", "pred": "1"}\n\n' + line + "\n")
+    with pytest.raises(UserError, match=f"pairs.jsonl:3: .*{message}") as error:
+        judge_pairs(path, "math", ())
+    assert len(str(error.value)) < 500
+
+
+def test_a_missing_file_and_a_wrong_setting_are_mistakes_in_one_line(tmp_path):
+    for arguments, message in (
+        (["--pairs", str(tmp_path / "none.jsonl")], "none.jsonl: No such file"),
+        (["--gold", "1"], "--gold and --pred, or --pairs"),
+        (["--gold", "1", "--pred", "1", "rounding_digit=3"], "did you mean 'rounding_digits'?"),
+        (["--gold", "1", "--pred", "1", "rounding_digits"], "NAME=VALUE"),
+    ):
+        done = retort(*arguments)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert message in done.stderr
+
+
+def test_a_policy_is_given_as_a_setting():
+    assert "incorrect" in retort("--gold", "1/3", "--pred", "0.33").stdout
+    assert "verdict    correct" in retort("--gold", "1/3", "--pred", "0.33", "rounding_digits=2").stdout
+
+
+def judged(folder, rows, capsys):
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge_pairs(path, "math", (), sys.stdout)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
