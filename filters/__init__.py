@@ -15,7 +15,7 @@ A filter sees one trace, and imports of ours only `pipeline.rows`, `pipeline.err
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from filters.correct import correct
@@ -26,7 +26,20 @@ from pipeline.errors import Stopped, UserError, nearest
 if TYPE_CHECKING:  # pydantic takes a third of the time that judging a thousand answers takes
     from pipeline.rows import Outcome, Passed, Trace, Verdict
 
-__all__ = ["FILTERS", "Filter", "Finding", "cannot_tell", "check_rules", "fit", "judge", "unfit", "versions"]
+__all__ = [
+    "FILTERS",
+    "Filter",
+    "Finding",
+    "as_verdict",
+    "cannot_tell",
+    "check_rules",
+    "decide",
+    "fit",
+    "judge",
+    "unfit",
+    "verdicts_on",
+    "versions",
+]
 
 Rules = Mapping[str, Mapping[str, Any]]  # filter name -> its parameters
 
@@ -46,8 +59,24 @@ FILTERS: dict[str, Filter] = {
 
 def judge(trace: Trace, rules: Rules) -> Trace:
     """The trace with the verdict of every named filter, and kept only if all of them pass."""
-    verdicts = tuple(_verdict(trace, name, parameters) for name, parameters in rules.items())
-    return trace.model_copy(update={"verdicts": verdicts, "outcome": _outcome({v.outcome for v in verdicts})})
+    verdicts = tuple(verdicts_on(trace, rules))
+    outcome, reason = decide(verdicts)
+    return trace.model_copy(update={"verdicts": verdicts, "outcome": outcome, "reason": reason})
+
+
+def verdicts_on(trace: Trace, rules: Rules) -> Iterator[Verdict]:
+    """What every named filter says of the trace."""
+    return (_verdict(trace, name, parameters) for name, parameters in rules.items())
+
+
+def decide(verdicts: Iterable[Verdict]) -> tuple[Outcome, str]:
+    """Rejected if one fails, else unknown if one cannot tell; and the first that said so."""
+    reasons: dict[Passed, str] = {}
+    for v in verdicts:
+        reasons.setdefault(v.outcome, f"{v.filter}: {v.reason}")
+    if "fail" in reasons:
+        return "rejected", reasons["fail"]
+    return ("unknown", reasons["unknown"]) if "unknown" in reasons else ("kept", "")
 
 
 def versions(rules: Rules) -> dict[str, dict[str, Any]]:
@@ -74,8 +103,6 @@ def check_rules(rules: Rules) -> None:
 
 
 def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
-    from pipeline.rows import Verdict
-
     function, version = FILTERS[name]
     try:
         finding = function(trace, **parameters)
@@ -83,6 +110,12 @@ def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
         raise
     except Exception as e:  # noqa: BLE001 - the one boundary where a filter's failure becomes data
         finding = cannot_tell("raised", f"{type(e).__name__}: {e}")
+    return as_verdict(name, version, finding)
+
+
+def as_verdict(name: str, version: int, finding: Finding) -> Verdict:
+    from pipeline.rows import Verdict
+
     return Verdict(
         filter=name,
         version=version,
@@ -90,12 +123,6 @@ def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
         reason=finding.reason,
         evidence=finding.evidence,
     )
-
-
-def _outcome(verdicts: set[Passed]) -> Outcome:
-    if verdicts <= {"pass"}:
-        return "kept"
-    return "rejected" if "fail" in verdicts else "unknown"
 
 
 def _parameters(function: Callable[..., Finding]) -> dict[str, Any]:

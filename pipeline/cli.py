@@ -87,6 +87,24 @@ def status(runs: Path, run: Path | None) -> None:
         show.print_status(_open(runs, run))
 
 
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-n",
+    "examples",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Examples of each reason.",
+)
+@click.pass_obj
+def why(runs: Path, run: Path, examples: int) -> None:
+    """Where RUN's traces went: kept, rejected by reason with examples, and what each rule rejects alone."""
+    from pipeline.why import print_why
+
+    print_why(_open(runs, run), examples)
+
+
 @cli.command(name="show")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(

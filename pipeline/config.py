@@ -185,6 +185,7 @@ class Generate(Table):
 
 
 class Filter(Table):
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"most_rejected"})
     # filter name -> its parameters; every filter runs on every trace, kept = all pass
     rules: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
         "finished": {},
@@ -192,6 +193,7 @@ class Filter(Table):
         "final_answer": {},
         "correct": {},
     }
+    most_rejected: Share = 0.98  # share of the traces that one rule may reject before the run stops to ask
 
 
 class Select(Table):

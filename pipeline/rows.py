@@ -96,6 +96,7 @@ class Trace(Question):
     error: str | None = None  # why it failed, or could not be continued
     verdicts: tuple[Verdict, ...] = ()
     outcome: Outcome = "unjudged"
+    reason: str = ""  # "rule: reason" of the first verdict that decided the outcome; "" when kept
 
 
 Role = Literal["system", "user", "assistant"]

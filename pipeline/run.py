@@ -2,20 +2,20 @@
 
 run = open_run("data/runs/demo")
 run.counts()                        # what each stage holds
-run.reasons()                       # why traces were rejected
+run.why()                           # the funnel: kept, rejected by reason, what each rule rejects alone
 run.traces.to_pandas()              # or .to_arrow(), .to_datasets(), or iterate over typed rows
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.config import Recipe
 from pipeline.errors import UserError
+from pipeline.funnel import Funnel, funnel
 from pipeline.rows import Example, Problem, Row, Score, Step, Trace, Verdict, arrow_schema
 from pipeline.shard import Counts
 from pipeline.store import Output
@@ -76,6 +76,13 @@ class Rows(Generic[R]):
 
         return datasets.Dataset(self.to_arrow())
 
+    def where(self, field: str, value: Any, count: int) -> list[R]:
+        """The first `count` rows with this value in a field."""
+        import pyarrow.compute as pc
+
+        table = self._dataset().head(count, filter=pc.field(field) == value, batch_size=1024)
+        return [self.row.model_validate(record) for record in table.to_pylist()]
+
     def _dataset(self) -> Any:
         import pyarrow.dataset as ds
 
@@ -128,9 +135,13 @@ class Run:
         """Where evaluation keeps what each model answered."""
         return sorted(str(p.relative_to(self.path)) for p in self.path.glob("evaluate/*/generate"))
 
-    def reasons(self) -> Counter[str]:
-        """How many traces each rule rejects, "rule: reason"; one trace counts under every rule it fails."""
-        return Counter(f"{v.filter}: {v.reason}" for v in self.verdicts() if v.outcome == "fail")
+    def why(self) -> Funnel:
+        """Where the traces went: kept, rejected and undecided by reason, and what each rule rejects alone."""
+        return funnel(self.rows("filter").paths)
+
+    def examples_of(self, reason: str, count: int) -> list[Trace]:
+        """The first traces that were decided by this "rule: reason"."""
+        return self.rows("filter").where("reason", reason, count)
 
     def report(self, stage: str) -> dict[str, Any]:
         """What a complete stage said of its work; {} before."""

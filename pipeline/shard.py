@@ -65,6 +65,14 @@ class Shard:
                 for record in batch.to_pylist():
                     yield self.row.model_validate(record)
 
+    def batches(self, leave_out: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
+        """The rows of a sealed shard as Arrow, a few at a time, without the columns to leave out."""
+        import pyarrow.parquet as pq
+
+        names = [name for name in self.row.model_fields if name not in leave_out]
+        with pq.ParquetFile(self.path) as file:
+            yield from file.iter_batches(batch_size=GROUP_ROWS, columns=names)
+
     def column(self, name: str) -> list[Any]:
         """One field of every row of a sealed shard, without reading the others."""
         import pyarrow.parquet as pq
@@ -128,13 +136,17 @@ class Shard:
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Seal the shard with these rows. It is there whole or not at all, whenever the process dies."""
+        self.write_groups(_row_groups(rows, arrow_schema(self.row)))
+
+    def write_groups(self, groups: Iterable[pa.Table]) -> None:
+        """Seal the shard with these tables, one row group each."""
         import pyarrow.parquet as pq
 
         schema = arrow_schema(self.row).with_metadata({"retort": json.dumps(self.lineage, sort_keys=True)})
         temporary = self.path.with_suffix(".tmp")
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for group in _row_groups(rows, schema):
-                writer.write_table(group)
+            for group in groups:
+                writer.write_table(group.cast(schema))
         _replace(temporary, self.path)
         self.journal.unlink(missing_ok=True)
 

@@ -32,7 +32,7 @@ def print_runs(runs: Path) -> None:
         busy = [stage for stage in ROWS if run.output(stage).busy]
         kept = run.report("filter").get("kept", "-")
         table.add_row(folder.name, f"{len(complete)}/{len(ROWS)}", ", ".join(busy) or "-", str(kept))
-    _console().print(table)
+    console().print(table)
 
 
 def print_status(run: Run) -> None:
@@ -45,10 +45,10 @@ def print_status(run: Run) -> None:
         shards = f"{counts.sealed}/{counts.shards}" if counts.shards else "-"
         time = f"{seconds[stage]:.0f}" if stage in seconds else "-"
         table.add_row(stage, _state(run, stage), str(counts.rows), str(counts.failed), shards, time)
-    console = _console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     for line in (*_working(run), *_funnel(run)):
-        console.print(line, markup=False, highlight=False)
+        screen.print(line, markup=False, highlight=False)
     print_costs(run)
     if run.output("evaluate").complete:
         print_table(run)
@@ -73,17 +73,17 @@ def print_costs(run: Run) -> None:
     for c in rows:
         numbers = (c.traces, c.prompt_tokens, c.completion_tokens)
         money = (_money(c.spend), "-" if c.kept is None else str(c.kept), _money(c.per_kept))
-        table.add_row(_plain(c.teacher), _plain(c.source), *(f"{n:,}" for n in numbers), *money)
-    console = _console()
-    console.print()
-    console.print(table)
+        table.add_row(plain(c.teacher), plain(c.source), *(f"{n:,}" for n in numbers), *money)
+    screen = console()
+    screen.print()
+    screen.print(table)
     tries = ledger.read(run.output("generate").folder)
     retries = sum((Counter(a.retries) for t in tries for a in t.accounts), Counter[str]())
     requests = sum(a.requests for t in tries for a in t.accounts)
     if tries:
-        why = ", ".join(f"{n} {_plain(reason)}" for reason, n in retries.most_common())
+        why = ", ".join(f"{n} {plain(reason)}" for reason, n in retries.most_common())
         time = duration(sum(t.seconds for t in tries))
-        console.print(f"{requests} requests in {time}; retries: {why or 'none'}", highlight=False)
+        screen.print(f"{requests} requests in {time}; retries: {why or 'none'}", highlight=False)
 
 
 def _money(amount: float | None) -> str:
@@ -119,17 +119,17 @@ def print_table(run: Run) -> None:
     table = Table("", "prompt", *columns, box=None)
     for s in summarise(scores):
         table.add_row(*_cells(s))
-    console = _console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     by_subject: dict[str, list[Score]] = {}
     for score in scores:
         by_subject.setdefault(score.subject, []).append(score)
     student = by_subject.pop("student")
     for other in sorted(by_subject):
-        console.print(_sentence(other, difference(student, by_subject[other])), highlight=False)
+        screen.print(_sentence(other, difference(student, by_subject[other])), highlight=False)
 
 
-def _console() -> Console:
+def console() -> Console:
     """The terminal as it is; in a file or a pipe, lines as long as they need to be."""
     return Console() if sys.stdout.isatty() else Console(width=160)
 
@@ -161,30 +161,30 @@ def _working(run: Run) -> Iterator[str]:
     for stage in ("generate", *run.answers()):
         tries = ledger.read(run.output(stage).folder) if run.output(stage).busy else ()
         if tries:
-            yield _plain(tries[-1].line)
+            yield plain(tries[-1].line)
 
 
 def _funnel(run: Run) -> Iterator[str]:
     report = run.report("filter")
     if report:
-        yield f"\n{report['in']} traces: {report['kept']} kept"
-        yield from (f"  {n:>6} rejected, {_plain(why)}" for why, n in report["rejected"].items())
-        yield from (f"  {n:>6} cannot tell, {_plain(why)}" for why, n in report["unknown"].items())
+        yield f"\n{report['traces']} traces: {report['kept']} kept; `retort why` shows examples"
+        yield from (f"  {n:>6} rejected, {plain(why)}" for why, n in report["rejected"].items())
+        yield from (f"  {n:>6} cannot tell, {plain(why)}" for why, n in report["unknown"].items())
 
 
 def _lines(row: Row) -> Iterator[str]:
     for name, value in row:
         if name == "verdicts":
             for v in value:
-                yield f"  {v.outcome:8} {v.filter} {_plain(v.reason)}" + (
-                    f" ({_plain(v.evidence)})" if v.evidence else ""
+                yield f"  {v.outcome:8} {v.filter} {plain(v.reason)}" + (
+                    f" ({plain(v.evidence)})" if v.evidence else ""
                 )
         elif name == "messages":
-            yield from (f"[{m.role}]\n{_plain(m.content)}" for m in value)
+            yield from (f"[{m.role}]\n{plain(m.content)}" for m in value)
         else:
-            yield f"{name}: {_plain(str(value))}"
+            yield f"{name}: {plain(str(value))}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that cannot drive a terminal: control characters but newline and tab are shown as escapes."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import filters
 from pipeline.config import Recipe
+from pipeline.errors import UserError
+from pipeline.funnel import Funnel, funnel
+from pipeline.judging import Judges, judge_shards
 from pipeline.rows import Trace
 from pipeline.stage import Job, Stage
+
+FEW = 50  # traces of which no rule can be said to reject nearly all
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -17,40 +21,25 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Judge every trace; the report is the funnel: traces in, kept, cannot tell, rejected by first reason."""
+    """Judge every trace; the report is the funnel."""
     (reads,) = job.stage.reads
     with job.progress(job.inputs[reads].counts().rows) as progress:
-        for traces, judged in job.pairs():
-            if not judged.sealed:
-                rows = []
-                for trace in traces.rows():
-                    rows.append(filters.judge(trace, job.recipe.filter.rules))
-                    progress.update(done=1)
-                job.output.write(judged.name, rows)
-    return funnel(job.output.rows())
+        judge_shards(Judges(job.recipe.filter.rules), job.pairs(), lambda n: progress.update(done=n))
+    counted = funnel([shard.path for shard in job.output.shards()])
+    if job.stage.name == FILTER.name:
+        _warn(counted, job.recipe.filter.most_rejected)
+    return counted.model_dump()
 
 
-def funnel(traces: Any) -> dict[str, Any]:
-    """Counts that add up: in = kept + unknown + rejected, each trace under the first rule that said so."""
-    outcomes: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
-    unknown: Counter[str] = Counter()
-    for trace in traces:
-        outcomes[trace.outcome] += 1
-        if trace.outcome == "rejected":
-            rejected[_first(trace, "fail")] += 1
-        elif trace.outcome == "unknown":
-            unknown[_first(trace, "unknown")] += 1
-    return {
-        "in": outcomes.total(),
-        "kept": outcomes["kept"],
-        "rejected": dict(rejected.most_common()),
-        "unknown": dict(unknown.most_common()),
-    }
-
-
-def _first(trace: Trace, outcome: str) -> str:
-    return next(f"{v.filter}: {v.reason}" for v in trace.verdicts if v.outcome == outcome)
+def _warn(counted: Funnel, most: float) -> None:
+    """A rule that rejects nearly everything is more likely wrong than the traces."""
+    for name, rule in counted.rules.items():
+        if counted.traces >= FEW and rule.fails > most * counted.traces:
+            why = max((r for r in counted.rejected if r.startswith(f"{name}: ")), default=name)
+            raise UserError(
+                f"the rule {name!r} rejects {rule.fails} of {counted.traces} traces ({why}): look at some "
+                "with `retort show --rejected`; filter.most_rejected=1 goes on all the same"
+            )
 
 
 def _check(recipe: Recipe) -> None:
@@ -61,7 +50,7 @@ def judging(name: str, reads: str) -> Stage:
     """A stage that judges the traces of another one."""
     return Stage(
         name=name,
-        version=1,
+        version=2,
         row=Trace,
         mirrors=reads,
         reads=(reads,),

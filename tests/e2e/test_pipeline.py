@@ -1,10 +1,12 @@
 """ingest to select against the fake server, read back from Python and the shell."""
 
+from collections import Counter
+
 import pytest
 
 from pipeline import open_run
 from pipeline.run import Run
-from pipeline.show import _plain
+from pipeline.show import plain
 from tests.conftest import FakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, write_recipe
 
@@ -28,10 +30,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_every_count_adds_up_from_problems_to_examples(run: Run) -> None:
     report = run.report("filter")
-    assert report["in"] == PROBLEMS * SAMPLES == len(run.traces)
+    assert report["traces"] == PROBLEMS * SAMPLES == len(run.traces)
     rejected = sum(report["rejected"].values())
-    assert report["in"] == report["kept"] + rejected + sum(report["unknown"].values())
-    assert 0 < report["kept"] < report["in"]
+    assert report["traces"] == report["kept"] + rejected + sum(report["unknown"].values())
+    assert 0 < report["kept"] < report["traces"]
     assert {"finished: truncated", "one_thought: unclosed"} <= set(report["rejected"])
     chosen = run.report("select")
     assert chosen["kept"] == report["kept"]
@@ -66,12 +68,22 @@ def test_python_gives_arrow_pandas_and_datasets(run: Run) -> None:
     frame = run.problems.to_pandas()
     assert frame["question"].iloc[0] == "What is 1 + 1?"
     assert run.examples.to_datasets()[0]["messages"][-1]["role"] == "assistant"
-    assert sum(v.outcome == "fail" for v in run.verdicts()) == run.reasons().total()
+    why = run.why()
+    assert why.model_dump() == run.report("filter")
+    fails = [v.filter for v in run.verdicts() if v.outcome == "fail"]
+    assert {name: rule.fails for name, rule in why.rules.items() if rule.fails} == Counter(fails)
+    only = [{v.filter for v in t.verdicts if v.outcome == "fail"} for t in run.traces]
+    assert {name: rule.alone for name, rule in why.rules.items()} == {
+        name: only.count({name}) for name in why.rules
+    }
     assert run.counts()["generate"].rows == PROBLEMS * SAMPLES
 
 
 def test_the_shell_shows_what_python_sees(run: Run) -> None:
     runs = run.path.parent
+    why = retort(runs, "why", "test").stdout
+    assert f"= {run.why().kept} kept" in why
+    assert "rejected, finished: truncated" in why
     status = retort(runs, "status", "test").stdout
     assert status.count("complete") == len(STAGES)
     assert f"{PROBLEMS * SAMPLES} traces: {run.report('filter')['kept']} kept" in status
@@ -88,4 +100,4 @@ def test_the_run_keeps_its_recipe_and_what_each_try_took(run: Run) -> None:
 
 
 def test_model_text_cannot_drive_the_terminal() -> None:
-    assert _plain("a\x1b[2Jb\rc\u202ed\n") == "a\\x1b[2Jb\\rc\\u202ed\n"
+    assert plain("a\x1b[2Jb\rc\u202ed\n") == "a\\x1b[2Jb\\rc\\u202ed\n"

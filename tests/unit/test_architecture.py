@@ -26,11 +26,12 @@ LAYERS = (
     ("pipeline.stage", "pipeline.teacher", "pipeline.server", "pipeline.models", "pipeline.sampling"),
     ("pipeline.hub", "pipeline.scoring", "pipeline.ledger"),
     ("pipeline.sources", "pipeline.drawing"),
-    ("pipeline.training",),
+    ("pipeline.training", "pipeline.funnel", "pipeline.judging"),
     ("pipeline.stages",),
     ("pipeline.run",),
     ("pipeline.costs",),
     ("pipeline.show", "pipeline.verifying"),
+    ("pipeline.why",),
     ("pipeline.cli",),
     ("pipeline.fake_server",),  # nothing of the product may need it
 )

@@ -1,0 +1,50 @@
+"""`retort why`: the funnel of the filter stage, what each rule does by itself, and examples to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from textwrap import shorten
+
+from rich.table import Table
+
+from pipeline.errors import UserError
+from pipeline.rows import Trace
+from pipeline.run import Run
+from pipeline.show import console, plain
+
+WIDTH = 120  # characters of an example's text
+
+
+def print_why(run: Run, examples: int) -> None:
+    """The funnel, the rules, and the first `examples` traces of each reason. UserError before filtering."""
+    if not run.rows("filter").paths:
+        raise UserError(f"{run.path}: nothing is filtered yet; `retort status` shows how far the run is")
+    funnel, screen = run.why(), console()
+    screen.print(f"{funnel.traces:,} traces = {funnel.kept:,} kept", highlight=False)
+    for what, reasons in (("rejected", funnel.rejected), ("cannot tell", funnel.unknown)):
+        for reason, count in reasons.items():
+            share = f"{count / funnel.traces:.1%}"
+            screen.print(f"+ {count:>9,} {share:>6} {what}, {plain(reason)}", markup=False, highlight=False)
+            for line in _examples(run, reason, examples):
+                screen.print(f"      {line}", markup=False, highlight=False)
+    table = Table("rule", "rejects", "alone", "cannot tell", box=None)
+    for name, rule in funnel.rules.items():
+        table.add_row(plain(name), f"{rule.fails:,}", f"{rule.alone:,}", f"{rule.unknown:,}")
+    screen.print()
+    screen.print(table)
+
+
+def _examples(run: Run, reason: str, count: int) -> Iterator[str]:
+    for trace in run.examples_of(reason, count):
+        verdict = next(v for v in trace.verdicts if f"{v.filter}: {v.reason}" == reason)
+        said = verdict.evidence or _end_of(trace)
+        yield f"{trace.id}  {_one_line(said)}  (reference: {_one_line(trace.reference or '-')})"
+
+
+def _end_of(trace: Trace) -> str:
+    text = trace.response or trace.reasoning or ""
+    return text if len(text) <= WIDTH else f"...{text[3 - WIDTH :]}"
+
+
+def _one_line(text: str) -> str:
+    return shorten(plain(text), WIDTH, placeholder="...")
