@@ -84,7 +84,7 @@ def test_units_that_fail_end_with_3_and_a_count_and_the_same_command_retries_the
     funnel = json.loads((tmp_path / "test/filter/manifest.json").read_text())["report"]
     assert funnel["rejected"]["finished: failed"] == SAMPLES
     counted = funnel["kept"] + sum(funnel["rejected"].values()) + sum(funnel["unknown"].values())
-    assert counted == funnel["in"] == PROBLEMS * SAMPLES
+    assert counted == funnel["traces"] == PROBLEMS * SAMPLES
 
 
 def test_a_second_process_on_the_same_stage_is_told_so(tmp_path: Path, fake_server: StartFakeServer) -> None:
