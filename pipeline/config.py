@@ -184,6 +184,37 @@ class Generate(Table):
         return self.max_samples or self.samples or 4
 
 
+class Majority(Table):
+    """Problems without a reference: what most of their samples answer is taken for right."""
+
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of the winner less that of the second
+    votes: Annotated[int, Field(ge=2)] = 4  # samples with an answer, at least
+
+
+class Difficulty(Table):
+    """Problems whose share of right samples lies in this band."""
+
+    low: Share = 0.1
+    high: Share = 0.9
+    judged: Annotated[int, Field(ge=1)] = 2  # samples judged right or wrong, at least
+
+
+class Contamination(Table):
+    """Traces that share a run of words with a problem of an evaluation set, anywhere in them."""
+
+    against: Annotated[tuple[Source, ...], Field(min_length=1)]  # read as the sources of [ingest] are
+    ngrams: tuple[Annotated[int, Field(ge=4, le=50)], ...] = (8, 13)  # words in a run
+    common: Annotated[int, Field(ge=1)] = 10  # a run in more evaluation problems than this says nothing
+
+
+class Duplicates(Table):
+    """Problems, and traces of one problem or several, that say the same; the first that is kept stays."""
+
+    problems: Annotated[float, Field(ge=0.3, le=1)] | None = 0.8  # Jaccard similarity of their shingles
+    traces: Annotated[float, Field(ge=0.3, le=1)] | None = 0.8
+    ngram: Annotated[int, Field(ge=1, le=50)] = 5  # words of a shingle
+
+
 class Filter(Table):
     EXECUTION: ClassVar[frozenset[str]] = frozenset({"most_rejected"})
     # filter name -> its parameters; every filter runs on every trace, kept = all pass
@@ -193,6 +224,10 @@ class Filter(Table):
         "final_answer": {},
         "correct": {},
     }
+    majority: Majority | None = None
+    difficulty: Difficulty | None = None
+    contamination: Contamination | None = None
+    duplicates: Duplicates | None = None
     most_rejected: Share = 0.98  # share of the traces that one rule may reject before the run stops to ask
 
 

@@ -10,13 +10,19 @@ from __future__ import annotations
 import ctypes
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import filters
+from filters.difficulty import difficulty
+from filters.majority import majority
+from pipeline import sources
+from pipeline.config import Filter, Source
+from pipeline.files import BadRow
 from pipeline.machine import cores
 from pipeline.rows import Trace, Verdict, arrow_schema
 from pipeline.shard import Shard
@@ -24,6 +30,17 @@ from pipeline.shard import Shard
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from filters.contamination import Contamination
+
+T = TypeVar("T")
+# Raised whenever a trace might be judged otherwise than before.
+VERSIONS = {
+    "contamination": 1,
+    "majority": 1,
+    "difficulty": 1,
+    "duplicate_problem": 1,
+    "duplicate_trace": 1,
+}
 ALONE = 4000  # traces that are judged sooner than other processes have started
 _UNREAD = ("logprobs",)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -34,42 +51,52 @@ class Judges:
     """What is asked of every trace; has to be picklable."""
 
     rules: filters.Rules
+    settings: Filter
+
+    @cached_property
+    def contamination(self) -> Contamination | None:
+        """The index of the evaluation sets, built once in each process."""
+        return contamination_of(self.settings)
 
 
 def judge_shard(judges: Judges, traces: Shard, judged: Shard) -> int:
     """Write the shard of judged traces; gives how many."""
     verdicts = [v for problem in _by_problem(traces) for v in _on_problem(judges, problem)]
-    judged.write_groups(_with_verdicts(traces, verdicts))
+    judged.write_groups(with_verdicts(traces, verdicts))
     return len(verdicts)
 
 
-def judge_shards(judges: Judges, todo: Sequence[tuple[Shard, Shard]], done: Callable[[int], None]) -> None:
-    """Judge every shard that is not yet, in as many processes as there are cores where that pays."""
-    run(judge_shard, [(judges, traces, judged) for traces, judged in todo if not judged.sealed], done)
+def side_by_side(
+    work: Callable[..., T], judges: Judges, todo: Sequence[tuple[Any, ...]], rows: int
+) -> Iterator[T]:
+    """What `work(judges, *arguments)` gives for each of the arguments, in their order.
 
-
-def run(work: Callable[..., int], todo: Sequence[tuple[Any, ...]], done: Callable[[int], None]) -> None:
-    """Call `work` with each of the arguments; `done` is told what each gives, in any order.
-
-    The arguments are (judges, shard to read, ...). The first error stops what has not begun.
+    In as many processes as there are cores, where so many rows are worth it. The first error stops the rest.
     """
-    if sum(given.count().rows for _, given, *_ in todo) <= ALONE or len(todo) == 1 or len(cores()) == 1:
-        for arguments in todo:
-            done(work(*arguments))
+    global _judges
+    if rows <= ALONE or len(todo) == 1 or len(cores()) == 1:
+        yield from (work(judges, *arguments) for arguments in todo)
         return
     with ProcessPoolExecutor(
-        min(len(cores()), len(todo)), mp_context=get_context("spawn"), initializer=_begin
+        min(len(cores()), len(todo)), get_context("spawn"), initializer=_begin, initargs=(judges,)
     ) as pool:
-        futures = [pool.submit(work, *arguments) for arguments in todo]
         try:
-            for future in as_completed(futures):
-                done(future.result())
+            yield from pool.map(_work, [work] * len(todo), todo)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+_judges: Judges  # of a process that judges: built once, used for every shard
+
+
+def _work(work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    return work(_judges, *arguments)
+
+
+def _begin(judges: Judges) -> None:
     """A process that judges: the terminal's Ctrl-C is its parent's to handle, whose end is its own."""
+    global _judges
+    _judges = judges
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone has it
@@ -86,11 +113,44 @@ def _by_problem(traces: Shard) -> Iterator[list[Trace]]:
 
 
 def _on_problem(judges: Judges, traces: Sequence[Trace]) -> Iterator[list[Verdict]]:
-    for trace in traces:
-        yield list(filters.verdicts_on(trace, judges.rules))
+    """Every rule on each trace, then what sees all samples of the problem and the verdicts so far."""
+    settings = judges.settings
+    by_vote = settings.majority is not None and traces[0].reference is None
+    rules = {name: given for name, given in judges.rules.items() if not (by_vote and name == "correct")}
+    verdicts = [list(filters.verdicts_on(trace, rules)) for trace in traces]
+
+    def add(name: str, findings: Sequence[filters.Finding]) -> None:
+        for each, finding in zip(verdicts, findings, strict=True):
+            each.append(filters.as_verdict(name, VERSIONS[name], finding))
+
+    if judges.contamination:
+        add("contamination", judges.contamination.findings(traces))
+    if settings.majority and by_vote:
+        add("majority", majority(traces, margin=settings.majority.margin, votes=settings.majority.votes))
+    if settings.difficulty:
+        judged = [t.model_copy(update={"verdicts": v}) for t, v in zip(traces, verdicts, strict=True)]
+        rule = "majority" if by_vote else "correct"
+        add("difficulty", difficulty(judged, **settings.difficulty.model_dump(), rule=rule))
+    yield from verdicts
 
 
-def _with_verdicts(traces: Shard, verdicts: Sequence[Sequence[Verdict]]) -> Iterator[pa.Table]:
+def contamination_of(settings: Filter) -> Contamination | None:
+    """The index of the evaluation sets that the recipe names. Raises UserError for one without questions."""
+    from filters.contamination import Contamination
+
+    wanted = settings.contamination
+    if wanted is None:
+        return None
+    sets = {sources.name_of(s): _questions(s) for s in wanted.against}
+    return Contamination(sets, ngrams=wanted.ngrams, common=wanted.common)
+
+
+def _questions(source: Source) -> Iterator[tuple[str, str]]:
+    rows = sources.read(source, held_out=0, seed=0)
+    return ((row.origin, row.question) for row in rows if not isinstance(row, BadRow))
+
+
+def with_verdicts(traces: Shard, verdicts: Sequence[Sequence[Verdict]]) -> Iterator[pa.Table]:
     """The shard's rows as they are, with these verdicts and what follows from them."""
     import pyarrow as pa
 

@@ -40,7 +40,7 @@ class Summary(Row):
 def score(subject: str, model: str, traces: Sequence[Trace]) -> Score:
     """The score of one problem from all of its judged traces."""
     failing = [{v.filter for v in t.verdicts if v.outcome == "fail"} for t in traces]
-    correct = [next(v.outcome for v in t.verdicts if v.filter == "correct") for t in traces]
+    correct = [next((v.outcome for v in t.verdicts if v.filter == "correct"), "unknown") for t in traces]
     first = traces[0]
     return Score(
         id=f"{subject}/{first.problem_id}",

@@ -1,53 +1,41 @@
-"""filter: every rule says its verdict on every trace. Nothing is taken away: the rejected stay, with why."""
+"""filter: every rule says its verdict on every trace. Nothing is taken away: the rejected stay, with why.
+
+Rules that see one trace or one problem are asked shard by shard. Where duplicates are looked for, what those
+rules say is kept in filter/each first: a duplicate of a trace that is rejected anyway is none.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import filters
+from pipeline import deduplicate, sources
 from pipeline.config import Recipe
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError
 from pipeline.funnel import Funnel, funnel
-from pipeline.judging import Judges, judge_shards
+from pipeline.judging import VERSIONS, Judges, judge_shard, side_by_side
 from pipeline.rows import Trace
-from pipeline.stage import Job, Stage
+from pipeline.stage import DONE, Job, Stage, execute
+from pipeline.stages.generate import GENERATE
+from pipeline.store import Output
 
 FEW = 50  # traces of which no rule can be said to reject nearly all
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
-    """The rules, their parameters and their versions."""
-    return {"rules": filters.versions(recipe.filter.rules)}
-
-
-def run(job: Job) -> dict[str, Any]:
-    """Judge every trace; the report is the funnel."""
-    (reads,) = job.stage.reads
-    with job.progress(job.inputs[reads].counts().rows) as progress:
-        judge_shards(Judges(job.recipe.filter.rules), job.pairs(), lambda n: progress.update(done=n))
-    counted = funnel([shard.path for shard in job.output.shards()])
-    if job.stage.name == FILTER.name:
-        _warn(counted, job.recipe.filter.most_rejected)
-    return counted.model_dump()
-
-
-def _warn(counted: Funnel, most: float) -> None:
-    """A rule that rejects nearly everything is more likely wrong than the traces."""
-    for name, rule in counted.rules.items():
-        if counted.traces >= FEW and rule.fails > most * counted.traces:
-            why = max((r for r in counted.rejected if r.startswith(f"{name}: ")), default=name)
-            raise UserError(
-                f"the rule {name!r} rejects {rule.fails} of {counted.traces} traces ({why}): look at some "
-                "with `retort show --rejected`; filter.most_rejected=1 goes on all the same"
-            )
-
-
-def _check(recipe: Recipe) -> None:
-    filters.check_rules(recipe.filter.rules)
+    """The rules that see a trace or a problem, their parameters and their versions."""
+    table = recipe.filter
+    rules = filters.versions(table.rules)
+    for name in ("contamination", "majority", "difficulty"):
+        if given := getattr(table, name):
+            rules[name] = {"version": VERSIONS[name], **given.model_dump(mode="json")}
+    if table.contamination:
+        rules["contamination"]["against"] = [sources.fingerprint(s) for s in table.contamination.against]
+    return {"rules": rules}
 
 
 def judging(name: str, reads: str) -> Stage:
-    """A stage that judges the traces of another one."""
+    """A stage that judges the traces of another one by what sees a trace or a problem."""
     return Stage(
         name=name,
         version=2,
@@ -56,8 +44,81 @@ def judging(name: str, reads: str) -> Stage:
         reads=(reads,),
         settings=settings,
         check=_check,
-        run=run,
+        run=_judge,
     )
 
 
-FILTER = judging("filter", "generate")
+def _judge(job: Job) -> dict[str, Any]:
+    (reads,) = job.stage.reads
+    judges = Judges(job.recipe.filter.rules, job.recipe.filter)
+    rows = job.inputs[reads].counts().rows
+    todo = [(traces, judged) for traces, judged in job.pairs() if not judged.sealed]
+    with job.progress(rows) as progress:
+        for judged in side_by_side(judge_shard, judges, todo, rows):
+            progress.update(done=judged)
+    return _counted(job).model_dump()
+
+
+def _counted(job: Job) -> Funnel:
+    return funnel([shard.path for shard in job.output.shards()])
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    duplicates = recipe.filter.duplicates
+    if duplicates is None:
+        return settings(recipe)
+    versions = {name: VERSIONS[name] for name in (deduplicate.PROBLEM, deduplicate.TRACE)}
+    return settings(recipe) | {"duplicates": duplicates.model_dump() | {"versions": versions}}
+
+
+def _run(job: Job) -> dict[str, Any]:
+    """Judge every trace; the report is the funnel. UserError where one rule rejects nearly all."""
+    if job.recipe.filter.duplicates is None:
+        _judge(job)
+    else:
+        _judge_without_duplicates(job)
+    counted = _counted(job)
+    _warn(counted, job.recipe.filter.most_rejected)
+    return counted.model_dump()
+
+
+def _judge_without_duplicates(job: Job) -> None:
+    if execute(EACH, {"generate": GENERATE}, job.recipe, job.run_dir) != DONE:
+        raise Stopped(f"{EACH.name} is unfinished; the same command goes on")
+    each = Output(job.run_dir / EACH.name, Trace)
+    judges, shards, rows = Judges({}, job.recipe.filter), each.shards(), each.counts().rows
+    found = deduplicate.find_duplicates(judges, shards, rows, job.output.folder)
+    with job.progress(rows) as progress:
+        for judged, written in zip(shards, job.output.shards(), strict=True):
+            if not written.sealed:
+                progress.update(done=deduplicate.without_duplicates(judged, written, found))
+
+
+def _warn(counted: Funnel, most: float) -> None:
+    """A rule that rejects nearly everything is more likely wrong than the traces are."""
+    for name, rule in counted.rules.items():
+        if counted.traces >= FEW and rule.fails > most * counted.traces:
+            why = next((reason for reason in counted.rejected if reason.startswith(f"{name}: ")), name)
+            raise UserError(
+                f"the rule {name!r} rejects {rule.fails} of {counted.traces} traces ({why}): look at some "
+                "with `retort why`; filter.most_rejected=1 goes on all the same"
+            )
+
+
+def _check(recipe: Recipe) -> None:
+    filters.check_rules(recipe.filter.rules)
+    for source in recipe.filter.contamination.against if recipe.filter.contamination else ():
+        sources.check(source)
+
+
+EACH = judging("filter/each", "generate")
+FILTER = Stage(
+    name="filter",
+    version=2,
+    row=Trace,
+    mirrors="generate",
+    reads=("generate",),
+    settings=_settings,
+    check=_check,
+    run=_run,
+)

@@ -1,0 +1,140 @@
+"""The filter stage: rules that look across traces, side by side in processes, and the brake."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline import judging, open_run
+from pipeline.recipe import load_recipe
+from pipeline.rows import Trace
+from pipeline.stage import execute
+from pipeline.stages import STAGES
+from tests.conftest import FakeServer
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, write_recipe
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and a run whose traces are drawn."""
+    folder = tmp_path_factory.mktemp("filter")
+    server = FakeServer("--right", "0.7")
+    try:
+        recipe = write_recipe(folder, server.url)
+        for stage in ("ingest", "generate"):
+            assert retort(folder, stage, str(recipe)).returncode == 0
+    finally:
+        server.stop()
+    return folder
+
+
+def filtered(drawn: Path, tmp_path: Path, table: str, code: int = 0) -> list[Trace]:
+    """The traces, judged by rules that are written as TOML."""
+    shutil.copytree(drawn / "test", tmp_path / "test")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text((drawn / "recipe.toml").read_text() + table)
+    done = retort(tmp_path, "filter", str(recipe))
+    assert done.returncode == code, done.stderr
+    return list(open_run(tmp_path / "test").rows("filter"))
+
+
+def verdicts(traces: list[Trace], rule: str) -> Counter[str]:
+    return Counter(f"{v.outcome} {v.reason}".strip() for t in traces for v in t.verdicts if v.filter == rule)
+
+
+def test_a_trace_that_says_the_same_as_one_before_it_is_rejected_and_names_it(
+    drawn: Path, tmp_path: Path
+) -> None:
+    traces = filtered(drawn, tmp_path, "[filter.duplicates]\ntraces = 0.9\nproblems = 1.0\n")
+    by_id = {trace.id: trace for trace in traces}
+    duplicates = [t for t in traces if t.reason.startswith("duplicate_trace")]
+    assert duplicates
+    for trace in duplicates:
+        (verdict,) = [v for v in trace.verdicts if v.filter == "duplicate_trace"]
+        first = by_id[str(verdict.evidence).split(",")[0]]
+        assert first.outcome == "kept"
+        assert (first.problem_id, first.response) == (trace.problem_id, trace.response)
+    for trace in traces:  # what other rules reject is compared with nothing
+        asked = {v.filter for v in trace.verdicts} & {"duplicate_trace", "duplicate_problem"}
+        assert bool(asked) == (trace.outcome == "kept" or trace in duplicates or trace.outcome == "unknown")
+    funnel = open_run(tmp_path / "test").why()
+    assert (
+        funnel.traces
+        == PROBLEMS * SAMPLES
+        == funnel.kept + sum([*funnel.rejected.values(), *funnel.unknown.values()])
+    )
+
+
+def test_traces_of_an_evaluation_set_are_rejected_with_the_words_they_share(
+    drawn: Path, tmp_path: Path
+) -> None:
+    exam = tmp_path / "exam.jsonl"
+    exam.write_text(json.dumps({"question": "What is 3 + 2?", "answer": "5"}) + "\n")
+    table = "[filter.contamination]\nngrams = [6]\n[[filter.contamination.against]]\n"
+    table += f'kind = "file"\npath = "{exam}"\n'
+    hit = [t for t in filtered(drawn, tmp_path, table) if verdicts([t], "contamination")["pass"] == 0]
+    assert {t.question for t in hit} == {"What is 3 + 2?"}
+    assert len(hit) == SAMPLES
+    (said,) = [v.evidence for v in hit[0].verdicts if v.filter == "contamination"]
+    assert str(said).endswith(": what is 3 + 2")
+
+
+def test_problems_too_easy_or_too_hard_are_left_out(drawn: Path, tmp_path: Path) -> None:
+    traces = filtered(drawn, tmp_path, "[filter.difficulty]\nlow = 0.3\nhigh = 0.8\n")
+    right: dict[str, list[bool]] = {}
+    for trace in traces:
+        correct = next(v.outcome for v in trace.verdicts if v.filter == "correct")
+        if correct != "unknown":
+            right.setdefault(trace.problem_id, []).append(correct == "pass")
+    for trace in traces:
+        rate = sum(right[trace.problem_id]) / len(right[trace.problem_id])
+        (said,) = [v.outcome for v in trace.verdicts if v.filter == "difficulty"]
+        if len(right[trace.problem_id]) >= 2:
+            assert (said == "pass") == (0.3 <= rate <= 0.8)
+
+
+def test_without_a_reference_the_majority_stands_for_it_and_is_marked(tmp_path: Path) -> None:
+    server = FakeServer("--right", "0.8", "--malformed", "0", "--truncated", "0")
+    try:
+        recipe = write_recipe(tmp_path, server.url)
+        recipe.write_text(recipe.read_text().replace("[teacher]", 'reference = ""\n[teacher]'))
+        for stage in ("ingest", "generate", "filter"):
+            words = ("filter.majority.margin=0.5",) if stage == "filter" else ()
+            done = retort(tmp_path, stage, str(recipe), *words)
+            assert done.returncode == 0, done.stderr
+    finally:
+        server.stop()
+    traces = list(open_run(tmp_path / "test").rows("filter"))
+    assert all("correct" not in {v.filter for v in t.verdicts} for t in traces)
+    kept = [t for t in traces if t.outcome == "kept"]
+    assert kept
+    for trace in kept:
+        (said,) = [str(v.evidence) for v in trace.verdicts if v.filter == "majority"]
+        assert said.startswith("majority ")
+    assert len({(t.problem_id, t.response) for t in kept}) == len({t.problem_id for t in kept})
+
+
+def test_processes_side_by_side_write_the_bytes_that_one_writes(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(drawn / "recipe.toml")
+    for name, alone in (("one", 10**6), ("many", 0)):
+        shutil.copytree(drawn / "test", tmp_path / name)
+        monkeypatch.setattr(judging, "ALONE", alone)
+        assert execute(STAGES["filter"], STAGES, recipe, tmp_path / name) == 0
+    one, many = (
+        {p.name: p.read_bytes() for p in (tmp_path / n / "filter").glob("*.parquet")} for n in ("one", "many")
+    )
+    assert one == many
+
+
+def test_a_rule_that_rejects_nearly_everything_stops_the_run_unless_told_otherwise(
+    drawn: Path, tmp_path: Path
+) -> None:
+    filtered(drawn, tmp_path, "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n", code=2)
+    recipe = str(tmp_path / "recipe.toml")
+    said = retort(tmp_path, "filter", recipe).stderr
+    assert "the rule 'difficulty' rejects" in said
+    assert retort(tmp_path, "filter", recipe, "filter.most_rejected=1").returncode == 0

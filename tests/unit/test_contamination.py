@@ -1,0 +1,99 @@
+"""Decontamination on cases, common phrases, the evidence, and bad input."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from filters.contamination import Contamination
+from pipeline.errors import UserError
+from tests.unit.test_filters import a_trace
+
+CASES = [json.loads(line) for line in Path("tests/cases/contamination.jsonl").read_text("utf-8").splitlines()]
+QUESTION = CASES[0]["text"]
+
+
+def rows(*questions):
+    return [(str(i), question) for i, question in enumerate(questions)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_a_text_matches_when_it_holds_a_problem_and_not_otherwise(case):
+    index = Contamination({"exam": rows(*case["evaluation"])}, ngrams=case["ngrams"])
+    (match,) = index.matches([case["text"]])
+    assert (match and match.n) == case["n"]
+
+
+def test_the_evidence_names_the_set_the_row_and_the_words_as_far_as_they_agree():
+    index = Contamination({"other": rows("Nothing of that kind."), "exam": rows("Wholly new", QUESTION)})
+    thought = (
+        "I recall: She fills 9 crates on Monday and 6 crates on Tuesday, and then a customer sends none."
+    )
+    (finding,) = index.findings([a_trace(reasoning=thought)])
+    assert finding.reason == "thought_13_gram"
+    assert finding.evidence == (
+        "exam 1: she fills 9 crates on monday and 6 crates on tuesday and then a customer sends"
+    )
+
+
+def test_a_match_is_found_in_the_question_the_thought_and_the_response():
+    index = Contamination({"exam": rows(QUESTION)})
+    places = [{"question": QUESTION}, {"reasoning": QUESTION}, {"response": QUESTION}, {"reasoning": None}]
+    findings = index.findings([a_trace(**changes) for changes in places])
+    assert [finding.reason for finding in findings] == [
+        "question_13_gram",
+        "thought_13_gram",
+        "response_13_gram",
+        "",
+    ]
+
+
+def test_an_n_gram_never_runs_over_from_one_text_into_the_next():
+    index = Contamination({"exam": rows(QUESTION)}, ngrams=[8])
+    words = QUESTION.split()
+    pieces = [" ".join(words[i : i + 7]) for i in range(0, len(words), 7)]
+    assert index.matches(pieces) == [None] * len(pieces)
+
+
+def test_what_more_problems_than_allowed_share_is_a_phrase_and_does_not_match():
+    phrase = "how many of them are there in total at the end of the day"
+    problems = rows(*(f"Problem {i} is about {i} foxes and {i * i} hens; {phrase}?" for i in range(5)))
+    text = f"There are cats and dogs; {phrase}?"
+    assert Contamination({"exam": problems}, common=4).matches([text]) == [None]
+    (match,) = Contamination({"exam": problems}, common=5).matches([text])
+    assert (match.row, match.text) == ("0", phrase)
+
+
+def test_a_phrase_that_one_problem_repeats_counts_once():
+    chorus = "the wheels of the tram go round and round all day long"
+    index = Contamination({"exam": rows(" ; ".join([chorus] * 30))}, common=1)
+    (match,) = index.matches([chorus])
+    assert match.n == 8
+
+
+def test_many_texts_at_once_give_what_each_gives_alone():
+    rng = random.Random(5)
+    words = [chr(97 + i % 26) * (1 + i // 26) for i in range(60)]
+    problems = [" ".join(rng.choices(words, k=rng.randrange(1, 40))) for _ in range(300)]
+    index = Contamination({"exam": rows(*problems)}, ngrams=[4, 6], common=1000)
+    texts = [" ".join(rng.choices(words, k=rng.randrange(0, 3000))) for _ in range(200)]
+    texts += rng.sample(problems, 50)
+    assert index.matches(texts) == [index.matches([text])[0] for text in texts]
+    runs = {
+        n: {tuple(p.split()[i : i + n]) for p in problems for i in range(len(p.split()) - n + 1)}
+        for n in (4, 6)
+    }
+    for text, match in zip(texts, index.matches(texts), strict=True):
+        own = text.split()
+        lengths = [
+            n for n in (6, 4) if any(tuple(own[i : i + n]) in runs[n] for i in range(len(own) - n + 1))
+        ]
+        if lengths or len(own) >= 4:
+            assert (match and match.n) == (lengths[0] if lengths else None)
+
+
+@pytest.mark.parametrize("questions", [[], [""], ["", "  \n"]])
+def test_an_evaluation_set_without_a_question_is_refused_by_name(questions):
+    with pytest.raises(UserError, match="'exam' has no question"):
+        Contamination({"exam": rows(*questions)})

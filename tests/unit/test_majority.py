@@ -1,0 +1,87 @@
+"""Votes over the samples of a problem, and its pass rate."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from filters.difficulty import difficulty
+from filters.majority import majority
+from pipeline.rows import Verdict
+from tests.unit.test_filters import a_trace
+
+CASES = [json.loads(line) for line in Path("tests/cases/majority.jsonl").read_text("utf-8").splitlines()]
+OUTCOMES = {"p": "pass", "f": "fail", "u": "unknown"}
+
+
+def samples(answers, **changes):
+    responses = ("" if answer is None else f"The answer is \\boxed{{{answer}}}." for answer in answers)
+    return [a_trace(reference=None, response=response, **changes) for response in responses]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_what_most_samples_answer_is_kept_above_a_margin(case):
+    findings = majority(samples(case["answers"]), **case["settings"])
+    assert [finding.outcome for finding in findings] == [OUTCOMES[letter] for letter in case["outcomes"]]
+    if case["evidence"]:
+        assert findings[0].evidence.split(": ")[0] == case["evidence"]
+
+
+def test_the_evidence_holds_the_answer_and_the_reason_says_why_not():
+    right, *_, wrong, silent = majority(samples(["7", "7", "7", "7", "8", None]))
+    assert right.evidence == "majority 4/5, margin 0.60, entropy 0.50 nats: 7"
+    assert (wrong.reason, wrong.evidence[-3:]) == ("minority", ": 8")
+    assert silent.reason == "no_answer"
+
+
+def test_a_trace_that_was_cut_off_does_not_vote():
+    cut = samples(["7"] * 4, finish_reason="length")
+    assert {finding.reason for finding in majority(cut)} == {"few_votes"}
+
+
+def test_an_answer_that_equals_two_others_joins_them():
+    findings = majority(samples([r"\sqrt{4}", "2", "2.0", r"\frac{4}{2}", "2"]))
+    assert {finding.outcome for finding in findings} == {"pass"}
+
+
+def test_text_answers_are_counted_by_their_words():
+    traces = [
+        a_trace(answer_type="text", reference=None, response=response)
+        for response in ("The answer is Paris.", "Paris", "paris", "The answer is **Paris**", "Rome")
+    ]
+    assert [finding.outcome for finding in majority(traces)] == ["pass"] * 4 + ["fail"]
+
+
+def test_no_samples_give_no_findings():
+    assert majority([]) == []
+    assert difficulty([]) == []
+
+
+def judged(letters):
+    verdict = Verdict(filter="correct", version=1, outcome="pass", reason="")
+    other = Verdict(filter="finished", version=1, outcome="pass", reason="")
+    return [
+        a_trace(verdicts=(other, verdict.model_copy(update={"outcome": OUTCOMES[letter]})))
+        for letter in letters
+    ]
+
+
+@pytest.mark.parametrize(
+    ("letters", "settings", "outcome", "reason", "evidence"),
+    [
+        ("pfff", {}, "pass", "", "1/4 right, 0 unknown"),
+        ("pppp", {}, "fail", "too_easy", "4/4 right, 0 unknown"),
+        ("ffff", {}, "fail", "too_hard", "0/4 right, 0 unknown"),
+        ("ffff", {"low": 0.0}, "pass", "", "0/4 right, 0 unknown"),
+        ("pffuu", {"high": 0.3}, "fail", "too_easy", "1/3 right, 2 unknown"),
+        ("pffuu", {"high": 0.34}, "pass", "", "1/3 right, 2 unknown"),
+        ("pfff", {"low": 0.25, "high": 0.25}, "pass", "", "1/4 right, 0 unknown"),
+        ("puuu", {}, "unknown", "few_judged", "1/1 right, 3 unknown"),
+        ("uuuu", {}, "unknown", "few_judged", "0/0 right, 4 unknown"),
+        ("pf", {"rule": "majority"}, "unknown", "few_judged", "0/0 right, 2 unknown"),
+    ],
+)
+def test_a_problem_is_kept_when_its_pass_rate_lies_in_the_band(letters, settings, outcome, reason, evidence):
+    findings = difficulty(judged(letters), **settings)
+    assert {finding[:3] for finding in findings} == {(outcome, reason, evidence)}
+    assert len(findings) == len(letters)

@@ -1,0 +1,93 @@
+"""Texts as words in one spelling, and the hashes of their runs."""
+
+import random
+
+import numpy as np
+import pytest
+
+from filters.words import WORD_LIMIT, batches, wholes, windows, words_of
+
+
+def said(text):
+    words = words_of([text])
+    return words.quote(0, len(words.rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don't  STOP,\n(now)!", "don t stop now"),
+        ("1,234,567 and 1,2", "1234567 and 1 2"),
+        ("3.5. And .5", "3.5 and 5"),
+        ("twenty-one, 5-3 and x - y", "twenty one 5 - 3 and x - y"),
+        ("3x+4=7", "3 x + 4 = 7"),
+        ("**16** eggs, 2*3", "16 eggs 2 * 3"),
+        (r"\(\frac{1}{2}\) of $1{,}000$", "1 / 2 of 1000"),
+        (r"\textbf{Five} \times 2 \leq \sqrt{x}", "five * 2 < = sqrt x"),
+        ("2² ≤ 3×4−1", "2 ^ 2 < = 3 * 4 - 1"),  # noqa: RUF001
+        ("ＡＢ１２ ﬁne", "ab 12 fine"),  # noqa: RUF001
+        ("“Straße” — cafe\u0301", "strasse café"),
+        ("答案是12。", "答 案 是 12"),
+        ("a\ud800b", "a b"),
+        ("zero\u200bwidth soft\u00adhyphen", "zerowidth softhyphen"),
+        ("1½ of $2{,}500$, ①", "1 1 / 2 of 2500 1"),
+        ("20% <think>", "20 % < think >"),
+        ("?!", ""),
+    ],
+)
+def test_a_text_is_its_words_in_one_spelling(text, words):
+    assert said(text) == words
+
+
+def test_texts_read_together_have_the_words_that_each_has_alone():
+    rng = random.Random(1)
+    texts = ["".join(rng.choices("ab 1.,-*é漢\\$+\n", k=rng.randrange(60))) for _ in range(300)]
+    together = words_of(texts)
+    for i, text in enumerate(texts):
+        alone = words_of([text])
+        here = np.flatnonzero(together.rows == i)
+        assert together.hashes[here].tolist() == alone.hashes.tolist()
+        assert together.quote(*(here[0], here[-1] + 1) if len(here) else (0, 0)) == said(text)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13])
+def test_two_runs_of_words_have_the_same_hash_only_if_they_are_the_same(n):
+    rng = random.Random(n)
+    texts = [" ".join(rng.choices(["a", "b", "aa", "+", "7"], k=rng.randrange(40))) for _ in range(100)]
+    words = words_of(texts)
+    hashes, first = windows(words, n)
+    quotes = [words.quote(i, i + n) for i in first.tolist()]
+    wanted = [" ".join(t.split()[i : i + n]) for t in texts for i in range(len(t.split()) - n + 1)]
+    assert quotes == wanted
+    assert (
+        len(set(hashes.tolist())) == len(set(quotes)) == len(set(zip(quotes, hashes.tolist(), strict=True)))
+    )
+
+
+def test_whole_short_texts_have_hashes_of_their_own():
+    texts = ["a b", "", "b a", "a b c d", "a", "A, b!", "a b c"]
+    words = words_of(texts)
+    hashes, first = wholes(words, 4)
+    assert words.rows[first].tolist() == [0, 2, 4, 5, 6]
+    assert hashes[0] == hashes[3]
+    assert len(set(hashes.tolist())) == 4
+
+
+def test_a_word_is_hashed_as_far_as_its_limit_and_by_its_length():
+    same, longer, other = "a" * WORD_LIMIT, "a" * (WORD_LIMIT + 1), "b" + "a" * (WORD_LIMIT - 1)
+    assert len(set(words_of([f"{same} {longer} {other}"]).hashes.tolist())) == 3
+
+
+def test_hashes_are_the_same_in_every_process():
+    assert words_of(["one 2 +"]).hashes.tolist() == [
+        12914860095451781108,
+        15263003201147282981,
+        15115808864189122588,
+    ]
+
+
+def test_batches_hold_every_text_once():
+    texts = ["x" * 100_000] * 7 + [""] * 3
+    assert [text for _, some in batches(texts) for text in some] == texts
+    assert [start for start, _ in batches(texts)] == [0, 3, 6]
+    assert list(batches([])) == []
