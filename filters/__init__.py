@@ -18,9 +18,16 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+from filters.agreement import agreement
 from filters.correct import correct
 from filters.finding import Finding, cannot_tell, fit, unfit
 from filters.form import final_answer, finished, one_thought
+from filters.language import one_language
+from filters.layout import no_code, paragraphs
+from filters.leak import no_leak
+from filters.measures import confidence, length
+from filters.refusal import no_refusal
+from filters.repetition import no_repetition
 from pipeline.errors import Stopped, UserError, nearest
 
 if TYPE_CHECKING:  # pydantic takes a third of the time that judging a thousand answers takes
@@ -54,6 +61,15 @@ FILTERS: dict[str, Filter] = {
     "one_thought": Filter(one_thought, 1),
     "final_answer": Filter(final_answer, 2),
     "correct": Filter(correct, 2),
+    "length": Filter(length, 1),
+    "one_language": Filter(one_language, 1),
+    "paragraphs": Filter(paragraphs, 1),
+    "no_code": Filter(no_code, 1),
+    "no_repetition": Filter(no_repetition, 1),
+    "no_refusal": Filter(no_refusal, 1),
+    "no_leak": Filter(no_leak, 1),
+    "agreement": Filter(agreement, 1),
+    "confidence": Filter(confidence, 1),
 }
 
 

@@ -9,11 +9,15 @@ import re
 from typing import TYPE_CHECKING
 
 from filters.answers import extract
-from filters.finding import Finding, fit, unfit
+from filters.finding import Finding, cannot_tell, fit, unfit
+from filters.verify import verify
 
 if TYPE_CHECKING:
     from pipeline.rows import Trace
 
+BOXES_LIMIT = 8  # that are compared with the answer; comparing may take long
+
+_BOX = re.compile(r"(?=\\(?:boxed|fbox)[ {])")
 _THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
 
 
@@ -51,8 +55,23 @@ def final_answer(trace: Trace) -> Finding:
     """The response states one final answer: boxed, in <answer> tags, after "the answer is", or nothing else.
 
     A number that merely comes last in a sentence is not a stated answer, though `correct` may judge by it.
+    Several boxes must hold the same value, unless they are the parts of one answer: "x = 1 and y = 2".
     """
     answer = extract(trace.response)
     if answer is None or answer.how == "last":
         return unfit("no_answer")
+    others = [box for box in _boxes(trace.response) if box not in (answer.text, *answer.text.split(", "))]
+    for box in others[:BOXES_LIMIT]:
+        same = verify(answer.text, box, "math") if trace.answer_type == "math" else unfit("wrong")
+        if same.outcome == "fail":
+            return unfit("several_answers", f"{box[:200]} | {answer.text[:200]}")
+        if same.outcome == "unknown":
+            return cannot_tell("several_answers", f"{box[:200]} | {answer.text[:200]}")
     return fit(answer.text)
+
+
+def _boxes(response: str) -> list[str]:
+    """What each closed box holds, each text once."""
+    pieces = _BOX.split(response)[1:]
+    found = (extract(piece) for piece in pieces)
+    return list(dict.fromkeys(answer.text for answer in found if answer and answer.how == "boxed"))

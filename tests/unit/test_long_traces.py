@@ -1,0 +1,152 @@
+"""The rules on long thoughts: what repeats by right passes, what got stuck is told; hostile text is quick."""
+
+import itertools
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from filters import FILTERS, judge
+from filters.repetition import RUN, find_repeats
+from tests.unit.test_filters import a_trace
+
+ROOT = Path(__file__).resolve().parents[2]
+DICE = [throw for throw in itertools.product(range(1, 7), repeat=3) if sum(throw) != 10]
+SENTENCE = "The total is {n}, because the first box holds {n} marbles less one and the second box holds one. "
+
+BY_RIGHT = {
+    "a table of sums": "\n".join(f"{a} + {b} = {a + b}" for a in range(1, 13) for b in range(1, 13)),
+    "a table in words": "\n".join(f"{a} times {b} is {a * b}." for a in range(1, 13) for b in range(1, 13)),
+    "an enumeration": "\n".join(
+        f"({a},{b},{c}): sum {a + b + c}, not 10, so it does not count." for a, b, c in DICE
+    ),
+    "a search": "\n".join(
+        f"For n = {n}: n^2 + n + 41 = {n * n + n + 41}. Is it divisible by 7? The remainder is "
+        f"{(n * n + n + 41) % 7}, so {'yes, it is' if (n * n + n + 41) % 7 == 0 else 'it is not'}."
+        for n in range(1, 120)
+    ),
+    "a long division": "\n".join(
+        f"Bring down 0: {r}0 divided by 7 is {r * 10 // 7}, remainder {r * 10 % 7}."
+        for r in [1, 3, 2, 6, 4, 5] * 3
+    ),
+    "one step of a division, six times": "Bring down 0: 10 divided by 3 is 3, remainder 1.\n" * 6,
+    "a board of zeros": "\n".join(["0 0 0 0 0 0 0 0 0 0 0 0"] * 12),
+    "decimals": "So 1/3 = 0." + "3" * 300 + " and 1/7 = 0." + "142857" * 50,
+    "a sequence": "\n".join(
+        f"a_{i} = a_{i - 1} + a_{i - 2} = {i * 17} + {i * 11} = {i * 28}" for i in range(150)
+    ),
+    "a check said twice": "\n".join(SENTENCE.format(n=n) for n in [*range(40), 7, 8]),
+    "the identity": r"\begin{pmatrix} 1 & 0 & 0 & 0 \\ 0 & 1 & 0 & 0 \\ 0 & 0 & 1 & 0 \end{pmatrix} " * 6,
+}
+STUCK = {
+    "a sentence": ("Let me add. " + "Wait, let me check that again. " * 40, "loop"),
+    "a paragraph": (
+        "So it is 24. But wait, did I misread? Four apples, six pears, product 24. Again. " * 15,
+        "loop",
+    ),
+    "and got out of it": ("Let me think. " + "Hmm, no, that is wrong. " * 50 + "So it is seven.", "loop"),
+    "without blanks": ("ha" * 3000, "compressible"),
+    "in Chinese": ("所以我们需要再检查一遍。" * 40, "loop"),
+    "counting its rounds": (
+        "".join(
+            f"Step {k}: let me read the problem again and check whether the sum is right. "
+            for k in range(120)
+        ),
+        "compressible",
+    ),
+    "saying all of it three times": (" ".join(SENTENCE.format(n=n) for n in range(20)) * 3, "repeats"),
+    "only figures": ("0 1 " * 1000, "loop"),
+}
+
+
+def verdict(rule, **changes):
+    (found,) = judge(a_trace(**changes), {rule: {}}).verdicts
+    return found
+
+
+@pytest.mark.parametrize("name", BY_RIGHT)
+def test_what_repeats_by_right_passes(name):
+    assert verdict("no_repetition", reasoning=BY_RIGHT[name]).reason == ""
+    assert verdict("paragraphs", reasoning=BY_RIGHT[name]).reason == ""
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_a_model_that_got_stuck_is_told(name):
+    text, reason = STUCK[name]
+    assert verdict("no_repetition", reasoning=text).reason == reason
+    assert verdict("no_repetition", response=text).reason == reason
+
+
+def test_a_loop_is_measured_in_words_and_its_period_is_found():
+    words = [f"w{i}" for i in range(50)] + ["a", "b", "c"] * 30 + [f"v{i}" for i in range(50)]
+    repeats = find_repeats(words)
+    assert (repeats.loop, repeats.period) == (90, 3)
+    assert words[repeats.end - 3 : repeats.end] == ["a", "b", "c"]
+    assert find_repeats(["a"] * RUN).loop == 0
+
+
+def test_a_paragraph_is_long_by_its_words_not_by_its_figures_or_lines():
+    words = "word " * 401
+    assert verdict("paragraphs", reasoning=words).reason == "long_paragraph"
+    assert verdict("paragraphs", reasoning="Short.\n\n" + words).reason == "long_paragraph"
+    assert verdict("paragraphs", reasoning="word " * 400).reason == ""
+    assert verdict("paragraphs", reasoning=("word " * 200 + "\n") * 5).reason == ""
+    assert verdict("paragraphs", reasoning="1234 " * 1000).reason == ""
+    assert verdict("paragraphs", reasoning="所" * 401).reason == "long_paragraph"
+    wrapped = "\n".join(["so this line of one long paragraph was broken to the width of a page"] * 40)
+    assert verdict("paragraphs", reasoning=wrapped).reason == "long_paragraph"
+    listed = "\n".join(["- an item of a list that is as wide as a page and has words enough"] * 40)
+    assert verdict("paragraphs", reasoning=listed).reason == ""
+
+
+HOSTILE = {
+    "one letter": "a" * 250_000,
+    "keywords": "answer " * 35_000,
+    "the given": "the given answer choices " * 10_000,
+    "sorry": "sorry, " * 35_000,
+    "opened formulas": r"\( \[ $" * 35_000,
+    "backquotes": "`" * 250_000,
+    "fences": "```\n" * 62_500,
+    "boxes": r"\boxed{" * 35_000,
+    "closed boxes": "".join(rf"\boxed{{{i}}}" for i in range(20_000)),
+    "brackets": "(" * 250_000,
+    "Han": "的(" * 125_000,
+    "quotes and Han": "“的 " * 75_000,
+    "line ends": "\n" * 250_000,
+    "blanks": " " * 250_000,
+    "wrapped lines": ("a" * 60 + "\n") * 4_000,
+    "dashes": "- " * 125_000,
+    "no characters": "\x00\ud800\ufffe" * 75_000,
+    "digits": "1" * 250_000,
+    "dots": "1.1," * 62_500,
+}
+
+# In a process of its own that the kernel ends: the limit is CPU time, several times what all of it needs.
+PROBE = """
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+from filters import FILTERS
+from tests.unit.test_filters import a_trace
+from tests.unit.test_long_traces import HOSTILE
+for name in sorted(set(FILTERS) - {"correct"}):
+    for text in HOSTILE.values():
+        print(name, ascii(text[:20]), flush=True)
+        FILTERS[name].function(a_trace().model_copy(update={"reasoning": text, "response": text}))
+"""
+
+
+def test_hostile_text_of_a_quarter_of_a_megabyte_is_judged_in_linear_time():
+    done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
+
+
+def test_random_text_of_every_alphabet_breaks_no_rule():
+    chance = random.Random(3)
+    for _ in range(200):
+        text = "".join(
+            chr(chance.choice([chance.randrange(0x20, 0x7F), chance.randrange(0x11000)])) for _ in range(300)
+        )
+        for name in set(FILTERS) - {"correct", "agreement", "final_answer"}:
+            assert verdict(name, question=text[:50], reasoning=text, response=text[::-1]).reason != "raised"
