@@ -78,6 +78,9 @@ def check(endpoint: Endpoint) -> None:
             raise UserError(f"vllm.{name}: model, port and key are set beside the engine arguments")
         if not _ARGUMENT.fullmatch(name):
             raise UserError(f"vllm.{name}: write engine arguments like max_model_len = 4096")
+    if "speculative_config" in endpoint.vllm and not has_gpu():
+        # Seen with n-gram speculation: words that no other way of serving the same model gives.
+        raise UserError("vllm.speculative_config: vLLM 0.32 answers nonsense with it where there is no GPU")
     _check_port(endpoint.port)
 
 

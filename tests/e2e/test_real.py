@@ -12,6 +12,9 @@ SMALL = (
     "ingest.sources.1.size=12",
     "ingest.shard_size=16",
     "generate.samples=4",
+    "generate.max_tokens=48",  # some thoughts are cut there, and continued
+    "generate.continue_cut=1",
+    "generate.logprobs=3",
     "evaluate.samples=1",
     "train.epochs=1",
     "train.save_steps=2",
@@ -35,6 +38,14 @@ def test_the_demo_recipe_runs_from_problems_to_the_table(tmp_path: Path) -> None
     )
     assert {"words", "figures"} == {trace.source for trace in run.traces}
     assert run.report("filter")["kept"] > 0
+    for trace in run.traces:
+        kept = trace.logprobs
+        assert kept
+        assert len(kept.tokens) == len(kept.logprobs) == len(kept.top_tokens) / 3 >= 1
+        assert all(lp <= 0 for lp in kept.logprobs)
+        assert min(kept.tokens) >= 0
+        assert 0 <= kept.thought <= len(kept.tokens)
+    assert any(trace.continued and trace.finish_reason == "stop" for trace in run.traces)
     held_out = sum(problem.split == "held_out" for problem in run.problems)
     assert len(run.scores) == 3 * held_out
     losses = [step.loss for step in run.rows("train") if step.loss is not None]

