@@ -47,6 +47,7 @@ SPEED = frozenset(
         "tensor_parallel_size",
     }
 )
+NOTHING = Completion(None, "", "failed", None, None)  # the answer of a request that has none
 PEEK_EVERY = 0.05  # seconds, at least, between two traces judged for the line of progress alone
 
 
@@ -119,15 +120,17 @@ class Drawer:
             return await self._judged(ask.row)
         if ask.row is not None:
             return await self._continued(ask, ask.row)
-        asked = self._trace(ask)
-        trace = asked.model_copy(update=_said(await self._complete(ask, asked.seed)))
+        seed = sampling.sampling_seed(ask.problem.id, ask.sample, self._seed)
+        trace = self._trace(ask, seed, await self._complete(ask, seed))
         self._peek(trace)
         return trace
 
     def give_up(self, unit: Unit, error: str) -> Trace:
         """The row of a unit that failed: what there was of it before, with the error."""
         ask: Ask = unit.args
-        return (ask.row or self._trace(ask)).model_copy(update={"error": error})
+        seed = sampling.sampling_seed(ask.problem.id, ask.sample, self._seed)
+        row = ask.row or self._trace(ask, seed, NOTHING)
+        return row.model_copy(update={"error": error})
 
     async def _complete(self, ask: Ask, seed: int, so_far: Completion | None = None) -> Completion:
         completion = await self._clients[ask.teacher].complete(
@@ -165,8 +168,8 @@ class Drawer:
             await self._judged(trace)
             await asyncio.sleep(PEEK_EVERY)
 
-    def _trace(self, ask: Ask) -> Trace:
-        """The row of a sample that has no answer yet."""
+    def _trace(self, ask: Ask, seed: int, completion: Completion) -> Trace:
+        """The row of a sample."""
         problem = ask.problem
         return Trace(
             id=sampling.trace_id(problem.id, ask.teacher, ask.sample),
@@ -181,12 +184,8 @@ class Drawer:
             prompt=self._prompt.name,
             prompt_hash=self._prompt.hash,
             sampling=self._sampling,
-            seed=sampling.sampling_seed(problem.id, ask.sample, self._seed),
-            reasoning=None,
-            response="",
-            finish_reason="failed",
-            prompt_tokens=None,
-            completion_tokens=None,
+            seed=seed,
+            **_said(completion),
         )
 
 

@@ -8,7 +8,6 @@ was never stopped.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,7 +45,7 @@ def trace_id(problem_id: str, teacher: int, sample: int) -> str:
 
 def sampling_seed(problem_id: str, sample: int, run_seed: int, continued: int = 0) -> int:
     """A seed of 31 bits from the unit alone, so that order and concurrency change nothing."""
-    text = json.dumps([run_seed, problem_id, sample] + [continued] * bool(continued))
+    text = f"{run_seed} {problem_id} {sample} {continued}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
