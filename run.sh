@@ -87,7 +87,12 @@ run_tests() {
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
-    .venv/bin/pytest "$@"
+    if [ $# -gt 0 ]; then
+        .venv/bin/pytest "$@"
+    else # side by side, but for those that need the whole machine
+        .venv/bin/pytest -n 4 -m "not alone"
+        .venv/bin/pytest -m alone
+    fi
 }
 
 if command -v flock >/dev/null; then # two of us at once: the second waits for the first one's set-up

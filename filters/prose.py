@@ -6,8 +6,10 @@ Shared by the rules of language and layout. Every pass is linear in the text's l
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from pipeline.rows import Trace
+if TYPE_CHECKING:
+    from pipeline.rows import Trace
 
 # No alternative reads past the next mark of its kind, so that all of them together read a text once.
 _NO_PROSE = re.compile(

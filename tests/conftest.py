@@ -59,3 +59,10 @@ def fake_server() -> Iterator[StartFakeServer]:
             return server
 
         yield start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes whole processes or the whole machine is slow."""
+    for item in items:
+        if "e2e" in item.path.parts or item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.slow)

@@ -23,7 +23,7 @@ SMALL = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_the_demo_recipe_runs_from_problems_to_the_table(tmp_path: Path) -> None:
     recipe = str(ROOT / "pipeline/recipes/demo.toml")
     done = retort(tmp_path, "run", recipe, *SMALL, seconds=1500)

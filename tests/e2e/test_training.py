@@ -23,7 +23,7 @@ from pipeline.training.job import TrainJob, last_step, read_steps
 from tests import tiny_student
 
 pytest.importorskip("trl")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 SETTINGS: dict[str, Any] = {"epochs": 8, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 3e-3}
 STEPS = 40  # 8 epochs of 5 steps

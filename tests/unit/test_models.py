@@ -104,7 +104,7 @@ def test_a_label_is_a_short_name_that_is_safe_as_a_file_name() -> None:
     assert models.label("a b\n$c") == "a-b-c"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_gguf_file_becomes_an_ordinary_model_folder_once() -> None:
     said: list[str] = []
     folder = Path(models.resolve(SMOLLM2, said.append))
@@ -115,7 +115,7 @@ def test_a_gguf_file_becomes_an_ordinary_model_folder_once() -> None:
     assert "<|im_start|>" in (folder / "chat_template.jinja").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_broken_gguf_file_is_told_in_one_line_and_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

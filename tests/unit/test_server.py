@@ -125,7 +125,7 @@ def test_a_server_that_somebody_else_runs_has_not_died() -> None:
     assert server.Server(("https://host/v1",), "m").died() is None
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_server_that_cannot_start_is_told_at_once_with_the_logs_last_lines(tmp_path: Path) -> None:
     endpoint, log = local(vllm={"no_such_argument": 3}), tmp_path / "logs" / "vllm.log"
     with pytest.raises(server.ServerDied) as caught, server.serving(endpoint, "m", "m", log):
@@ -146,7 +146,7 @@ with server.serving(endpoint, models.resolve(endpoint.model), "smol", Path(sys.a
 """
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_real_server_answers_and_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     models.resolve(SMOLLM2)
     endpoint = Endpoint(

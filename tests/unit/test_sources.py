@@ -68,9 +68,9 @@ CSV = "question,answer\nWhat is 1 + 1?,2\nWhat is 2 + 2?,4\n"
         ("p.jsonl", LINES.encode()),
         ("p.json", json.dumps(ROWS).encode()),
         ("p.csv", CSV.encode()),
-        ("p.jsonl.gz", gzip.compress(LINES.encode())),
-        ("p.json.gz", gzip.compress(json.dumps(ROWS).encode())),
-        ("p.csv.gz", gzip.compress(CSV.encode())),
+        ("p.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
+        ("p.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
+        ("p.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("P.JSONL", LINES.encode()),
         ("bom.jsonl", b"\xef\xbb\xbf" + LINES.encode()),
         ("bom.json", b"\xef\xbb\xbf" + json.dumps(ROWS).encode()),
@@ -226,7 +226,9 @@ def test_a_huge_line_costs_its_row_only(tmp_path: Path) -> None:
 
 
 def test_a_gzip_bomb_on_one_line_costs_no_memory(tmp_path: Path) -> None:
-    source = file(tmp_path / "p.jsonl.gz", gzip.compress(LINES.encode()) + gzip.compress(b"x" * 2**26))
+    source = file(
+        tmp_path / "p.jsonl.gz", gzip.compress(LINES.encode(), mtime=0) + gzip.compress(b"x" * 2**26)
+    )
     assert bad(source) == ["p.jsonl.gz:3: longer than 16 MB"]
 
 
@@ -287,7 +289,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(
 
 
 def test_a_gzip_file_cut_short_is_refused_where_it_ends(tmp_path: Path) -> None:
-    source = file(tmp_path / "p.jsonl.gz", gzip.compress(LINES.encode())[:-9])
+    source = file(tmp_path / "p.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9])
     with pytest.raises(UserError, match=r"p.jsonl.gz: cannot be read: Compressed file ended"):
         everything(source)
 
