@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from filters.agreement import agreement
@@ -80,9 +81,15 @@ def judge(trace: Trace, rules: Rules) -> Trace:
     return trace.model_copy(update={"verdicts": verdicts, "outcome": outcome, "reason": reason})
 
 
-def verdicts_on(trace: Trace, rules: Rules) -> Iterator[Verdict]:
-    """What every named filter says of the trace."""
-    return (_verdict(trace, name, parameters) for name, parameters in rules.items())
+def verdicts_on(
+    trace: Trace, rules: Rules, known: Mapping[str, Finding] = MappingProxyType({})
+) -> Iterator[Verdict]:
+    """What every named filter says of the trace; `known`: of filters that need not be asked."""
+    for name, parameters in rules.items():
+        if name in known:
+            yield as_verdict(name, FILTERS[name].version, known[name])
+        else:
+            yield _verdict(trace, name, parameters)
 
 
 def decide(verdicts: Iterable[Verdict]) -> tuple[Outcome, str]:

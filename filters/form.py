@@ -54,9 +54,12 @@ def one_thought(trace: Trace) -> Finding:
 def final_answer(trace: Trace) -> Finding:
     """The response states one final answer: boxed, in <answer> tags, after "the answer is", or nothing else.
 
-    A number that merely comes last in a sentence is not a stated answer, though `correct` may judge by it.
-    Several boxes must hold the same value, unless they are the parts of one answer: "x = 1 and y = 2".
+    A number that merely comes last in a sentence is not a stated answer, though `correct` may judge by it;
+    a free answer is the whole response. Several boxes must hold the same value, unless they are the parts of
+    one answer: "x = 1 and y = 2".
     """
+    if trace.answer_type == "free" and trace.response.strip():
+        return fit()
     answer = extract(trace.response)
     if answer is None or answer.how == "last":
         return unfit("no_answer")

@@ -130,6 +130,13 @@ def _verify_gym(
     return _from_outcome(worker.check("reasoning_gym", arguments, timeout))
 
 
+def _verify_free(
+    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
+) -> Finding:
+    """A judge model says (pipeline.opinions); no program can."""
+    return cannot_tell("unjudged" if reference else "no_reference")
+
+
 def _finding(decision: Decision) -> Finding:
     if decision.same is None:
         return Finding("unknown", decision.reason, layer=decision.layer)
@@ -148,5 +155,6 @@ def _from_outcome(outcome: str) -> Finding:
 _TYPES: dict[str, Callable[[str | None, str, str | None, float, Policy], Finding]] = {
     "math": _verify_math,
     "text": _verify_text,
+    "free": _verify_free,
     "reasoning_gym": _verify_gym,
 }

@@ -152,6 +152,18 @@ class Student(Endpoint):
     serve: Literal["vllm"] = "vllm"
 
 
+class Judge(Endpoint):
+    """The model that compares answers with the reference where answer_type is "free"."""
+
+    EXECUTION: ClassVar[frozenset[str]] = Endpoint.EXECUTION | {"concurrency", "accept_failed"}
+    prompt: str = "judge"  # a file of prompts/ without .txt, or a path to one
+    temperature: Annotated[float, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1
+    max_tokens: Annotated[int, Field(ge=1)] = 4096  # an answer cut there tells nothing
+    concurrency: Annotated[int, Field(ge=1)] = 64  # requests in flight, at most
+    accept_failed: Share = 0  # share of the opinions that may be failures for the stage to go on
+
+
 class Generate(Table):
     EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "accept_failed"})
     prompt: str  # a file of prompts/ without .txt, or a path to one
@@ -273,6 +285,7 @@ class Recipe(Table):
     teacher: Annotated[tuple[Teacher, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
     generate: Generate
     filter: Filter = Filter()
+    judge: Judge | None = None  # needed for sources with answer_type = "free"
     select: Select = Select()
     student: Student
     train: Train = Train()
@@ -284,6 +297,24 @@ class Recipe(Table):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two teachers are called {name!r}: give each a name of its own")
+        return self
+
+    @property
+    def judged(self) -> str | None:
+        """A source whose answers only a model can judge; None where there is none or the rules do not ask."""
+        sources = (s for s in self.ingest.sources if not isinstance(s, GymSource))
+        free = (s.name or s.path for s in sources if s.answer_type == "free")
+        return next(free, None) if "correct" in self.filter.rules else None
+
+    @model_validator(mode="after")
+    def _free_answers_have_a_judge(self) -> Recipe:
+        why = f'the source {self.judged!r} has answer_type = "free" and filter.rules names "correct"'
+        if self.judged and self.judge is None:
+            raise ValueError(f"{why}: that takes a judge model, as a table [judge] with model and base_url")
+        if self.judged and self.generate.until_correct is not None:
+            raise ValueError(
+                f"{why}: its judge is asked after generate, so until_correct cannot be; set generate.samples"
+            )
         return self
 
 

@@ -160,7 +160,9 @@ class Drawer:
 
     def _peek(self, trace: Trace) -> None:
         """Judge a trace now and then, so that people see early how many are right. It changes no row."""
-        if self._draw.wanted.until is None and (self._peeking is None or self._peeking.done()):
+        if self._draw.wanted.until is not None or trace.answer_type == "free":
+            return
+        if self._peeking is None or self._peeking.done():
             self._peeking = asyncio.create_task(self._peek_at(trace))
 
     async def _peek_at(self, trace: Trace) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import filters
 from filters.difficulty import difficulty
+from filters.finding import Finding
 from filters.majority import majority
 from pipeline import sources
 from pipeline.config import Filter, Source
 from pipeline.files import BadRow
 from pipeline.machine import cores
+from pipeline.opinions import findings, opinion_id
 from pipeline.rows import Trace, Verdict, arrow_schema
 from pipeline.shard import Shard
 
@@ -59,9 +61,10 @@ class Judges:
         return contamination_of(self.settings)
 
 
-def judge_shard(judges: Judges, traces: Shard, judged: Shard) -> int:
-    """Write the shard of judged traces; gives how many."""
-    verdicts = [v for problem in _by_problem(traces) for v in _on_problem(judges, problem)]
+def judge_shard(judges: Judges, traces: Shard, judged: Shard, opinions: Shard | None = None) -> int:
+    """Write the shard of judged traces; gives how many. `opinions`: on the free-text answers among them."""
+    found = findings(opinions) if opinions else {}
+    verdicts = [v for problem in _by_problem(traces) for v in _on_problem(judges, problem, found)]
     judged.write_groups(with_verdicts(traces, verdicts))
     return len(verdicts)
 
@@ -112,15 +115,17 @@ def _by_problem(traces: Shard) -> Iterator[list[Trace]]:
         yield [Trace.model_construct(**record) for record in samples]
 
 
-def _on_problem(judges: Judges, traces: Sequence[Trace]) -> Iterator[list[Verdict]]:
+def _on_problem(
+    judges: Judges, traces: Sequence[Trace], found: Mapping[str, Finding]
+) -> Iterator[list[Verdict]]:
     """Every rule on each trace, then what sees all samples of the problem and the verdicts so far."""
     settings = judges.settings
     by_vote = settings.majority is not None and traces[0].reference is None
     rules = {name: given for name, given in judges.rules.items() if not (by_vote and name == "correct")}
-    verdicts = [list(filters.verdicts_on(trace, rules)) for trace in traces]
+    verdicts = [list(filters.verdicts_on(trace, rules, _known(trace, found))) for trace in traces]
 
-    def add(name: str, findings: Sequence[filters.Finding]) -> None:
-        for each, finding in zip(verdicts, findings, strict=True):
+    def add(name: str, said: Sequence[Finding]) -> None:
+        for each, finding in zip(verdicts, said, strict=True):
             each.append(filters.as_verdict(name, VERSIONS[name], finding))
 
     if judges.contamination:
@@ -132,6 +137,14 @@ def _on_problem(judges: Judges, traces: Sequence[Trace]) -> Iterator[list[Verdic
         rule = "majority" if by_vote else "correct"
         add("difficulty", difficulty(judged, **settings.difficulty.model_dump(), rule=rule))
     yield from verdicts
+
+
+def _known(trace: Trace, found: Mapping[str, Finding]) -> dict[str, Finding]:
+    """What a judge model said of the trace."""
+    if trace.answer_type != "free":
+        return {}
+    key = opinion_id(trace.question, trace.reference, trace.response)
+    return {"correct": found[key]} if key in found else {}
 
 
 def contamination_of(settings: Filter) -> Contamination | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config import DatasetSource, FileSource, GymSource, Recipe, Teacher
+from pipeline.config import DatasetSource, FileSource, GymSource, Judge, Recipe, Teacher
 from pipeline.errors import UserError, nearest
 
 
@@ -83,7 +83,8 @@ def _explain(error: ValidationError, one_teacher: bool) -> str:
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    kinds = {"file": FileSource, "dataset": DatasetSource, "reasoning_gym": GymSource, "teacher": Teacher}
+    kinds: dict[str, Any] = {"file": FileSource, "dataset": DatasetSource, "reasoning_gym": GymSource}
+    kinds |= {"teacher": Teacher, "judge": Judge}
     table: Any = Recipe
     for step in loc:
         if step in kinds:

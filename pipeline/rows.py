@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import pyarrow as pa
 
-AnswerType = Literal["math", "text", "reasoning_gym"]
+AnswerType = Literal["math", "text", "free", "reasoning_gym"]  # free: a model judges it
 Split = Literal["train", "held_out"]
 Passed = Literal["pass", "fail", "unknown"]
 Outcome = Literal["unjudged", "kept", "rejected", "unknown"]
@@ -97,6 +97,23 @@ class Trace(Question):
     verdicts: tuple[Verdict, ...] = ()
     outcome: Outcome = "unjudged"
     reason: str = ""  # "rule: reason" of the first verdict that decided the outcome; "" when kept
+
+
+class Opinion(Row):
+    """What a judge model says of a free-text response. Traces of a shard with the same texts share one."""
+
+    id: str  # hash of the question, the reference and the response
+    trace_id: str  # the first trace with them
+    model: str
+    prompt_hash: str
+    outcome: Passed
+    reason: str  # "wrong", "unclear" or "judge_failed"; "" when it passed
+    reasoning: str | None  # the judge's thought, where the server sent one
+    answer: str  # as it came
+    finish_reason: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    error: str | None = None  # why there is no answer
 
 
 Role = Literal["system", "user", "assistant"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pipeline.config import Recipe
 from pipeline.errors import UserError
 from pipeline.funnel import Funnel, funnel
-from pipeline.rows import Example, Problem, Row, Score, Step, Trace, Verdict, arrow_schema
+from pipeline.rows import Example, Opinion, Problem, Row, Score, Step, Trace, Verdict, arrow_schema
 from pipeline.shard import Counts
 from pipeline.store import Output
 
@@ -36,11 +36,17 @@ ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
 }
 
 
+WITHIN = {"judge": Opinion}  # of the folders that lie within those of filter
+
+
 class TraceVerdict(Verdict):
     """A verdict beside the trace and problem that it is about."""
 
     trace_id: str
     problem_id: str
+
+
+_ANSWERS = ("filter/judge", "evaluate/*/generate", "evaluate/*/filter/judge")
 
 
 class Rows(Generic[R]):
@@ -97,10 +103,13 @@ class Run:
         self.recipe = Recipe.model_validate_json((path / "recipe.json").read_bytes())
 
     def output(self, stage: str) -> Output:
-        return Output(self.path / stage, ROWS[stage.rpartition("/")[2]])
+        return Output(self.path / stage, (ROWS | WITHIN)[stage.rpartition("/")[2]])
 
     def rows(self, stage: str) -> Rows[Any]:
-        """Rows of a stage by name; also "evaluate/student/filter" and the like: the answers of one model."""
+        """Rows of a stage by name; also "evaluate/student/filter" and the like: the answers of one model.
+
+        "filter/judge" holds what a judge model says of free-text answers, where one was asked.
+        """
         output = self.output(stage)
         return Rows(output.row, [shard.path for shard in output.shards() if shard.sealed])
 
@@ -132,8 +141,9 @@ class Run:
         return {stage: self.output(stage).counts() for stage in (*ROWS, *self.answers())}
 
     def answers(self) -> list[str]:
-        """Where evaluation keeps what each model answered."""
-        return sorted(str(p.relative_to(self.path)) for p in self.path.glob("evaluate/*/generate"))
+        """Where beside `generate` it is kept what a model answered: judges, and the models compared."""
+        found = (p for pattern in _ANSWERS for p in self.path.glob(pattern))
+        return sorted(str(p.relative_to(self.path)) for p in found)
 
     def why(self) -> Funnel:
         """Where the traces went: kept, rejected and undecided by reason, and what each rule rejects alone."""

@@ -16,7 +16,7 @@ from pipeline.costs import costs
 from pipeline.errors import UserError
 from pipeline.progress import duration
 from pipeline.rows import Row, Score, Trace
-from pipeline.run import ROWS, Run, open_run
+from pipeline.run import ROWS, WITHIN, Run, open_run
 from pipeline.scoring import Estimate, Summary, difference, summarise
 
 
@@ -77,6 +77,8 @@ def print_costs(run: Run) -> None:
     screen = console()
     screen.print()
     screen.print(table)
+    for line in _judging(run):
+        screen.print(line, markup=False, highlight=False)
     tries = ledger.read(run.output("generate").folder)
     retries = sum((Counter(a.retries) for t in tries for a in t.accounts), Counter[str]())
     requests = sum(a.requests for t in tries for a in t.accounts)
@@ -86,13 +88,24 @@ def print_costs(run: Run) -> None:
         screen.print(f"{requests} requests in {time}; retries: {why or 'none'}", highlight=False)
 
 
+def _judging(run: Run) -> Iterator[str]:
+    """What judge models have cost, a line for each folder of opinions."""
+    for stage in run.answers():
+        accounts = [a for t in ledger.read(run.output(stage).folder) for a in t.accounts]
+        if stage.endswith("/judge") and accounts:
+            spends = [a.spend for a in accounts if a.spend is not None]
+            asked, tokens = (sum(a.requests for a in accounts), sum(a.completion_tokens for a in accounts))
+            spent = _money(sum(spends) if spends else None)
+            yield f"{stage}: {asked} requests, {tokens:,} completion tokens, {spent} spent"
+
+
 def _money(amount: float | None) -> str:
     return "-" if amount is None else f"{amount:.2f}" if amount >= 1 else f"{amount:.2g}"
 
 
 def print_rows(run: Run, stage: str, outcome: str | None, count: int) -> None:
     """The first rows of a stage, whole, field by field."""
-    if stage.rpartition("/")[2] not in ROWS:
+    if stage.rpartition("/")[2] not in ROWS | WITHIN:
         raise UserError(f"no stage {stage!r}; stages: {', '.join(ROWS)}")
     rows = run.rows(stage)
     if not rows.paths:

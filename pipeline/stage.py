@@ -144,7 +144,7 @@ def _note(job: Job, code: int, seconds: float) -> None:
 def _without_secrets(recipe: Recipe) -> bytes:
     """The recipe as JSON, for the run's folder. Values of environment variables may be keys, so they go."""
     plain = recipe.model_dump(mode="json")
-    for table in (*plain["teacher"], plain["student"]):
+    for table in filter(None, (*plain["teacher"], plain["judge"], plain["student"])):
         table["env"] = dict.fromkeys(table["env"], "***")
     return json.dumps(plain, indent=2).encode() + b"\n"
 

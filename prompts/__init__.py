@@ -16,7 +16,8 @@ asks the question; user and assistant turns before it are worked examples; [syst
     [user]
     {{ question }}
 
-Fields are Jinja's; FIELDS lists them. The reference answer is not among them, so no prompt can leak it.
+Fields are Jinja's; FIELDS lists them. The reference answer is not among them, so no prompt can leak it; only
+the prompt of a judge has fields of its own, JUDGED.
 To add a prompt, write prompts/NAME.txt and name it in the recipe.
 """
 
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 FIELDS = ("question", "source")
+NEEDED = ("question",)
+JUDGED = ("question", "reference", "response")  # a judge's prompt: all of them are needed
 _ROLE = re.compile(r"^\[(system|user|assistant)\]\s*$", re.MULTILINE)
 
 
@@ -52,22 +55,28 @@ class Prompt:
 
     def render(self, question: Question) -> tuple[Message, ...]:
         """The messages that ask the question; its text is inserted as it stands, never read as a template."""
-        fields = {name: getattr(question, name) for name in FIELDS}
+        return self.fill({name: getattr(question, name) for name in FIELDS})
+
+    def fill(self, fields: Mapping[str, str]) -> tuple[Message, ...]:
+        """The messages with these texts in them, each as it stands."""
         return tuple(
             turn if isinstance(turn, Message) else Message(role=turn[0], content=turn[1].render(fields))
             for turn in _compiled(self.text)
         )
 
 
-def load(name: str) -> Prompt:
-    """A prompt by the name of a file here, or by a path. Raises UserError naming what is wrong with it."""
+def load(name: str, *, judging: bool = False) -> Prompt:
+    """A prompt by the name of a file here, or by a path; `judging`: one that a judge is asked with.
+
+    Raises UserError naming what is wrong with it.
+    """
     path = Path(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as e:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.txt")))
         raise UserError(f"prompt {name!r} cannot be read ({e}); prompts here: {known}") from None
-    _check(str(path), text)
+    _check(str(path), text, *((JUDGED, JUDGED) if judging else (FIELDS, NEEDED)))
     return Prompt(path.stem, text)
 
 
@@ -96,7 +105,7 @@ def _compiled(text: str) -> list[Message | tuple[Role, Template]]:
     return compiled
 
 
-def _check(path: str, text: str) -> None:
+def _check(path: str, text: str, known: Sequence[str], needed: Sequence[str]) -> None:
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -110,11 +119,12 @@ def _check(path: str, text: str) -> None:
         parsed = [SandboxedEnvironment().parse(turn.content) for turn in _turns(text)]
     except TemplateSyntaxError as e:
         raise UserError(f"{path}: not a Jinja template: {e.message}") from None
-    unknown = set().union(*map(meta.find_undeclared_variables, parsed)) - set(FIELDS)
+    unknown = set().union(*map(meta.find_undeclared_variables, parsed)) - set(known)
     if unknown:
-        raise UserError(f"{path}: unknown field {min(unknown)!r}; known fields: {', '.join(FIELDS)}")
-    if "question" not in meta.find_undeclared_variables(parsed[-1]):
-        raise UserError(f"{path}: the last [user] turn does not contain {{{{ question }}}}")
+        raise UserError(f"{path}: unknown field {min(unknown)!r}; known fields: {', '.join(known)}")
+    asked = meta.find_undeclared_variables(parsed[-1])
+    if missing := next((name for name in needed if name not in asked), None):
+        raise UserError(f"{path}: the last [user] turn does not contain {{{{ {missing} }}}}")
 
 
 def _alternating(n: int) -> Sequence[str]:

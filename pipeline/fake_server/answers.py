@@ -1,5 +1,6 @@
 """What the fake server says: arithmetic of one step, thought aloud, and sometimes wrong.
 
+Asked as prompts/judge.txt asks, it judges: a response that holds the reference is correct, any other is not.
 An answer is a function of (model, messages, seed) alone. Leaves out how it is cut and sent: protocol.py.
 """
 
@@ -22,6 +23,8 @@ _MUSINGS = (
 _PRODUCT = re.compile(r"\b(each|every|per|times|product|multipl\w+|rows? of|bags? of|boxes of)\b", re.I)
 _DIFFERENCE = re.compile(r"\b(left|remain\w*|g[ia]ves?|los[te]s?|ate|eats?|sold|spent|fewer|minus)\b", re.I)
 _SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "x": operator.mul, "\u00d7": operator.mul}
+
+_JUDGED = re.compile(r"=== REFERENCE ANSWER ===\n(.*?)\n\n=== RESPONSE[^\n]*\n(.*)", re.DOTALL)
 
 Messages = list[dict[str, Any]]
 
@@ -61,19 +64,35 @@ def draw(options: argparse.Namespace, drawn: str, conversation: Messages) -> Tex
     right = _chance(options, question)
     shares = {"right": right, "malformed": options.malformed, "truncated": options.truncated}
     kind = pick(share(drawn, "kind"), shares) or "wrong"
-    result = solve(question)
-    if result is None or kind == "wrong":
-        result = (result or 0) + 1 + int(share(drawn, "slip") * 9)
-    thought = f"I look for the numbers in the question. I work it out step by step and get {result}."
+    thought, answer = _judge(question, kind) or _calculate(question, kind, drawn)
     if options.words is not None:
         thought = _at_length(thought, options.words, Random(drawn))
     opened = (OPEN if options.thoughts == "inline" else "") + thought
-    answer = f"The answer is {result}."
     if kind == "malformed":  # it forgets to end the thought
         whole = f"{opened}\n{answer}"
         return Text(whole, len(whole), len(whole), None)
     limit = len(thought.split()) // 2 if kind == "truncated" else None
     return Text(opened + CLOSE + answer, len(opened), len(opened + CLOSE), limit)
+
+
+def _calculate(question: str, kind: str, drawn: str) -> tuple[str, str]:
+    """A thought and the answer after it."""
+    result = solve(question)
+    if result is None or kind == "wrong":
+        result = (result or 0) + 1 + int(share(drawn, "slip") * 9)
+    thought = f"I look for the numbers in the question. I work it out step by step and get {result}."
+    return thought, f"The answer is {result}."
+
+
+def _judge(question: str, kind: str) -> tuple[str, str] | None:
+    """The same for one that asks for a verdict; None for any other."""
+    asked = _JUDGED.search(question)
+    if asked is None:
+        return None
+    reference, response = asked.groups()
+    same = re.search(rf"(?<!\w){re.escape(reference.strip())}(?!\w)", response) is not None
+    verdict = "correct" if same != (kind == "wrong") else "incorrect"
+    return "I compare the response with the reference.", f"It is {verdict}.\n\nVERDICT: {verdict}"
 
 
 def _chance(options: argparse.Namespace, question: str) -> float:

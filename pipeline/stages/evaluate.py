@@ -22,7 +22,7 @@ from pipeline.rows import Score, Trace
 from pipeline.server import Server
 from pipeline.stage import DONE, Job, Stage, execute
 from pipeline.stages import filter as filtering
-from pipeline.stages import generate
+from pipeline.stages import generate, judge
 from pipeline.stages.ingest import INGEST
 from pipeline.stages.train import TRAIN, model_folder
 from pipeline.store import Output
@@ -93,11 +93,15 @@ def _answer(job: Job, sharing: list[Subject]) -> None:
             yield opened[0]
 
         for subject in sharing:
-            drawing = _drawing(subject, job.recipe, reach)
-            stages = {"ingest": INGEST, "train": TRAIN, drawing.name: drawing}
-            for stage in (drawing, filtering.judging(_folder(subject, "filter"), drawing.name)):
-                if execute(stage, stages, job.recipe, job.run_dir) != DONE:
-                    raise Stopped(f"{stage.name} is unfinished; the same command goes on")
+            _complete(job, subject, _drawing(subject, job.recipe, reach))
+    for subject in sharing:  # their server is gone: a judge model may need its memory
+        _complete(job, subject, filtering.judging(_folder(subject, "filter"), _folder(subject, "generate")))
+
+
+def _complete(job: Job, subject: Subject, stage: Stage) -> None:
+    stages = {"ingest": INGEST, "train": TRAIN, _folder(subject, "generate"): generate.GENERATE}
+    if execute(stage, stages, job.recipe, job.run_dir) != DONE:
+        raise Stopped(f"{stage.name} is unfinished; the same command goes on")
 
 
 def _drawing(subject: Subject, recipe: Recipe, reach: Any) -> Stage:
@@ -149,6 +153,8 @@ def _check(recipe: Recipe) -> None:
         prompts.load(subject.prompt)
         if subject.name != "student":
             generate.check(subject.endpoint)
+    if recipe.judged:
+        judge.check(recipe)
     if not recipe.ingest.held_out and all(s.split != "held_out" for s in recipe.ingest.sources):
         raise UserError(
             'no problem is held out: set ingest.held_out above 0, or split = "held_out" on a source'

@@ -1,11 +1,13 @@
 """filter: every rule says its verdict on every trace. Nothing is taken away: the rejected stay, with why.
 
 Rules that see one trace or one problem are asked shard by shard. Where duplicates are looked for, what those
-rules say is kept in filter/each first: a duplicate of a trace that is rejected anyway is none.
+rules say is kept in filter/each first: a duplicate of a trace that is rejected anyway is none. What a
+judge model says of free-text answers is in filter/judge before any rule is asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import filters
@@ -15,7 +17,9 @@ from pipeline.errors import Stopped, UserError
 from pipeline.funnel import Funnel, funnel
 from pipeline.judging import VERSIONS, Judges, judge_shard, side_by_side
 from pipeline.rows import Trace
+from pipeline.shard import Shard
 from pipeline.stage import DONE, Job, Stage, execute
+from pipeline.stages import judge
 from pipeline.stages.generate import GENERATE
 from pipeline.store import Output
 
@@ -31,7 +35,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
             rules[name] = {"version": VERSIONS[name], **given.model_dump(mode="json")}
     if table.contamination:
         rules["contamination"]["against"] = [sources.fingerprint(s) for s in table.contamination.against]
-    return {"rules": rules}
+    return {"rules": rules} | ({"judge": judge.settings(recipe)} if recipe.judged else {})
 
 
 def judging(name: str, reads: str) -> Stage:
@@ -52,11 +56,19 @@ def _judge(job: Job) -> dict[str, Any]:
     (reads,) = job.stage.reads
     judges = Judges(job.recipe.filter.rules, job.recipe.filter)
     rows = job.inputs[reads].counts().rows
-    todo = [(traces, judged) for traces, judged in job.pairs() if not judged.sealed]
+    todo = [arguments for arguments in _shards(job, reads) if not arguments[1].sealed]
     with job.progress(rows) as progress:
         for judged in side_by_side(judge_shard, judges, todo, rows):
             progress.update(done=judged)
     return _counted(job).model_dump()
+
+
+def _shards(job: Job, reads: str) -> Sequence[tuple[Shard, ...]]:
+    """The shards of traces, of judged traces and, where there are some, of opinions on them."""
+    if not job.recipe.judged:
+        return job.pairs()
+    opinions = judge.opinions(job, f"{job.stage.name.removesuffix('/each')}/judge", reads)
+    return [(*pair, given) for pair, given in zip(job.pairs(), opinions, strict=True)]
 
 
 def _counted(job: Job) -> Funnel:
@@ -107,6 +119,8 @@ def _warn(counted: Funnel, most: float) -> None:
 
 def _check(recipe: Recipe) -> None:
     filters.check_rules(recipe.filter.rules)
+    if recipe.judged:
+        judge.check(recipe)
     for source in recipe.filter.contamination.against if recipe.filter.contamination else ():
         sources.check(source)
 

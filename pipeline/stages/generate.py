@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import Any
@@ -83,7 +83,7 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
         ledger = Ledger(job.output.folder, meters)
         drawer = Drawer(draw, clients, ledger, job.recipe.seed)
         with job.progress(expected.total()) as progress:
-            await stack.enter_async_context(_reporting(progress, ledger, expected))
+            await stack.enter_async_context(reporting(progress, ledger, expected.total))
             await work(
                 ((traces, partial(_plan, problems, traces, draw, expected)) for problems, traces in pairs),
                 drawer.do,
@@ -151,11 +151,11 @@ class _Expected:
 
 
 @contextlib.asynccontextmanager
-async def _reporting(progress: Progress, ledger: Ledger, expected: _Expected) -> AsyncIterator[None]:
+async def reporting(progress: Progress, ledger: Ledger, total: Callable[[], int]) -> AsyncIterator[None]:
     """Keep the line of progress and the ledger's file up to date while the block runs."""
 
     async def report() -> None:
-        progress.note, progress.total = ledger.note(), expected.total()
+        progress.note, progress.total = ledger.note(), total()
         await asyncio.to_thread(ledger.save, progress.line())
 
     async def keep() -> None:

@@ -24,7 +24,7 @@ LAYERS = (
     ("pipeline.teacher.events", "pipeline.teacher.logprobs", "pipeline.teacher.refusals"),
     ("pipeline.teacher.replies",),
     ("pipeline.stage", "pipeline.teacher", "pipeline.server", "pipeline.models", "pipeline.sampling"),
-    ("pipeline.hub", "pipeline.scoring", "pipeline.ledger"),
+    ("pipeline.hub", "pipeline.scoring", "pipeline.ledger", "pipeline.opinions"),
     ("pipeline.sources", "pipeline.drawing"),
     ("pipeline.judging",),
     ("pipeline.deduplicate",),

@@ -1,0 +1,224 @@
+"""Free-text answers, judged by a model: verdicts, what is paid, killed runs, a judge that is not there."""
+
+import random
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline import judging, open_run
+from pipeline.recipe import load_recipe
+from pipeline.rows import Opinion, Trace
+from pipeline.stage import execute
+from pipeline.stages import STAGES
+from pipeline.stages.filter import judging as judging_stage
+from pipeline.store import Output
+from tests.conftest import FakeServer, StartFakeServer
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
+
+JUDGE = """
+[judge]
+model = "fake"
+base_url = "{url}"
+"""
+
+
+def free_recipe(folder: Path, url: str, judge: str = "http://127.0.0.1:9/v1") -> Path:
+    recipe = write_recipe(folder, url)
+    text = recipe.read_text().replace("[teacher]", 'answer_type = "free"\n[teacher]')
+    recipe.write_text(text + JUDGE.format(url=judge))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and a run whose free-text traces are drawn."""
+    folder = tmp_path_factory.mktemp("judge")
+    server = FakeServer("--right", "0.5")
+    try:
+        recipe = free_recipe(folder, server.url)
+        for stage in ("ingest", "generate"):
+            assert retort(folder, stage, str(recipe)).returncode == 0
+    finally:
+        server.stop()
+    return folder
+
+
+def judged_by(server: FakeServer, drawn: Path, folder: Path) -> Path:
+    """A copy of the run, and the recipe with this server as the judge."""
+    shutil.copytree(drawn / "test", folder / "test")
+    recipe = folder / "recipe.toml"
+    text = (drawn / "recipe.toml").read_text()
+    recipe.write_text(text.partition("[judge]")[0] + JUDGE.format(url=server.url))
+    return recipe
+
+
+def correct(trace: Trace) -> tuple[str, str, str]:
+    """Outcome, reason and evidence of the rule `correct`."""
+    (verdict,) = [v for v in trace.verdicts if v.filter == "correct"]
+    return verdict.outcome, verdict.reason, verdict.evidence or ""
+
+
+def is_right(trace: Trace) -> bool:
+    return re.findall(r"-?\d+", trace.response)[-1] == trace.reference
+
+
+def texts(traces: list[Trace]) -> set[tuple[str, str]]:
+    return {(t.question, t.response) for t in traces if t.response}
+
+
+def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
+    drawn: Path, tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server("--right", "0.8", "--malformed", "0.1", "--truncated", "0.1")
+    recipe = judged_by(server, drawn, tmp_path)
+    done = retort(tmp_path, "filter", str(recipe), "judge.price_out=100", "judge.env.TOKEN=hidden-value")
+    assert done.returncode == 0, done.stderr
+    run = open_run(tmp_path / "test")
+    traces = list(run.rows("filter"))
+    assert server.stats()["requests"] == len(texts(traces)) < len(traces) == PROBLEMS * SAMPLES
+    for trace in traces:
+        outcome, reason, evidence = correct(trace)
+        if not trace.response:
+            assert (outcome, reason) == ("unknown", "no_answer")
+        elif outcome == "unknown":
+            assert reason == "unclear"
+            assert "VERDICT" not in evidence
+        else:
+            assert (outcome, reason) == (("pass", "") if is_right(trace) else ("fail", "wrong"))
+            assert evidence.endswith("VERDICT: correct" if is_right(trace) else "VERDICT: incorrect")
+    assert {correct(trace)[:2] for trace in traces if trace.response} == {
+        ("pass", ""),
+        ("fail", "wrong"),
+        ("unknown", "unclear"),
+    }
+    assert any(trace.outcome == "kept" for trace in traces)
+    funnel = run.why()
+    counted = funnel.kept + sum([*funnel.rejected.values(), *funnel.unknown.values()])
+    assert counted == funnel.traces == PROBLEMS * SAMPLES
+    opinions = list(run.rows("filter/judge"))
+    assert {o.reasoning for o in opinions if o.outcome == "pass"} == {
+        "I compare the response with the reference."
+    }
+    assert Counter(o.outcome for o in opinions).total() == len(texts(traces))
+    status = retort(tmp_path, "status", "test").stdout
+    assert f"filter/judge: {len(opinions)} requests" in status
+    assert "hidden-value" not in (run.path / "recipe.json").read_text()
+    assert "done already" in retort(tmp_path, "filter", str(recipe)).stderr
+    other = retort(tmp_path, "filter", str(recipe), "judge.temperature=0.5")
+    assert other.returncode == 2
+    assert "judge.temperature: 0.0 -> 0.5" in other.stderr
+
+
+def test_a_judge_killed_and_asked_again_is_paid_once_and_ends_with_the_same_bytes(
+    drawn: Path, tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    rng = random.Random(3)
+    server = fake_server("--right", "1", "--malformed", "0", "--truncated", "0", "--latency", "0.1")
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    recipe = str(judged_by(server, drawn, calm))
+    assert retort(calm, "filter", recipe).returncode == 0
+    judged_by(server, drawn, killed)
+    output = Output(killed / "test" / "filter" / "judge", Opinion)
+    for _ in range(2):
+        process = start(killed, "filter", recipe, f"judge.concurrency={rng.choice([2, 5])}")
+        rows = rng.randint(3, 12) + (output.counts().rows if output.manifest() else 0)
+        while process.poll() is None and (output.manifest() is None or output.counts().rows < rows):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    held, before = output.counts().rows, server.stats()["requests"]
+    opinions = Output(calm / "test" / "filter" / "judge", Opinion)
+    assert 0 < held < opinions.counts().rows
+    assert retort(killed, "filter", recipe).returncode == 0
+    assert server.stats()["requests"] - before == opinions.counts().rows - held
+    assert sealed(output.folder) == sealed(opinions.folder)
+    assert sealed(killed / "test" / "filter") == sealed(calm / "test" / "filter")
+
+
+def test_a_judge_that_cannot_be_reached_is_a_mistake_before_anything_is_spent(
+    drawn: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(drawn / "test", tmp_path / "test")
+    done = retort(tmp_path, "filter", str(drawn / "recipe.toml"), "judge.max_retries=0")
+    assert done.returncode == 2
+    assert done.stderr.count("127.0.0.1:9") == 1
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "test" / "filter").rglob("*.parquet"))
+
+
+def test_opinions_that_fail_end_with_3_and_may_be_accepted_as_cannot_tell(
+    drawn: Path, tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server(
+        "--right", "1", "--malformed", "0", "--truncated", "0", "--too-long", "What is 3 + 2?"
+    )
+    recipe = str(judged_by(server, drawn, tmp_path))
+    first = retort(tmp_path, "filter", recipe)
+    assert first.returncode == 3
+    assert "filter/judge" in first.stderr
+    before = server.stats()["requests"]
+    second = retort(tmp_path, "filter", recipe, "judge.accept_failed=0.1")
+    assert second.returncode == 0, second.stderr
+    assert server.stats()["requests"] - before <= SAMPLES
+    failed = [t for t in open_run(tmp_path / "test").rows("filter") if correct(t)[1] == "judge_failed"]
+    assert {t.question for t in failed} == {"What is 3 + 2?"}
+    assert all(correct(t)[0] == "unknown" and "400" in correct(t)[2] for t in failed)
+
+
+def test_processes_side_by_side_use_the_same_opinions_with_duplicates_or_without(
+    drawn: Path, tmp_path: Path, fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = fake_server("--right", "1", "--malformed", "0", "--truncated", "0")
+    path = judged_by(server, drawn, tmp_path)
+    recipe = load_recipe(path)
+    twins = load_recipe(path, ["filter.duplicates.traces=0.9"])
+    asked = []
+    for name, alone, wanted in (("one", 10**6, recipe), ("many", 0, recipe), ("twins", 0, twins)):
+        shutil.copytree(drawn / "test", tmp_path / name)
+        monkeypatch.setattr(judging, "ALONE", alone)
+        assert execute(STAGES["filter"], STAGES, wanted, tmp_path / name) == 0
+        asked.append(server.stats()["requests"])
+    assert asked == [asked[0], 2 * asked[0], 3 * asked[0]]
+    assert sealed(tmp_path / "one" / "filter") == sealed(tmp_path / "many" / "filter")
+    kept = [
+        {t.id for t in open_run(tmp_path / n).rows("filter") if t.outcome == "kept"} for n in ("one", "twins")
+    ]
+    assert kept[1] < kept[0]
+
+
+def test_answers_of_a_model_that_is_compared_are_judged_in_a_folder_of_their_own(
+    drawn: Path, tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    recipe = load_recipe(judged_by(fake_server("--right", "0.8"), drawn, tmp_path))
+    stage = judging_stage("evaluate/student/filter", "generate")
+    assert execute(stage, STAGES, recipe, tmp_path / "test") == 0
+    run = open_run(tmp_path / "test")
+    assert "evaluate/student/filter/judge" in run.answers()
+    assert not (run.path / "filter").exists()
+    opinions = list(run.rows("evaluate/student/filter/judge"))
+    assert len(opinions) == len(texts(list(run.rows("evaluate/student/filter"))))
+
+
+def test_free_answers_without_a_judge_or_drawn_until_correct_are_refused_before_any_work(
+    tmp_path: Path,
+) -> None:
+    recipe = free_recipe(tmp_path, "http://127.0.0.1:9/v1")
+    recipe.write_text(recipe.read_text().replace(f"samples = {SAMPLES}\n", ""))
+    adaptive = retort(tmp_path, "generate", str(recipe), "generate.until_correct=1", "generate.max_samples=4")
+    unknown = retort(tmp_path, "ingest", str(recipe), "judge.modle=x")
+    recipe.write_text(recipe.read_text().partition("[judge]")[0])
+    without = retort(tmp_path, "ingest", str(recipe))
+    for done, words in (
+        (adaptive, ("problems.jsonl", "until_correct cannot be")),
+        (unknown, ("judge.modle", "did you mean 'model'")),
+        (without, ("problems.jsonl", "[judge]")),
+    ):
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "test").exists()
