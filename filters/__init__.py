@@ -61,7 +61,7 @@ FILTERS: dict[str, Filter] = {
     "finished": Filter(finished, 1),
     "one_thought": Filter(one_thought, 1),
     "final_answer": Filter(final_answer, 2),
-    "correct": Filter(correct, 2),
+    "correct": Filter(correct, 3),
     "length": Filter(length, 1),
     "one_language": Filter(one_language, 1),
     "paragraphs": Filter(paragraphs, 1),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from filters.answers import extract
 from filters.finding import Finding, cannot_tell, fit, shorten, unfit
-from filters.verify import verify
+from filters.verify import BY_VALUE, verify
 
 if TYPE_CHECKING:
     from pipeline.rows import Trace
@@ -28,6 +28,8 @@ def agreement(trace: Trace) -> Finding:
     A stated result is a box, a tag or "the answer is". Cannot tell where neither the thought nor the response
     states one, or where the two cannot be compared. Evidence: the thought's result and the response's.
     """
+    if trace.answer_type in ("python", "free"):
+        return fit()  # a program or an essay is no result that a thought states
     answer = extract(trace.response)
     if answer is None:
         return cannot_tell("no_answer")
@@ -49,7 +51,7 @@ def agreement(trace: Trace) -> Finding:
 def _same(stated: str, answer: str, trace: Trace) -> Finding:
     if stated.strip() == answer.strip():
         return fit()
-    return verify(stated, answer, "math" if trace.answer_type == "math" else "text")
+    return verify(stated, answer, trace.answer_type if trace.answer_type in BY_VALUE else "text")
 
 
 def _mentions(text: str, answer: str) -> bool:

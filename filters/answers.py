@@ -81,8 +81,11 @@ def extract(response: str, boxes: Boxes = "join") -> Answer | None:
 
 def after_thought(response: str) -> str:
     """What follows the last closed thought, up to a turn that the model imagined."""
-    if "\\n" in response:
-        response = _BROKEN_LINE.sub("\n", response)
+    return without_thought(_BROKEN_LINE.sub("\n", response) if "\\n" in response else response)
+
+
+def without_thought(response: str) -> str:
+    """The same, to the letter: what looks like a line's end that was escaped on its way stays as it is."""
     if "<" not in response:
         return response
     response = (

@@ -1,6 +1,6 @@
 """Letters of multiple choice: what letter an answer names, where it names one alone.
 
-The letters are A to H: I and J are words and variables more often than options.
+Leaves out what the options say: that is in the question, and the reference may give it.
 """
 
 from __future__ import annotations
@@ -14,27 +14,82 @@ class Choice(NamedTuple):
     text: str  # what stands beside it, "" where nothing does
 
 
-_BRACKETED = re.compile(r"[(\[]\s?([A-Ha-h])\s?[)\]]\s?[.:]?\s?(.*)", re.DOTALL)
-_LETTER = re.compile(r"([A-H])(?:\s?[.:)]+(?:\s(.*))?|\s[-–]?\s?([A-Z][a-z]{2}.*))?", re.DOTALL)  # noqa: RUF001
-_OPTION = re.compile(r"(?:option|choice|answer|letter)\s+\(?([A-Ha-h])\)?", re.IGNORECASE)
-_ALONE = re.compile(
-    r"(?<![A-Za-z/&+=*^'’\-])(?!A [a-z]+(?<!because)(?<!since))([A-H])(?![A-Za-z/&+=*^'’(\-])"  # noqa: RUF001
-)
-_CLAUSE = re.compile(r"[,;.](?:\s|$)|\n|\bbut\b|\bbecause\b|\bsince\b")
+class Letters(NamedTuple):
+    """How the letters of options are written."""
+
+    bracketed: re.Pattern[str]
+    leading: re.Pattern[str]
+    option: re.Pattern[str]
+    alone: re.Pattern[str]
+    listed: re.Pattern[str]
+
+
+def _letters(last: str) -> Letters:
+    upper, any_case = f"[A-{last}]", f"[A-{last}a-{last.lower()}]"
+    return Letters(
+        re.compile(rf"[(\[]\s?({any_case})\s?[)\]](?!\s?(?:and\b|or\b|[&,/]))\s?[.:]?\s?(.*)", re.DOTALL),
+        re.compile(rf"({upper})(?:\s?[.:)]+(?:\s(.*))?|\s[-–]?\s?([A-Z][a-z]{{2}}.*))?", re.DOTALL),  # noqa: RUF001
+        re.compile(rf"(?:option|choice|answer|letter)\s+\(?({any_case})\)?", re.IGNORECASE),
+        re.compile(
+            rf"(?<![A-Za-z/&+=*^'’\-])(?!A (?!(?:and|or|is)\b)[a-z]|I (?!(?:and|or|is)\b)[a-z])"  # noqa: RUF001
+            rf"({upper})(?![A-Za-z'’(\-]|\s?[/&+=*^<>≤≥])"  # noqa: RUF001
+        ),
+        re.compile(rf"(?<![A-Za-z])({upper})\)?,\s(?=(?:and\s|or\s)?\(?{upper}(?![A-Za-z'’]))"),  # noqa: RUF001
+    )
+
+
+MATH = _letters("H")  # I and J are words and variables more often than options
+CHOICE = _letters("J")  # where an option is asked for; MMLU-Pro has ten
+
+_CLAUSE = re.compile(r"[,;.:!](?:\s|$)|\n|\bbut\b|\bbecause\b|\bsince\b")
 _DOUBTED = re.compile(
-    r"\b(?:not|no|never|can't|cannot|isn't|nor|neither|might|may|maybe|perhaps|unsure)\b", re.IGNORECASE
+    r"\b(?:not|no|never|cannot|nor|neither|none|might|may|maybe|perhaps|unsure|if|wrong|incorrect|false|unlike"
+    r"|eliminat\w+|exclud\w+|except|rul(?:e|es|ed|ing) out|than|nicht|kein\w*|falsch|pas|faux|não|не)\b"
+    r"|n['’]t\b|[不错]",  # noqa: RUF001
+    re.IGNORECASE,
 )
+# What a clause in words has and a formula has not.
+_WORDS = re.compile(r"[a-z]{2}|[\u0400-\u04ff]{2}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+_REASON = re.compile(r"(?:,\s?|\s)(?:because|since)\s[^.\n]*")
 
 
-def read_choice(text: str) -> Choice | None:
+def read_choice(text: str, letters: Letters = MATH) -> Choice | None:
     """The choice that a folded text is: "C", "(C)", "C.", "(C) Alina", "C: Alina"; None for any other."""
-    if match := _BRACKETED.fullmatch(text):
+    if match := letters.bracketed.fullmatch(text):
         return Choice(match[1].upper(), match[2].strip())
-    if match := _LETTER.fullmatch(text):
+    if match := letters.leading.fullmatch(text):
         return Choice(match[1], (match[2] or match[3] or "").strip())
-    if match := _OPTION.fullmatch(text):
+    if match := letters.option.fullmatch(text):
         return Choice(match[1].upper(), "")
     return None
+
+
+def named_choices(text: str, letters: Letters) -> set[str]:
+    """The letters that a folded text names for its answer; more than one where it does not decide.
+
+    What its last undoubted clause says counts, unless it began with another letter: "B. (...) So it is C."
+    """
+    if (choice := read_choice(text, letters)) and not choice.text:
+        return {choice.letter}
+    clauses = _CLAUSE.split(letters.listed.sub(r"\1 and ", text))
+    named = [found for clause in clauses if (found := _named(clause, letters))]
+    first = read_choice(clauses[0].strip(), letters)
+    if first is None:
+        return named[-1] if named else set()
+    return {first.letter}.union(*named)
+
+
+def _named(clause: str, letters: Letters) -> set[str]:
+    if "\\" in clause or _DOUBTED.search(clause):
+        return set()
+    if choice := read_choice(clause.strip(), letters):
+        return {choice.letter}
+    return set(letters.alone.findall(clause)) if _WORDS.search(clause) else set()
+
+
+def without_reasons(text: str) -> str:
+    """The text without what follows "because": a letter or a "true" there is no answer."""
+    return _REASON.sub("", text)
 
 
 def same_choice(gold: Choice, given: str, *, case_sensitive: bool = False) -> bool | None:
@@ -46,8 +101,5 @@ def same_choice(gold: Choice, given: str, *, case_sensitive: bool = False) -> bo
         return choice.letter == gold.letter
     if gold.text and given.casefold() == gold.text.casefold():
         return True
-    for clause in reversed(_CLAUSE.split(given)):
-        letters = set(_ALONE.findall(clause))
-        if letters and "\\" not in clause and re.search(r"[a-z]{2}", clause) and not _DOUBTED.search(clause):
-            return letters == {gold.letter} if len(letters) == 1 else None
-    return None
+    named = named_choices(given, MATH)
+    return named == {gold.letter} if len(named) == 1 else None

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import ast
 import math
-import re
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from filters.fences import closed_blocks
 from filters.finding import Finding, cannot_tell, fit, unfit
 from filters.jail import canonical
 from filters.sandbox import Check, Ran, Sandbox, run
@@ -34,7 +34,6 @@ SOURCE_LIMIT = 1_000_000  # characters of a program
 Seconds = Annotated[float, Field(gt=0, le=600)]
 Megabytes = Annotated[int, Field(ge=64, le=65_536)]
 
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*(\w*)[^\n]*$", re.MULTILINE)
 _PYTHON = frozenset({"python", "py", "python3"})
 
 
@@ -74,17 +73,12 @@ def passes_tests(
 
 def last_block(response: str) -> str | None:
     """The last closed block of code that is marked as Python; without one, the last that is not marked."""
-    marked = plain = opened = None
-    for fence in _FENCE.finditer(response):
-        if opened is None:
-            opened = fence
-        elif fence[1].startswith(opened[1]) and not fence[2]:
-            block = response[opened.end() + 1 : fence.start()]
-            if opened[2].lower() in _PYTHON:
-                marked = block
-            elif not opened[2]:
-                plain = block
-            opened = None
+    marked = plain = None
+    for block in closed_blocks(response):
+        if block.language in _PYTHON:
+            marked = block.text
+        elif not block.language:
+            plain = block.text
     return plain if marked is None else marked
 
 
@@ -103,9 +97,8 @@ def run_tests(
     missing, or where the machine was too busy to give the program its time.
     """
     try:
-        tests = Tests.model_validate_json(metadata or "{}")
-        asserts = [_read_assert(source) for source in tests.asserts]
-    except (ValidationError, SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        tests, asserts = _read_tests(metadata)
+    except ValueError as e:
         return cannot_tell("tests_unreadable", str(e))
     if not tests.tests and not asserts:
         return cannot_tell("no_tests")
@@ -127,6 +120,38 @@ def run_tests(
         if found.outcome != "pass":
             return found
     return fit(f"{len(tests.tests) + len(asserts)} tests")
+
+
+def check_tests(metadata: str) -> None:
+    """Raise ValueError, with what is wrong in one line, for tests that no program can be run against."""
+    tests, asserts = _read_tests(metadata)
+    if not tests.tests and not asserts:
+        raise ValueError("no tests")
+    for number, (source, read) in enumerate(zip(tests.asserts, asserts, strict=True), 1):
+        if read.check.kind == "run" and not any(
+            isinstance(n, ast.Assert) for n in ast.walk(ast.parse(source))
+        ):
+            raise ValueError(f"assert {number} asserts nothing: {source[:60]!r}")
+    try:
+        ast.parse(tests.setup)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise ValueError(f"setup is not Python: {e}") from None
+
+
+def _read_tests(metadata: str | None) -> tuple[Tests, list[_Assert]]:
+    try:
+        tests = Tests.model_validate_json(metadata or "{}")
+    except ValidationError as e:
+        error = e.errors()[0]
+        where = ".".join(map(str, error["loc"]))
+        raise ValueError(f"{where}: {error['msg']}" if where else error["msg"]) from None
+    asserts = []
+    for number, source in enumerate(tests.asserts, 1):
+        try:
+            asserts.append(_read_assert(source))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+            raise ValueError(f"assert {number} is not Python: {e}") from None
+    return tests, asserts
 
 
 def _read_assert(source: str) -> _Assert:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -10,6 +10,7 @@ from filters.answers import Answer, after_thought, extract
 from filters.choices import read_choice
 from filters.finding import Finding, cannot_tell, shorten
 from filters.fold import fold, tidy
+from filters.kinds import find_json
 from filters.numbers import read_quantity
 from filters.policy import DEFAULT, Boxes, Policy
 from filters.verify import TIMEOUT, final_reference, verify
@@ -30,13 +31,22 @@ def correct(
     ordered_lists: bool = DEFAULT.ordered_lists,
     several_boxes: Boxes = DEFAULT.several_boxes,
     case_sensitive: bool = DEFAULT.case_sensitive,
+    code_seconds: Annotated[float, Gt(0), Le(600)] = 5.0,
+    code_memory_mb: Annotated[int, Ge(64), Le(65_536)] = 1024,
+    sandbox: Literal["full", "limits"] = "full",
 ) -> Finding:
     """The answer equals the reference, as far as anybody can tell within `timeout` seconds.
 
     Where a number is asked for, a response that states no answer in so many words is judged by its last one,
-    so that a model that never learned a format is still measured by what it can do. The other parameters are
-    those of `filters.policy.Policy`.
+    so that a model that never learned a format is still measured by what it can do. A program is run against
+    its problem's tests instead (`filters.code`), within `code_seconds` of CPU time for each input and
+    `code_memory_mb`, in the `sandbox` of `filters.sandbox.run`. The other parameters are those of
+    `filters.policy.Policy`.
     """
+    if trace.answer_type == "python":
+        from filters.code import passes_tests  # it imports pydantic, which no other answer needs
+
+        return passes_tests(trace, seconds=code_seconds, memory_mb=code_memory_mb, sandbox=sandbox)
     policy = Policy(
         rounding_digits, percent_sign_optional, unit_optional, ordered_lists, several_boxes, case_sensitive
     )
@@ -55,7 +65,8 @@ def judge_response(
     policy: Policy = DEFAULT,
 ) -> Finding:
     """The verdict on a whole response, with the answer that was found in it as evidence."""
-    bare = tidy(response) if reference and len(response) <= PROSE_LIMIT else ""
+    short = len(response) <= PROSE_LIMIT and answer_type in _SAME_IF_SPELT_SO
+    bare = tidy(response) if reference and short else ""
     if bare and reference and bare == tidy(reference):
         return Finding("pass", "", bare, "text")
     answer = _judged_text(reference, response, answer_type, policy)
@@ -65,10 +76,20 @@ def judge_response(
     return finding._replace(evidence=shorten(answer))
 
 
+# The others have to be read first: two equal texts may be no number, or JSON that is refused.
+_SAME_IF_SPELT_SO = frozenset(("math", "text", "reasoning_gym"))
+
+
 def _judged_text(reference: str | None, response: str, answer_type: AnswerType, policy: Policy) -> str | None:
+    if answer_type == "json":
+        return find_json(response)
     answer = extract(response, policy.several_boxes)
     if answer and answer.how != "last":
         return answer.text
+    if answer_type in ("choice", "yes_no"):
+        return _ending(response)
+    if answer_type == "number":
+        return answer.text if answer else None
     if answer_type == "math":
         return _mathematical(reference, response, answer)
     if reference is not None and read_quantity(fold(reference)):
@@ -82,3 +103,11 @@ def _mathematical(reference: str | None, response: str, answer: Answer | None) -
     if reference and len(response) <= PROSE_LIMIT and read_choice(fold(final_reference(reference))):
         return response or None
     return answer.text if answer else None
+
+
+def _ending(response: str) -> str | None:
+    """The response where it is short, else its last PROSE_LIMIT characters less a torn word."""
+    response = after_thought(response).strip()
+    if len(response) > PROSE_LIMIT:
+        response = response[-PROSE_LIMIT:].partition(" ")[2].strip()
+    return response or None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from filters.answers import extract
 from filters.finding import Finding, cannot_tell, fit, unfit
-from filters.verify import verify
+from filters.kinds import find_json
+from filters.verify import BY_VALUE, verify
 
 if TYPE_CHECKING:
     from pipeline.rows import Trace
@@ -54,23 +55,38 @@ def one_thought(trace: Trace) -> Finding:
 def final_answer(trace: Trace) -> Finding:
     """The response states one final answer: boxed, in <answer> tags, after "the answer is", or nothing else.
 
-    A number that merely comes last in a sentence is not a stated answer, though `correct` may judge by it;
-    a free answer is the whole response. Several boxes must hold the same value, unless they are the parts of
-    one answer: "x = 1 and y = 2".
+    A number that merely comes last in a sentence is not a stated answer, though `correct` may judge by it. A
+    free answer is the whole response, a program its last block, JSON its last value. Several boxes must hold
+    the same value, unless they are the parts of one answer: "x = 1 and y = 2".
     """
-    if trace.answer_type == "free" and trace.response.strip():
-        return fit()
+    whole = _whole(trace)
+    if whole is not None:
+        return fit(whole) if whole.strip() else unfit("no_answer")
     answer = extract(trace.response)
     if answer is None or answer.how == "last":
         return unfit("no_answer")
     others = [box for box in _boxes(trace.response) if box not in (answer.text, *answer.text.split(", "))]
     for box in others[:BOXES_LIMIT]:
-        same = verify(answer.text, box, "math") if trace.answer_type == "math" else unfit("wrong")
-        if same.outcome == "fail":
-            return unfit("several_answers", f"{box[:200]} | {answer.text[:200]}")
-        if same.outcome == "unknown":
-            return cannot_tell("several_answers", f"{box[:200]} | {answer.text[:200]}")
+        both = f"{box[:200]} | {answer.text[:200]}"
+        if trace.answer_type not in BY_VALUE:
+            return unfit("several_answers", both)
+        same = verify(answer.text, box, trace.answer_type).outcome
+        if same != "pass":
+            return unfit("several_answers", both) if same == "fail" else cannot_tell("several_answers", both)
     return fit(answer.text)
+
+
+def _whole(trace: Trace) -> str | None:
+    """The answer of a kind that no phrase states, "" where there is none; None for other kinds."""
+    if trace.answer_type == "free":
+        return trace.response
+    if trace.answer_type == "python":
+        from filters.code import last_block  # here, because it loads pydantic
+
+        return last_block(trace.response) or ""
+    if trace.answer_type == "json":
+        return find_json(trace.response) or ""
+    return None
 
 
 def _boxes(response: str) -> list[str]:

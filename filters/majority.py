@@ -22,7 +22,7 @@ from filters.equal import compare
 from filters.finding import Finding, cannot_tell, fit, unfit
 from filters.fold import fold, fold_text
 from filters.policy import DEFAULT
-from filters.verify import verify
+from filters.verify import BY_VALUE, verify
 from pipeline.rows import AnswerType, Trace
 
 SPELLINGS = 100  # that are compared with one another; any further one is a class of its own
@@ -61,9 +61,9 @@ def _vote(trace: Trace) -> str | None:
     if trace.finish_reason != "stop":  # cut off, what looks like an answer may be the start of one
         return None
     answer = extract(trace.response)
-    if answer and (answer.how != "last" or trace.answer_type == "math"):
+    if answer and (answer.how != "last" or trace.answer_type in ("math", "number")):
         return answer.text
-    whole = None if trace.answer_type == "math" else trace.response.strip()
+    whole = None if trace.answer_type in ("math", "number") else trace.response.strip()
     return whole or None  # a board, a list of words: the whole response is the answer
 
 
@@ -71,28 +71,30 @@ def _classes(
     given: Counter[str], kind: AnswerType, comparisons: int, timeout: float
 ) -> tuple[dict[str, str], bool]:
     """Each answer -> the one that stands for its class, the most frequent in it; and whether that is sure."""
-    spell = fold if kind == "math" else fold_text
+    spell = fold if kind in BY_VALUE else fold_text
     answers: dict[str, str] = {}  # spelling -> the first answer so spelt, the most frequent first
     for answer, _ in given.most_common():
         answers.setdefault(spell(answer), answer)
     group, sure = list(range(len(answers))), True
-    if kind == "math":
-        group, sure = _groups(list(answers.items()), comparisons, timeout)
+    if kind in BY_VALUE:
+        group, sure = _groups(list(answers.items()), kind, comparisons, timeout)
     firsts = list(answers.values())
     stands_for = dict(zip(answers, (firsts[first] for first in group), strict=True))
     return {answer: stands_for[spell(answer)] for answer in given}, sure
 
 
-def _groups(answers: Sequence[tuple[str, str]], comparisons: int, timeout: float) -> tuple[list[int], bool]:
+def _groups(
+    answers: Sequence[tuple[str, str]], kind: AnswerType, comparisons: int, timeout: float
+) -> tuple[list[int], bool]:
     """For each spelling and answer the first that says the same; and whether every pair could be told."""
     group, sure = list(range(len(answers))), len(answers) <= SPELLINGS
     for i, j in sorted(combinations(range(min(len(answers), SPELLINGS)), 2), key=lambda pair: pair[1]):
         if group[i] == group[j]:
             continue
-        same = _plainly(answers[i][0], answers[j][0])
+        same = _plainly(answers[i][0], answers[j][0]) if kind == "math" else None
         if same is None and comparisons > 0:
-            comparisons -= 1
-            same = _same(answers[i][1], answers[j][1], timeout)
+            comparisons -= kind == "math"  # the others never take long
+            same = _same(answers[i][1], answers[j][1], kind, timeout)
         if same:
             first, second = sorted((group[i], group[j]))
             group = [first if g == second else g for g in group]
@@ -106,8 +108,8 @@ def _plainly(a: str, b: str) -> bool | None:
     return said.pop() if len(said) == 1 else None
 
 
-def _same(a: str, b: str, timeout: float) -> bool | None:
-    outcomes = {verify(x, y, "math", timeout=timeout).outcome for x, y in ((a, b), (b, a))}
+def _same(a: str, b: str, kind: AnswerType, timeout: float) -> bool | None:
+    outcomes = {verify(x, y, kind, timeout=timeout).outcome for x, y in ((a, b), (b, a))}
     return None if len(outcomes) > 1 or "unknown" in outcomes else "pass" in outcomes
 
 

@@ -6,7 +6,7 @@ does what a task's own scorer must judge (`filters.worker`). A time-out, a crash
 read is "cannot tell". Nothing of the model's is evaluated in this process.
 
 To add an answer type: a function (reference, answer, metadata, timeout, policy) -> Finding, and its line in
-_TYPES at the end.
+_TYPES at the end. A program is no such answer: it is run against its tests (`filters.code`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from filters import worker
+from filters import kinds, worker
 from filters.answers import extract, in_prose, is_prose
 from filters.equal import Decision, compare
 from filters.finding import Finding, cannot_tell
@@ -73,18 +73,60 @@ def _verify_math(
         return cannot_tell("no_reference")
     reference = final_reference(reference)
     decision = compare(reference, answer, policy)
-    if (
-        decision.same is None
-        and decision.reason != "refused"
-        and _has_words(answer)
-        and (inner := in_prose(answer))
-    ):
+    if inner := _inside(answer, decision):
         answer = inner
         decision = compare(reference, answer, policy)
     if decision.same is None and decision.reason.startswith("unreadable") and _is_formula(reference, answer):
         outcome = worker.check("math", {"reference": reference, "answer": answer}, timeout)
         return _from_outcome(outcome)
     return _finding(decision)
+
+
+def _inside(answer: str, decision: Decision) -> str | None:
+    """What a sentence is about, where the sentence as it stands could not be judged."""
+    if decision.same is not None or decision.reason == "refused" or not _has_words(answer):
+        return None
+    return in_prose(answer)
+
+
+def _verify_number(
+    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
+) -> Finding:
+    """The same number, read in this process."""
+    if not reference or not reference.strip():
+        return cannot_tell("no_reference")
+    reference = final_reference(reference)
+    decision = kinds.same_numbers(reference, answer, policy)
+    if inner := _inside(answer, decision):
+        decision = kinds.same_numbers(reference, inner, policy)
+    return _finding(decision)
+
+
+def _verify_choice(
+    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
+) -> Finding:
+    """The same option's letter."""
+    if not reference or not reference.strip():
+        return cannot_tell("no_reference")
+    return _finding(kinds.same_choices(final_reference(reference), answer))
+
+
+def _verify_yes_no(
+    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
+) -> Finding:
+    """Both yes or both no, in whatever language."""
+    if not reference or not reference.strip():
+        return cannot_tell("no_reference")
+    return _finding(kinds.same_truth(final_reference(reference), answer))
+
+
+def _verify_json(
+    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
+) -> Finding:
+    """The same data."""
+    if not reference or not reference.strip():
+        return cannot_tell("no_reference")
+    return _finding(kinds.same_json(reference, answer))
 
 
 _WORD = re.compile(r"(?<!\S)[^\W\d_]{2,}(?![^\s:,.?!])|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
@@ -154,7 +196,13 @@ def _from_outcome(outcome: str) -> Finding:
 
 _TYPES: dict[str, Callable[[str | None, str, str | None, float, Policy], Finding]] = {
     "math": _verify_math,
+    "number": _verify_number,
+    "choice": _verify_choice,
+    "yes_no": _verify_yes_no,
+    "json": _verify_json,
     "text": _verify_text,
     "free": _verify_free,
     "reasoning_gym": _verify_gym,
 }
+
+BY_VALUE = frozenset(("math", "number", "choice", "yes_no", "json"))  # one answer has many spellings

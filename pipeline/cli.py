@@ -20,6 +20,7 @@ HELP = {
     "train": "Fine-tune the student on the examples.",
     "evaluate": "Compare base student, trained student and teacher on the held-out problems.",
 }
+ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # that need no more than the two texts
 EXIT_CODES = (
     "Exit codes: 0 done; 2 a mistake to put right, in one line; 3 units failed, the same command tries "
     "them again; 130 interrupted, the same command goes on."
@@ -128,7 +129,7 @@ def show_rows(runs: Path, run: Path, stage: str, outcome: str | None, count: int
 @click.option("--gold", help="The reference answer, or a solution that ends on it.")
 @click.option("--pred", help="The response to judge.")
 @click.option("--pairs", type=click.Path(path_type=Path), help='JSONL whose rows have "gold" and "pred".')
-@click.option("--type", "answer_type", type=click.Choice(["math", "text"]), default="math", show_default=True)
+@click.option("--type", "answer_type", type=click.Choice(ANSWER_TYPES), default="math", show_default=True)
 @click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
 def verify(
     gold: str | None, pred: str | None, pairs: Path | None, answer_type: str, settings: tuple[str, ...]

@@ -41,8 +41,22 @@ class FileSource(Table):
     question: str = "question"  # the column that holds it; a dot reaches inside: "problem.text"
     reference: str | None = "answer"  # the column with the right answer; "": answers are not known
     answer_type: AnswerType = "math"
+    tests: str | None = None  # the column with a program's tests, for answer_type = "python"
     split: Literal["by_id", "train", "held_out"] = "by_id"
     limit: Annotated[int, Field(ge=1)] | None = None  # the first n rows
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_program_needs_no_reference(cls, given: Any) -> Any:
+        """It is judged by its tests, so the column of answers is read only where it is named."""
+        python = isinstance(given, dict) and given.get("answer_type") == "python"
+        return {"reference": None, **given} if python else given
+
+    @model_validator(mode="after")
+    def _a_program_has_tests(self) -> FileSource:
+        if (self.answer_type == "python") != (self.tests is not None):
+            raise ValueError('answer_type = "python" and tests, the column that holds them, are set together')
+        return self
 
 
 class DatasetSource(FileSource):

@@ -120,7 +120,8 @@ def _on_problem(
 ) -> Iterator[list[Verdict]]:
     """Every rule on each trace, then what sees all samples of the problem and the verdicts so far."""
     settings = judges.settings
-    by_vote = settings.majority is not None and traces[0].reference is None
+    first = traces[0]  # programs have tests for a reference
+    by_vote = settings.majority is not None and first.reference is None and first.answer_type != "python"
     rules = {name: given for name, given in judges.rules.items() if not (by_vote and name == "correct")}
     verdicts = [list(filters.verdicts_on(trace, rules, _known(trace, found))) for trace in traces]
 

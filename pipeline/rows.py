@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import pyarrow as pa
 
-AnswerType = Literal["math", "text", "free", "reasoning_gym"]  # free: a model judges it
+AnswerType = Literal["math", "number", "choice", "text", "yes_no", "json", "python", "free", "reasoning_gym"]
 Split = Literal["train", "held_out"]
 Passed = Literal["pass", "fail", "unknown"]
 Outcome = Literal["unjudged", "kept", "rejected", "unknown"]
@@ -34,7 +34,9 @@ class Question(Row):
     reference: str | None  # the right answer, where one is known
     answer_type: AnswerType  # how an answer is compared with the reference
     source: str  # the name of the source in the recipe
-    metadata: str | None = None  # JSON: what the source says beside this; a reasoning-gym entry whole
+    metadata: str | None = (
+        None  # JSON: a reasoning-gym entry whole, or a program's tests as filters/code.py reads them
+    )
 
 
 class Problem(Question):

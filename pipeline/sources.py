@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, gym, hub
+from pipeline import files, gym, hub, programs
 from pipeline.config import DatasetSource, FileSource, GymSource, Source
 from pipeline.errors import UserError
 from pipeline.files import RECORD_LIMIT, BadRow, Number, Record
@@ -125,7 +125,7 @@ def _records(source: Source) -> Iterator[Record | BadRow]:
 
 
 def _columns(source: FileSource) -> tuple[str, ...]:
-    return (source.question, source.reference) if source.reference else (source.question,)
+    return tuple(filter(None, (source.question, source.reference, source.tests)))
 
 
 class _Unusable(Exception):
@@ -134,17 +134,20 @@ class _Unusable(Exception):
 
 def _problem(source: Source, name: str, record: Record, held_out: float, seed: int) -> Problem:
     kind: AnswerType
-    columns: tuple[str, ...]
+    metadata: str | None
+    row = record.values
     if isinstance(source, GymSource):
-        kind, metadata, columns = "reasoning_gym", json.dumps(record.values), ("question", "answer")
+        kind, metadata = "reasoning_gym", json.dumps(row)
+        question, reference = _question(row, "question"), _reference(row, "answer")
     else:
-        kind, metadata, columns = source.answer_type, None, _columns(source)
-    question = _question(record.values, columns[0])
+        kind, metadata = source.answer_type, _tests(row, source.tests) if source.tests else None
+        question = _question(row, source.question)
+        reference = _reference(row, source.reference, kind) if source.reference else None
     key = problem_id(question)
     return Problem(
         id=key,
         question=question,
-        reference=_reference(record.values, columns[1]) if len(columns) > 1 else None,
+        reference=reference,
         answer_type=kind,
         source=name,
         metadata=metadata,
@@ -162,9 +165,14 @@ def _question(row: dict[str, Any], column: str) -> str:
     return _sound("the question", value)
 
 
-def _reference(row: dict[str, Any], column: str) -> str | None:
-    """The right answer as text; None where the row has none."""
+def _reference(row: dict[str, Any], column: str, kind: AnswerType = "text") -> str | None:
+    """The right answer as text, as JSON where it is data; None where the row has none."""
     _, value = _lookup(row, column)
+    if kind == "json" and isinstance(value, dict | list | bool):
+        try:
+            value = programs.as_json(value)
+        except (ValueError, RecursionError) as e:
+            raise _Unusable(f"the answer cannot be written as JSON: {str(e)[:200]}") from None
     if isinstance(value, bool | int | float | Decimal):
         value = str(value)
     if value is None or value in ("nan", "NaN"):  # how tables say that a number is missing
@@ -172,6 +180,15 @@ def _reference(row: dict[str, Any], column: str) -> str | None:
     if not isinstance(value, str):
         raise _Unusable(f"the answer is {_kind(value)}, not a text or a number")
     return _sound("the answer", value) if value.strip() else None
+
+
+def _tests(row: dict[str, Any], column: str) -> str:
+    """The tests of a program, as a problem's metadata."""
+    _, value = _lookup(row, column)
+    try:
+        return _sound("the text of the tests", programs.as_metadata(value))
+    except programs.Unusable as e:
+        raise _Unusable(str(e)) from None
 
 
 def _sound(what: str, text: str) -> str:

@@ -26,7 +26,7 @@ def print_verdict(gold: str, pred: str, answer_type: str, settings: Sequence[str
     """Print the verdict on one pair, what was compared, the layer that decided and the time."""
     finding, milliseconds = _judge(gold, pred, answer_type, *_settings(settings))
     print(f"verdict    {VERDICTS[finding.outcome]}" + (f" ({finding.reason})" if finding.reason else ""))
-    print(f"reference  {final_reference(gold) if answer_type == 'math' else gold}")
+    print(f"reference  {final_reference(gold) if answer_type not in ('text', 'json') else gold}")
     print(f"answer     {finding.evidence or 'none found'}")
     print(f"layer      {finding.layer or 'none'}")
     print(f"time       {milliseconds:.1f} ms")
@@ -40,7 +40,7 @@ def judge_pairs(path: Path, answer_type: str, settings: Sequence[str], out: Text
     """
     timeout, policy = _settings(settings)
     out = out or sys.stdout
-    for row, gold, pred in _pairs(path):
+    for row, gold, pred in _pairs(path, answer_type):
         finding, milliseconds = _judge(gold, pred, answer_type, timeout, policy)
         verdict = {"verdict": VERDICTS[finding.outcome], "reason": finding.reason, "layer": finding.layer}
         out.write(json.dumps(row | verdict | {"ms": round(milliseconds, 3)}) + "\n")
@@ -54,14 +54,14 @@ def _judge(
     return finding, (time.perf_counter() - start) * 1000
 
 
-def _pairs(path: Path) -> Iterator[tuple[dict[str, Any], str | None, str]]:
+def _pairs(path: Path, answer_type: str) -> Iterator[tuple[dict[str, Any], str | None, str]]:
     """The rows of a file with their two texts; a number counts as it is written, null as nothing."""
     try:
         with path.open("rb") as lines:
             for n, line in enumerate(lines, 1):
                 if line.strip():
                     row = _row(line, f"{path}:{n}")
-                    yield row, _text(row, "gold", f"{path}:{n}"), _text(row, "pred", f"{path}:{n}") or ""
+                    yield row, _gold(row, answer_type, f"{path}:{n}"), _text(row, "pred", f"{path}:{n}") or ""
     except OSError as e:
         raise UserError(f"--pairs: {path}: {e.strerror or e}") from None
 
@@ -74,6 +74,14 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f'{where}: a {type(row).__name__}, not an object with "gold" and "pred"')
     return row
+
+
+def _gold(row: dict[str, Any], answer_type: str, where: str) -> str | None:
+    """The reference; as JSON where it is data, which only JSON can be compared with."""
+    value = row.get("gold")
+    if answer_type == "json" and isinstance(value, dict | list | bool):
+        return json.dumps(value)
+    return str(value) if isinstance(value, bool) else _text(row, "gold", where)
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str | None:
@@ -102,4 +110,6 @@ def _settings(settings: Sequence[str]) -> tuple[float, Policy]:
         from filters import check_rules
 
         check_rules({"correct": given})
+    if programs := [name for name in given if name in ("code_seconds", "code_memory_mb", "sandbox")]:
+        raise UserError(f"{programs[0]}: no program is run here; its tests are in a run's traces")
     return given.pop("timeout", TIMEOUT), Policy(**given)

@@ -25,6 +25,7 @@ LAYERS = (
     ("pipeline.teacher.replies",),
     ("pipeline.stage", "pipeline.teacher", "pipeline.server", "pipeline.models", "pipeline.sampling"),
     ("pipeline.hub", "pipeline.scoring", "pipeline.ledger", "pipeline.opinions"),
+    ("pipeline.programs",),
     ("pipeline.sources", "pipeline.drawing"),
     ("pipeline.judging",),
     ("pipeline.deduplicate",),

@@ -78,6 +78,7 @@ def test_a_missing_file_and_a_wrong_setting_are_mistakes_in_one_line(tmp_path):
         (["--gold", "1"], "--gold and --pred, or --pairs"),
         (["--gold", "1", "--pred", "1", "rounding_digit=3"], "did you mean 'rounding_digits'?"),
         (["--gold", "1", "--pred", "1", "rounding_digits"], "NAME=VALUE"),
+        (["--gold", "1", "--pred", "1", "code_seconds=2"], "no program is run here"),
     ):
         done = retort(*arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
@@ -89,8 +90,14 @@ def test_a_policy_is_given_as_a_setting():
     assert "verdict    correct" in retort("--gold", "1/3", "--pred", "0.33", "rounding_digits=2").stdout
 
 
-def judged(folder, rows, capsys):
+def judged(folder, rows, capsys, answer_type="math"):
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judge_pairs(path, "math", (), sys.stdout)
+    judge_pairs(path, answer_type, (), sys.stdout)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_references_that_are_data_or_truths_are_compared_as_such(tmp_path, capsys):
+    rows = [{"gold": {"a": [1]}, "pred": 'So {"a": [1.0]}.'}, {"gold": True, "pred": "true"}]
+    assert [r["verdict"] for r in judged(tmp_path, rows, capsys, "json")] == ["correct", "correct"]
+    assert [r["verdict"] for r in judged(tmp_path, rows[1:], capsys, "yes_no")] == ["correct"]

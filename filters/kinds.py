@@ -1,0 +1,227 @@
+"""Answers of a known kind, compared as what they are: a number, an option's letter, yes or no, JSON data.
+
+Each function is given the reference and the answer as texts and says yes, no, or why that cannot be seen.
+What they share with mathematics (units, percent, rounding) is in `filters.numbers`; letters are in
+`filters.choices`. Leaves out mathematics and texts (`filters.equal`) and programs (`filters.code`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from decimal import Decimal
+from typing import Any
+
+from filters.answers import extract, without_thought
+from filters.choices import CHOICE, named_choices, read_choice, without_reasons
+from filters.equal import LENGTH, Decision, compare
+from filters.fences import closed_blocks
+from filters.fold import fold
+from filters.numbers import read_quantity, same_number
+from filters.policy import Policy
+
+DEPTH = 100  # of JSON
+JSON_LIMIT = 100_000  # characters of a response in which JSON is looked for
+SCANNED = 2_000_000  # characters that may be read in vain while JSON is looked for
+
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+
+
+def same_numbers(reference: str, answer: str, policy: Policy) -> Decision:
+    """The same number; 2,74 is one, as no list can be the answer. An equation or a sum is worked out."""
+    if len(reference) > LENGTH or len(answer) > LENGTH:
+        return Decision(None, "number", "refused")
+    if _WHOLE.fullmatch(reference) and _WHOLE.fullmatch(answer):  # nearly all of them
+        return Decision(int(reference) == int(answer), "number")
+    gold = read_quantity(fold(reference), decimal_comma=True)
+    if gold is None:
+        return Decision(None, "number", "unreadable_reference")
+    given = read_quantity(fold(answer), decimal_comma=True)
+    same = None if given is None else same_number(gold, given, policy)
+    return compare(reference, answer, policy) if same is None else Decision(same, "number")
+
+
+def same_choices(reference: str, answer: str) -> Decision:
+    """The letter of the same option, A to J; or, where the reference gives it, the option's text."""
+    gold = read_choice(fold(reference.strip()), CHOICE) or read_choice(reference.strip().upper(), CHOICE)
+    if gold is None:
+        return Decision(None, "choice", "unreadable_reference")
+    given = fold(answer)
+    if gold.text and given.casefold() == gold.text.casefold():
+        return Decision(True, "text")
+    named = named_choices(given.upper() if len(given) == 1 else without_reasons(given), CHOICE)
+    if not named:
+        return Decision(None, "choice", "unreadable_answer")
+    return Decision(named == {gold.letter}, "choice") if len(named) == 1 else _ambiguous("choice")
+
+
+# English, German, French, Spanish, Italian, Portuguese, Dutch, Polish, Swedish, Turkish, Indonesian,
+# Vietnamese, Russian, Ukrainian, Chinese, Japanese, Korean, Hindi, Arabic.
+_YES_WORDS = """
+yes true correct ja wahr richtig oui vrai sí si verdadero cierto sì vero sim verdadeiro waar tak prawda sant
+evet doğru ya benar có đúng да верно правда так правильно 是 是的 对 對 对的 正确 正確 真
+はい 正しい 예 네 참 맞습니다 हाँ हां सही सत्य نعم صحيح
+"""
+_NO_WORDS = """
+no false incorrect nein falsch non faux falso não nao nee onwaar nie fałsz nej falskt hayır yanlış tidak salah
+không sai нет неверно ложь неправда ні неправильно 否 不 不是 不对 不對 错 錯 错误 錯誤 假
+いいえ 偽 아니요 아니오 거짓 नहीं गलत असत्य لا خطأ
+"""  # noqa: RUF001
+_YES, _NO = frozenset(_YES_WORDS.split()), frozenset(_NO_WORDS.split())
+_CLAUSE = re.compile(r"([.,;:!?\n。，！？、；：—–؟،।])")  # noqa: RUF001
+_NEGATION = re.compile(
+    r"\b(?:not|never|neither|nor|cannot|nicht|kein\w*|pas|ne|não|niet|inte|değil|bukan|không|не)\b|n[’']t\b"  # noqa: RUF001
+)
+_DOUBT = re.compile(
+    r"\b(?:if|whether|or|may|might|maybe|perhaps|assum\w+|suppos\w+|would be|unclear|unknown|both)\b"
+)
+
+
+def same_truth(reference: str, answer: str) -> Decision:
+    """Both yes (or true), or both no (or false), in any of the languages above."""
+    gold = _truth(_bare(reference))
+    if gold is None:
+        return Decision(None, "yes_no", "unreadable_reference")
+    said = _truths(answer)
+    if not said:
+        return Decision(None, "yes_no", "unreadable_answer")
+    return Decision(said[-1] == gold, "yes_no") if len(set(said)) == 1 else _ambiguous("yes_no")
+
+
+def _truths(answer: str) -> list[bool]:
+    """What each clause says that is a word for yes or no, or ends on one, as in "the claim is false"."""
+    pieces = [*_CLAUSE.split(without_reasons(answer)), ""]
+    said = []
+    for clause, mark in zip(pieces[::2], pieces[1::2], strict=True):
+        words = _bare(clause).split()
+        alone = len(words) == 1
+        if not words or (mark in ("?", "？", "؟") and not alone):  # noqa: RUF001
+            continue
+        truth = _truth(words[-1])
+        if truth is not None and (alone or not _wavers(words[:-1], words[-1])):
+            said.append(truth)
+    return said
+
+
+def _wavers(before: list[str], last: str) -> bool:
+    """Whether the words before the last make it another: not true, if true, true or false, of no."""
+    text = " ".join(before)
+    return bool(_NEGATION.search(text) or _DOUBT.search(text) or any(_truth(w) is not None for w in before))
+
+
+def _truth(word: str) -> bool | None:
+    return True if word in _YES else False if word in _NO else None
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[\"'*_`()\[\]{}$.!]+", " ", fold(unicodedata.normalize("NFC", text))).strip().casefold()
+
+
+class _Refused(ValueError):
+    """JSON that two readers may understand in two ways."""
+
+
+def same_json(reference: str, answer: str) -> Decision:
+    """Equal as data: the order of an object's keys is free, 1 is 1.0, a number is never a text or a truth.
+
+    Refused are keys that come twice, NaN and infinity, and equal parts deeper than DEPTH.
+    """
+    values = []
+    for text, unreadable in ((reference, "unreadable_reference"), (answer, "unreadable_answer")):
+        try:
+            values.append(_STRICT.decode(text))
+        except (_Refused, RecursionError, ArithmeticError):
+            return Decision(None, "json", "refused")
+        except ValueError:
+            return Decision(None, "json", unreadable)
+    try:
+        return Decision(_same(values[0], values[1], DEPTH), "json")
+    except _Refused:
+        return Decision(None, "json", "refused")
+
+
+def find_json(response: str) -> str | None:
+    """The text of the last JSON value of a response, not yet checked; None where there is none.
+
+    A fenced block counts most, then an answer that is stated in a box or tag, then the last object or array.
+    A response longer than JSON_LIMIT comes back as it is.
+    """
+    response = without_thought(response).strip()
+    if len(response) > JSON_LIMIT:
+        return response
+    for block in reversed(list(closed_blocks(response))):
+        if block.language == "json" or _is_json(block.text):
+            return block.text.strip()
+    stated = extract(response)
+    for text in (response, stated.text if stated and stated.how != "last" else ""):
+        if _is_json(text):
+            return text
+    return _last_structure(response)
+
+
+_BRACKET = re.compile(r"[\[\]{}]")
+_BEGINS = re.compile(r"\{\s*[\"}]|\[\s*[\[{\"\]\-0-9tfnNI]")
+_ANY = json.JSONDecoder(parse_int=str, parse_float=str)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        _ANY.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _last_structure(text: str) -> str | None:
+    """The last object or array that is not a part of something else in brackets; that is text."""
+    found, at, depth, spent = None, 0, 0, 0
+    while (bracket := _BRACKET.search(text, at)) and spent < SCANNED:
+        at = bracket.end()
+        if bracket[0] in "]}":
+            depth = max(depth - 1, 0)
+            continue
+        if not _BEGINS.match(text, bracket.start()):
+            depth += 1
+            continue
+        try:
+            _, end = _ANY.raw_decode(text, bracket.start())
+        except json.JSONDecodeError as e:  # which counts the lines before it
+            depth, spent = depth + 1, spent + e.pos - bracket.start() + e.pos // 20
+        except RecursionError:
+            depth, spent = depth + 1, spent + SCANNED // 100
+        else:
+            at = end
+            found = text[bracket.start() : end] if depth == 0 else found
+    return found
+
+
+def _same(a: Any, b: Any, depth: int) -> bool:
+    if depth == 0:
+        raise _Refused("nested too deeply")
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key], depth - 1) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same(x, y, depth - 1) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and bool(a == b)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Refused("a key comes twice")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise _Refused(f"{name} is no JSON")
+
+
+_STRICT = json.JSONDecoder(
+    parse_int=Decimal, parse_float=Decimal, parse_constant=_no_number, object_pairs_hook=_object
+)
+
+
+def _ambiguous(layer: str) -> Decision:
+    return Decision(None, layer, "ambiguous")

@@ -1,0 +1,114 @@
+"""Answers that are a number, a letter, yes or no, JSON: cases both ways, and answers made to hurt."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from filters import check_rules
+from filters.correct import correct, judge_response
+from filters.policy import Policy
+from pipeline.cli import ANSWER_TYPES
+from pipeline.errors import UserError
+from pipeline.rows import AnswerType
+from tests.unit.test_filters import a_trace
+
+CASES = [json.loads(line) for line in Path("tests/cases/kinds.jsonl").read_text("utf-8").splitlines()]
+TESTS = json.dumps({"asserts": ["assert double(2) == 4"]})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['type']}|{case['response']}"[:50])
+def test_an_answer_of_a_known_kind_is_compared_as_what_it_is(case):
+    finding = judge_response(case["reference"], case["response"], case["type"])
+    assert (finding.outcome, finding.reason) == (case["outcome"], case["reason"]), finding
+
+
+def test_every_type_is_judged_and_shown_for_two_texts_where_these_suffice():
+    assert set(ANSWER_TYPES) == set(get_args(AnswerType)) - {"python", "reasoning_gym"}
+    for kind in get_args(AnswerType):
+        trace = a_trace(answer_type=kind, reference=None, response="The answer is 7.", finish_reason="stop")
+        assert correct(trace).outcome != "pass", kind
+
+
+def test_the_policies_of_numbers_hold_where_a_number_is_asked_for():
+    assert judge_response("1/3", "0.33", "number", policy=Policy(rounding_digits=2)).outcome == "pass"
+    assert judge_response("18", "18 dollars", "number", policy=Policy(unit_optional=False)).outcome == "fail"
+
+
+def test_the_end_of_a_long_response_says_which_option_and_whether():
+    talk = "Let us see whether A or B or C is meant, which is true or false. " * 50
+    assert judge_response("D", f"{talk}So it must be D.", "choice").outcome == "pass"
+    assert judge_response("B", f"{talk}So it must be D.", "choice").outcome == "fail"
+    quiet = "Let us look at all of it with care. " * 50
+    assert judge_response("no", f"{quiet}Hence the claim is false.", "yes_no").outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "[" * 90_000,
+        '{"a":' * 18_000,
+        "[1]" * 30_000,
+        "[" * 900 + "]" * 900,
+        "```json\n" * 12_000,
+        "[" + "9" * 90_000 + "]",
+        "[" * 3_000_000,
+        "{" * 40_000 + "}" * 40_000,
+    ],
+    ids=lambda response: f"{response[:8]!r} {len(response)}",
+)
+def test_hostile_json_is_never_right(response):
+    assert judge_response("[2]", response, "json").outcome != "pass"
+
+
+def test_json_that_is_nested_too_deeply_to_compare_is_refused():
+    deep = "[" * 150 + "]" * 150
+    assert judge_response(deep, deep, "json").reason == "refused"
+    assert judge_response("[[]]", "[[]]", "json").outcome == "pass"
+
+
+@pytest.mark.parametrize("kind", ["choice", "yes_no", "number"])
+@pytest.mark.parametrize("piece", ["A, ", "yes. ", "B because ", "(C) ", "not ", "1,", "\\boxed{A", "？"])  # noqa: RUF001
+def test_a_hostile_answer_of_a_known_kind_costs_little(kind, piece):
+    for response in (piece * 30_000, f"<answer>{piece * 30_000}</answer>"):
+        assert judge_response("H" if kind == "choice" else "no", response, kind).outcome != "pass"
+
+
+def test_a_program_is_judged_by_its_tests_and_needs_no_reference():
+    for body, outcome in (("x + x", "pass"), ("x + 1", "fail")):
+        response = f"```python\ndef double(x):\n    return {body}\n```"
+        trace = a_trace(answer_type="python", reference=None, metadata=TESTS, response=response)
+        assert correct(trace, code_seconds=2).outcome == outcome
+    assert correct(trace.model_copy(update={"metadata": None})).reason == "no_tests"
+
+
+def test_the_limits_of_a_program_are_parameters_of_the_rule():
+    response = "```python\ndef double(x):\n    while True: pass\n```"
+    trace = a_trace(answer_type="python", metadata=TESTS, response=response)
+    assert correct(trace, code_seconds=0.5).reason == "too_slow"
+    hoard = response.replace("while True: pass", "b = bytearray(400 << 20); return x + x")
+    trace = trace.model_copy(update={"response": hoard})
+    assert correct(trace, code_memory_mb=128).outcome == "fail"
+    assert correct(trace, code_memory_mb=1024, sandbox="limits").outcome == "pass"
+
+
+def test_no_type_but_python_loads_what_only_a_program_needs():
+    probe = (
+        "import sys\nfrom pipeline.verifying import print_verdict\n"
+        "for kind, gold, pred in (('number', '7', '7'), ('choice', 'A', 'A'), ('yes_no', 'yes', 'Ja'),"
+        " ('json', '[1]', '[1]')):\n    print_verdict(gold, pred, kind, ())\n"
+        "print({'pydantic', 'numpy', 'sympy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.count("verdict    correct") == 4
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_limits_are_checked_before_any_work():
+    check_rules({"correct": {"code_seconds": 2, "code_memory_mb": 256, "sandbox": "limits"}})
+    for wrong in ({"code_seconds": 0}, {"code_memory_mb": 1}, {"sandbox": "none"}):
+        with pytest.raises(UserError, match=f"correct.{next(iter(wrong))}"):
+            check_rules({"correct": wrong})
