@@ -50,6 +50,9 @@ def question(i: int) -> str:
 
 def retort(url: str, requests: int, in_flight: int, folder: Path) -> int:
     """The generate stage as the command runs it, on problems that were ingested before the clock starts."""
+    import jinja2.sandbox  # noqa: F401  what is imported when first needed, before the clock starts
+    import openai  # noqa: F401
+
     from pipeline.recipe import load_recipe
     from pipeline.rows import Trace
     from pipeline.stage import execute
