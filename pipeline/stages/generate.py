@@ -171,7 +171,8 @@ async def reporting(progress: Progress, ledger: Ledger, total: Callable[[], int]
         await report()
 
 
-def _draw(recipe: Recipe) -> Draw:
+def draw_of(recipe: Recipe) -> Draw:
+    """What the recipe wants drawn for training."""
     table = recipe.generate
     return Draw(
         split="train",
@@ -202,7 +203,7 @@ GENERATE = Stage(
     row=Trace,
     mirrors="ingest",
     reads=("ingest",),
-    settings=lambda recipe: drawing.settings(_draw(recipe), recipe.seed),
+    settings=lambda recipe: drawing.settings(draw_of(recipe), recipe.seed),
     check=_check,
-    run=lambda job: run(job, _draw(job.recipe)),
+    run=lambda job: run(job, draw_of(job.recipe)),
 )

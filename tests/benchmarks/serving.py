@@ -14,6 +14,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +28,7 @@ from pipeline.recipe import load_recipe
 from pipeline.rows import Problem, Trace
 from pipeline.sampling import sampling_seed
 from pipeline.stage import execute
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, generate
 from pipeline.store import Output
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
@@ -57,9 +59,12 @@ async def bare_loop(url: str, model: str, recipe: Recipe, problems: Sequence[Pro
         return sum(await asyncio.gather(*(one(p, s) for p in problems for s in range(table.most))))
 
 
-def ours(recipe: Recipe, run: Path) -> int:
-    """The generate stage as the command runs it; gives the completion tokens."""
-    execute(STAGES["generate"], STAGES, recipe, run)
+def ours(recipe: Recipe, serving: server.Server, run: Path) -> int:
+    """The generate stage as the command runs it, but for the start of vLLM; gives the completion tokens."""
+    draw = generate.draw_of(recipe)
+    model = replace(draw.models[0], reach=lambda _job: nullcontext(serving))
+    stage = replace(STAGES["generate"], run=lambda job: generate.run(job, replace(draw, models=(model,))))
+    execute(stage, STAGES, recipe, run)
     return sum(trace.completion_tokens for trace in Output(run / "generate", Trace).rows())
 
 
@@ -83,8 +88,6 @@ def main() -> None:
         path = models.resolve(teacher.model, print)
         with server.serving(teacher, path, "teacher", folder / "vllm.log", print) as serving:
             (url,) = serving.base_urls
-            there = teacher.model_copy(update={"serve": None, "base_url": url, "model": "teacher"})
-            recipe = recipe.model_copy(update={"teacher": (there,)})
             problems = list(Output(ingested(recipe, folder, "bare") / "ingest", Problem).rows())
             asyncio.run(bare_loop(url, "teacher", recipe, problems[:8]))  # warm
             for turn in range(options.rounds):
@@ -93,7 +96,7 @@ def main() -> None:
                 tokens = asyncio.run(bare_loop(url, "teacher", recipe, problems))
                 rates["bare loop"].append(tokens / (time.perf_counter() - began))
                 began = time.perf_counter()
-                tokens = ours(recipe, run)
+                tokens = ours(recipe, serving, run)
                 rates["retort"].append(tokens / (time.perf_counter() - began))
     show(rates)
 
