@@ -19,7 +19,7 @@ from pipeline.config import Endpoint, Evaluate, Generate, identity
 from pipeline.errors import Stopped
 from pipeline.ledger import Ledger
 from pipeline.rows import Sampling, Split, Trace
-from pipeline.sampling import JUDGE, Ask
+from pipeline.sampling import FAILED, JUDGE, Ask
 from pipeline.server import Server
 from pipeline.stage import Job
 from pipeline.teacher.client import Client, Completion, RequestFailed
@@ -47,7 +47,7 @@ SPEED = frozenset(
         "tensor_parallel_size",
     }
 )
-NOTHING = Completion(None, "", "failed", None, None)  # the answer of a request that has none
+NOTHING = Completion(None, "", FAILED, None, None)  # the answer of a request that has none
 PEEK_EVERY = 0.05  # seconds, at least, between two traces judged for the line of progress alone
 
 
@@ -81,7 +81,8 @@ def settings(draw: Draw, seed: int) -> dict[str, Any]:
     return {
         "teachers": [
             {
-                "model": model.name,
+                "name": model.name,
+                "model": model.endpoint.model,
                 "share": model.share,
                 "weights": served_as(model.endpoint),
                 "extra_body": model.endpoint.extra_body,

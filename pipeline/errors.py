@@ -1,4 +1,4 @@
-"""The two kinds of ending that are not bugs: each shown as a short message, without a traceback."""
+"""What ends a command, or a unit of its work, and is no bug: shown as a short message without a traceback."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ class UserError(Exception):
 
 class Stopped(Exception):
     """The work cannot go on, through no mistake in the recipe. What was done is kept; exit code 3."""
+
+
+class UnitFailed(Exception):
+    """One unit of work cannot be done, others may be.
+
+    `refused`: the cause is the unit itself, whenever it is tried; so it says little of the others.
+    """
+
+    refused = False
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

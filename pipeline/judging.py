@@ -11,6 +11,7 @@ import ctypes
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -23,6 +24,7 @@ from filters.finding import Finding
 from filters.majority import majority
 from pipeline import sources
 from pipeline.config import Filter, Source
+from pipeline.errors import Stopped
 from pipeline.files import BadRow
 from pipeline.machine import cores
 from pipeline.opinions import findings, opinion_id
@@ -85,6 +87,8 @@ def side_by_side(
     ) as pool:
         try:
             yield from pool.map(_work, [work] * len(todo), todo)
+        except BrokenProcessPool:
+            raise Stopped("a judging process was killed, for want of memory perhaps") from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -6,6 +6,7 @@ a run that is working right now. A process that is killed takes at most SAVE_EVE
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -63,8 +64,8 @@ class Meter:
     def add(self, got: Completion, before: Completion | None = None) -> None:
         """The tokens of an answer; of one that goes on from `before`, those beyond it."""
         prompt, completion = (before.prompt_tokens, before.completion_tokens) if before else (0, 0)
-        self.prompt_tokens += (got.prompt_tokens or 0) - (prompt or 0)
-        self.completion_tokens += (got.completion_tokens or 0) - (completion or 0)
+        self.prompt_tokens += max(0, (got.prompt_tokens or 0) - (prompt or 0))
+        self.completion_tokens += max(0, (got.completion_tokens or 0) - (completion or 0))
 
     def account(self) -> Account:
         return Account(
@@ -87,6 +88,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self._earlier = read(self.folder)
+        self._writing = threading.Lock()
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
         self._start = time.monotonic()
 
@@ -108,7 +110,8 @@ class Ledger:
         return ", ".join(filter(None, parts))
 
     def save(self, line: str) -> None:
-        write_atomic(_path(self.folder), _Tries.dump_json((*self._earlier, self._try(line))))
+        with self._writing:  # the last save must not be overtaken by the one before
+            write_atomic(_path(self.folder), _Tries.dump_json((*self._earlier, self._try(line))))
 
     def _try(self, line: str) -> Try:
         return Try(

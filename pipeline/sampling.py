@@ -16,6 +16,7 @@ from pipeline.shard import Held, Shard
 from pipeline.teacher.replies import Completion, can_continue
 from pipeline.units import Plan, Unit
 
+FAILED = "failed"  # the finish_reason of a sample that was given up
 JUDGE = "judge"  # the lane of the units that judge a trace
 _FIELDS = ("finish_reason", "continued", "outcome", "error", "completion_tokens")
 
@@ -83,7 +84,7 @@ class Series:
         for sample, key in enumerate(self.ids()):
             row = held.rows.get(key)
             if row and not self._is_pending(row):
-                self.outcomes[sample] = row["outcome"]
+                self.outcomes[sample] = "kept" if row["finish_reason"] == FAILED else row["outcome"]
         yield from (unit for unit in self._more() if unit.key not in held.rows)
 
     def pending(self, held: Held) -> list[str]:
@@ -93,6 +94,9 @@ class Series:
     def take(self, row: Trace) -> list[Unit]:
         """What is owed because of a row."""
         self._longest = max(self._longest, row.completion_tokens or 0)
+        if row.finish_reason == FAILED:
+            self.outcomes[row.sample] = "kept"  # given up: none is drawn in its place, to fail like it
+            return self._more()
         if self._is_cut(row.finish_reason, row.continued, row.error) and can_continue(completion_of(row)):
             return [self._unit(row.sample, str(self.teacher), row)]
         if self.rules.until is not None and row.outcome == "unjudged":
@@ -101,6 +105,8 @@ class Series:
         return self._more()
 
     def _is_pending(self, row: dict[str, str | int | None]) -> bool:
+        if row["finish_reason"] == FAILED:
+            return False
         cut = self._is_cut(row["finish_reason"], row["continued"], row["error"])
         return cut or (self.rules.until is not None and row["outcome"] == "unjudged")
 

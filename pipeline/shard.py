@@ -200,7 +200,7 @@ def failed_line(key: str, error: str) -> bytes:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a small file so that readers see the old content or the new, never a part."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two stages of a run may start together
     temporary.write_bytes(data)
     _replace(temporary, path)
 

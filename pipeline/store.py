@@ -80,9 +80,13 @@ class Output:
         if held is None or (held.identity != manifest.identity and not self._begun()):
             self._save(manifest)
         elif held.identity != manifest.identity:
+            inside = any(
+                self.folder.glob("*/**/manifest.json")
+            )  # what was paid for, perhaps, and still holds
+            what = "its manifest.json and *.parquet, not the folders in it," if inside else "that folder"
             raise UserError(
                 f"{self.folder} was made under other settings: {_difference(held, manifest)}; "
-                "give the run another name (run=NAME) or delete that folder and those of later stages"
+                f"give the run another name (run=NAME) or delete {what} and those of later stages"
             )
 
     def finish(self, report: dict[str, Any] | None = None) -> None:

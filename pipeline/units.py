@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import Stopped, UnitFailed, UserError
 from pipeline.progress import Progress
 from pipeline.rows import Row
 from pipeline.shard import Shard, done_line, failed_line
 
 MOST_IN_A_ROW = 20  # failures without one success between them; then the run stops, the cause is not the unit
+REFUSED = 0.1  # what a unit that is refused for its own sake counts among these
+LOOKED_AHEAD = 20_000  # units in sight, at most: a lane that is ahead of the others waits for them
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,14 @@ async def work(
     *,
     slots: Mapping[str, int],
     after: Mapping[str, int] | None = None,
-    accept: int,
+    accept: Callable[[], int],
     progress: Progress,
     watch: Callable[[], str | None],
 ) -> None:
     """Do every unit that is owed, and seal each shard when its last unit is in.
 
     todo: shards, each with what makes its plan, asked only when the shard is reached and not sealed yet.
-    give_up: the row of a unit that failed, written when at most `accept` units did.
+    give_up: the row of a unit that failed, written when no more units did than `accept` says by then.
     slots: lane -> how many of its units run side by side. after: the same of lanes that only rows lead to.
     watch: says why nothing can work any more, or None; asked twice a second.
     Raises Stopped when the work cannot go on, UserError from `do` as it is.
@@ -81,7 +83,7 @@ async def work(
     try:
         while True:
             await _watched(crew.run(), watch, writer)
-            if not crew.failed or given_up + len(crew.failed) > accept:
+            if not crew.failed or given_up + len(crew.failed) > accept():
                 break
             given_up += len(crew.failed)
             crew.settle_failed(give_up)
@@ -106,9 +108,12 @@ class _Owed:
     def next(self, lane: str) -> tuple[Plan, Unit] | None:
         """The longest of the lane's units within reach: as many as its slots are always kept in sight."""
         waiting = self._lanes[lane]
-        while len(waiting) <= self._ahead.get(lane, -1) and self._open_shard():
+        while len(waiting) <= self._ahead.get(lane, -1) and self._in_sight() and self._open_shard():
             pass
         return heapq.heappop(waiting)[2:] if waiting else None
+
+    def _in_sight(self) -> bool:
+        return sum(map(len, self._lanes.values())) < LOOKED_AHEAD
 
     def _open_shard(self) -> bool:
         for shard, make_plan in self._shards:
@@ -131,7 +136,7 @@ class _Crew:
     ) -> None:
         self._owed, self._do, self._slots, self._journal = owed, do, slots, journal
         self._running: Counter[str] = Counter()
-        self._streak = 0
+        self._streak, self._in_a_row = 0.0, 0
         self.failed: list[tuple[Plan, Unit, str]] = []
 
     async def run(self) -> None:
@@ -141,6 +146,7 @@ class _Crew:
     def settle_failed(self, give_up: Callable[[Unit, str], Row]) -> None:
         """Write the units that failed as the rows they are given up with."""
         failed, self.failed = self.failed, []
+        self._streak, self._in_a_row = 0.0, 0
         for plan, unit, error in failed:
             self._settle(plan, unit, give_up(unit, error))
 
@@ -156,9 +162,10 @@ class _Crew:
         except (UserError, Stopped):
             raise
         except Exception as e:  # noqa: BLE001  the boundary that turns a failing unit into data
-            self._failure(plan, unit, f"{type(e).__name__}: {e}")
+            own = isinstance(e, UnitFailed) and e.refused
+            self._failure(plan, unit, f"{type(e).__name__}: {e}", REFUSED if own else 1)
         else:
-            self._streak = 0
+            self._streak, self._in_a_row = 0.0, 0
             self._settle(plan, unit, row)
         self._running[unit.lane] -= 1
         self._fill(group)
@@ -170,12 +177,14 @@ class _Crew:
         self._journal.put(plan, done_line(row), done=all(u.key != unit.key for u in more))
         self._owed.add(plan, more)
 
-    def _failure(self, plan: Plan, unit: Unit, error: str) -> None:
+    def _failure(self, plan: Plan, unit: Unit, error: str, weight: float) -> None:
         self.failed.append((plan, unit, error))
         self._journal.put(plan, failed_line(unit.key, error), failed=True)
-        self._streak += not unit.tried  # what failed in an earlier try too says nothing of the server
-        if self._streak >= MOST_IN_A_ROW:
-            raise Stopped(f"{self._streak} units failed in a row, the last with {error}")
+        if not unit.tried:  # what failed in an earlier try too says nothing of the server
+            self._streak += weight
+            self._in_a_row += 1
+        if self._streak >= MOST_IN_A_ROW - 1e-9:
+            raise Stopped(f"{self._in_a_row} units failed in a row, the last with {error}")
 
 
 async def _watched(

@@ -139,7 +139,9 @@ def _scores(job: Job, subject: Subject) -> Iterator[Score]:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     each = {
         s.name: {
-            "model": s.model,
+            "name": s.model,
+            "model": s.endpoint.model,
+            "extra_body": s.endpoint.extra_body,
             "prompt": prompts.load(s.prompt).text,
             "weights": drawing.served_as(s.endpoint),
         }

@@ -23,7 +23,7 @@ from pipeline.ledger import SAVE_EVERY, Ledger, Meter
 from pipeline.machine import cores
 from pipeline.progress import Progress
 from pipeline.rows import Problem, Trace
-from pipeline.sampling import JUDGE
+from pipeline.sampling import FAILED, JUDGE
 from pipeline.server import Server
 from pipeline.shard import Shard
 from pipeline.stage import Job, Stage
@@ -90,7 +90,7 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
                 drawer.give_up,
                 slots={str(i): draw.table.concurrency for i in range(len(clients))},
                 after={JUDGE: 2 * len(cores())},
-                accept=int(draw.table.accept_failed * expected.total()),
+                accept=lambda: int(draw.table.accept_failed * expected.total()) - expected.given_up,
                 progress=progress,
                 watch=lambda: next(filter(None, (reached.died() for reached in servers)), None),
             )
@@ -110,6 +110,13 @@ def _clients(draw: Draw, servers: Sequence[Server]) -> Iterator[Client]:
 def _plan(problems: Shard, traces: Shard, draw: Draw, expected: _Expected) -> Plan:
     asked = [(p, _asked(p, draw.models)) for p in problems.rows() if p.split == draw.split]
     return sampling.plan(asked, traces, draw.wanted, expected.add)
+
+
+def _given_up(traces: Shard) -> int:
+    if traces.sealed:
+        return traces.column("finish_reason").count(FAILED)
+    held = traces.held(("finish_reason",)).rows.values()
+    return sum(row["finish_reason"] == FAILED for row in held)
 
 
 def _asked(problem: Problem, asked: Sequence[Model]) -> list[int]:
@@ -133,12 +140,15 @@ class _Expected:
         per_problem = sum(m.share is None for m in draw.models) + any(m.share for m in draw.models)
         self._most = draw.wanted.most
         self._series = self._finished = self._drawn = 0
+        self.given_up = 0  # by earlier commands
         for problems, traces in pairs:
             series = per_problem * problems.column("split").count(draw.split)
             self._series += series
             if traces.sealed:
                 self._finished += series
                 self._drawn += traces.count().rows
+            if draw.table.accept_failed:
+                self.given_up += _given_up(traces)
 
     def add(self, samples: int) -> None:
         """A problem has all the samples of one teacher that it needs."""

@@ -106,7 +106,7 @@ async def _ask_all(job: Job, judge: Judge, reached: Server, total: int) -> None:
                     asker.do,
                     asker.give_up,
                     slots={"": judge.concurrency},
-                    accept=int(judge.accept_failed * total),
+                    accept=lambda: int(judge.accept_failed * total),
                     progress=progress,
                     watch=reached.died,
                 )

@@ -55,6 +55,7 @@ class Client:
         self._endpoint = endpoint
         self._cleaner = Cleaner(read_key(endpoint.api_key_env))
         self._urls = list(base_urls)
+        self._ours = ours
         first = concurrency if ours else FIRST_LEVEL
         places = [Place(check_address(url), concurrency, first) for url in self._urls]
         self._places = Places(places, concurrency)
@@ -120,7 +121,7 @@ class Client:
         body = to_json(self._body(messages, sampling, seed, logprobs, so_far))
         candidates = 0 if logprobs is None else logprobs + 2
         most = MAX_BODY + candidates * CANDIDATE_BYTES * sampling.max_tokens
-        bounds = Bounds(self._endpoint.stall_timeout, sampling.max_tokens, most)
+        bounds = Bounds(self._endpoint.stall_timeout, sampling.max_tokens, most, self._ours)
         counted = waited = 0
         while True:
             slot = await self._places.take()
@@ -211,10 +212,11 @@ class Client:
         refusal = judge(error, self._cleaner, time.time())
         if not isinstance(refusal, Hopeless):
             return refusal
-        # Where it answered well before, or is asked to go on with a message, it is about this request.
+        # Where it answered well before, or is asked to go on with a message, it need not be about all others;
+        # but nor for ever about this one: an account can be filled up again.
         reason = str(refusal)
         if continuing or place.answered:
-            return RequestFailed(reason, refused=True)
+            return RequestFailed(reason)
         place.refusal = reason
         if all(other.refusal for other in self._places.places):
             return UserError(self._refusal(place, reason))

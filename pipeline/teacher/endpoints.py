@@ -117,6 +117,7 @@ class _ModelList(BaseModel):
 
 async def list_models(base_url: str, cleaner: Cleaner, max_retries: int) -> list[str] | None:
     """The names of the models that a server knows, None where it answers but keeps no list. Raises NoList."""
+    import httpx2
     import openai
 
     api = openai.AsyncOpenAI(
@@ -141,7 +142,7 @@ async def list_models(base_url: str, cleaner: Cleaner, max_retries: int) -> list
             return None  # the first request will tell whether the address is right
         words = words_of(e.body) or e.response.text
         raise NoList(f"HTTP {e.status_code}: {cleaner.clean(words) or 'no reason given'}") from None
-    except openai.OpenAIError as e:
+    except (openai.OpenAIError, httpx2.HTTPError) as e:
         cause = e.__cause__ or e
         raise NoList(f"no answer: {cleaner.clean(str(cause)) or type(cause).__name__}") from None
 

@@ -112,6 +112,6 @@ def _id(name: str) -> int:
 
 
 def _log(value: float) -> float:
-    if value != value or isinstance(value, bool):
+    if isinstance(value, bool) or not value < 1:  # neither is infinity, nor what is no number
         raise ValueError("not a number")
     return max(round(value, 5), LEAST) if value > LEAST else LEAST

@@ -14,7 +14,7 @@ from pipeline.teacher.endpoints import Cleaner, words_of
 from pipeline.teacher.limits import read_retry_after
 from pipeline.teacher.transport import ErrorStatus, RequestFailed, Retry
 
-_BUSY = {429, 503, 529}
+_BUSY = {429, 502, 503, 504, 520, 521, 522, 523, 524, 529}  # too much to do, or a gateway before nobody
 _AGAIN = {408, 409, 425}
 # No other request can succeed either: bad key, no money, not allowed, wrong address or model.
 _HOPELESS_STATUS = {401, 402, 403, 404}

@@ -231,4 +231,4 @@ def _status_in(body: dict[str, Any]) -> int:
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
-    return None if a is None or b is None else a + b
+    return a if b is None else b if a is None else a + b

@@ -8,12 +8,15 @@ where a request is tried (client.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 
+from pipeline.errors import UnitFailed
 from pipeline.teacher.endpoints import proxy_for
 
 CONNECT_TIMEOUT = 30  # seconds
@@ -27,11 +30,8 @@ GRACE = 10
 EVENT_GRACE = 30
 
 
-class RequestFailed(Exception):
-    """This request cannot be answered, others may be. The message is one short line saying why.
-
-    `refused`: the server will not answer it, whenever it is asked.
-    """
+class RequestFailed(UnitFailed):
+    """This request cannot be answered, others may be. The message is one short line saying why."""
 
     def __init__(self, reason: str, *, refused: bool = False) -> None:
         super().__init__(reason)
@@ -75,6 +75,7 @@ class Bounds:
     stall: float  # seconds without a byte
     tokens: int  # asked for, at most
     bytes: int = MAX_BODY
+    queues: bool = False  # the server answers in turn: until the first token, others' tokens are progress
 
     def deadline(self, began: float, now: float, events: int) -> float:
         """When to give up, if nothing more comes; `now` is when the last byte came."""
@@ -86,7 +87,8 @@ class Transport:
     """The connections to one address. Has to be opened inside the event loop, and closed."""
 
     def __init__(self, base_url: str, key: str | None) -> None:
-        self._url = base_url.rstrip("/") + "/chat/completions"
+        parts = urlsplit(base_url)
+        self._url = parts._replace(path=parts.path.rstrip("/") + "/chat/completions").geturl()
         self._proxy = proxy_for(base_url)
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key:
@@ -115,7 +117,8 @@ class Transport:
         RequestFailed for an answer that is too large; what `sink.feed` raises ends the request.
         """
         assert self._session, "not opened"
-        began = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        began = clock()
         started = False
 
         def start(seconds: float) -> None:
@@ -124,19 +127,37 @@ class Transport:
             first(seconds)
 
         try:
-            async with (
-                asyncio.timeout(bounds.stall) as alarm,
-                self._session.post(self._url, data=body, max_redirects=3) as response,
-            ):
-                if not 200 <= response.status < 300:
-                    raise await _error(response)
-                await self._read(response, sink, bounds, alarm, began, start)
+            async with asyncio.timeout(bounds.stall) as alarm:
+                with self._queueing(alarm, sink, bounds, began):
+                    async with self._session.post(self._url, data=body, max_redirects=3) as response:
+                        if not 200 <= response.status < 300:
+                            raise await _error(response)
+                        await self._read(response, sink, bounds, alarm, began, start)
         except aiohttp.ClientError as e:
             raise _lost(e, started) from None
         except TimeoutError:
             raise Retry("stalled", _stalled(bounds, sink.events)) from None
         except (ValueError, LookupError) as e:  # of headers that aiohttp cannot read
             raise Retry("garbage", f"the answer breaks HTTP: {e}") from None
+
+    @contextlib.contextmanager
+    def _queueing(self, alarm: asyncio.Timeout, sink: Sink, bounds: Bounds, began: float) -> Iterator[None]:
+        """While others' tokens come from a server that answers in turn, one that waits is not stalled."""
+        loop = asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []
+
+        def look() -> None:
+            if not sink.events and not alarm.expired():
+                alarm.reschedule(max(began, self.heard_at) + bounds.stall)
+                timers[:] = [loop.call_later(bounds.stall / 2, look)]
+
+        if bounds.queues:
+            timers.append(loop.call_later(bounds.stall / 2, look))
+        try:
+            yield
+        finally:
+            for timer in timers:
+                timer.cancel()
 
     async def _read(
         self,

@@ -248,7 +248,7 @@ def test_a_compressed_answer_is_read() -> None:
         chat(content=["so"]),
         chat(content="so", reasoning_content={"text": "why"}),
         chat(content="so", reasoning=["why"]),
-        {"error": {"message": "upstream is down", "code": 502}},
+        {"error": {"message": "upstream is down", "code": 500}},
         {"error": {"message": "too long", "code": 400}},
         "[" * 100_000 + "]" * 100_000,
         '{"choices": ' + "[" * 100_000,
@@ -318,6 +318,6 @@ def test_a_thought_is_joined_with_what_continues_it(
 
 def test_plain_text_is_joined_and_split_again() -> None:
     joined = read(events({"content": "2.</think>It is 2."}, stop()), so_far=PLAIN)
-    assert joined == Completion("I count: 1, 2.", "It is 2.", "stop", None, None)
+    assert joined == Completion("I count: 1, 2.", "It is 2.", "stop", 10, 4)  # what is known stays counted
     joined = read(events({"content": "2."}, stop(), usage(1, 1)), so_far=PLAIN)
     assert joined == Completion(None, "I count: 1, 2.", "stop", 11, 5)

@@ -169,3 +169,11 @@ def test_ids_and_seeds_depend_on_the_sample_alone() -> None:
     assert trace_id("abc", 1, 7) == "abc-1-0007"
     assert sampling_seed("abc", 7, 0) == sampling_seed("abc", 7, 0) < 2**31
     assert len({sampling_seed("abc", s, r, c) for s in range(3) for r in range(3) for c in range(3)}) == 27
+
+
+def test_no_sample_is_drawn_in_the_place_of_one_that_was_given_up(tmp_path: Path) -> None:
+    given_up = trace("a-0-0000", finish_reason="failed", error="too long")
+    here = planned(shard_of(tmp_path), ADAPTIVE)
+    assert here.follow(given_up) == []
+    held = planned(shard_of(tmp_path, given_up), ADAPTIVE)
+    assert keys(u for u in held.units if u.key.startswith("a")) == ["a-0-0001"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import Stopped, UnitFailed, UserError
 from pipeline.progress import Progress
 from pipeline.rows import Problem
 from pipeline.shard import Shard
@@ -40,6 +40,7 @@ class Bench:
         self,
         do: Callable[[str], Any] = problem,
         concurrency: int = 8,
+        accept: int = 0,
         watch: Callable[[], str | None] = lambda: None,
         **options: Any,
     ) -> None:
@@ -48,7 +49,6 @@ class Bench:
             await asyncio.sleep(0.001 * (hash(unit.key) % 7))
             return do(unit.args)
 
-        options = {"accept": 0, **options}
         asyncio.run(
             work(
                 [(shard, partial(self.plan, shard)) for shard in self.shards],
@@ -56,6 +56,7 @@ class Bench:
                 lambda unit, error: problem(unit.args),
                 slots={LANE: concurrency},
                 after={"later": 2},
+                accept=lambda: accept,
                 progress=Progress("test", 30),
                 watch=watch,
                 **options,
@@ -223,3 +224,17 @@ def test_the_longest_units_within_reach_start_first(tmp_path: Path) -> None:
     bench = Chains(tmp_path)
     bench.work(again, concurrency=4)
     assert bench.asked[0] == "shard-0-4"
+
+
+def test_units_refused_for_their_own_sake_stop_the_work_only_when_there_are_many(tmp_path: Path) -> None:
+    class Refused(UnitFailed):
+        refused = True
+
+    def do(name: str) -> Problem:
+        if not name.endswith("-9"):
+            raise Refused("too long for the context")
+        return problem(name)
+
+    bench = Bench(tmp_path)
+    bench.work(do)
+    assert len(bench.asked) == 30 > MOST_IN_A_ROW
