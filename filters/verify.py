@@ -5,8 +5,8 @@ what it does not read, and only if it looks like mathematics, goes to math-verif
 does what a task's own scorer must judge (`filters.worker`). A time-out, a crash or a text that nobody can
 read is "cannot tell". Nothing of the model's is evaluated in this process.
 
-To add an answer type: a function (reference, answer, metadata, timeout, policy) -> Finding, and its line in
-_TYPES at the end. A program is no such answer: it is run against its tests (`filters.code`).
+To add an answer type: a function (reference, answer, timeout, policy) -> Decision, and its line in _COMPARED
+at the end. A program is no such answer: it is run against its tests (`filters.code`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,13 @@ def verify(
     """Compare an answer with the reference, in at most `timeout` seconds and the first start of a process."""
     if len(answer) > TEXT_LIMIT:
         return _finding(Decision(None, "text", "refused"))
-    return _TYPES[answer_type](reference, answer, metadata, timeout, policy)
+    if answer_type == "reasoning_gym":
+        return _finding(_by_task(reference, answer, metadata, timeout))
+    if answer_type == "free":  # a judge model says (pipeline.opinions); no program can
+        return cannot_tell("unjudged" if reference else "no_reference")
+    if not reference or not reference.strip():
+        return cannot_tell("no_reference")
+    return _finding(_COMPARED[answer_type](reference, answer, timeout, policy))
 
 
 @functools.lru_cache(maxsize=256)  # one reference is compared with many samples
@@ -55,31 +61,22 @@ def final_reference(reference: str) -> str:
     return tidy(answer.text if answer and answer.how in ("boxed", "tag", "phrase") else reference)
 
 
-def _verify_text(
-    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
-) -> Finding:
+def _same_text(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
     """The same words, whatever their case and punctuation."""
-    if not reference or not reference.strip():
-        return cannot_tell("no_reference")
     folded = [fold_text(text, case_sensitive=policy.case_sensitive) for text in (reference, answer)]
-    return _finding(Decision(folded[0] == folded[1], "text"))
+    return Decision(folded[0] == folded[1], "text")
 
 
-def _verify_math(
-    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
-) -> Finding:
+def _same_math(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
     """The same value, set, function or relation."""
-    if not reference or not reference.strip():
-        return cannot_tell("no_reference")
     reference = final_reference(reference)
     decision = compare(reference, answer, policy)
     if inner := _inside(answer, decision):
         answer = inner
         decision = compare(reference, answer, policy)
     if decision.same is None and decision.reason.startswith("unreadable") and _is_formula(reference, answer):
-        outcome = worker.check("math", {"reference": reference, "answer": answer}, timeout)
-        return _from_outcome(outcome)
-    return _finding(decision)
+        return _from_outcome(worker.check("math", {"reference": reference, "answer": answer}, timeout))
+    return decision
 
 
 def _inside(answer: str, decision: Decision) -> str | None:
@@ -89,44 +86,28 @@ def _inside(answer: str, decision: Decision) -> str | None:
     return in_prose(answer)
 
 
-def _verify_number(
-    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
-) -> Finding:
+def _same_number(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
     """The same number, read in this process."""
-    if not reference or not reference.strip():
-        return cannot_tell("no_reference")
     reference = final_reference(reference)
     decision = kinds.same_numbers(reference, answer, policy)
     if inner := _inside(answer, decision):
         decision = kinds.same_numbers(reference, inner, policy)
-    return _finding(decision)
+    return decision
 
 
-def _verify_choice(
-    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
-) -> Finding:
+def _same_choice(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
     """The same option's letter."""
-    if not reference or not reference.strip():
-        return cannot_tell("no_reference")
-    return _finding(kinds.same_choices(final_reference(reference), answer))
+    return kinds.same_choices(final_reference(reference), answer)
 
 
-def _verify_yes_no(
-    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
-) -> Finding:
+def _same_truth(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
     """Both yes or both no, in whatever language."""
-    if not reference or not reference.strip():
-        return cannot_tell("no_reference")
-    return _finding(kinds.same_truth(final_reference(reference), answer))
+    return kinds.same_truth(final_reference(reference), answer)
 
 
-def _verify_json(
-    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
-) -> Finding:
+def _same_json(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
     """The same data."""
-    if not reference or not reference.strip():
-        return cannot_tell("no_reference")
-    return _finding(kinds.same_json(reference, answer))
+    return kinds.same_json(reference, answer)
 
 
 _WORD = re.compile(r"(?<!\S)[^\W\d_]{2,}(?![^\s:,.?!])|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
@@ -159,24 +140,15 @@ def _is_formula(*texts: str) -> bool:
     ) and any(map(_KNOWN.search, texts))
 
 
-def _verify_gym(
-    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
-) -> Finding:
+def _by_task(reference: str | None, answer: str, metadata: str | None, timeout: float) -> Decision:
     """As the task's own scorer says."""
     if reference is not None and reference.strip() == answer.strip():
-        return _finding(Decision(True, "text"))
+        return Decision(True, "text")
     if metadata is None:
-        return cannot_tell("no_reference")
+        return Decision(None, "", "no_reference")
     readings = list(dict.fromkeys((answer, tidy(answer))))  # a board may end in dots that a sentence may not
     arguments = {"entry": json.loads(metadata), "answers": readings}
     return _from_outcome(worker.check("reasoning_gym", arguments, timeout))
-
-
-def _verify_free(
-    reference: str | None, answer: str, metadata: str | None, timeout: float, policy: Policy
-) -> Finding:
-    """A judge model says (pipeline.opinions); no program can."""
-    return cannot_tell("unjudged" if reference else "no_reference")
 
 
 def _finding(decision: Decision) -> Finding:
@@ -189,20 +161,18 @@ def _finding(decision: Decision) -> Finding:
     )
 
 
-def _from_outcome(outcome: str) -> Finding:
+def _from_outcome(outcome: str) -> Decision:
     same = {"correct": True, "wrong": False}.get(outcome)
-    return _finding(Decision(same, "worker", outcome))
+    return Decision(same, "worker", outcome)
 
 
-_TYPES: dict[str, Callable[[str | None, str, str | None, float, Policy], Finding]] = {
-    "math": _verify_math,
-    "number": _verify_number,
-    "choice": _verify_choice,
-    "yes_no": _verify_yes_no,
-    "json": _verify_json,
-    "text": _verify_text,
-    "free": _verify_free,
-    "reasoning_gym": _verify_gym,
+_COMPARED: dict[str, Callable[[str, str, float, Policy], Decision]] = {
+    "math": _same_math,
+    "number": _same_number,
+    "choice": _same_choice,
+    "yes_no": _same_truth,
+    "json": _same_json,
+    "text": _same_text,
 }
 
 BY_VALUE = frozenset(("math", "number", "choice", "yes_no", "json"))  # one answer has many spellings

@@ -22,7 +22,9 @@ from pipeline.rows import Sampling, Split, Trace
 from pipeline.sampling import FAILED, JUDGE, Ask
 from pipeline.server import Server
 from pipeline.stage import Job
-from pipeline.teacher.client import Client, Completion, RequestFailed
+from pipeline.teacher.client import Client
+from pipeline.teacher.replies import Completion
+from pipeline.teacher.transport import RequestFailed
 from pipeline.units import Unit
 
 # Engine arguments of vLLM that say how fast it answers, not what.
@@ -80,20 +82,23 @@ def settings(draw: Draw, seed: int) -> dict[str, Any]:
     judging = {"rules": filters.versions(draw.filters)} if draw.wanted.until is not None else {}
     return {
         "teachers": [
-            {
-                "name": model.name,
-                "model": model.endpoint.model,
-                "share": model.share,
-                "weights": served_as(model.endpoint),
-                "extra_body": model.endpoint.extra_body,
-            }
-            for model in draw.models
+            model_settings(model.name, model.endpoint) | {"share": model.share} for model in draw.models
         ],
         "prompt": {"name": prompt.name, "text": prompt.text},
         **{k: v for k, v in identity(draw.table).items() if "prompt" not in k},
         **judging,
         "split": draw.split,
         "seed": seed,
+    }
+
+
+def model_settings(name: str, endpoint: Endpoint) -> dict[str, Any]:
+    """What changes the answers of one model: which it is, how its weights are read, what it is sent along."""
+    return {
+        "name": name,
+        "model": endpoint.model,
+        "weights": served_as(endpoint),
+        "extra_body": endpoint.extra_body,
     }
 
 

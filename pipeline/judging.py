@@ -7,7 +7,6 @@ looks across all shards (stages/filter.py).
 
 from __future__ import annotations
 
-import ctypes
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from filters.difficulty import difficulty
 from filters.finding import Finding
 from filters.majority import majority
 from pipeline import sources
+from pipeline.child import PR_SET_PDEATHSIG, prctl
 from pipeline.config import Filter, Source
 from pipeline.errors import Stopped
 from pipeline.files import BadRow
@@ -47,14 +47,12 @@ VERSIONS = {
 }
 ALONE = 4000  # traces that are judged sooner than other processes have started
 _UNREAD = ("logprobs",)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
 class Judges:
     """What is asked of every trace; has to be picklable."""
 
-    rules: filters.Rules
     settings: Filter
 
     @cached_property
@@ -79,7 +77,7 @@ def side_by_side(
     In as many processes as there are cores, where so many rows are worth it. The first error stops the rest.
     """
     global _judges
-    if rows <= ALONE or len(todo) == 1 or len(cores()) == 1:
+    if rows <= ALONE or len(todo) <= 1 or len(cores()) == 1:
         yield from (work(judges, *arguments) for arguments in todo)
         return
     with ProcessPoolExecutor(
@@ -106,9 +104,7 @@ def _begin(judges: Judges) -> None:
     _judges = judges
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux alone has it
-    if prctl:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _by_problem(traces: Shard) -> Iterator[list[Trace]]:
@@ -126,7 +122,7 @@ def _on_problem(
     settings = judges.settings
     first = traces[0]  # programs have tests for a reference
     by_vote = settings.majority is not None and first.reference is None and first.answer_type != "python"
-    rules = {name: given for name, given in judges.rules.items() if not (by_vote and name == "correct")}
+    rules = {name: given for name, given in settings.rules.items() if not (by_vote and name == "correct")}
     verdicts = [list(filters.verdicts_on(trace, rules, _known(trace, found))) for trace in traces]
 
     def add(name: str, said: Sequence[Finding]) -> None:

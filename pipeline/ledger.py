@@ -22,8 +22,8 @@ from pipeline.shard import write_atomic
 
 if TYPE_CHECKING:
     from pipeline.config import Endpoint
-    from pipeline.teacher.client import Completion
     from pipeline.teacher.pacing import Tally
+    from pipeline.teacher.replies import Completion
 
 SAVE_EVERY = 2.0  # seconds
 

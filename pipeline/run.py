@@ -34,9 +34,8 @@ ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
     "train": Step,
     "evaluate": Score,
 }
-
-
 WITHIN = {"judge": Opinion}  # of the folders that lie within those of filter
+_ANSWERS = ("filter/judge", "evaluate/*/generate", "evaluate/*/filter/judge")
 
 
 class TraceVerdict(Verdict):
@@ -44,9 +43,6 @@ class TraceVerdict(Verdict):
 
     trace_id: str
     problem_id: str
-
-
-_ANSWERS = ("filter/judge", "evaluate/*/generate", "evaluate/*/filter/judge")
 
 
 class Rows(Generic[R]):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.rows import Outcome, Problem, Trace
 from pipeline.shard import Held, Shard
@@ -18,7 +19,7 @@ from pipeline.units import Plan, Unit
 
 FAILED = "failed"  # the finish_reason of a sample that was given up
 JUDGE = "judge"  # the lane of the units that judge a trace
-_FIELDS = ("finish_reason", "continued", "outcome", "error", "completion_tokens")
+_FIELDS = ("finish_reason", "continued", "outcome", "error")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Series:
         for sample, key in enumerate(self.ids()):
             row = held.rows.get(key)
             if row and not self._is_pending(row):
-                self.outcomes[sample] = "kept" if row["finish_reason"] == FAILED else row["outcome"]
+                self._count(sample, row["finish_reason"], row["outcome"])
         yield from (unit for unit in self._more() if unit.key not in held.rows)
 
     def pending(self, held: Held) -> list[str]:
@@ -94,25 +95,26 @@ class Series:
     def take(self, row: Trace) -> list[Unit]:
         """What is owed because of a row."""
         self._longest = max(self._longest, row.completion_tokens or 0)
-        if row.finish_reason == FAILED:
-            self.outcomes[row.sample] = "kept"  # given up: none is drawn in its place, to fail like it
-            return self._more()
         if self._is_cut(row.finish_reason, row.continued, row.error) and can_continue(completion_of(row)):
             return [self._unit(row.sample, str(self.teacher), row)]
-        if self.rules.until is not None and row.outcome == "unjudged":
+        if self._is_unjudged(row.finish_reason, row.outcome):
             return [self._unit(row.sample, JUDGE, row)]
-        self.outcomes[row.sample] = row.outcome
+        self._count(row.sample, row.finish_reason, row.outcome)
         return self._more()
 
-    def _is_pending(self, row: dict[str, str | int | None]) -> bool:
-        if row["finish_reason"] == FAILED:
-            return False
-        cut = self._is_cut(row["finish_reason"], row["continued"], row["error"])
-        return cut or (self.rules.until is not None and row["outcome"] == "unjudged")
+    def _count(self, sample: int, finish_reason: str, outcome: Outcome) -> None:
+        """A sample needs nothing more. In the place of one given up none is drawn, to fail like it."""
+        self.outcomes[sample] = "kept" if finish_reason == FAILED else outcome
 
-    def _is_cut(self, finish_reason: object, continued: object, error: object) -> bool:
-        more = isinstance(continued, int) and continued < self.rules.continue_cut
-        return finish_reason == "length" and error is None and more
+    def _is_pending(self, row: dict[str, Any]) -> bool:
+        cut = self._is_cut(row["finish_reason"], row["continued"], row["error"])
+        return cut or self._is_unjudged(row["finish_reason"], row["outcome"])
+
+    def _is_unjudged(self, finish_reason: str, outcome: Outcome) -> bool:
+        return self.rules.until is not None and outcome == "unjudged" and finish_reason != FAILED
+
+    def _is_cut(self, finish_reason: str, continued: int, error: str | None) -> bool:
+        return finish_reason == "length" and error is None and continued < self.rules.continue_cut
 
     def _more(self) -> list[Unit]:
         first, self._asked = self._asked, wanted(self.outcomes, self.rules)

@@ -22,7 +22,7 @@ from pipeline.rows import Row
 from pipeline.shard import Shard, done_line, failed_line
 
 MOST_IN_A_ROW = 20  # failures without one success between them; then the run stops, the cause is not the unit
-REFUSED = 0.1  # what a unit that is refused for its own sake counts among these
+REFUSALS = 10  # of units for their own sake that count as one of these
 LOOKED_AHEAD = 20_000  # units in sight, at most: a lane that is ahead of the others waits for them
 
 
@@ -136,7 +136,7 @@ class _Crew:
     ) -> None:
         self._owed, self._do, self._slots, self._journal = owed, do, slots, journal
         self._running: Counter[str] = Counter()
-        self._streak, self._in_a_row = 0.0, 0
+        self._streak: Counter[bool] = Counter()  # failures in a row: refused for their own sake, or not
         self.failed: list[tuple[Plan, Unit, str]] = []
 
     async def run(self) -> None:
@@ -146,7 +146,7 @@ class _Crew:
     def settle_failed(self, give_up: Callable[[Unit, str], Row]) -> None:
         """Write the units that failed as the rows they are given up with."""
         failed, self.failed = self.failed, []
-        self._streak, self._in_a_row = 0.0, 0
+        self._streak.clear()
         for plan, unit, error in failed:
             self._settle(plan, unit, give_up(unit, error))
 
@@ -163,9 +163,9 @@ class _Crew:
             raise
         except Exception as e:  # noqa: BLE001  the boundary that turns a failing unit into data
             own = isinstance(e, UnitFailed) and e.refused
-            self._failure(plan, unit, f"{type(e).__name__}: {e}", REFUSED if own else 1)
+            self._failure(plan, unit, f"{type(e).__name__}: {e}", own)
         else:
-            self._streak, self._in_a_row = 0.0, 0
+            self._streak.clear()
             self._settle(plan, unit, row)
         self._running[unit.lane] -= 1
         self._fill(group)
@@ -177,14 +177,13 @@ class _Crew:
         self._journal.put(plan, done_line(row), done=all(u.key != unit.key for u in more))
         self._owed.add(plan, more)
 
-    def _failure(self, plan: Plan, unit: Unit, error: str, weight: float) -> None:
+    def _failure(self, plan: Plan, unit: Unit, error: str, own: bool) -> None:
         self.failed.append((plan, unit, error))
         self._journal.put(plan, failed_line(unit.key, error), failed=True)
         if not unit.tried:  # what failed in an earlier try too says nothing of the server
-            self._streak += weight
-            self._in_a_row += 1
-        if self._streak >= MOST_IN_A_ROW - 1e-9:
-            raise Stopped(f"{self._in_a_row} units failed in a row, the last with {error}")
+            self._streak[own] += 1
+        if self._streak[False] + self._streak[True] // REFUSALS >= MOST_IN_A_ROW:
+            raise Stopped(f"{self._streak.total()} units failed in a row, the last with {error}")
 
 
 async def _watched(

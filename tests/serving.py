@@ -12,7 +12,8 @@ from aiohttp import web
 
 from pipeline.config import Endpoint
 from pipeline.rows import Message, Sampling
-from pipeline.teacher.client import Client, Completion
+from pipeline.teacher.client import Client
+from pipeline.teacher.replies import Completion
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=64)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -138,13 +138,7 @@ def _scores(job: Job, subject: Subject) -> Iterator[Score]:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     each = {
-        s.name: {
-            "name": s.model,
-            "model": s.endpoint.model,
-            "extra_body": s.endpoint.extra_body,
-            "prompt": prompts.load(s.prompt).text,
-            "weights": drawing.served_as(s.endpoint),
-        }
+        s.name: drawing.model_settings(s.model, s.endpoint) | {"prompt": prompts.load(s.prompt).text}
         for s in subjects(recipe, Path())
     }
     return {**identity(recipe.evaluate), "subjects": each, "seed": recipe.seed, **filtering.settings(recipe)}

@@ -48,19 +48,19 @@ def judging(name: str, reads: str) -> Stage:
         reads=(reads,),
         settings=settings,
         check=_check,
-        run=_judge,
+        run=lambda job: _judge(job).model_dump(),
     )
 
 
-def _judge(job: Job) -> dict[str, Any]:
+def _judge(job: Job) -> Funnel:
     (reads,) = job.stage.reads
-    judges = Judges(job.recipe.filter.rules, job.recipe.filter)
+    judges = Judges(job.recipe.filter)
     rows = job.inputs[reads].counts().rows
     todo = [arguments for arguments in _shards(job, reads) if not arguments[1].sealed]
     with job.progress(rows) as progress:
         for judged in side_by_side(judge_shard, judges, todo, rows):
             progress.update(done=judged)
-    return _counted(job).model_dump()
+    return _counted(job)
 
 
 def _shards(job: Job, reads: str) -> Sequence[tuple[Shard, ...]]:
@@ -85,25 +85,24 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 def _run(job: Job) -> dict[str, Any]:
     """Judge every trace; the report is the funnel. UserError where one rule rejects nearly all."""
-    if job.recipe.filter.duplicates is None:
-        _judge(job)
-    else:
-        _judge_without_duplicates(job)
-    counted = _counted(job)
+    counted = _judge(job) if job.recipe.filter.duplicates is None else _judge_without_duplicates(job)
     _warn(counted, job.recipe.filter.most_rejected)
     return counted.model_dump()
 
 
-def _judge_without_duplicates(job: Job) -> None:
+def _judge_without_duplicates(job: Job) -> Funnel:
+    if job.owes_nothing():
+        return _counted(job)
     if execute(EACH, {"generate": GENERATE}, job.recipe, job.run_dir) != DONE:
         raise Stopped(f"{EACH.name} is unfinished; the same command goes on")
     each = Output(job.run_dir / EACH.name, Trace)
-    judges, shards, rows = Judges({}, job.recipe.filter), each.shards(), each.counts().rows
+    judges, shards, rows = Judges(job.recipe.filter), each.shards(), each.counts().rows
     found = deduplicate.find_duplicates(judges, shards, rows, job.output.folder)
     with job.progress(rows) as progress:
         for judged, written in zip(shards, job.output.shards(), strict=True):
             if not written.sealed:
                 progress.update(done=deduplicate.without_duplicates(judged, written, found))
+    return _counted(job)
 
 
 def _warn(counted: Funnel, most: float) -> None:

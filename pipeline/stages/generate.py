@@ -76,7 +76,10 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
     pairs = job.pairs()
     expected = _Expected(draw, pairs)
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(client) for client in _clients(draw, servers)]
+        clients = [
+            await stack.enter_async_context(client_of(model.endpoint, reached, draw.table.concurrency))
+            for model, reached in zip(draw.models, servers, strict=True)
+        ]
         for client in clients:
             await client.check(job.say)
         meters = [Meter(m.name, m.endpoint, c.tally) for m, c in zip(draw.models, clients, strict=True)]
@@ -96,15 +99,10 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
             )
 
 
-def _clients(draw: Draw, servers: Sequence[Server]) -> Iterator[Client]:
-    for model, reached in zip(draw.models, servers, strict=True):
-        yield Client(
-            model.endpoint,
-            reached.base_urls,
-            reached.model,
-            concurrency=draw.table.concurrency,
-            ours=reached.child is not None,
-        )
+def client_of(endpoint: Endpoint, reached: Server, concurrency: int) -> Client:
+    """A client of a server that `reach` gave."""
+    ours = reached.child is not None
+    return Client(endpoint, reached.base_urls, reached.model, concurrency=concurrency, ours=ours)
 
 
 def _plan(problems: Shard, traces: Shard, draw: Draw, expected: _Expected) -> Plan:

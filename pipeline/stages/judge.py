@@ -92,10 +92,7 @@ def _run(job: Job) -> dict[str, Any]:
 
 
 async def _ask_all(job: Job, judge: Judge, reached: Server, total: int) -> None:
-    ours = reached.child is not None
-    async with Client(
-        judge, reached.base_urls, reached.model, concurrency=judge.concurrency, ours=ours
-    ) as client:
+    async with generate.client_of(judge, reached, judge.concurrency) as client:
         await client.check(job.say)
         ledger = Ledger(job.output.folder, [Meter(judge.model, judge, client.tally)])
         asker = _Asker(judge, client, ledger, job.recipe.seed)

@@ -25,10 +25,8 @@ from pipeline.teacher.limits import Quota, backoff
 from pipeline.teacher.logprobs import NoLogprobs, asked
 from pipeline.teacher.pacing import FIRST_LEVEL, Place, Places, Slot, Tally
 from pipeline.teacher.refusals import Hopeless, judge
-from pipeline.teacher.replies import Completion, Reader, can_continue, said_so_far, split_thought
+from pipeline.teacher.replies import Completion, Reader, said_so_far
 from pipeline.teacher.transport import MAX_BODY, Bounds, ErrorStatus, RequestFailed, Retry, Transport
-
-__all__ = ["Client", "Completion", "RequestFailed", "Tally", "can_continue", "split_thought"]
 
 CANDIDATE_BYTES = 512  # of one candidate of one token in an answer with log-probabilities, generously
 

@@ -8,21 +8,18 @@ Both draw from the same seeds, through a real vLLM. A problem is covered when k 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import models, server
 from pipeline.config import Generate, Recipe
-from pipeline.recipe import load_recipe
 from pipeline.rows import Trace
 from pipeline.stage import execute
 from pipeline.stages import STAGES
 from pipeline.store import Output
-from tests.benchmarks.serving import DEMO
+from tests.benchmarks.serving import demo
 
 
 def drawn(recipe: Recipe, run: Path, **settings: int) -> list[Trace]:
@@ -40,20 +37,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--until", type=int, default=1)
     options = parser.parse_args()
-    limits = (f"ingest.sources.0.limit={options.problems}", "ingest.sources.1.size=1", "ingest.held_out=0")
-    recipe = load_recipe(DEMO, limits)
-    teacher = recipe.teacher[0]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        path = models.resolve(teacher.model, print)
-        with server.serving(teacher, path, "teacher", folder / "vllm.log", print) as serving:
-            (url,) = serving.base_urls
-            there = teacher.model_copy(update={"serve": None, "base_url": url, "model": "teacher"})
-            recipe = recipe.model_copy(update={"teacher": (there,)})
-            fixed = drawn(recipe, folder / "fixed", samples=options.samples)
-            adaptive = drawn(
-                recipe, folder / "adaptive", until_correct=options.until, max_samples=options.samples
-            )
+    with demo(options.problems) as (recipe, serving, folder):
+        (url,) = serving.base_urls
+        there = recipe.teacher[0].model_copy(update={"serve": None, "base_url": url, "model": "teacher"})
+        recipe = recipe.model_copy(update={"teacher": (there,)})
+        fixed = drawn(recipe, folder / "fixed", samples=options.samples)
+        adaptive = drawn(
+            recipe, folder / "adaptive", until_correct=options.until, max_samples=options.samples
+        )
     show(options, fixed, adaptive)
 
 

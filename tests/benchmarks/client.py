@@ -23,6 +23,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks import stub
+
 CONTENDERS = ("retort", "AsyncOpenAI", "aiohttp")
 BODY = {"model": "stub", "temperature": 0.6, "top_p": 0.95, "max_tokens": 4096}
 RECIPE = """
@@ -156,16 +158,11 @@ def main() -> None:
         return contend(*options.one, options.requests, options.in_flight)
     table = Table("", "requests/s while running", "CPU ms each", "peak MB", "rows", box=None)
     for name in CONTENDERS:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.stub"], stdout=subprocess.PIPE, text=True
-        )
-        assert server.stdout
-        url = server.stdout.readline().strip()
-        os.sched_setaffinity(server.pid, {max(os.sched_getaffinity(0))})
-        command = [sys.executable, "-m", "tests.benchmarks.client", "--one", name, url]
-        command += ["--requests", str(options.requests), "--in-flight", str(options.in_flight)]
-        said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-        server.terminate()
+        with stub.running() as (url, pid):
+            os.sched_setaffinity(pid, {max(os.sched_getaffinity(0))})
+            command = [sys.executable, "-m", "tests.benchmarks.client", "--one", name, url]
+            command += ["--requests", str(options.requests), "--in-flight", str(options.in_flight)]
+            said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
         got = json.loads(said.splitlines()[-1])
         table.add_row(
             name,

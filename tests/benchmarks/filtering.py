@@ -9,7 +9,6 @@ rules.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -20,13 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import load_recipe
-from pipeline.rows import Problem, Trace
-from pipeline.stage import Job, execute, manifest_of
-from pipeline.stages import STAGES
-from pipeline.store import Output
-from tests.benchmarks.client import RECIPE, question
-from tests.benchmarks.resume import SAMPLES, trace
+from pipeline.rows import Problem
+from tests.benchmarks.resume import SAMPLES, begun, trace
 
 SENTENCES = [
     "First I look at how many there are to begin with, and write it down.",
@@ -60,27 +54,12 @@ def rows(problems: list[Problem], thoughts: list[str], rng: random.Random) -> It
 
 def build(folder: Path, traces: int) -> Path:
     """A run whose generate stage is complete."""
-    source = folder / "problems.jsonl"
-    with source.open("w") as file:
-        for i in range(traces // SAMPLES):
-            file.write(json.dumps({"question": question(i), "answer": str(2 * i)}) + "\n")
-    path = folder / "recipe.toml"
-    path.write_text(
-        RECIPE.format(problems=source, url="http://127.0.0.1:9/v1", in_flight=1).replace(
-            "samples = 1", f"samples = {SAMPLES}"
-        )
-    )
-    recipe = load_recipe(path)
-    execute(STAGES["ingest"], STAGES, recipe, folder / "bench")
-    inputs = {"ingest": Output(folder / "bench" / "ingest", Problem)}
-    output = Output(folder / "bench" / "generate", Trace)
-    job = Job(STAGES["generate"], recipe, folder / "bench", output, inputs)
-    output.begin(manifest_of(job))
+    path, job = begun(folder, "http://127.0.0.1:9/v1", traces // SAMPLES)
     rng = random.Random(1)
     thoughts = [thought(rng) for _ in range(5000)]
     for given, written in job.pairs():
         written.write(rows(list(given.rows()), thoughts, rng))
-    output.finish()
+    job.output.finish()
     return path
 
 

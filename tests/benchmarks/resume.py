@@ -26,6 +26,7 @@ from pipeline.shard import Shard, done_line
 from pipeline.stage import Job, execute, manifest_of
 from pipeline.stages import STAGES
 from pipeline.store import Output
+from tests.benchmarks import stub
 from tests.benchmarks.client import RECIPE, question
 
 SAMPLES = 4
@@ -51,22 +52,27 @@ def trace(problem: Problem, sample: int, rng: random.Random) -> Trace:
     )
 
 
-def build(folder: Path, url: str, problems: int, all_open: bool) -> Path:
-    """A run whose generate stage was killed one trace before its end; all_open: before that of each shard."""
+def begun(folder: Path, url: str, problems: int) -> tuple[Path, Job]:
+    """A recipe, and its run whose generate stage has begun and holds nothing yet."""
     source = folder / "problems.jsonl"
-    source.write_text(
-        "".join(json.dumps({"question": question(i), "answer": "4"}) + "\n" for i in range(problems))
-    )
+    with source.open("w") as file:
+        for i in range(problems):
+            file.write(json.dumps({"question": question(i), "answer": str(2 * i)}) + "\n")
     path = folder / "recipe.toml"
-    path.write_text(
-        RECIPE.format(problems=source, url=url, in_flight=64).replace("samples = 1", f"samples = {SAMPLES}")
-    )
+    text = RECIPE.format(problems=source, url=url, in_flight=64)
+    path.write_text(text.replace("samples = 1", f"samples = {SAMPLES}"))
     recipe = load_recipe(path)
     run = folder / "bench"
     execute(STAGES["ingest"], STAGES, recipe, run)
     inputs = {"ingest": Output(run / "ingest", Problem)}
     job = Job(STAGES["generate"], recipe, run, Output(run / "generate", Trace), inputs)
     job.output.begin(manifest_of(job))
+    return path, job
+
+
+def build(folder: Path, url: str, problems: int, all_open: bool) -> Path:
+    """A run whose generate stage was killed one trace before its end; all_open: before that of each shard."""
+    path, job = begun(folder, url, problems)
     rng = random.Random(1)
     pairs = job.pairs()
     for i, (given, traces) in enumerate(pairs):
@@ -95,19 +101,14 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=50_000)
     parser.add_argument("--open", action="store_true")
     options = parser.parse_args()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.stub"], stdout=subprocess.PIPE, text=True
-    )
-    assert server.stdout
-    url = server.stdout.readline().strip()
-    with tempfile.TemporaryDirectory() as temporary:
+    with stub.running() as (url, _), tempfile.TemporaryDirectory() as temporary:
         recipe = build(Path(temporary), url, options.problems, options.open)
         size = sum(p.stat().st_size for p in (Path(temporary) / "bench" / "generate").iterdir())
         began = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "--runs", temporary, "generate", str(recipe)]
         )
-        peak = 0
+        peak = 0.0
         while not requests(url):
             peak = max(peak, memory(process.pid))
             time.sleep(0.02)
@@ -117,7 +118,6 @@ def main() -> None:
             time.sleep(0.02)
         total = time.perf_counter() - began
         asked = requests(url)
-    server.terminate()
     print(
         f"{options.problems * SAMPLES:,} traces, {size / 2**20:,.0f} MiB on disk: first request after "
         f"{first:.1f} s, {asked} requests, done after {total:.1f} s, at most {peak:.0f} MiB of memory"

@@ -13,8 +13,8 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +68,19 @@ def ours(recipe: Recipe, serving: server.Server, run: Path) -> int:
     return sum(trace.completion_tokens for trace in Output(run / "generate", Trace).rows())
 
 
+@contextmanager
+def demo(problems: int) -> Iterator[tuple[Recipe, server.Server, Path]]:
+    """The demo's recipe for so many problems, its teacher served, and a folder that goes at the end."""
+    limits = (f"ingest.sources.0.limit={problems}", "ingest.sources.1.size=1", "ingest.held_out=0")
+    recipe = load_recipe(DEMO, limits)
+    teacher = recipe.teacher[0]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path = models.resolve(teacher.model, print)
+        with server.serving(teacher, path, "teacher", folder / "vllm.log", print) as serving:
+            yield recipe, serving, folder
+
+
 def ingested(recipe: Recipe, folder: Path, name: str) -> Path:
     run = folder / name
     execute(STAGES["ingest"], STAGES, recipe, run)
@@ -79,25 +92,19 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    limits = (f"ingest.sources.0.limit={options.problems}", "ingest.sources.1.size=1", "ingest.held_out=0")
-    recipe = load_recipe(DEMO, limits)
-    teacher = recipe.teacher[0]
     rates: dict[str, list[float]] = {"bare loop": [], "retort": []}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        path = models.resolve(teacher.model, print)
-        with server.serving(teacher, path, "teacher", folder / "vllm.log", print) as serving:
-            (url,) = serving.base_urls
-            problems = list(Output(ingested(recipe, folder, "bare") / "ingest", Problem).rows())
-            asyncio.run(bare_loop(url, "teacher", recipe, problems[:8]))  # warm
-            for turn in range(options.rounds):
-                run = ingested(recipe, folder, f"ours-{turn}")
-                began = time.perf_counter()
-                tokens = asyncio.run(bare_loop(url, "teacher", recipe, problems))
-                rates["bare loop"].append(tokens / (time.perf_counter() - began))
-                began = time.perf_counter()
-                tokens = ours(recipe, serving, run)
-                rates["retort"].append(tokens / (time.perf_counter() - began))
+    with demo(options.problems) as (recipe, serving, folder):
+        (url,) = serving.base_urls
+        problems = list(Output(ingested(recipe, folder, "bare") / "ingest", Problem).rows())
+        asyncio.run(bare_loop(url, "teacher", recipe, problems[:8]))  # warm
+        for turn in range(options.rounds):
+            run = ingested(recipe, folder, f"ours-{turn}")
+            began = time.perf_counter()
+            tokens = asyncio.run(bare_loop(url, "teacher", recipe, problems))
+            rates["bare loop"].append(tokens / (time.perf_counter() - began))
+            began = time.perf_counter()
+            tokens = ours(recipe, serving, run)
+            rates["retort"].append(tokens / (time.perf_counter() - began))
     show(rates)
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 ANSWER = "<think>\n" + "I add the numbers once more to be sure. " * 70 + "\n</think>\n\nThe answer is 4."
 BODY = json.dumps(
@@ -30,6 +33,19 @@ BODY = json.dumps(
     }
 ).encode()
 MODELS = json.dumps({"object": "list", "data": [{"id": "stub", "object": "model"}]}).encode()
+
+
+@contextmanager
+def running() -> Iterator[tuple[str, int]]:
+    """The stub in a process of its own, stopped at the end: its address, its pid."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.stub"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    try:
+        yield process.stdout.readline().strip(), process.pid
+    finally:
+        process.terminate()
 
 
 def http(body: bytes) -> bytes:

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from tests.conftest import FakeServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBLEMS = 40
@@ -67,3 +70,15 @@ def retort(
 def sealed(folder: Path) -> dict[str, bytes]:
     """The bytes of every sealed shard of a stage's folder."""
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+def draw(folder: Path, write: Callable[[Path, str], Path], *flags: str) -> Path:
+    """A folder with a recipe, as `write` writes it, and its run whose traces are drawn from a fake server."""
+    server = FakeServer(*flags)
+    try:
+        recipe = write(folder, server.url)
+        for stage in ("ingest", "generate"):
+            assert retort(folder, stage, str(recipe)).returncode == 0
+    finally:
+        server.stop()
+    return folder

@@ -8,26 +8,19 @@ from pathlib import Path
 import pytest
 
 from pipeline import judging, open_run
+from pipeline.errors import UserError
 from pipeline.recipe import load_recipe
 from pipeline.rows import Trace
 from pipeline.stage import execute
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, write_recipe
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe and a run whose traces are drawn."""
-    folder = tmp_path_factory.mktemp("filter")
-    server = FakeServer("--right", "0.7")
-    try:
-        recipe = write_recipe(folder, server.url)
-        for stage in ("ingest", "generate"):
-            assert retort(folder, stage, str(recipe)).returncode == 0
-    finally:
-        server.stop()
-    return folder
+    return draw(tmp_path_factory.mktemp("filter"), write_recipe, "--right", "0.7")
 
 
 def filtered(drawn: Path, tmp_path: Path, table: str, code: int = 0) -> list[Trace]:
@@ -138,3 +131,18 @@ def test_a_rule_that_rejects_nearly_everything_stops_the_run_unless_told_otherwi
     said = retort(tmp_path, "filter", recipe).stderr
     assert "the rule 'difficulty' rejects" in said
     assert retort(tmp_path, "filter", recipe, "filter.most_rejected=1").returncode == 0
+
+
+def test_a_run_stopped_by_such_a_rule_goes_on_when_all_is_judged_however_large_it_is(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "ALONE", 0)
+    text = (drawn / "recipe.toml").read_text() + "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n"
+    for name, more in (("plain", ""), ("compared", "[filter.duplicates]\n")):
+        shutil.copytree(drawn / "test", tmp_path / name)
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text + more)
+        with pytest.raises(UserError, match="'difficulty' rejects"):
+            execute(STAGES["filter"], STAGES, load_recipe(path), tmp_path / name)
+        told = load_recipe(path, ["filter.most_rejected=1"])
+        assert execute(STAGES["filter"], STAGES, told, tmp_path / name) == 0

@@ -18,7 +18,7 @@ from pipeline.stages import STAGES
 from pipeline.stages.filter import judging as judging_stage
 from pipeline.store import Output
 from tests.conftest import FakeServer, StartFakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, sealed, start, write_recipe
 
 JUDGE = """
 [judge]
@@ -37,15 +37,7 @@ def free_recipe(folder: Path, url: str, judge: str = "http://127.0.0.1:9/v1") ->
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe and a run whose free-text traces are drawn."""
-    folder = tmp_path_factory.mktemp("judge")
-    server = FakeServer("--right", "0.5")
-    try:
-        recipe = free_recipe(folder, server.url)
-        for stage in ("ingest", "generate"):
-            assert retort(folder, stage, str(recipe)).returncode == 0
-    finally:
-        server.stop()
-    return folder
+    return draw(tmp_path_factory.mktemp("judge"), free_recipe, "--right", "0.5")
 
 
 def judged_by(server: FakeServer, drawn: Path, folder: Path) -> Path:

@@ -27,7 +27,7 @@ def test_an_answer_of_a_known_kind_is_compared_as_what_it_is(case):
 
 
 def test_every_type_is_judged_and_shown_for_two_texts_where_these_suffice():
-    assert set(ANSWER_TYPES) == set(get_args(AnswerType)) - {"python", "reasoning_gym"}
+    assert set(ANSWER_TYPES) == set(get_args(AnswerType)) - {"free", "python", "reasoning_gym"}
     for kind in get_args(AnswerType):
         trace = a_trace(answer_type=kind, reference=None, response="The answer is 7.", finish_reason="stop")
         assert correct(trace).outcome != "pass", kind
