@@ -15,7 +15,10 @@ from typing import Any
 import filters
 import prompts
 from pipeline import sampling
-from pipeline.config import Endpoint, Evaluate, Generate, identity
+from pipeline.config.base import identity
+from pipeline.config.data import Generate
+from pipeline.config.endpoints import Endpoint
+from pipeline.config.evaluation import Evaluate
 from pipeline.errors import Stopped
 from pipeline.ledger import Ledger
 from pipeline.rows import Sampling, Split, Trace

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import DatasetSource
+from pipeline.config.sources import DatasetSource
 from pipeline.errors import UserError
 from pipeline.files import HEAD, BadRow, Record
 

@@ -23,7 +23,8 @@ from filters.finding import Finding
 from filters.majority import majority
 from pipeline import sources
 from pipeline.child import PR_SET_PDEATHSIG, prctl
-from pipeline.config import Filter, Source
+from pipeline.config.data import Filter
+from pipeline.config.sources import Source
 from pipeline.errors import Stopped
 from pipeline.files import BadRow
 from pipeline.machine import cores

@@ -21,7 +21,7 @@ from pipeline.rows import Outcome, Row
 from pipeline.shard import write_atomic
 
 if TYPE_CHECKING:
-    from pipeline.config import Endpoint
+    from pipeline.config.endpoints import Endpoint
     from pipeline.teacher.pacing import Tally
     from pipeline.teacher.replies import Completion
 

@@ -1,4 +1,4 @@
-"""Reads a recipe: TOML and key=value overrides in, checked models (config.py) out, a mistake in one line."""
+"""Reads a recipe: TOML and key=value overrides in, checked models (config/) out, a mistake in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config import DatasetSource, FileSource, GymSource, Judge, Recipe, Teacher
+from pipeline.config import Recipe
+from pipeline.config.endpoints import Judge, Teacher
+from pipeline.config.sources import DatasetSource, FileSource, GymSource
 from pipeline.errors import UserError, nearest
 
 

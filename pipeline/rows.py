@@ -134,6 +134,9 @@ class Example(Row):
     source: str
     teacher: str
     split: Literal["train", "validation"]
+    pass_rate: float | None  # share of the problem's judged samples that are right
+    confidence: float | None  # mean log-probability of a token, where it is known
+    tokens: int | None  # of thought and answer, as the teacher's server counted them
     messages: tuple[Message, ...]
 
 
@@ -149,6 +152,7 @@ class Step(Row):
     grad_norm: float | None
     tokens: int | None  # supervised and prompt tokens seen so far
     seconds: float | None  # since this process started training
+    tokens_per_second: float | None  # over all devices, since the line before
     validation_loss: float | None
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.child import Child
-from pipeline.config import Endpoint
+from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
 from pipeline.machine import computes_bf16, cores, has_gpu
 from pipeline.teacher.endpoints import check_address, read_key

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files, gym, hub, programs
-from pipeline.config import DatasetSource, FileSource, GymSource, Source
+from pipeline.config.sources import DatasetSource, FileSource, GymSource, Source
 from pipeline.errors import UserError
 from pipeline.files import RECORD_LIMIT, BadRow, Number, Record
 from pipeline.rows import AnswerType, Problem, Split

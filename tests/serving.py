@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from pipeline.config import Endpoint
+from pipeline.config.endpoints import Endpoint
 from pipeline.rows import Message, Sampling
 from pipeline.teacher.client import Client
 from pipeline.teacher.replies import Completion

@@ -65,6 +65,9 @@ def example(number: int, split: str = "train") -> Example:
         source="sums",
         teacher="counting",
         split=split,  # type: ignore[arg-type]
+        pass_rate=None,
+        confidence=None,
+        tokens=None,
         messages=(asked, Message(role="assistant", content=thought)),
     )
 

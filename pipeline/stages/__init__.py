@@ -1,7 +1,7 @@
 """The six stages, and the one table that names them, in the order in which they run.
 
 To add a stage: write a file here that ends in a Stage value and add it to the table; give it settings in the
-recipe (config.py) and a row type (rows.py); name it in run.ROWS and cli.HELP, which load no stage.
+recipe (config/) and a row type (rows.py); name it in run.ROWS and cli.HELP, which load no stage.
 """
 
 from pipeline.stage import Stage

@@ -15,7 +15,9 @@ from typing import Any
 
 import prompts
 from pipeline import drawing, models, sampling, scoring
-from pipeline.config import Endpoint, Recipe, identity
+from pipeline.config import Recipe
+from pipeline.config.base import identity
+from pipeline.config.endpoints import Endpoint
 from pipeline.drawing import Draw, Model
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Score, Trace

@@ -17,7 +17,8 @@ from typing import Any
 import filters
 import prompts
 from pipeline import drawing, models, sampling, server
-from pipeline.config import Endpoint, Recipe, Teacher
+from pipeline.config import Recipe
+from pipeline.config.endpoints import Endpoint, Teacher
 from pipeline.drawing import Draw, Drawer, Model
 from pipeline.ledger import SAVE_EVERY, Ledger, Meter
 from pipeline.machine import cores

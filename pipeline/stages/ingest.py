@@ -11,7 +11,9 @@ from itertools import islice
 from typing import Any
 
 from pipeline import sources
-from pipeline.config import GymSource, Recipe, Source, identity
+from pipeline.config import Recipe
+from pipeline.config.base import identity
+from pipeline.config.sources import GymSource, Source
 from pipeline.errors import UserError
 from pipeline.files import BadRow
 from pipeline.progress import Progress

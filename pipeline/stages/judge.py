@@ -13,7 +13,9 @@ from typing import Any
 
 import prompts
 from pipeline import drawing
-from pipeline.config import Judge, Recipe, identity
+from pipeline.config import Recipe
+from pipeline.config.base import identity
+from pipeline.config.endpoints import Judge
 from pipeline.errors import Stopped
 from pipeline.ledger import Ledger, Meter
 from pipeline.opinions import FAILED, is_judged, opinion_id, read_verdict

@@ -9,7 +9,11 @@ from itertools import groupby
 from typing import Any
 
 import prompts
-from pipeline.config import Recipe, identity
+from filters.measures import token_counts
+from pipeline.config import Recipe
+from pipeline.config.base import identity
+from pipeline.config.data import Select
+from pipeline.errors import UserError
 from pipeline.rows import Example, Message, Trace
 from pipeline.stage import Job, Stage
 
@@ -26,31 +30,64 @@ def run(job: Job) -> dict[str, Any]:
     }
     prompt = prompts.load(job.recipe.select.prompt)
     for traces, examples in job.pairs():
-        kept = [trace for trace in traces.rows() if trace.outcome == "kept"]
-        chosen = list(_choose(kept, job.recipe.select.per_problem, report))
-        rows = [_example(trace, prompt, job.recipe) for trace in chosen]
-        report["kept"] += len(kept)
+        rows: list[Example] = []
+        for _, drawn in groupby(traces.rows(), key=lambda trace: trace.problem_id):
+            of_problem = list(drawn)
+            rate = pass_rate(of_problem)
+            kept = [trace for trace in of_problem if trace.outcome == "kept"]
+            report["kept"] += len(kept)
+            chosen = _choose(kept, job.recipe.select, report)
+            rows += [_example(trace, rate, prompt, job.recipe) for trace in chosen]
         for row in rows:
             report[row.split] += 1
         job.output.write(examples.name, rows)
     return report
 
 
-def _choose(kept: Iterable[Trace], most: int, report: dict[str, int]) -> Iterator[Trace]:
-    """The first `most` different traces of each problem. Those of one problem lie side by side in a shard."""
-    for _, traces in groupby(kept, key=lambda trace: trace.problem_id):
-        seen: set[tuple[str | None, str]] = set()
-        for trace in traces:
-            text = (trace.reasoning, trace.response)
-            if not all(text):
-                report["without_thought"] += 1
-            elif text in seen:
-                report["same_text"] += 1
-            elif len(seen) == most:
-                report["over_per_problem"] += 1
-            else:
-                seen.add(text)
-                yield trace
+def pass_rate(traces: Iterable[Trace]) -> float | None:
+    """Share of a problem's samples judged right or wrong that are right; None where none was judged."""
+    said = [v.outcome for trace in traces for v in trace.verdicts if v.filter == "correct"]
+    judged = [outcome for outcome in said if outcome != "unknown"]
+    return judged.count("pass") / len(judged) if judged else None
+
+
+def confidence(trace: Trace) -> float | None:
+    """Mean log-probability of a token; where only those of the two parts are kept, weighed by characters."""
+    if trace.logprobs is not None and trace.logprobs.logprobs:
+        return sum(trace.logprobs.logprobs) / len(trace.logprobs.logprobs)
+    if trace.reasoning_logprob is None or trace.response_logprob is None:
+        return None
+    thought, answer = len(trace.reasoning or ""), len(trace.response)
+    return (trace.reasoning_logprob * thought + trace.response_logprob * answer) / (thought + answer)
+
+
+def _choose(kept: Iterable[Trace], select: Select, report: dict[str, int]) -> Iterator[Trace]:
+    """The preferred different traces of a problem, `per_problem` at most."""
+    seen: set[tuple[str | None, str]] = set()
+    for trace in sorted(kept, key=lambda trace: _preference(trace, select.prefer)):
+        text = (trace.reasoning, trace.response)
+        if not all(text):
+            report["without_thought"] += 1
+        elif text in seen:
+            report["same_text"] += 1
+        elif len(seen) == select.per_problem:
+            report["over_per_problem"] += 1
+        else:
+            seen.add(text)
+            yield trace
+
+
+def _preference(trace: Trace, prefer: str) -> float:
+    """The lower, the sooner it is chosen; those alike stay in their order."""
+    if prefer == "confident":
+        sure = confidence(trace)
+        if sure is None:
+            raise UserError(
+                f'select.prefer = "confident", but trace {trace.id} has no log-probabilities: set '
+                "generate.logprobs (0 keeps their mean alone)"
+            )
+        return -sure
+    return sum(token_counts(trace)) if prefer == "short" else 0
 
 
 def assistant_text(trace: Trace) -> str:
@@ -58,7 +95,7 @@ def assistant_text(trace: Trace) -> str:
     return f"<think>\n{trace.reasoning}\n</think>\n\n{trace.response}"
 
 
-def _example(trace: Trace, prompt: prompts.Prompt, recipe: Recipe) -> Example:
+def _example(trace: Trace, rate: float | None, prompt: prompts.Prompt, recipe: Recipe) -> Example:
     answer = Message(role="assistant", content=assistant_text(trace))
     held_back = _share_of(trace.problem_id, recipe.seed) < recipe.select.validation
     return Example(
@@ -67,6 +104,9 @@ def _example(trace: Trace, prompt: prompts.Prompt, recipe: Recipe) -> Example:
         source=trace.source,
         teacher=trace.teacher,
         split="validation" if held_back else "train",
+        pass_rate=rate,
+        confidence=confidence(trace),
+        tokens=trace.completion_tokens,
         messages=(*prompt.render(trace), answer),
     )
 
@@ -87,7 +127,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 SELECT = Stage(
     name="select",
-    version=1,
+    version=2,  # 2: pass rate, confidence and tokens are in the rows
     row=Example,
     mirrors="filter",
     reads=("filter",),

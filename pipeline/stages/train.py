@@ -20,7 +20,8 @@ from typing import Any
 
 from pipeline import models
 from pipeline.child import Child
-from pipeline.config import Recipe, Scalar, identity
+from pipeline.config import Recipe
+from pipeline.config.base import Scalar, identity
 from pipeline.errors import Stopped, UserError
 from pipeline.machine import cores, has_gpu
 from pipeline.progress import Progress
@@ -196,7 +197,12 @@ def _report(steps: list[Step]) -> dict[str, Any]:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    return {**identity(recipe.train), "student": recipe.student.model, "seed": recipe.seed}
+    return {
+        **identity(recipe.train),
+        "student": recipe.student.model,
+        "layers": recipe.student.layers,
+        "seed": recipe.seed,
+    }
 
 
 TRAIN = Stage(

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from pipeline.config import Endpoint
+from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Message, Sampling
 from pipeline.teacher.endpoints import Cleaner, NoList, check_address, list_models, read_key

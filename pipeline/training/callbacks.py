@@ -27,6 +27,7 @@ class StepLog(TrainerCallback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._before: tuple[float, float] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -51,6 +52,7 @@ class StepLog(TrainerCallback):
             grad_norm=logs.get("grad_norm"),
             tokens=int(state.num_input_tokens_seen),
             seconds=round(time.monotonic() - self.began, 2),
+            tokens_per_second=self._speed(state) if "loss" in logs else None,
             validation_loss=logs.get("eval_loss"),
         )
         for value in (step.loss, step.grad_norm, step.validation_loss):
@@ -61,6 +63,12 @@ class StepLog(TrainerCallback):
         if state.is_world_process_zero:
             with self.path.open("a") as file:
                 file.write(step.model_dump_json() + "\n")
+
+    def _speed(self, state: TrainerState) -> float | None:
+        """Tokens a second since the last step; unknown for the first of a process."""
+        now, tokens = time.monotonic(), state.num_input_tokens_seen
+        before, self._before = self._before, (now, tokens)
+        return round((tokens - before[1]) / (now - before[0]), 1) if before else None
 
     def _rewind(self, step: int) -> None:
         """Forget the steps after the checkpoint that is resumed: they are taken again."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config import Train
+from pipeline.config.training import Train
 from pipeline.rows import Step
 
 _TAIL_BYTES = 16 * 1024

@@ -31,7 +31,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from pipeline.config import Train
+from pipeline.config.training import Train
 from pipeline.errors import UserError
 from pipeline.machine import computes_bf16
 from pipeline.training import callbacks, tokens

@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import Generate, Recipe
+from pipeline.config import Recipe
+from pipeline.config.data import Generate
 from pipeline.rows import Trace
 from pipeline.stage import execute
 from pipeline.stages import STAGES

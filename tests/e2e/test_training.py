@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Train
+from pipeline.config.training import Train
 from pipeline.rows import Step
 from pipeline.stage import DONE, execute
 from pipeline.stages import STAGES

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Recipe, identity
+from pipeline.config import Recipe
+from pipeline.config.base import identity
 from pipeline.errors import UserError
 from pipeline.recipe import load_recipe
 

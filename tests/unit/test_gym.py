@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import GymSource
+from pipeline.config.sources import GymSource
 from pipeline.errors import UserError
 from pipeline.rows import Problem
 from pipeline.sources import check, fingerprint, read

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from filters.code import run_tests
-from pipeline.config import FileSource
+from pipeline.config.sources import FileSource
 from pipeline.files import BadRow
 from pipeline.sources import check
 from tests.unit.test_sources import bad, everything, file, problems, write_parquet

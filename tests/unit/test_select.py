@@ -1,5 +1,9 @@
-from pipeline.rows import Sampling, Trace
-from pipeline.stages.select import _choose, assistant_text
+import pytest
+
+from pipeline.config.data import Select
+from pipeline.errors import UserError
+from pipeline.rows import Logprobs, Sampling, Trace, Verdict
+from pipeline.stages.select import _choose, assistant_text, confidence, pass_rate
 
 
 def trace(problem: str, sample: int, reasoning: str | None = "1 + 1 = 2", response: str = "2") -> Trace:
@@ -11,16 +15,15 @@ def trace(problem: str, sample: int, reasoning: str | None = "1 + 1 = 2", respon
     )  # fmt: skip
 
 
-def chosen(most: int, *traces: Trace) -> tuple[list[str], dict[str, int]]:
+def chosen(most: int, *traces: Trace, prefer: str = "first") -> tuple[list[str], dict[str, int]]:
+    select = Select.model_validate({"per_problem": most, "prefer": prefer})
     report = dict.fromkeys(("without_thought", "same_text", "over_per_problem"), 0)
-    return [t.id for t in _choose(traces, most, report)], report
+    return [t.id for t in _choose(traces, select, report)], report
 
 
 def test_at_most_k_different_traces_of_a_problem_are_chosen() -> None:
-    ids, report = chosen(
-        2, trace("a", 0), trace("a", 1), trace("a", 2, "x"), trace("a", 3, "y"), trace("b", 0)
-    )
-    assert ids == ["a-0", "a-2", "b-0"]
+    ids, report = chosen(2, trace("a", 0), trace("a", 1), trace("a", 2, "x"), trace("a", 3, "y"))
+    assert ids == ["a-0", "a-2"]
     assert report == {"without_thought": 0, "same_text": 1, "over_per_problem": 1}
 
 
@@ -32,3 +35,44 @@ def test_a_trace_without_thought_or_answer_teaches_nothing() -> None:
 
 def test_the_thought_stands_in_its_tags_before_the_answer() -> None:
     assert assistant_text(trace("a", 0)) == "<think>\n1 + 1 = 2\n</think>\n\n2"
+
+
+def sure(sample: int, *logprobs: float) -> Trace:
+    tokens = len(logprobs)
+    kept = Logprobs(k=0, thought=1, tokens=(5,) * tokens, logprobs=logprobs, top_tokens=(), top_logprobs=())
+    return trace("a", sample, reasoning=f"thought {sample}").model_copy(update={"logprobs": kept})
+
+
+def test_the_teacher_s_surest_traces_may_be_preferred() -> None:
+    ids, _ = chosen(2, sure(0, -0.9, -0.5), sure(1, -0.1, -0.1), sure(2, -0.2), prefer="confident")
+    assert ids == ["a-1", "a-2"]
+
+
+def test_the_shortest_traces_may_be_preferred() -> None:
+    lengths = [
+        trace("a", i, f"t{i}").model_copy(update={"completion_tokens": n}) for i, n in enumerate((9, 3, 5))
+    ]
+    assert chosen(2, *lengths, prefer="short")[0] == ["a-1", "a-2"]
+
+
+def test_preferring_the_surest_without_log_probabilities_is_refused_with_the_way_to_have_them() -> None:
+    with pytest.raises(UserError, match=r"trace a-0 has no log-probabilities: set generate\.logprobs"):
+        chosen(2, trace("a", 0), prefer="confident")
+
+
+def test_confidence_is_the_mean_over_all_tokens_or_over_the_parts_by_their_length() -> None:
+    assert confidence(sure(0, -0.5, -0.1)) == pytest.approx(-0.3)
+    means = {"reasoning": "x" * 30, "response": "y" * 10, "reasoning_logprob": -0.4, "response_logprob": -0.8}
+    assert confidence(trace("a", 0).model_copy(update=means)) == pytest.approx(-0.5)
+    assert confidence(trace("a", 0)) is None
+
+
+def test_the_pass_rate_counts_what_was_judged_right_or_wrong_alone() -> None:
+    def judged(outcome: str) -> Trace:
+        verdict = Verdict.model_validate(
+            {"filter": "correct", "version": 1, "outcome": outcome, "reason": ""}
+        )
+        return trace("a", 0).model_copy(update={"verdicts": (verdict,)})
+
+    assert pass_rate([judged("pass"), judged("fail"), judged("unknown")]) == 0.5
+    assert pass_rate([judged("unknown")]) is None

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline import models, server
-from pipeline.config import Endpoint
+from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
 from pipeline.machine import has_gpu
 
@@ -138,7 +138,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from pipeline import models, server
-from pipeline.config import Endpoint
+from pipeline.config.endpoints import Endpoint
 endpoint = Endpoint.model_validate_json(sys.argv[1])
 with server.serving(endpoint, models.resolve(endpoint.model), "smol", Path(sys.argv[2])) as started:
     print(started.base_urls[0], flush=True)

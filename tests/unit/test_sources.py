@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import DatasetSource, FileSource, GymSource, Source
+from pipeline.config.sources import DatasetSource, FileSource, GymSource, Source
 from pipeline.errors import UserError
 from pipeline.files import RECORD_LIMIT, BadRow
 from pipeline.rows import Problem

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Train
+from pipeline.config.training import Train
 from pipeline.errors import UserError
 from tests import tiny_student
 from tests.tiny_student import CHATML

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Train
+from pipeline.config.training import Train
 from pipeline.errors import UserError
 from pipeline.rows import Step
 from pipeline.stages.train import check, check_room, command, environment, model_folder, run
@@ -29,6 +29,7 @@ def step(number: int, loss: float = 1.0) -> Step:
         grad_norm=1.0,
         tokens=10 * number,
         seconds=0.1,
+        tokens_per_second=None,
         validation_loss=None,
     )
 
