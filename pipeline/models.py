@@ -1,58 +1,55 @@
-"""Where a model is: hub names as they are, local folders checked, GGUF files converted once into a cache.
+"""Where a model is: hub names as they are, local folders checked, what has to be made in a cache.
 
-`check()` is quick and converts nothing; `resolve()` gives what vLLM and transformers take. Leaves out
-downloading (they do that themselves for hub names) and the conversion (pipeline/training/convert.py).
+`check()` is quick and makes nothing; `resolve()` gives what vLLM and transformers take. Leaves out
+downloading (they do that themselves for hub names), the conversion of GGUF files (training/convert.py) and
+the cutting of students from a model (training/cut.py), programs that model_cache.py runs.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
-import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.child import Child
+from pipeline import model_cache as cache
 from pipeline.errors import UserError
 
 CONVERT_VERSION = 1  # raise it when convert.py writes something else: older folders are then left alone
-ROOM_TO_SPARE = 64 * 1024**2  # bytes: tokenizer, config, log
+CUT_VERSION = 1  # the same for cut.py
 MOST_BF16_PER_BYTE = 11  # 16 bits over 1.56, the smallest GGUF quantisation (IQ1_S)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
-def check(model: str) -> None:
-    """Find the mistakes that need no work: what is missing, what is malformed, no room to convert."""
-    path = _local(model)
-    if path is not None and path.is_file():
-        _check_convertible(path, _cached(path))
-
-
-def resolve(model: str, say: Callable[[str], None] | None = None) -> str:
-    """The hub name unchanged, or the absolute path of an ordinary model folder; may convert (half a minute).
-
-    Two processes that want the same file take turns, and the second finds it done. Raises UserError.
-    """
+def check(model: str, layers: int | None = None) -> None:
+    """Find the mistakes that need no work: what is missing, what is malformed, no room to convert or cut."""
     path = _local(model)
     if path is None:
-        return model
-    if path.is_dir():
-        return str(path)
-    target = _cached(path)
-    _check_convertible(path, target)
-    if not target.exists():
-        with _our_turn(target):
-            if not target.exists():
-                _convert(path, target, say or (lambda _text: None))
-    return str(target)
+        return
+    folder = path
+    if path.is_file():
+        folder = _cached(path)
+        _check_convertible(path, folder)
+    if layers is not None and folder.exists():
+        _check_cut(str(folder), layers, _cached_cut(str(folder), layers))
+
+
+def resolve(model: str, say: Callable[[str], None] | None = None, layers: int | None = None) -> str:
+    """The hub name unchanged, or the absolute path of an ordinary model folder; may convert (half a minute).
+
+    With `layers`, a folder with the model cut to so many of its layers (training/cut.py); of a hub name it is
+    cut once, whatever the hub holds later. Raises UserError.
+    """
+    say = say or (lambda _text: None)
+    path = _local(model)
+    whole = model if path is None else str(path) if path.is_dir() else _converted(path, say)
+    return whole if layers is None else _cut(whole, layers, say)
 
 
 def label(model: str) -> str:
@@ -127,33 +124,22 @@ def _cached(gguf: Path) -> Path:
     """Where the converted model lives: named for people, keyed by the file's content."""
     stat = gguf.stat()
     content = _content(gguf, stat.st_size, stat.st_mtime_ns)
-    digest = hashlib.sha256(f"{content} convert {CONVERT_VERSION}".encode())
-    cache = Path(os.environ.get("RETORT_CACHE") or "~/.cache/retort").expanduser()
-    return Path(os.path.abspath(cache)) / "models" / f"{label(str(gguf))}-{digest.hexdigest()[:12]}"
+    return cache.folder(label(str(gguf)), f"{content} convert {CONVERT_VERSION}")
+
+
+def _cached_cut(whole: str, layers: int) -> Path:
+    """Where the cut model lives: keyed by the hub's name for it, or by path, size and age of its files."""
+    files = sorted(path for path in Path(whole).glob("*") if path.is_file()) if os.path.isdir(whole) else []
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return cache.folder(f"{label(whole)}-{layers}-layers", f"{whole} {stats} cut {layers} {CUT_VERSION}")
 
 
 def _check_convertible(gguf: Path, target: Path) -> None:
     if target.exists():
         return
-    missing = [m for m in ("gguf", "torch", "transformers") if importlib.util.find_spec(m) is None]
-    if missing:
-        raise UserError(f"{gguf}: converting it needs {', '.join(missing)}: pip install -e '.[train]'")
-    _check_room(gguf, target.parent)
-
-
-def _check_room(gguf: Path, folder: Path) -> None:
-    """Raise UserError when the converted model does not fit beside what is on the disk already."""
-    while not folder.exists():
-        folder = folder.parent
-    free = max(0, shutil.disk_usage(folder).free - ROOM_TO_SPARE)
-    if free >= gguf.stat().st_size * MOST_BF16_PER_BYTE:
-        return  # surely enough; counting exactly takes seconds
-    needed = _bf16_bytes(gguf)
-    if free < needed:
-        raise UserError(
-            f"{folder}: no room to convert {gguf.name}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB "
-            "free; make room, or set RETORT_CACHE to a folder on another disk"
-        )
+    _check_libraries(f"{gguf}: converting it", ("gguf", "torch", "transformers"))
+    if cache.free(target.parent) < gguf.stat().st_size * MOST_BF16_PER_BYTE:  # else surely enough
+        cache.check_room(f"convert {gguf.name}", _bf16_bytes(gguf), target.parent)  # counting takes seconds
 
 
 def _bf16_bytes(gguf: Path) -> int:
@@ -162,43 +148,44 @@ def _bf16_bytes(gguf: Path) -> int:
     return 2 * sum(int(tensor.n_elements) for tensor in GGUFReader(gguf).tensors)
 
 
-@contextmanager
-def _our_turn(target: Path) -> Iterator[None]:
-    """One process at a time; the kernel lets go of the lock when we end, however we end."""
+def _check_cut(whole: str, layers: int, target: Path) -> None:
+    """Of a hub name only the libraries are known: the rest is found when it is cut."""
+    if layers < 1:
+        raise UserError(f"student.layers = {layers}: a model needs 1 layer at least")
+    if target.exists():
+        return
+    _check_libraries(f"{whole}: cutting layers from it", ("torch", "transformers"))
+    if os.path.isdir(whole):
+        has = _layers_of(Path(whole))
+        if has is not None and layers > has:
+            raise UserError(f"student.layers = {layers}: {whole} has {has} layers")
+        weights = sum(path.stat().st_size for path in Path(whole).glob("*.safetensors"))
+        cache.check_room(f"cut {layers} layers from {whole}", weights, target.parent)
+
+
+def _layers_of(folder: Path) -> int | None:
+    """How many layers the model has; None where its config calls them something that we do not know."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = target.with_name(target.name + ".lock").open("w")
-    except OSError as e:
-        raise UserError(
-            f"{target.parent}: cannot be written: {e.strerror}; set RETORT_CACHE to a folder that can"
-        ) from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        config = json.loads((folder / "config.json").read_bytes())
+        found = config.get("text_config", config).get("num_hidden_layers")
+    except (OSError, ValueError, AttributeError) as e:
+        raise UserError(f"{folder}/config.json cannot be read: {str(e).splitlines()[0]}") from None
+    return found if isinstance(found, int) else None
 
 
-def _convert(gguf: Path, target: Path, say: Callable[[str], None]) -> None:
-    """Convert into a folder beside the target, then rename; it has to be our turn."""
-    for stale in target.parent.glob(f"{target.name}.part-*"):
-        shutil.rmtree(stale)  # of a run that was killed: nobody else can be writing now
-    part = target.with_name(f"{target.name}.part-{os.getpid()}")
-    part.mkdir()
-    log = target.with_name(target.name + ".log")
-    say(f"converting {gguf.name} to a model folder, once (log: {log})")
-    command = [sys.executable, "-m", "pipeline.training.convert", str(gguf), str(part)]
-    try:
-        with Child(command, log) as child:
-            if child.wait() != 0:
-                reason = child.log_tail(1)
-                raise UserError(f"{gguf}: could not be converted: {reason} (log: {log})")
-        _sync(part)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)  # gone already when all went well
+def _check_libraries(what: str, names: Sequence[str]) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{what} needs {', '.join(missing)}: pip install -e '.[train]'")
 
 
-def _sync(folder: Path) -> None:
-    """Have the files on the disk before the rename says that they are there."""
-    for path in folder.iterdir():
-        with path.open("rb") as f:
-            os.fsync(f.fileno())
+def _converted(gguf: Path, say: Callable[[str], None]) -> str:
+    target = _cached(gguf)
+    _check_convertible(gguf, target)
+    return cache.made(target, ["convert", str(gguf)], f"converting {gguf} to a model folder", say)
+
+
+def _cut(whole: str, layers: int, say: Callable[[str], None]) -> str:
+    target = _cached_cut(whole, layers)
+    _check_cut(whole, layers, target)
+    return cache.made(target, ["cut", whole, str(layers)], f"cutting {layers} layers from {whole}", say)

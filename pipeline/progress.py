@@ -15,6 +15,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def plain(text: str) -> str:
+    """Text that cannot drive a terminal: control characters but newline and tab are shown as escapes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 class Progress:
     """Counts units done and failed. `total` may be unknown; `done` starts at what an earlier try finished.
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from pipeline import ledger
 from pipeline.costs import costs
 from pipeline.errors import UserError
-from pipeline.progress import duration
+from pipeline.progress import duration, plain
 from pipeline.rows import Row, Score, Trace
 from pipeline.run import ROWS, WITHIN, Run, open_run
 from pipeline.scoring import Estimate, Summary, difference, summarise
@@ -196,8 +196,3 @@ def _lines(row: Row) -> Iterator[str]:
             yield from (f"[{m.role}]\n{plain(m.content)}" for m in value)
         else:
             yield f"{name}: {plain(str(value))}"
-
-
-def plain(text: str) -> str:
-    """Text that cannot drive a terminal: control characters but newline and tab are shown as escapes."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

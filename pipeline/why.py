@@ -8,9 +8,10 @@ from textwrap import shorten
 from rich.table import Table
 
 from pipeline.errors import UserError
+from pipeline.progress import plain
 from pipeline.rows import Trace
 from pipeline.run import Run
-from pipeline.show import console, plain
+from pipeline.show import console
 
 WIDTH = 120  # characters of an example's text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
-from pipeline.rows import Example, Message, Step, arrow_schema
+from pipeline.rows import Example, Message, Step, Trace, arrow_schema
 from pipeline.stage import Job
 from pipeline.stages.select import SELECT
 from pipeline.stages.train import TRAIN
@@ -34,7 +34,7 @@ def tokenizer(template: str | None = CHATML, **special: str) -> Any:
     return made
 
 
-def model(seed: int = 0) -> Any:
+def model(seed: int = 0, layers: int = 2) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -42,15 +42,15 @@ def model(seed: int = 0) -> Any:
     sizes: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 128,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
     }
     return LlamaForCausalLM(LlamaConfig(vocab_size=259, eos_token_id=2, pad_token_id=2, **sizes))
 
 
-def save(folder: Path) -> Path:
+def save(folder: Path, layers: int = 2) -> Path:
     """An ordinary model folder."""
-    model().save_pretrained(folder)
+    model(layers=layers).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 
@@ -100,4 +100,7 @@ def train_job(recipe: Recipe, run_dir: Path, examples: list[Example]) -> Job:
     select.begin(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
     select.write("shard-00000", examples)
     select.finish()
-    return Job(TRAIN, recipe, run_dir, Output(run_dir / "train", Step), {"select": select})
+    filtered = Output(run_dir / "filter", Trace)
+    return Job(
+        TRAIN, recipe, run_dir, Output(run_dir / "train", Step), {"select": select, "filter": filtered}
+    )

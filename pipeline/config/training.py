@@ -23,7 +23,7 @@ class Lora(Table):
     """Low-rank adapters are trained instead of all weights (Hu et al. 2021), then merged into the student."""
 
     rank: Annotated[int, Field(ge=1)] = 16
-    alpha: Annotated[float, Field(gt=0)] = 32
+    alpha: Annotated[int, Field(ge=1)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0
     targets: str | tuple[str, ...] = "all-linear"  # names of modules, as peft takes them
     quantize: Literal["nf4"] | None = None  # QLoRA (Dettmers et al. 2023): the base in 4 bits; needs a GPU

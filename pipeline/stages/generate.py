@@ -33,14 +33,20 @@ from pipeline.units import Plan, work
 
 
 @contextlib.contextmanager
-def reach(endpoint: Endpoint, model: str, name: str, logprobs: int | None, job: Job) -> Iterator[Server]:
-    """The server that answers for a model: started here as `name` and stopped after, or already there."""
+def reach(
+    endpoint: Endpoint, model: str, name: str, logprobs: int | None, job: Job, layers: int | None = None
+) -> Iterator[Server]:
+    """The server that answers for a model: started here as `name` and stopped after, or already there.
+
+    With `layers` it is the model cut to so many that is served.
+    """
     if endpoint.base_urls:
         yield Server(base_urls=endpoint.base_urls, model=endpoint.model)
     else:
         endpoint = endpoint.model_copy(update={"vllm": _engine(endpoint, logprobs, job)})
         log = job.logs / f"vllm-{name}.log"
-        with server.serving(endpoint, models.resolve(model, job.say), name, log, job.say) as started:
+        path = models.resolve(model, job.say, layers)
+        with server.serving(endpoint, path, name, log, job.say) as started:
             yield started
 
 

@@ -1,7 +1,7 @@
 """train: the student is fine-tuned on the examples, in a subprocess under `accelerate launch`.
 
-What happens inside is pipeline/training/sft.py; this file says what to train, starts it, follows its log and
-ends it cleanly. The same command goes on from the last checkpoint.
+What happens inside is pipeline/training/launch.py; this file says what to train, starts it, follows its log
+and ends it cleanly. The same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -9,33 +9,28 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
-import re
 import shutil
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import models
+from pipeline import launching, models
 from pipeline.child import Child
 from pipeline.config import Recipe
-from pipeline.config.base import Scalar, identity
+from pipeline.config.base import identity
+from pipeline.config.training import Train
 from pipeline.errors import Stopped, UserError
-from pipeline.machine import cores, has_gpu
-from pipeline.progress import Progress
+from pipeline.progress import Progress, plain
 from pipeline.rows import Step
 from pipeline.shard import write_atomic
 from pipeline.stage import Job, Stage
-from pipeline.training.job import TrainJob, last_step, read_steps
+from pipeline.training.job import Preflight, TrainJob, last_step, read_preflight, read_steps
 
 POLL = 0.5  # seconds
 SAVE_GRACE = 600.0  # seconds to finish a step and save a checkpoint when asked to stop
 CHECKPOINT_BYTES, MODEL_BYTES = 12, 4  # a parameter: float32 weight and two moments of Adam; the weight
 MOST_CHECKPOINTS = 3  # two are kept; the oldest goes when a new one is whole
-
-_ARGUMENT = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class TrainingFailed(Stopped):
@@ -56,29 +51,27 @@ def check(recipe: Recipe) -> None:
         raise UserError(
             f"training needs {', '.join(missing)}: run ./run.sh setup, or pip install -e '.[train]'"
         )
-    train = recipe.train
-    processes = int(train.accelerate.get("num_processes", 1))
-    if train.batch_size % (train.micro_batch_size * processes):
-        raise UserError(
-            f"train.batch_size = {train.batch_size} is no multiple of micro_batch_size x processes = "
-            f"{train.micro_batch_size} x {processes}"
-        )
-    for name in train.accelerate:
-        if not _ARGUMENT.fullmatch(name):
-            raise UserError(f"train.accelerate.{name}: write arguments like num_processes = 8")
-    models.check(recipe.student.model)
+    launching.check(recipe)
+    models.check(recipe.student.model, recipe.student.layers)
+    for teacher in launching.teachers(recipe):
+        models.check(teacher.model)
 
 
 def run(job: Job) -> dict[str, Any]:
     """Train the student, unless it is there; write its curve; the report says how it went."""
-    shards = [shard.path for shard in job.inputs["select"].shards()]
+    shards, traces = (
+        [shard.path.absolute() for shard in job.inputs[name].shards()] for name in ("select", "filter")
+    )
     todo = TrainJob(
         model="",
-        examples=tuple(path.absolute() for path in shards),
+        examples=tuple(shards),
+        traces=tuple(traces),
         output=model_folder(job.run_dir).absolute(),
         checkpoints=(job.run_dir / "train" / "checkpoints").absolute(),
         train=job.recipe.train,
         seed=job.recipe.seed,
+        name=job.recipe.run,
+        served_template=_served_template(job.recipe),
     )
     if not todo.output.exists():
         _train(job, todo)
@@ -86,7 +79,13 @@ def run(job: Job) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
     steps = read_steps(todo.log)
     job.output.write("steps", steps)
-    return _report(steps)
+    return _report(steps, read_preflight(todo.preflight))
+
+
+def _served_template(recipe: Recipe) -> str | None:
+    """The chat template that evaluation will ask the student by, where it is not its tokenizer's own."""
+    template = recipe.student.vllm.get("chat_template", recipe.student.vllm.get("chat-template"))
+    return None if template is None else str(template)
 
 
 def _train(job: Job, todo: TrainJob) -> None:
@@ -94,20 +93,28 @@ def _train(job: Job, todo: TrainJob) -> None:
     if not examples:
         raise UserError("no trace was kept for training: `retort status` shows what the filters rejected")
     steps = math.ceil(math.ceil(examples / todo.train.batch_size) * todo.train.epochs)
-    todo = todo.model_copy(update={"model": models.resolve(job.recipe.student.model, job.say)})
+    resolved = [
+        teacher.model_copy(update={"model": models.resolve(teacher.model, job.say)})
+        for teacher in launching.teachers(job.recipe)
+    ]
+    student = models.resolve(job.recipe.student.model, job.say, job.recipe.student.layers)
+    todo = todo.model_copy(update={"model": student, "teachers": tuple(resolved)})
     check_room(todo.model, todo.output.parent, math.ceil(steps / todo.train.save_steps))
     file = todo.output.parent / "job.json"
     write_atomic(file, todo.model_dump_json(indent=2).encode() + b"\n")
-    todo.refusal.unlink(missing_ok=True)
+    for old in (todo.refusal, todo.preflight):
+        old.unlink(missing_ok=True)
     log = job.logs / "train.log"
     resumed = last_step(todo.log)
     job.say(f"training the student on {examples} examples, {steps} steps (log: {log})")
     with (
         Progress("train", steps, resumed.step if resumed else 0) as progress,
-        Child(command(todo.train.accelerate, file), log, environment(todo.model), SAVE_GRACE) as child,
+        Child(
+            launching.command(todo.train.accelerate, file), log, launching.environment(todo), SAVE_GRACE
+        ) as child,
     ):
         try:
-            _follow(child, todo.log, progress)
+            _follow(child, todo, progress, job.say)
         except KeyboardInterrupt:
             job.say("saving a checkpoint before stopping")
             child.stop()
@@ -120,42 +127,31 @@ def _train(job: Job, todo: TrainJob) -> None:
         )
 
 
-def _follow(child: Child, log: Path, progress: Progress) -> None:
-    """Show how far the training is until it ends."""
-    running = True
+def _follow(child: Child, todo: TrainJob, progress: Progress, say: Callable[[str], None]) -> None:
+    """Show the preflight's table, then how far the training is until it ends."""
+    running, told = True, False
     while running:
         running = child.poll() is None
-        if (step := last_step(log)) and step.step != progress.done:
+        if not told and (table := read_preflight(todo.preflight)):
+            told = True
+            for line in preflight_lines(table):
+                say(line)
+        if (step := last_step(todo.log)) and step.step != progress.done:
             progress.note = f"loss {step.loss:.3f}" if step.loss is not None else ""
             progress.update(done=step.step - progress.done)
         if running:
             time.sleep(POLL)
 
 
-def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
-    """The command line: `num_processes = 8` becomes --num_processes=8, `x = true` becomes --x."""
-    # Said in full, so that accelerate neither guesses nor warns; precision is the training's own to set.
-    ours: dict[str, Scalar] = {
-        "quiet": True,
-        "num_machines": 1,
-        "mixed_precision": "no",
-        "dynamo_backend": "no",
-    }
-    if not has_gpu():
-        ours |= {"cpu": True, "num_processes": 1, "num_cpu_threads_per_process": len(cores())}
-    line = [sys.executable, "-m", "accelerate.commands.launch"]
-    for name, value in (ours | dict(arguments)).items():
-        if value is not False:
-            line.append(f"--{name}" if value is True else f"--{name}={value}")
-    return [*line, "-m", "pipeline.training.sft", str(job_file)]
-
-
-def environment(model: str) -> dict[str, str]:
-    """Ours, under what is set in the environment. A model that is here needs no network."""
-    ours = {"TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
-    if os.path.isdir(model):
-        ours["HF_HUB_OFFLINE"] = "1"
-    return ours | dict(os.environ)
+def preflight_lines(table: Preflight) -> Iterator[str]:
+    """The table for people: its checks, then the example with what is learned marked."""
+    width = max(len(check.name) for check in table.checks)
+    yield "preflight: what the student would learn from"
+    for check in table.checks:
+        yield f"  {'ok  ' if check.ok else 'FAIL'} {check.name:{width}}  {plain(check.value)}"
+    if table.example:
+        yield "  one example, what is learned between >>> and <<<:"
+        yield from (f"    {line}" for line in plain(table.example).splitlines())
 
 
 def check_room(model: str, folder: Path, checkpoints: int) -> None:
@@ -182,7 +178,7 @@ def _training_examples(shards: tuple[Path, ...]) -> int:
     return sum(pc.sum(pc.equal(split, "train")).as_py() or 0 for split in splits)
 
 
-def _report(steps: list[Step]) -> dict[str, Any]:
+def _report(steps: list[Step], looked: Preflight | None) -> dict[str, Any]:
     if not steps:
         return {}
     losses = [s.loss for s in steps if s.loss is not None]
@@ -193,12 +189,27 @@ def _report(steps: list[Step]) -> dict[str, Any]:
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "validation_loss": validation[-1] if validation else None,
+        "preflight": looked
+        and {
+            "examples": looked.examples,
+            "left_out": len(looked.left_out),
+            "supervised": round(looked.supervised, 4),
+            "longest": looked.longest,
+        },
     }
 
 
+def _learning(train: Train) -> dict[str, Any]:
+    """The settings that change what is learned; of the objectives those of the one that is used."""
+    unused = {"soft", "online", "on_policy"} - {train.objective}
+    return {name: value for name, value in identity(train).items() if name not in unused}
+
+
 def _settings(recipe: Recipe) -> dict[str, Any]:
+    named = [teacher.model_dump() for teacher in launching.teachers(recipe)]
     return {
-        **identity(recipe.train),
+        **_learning(recipe.train),
+        "teachers": named,
         "student": recipe.student.model,
         "layers": recipe.student.layers,
         "seed": recipe.seed,
@@ -207,10 +218,10 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 TRAIN = Stage(
     name="train",
-    version=1,
+    version=2,  # 2: the loss is computed by ours; filter is read for what is stored beside the traces
     row=Step,
     mirrors=None,
-    reads=("select",),
+    reads=("filter", "select"),
     settings=_settings,
     check=check,
     run=run,

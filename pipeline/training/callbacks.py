@@ -50,7 +50,7 @@ class StepLog(TrainerCallback):
             loss=logs.get("loss"),
             learning_rate=logs.get("learning_rate"),
             grad_norm=logs.get("grad_norm"),
-            tokens=int(state.num_input_tokens_seen),
+            tokens=int(state.num_input_tokens_seen) or None,  # on_policy counts none
             seconds=round(time.monotonic() - self.began, 2),
             tokens_per_second=self._speed(state) if "loss" in logs else None,
             validation_loss=logs.get("eval_loss"),

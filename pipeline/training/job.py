@@ -1,6 +1,6 @@
-"""What a training is told and what it says: the job file and the lines of its log. Light to import.
+"""What a training is told and what it says: the job file, the preflight's table, the log. Light to import.
 
-The stage writes the job file and reads the log; `pipeline.training.sft` reads the job and writes the log.
+The stage writes the job file and reads the others; the training reads the job and writes the others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config.training import Train
+from pipeline.config.training import OnlineTeacher, Train
+from pipeline.machine import computes_bf16
 from pipeline.rows import Step
 
 _TAIL_BYTES = 16 * 1024
@@ -26,6 +27,15 @@ class TrainJob(BaseModel):
     checkpoints: Path  # made and resumed from; of no use once the model is there
     train: Train
     seed: int = 0
+    name: str = ""  # of the run, for trackers
+    traces: tuple[Path, ...] = ()  # Parquet files of the Trace rows that the examples were made of
+    teachers: tuple[OnlineTeacher, ...] = ()  # models as `model` is one, for online and on_policy
+    served_template: str | None = None  # path or text, as vLLM takes it, when it is served with another
+
+    @property
+    def bf16(self) -> bool:
+        """Whether matrix products run in bfloat16, over float32 weights."""
+        return computes_bf16() if self.train.precision == "auto" else self.train.precision == "bf16"
 
     @property
     def log(self) -> Path:
@@ -33,14 +43,55 @@ class TrainJob(BaseModel):
         return self.output.parent / "log.jsonl"
 
     @property
+    def adapter(self) -> Path:
+        """Where the adapters are left, when such were trained; the model has them merged."""
+        return self.output.parent / "adapter"
+
+    @property
     def refusal(self) -> Path:
         """Written when the training is refused: why, in one line. A launcher loses the exit code."""
         return self.output.parent / "refused.txt"
 
     @property
+    def preflight(self) -> Path:
+        """A Preflight as JSON: written before the first step, and before a refusal by one of its checks."""
+        return self.output.parent / "preflight.json"
+
+    @property
     def cache(self) -> Path:
         """Examples as tokens, so that they need not fit into memory; of no use once the model is there."""
         return self.output.parent / "cache"
+
+
+class Check(BaseModel):
+    """One line of the preflight's table."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    value: str  # what was seen, for people
+    ok: bool
+    why: str = ""  # what is wrong and what would be right, in one line; empty when ok
+
+
+class Preflight(BaseModel):
+    """What was looked at before the first step: everything that TRL made of the examples."""
+
+    model_config = ConfigDict(frozen=True)
+    checks: tuple[Check, ...]
+    examples: int  # of all splits, those left out not among them
+    left_out: tuple[str, ...]  # ids of those that were too long
+    supervised: float  # share of the tokens that have loss
+    longest: int  # tokens, those left out not among them
+    example: str  # one of them decoded, what is learned between >>> and <<<; the first faulty one if any is
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.ok)
+
+
+def read_preflight(path: Path) -> Preflight | None:
+    """The table, None before there is one."""
+    return Preflight.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
 def read_steps(log: Path) -> list[Step]:

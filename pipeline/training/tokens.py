@@ -1,13 +1,11 @@
-"""What the student learns from, token by token: the end of a turn, padding, and the check before step one.
+"""The tokens that a training hangs on: the end of a turn, which the student learns to stop with, and padding.
 
-TRL writes the tokens: the prompt with the chat template's opening of an answer, then the last message, and
-supervises what differs. Templates do surprising things with that (many drop the thought), so what came out
-is looked at, row by row, and a training that would teach something else is refused.
+What the examples became, token by token, is looked at in `supervision`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -28,10 +26,10 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[s
     if not tokenizer.chat_template:
         raise UserError("the student's tokenizer has no chat template: take an instruct model")
     try:
-        encoded: Any = tokenizer.apply_chat_template([dict(m) for m in messages], return_dict=True)
+        ids = render(tokenizer, messages)
     except TemplateError as e:
         raise UserError(f"the student's chat template refuses these messages: {e}") from None
-    last = _last_visible(tokenizer, encoded["input_ids"])
+    last = ids[last_visible(tokenizer, ids)]
     added = tokenizer.added_tokens_decoder.get(last)
     if last not in tokenizer.all_special_ids and not (added and added.special):
         raise UserError(
@@ -52,47 +50,20 @@ def set_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, end:
         model.resize_token_embeddings(len(tokenizer))
 
 
-def check(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, end: int, max_length: int
-) -> None:
-    """Look at every row that TRL made. Raises UserError, one line, when one would teach something else."""
-    count, lengths = 0, []
-    for row in rows:
-        count += 1
-        if len(row["input_ids"]) > max_length:
-            lengths.append(len(row["input_ids"]))
-        elif fault := _fault(row, tokenizer, end):
-            raise UserError(f"example {row['id']}: {fault}")
-    if lengths:
-        raise UserError(
-            f"{len(lengths)} of {count} examples are longer than train.max_length = {max_length} tokens, the "
-            f"longest {max(lengths)}: raise it, or keep shorter traces"
-        )
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    opened: bool = False,
+    template: str | None = None,
+) -> list[int]:
+    """Messages as tokens by the chat template, or by another; `opened`: for an answer to follow."""
+    encoded: Any = tokenizer.apply_chat_template(
+        [dict(m) for m in messages], chat_template=template, add_generation_prompt=opened, return_dict=True
+    )
+    return list(encoded["input_ids"])
 
 
-def _fault(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, end: int) -> str | None:
-    supervised = [token for token in row["labels"] if token != IGNORED]
-    if not supervised:
-        return "the chat template leaves nothing of the answer to learn from"
-    thought, closed, answer = row["completion"][-1]["content"].partition("</think>")
-    text = str(tokenizer.decode(supervised))
-    before = str(tokenizer.decode(row["input_ids"][: len(row["labels"]) - len(supervised)]))
-    if not closed or "</think>" not in text or not _holds(text, thought.replace("<think>", "")):
-        return "the student's chat template drops the thought from what is learned"
-    if "<think>" not in text and not before.rstrip().endswith("<think>"):
-        return "the student's chat template drops <think>, so thought and answer could not be told apart"
-    if not _holds(text, answer):
-        return "the student's chat template changes the answer"
-    if _last_visible(tokenizer, supervised) != end:
-        return f"what is learned does not end with {tokenizer.decode([end])!r}, so the student would not stop"
-    return None
-
-
-def _holds(text: str, part: str) -> bool:
-    """Whether the part is in the text, spaces aside: templates trim them, some tokenizers move them."""
-    return "".join(part.split()) in "".join(text.split())
-
-
-def _last_visible(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
-    """The last token that is not white space; templates often put a line break behind the end of a turn."""
-    return next((token for token in reversed(ids) if str(tokenizer.decode([token])).strip()), ids[-1])
+def last_visible(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+    """Position of the last token that is not white space; templates often put a line break behind a turn."""
+    visible = (n for n in reversed(range(len(ids))) if str(tokenizer.decode([ids[n]])).strip())
+    return next(visible, len(ids) - 1)

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from pipeline.config.training import Train
+from pipeline.launching import command, environment
 from pipeline.rows import Step
 from pipeline.stage import DONE, execute
 from pipeline.stages import STAGES
-from pipeline.stages.train import TRAIN, command, environment, model_folder
+from pipeline.stages.train import TRAIN, model_folder
 from pipeline.training.job import TrainJob, last_step, read_steps
 from tests import tiny_student
 
@@ -61,7 +62,7 @@ def start(job: TrainJob) -> subprocess.Popen[bytes]:
     file.write_text(job.model_dump_json())
     with (job.output.parent / "train.log").open("ab") as log:
         return subprocess.Popen(
-            command({}, file), env=environment(job.model), stdout=log, stderr=log, start_new_session=True
+            command({}, file), env=environment(job), stdout=log, stderr=log, start_new_session=True
         )
 
 
@@ -157,7 +158,7 @@ def test_a_refused_training_says_why_in_one_line_and_leaves_no_model(student: Pa
     job = write_job(tmp_path, student, max_length=16)
     assert start(job).wait(timeout=300) != 0
     (line,) = job.refusal.read_text().splitlines()
-    assert line.startswith("40 of 40 examples are longer than train.max_length = 16 tokens, the longest ")
+    assert line.startswith("44 of 44 examples are longer than train.max_length = 16 tokens, the longest ")
     assert "Traceback" not in log_of(job)
     assert not job.output.exists()
 

@@ -85,7 +85,7 @@ def test_a_converted_model_that_does_not_fit_on_the_disk_is_refused_before_any_w
     with pytest.raises(
         UserError, match=r"no room to convert huge\.gguf: .* GB needed, .* GB free; make room"
     ):
-        models._check_room(file, tmp_path / "cache" / "models")
+        models._check_convertible(file, tmp_path / "cache" / "models" / "huge")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +124,6 @@ def test_a_broken_gguf_file_is_told_in_one_line_and_leaves_no_folder(
     leftover = models._cached(tmp_path / "torn.gguf")
     leftover = leftover.with_name(leftover.name + ".part-1")  # as a run that was killed leaves it
     leftover.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"torn\.gguf: could not be converted: .* \(log: .*\)"):
+    with pytest.raises(UserError, match=r"torn\.gguf: converting torn\.gguf .* failed: .* \(log: .*\)"):
         models.resolve(str(tmp_path / "torn.gguf"))
     assert [path.suffix for path in sorted((tmp_path / "cache" / "models").iterdir())] == [".lock", ".log"]

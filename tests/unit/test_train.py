@@ -10,10 +10,11 @@ import pytest
 
 from pipeline.config.training import Train
 from pipeline.errors import UserError
+from pipeline.launching import command, environment
 from pipeline.rows import Step
-from pipeline.stages.train import check, check_room, command, environment, model_folder, run
+from pipeline.stages.train import check, check_room, model_folder, preflight_lines, run
 from pipeline.store import Manifest
-from pipeline.training.job import TrainJob, last_step, read_steps
+from pipeline.training.job import Check, Preflight, TrainJob, last_step, read_steps
 from tests import tiny_student
 from tests.tiny_student import recipe, train_job
 
@@ -84,6 +85,38 @@ def test_a_model_that_is_there_is_not_trained_again_and_what_only_training_needs
     assert list(given.output.rows()) == lines
 
 
+TABLE = Preflight(
+    checks=(
+        Check(name="sound", value="2 of 2", ok=True),
+        Check(name="the end", value="1 of 2 \x1b[2J", ok=False, why="no end"),
+    ),
+    examples=2,
+    left_out=("p1-0",),
+    supervised=0.25,
+    longest=80,
+    example="q>>>a\x07<<<",
+)
+
+
+def test_the_preflights_table_is_shown_whole_and_drives_no_terminal() -> None:
+    assert list(preflight_lines(TABLE)) == [
+        "preflight: what the student would learn from",
+        "  ok   sound    2 of 2",
+        r"  FAIL the end  1 of 2 \x1b[2J",
+        "  one example, what is learned between >>> and <<<:",
+        r"    q>>>a\x07<<<",
+    ]
+
+
+def test_the_report_names_what_the_preflight_counted(tmp_path: Path) -> None:
+    given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
+    given.output.begin(Manifest(stage="train", version=1, settings={}, inputs={}))
+    model_folder(tmp_path).mkdir(parents=True)
+    (tmp_path / "train" / "log.jsonl").write_text(step(1).model_dump_json() + "\n")
+    (tmp_path / "train" / "preflight.json").write_text(TABLE.model_dump_json())
+    assert run(given)["preflight"] == {"examples": 2, "left_out": 1, "supervised": 0.25, "longest": 80}
+
+
 def test_no_room_for_checkpoints_is_said_with_both_sizes(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
     with (tmp_path / "model.safetensors").open("wb") as file:
@@ -96,7 +129,7 @@ def test_no_room_for_checkpoints_is_said_with_both_sizes(tmp_path: Path) -> None
 def test_what_the_recipe_says_of_accelerate_comes_after_ours_and_replaces_it(tmp_path: Path) -> None:
     line = command({"num_processes": 8, "use_fsdp": True, "quiet": False}, tmp_path / "job.json")
     assert line[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
-    assert line[-3:] == ["-m", "pipeline.training.sft", str(tmp_path / "job.json")]
+    assert line[-3:] == ["-m", "pipeline.training.launch", str(tmp_path / "job.json")]
     assert "--num_processes=8" in line
     assert "--num_processes=1" not in line
     assert "--use_fsdp" in line
@@ -104,7 +137,12 @@ def test_what_the_recipe_says_of_accelerate_comes_after_ours_and_replaces_it(tmp
 
 
 def test_a_model_that_is_here_is_trained_without_the_network(tmp_path: Path) -> None:
-    assert environment(str(tmp_path))["HF_HUB_OFFLINE"] == "1"
+    assert (
+        environment(
+            TrainJob(model=str(tmp_path), examples=(), output=tmp_path, checkpoints=tmp_path, train=Train())
+        )["HF_HUB_OFFLINE"]
+        == "1"
+    )
 
 
 def test_a_torn_line_of_the_log_is_no_step(tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""How the training is started: what the recipe asks of `accelerate launch`, looked at before any work.
+
+Leaves out what accelerate makes of a file's settings.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Recipe
+from pipeline.config.base import Scalar
+from pipeline.config.training import OnlineTeacher
+from pipeline.errors import UserError
+from pipeline.machine import cores, has_gpu
+from pipeline.training.job import TrainJob
+
+_ARGUMENT = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def check(recipe: Recipe) -> None:
+    """Find the mistakes that need no work. Raises UserError."""
+    train = recipe.train
+    for name in train.accelerate:
+        if not _ARGUMENT.fullmatch(name):
+            raise UserError(f"train.accelerate.{name}: write arguments like num_processes = 8")
+    at_once = train.micro_batch_size * processes(train.accelerate)
+    if train.batch_size % at_once:
+        raise UserError(
+            f"train.batch_size = {train.batch_size} is no multiple of micro_batch_size x processes = "
+            f"{train.micro_batch_size} x {at_once // train.micro_batch_size}"
+        )
+    said = settings(train.accelerate)
+    if said.get("distributed_type") == "DEEPSPEED" or train.accelerate.get("use_deepspeed"):
+        _need("deepspeed", "train.accelerate: DeepSpeed", "deepspeed")
+    if train.lora is not None and train.lora.quantize is not None:
+        if not has_gpu():
+            raise UserError(f'train.lora.quantize = "{train.lora.quantize}" needs a GPU, and there is none')
+        _need("bitsandbytes", f'train.lora.quantize = "{train.lora.quantize}"', "qlora")
+    for tracker in train.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise UserError(f"train.trackers names {tracker}, which is not installed: pip install {tracker}")
+    teachers(recipe)
+
+
+def processes(arguments: Mapping[str, Scalar]) -> int:
+    """How many processes train: as the recipe says, or else the file that it names, or else one."""
+    number = arguments.get("num_processes", settings(arguments).get("num_processes"))
+    if number is None and "config_file" in arguments:
+        raise UserError("train.accelerate.num_processes: how many? Neither the recipe nor its file says it")
+    if number is not None and (not isinstance(number, int) or number < 1):
+        raise UserError(f"train.accelerate.num_processes = {number}: a number from 1 on")
+    return number or 1
+
+
+def settings(arguments: Mapping[str, Scalar]) -> dict[str, Any]:
+    """What stands in the file that the recipe names, {} without one. Raises UserError."""
+    if "config_file" not in arguments:
+        return {}
+    import yaml  # JSON is YAML too
+
+    file = str(arguments["config_file"])
+    if not os.path.isfile(file):
+        raise UserError(f"train.accelerate.config_file = {file}: no such file")
+    try:
+        said = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise UserError(f"train.accelerate.config_file = {file}: {' '.join(str(e).split())}") from None
+    if not isinstance(said, dict) or "distributed_type" not in said:
+        raise UserError(
+            f"train.accelerate.config_file = {file}: no distributed_type: in it, as accelerate wants"
+        )
+    return said
+
+
+def _need(package: str, what: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{what} needs {package}, which is not installed: pip install -e '.[{extra}]'")
+
+
+def teachers(recipe: Recipe) -> tuple[OnlineTeacher, ...]:
+    """The models that have to be at hand while the student is trained, as the objective wants them.
+
+    Raises UserError where the recipe names none that could be: a hosted one says only what it is asked.
+    """
+    train = recipe.train
+    if train.objective not in ("online", "on_policy"):
+        return ()
+    if train.objective == "online" and train.online.teachers:
+        return train.online.teachers
+    if train.objective == "on_policy" and train.on_policy.teacher:
+        return (OnlineTeacher(model=train.on_policy.teacher),)
+    for teacher in recipe.teacher:
+        if teacher.serve is None:
+            raise UserError(
+                f"train.objective = {train.objective!r} needs the teacher's weights beside the student, and "
+                f"{teacher.called!r} is reached at a base_url: name a model in train.{train.objective}"
+            )
+    if train.objective == "on_policy" and len(recipe.teacher) > 1:
+        raise UserError("train.objective = 'on_policy' has one teacher: name it as train.on_policy.teacher")
+    return tuple(OnlineTeacher(model=teacher.model) for teacher in recipe.teacher)
+
+
+def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
+    """The command line: `num_processes = 8` becomes --num_processes=8, `x = true` becomes --x.
+
+    Where the recipe names a file of settings nothing of ours overrides it.
+    """
+    ours: dict[str, Scalar] = {"quiet": True}
+    if "config_file" not in arguments:
+        # Said in full, so that accelerate neither guesses nor warns; precision is the training's own to set.
+        ours |= {"num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
+        ours |= {} if has_gpu() else _on_cpu(processes(arguments))
+    line = [sys.executable, "-m", "accelerate.commands.launch"]
+    for name, value in (ours | dict(arguments)).items():
+        if value is not False:
+            line.append(f"--{name}" if value is True else f"--{name}={value}")
+    return [*line, "-m", "pipeline.training.launch", str(job_file)]
+
+
+def _on_cpu(processes: int) -> dict[str, Scalar]:
+    """With --cpu accelerate starts one process, however many it is asked for."""
+    several: dict[str, Scalar] = {"multi_gpu": True, "main_process_port": 0}  # 0: any free one
+    how: dict[str, Scalar] = several if processes > 1 else {"cpu": True}
+    threads = max(1, len(cores()) // processes)
+    return how | {"num_processes": processes, "num_cpu_threads_per_process": threads}
+
+
+def environment(todo: TrainJob) -> dict[str, str]:
+    """Ours, under what is set in the environment. Models that are here need no network."""
+    ours = {"TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1", "WANDB_PROJECT": "retort"}
+    ours["TENSORBOARD_LOGGING_DIR"] = str(todo.output.parent / "tensorboard")
+    if all(os.path.isdir(model) for model in (todo.model, *(teacher.model for teacher in todo.teachers))):
+        ours["HF_HUB_OFFLINE"] = "1"
+    return ours | dict(os.environ)

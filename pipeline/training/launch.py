@@ -1,0 +1,136 @@
+"""Trains the student: `accelerate launch -m pipeline.training.launch JOB.json`.
+
+The loss is on the last message alone, the assistant's. Weights that are trained and their optimizer are kept
+in float32, matrix products run in bfloat16 where the machine has them. Resumes from the newest whole
+checkpoint.
+Exit codes: 0 the model is there; 2 refused, in one line; 143 stopped by SIGTERM with a checkpoint saved.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # TRL reports each training; read when it is imported
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from trl import SFTConfig
+
+from pipeline.errors import UserError
+from pipeline.training import callbacks, data, load, on_policy, online, preflight, soft, teachers, tokens
+from pipeline.training.arguments import arguments
+from pipeline.training.job import Check, TrainJob
+from pipeline.training.save import save
+from pipeline.training.trainer import Objective, StudentTrainer, Text
+
+STOPPED = 143  # exit code, as of a process that SIGTERM ended
+
+
+def train(job: TrainJob) -> bool:
+    """Train and write the model; False when it was asked to stop. Raises UserError."""
+    PartialState(cpu=load.on_cpu())
+    splits = data.examples(job)
+    tokenizer, model = load.student(job)
+    messages = [*splits["train"][0]["prompt"], *splits["train"][0]["completion"]]
+    end = tokens.end_of_turn(tokenizer, messages)
+    tokens.set_padding(tokenizer, model, end)
+    splits, labelled = _with_labels(job, data.tokenised(splits, tokenizer), model)
+    splits = preflight.run(splits, model, tokenizer, end, job, labelled)
+    stop = callbacks.StopWhenAsked()
+    watchers = [callbacks.StepLog(job.log), callbacks.Checkpoints(), stop]
+    trainer = _trainer(job, splits, tokenizer, model, end, watchers)
+    checkpoint = callbacks.newest_checkpoint(job.checkpoints)
+    print(f"training on {trainer.args.device}, bf16: {trainer.args.bf16}, from {checkpoint or 'the start'}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not stop.stopped:
+        save(trainer, tokenizer, messages, job)
+    return not stop.stopped
+
+
+def _trainer(
+    job: TrainJob,
+    splits: data.Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    end: int,
+    watchers: list[Any],
+) -> Trainer:
+    """The trainer of the recipe's objective. Raises UserError for settings that it refuses."""
+    settings = arguments(job, splits, PartialState().num_processes)
+    if job.train.objective == "on_policy":
+        return on_policy.trainer(
+            model,
+            tokenizer,
+            job.teachers[0].model,
+            splits["train"],
+            settings,
+            job.train.on_policy,
+            callbacks=watchers,
+            validation=splits.get("validation"),
+            adapters=load.adapters(job.train),
+        )
+    text = Text()
+    try:
+        return StudentTrainer(
+            objective=_objective(job, model, tokenizer, text),
+            text=text,
+            model=model,
+            args=SFTConfig(
+                **settings,
+                max_length=None,  # TRL would cut; the preflight refuses instead
+                padding_free=job.train.packing,
+                eos_token=str(tokenizer.convert_ids_to_tokens(end)),
+            ),
+            train_dataset=splits["train"],
+            eval_dataset=splits.get("validation"),
+            processing_class=tokenizer,
+            peft_config=load.adapters(job.train),
+            callbacks=watchers,
+        )
+    except ValueError as e:
+        raise UserError(f"train: {str(e).splitlines()[0]}") from e
+
+
+def _with_labels(
+    job: TrainJob, splits: data.Splits, model: PreTrainedModel
+) -> tuple[data.Splits, tuple[Check, ...]]:
+    """The splits with soft labels for training, where the objective wants them, and how many there are."""
+    if job.train.objective != "soft":
+        return splits, ()
+    with PartialState().main_process_first():
+        rows = soft.add_labels(splits["train"], job.traces, teachers.vocabulary(model), job.cache)
+    share = f"{soft.share_matched(rows):.1%} of the supervised tokens"
+    return splits | {"train": rows}, (Check(name="soft labels", value=share, ok=True),)
+
+
+def _objective(
+    job: TrainJob, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Objective
+) -> Objective:
+    if job.train.objective == "soft":
+        return soft.SoftObjective(job.train.soft)
+    if job.train.objective == "online":
+        settings = job.train.online.model_copy(update={"teachers": job.teachers})
+        dtype = torch.bfloat16 if job.bf16 else torch.float32
+        return online.OnlineObjective(settings, model, tokenizer, PartialState().device, dtype)
+    return text
+
+
+def main(job_file: str) -> int:
+    job = TrainJob.model_validate_json(Path(job_file).read_bytes())
+    try:
+        return 0 if train(job) else STOPPED
+    except UserError as e:
+        if PartialState().is_main_process:
+            job.refusal.write_text(f"{e}\n")
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        return 2
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: accelerate launch -m pipeline.training.launch JOB.json")
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,148 @@
+"""TRL's SFTTrainer with a loss of ours: only supervised tokens meet the vocabulary, whatever the objective.
+
+An objective gives a loss for each supervised token from the student's logits there. It is summed with the
+examples' weights and divided by the supervised tokens of the whole step, over all micro batches and devices,
+so a step is the same however it is laid out in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from trl import SFTTrainer
+
+from pipeline.training import objectives
+from pipeline.training.tokens import IGNORED
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Objective(Protocol):
+    """What the student is trained to do, as a loss for each supervised token."""
+
+    columns: tuple[str, ...]  # of the data set that it needs beside input_ids and labels
+
+    def collate(self, rows: Rows, batch: dict[str, Any]) -> dict[str, Any]:
+        """Its own tensors for the batch that TRL's collator made of these rows.
+
+        batch["input_ids"] is (B, L); packed it is (1, sum of lengths), the rows end to end.
+        """
+
+    def __call__(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        inputs: dict[str, Any],
+        extra: dict[str, Any],
+        positions: Tensor,
+    ) -> Tensor:
+        """The loss of each supervised token, (N,), in nats.
+
+        logits (N, V): the student's, each predicting the token of targets (N,). positions (C,): the columns
+        of the batch that were kept, as the model's `logits_to_keep` takes them; mask (B, C): those that are
+        supervised, N of them. inputs: what the student was given. extra: what collate() gave.
+        """
+
+
+class Text:
+    """Cross-entropy on the teacher's text: sequence-level distillation (Kim and Rush 2016)."""
+
+    columns: tuple[str, ...] = ()
+
+    def collate(self, rows: Rows, batch: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def __call__(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        inputs: dict[str, Any],
+        extra: dict[str, Any],
+        positions: Tensor,
+    ) -> Tensor:
+        return objectives.cross_entropy(logits, targets)
+
+
+class Collator:
+    """TRL's collator, with each supervised token's weight and the objective's own tensors under "extra"."""
+
+    def __init__(self, inner: Callable[[Rows], dict[str, Any]], objective: Objective) -> None:
+        self._inner, self._objective = inner, objective
+
+    def __call__(self, rows: Rows) -> dict[str, Any]:
+        batch = self._inner([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
+        # Rows for validation have none of the objective's columns, and are not measured by it.
+        known = all(name in rows[0] for name in self._objective.columns)
+        extra = self._objective.collate(rows, batch) if known else {}
+        if "weight" in rows[0]:
+            extra["weight"] = _by_token(rows, batch["input_ids"].shape)
+        return batch | {"extra": extra}
+
+
+def _by_token(rows: Rows, shape: torch.Size) -> Tensor:
+    """The examples' weights, (B, L) or packed (1, sum of lengths), a token each."""
+    if shape[0] == len(rows):
+        return torch.tensor([[row["weight"]] for row in rows]).expand(shape)
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    return torch.repeat_interleave(torch.tensor([row["weight"] for row in rows]), lengths)[None]
+
+
+class StudentTrainer(SFTTrainer):
+    """Trains for an objective; validation measures the cross-entropy on the teacher's text always."""
+
+    objective: Objective
+    text: Objective
+
+    def __init__(self, *, objective: Objective, text: Objective, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.objective, self.text = objective, text
+        self._weighed = "weight" in settings["train_dataset"].column_names
+        inner: Any = self.data_collator
+        self.data_collator = Collator(inner, objective)
+
+    @property
+    def _fused(self) -> bool:
+        """Whether TRL's own loss will do: cross-entropy in tiles, never all logits; it wants a GPU."""
+        return self.objective is self.text and self.args.device.type != "cpu" and not self._weighed
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        ours = ("weight", *self.objective.columns)
+        self._signature_columns: Any = [*dict.fromkeys((*(self._signature_columns or ()), *ours))]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        extra = inputs.pop("extra")
+        if self._fused:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")
+        following = labels[:, 1:]
+        positions = (following != IGNORED).any(0).nonzero().squeeze(1)
+        targets = following[:, positions]
+        mask = targets != IGNORED
+        outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
+        training = model.training
+        objective = self.objective if training else self.text
+        logits = outputs.logits.flatten(0, 1) if bool(mask.all()) else outputs.logits[mask]
+        losses = objective(logits, targets[mask], mask, inputs, extra, positions)
+        if "weight" in extra and training:
+            losses = losses * extra["weight"][:, 1:][:, positions][mask]
+        loss = self._reduced(losses.sum(), mask, num_items_in_batch)
+        if self.aux_loss_enabled:  # of a mixture of experts: a mean over the micro batch
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
+        return (loss, outputs) if return_outputs else loss
+
+    def _reduced(self, total: Tensor, mask: Tensor, items: Any) -> Tensor:
+        """Over the supervised tokens of the step on all devices, whose gradients are then averaged."""
+        if items is None:
+            return total / mask.sum().clamp(min=1)
+        return (
+            total / items * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+        )

@@ -1,0 +1,79 @@
+"""Training in several processes on CPUs: copies of the model, and its parts spread over them (FSDP2)."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.base import Scalar
+from pipeline.config.training import Train
+from pipeline.launching import command, environment
+from pipeline.machine import has_gpu
+from pipeline.training.job import TrainJob, read_steps
+from tests import tiny_student
+
+pytest.importorskip("trl")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(has_gpu(), reason="on GPUs two processes want two of them"),
+]
+
+FSDP2 = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "fsdp2.yaml"
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_student.save(tmp_path_factory.mktemp("tiny") / "student")
+
+
+@pytest.fixture(scope="module")
+def alone(student: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
+    return trained(tmp_path_factory.mktemp("alone"), student, 8, {})
+
+
+def trained(folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar]) -> TrainJob:
+    job = TrainJob(
+        model=str(student),
+        examples=(
+            tiny_student.write_examples(folder / "s.parquet", [tiny_student.example(n) for n in range(40)]),
+        ),
+        output=folder / "model",
+        checkpoints=folder / "checkpoints",
+        train=Train(
+            epochs=3,
+            batch_size=8,
+            micro_batch_size=micro_batch,
+            learning_rate=3e-3,
+            save_steps=5,
+            precision="fp32",
+            accelerate=accelerate,
+        ),
+        seed=7,
+    )
+    file = folder / "job.json"
+    file.write_text(job.model_dump_json())
+    log = folder / "train.log"
+    with log.open("wb") as out:
+        line = command(accelerate, file)
+        done = subprocess.run(line, env=environment(job), stdout=out, stderr=out, timeout=500)
+    assert done.returncode == 0, log.read_text()
+    return job
+
+
+@pytest.mark.parametrize("how", [{}, {"config_file": str(FSDP2)}], ids=["copies", "fsdp2"])
+def test_two_processes_end_where_one_does(
+    how: dict[str, Scalar], student: Path, alone: TrainJob, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    job = trained(tmp_path, student, 4, {"num_processes": 2} | how)
+    ours, theirs = ([s.loss for s in read_steps(j.log) if s.loss is not None] for j in (job, alone))
+    assert len(ours) == len(theirs) == 15
+    assert ours[-1] == pytest.approx(theirs[-1], rel=1e-3)
+    assert [s.tokens for s in read_steps(job.log)] == [s.tokens for s in read_steps(alone.log)]
+    weights, expected = (AutoModelForCausalLM.from_pretrained(j.output).state_dict() for j in (job, alone))
+    for name, tensor in weights.items():
+        assert torch.allclose(tensor, expected[name], atol=1e-2), name

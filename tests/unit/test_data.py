@@ -1,0 +1,87 @@
+"""The examples as the training takes them: their order, their weights, their tokens."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.training import Train
+from pipeline.errors import UserError
+from pipeline.training.job import TrainJob
+from tests import tiny_student
+
+pytest.importorskip("trl")
+
+
+def job(folder: Path, measures: list[dict[str, Any]], **train: Any) -> TrainJob:
+    rows = [tiny_student.example(n).model_copy(update=measure) for n, measure in enumerate(measures)]
+    held_back = tiny_student.example(50, "validation")
+    return TrainJob(
+        model="",
+        examples=(tiny_student.write_examples(folder / "examples.parquet", [*rows, held_back]),),
+        output=folder / "model",
+        checkpoints=folder / "checkpoints",
+        train=Train.model_validate(train),
+    )
+
+
+def test_easy_problems_come_first_where_that_is_asked_for(tmp_path: Path) -> None:
+    from pipeline.training.data import examples
+
+    rates = [{"pass_rate": rate} for rate in (0.25, 1.0, 0.5, 1.0)]
+    rows = examples(job(tmp_path, rates, order="easy_first"))
+    assert rows["train"]["id"] == ["p1-0", "p3-0", "p2-0", "p0-0"]
+    assert rows["validation"]["id"] == ["p50-0"]
+
+
+def test_short_examples_come_first_where_that_is_asked_for(tmp_path: Path) -> None:
+    from pipeline.training.data import examples
+
+    rows = examples(job(tmp_path, [{"tokens": n} for n in (90, 20, 50)], order="short_first"))
+    assert rows["train"]["id"] == ["p1-0", "p2-0", "p0-0"]
+
+
+def test_an_order_without_its_measure_is_refused(tmp_path: Path) -> None:
+    from pipeline.training.data import examples
+
+    with pytest.raises(UserError, match=r'train.order = "easy_first": 1 of 2 examples have no pass_rate'):
+        examples(job(tmp_path, [{"pass_rate": 0.5}, {"pass_rate": None}], order="easy_first"))
+
+
+def test_weights_follow_the_teacher_s_confidence_and_are_1_on_average(tmp_path: Path) -> None:
+    from pipeline.training.data import examples
+
+    sure = [{"confidence": math.log(p)} for p in (0.9, 0.3)]
+    weights = examples(job(tmp_path, sure, weight_by="confidence"))["train"]["weight"]
+    assert weights == pytest.approx([1.5, 0.5])
+    with pytest.raises(UserError, match=r"2 of 2 examples have no confidence; set generate.logprobs"):
+        examples(job(tmp_path, [{}, {}], weight_by="confidence"))
+
+
+@pytest.mark.parametrize("template", ["plain", "opens"])
+def test_the_tokens_are_those_that_trl_makes(template: str, tmp_path: Path) -> None:
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    from pipeline.training.data import tokens_of
+
+    opens = tiny_student.CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
+    tokenizer = tiny_student.tokenizer(opens if template == "opens" else tiny_student.CHATML)
+    messages = [tiny_student.example(n).model_dump()["messages"] for n in range(4)]
+    rows = [{"prompt": m[:-1], "completion": m[-1:]} for m in messages]
+    config = SFTConfig(
+        output_dir=str(tmp_path), completion_only_loss=True, max_length=None, use_cpu=True, bf16=False
+    )
+    trainer = SFTTrainer(
+        model=tiny_student.model(),
+        args=config,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    made: Any = trainer.train_dataset
+    for row, theirs in zip(rows, made, strict=True):
+        ours = tokens_of(row, tokenizer)
+        assert (ours["input_ids"], ours["labels"]) == (theirs["input_ids"], theirs["labels"])

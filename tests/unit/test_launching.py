@@ -1,0 +1,109 @@
+"""What a recipe asks of `accelerate launch`: files that ship, what is refused, what is not overridden."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import launching
+from pipeline.errors import UserError
+from pipeline.launching import command
+from pipeline.machine import has_gpu
+from tests import tiny_student
+
+RECIPES = Path(__file__).resolve().parents[2] / "pipeline" / "recipes"
+FSDP2, ZERO3 = str(RECIPES / "fsdp2.yaml"), str(RECIPES / "zero3.yaml")
+
+
+def complaint(**train: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        launching.check(tiny_student.recipe(**train))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_accelerate_takes_the_files_that_ship() -> None:
+    config_args = pytest.importorskip("accelerate.commands.config.config_args")
+    sharded = config_args.load_config_from_file(FSDP2)
+    assert (sharded.distributed_type, sharded.num_machines, sharded.mixed_precision) == ("FSDP", 1, "no")
+    assert sharded.fsdp_config["fsdp_version"] == 2
+    assert sharded.fsdp_config["fsdp_reshard_after_forward"] is True
+    zero = config_args.load_config_from_file(ZERO3)
+    assert (zero.distributed_type, zero.num_machines, zero.mixed_precision) == ("DEEPSPEED", 1, "no")
+    assert (zero.deepspeed_config["zero_stage"], zero.deepspeed_config["zero3_save_16bit_model"]) == (3, True)
+
+
+@pytest.mark.parametrize(("file", "uses"), [(FSDP2, "use_fsdp"), (ZERO3, "use_deepspeed")])
+def test_the_launcher_reads_the_file_and_nothing_of_ours_overrides_it(
+    file: str, uses: str, tmp_path: Path
+) -> None:
+    launch = pytest.importorskip("accelerate.commands.launch")
+    line = command({"config_file": file, "num_processes": 8}, tmp_path / "job.json")
+    module = line.index("accelerate.commands.launch")
+    assert set(line[module + 1 : line.index("-m", module)]) == {
+        "--quiet",
+        f"--config_file={file}",
+        "--num_processes=8",
+    }
+    asked = launch.launch_command_parser().parse_args(line[module + 1 :])
+    told, _, _ = launch._validate_launch_command(asked)
+    assert getattr(told, uses)
+    assert (told.num_processes, told.num_machines, told.mixed_precision) == (8, 1, "no")
+    if uses == "use_fsdp":
+        assert str(told.fsdp_version) == "2"
+    else:
+        assert told.zero_stage == 3
+
+
+def test_a_file_that_is_not_there_is_refused() -> None:
+    assert complaint(accelerate={"config_file": "none.yaml"}) == (
+        "train.accelerate.config_file = none.yaml: no such file"
+    )
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1", "num_processes: 2", "a: &a [*a"])
+def test_a_file_that_accelerate_would_not_take_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(text)
+    assert complaint(accelerate={"config_file": str(tmp_path / "f.yaml")}).startswith(
+        f"train.accelerate.config_file = {tmp_path}/f.yaml: "
+    )
+
+
+def test_how_many_processes_is_said_by_the_recipe_or_else_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("distributed_type: FSDP\nnum_processes: 4\n")
+    file = str(tmp_path / "f.yaml")
+    assert launching.processes({}) == 1
+    assert launching.processes({"config_file": file}) == 4
+    assert launching.processes({"config_file": file, "num_processes": 2}) == 2
+    assert "micro_batch_size x processes = 4 x 4" in complaint(
+        batch_size=8, micro_batch_size=4, accelerate={"config_file": file}
+    )
+    assert complaint(accelerate={"config_file": FSDP2}).startswith(
+        "train.accelerate.num_processes: how many?"
+    )
+    for number in (0, "two"):
+        assert "a number from 1 on" in complaint(accelerate={"num_processes": number})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="deepspeed is installed")
+@pytest.mark.parametrize("said", [{"config_file": ZERO3}, {"use_deepspeed": True}])
+def test_deepspeed_that_is_not_installed_is_named_with_the_way_to_get_it(said: dict[str, Any]) -> None:
+    assert complaint(batch_size=16, micro_batch_size=2, accelerate={"num_processes": 8} | said) == (
+        "train.accelerate: DeepSpeed needs deepspeed, which is not installed: pip install -e '.[deepspeed]'"
+    )
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_four_bits_without_a_gpu_are_refused() -> None:
+    assert complaint(lora={"quantize": "nf4"}) == 'train.lora.quantize = "nf4" needs a GPU, and there is none'
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_without_a_gpu_several_processes_really_are_several(tmp_path: Path) -> None:
+    line = command({"num_processes": 2}, tmp_path / "job.json")
+    assert {"--multi_gpu", "--num_processes=2", "--main_process_port=0"} <= set(line)
+    assert "--cpu" not in line  # with which accelerate starts one, and says nothing
+    assert "--cpu" in command({}, tmp_path / "job.json")

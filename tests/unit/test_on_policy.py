@@ -1,0 +1,103 @@
+"""The student's own answers scored by the teacher, through TRL, on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.training import OnPolicy
+from pipeline.errors import UserError
+from tests import tiny_student
+
+pytest.importorskip("trl")
+
+
+def saved(folder: Path, tokenizer: Any = None, size: int = 259) -> str:
+    model = tiny_student.model(1)
+    model.resize_token_embeddings(size, mean_resizing=False)
+    model.save_pretrained(folder)
+    (tokenizer or tiny_student.tokenizer()).save_pretrained(folder)
+    return str(folder)
+
+
+def made(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **arguments: Any) -> Any:
+    import datasets
+
+    from pipeline.training import on_policy
+
+    prompts = [{"prompt": [{"role": "user", "content": f"{n} + 1?"}], "id": str(n)} for n in range(16)]
+    given: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "logging_steps": 1,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 3,
+    }
+    return on_policy.trainer(
+        tiny_student.model(),
+        tiny_student.tokenizer(pad_token="<|endoftext|>"),
+        teacher,
+        datasets.Dataset.from_list(prompts),
+        given | arguments,
+        OnPolicy(beta=beta, max_tokens=8),
+    )
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(("beta", "bf16"), [(0, False), (0.5, False), (1, True)])
+def test_the_student_comes_nearer_to_its_teacher(tmp_path: Path, beta: float, bf16: bool) -> None:
+    trainer = made(saved(tmp_path / "teacher"), tmp_path / "out", 30, beta, bf16=bf16, learning_rate=3e-3)
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert not trainer.teacher_model.training
+
+
+@pytest.mark.alone
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    import torch
+
+    teacher = saved(tmp_path / "teacher")
+    whole = made(teacher, tmp_path / "whole")
+    whole.train()
+    made(teacher, tmp_path / "cut", steps=2).train()
+    resumed = made(teacher, tmp_path / "cut")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-2"))
+    for name, weight in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], weight)
+
+
+def test_an_answer_ends_where_the_chat_template_ends_one(tmp_path: Path) -> None:
+    other_end = tiny_student.tokenizer(eos_token="<|endoftext|>")
+    trainer = made(saved(tmp_path / "teacher", other_end), tmp_path / "out")
+    assert trainer.generation_config.eos_token_id == [2]
+
+
+def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    other = tiny_student.tokenizer()
+    other.add_tokens(["<extra>"])
+    with pytest.raises(UserError, match="1 tokens differ, among them '<extra>'"):
+        made(saved(tmp_path / "teacher", other, 260), tmp_path / "out")
+
+
+def test_another_number_of_logits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it gives 320 logits and the student 259"):
+        made(saved(tmp_path / "teacher", size=320), tmp_path / "out")
+
+
+def test_settings_that_transformers_refuses_are_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train: "):
+        made(saved(tmp_path / "teacher"), tmp_path / "out", save_strategy="sometimes")
