@@ -43,12 +43,12 @@ def majority(
     in twice `timeout` seconds. Where a pair was not, or nobody could tell, all but the winner's votes count
     as the second's: several spellings of one wrong answer never make a margin.
     """
-    answers = [_vote(trace) for trace in traces]
+    answers = [vote(trace) for trace in traces]
     given = Counter(answer for answer in answers if answer is not None)
     if given.total() < votes:
         few = cannot_tell("few_votes", f"{given.total()} of {len(traces)} samples vote")
         return [few] * len(traces)
-    class_of, sure = _classes(given, traces[0].answer_type, comparisons, timeout)
+    class_of, sure = classes(given, traces[0].answer_type, comparisons, timeout)
     sizes = Counter[str]()
     for answer, number in given.items():
         sizes[class_of[answer]] += number
@@ -57,7 +57,8 @@ def majority(
     return [_finding(answer, class_of, winner if lead >= margin else None, said) for answer in answers]
 
 
-def _vote(trace: Trace) -> str | None:
+def vote(trace: Trace) -> str | None:
+    """The answer that a trace votes for; None where it does not vote."""
     if trace.finish_reason != "stop":  # cut off, what looks like an answer may be the start of one
         return None
     answer = extract(trace.response)
@@ -67,10 +68,13 @@ def _vote(trace: Trace) -> str | None:
     return whole or None  # a board, a list of words: the whole response is the answer
 
 
-def _classes(
-    given: Counter[str], kind: AnswerType, comparisons: int, timeout: float
+def classes(
+    given: Counter[str], kind: AnswerType, comparisons: int = 32, timeout: float = 2.0
 ) -> tuple[dict[str, str], bool]:
-    """Each answer -> the one that stands for its class, the most frequent in it; and whether that is sure."""
+    """Each answer -> the one that stands for its class, the most frequent in it; and whether that is sure.
+
+    given: answer -> how often it was voted for. comparisons, timeout: as `majority` takes them.
+    """
     spell = fold if kind in BY_VALUE else fold_text
     answers: dict[str, str] = {}  # spelling -> the first answer so spelt, the most frequent first
     for answer, _ in given.most_common():

@@ -7,10 +7,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from pipeline.config import Recipe
+    from pipeline.run import Run
 
 HELP = {
     "ingest": "Read problems from the recipe's sources; split them into train and held-out.",
@@ -18,8 +23,9 @@ HELP = {
     "filter": "Judge every trace by every rule; nothing is taken away.",
     "select": "Make training examples of the kept traces.",
     "train": "Fine-tune the student on the examples.",
-    "evaluate": "Compare base student, trained student and teacher on the held-out problems.",
+    "evaluate": "Compare base student, trained student and teacher; or score one model alone.",
 }
+JUDGED = "filter; of a model scored alone, its answers"
 ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # that need no more than the two texts
 EXIT_CODES = (
     "Exit codes: 0 done; 2 a mistake to put right, in one line; 3 units failed, the same command tries "
@@ -54,13 +60,44 @@ def _stage_command(name: str) -> click.Command:
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     @click.pass_obj
     def command(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
-        return _execute([name], runs, recipe, overrides)
+        return _execute((name,), runs, _load(recipe, overrides))
 
     return click.command(name, help=HELP[name], short_help=HELP[name])(command)
 
 
 for _name in HELP:
-    cli.add_command(_stage_command(_name))
+    if _name != "evaluate":
+        cli.add_command(_stage_command(_name))
+
+
+@cli.command(short_help=HELP["evaluate"])
+@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
+@click.option("--model", help="Score this model alone, without a recipe; vLLM serves it, or --base-url.")
+@click.option("--problems", metavar="FILE", help="On these: JSONL, JSON, CSV or Parquet.")
+@click.option("--base-url", metavar="URL", help="An OpenAI-compatible endpoint that has the model.")
+@click.option("--api-key-env", metavar="NAME", help="The environment variable with its key.")
+@click.option("--prompt", help="A file of prompts/, or a path to one.  [default: plain]")
+@click.option("--question", metavar="COLUMN", help="Where the questions are.  [default: question]")
+@click.option("--answer", metavar="COLUMN", help="Where the right answers are.  [default: answer]")
+@click.option("--answer-type", metavar="TYPE", help="How answers are compared.  [default: math]")
+@click.pass_obj
+def evaluate(
+    runs: Path, words: tuple[str, ...], model: str | None, problems: str | None, **given: str | None
+) -> int:
+    """Compare base student, trained student and teacher of RECIPE; or score --model on --problems, alone.
+
+    What comes of a model alone is a run like any other, called after the model and the file, or run=NAME.
+    Sampling is DeepSeek-R1's, with 4 samples a problem: temperature 0.6, top_p 0.95, no system prompt; others
+    are KEY=VALUE, e.g. evaluate.samples=16 evaluate.max_tokens=32768 teacher.vllm.max_model_len=40960.
+    """
+    if model and problems and all("=" in word for word in words):
+        from pipeline.alone import recipe_alone
+
+        recipe = recipe_alone(model, problems, **given, overrides=words)
+        return _execute(("ingest", "evaluate"), runs, recipe)
+    if model or problems or any(given.values()) or not words:
+        raise UserError("evaluate takes a RECIPE, or --model and --problems without one")
+    return _execute(("evaluate",), runs, _load(Path(words[0]), words[1:]))
 
 
 @cli.command()
@@ -68,8 +105,14 @@ for _name in HELP:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.pass_obj
 def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
-    """Run all six stages, each from where it stands, and print the evaluation's table."""
-    return _execute(tuple(HELP), runs, recipe, overrides)
+    """Run all six stages, each from where it stands, and print the evaluation's table.
+
+    Without a [student] in RECIPE nothing is trained, and evaluate scores the teachers.
+    """
+    from pipeline.stages import stages_of
+
+    loaded = _load(recipe, overrides)
+    return _execute(tuple(stages_of(loaded)), runs, loaded)
 
 
 @cli.command()
@@ -80,16 +123,20 @@ def status(runs: Path, run: Path | None) -> None:
 
     RUN is a run's folder, or its name.
     """
-    from pipeline import show
+    from pipeline import results, show
 
     if run is None:
         show.print_runs(runs)
-    else:
-        show.print_status(_open(runs, run))
+        return
+    opened = _open(runs, run)
+    show.print_status(opened)
+    if opened.output("evaluate").complete:
+        results.print_table(opened)
 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--stage", help=f"Whose traces.  [default: {JUDGED}]")
 @click.option(
     "-n",
     "examples",
@@ -99,30 +146,30 @@ def status(runs: Path, run: Path | None) -> None:
     help="Examples of each reason.",
 )
 @click.pass_obj
-def why(runs: Path, run: Path, examples: int) -> None:
+def why(runs: Path, run: Path, stage: str | None, examples: int) -> None:
     """Where RUN's traces went: kept, rejected by reason with examples, and what each rule rejects alone."""
     from pipeline.why import print_why
 
-    print_why(_open(runs, run), examples)
+    opened = _open(runs, run)
+    print_why(opened, stage or opened.judged(), examples)
 
 
 @cli.command(name="show")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--stage",
-    default="filter",
-    show_default=True,
-    help='Whose rows: a stage, or e.g. "evaluate/student/filter".',
+    help=f'Whose rows: a stage, or e.g. "evaluate/held_out/student/filter".  [default: {JUDGED}]',
 )
 @click.option("--kept", "outcome", flag_value="kept", help="Only traces that were kept.")
 @click.option("--rejected", "outcome", flag_value="rejected", help="Only traces that were rejected.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many rows.")
 @click.pass_obj
-def show_rows(runs: Path, run: Path, stage: str, outcome: str | None, count: int) -> None:
+def show_rows(runs: Path, run: Path, stage: str | None, outcome: str | None, count: int) -> None:
     """Print rows of RUN as text, each whole."""
     from pipeline import show
 
-    show.print_rows(_open(runs, run), stage, outcome, count)
+    opened = _open(runs, run)
+    show.print_rows(opened, stage or opened.judged(), outcome, count)
 
 
 @cli.command()
@@ -149,28 +196,33 @@ def verify(
         raise UserError("verify needs --gold and --pred, or --pairs FILE.jsonl")
 
 
-def _open(runs: Path, run: Path):  # type: ignore[no-untyped-def]  # Run is loaded here, not at the top
+def _open(runs: Path, run: Path) -> Run:
     from pipeline.run import open_run
 
     return open_run(run if (run / "recipe.json").exists() else runs / run)
 
 
-def _execute(names: Sequence[str], runs: Path, recipe_path: Path, overrides: Sequence[str]) -> int:
+def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
     from pipeline.recipe import load_recipe
-    from pipeline.stage import DONE, execute
-    from pipeline.stages import STAGES
 
-    recipe = load_recipe(recipe_path, overrides)
+    return load_recipe(recipe, overrides)
+
+
+def _execute(names: Sequence[str], runs: Path, recipe: Recipe) -> int:
+    from pipeline.stage import DONE, execute
+    from pipeline.stages import STAGES, stages_of
+
+    stages = STAGES | stages_of(recipe)
     for name in names:
-        STAGES[name].check(recipe)
+        stages[name].check(recipe)
     for name in names:
-        code = execute(STAGES[name], STAGES, recipe, runs / recipe.run)
+        code = execute(stages[name], stages, recipe, runs / recipe.run)
         if code != DONE:
             return code
     if "evaluate" in names:
-        from pipeline import show
+        from pipeline import results
 
-        show.print_table(_open(runs, runs / recipe.run))
+        results.print_table(_open(runs, runs / recipe.run))
     return DONE
 
 

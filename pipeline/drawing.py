@@ -52,6 +52,7 @@ SPEED = frozenset(
         "tensor_parallel_size",
     }
 )
+_WHERE = frozenset({"prompt", "teacher_prompt", "held_out", "sets"})  # they say where, not how it is sampled
 NOTHING = Completion(None, "", FAILED, None, None)  # the answer of a request that has none
 PEEK_EVERY = 0.05  # seconds, at least, between two traces judged for the line of progress alone
 
@@ -88,7 +89,7 @@ def settings(draw: Draw, seed: int) -> dict[str, Any]:
             model_settings(model.name, model.endpoint) | {"share": model.share} for model in draw.models
         ],
         "prompt": {"name": prompt.name, "text": prompt.text},
-        **{k: v for k, v in identity(draw.table).items() if "prompt" not in k},
+        **{k: v for k, v in identity(draw.table).items() if k not in _WHERE},
         **judging,
         "split": draw.split,
         "seed": seed,

@@ -38,6 +38,9 @@ def check(recipe: Recipe) -> None:
     said = settings(train.accelerate)
     if said.get("distributed_type") == "DEEPSPEED" or train.accelerate.get("use_deepspeed"):
         _need("deepspeed", "train.accelerate: DeepSpeed", "deepspeed")
+    elif (said.get("distributed_type") == "FSDP" or train.accelerate.get("use_fsdp")) and not has_gpu():
+        # accelerate 1.15 would say nothing, and give every process the whole model
+        raise UserError("train.accelerate: FSDP needs GPUs, and there is none; num_processes works without")
     if train.lora is not None and train.lora.quantize is not None:
         if not has_gpu():
             raise UserError(f'train.lora.quantize = "{train.lora.quantize}" needs a GPU, and there is none')

@@ -23,13 +23,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: no such recipe") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise UserError(f"{path}: not a TOML recipe: {e}") from None
+    return recipe_of(data, overrides, str(path))
+
+
+def recipe_of(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
+    """Check a recipe as TOML has it; `where` it comes from begins an error. Raises UserError, one line."""
     for override in overrides:
         _apply(data, override)
     try:
         return Recipe.model_validate(data)
     except ValidationError as e:
         one_teacher = isinstance(data.get("teacher"), dict)
-        raise UserError(f"{path}: {_explain(e, one_teacher)}") from None
+        raise UserError(f"{where}: {_explain(e, one_teacher)}") from None
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

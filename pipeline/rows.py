@@ -157,9 +157,10 @@ class Step(Row):
 
 
 class Score(Row):
-    """One held-out problem, one model: how many of its samples were right, cut off, malformed."""
+    """One problem, one model: how many of its samples were right, cut off, malformed."""
 
-    id: str  # "<subject>/<problem id>"
+    id: str  # "<set>/<subject>/<problem id>"
+    set: str  # "held_out", or the name of a set of the recipe
     subject: str  # "base", "student" or "teacher"
     model: str
     prompt: str  # name of the prompt it was asked with
@@ -167,6 +168,7 @@ class Score(Row):
     source: str
     samples: int
     correct: int
+    majority: float  # whether the answer given most often is right; shared where several are
     unknown: int  # verdicts that could not tell; never counted as correct
     truncated: int
     malformed: int

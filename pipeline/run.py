@@ -34,8 +34,11 @@ ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
     "train": Step,
     "evaluate": Score,
 }
-WITHIN = {"judge": Opinion}  # of the folders that lie within those of filter
-_ANSWERS = ("filter/judge", "evaluate/*/generate", "evaluate/*/filter/judge")
+WITHIN: dict[str, type[Row]] = {
+    "judge": Opinion,
+    "problems": Problem,
+}  # folders that lie within those of filter and evaluate
+_ANSWERS = ("filter/judge", "evaluate/*/*/generate", "evaluate/*/*/filter/judge")
 
 
 class TraceVerdict(Verdict):
@@ -102,7 +105,7 @@ class Run:
         return Output(self.path / stage, (ROWS | WITHIN)[stage.rpartition("/")[2]])
 
     def rows(self, stage: str) -> Rows[Any]:
-        """Rows of a stage by name; also "evaluate/student/filter" and the like: the answers of one model.
+        """Rows of a stage by name; also the answers of one model, by "evaluate/held_out/student/filter".
 
         "filter/judge" holds what a judge model says of free-text answers, where one was asked.
         """
@@ -141,13 +144,19 @@ class Run:
         found = (p for pattern in _ANSWERS for p in self.path.glob(pattern))
         return sorted(str(p.relative_to(self.path)) for p in found)
 
-    def why(self) -> Funnel:
-        """Where the traces went: kept, rejected and undecided by reason, and what each rule rejects alone."""
-        return funnel(self.rows("filter").paths)
+    def judged(self) -> str:
+        """The stage whose judged traces people mean: filter; of a model evaluated alone, its answers."""
+        found = sorted(self.path.glob("evaluate/*/*/filter"))
+        alone = bool(found) and not (self.path / "generate").exists()
+        return str(found[0].relative_to(self.path)) if alone else "filter"
 
-    def examples_of(self, reason: str, count: int) -> list[Trace]:
+    def why(self, stage: str = "filter") -> Funnel:
+        """Where the traces went: kept, rejected and undecided by reason, and what each rule rejects alone."""
+        return funnel(self.rows(stage).paths)
+
+    def examples_of(self, reason: str, count: int, stage: str = "filter") -> list[Trace]:
         """The first traces that were decided by this "rule: reason"."""
-        return self.rows("filter").where("reason", reason, count)
+        return self.rows(stage).where("reason", reason, count)
 
     def report(self, stage: str) -> dict[str, Any]:
         """What a complete stage said of its work; {} before."""

@@ -1,35 +1,34 @@
-"""From judged traces to the table: pass@1 with its interval, differences with theirs. Pure functions."""
+"""From judged traces to the table: pass@1, pass@k, majority, differences, retention, each with its interval.
+
+Pure functions over traces and scores. Leaves out how an interval is made (intervals.py).
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from filters.majority import classes, vote
+from pipeline import intervals
+from pipeline.intervals import Estimate, Floats
 from pipeline.rows import Row, Score, Trace
 
-RESAMPLES = 10_000
 FORM = ("one_thought", "final_answer")  # a trace that fails one of these and was not cut off is malformed
 
 
-class Estimate(NamedTuple):
-    """A mean over problems with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 class Summary(Row):
-    """One line of the evaluation's table. Shares are of all samples."""
+    """One line of the evaluation's table: one model on one set. Shares are of all samples."""
 
+    set: str
     subject: str
     model: str
     prompt: str
     problems: int
     samples: int
-    pass_at_1: tuple[float, ...]  # mean, low, high
+    pass_at: dict[int, Estimate]  # k -> pass@k; k = 1, 2, 4, 8, ... as far as every problem has samples
+    majority: Estimate  # of all samples of a problem
     truncated: float
     malformed: float
     unknown: float
@@ -37,13 +36,24 @@ class Summary(Row):
     tokens: float  # completion tokens an answer, mean
 
 
-def score(subject: str, model: str, traces: Sequence[Trace]) -> Score:
+class Comparison(Row):
+    """The student beside another model on one set, over the problems of both."""
+
+    set: str
+    other: str
+    problems: int
+    difference: Estimate  # of pass@1
+    retention: Estimate | None  # the student's pass@1 as a share of a teacher's; None beside others
+
+
+def score(set_name: str, subject: str, model: str, traces: Sequence[Trace]) -> Score:
     """The score of one problem from all of its judged traces."""
     failing = [{v.filter for v in t.verdicts if v.outcome == "fail"} for t in traces]
-    correct = [next((v.outcome for v in t.verdicts if v.filter == "correct"), "unknown") for t in traces]
+    correct = [_correct(trace) for trace in traces]
     first = traces[0]
     return Score(
-        id=f"{subject}/{first.problem_id}",
+        id=f"{set_name}/{subject}/{first.problem_id}",
+        set=set_name,
         subject=subject,
         model=model,
         prompt=first.prompt,
@@ -51,6 +61,7 @@ def score(subject: str, model: str, traces: Sequence[Trace]) -> Score:
         source=first.source,
         samples=len(traces),
         correct=correct.count("pass"),
+        majority=majority(traces),
         unknown=correct.count("unknown"),
         truncated=sum(t.finish_reason == "length" for t in traces),
         malformed=sum(
@@ -62,50 +73,106 @@ def score(subject: str, model: str, traces: Sequence[Trace]) -> Score:
     )
 
 
-def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean of one value a problem, with the 95 % percentile interval of RESAMPLES resamples over problems.
+def _correct(trace: Trace) -> str:
+    return next((v.outcome for v in trace.verdicts if v.filter == "correct"), "unknown")
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Problems are resampled,
-    not samples: answers to one problem are not independent.
+
+def majority(traces: Sequence[Trace]) -> float:
+    """Whether the answer that most samples of one problem give is right: 0 to 1 (Wang et al. 2022).
+
+    Answers are counted by class: 1/2 and 0.5 are one. Of classes given equally often each has an equal part.
+    A class is as right as its votes were judged, which is 0 or 1 but where the judge could not tell of some.
+    A sample without an answer does not vote; where none votes, nothing is right.
     """
-    x = np.asarray(values, dtype=float)
-    rng = np.random.default_rng(seed)
-    block = max(1, 1_000_000 // len(x))  # resamples drawn at once, to bound memory
-    means = [
-        x[rng.integers(len(x), size=(min(block, RESAMPLES - done), len(x)))].mean(axis=1)
-        for done in range(0, RESAMPLES, block)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return Estimate(float(x.mean()), float(low), float(high))
+    voted = [(answer, _correct(t) == "pass") for t in traces if (answer := vote(t)) is not None]
+    if not voted:
+        return 0.0
+    class_of, _ = classes(Counter(answer for answer, _ in voted), traces[0].answer_type)
+    sizes = Counter(class_of[answer] for answer, _ in voted)
+    right = Counter(class_of[answer] for answer, passed in voted if passed)
+    most = max(sizes.values())
+    winners = [c for c, size in sizes.items() if size == most]
+    return sum(right[c] / most for c in winners) / len(winners)
+
+
+def pass_at_k(samples: Sequence[int], correct: Sequence[int], k: int) -> Floats:
+    """For each problem the chance that one of k samples is right, of n drawn and c right: shape (problems,).
+
+    Unbiased: 1 - C(n - c, k) / C(n, k), as a product (Chen et al. 2021, arXiv 2107.03374). No n is below k.
+    """
+    n, c = np.asarray(samples, dtype=float), np.asarray(correct, dtype=float)
+    wrong = np.ones_like(n)  # the chance that none of those drawn so far is right
+    for drawn in range(k):
+        wrong *= np.maximum(n - c - drawn, 0) / (n - drawn)
+    return 1 - wrong
+
+
+def ks(samples: Sequence[int]) -> list[int]:
+    """The k of pass@k: 1, 2, 4, 8, ... as far as every problem has so many samples."""
+    return [2**i for i in range(min(samples).bit_length())]
+
+
+def trained_on(set_name: str, problems: int) -> str:
+    """What to say of a set that the student was trained on."""
+    return f"{problems} problems of the set {set_name!r} were trained on: of these the scores say little"
 
 
 def summarise(scores: Iterable[Score]) -> list[Summary]:
-    """One line a subject, in the order in which they come."""
-    by_subject: dict[str, list[Score]] = {}
+    """One line for each set and subject, in the order in which they come."""
+    return [_summary(rows) for subjects in by_set(scores).values() for rows in subjects.values()]
+
+
+def by_set(scores: Iterable[Score]) -> dict[str, dict[str, list[Score]]]:
+    """Set -> subject -> its scores, in the order in which they come."""
+    found: dict[str, dict[str, list[Score]]] = {}
     for s in scores:
-        by_subject.setdefault(s.subject, []).append(s)
-    return [_summary(rows) for rows in by_subject.values()]
+        found.setdefault(s.set, {}).setdefault(s.subject, []).append(s)
+    return found
 
 
-def difference(of: Sequence[Score], to: Sequence[Score]) -> Estimate:
-    """pass@1 of one subject less that of another, paired: problem by problem, over the problems of both."""
-    other = {s.problem_id: s.correct / s.samples for s in to}
-    return bootstrap([s.correct / s.samples - other[s.problem_id] for s in of if s.problem_id in other])
+def comparisons(scores: Iterable[Score]) -> list[Comparison]:
+    """The student beside every other model, set by set; nothing where there is no student."""
+    return [
+        _comparison(subjects["student"], others)
+        for subjects in by_set(scores).values()
+        if "student" in subjects
+        for name, others in sorted(subjects.items())
+        if name != "student"
+    ]
+
+
+def _comparison(student: Sequence[Score], others: Sequence[Score]) -> Comparison:
+    other = {s.problem_id: s.correct / s.samples for s in others}
+    paired = [s for s in student if s.problem_id in other]
+    own = np.array([s.correct / s.samples for s in paired])
+    theirs = np.array([other[s.problem_id] for s in paired])
+    name = others[0].subject
+    return Comparison(
+        set=others[0].set,
+        other=name,
+        problems=len(paired),
+        difference=intervals.mean(own - theirs, least=-1),
+        retention=intervals.ratio(own, theirs) if name.startswith("teacher") else None,
+    )
 
 
 def _summary(rows: list[Score]) -> Summary:
-    samples = sum(s.samples for s in rows)
+    each, right = [s.samples for s in rows], [s.correct for s in rows]
+    columns = [pass_at_k(each, right, k) for k in ks(each)] + [np.array([s.majority for s in rows])]
+    *pass_at, most = intervals.means(np.stack(columns, axis=1))
 
     def share(field: str) -> float:
-        return sum(getattr(s, field) for s in rows) / samples
+        return float(sum(getattr(s, field) for s in rows) / sum(each))
 
     return Summary(
+        set=rows[0].set,
         subject=rows[0].subject,
         model=rows[0].model,
         prompt=rows[0].prompt,
         problems=len(rows),
-        samples=samples,
-        pass_at_1=tuple(bootstrap([s.correct / s.samples for s in rows])),
+        samples=sum(each),
+        pass_at=dict(zip(ks(each), pass_at, strict=True)),
+        majority=most,
         truncated=share("truncated"),
         malformed=share("malformed"),
         unknown=share("unknown"),

@@ -1,4 +1,4 @@
-"""What the shell prints of a run: status, rows, the evaluation's table. Model text drives no terminal."""
+"""What the shell prints of a run: status, costs, rows. Model text drives no terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,9 +16,8 @@ from pipeline import ledger
 from pipeline.costs import costs
 from pipeline.errors import UserError
 from pipeline.progress import duration, plain
-from pipeline.rows import Row, Score, Trace
-from pipeline.run import ROWS, WITHIN, Run, open_run
-from pipeline.scoring import Estimate, Summary, difference, summarise
+from pipeline.rows import Row, Trace
+from pipeline.run import ROWS, WITHIN, Rows, Run, open_run
 
 
 def print_runs(runs: Path) -> None:
@@ -36,7 +36,7 @@ def print_runs(runs: Path) -> None:
 
 
 def print_status(run: Run) -> None:
-    """Each stage's state and counts, the funnel, and the table where there is one."""
+    """Each stage's state and counts, the funnel, what it has cost."""
     seconds: dict[str, float] = {}
     for event in run.events():
         seconds[event["stage"]] = seconds.get(event["stage"], 0) + event["seconds"]
@@ -50,8 +50,6 @@ def print_status(run: Run) -> None:
     for line in (*_working(run), *_funnel(run)):
         screen.print(line, markup=False, highlight=False)
     print_costs(run)
-    if run.output("evaluate").complete:
-        print_table(run)
 
 
 def print_costs(run: Run) -> None:
@@ -105,9 +103,7 @@ def _money(amount: float | None) -> str:
 
 def print_rows(run: Run, stage: str, outcome: str | None, count: int) -> None:
     """The first rows of a stage, whole, field by field."""
-    if stage.rpartition("/")[2] not in ROWS | WITHIN:
-        raise UserError(f"no stage {stage!r}; stages: {', '.join(ROWS)}")
-    rows = run.rows(stage)
+    rows = rows_of(run, stage)
     if not rows.paths:
         raise UserError(f"{run.path}: {stage} has no sealed shard yet; `retort status` shows how far it is")
     if outcome and rows.row is not Trace:
@@ -117,47 +113,16 @@ def print_rows(run: Run, stage: str, outcome: str | None, count: int) -> None:
         print("\n".join(_lines(row)) + "\n")
 
 
-def print_table(run: Run) -> None:
-    """The evaluation: a line a model, then the student's difference to the others, paired by problem."""
-    scores = list(run.scores)
-    columns = (
-        "pass@1 [95 %]",
-        "cut off",
-        "malformed",
-        "cannot tell",
-        "failed",
-        "tokens/answer",
-        "problems x samples",
-    )
-    table = Table("", "prompt", *columns, box=None)
-    for s in summarise(scores):
-        table.add_row(*_cells(s))
-    screen = console()
-    screen.print(table)
-    by_subject: dict[str, list[Score]] = {}
-    for score in scores:
-        by_subject.setdefault(score.subject, []).append(score)
-    student = by_subject.pop("student")
-    for other in sorted(by_subject):
-        screen.print(_sentence(other, difference(student, by_subject[other])), highlight=False)
+def rows_of(run: Run, stage: str) -> Rows[Any]:
+    """The rows of a stage as people name it. Raises UserError where there is none of that name."""
+    if stage.rpartition("/")[2] not in ROWS | WITHIN:
+        raise UserError(f"no stage {stage!r}; stages: {', '.join(ROWS)}")
+    return run.rows(stage)
 
 
 def console() -> Console:
     """The terminal as it is; in a file or a pipe, lines as long as they need to be."""
     return Console() if sys.stdout.isatty() else Console(width=160)
-
-
-def _sentence(other: str, d: Estimate) -> str:
-    judged = "better than" if d.low > 0 else "worse than" if d.high < 0 else "not told apart from"
-    mean, low, high = (100 * x for x in d)
-    return f"student is {judged} {other}: {mean:+.1f} points, 95 % from {low:+.1f} to {high:+.1f}"
-
-
-def _cells(s: Summary) -> list[str]:
-    mean, low, high = (100 * x for x in s.pass_at_1)
-    shares = [f"{100 * x:.1f} %" for x in (s.truncated, s.malformed, s.unknown, s.failed)]
-    of = f"{s.problems} x {s.samples / s.problems:g}"
-    return [s.subject, s.prompt, f"{mean:.1f} % [{low:.1f}, {high:.1f}]", *shares, f"{s.tokens:.0f}", of]
 
 
 def _state(run: Run, stage: str) -> str:

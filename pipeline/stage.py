@@ -35,6 +35,7 @@ class Stage:
     settings: Callable[[Recipe], dict[str, Any]]  # all that changes its output, as plain JSON values
     check: Callable[[Recipe], None]  # what can be known before any work; raises UserError
     run: Callable[[Job], dict[str, Any]]  # does the work, gives a report for the manifest
+    free: bool = False  # its own rows cost nothing: made anew where settings or inputs differ, never refused
 
 
 @dataclass
@@ -78,7 +79,7 @@ def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Pat
     job = Job(stage, recipe, run_dir, output, inputs)
     try:
         with output.lock():
-            output.begin(manifest_of(job))
+            output.begin(manifest_of(job), anew=stage.free)
             write_atomic(run_dir / "recipe.json", _without_secrets(recipe))
             if output.complete:
                 say(f"{stage.name}: done already, {_counted(output)}")

@@ -71,15 +71,16 @@ class Output:
         manifest = self.manifest()
         return manifest is not None and manifest.digests is not None and all(s.sealed for s in self.shards())
 
-    def begin(self, manifest: Manifest) -> None:
+    def begin(self, manifest: Manifest, anew: bool = False) -> None:
         """Take the folder for this work. One made under other settings is refused, naming what differs.
 
-        A folder where nothing was done yet, as after a refused try, belongs to nobody.
+        A folder where nothing was done yet, as after a refused try, belongs to nobody. `anew`: shards of
+        other settings are taken away instead; the folders within are others' and stay.
         """
         held = self.manifest()
-        if held is None or (held.identity != manifest.identity and not self._begun()):
-            self._save(manifest)
-        elif held.identity != manifest.identity:
+        if held is not None and held.identity == manifest.identity:
+            return
+        if held is not None and self._begun() and not anew:
             inside = any(
                 self.folder.glob("*/**/manifest.json")
             )  # what was paid for, perhaps, and still holds
@@ -88,6 +89,10 @@ class Output:
                 f"{self.folder} was made under other settings: {_difference(held, manifest)}; "
                 f"give the run another name (run=NAME) or delete {what} and those of later stages"
             )
+        if anew:
+            for path in self.folder.glob("*.parquet"):
+                path.unlink()
+        self._save(manifest)
 
     def finish(self, report: dict[str, Any] | None = None) -> None:
         """Declare the stage complete. The manifest with the shards' digests is the last thing written."""

@@ -1,4 +1,4 @@
-"""`retort why`: the funnel of the filter stage, what each rule does by itself, and examples to read."""
+"""`retort why`: the funnel of judged traces, what each rule does by itself, and examples to read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from pipeline.errors import UserError
 from pipeline.progress import plain
 from pipeline.rows import Trace
 from pipeline.run import Run
-from pipeline.show import console
+from pipeline.show import console, rows_of
 
 WIDTH = 120  # characters of an example's text
 
 
-def print_why(run: Run, examples: int) -> None:
+def print_why(run: Run, stage: str, examples: int) -> None:
     """The funnel, the rules, and the first `examples` traces of each reason. UserError before filtering."""
-    if not run.rows("filter").paths:
+    rows = rows_of(run, stage)
+    if rows.row is not Trace or not stage.endswith("filter"):
+        raise UserError(f"{stage} holds no judged traces: why is for filter and evaluate/SET/SUBJECT/filter")
+    if not rows.paths:
         raise UserError(f"{run.path}: nothing is filtered yet; `retort status` shows how far the run is")
-    funnel, screen = run.why(), console()
+    funnel, screen = run.why(stage), console()
     screen.print(f"{funnel.traces:,} traces = {funnel.kept:,} kept", highlight=False)
     for what, reasons in (("rejected", funnel.rejected), ("cannot tell", funnel.unknown)):
         for reason, count in reasons.items():
             share = f"{count / funnel.traces:.1%}"
             screen.print(f"+ {count:>9,} {share:>6} {what}, {plain(reason)}", markup=False, highlight=False)
-            for line in _examples(run, reason, examples):
+            for line in _examples(run, stage, reason, examples):
                 screen.print(f"      {line}", markup=False, highlight=False)
     table = Table("rule", "rejects", "alone", "cannot tell", box=None)
     for name, rule in funnel.rules.items():
@@ -35,8 +38,8 @@ def print_why(run: Run, examples: int) -> None:
     screen.print(table)
 
 
-def _examples(run: Run, reason: str, count: int) -> Iterator[str]:
-    for trace in run.examples_of(reason, count):
+def _examples(run: Run, stage: str, reason: str, count: int) -> Iterator[str]:
+    for trace in run.examples_of(reason, count, stage):
         verdict = next(v for v in trace.verdicts if f"{v.filter}: {v.reason}" == reason)
         said = verdict.evidence or _end_of(trace)
         yield f"{trace.id}  {_one_line(said)}  (reference: {_one_line(trace.reference or '-')})"

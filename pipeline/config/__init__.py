@@ -15,7 +15,7 @@ from pipeline.config.base import Name, Table
 from pipeline.config.data import Filter, Generate, Select
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
-from pipeline.config.sources import GymSource, Ingest
+from pipeline.config.sources import Ingest, free
 from pipeline.config.training import Train
 
 
@@ -33,7 +33,7 @@ class Recipe(Table):
     filter: Filter = Filter()
     judge: Judge | None = None  # needed for sources with answer_type = "free"
     select: Select = Select()
-    student: Student
+    student: Student | None = None  # None: nothing is trained, and evaluate has the teachers alone
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
 
@@ -48,14 +48,14 @@ class Recipe(Table):
     @property
     def judged(self) -> str | None:
         """A source whose answers only a model can judge; None where there is none or the rules do not ask."""
-        sources = (s for s in self.ingest.sources if not isinstance(s, GymSource))
-        free = (s.name or s.path for s in sources if s.answer_type == "free")
-        return next(free, None) if "correct" in self.filter.rules else None
+        return free(self.ingest.sources) if "correct" in self.filter.rules else None
 
     @model_validator(mode="after")
     def _free_answers_have_a_judge(self) -> Recipe:
-        why = f'the source {self.judged!r} has answer_type = "free" and filter.rules names "correct"'
-        if self.judged and self.judge is None:
+        asked = (free(s.sources) for s in self.evaluate.sets if "correct" in self.filter.rules)
+        source = self.judged or next(filter(None, asked), None)
+        why = f'the source {source!r} has answer_type = "free" and filter.rules names "correct"'
+        if source and self.judge is None:
             raise ValueError(f"{why}: that takes a judge model, as a table [judge] with model and base_url")
         if self.judged and self.generate.until_correct is not None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -59,6 +60,12 @@ class GymSource(Table):
 
 
 Source = Annotated[FileSource | DatasetSource | GymSource, Field(discriminator="kind")]
+
+
+def free(sources: Sequence[Source]) -> str | None:
+    """The first of these sources whose answers only a model can judge, as the recipe calls it."""
+    kinds = (s for s in sources if not isinstance(s, GymSource))
+    return next((s.name or s.path for s in kinds if s.answer_type == "free"), None)
 
 
 class Ingest(Table):

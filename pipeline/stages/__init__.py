@@ -4,6 +4,9 @@ To add a stage: write a file here that ends in a Stage value and add it to the t
 recipe (config/) and a row type (rows.py); name it in run.ROWS and cli.HELP, which load no stage.
 """
 
+from dataclasses import replace
+
+from pipeline.config import Recipe
 from pipeline.stage import Stage
 from pipeline.stages.evaluate import EVALUATE
 from pipeline.stages.filter import FILTER
@@ -13,3 +16,11 @@ from pipeline.stages.select import SELECT
 from pipeline.stages.train import TRAIN
 
 STAGES: dict[str, Stage] = {s.name: s for s in (INGEST, GENERATE, FILTER, SELECT, TRAIN, EVALUATE)}
+
+
+def stages_of(recipe: Recipe) -> dict[str, Stage]:
+    """The stages that a recipe has use for: without a student nothing is trained, or waited for."""
+    if recipe.student is not None:
+        return STAGES
+    without = {name: stage for name, stage in STAGES.items() if name != "train"}
+    return without | {"evaluate": replace(EVALUATE, reads=("ingest",))}

@@ -1,84 +1,56 @@
-"""evaluate: base student, trained student and teacher on the same held-out problems, by the same rules.
+"""evaluate: base student, trained student and teachers on the same problems, by the same rules.
 
-Each of the three is sampled and judged by the stages that made the training data, in a folder of its own, so
-a stopped evaluation resumes and a model that did not change is not asked again.
+Each of them is sampled and judged by the stages that made the training data, set by set, in folders of their
+own (subjects.py): a stopped evaluation resumes, and what did not change is not asked again. The table of
+scores is made of those folders and costs nothing, so it is made anew where a setting or a set is another.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import filters
 import prompts
-from pipeline import drawing, models, sampling, scoring
+from pipeline import drawing, models, scoring, sources
 from pipeline.config import Recipe
 from pipeline.config.base import identity
-from pipeline.config.endpoints import Endpoint
-from pipeline.drawing import Draw, Model
+from pipeline.config.evaluation import HELD_OUT
 from pipeline.errors import Stopped, UserError
-from pipeline.rows import Score, Trace
+from pipeline.rows import Example, Score, Trace
 from pipeline.server import Server
 from pipeline.stage import DONE, Job, Stage, execute
 from pipeline.stages import filter as filtering
-from pipeline.stages import generate, judge
+from pipeline.stages import generate, ingest, judge, subjects
 from pipeline.stages.ingest import INGEST
-from pipeline.stages.train import TRAIN, model_folder
+from pipeline.stages.subjects import Subject
+from pipeline.stages.train import TRAIN
 from pipeline.store import Output
 
 
-@dataclass(frozen=True)
-class Subject:
-    """One of the models compared."""
-
-    name: str
-    model: str  # as rows name it
-    serves: str  # what is served: a hub name, a folder, a GGUF file
-    endpoint: Endpoint
-    prompt: str
-    reads: tuple[str, ...]  # stages whose output it depends on
-
-
-def subjects(recipe: Recipe, run_dir: Path) -> tuple[Subject, ...]:
-    """The models of the comparison, those that one server can answer for side by side."""
-    plain = recipe.evaluate.prompt or recipe.select.prompt
-    worked = recipe.evaluate.teacher_prompt or recipe.generate.prompt
-    base = recipe.student
-    several = len(recipe.teacher) > 1
-    return (
-        *(
-            Subject(
-                f"teacher-{models.label(t.called)}" if several else "teacher",
-                t.called,
-                t.model,
-                t,
-                worked,
-                ("ingest",),
-            )
-            for t in recipe.teacher
-        ),
-        Subject("base", base.model, base.model, base, plain, ("ingest",)),
-        Subject(
-            "student", f"{recipe.run} student", str(model_folder(run_dir)), base, plain, ("ingest", "train")
-        ),
-    )
-
-
 def run(job: Job) -> dict[str, Any]:
-    """Sample and judge each subject, then count. Servers are shared where one model serves two subjects."""
-    todo = subjects(job.recipe, job.run_dir)
-    for _, sharing in groupby(todo, key=lambda s: (s.serves, s.endpoint.model_dump_json(exclude={"model"}))):
-        _answer(job, list(sharing))
+    """Read the sets, sample and judge each subject, then count. One server serves a model on all sets."""
+    for given in job.recipe.evaluate.sets:
+        _complete(job, subjects.reading(given))
+    todo = subjects.subjects(job.recipe, job.run_dir)
+    by_server: dict[tuple[str, int | None, str], list[Subject]] = {}
+    for subject in todo:
+        by_server.setdefault(subject.server, []).append(subject)
+    for sharing in by_server.values():
+        _answer(job, sharing)
     scores = [score for subject in todo for score in _scores(job, subject)]
-    if not scores:
-        raise UserError(
-            'no problem is held out: set ingest.held_out above 0, or split = "held_out" on a source'
-        )
+    if job.recipe.evaluate.held_out and not any(score.set == HELD_OUT for score in scores):
+        raise _nothing_held_out()
     job.output.write("scores", scores)
-    return {"table": [s.model_dump(mode="json") for s in scoring.summarise(scores)]}
+    return {
+        "table": [s.model_dump(mode="json") for s in scoring.summarise(scores)],
+        "student": [c.model_dump(mode="json") for c in scoring.comparisons(scores)],
+        "trained_on": _trained_on(job, scores),
+    }
 
 
 def _answer(job: Job, sharing: list[Subject]) -> None:
@@ -89,87 +61,99 @@ def _answer(job: Job, sharing: list[Subject]) -> None:
         def reach(_: Job) -> Iterator[Server]:
             if not opened:
                 first = sharing[0]
-                name = first.name if first.name == "student" else models.label(first.serves)
-                reached = generate.reach(first.endpoint, first.serves, name, None, job)
+                name = "student" if first.trained else models.label(first.serves)
+                reached = generate.reach(first.endpoint, first.serves, name, None, job, first.layers)
                 opened.append(stack.enter_context(reached))
             yield opened[0]
 
         for subject in sharing:
-            _complete(job, subject, _drawing(subject, job.recipe, reach))
+            _complete(job, subjects.answering(subject, job.recipe, reach))
     for subject in sharing:  # their server is gone: a judge model may need its memory
-        _complete(job, subject, filtering.judging(_folder(subject, "filter"), _folder(subject, "generate")))
+        _complete(job, subjects.judging(subject, job.recipe))
 
 
-def _complete(job: Job, subject: Subject, stage: Stage) -> None:
-    stages = {"ingest": INGEST, "train": TRAIN, _folder(subject, "generate"): generate.GENERATE}
-    if execute(stage, stages, job.recipe, job.run_dir) != DONE:
+def _complete(job: Job, stage: Stage) -> None:
+    within = {name: generate.GENERATE for name in stage.reads if name.endswith("/generate")}
+    problems = {name: INGEST for name in stage.reads if name.endswith("/problems")}
+    known = {"ingest": INGEST, "train": TRAIN, **within, **problems}
+    if execute(stage, known, job.recipe, job.run_dir) != DONE:
         raise Stopped(f"{stage.name} is unfinished; the same command goes on")
 
 
-def _drawing(subject: Subject, recipe: Recipe, reach: Any) -> Stage:
-    table = recipe.evaluate
-    draw = Draw(
-        split="held_out",
-        models=(Model(subject.model, subject.endpoint, reach),),
-        prompt=subject.prompt,
-        table=table,
-        wanted=sampling.Rules(most=table.samples, until=None, continue_cut=0),
-        filters=recipe.filter.rules,
-    )
-    return Stage(
-        name=_folder(subject, "generate"),
-        version=generate.GENERATE.version,
-        row=Trace,
-        mirrors="ingest",
-        reads=subject.reads,
-        settings=lambda recipe: drawing.settings(draw, recipe.seed),
-        check=lambda _: None,
-        run=lambda job: generate.run(job, draw),
-    )
-
-
-def _folder(subject: Subject, stage: str) -> str:
-    return f"evaluate/{subject.name}/{stage}"
-
-
 def _scores(job: Job, subject: Subject) -> Iterator[Score]:
-    judged = Output(job.run_dir / _folder(subject, "filter"), Trace)
+    judged = Output(job.run_dir / subject.folder("filter"), Trace)
     for _, traces in groupby(judged.rows(), key=lambda trace: trace.problem_id):
-        yield scoring.score(subject.name, subject.model, list(traces))
+        yield scoring.score(subject.set, subject.name, subject.model, list(traces))
+
+
+def _trained_on(job: Job, scores: list[Score]) -> dict[str, int]:
+    """Set -> how many of its problems the student learned from, where it did; also said aloud."""
+    learned: set[str] = set()
+    if job.recipe.student:
+        for shard in Output(job.run_dir / "select", Example).shards():
+            pairs = zip(shard.column("problem_id"), shard.column("split"), strict=True)
+            learned |= {problem for problem, split in pairs if split == "train"}
+    found = Counter(s.set for s in scores if s.subject == "student" and s.problem_id in learned)
+    for name, problems in found.items():
+        job.say(f"evaluate: {scoring.trained_on(name, problems)}")
+    return dict(found)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
+    todo = subjects.subjects(recipe, Path())
     each = {
-        s.name: drawing.model_settings(s.model, s.endpoint) | {"prompt": prompts.load(s.prompt).text}
-        for s in subjects(recipe, Path())
+        f"{s.set}/{s.name}": drawing.model_settings(s.model, s.endpoint)
+        | {"prompt": prompts.load(s.prompt).text}
+        for s in todo
     }
-    return {**identity(recipe.evaluate), "subjects": each, "seed": recipe.seed, **filtering.settings(recipe)}
+    judged = any(s.judged for s in todo)
+    return {
+        **identity(recipe.evaluate),
+        "content": {s.name: [sources.fingerprint(f) for f in s.sources] for s in recipe.evaluate.sets},
+        "subjects": each,
+        "seed": recipe.seed,
+        **filtering.settings(recipe, subjects.by_rules(recipe), judged),
+    }
 
 
 def _check(recipe: Recipe) -> None:
-    for subject in subjects(recipe, Path()):
+    todo = subjects.subjects(recipe, Path())
+    folders = [subject.folder("") for subject in todo]
+    for subject in todo:
+        if folders.count(subject.folder("")) > 1:
+            raise UserError(f"two teachers are kept as {subject.name!r}: give one another name: name = ...")
         prompts.load(subject.prompt)
-        if subject.name != "student":
+        if not subject.trained:
             generate.check(subject.endpoint)
-    if recipe.judged:
+    filters.check_rules(recipe.filter.rules)
+    if any(subject.judged for subject in todo):
         judge.check(recipe)
-    if not recipe.ingest.held_out and all(s.split != "held_out" for s in recipe.ingest.sources):
-        raise UserError(
-            'no problem is held out: set ingest.held_out above 0, or split = "held_out" on a source'
-        )
+    for i, given in enumerate(recipe.evaluate.sets):
+        ingest.check(f"evaluate.sets.{i}.sources", given.sources)
+    possible = recipe.ingest.held_out or any(s.split == "held_out" for s in recipe.ingest.sources)
+    if recipe.evaluate.held_out and not possible:
+        raise _nothing_held_out()
     if "correct" not in recipe.filter.rules:
         raise UserError(
             "evaluate counts the verdicts of the rule 'correct', which filter.rules does not name"
         )
 
 
+def _nothing_held_out() -> UserError:
+    return UserError(
+        'no problem is held out: set ingest.held_out above 0, or split = "held_out" on a source; '
+        "or evaluate.held_out = false, where evaluate.sets names others"
+    )
+
+
 EVALUATE = Stage(
     name="evaluate",
-    version=1,
+    version=2,
     row=Score,
     mirrors=None,
     reads=("ingest", "train"),
     settings=_settings,
     check=_check,
     run=run,
+    free=True,
 )

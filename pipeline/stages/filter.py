@@ -13,6 +13,7 @@ from typing import Any
 import filters
 from pipeline import deduplicate, sources
 from pipeline.config import Recipe
+from pipeline.config.data import Filter
 from pipeline.errors import Stopped, UserError
 from pipeline.funnel import Funnel, funnel
 from pipeline.judging import VERSIONS, Judges, judge_shard, side_by_side
@@ -26,46 +27,48 @@ from pipeline.store import Output
 FEW = 50  # traces of which no rule can be said to reject nearly all
 
 
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """The rules that see a trace or a problem, their parameters and their versions."""
-    table = recipe.filter
+def settings(recipe: Recipe, table: Filter, judged: bool) -> dict[str, Any]:
+    """The rules that see a trace or a problem, their parameters and versions; the judge, where asked."""
     rules = filters.versions(table.rules)
     for name in ("contamination", "majority", "difficulty"):
         if given := getattr(table, name):
             rules[name] = {"version": VERSIONS[name], **given.model_dump(mode="json")}
     if table.contamination:
         rules["contamination"]["against"] = [sources.fingerprint(s) for s in table.contamination.against]
-    return {"rules": rules} | ({"judge": judge.settings(recipe)} if recipe.judged else {})
+    return {"rules": rules} | ({"judge": judge.settings(recipe)} if judged else {})
 
 
-def judging(name: str, reads: str) -> Stage:
-    """A stage that judges the traces of another one by what sees a trace or a problem."""
+def judging(name: str, reads: str, table: Filter, judged: bool) -> Stage:
+    """A stage that judges the traces of another one by what sees a trace or a problem.
+
+    judged: whether a judge model is asked of the free-text answers among them.
+    """
     return Stage(
         name=name,
         version=2,
         row=Trace,
         mirrors=reads,
         reads=(reads,),
-        settings=settings,
+        settings=lambda recipe: settings(recipe, table, judged),
         check=_check,
-        run=lambda job: _judge(job).model_dump(),
+        run=lambda job: _judge(job, table, judged).model_dump(),
     )
 
 
-def _judge(job: Job) -> Funnel:
+def _judge(job: Job, table: Filter, judged: bool) -> Funnel:
     (reads,) = job.stage.reads
-    judges = Judges(job.recipe.filter)
+    judges = Judges(table)
     rows = job.inputs[reads].counts().rows
-    todo = [arguments for arguments in _shards(job, reads) if not arguments[1].sealed]
+    todo = [arguments for arguments in _shards(job, reads, judged) if not arguments[1].sealed]
     with job.progress(rows) as progress:
-        for judged in side_by_side(judge_shard, judges, todo, rows):
-            progress.update(done=judged)
+        for done in side_by_side(judge_shard, judges, todo, rows):
+            progress.update(done=done)
     return _counted(job)
 
 
-def _shards(job: Job, reads: str) -> Sequence[tuple[Shard, ...]]:
+def _shards(job: Job, reads: str, judged: bool) -> Sequence[tuple[Shard, ...]]:
     """The shards of traces, of judged traces and, where there are some, of opinions on them."""
-    if not job.recipe.judged:
+    if not judged:
         return job.pairs()
     opinions = judge.opinions(job, f"{job.stage.name.removesuffix('/each')}/judge", reads)
     return [(*pair, given) for pair, given in zip(job.pairs(), opinions, strict=True)]
@@ -77,31 +80,35 @@ def _counted(job: Job) -> Funnel:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     duplicates = recipe.filter.duplicates
+    common = settings(recipe, recipe.filter, bool(recipe.judged))
     if duplicates is None:
-        return settings(recipe)
+        return common
     versions = {name: VERSIONS[name] for name in (deduplicate.PROBLEM, deduplicate.TRACE)}
-    return settings(recipe) | {"duplicates": duplicates.model_dump() | {"versions": versions}}
+    return common | {"duplicates": duplicates.model_dump() | {"versions": versions}}
 
 
 def _run(job: Job) -> dict[str, Any]:
     """Judge every trace; the report is the funnel. UserError where one rule rejects nearly all."""
-    counted = _judge(job) if job.recipe.filter.duplicates is None else _judge_without_duplicates(job)
-    _warn(counted, job.recipe.filter.most_rejected)
+    table, judged = job.recipe.filter, bool(job.recipe.judged)
+    alone = table.duplicates is None
+    counted = _judge(job, table, judged) if alone else _judge_without_duplicates(job, table, judged)
+    _warn(counted, table.most_rejected)
     return counted.model_dump()
 
 
-def _judge_without_duplicates(job: Job) -> Funnel:
+def _judge_without_duplicates(job: Job, table: Filter, judged: bool) -> Funnel:
     if job.owes_nothing():
         return _counted(job)
-    if execute(EACH, {"generate": GENERATE}, job.recipe, job.run_dir) != DONE:
-        raise Stopped(f"{EACH.name} is unfinished; the same command goes on")
-    each = Output(job.run_dir / EACH.name, Trace)
-    judges, shards, rows = Judges(job.recipe.filter), each.shards(), each.counts().rows
+    stage = judging("filter/each", "generate", table, judged)
+    if execute(stage, {"generate": GENERATE}, job.recipe, job.run_dir) != DONE:
+        raise Stopped(f"{stage.name} is unfinished; the same command goes on")
+    each = Output(job.run_dir / stage.name, Trace)
+    judges, shards, rows = Judges(table), each.shards(), each.counts().rows
     found = deduplicate.find_duplicates(judges, shards, rows, job.output.folder)
     with job.progress(rows) as progress:
-        for judged, written in zip(shards, job.output.shards(), strict=True):
+        for traces, written in zip(shards, job.output.shards(), strict=True):
             if not written.sealed:
-                progress.update(done=deduplicate.without_duplicates(judged, written, found))
+                progress.update(done=deduplicate.without_duplicates(traces, written, found))
     return _counted(job)
 
 
@@ -124,7 +131,6 @@ def _check(recipe: Recipe) -> None:
         sources.check(source)
 
 
-EACH = judging("filter/each", "generate")
 FILTER = Stage(
     name="filter",
     version=2,

@@ -1,19 +1,19 @@
 """ingest: problems out of every source, each question once, split into train and held-out, into shards.
 
 Sources that are held out as a whole are read first: a question that a training source has too stays held out.
+Evaluation reads its sets the same way: `run`, `settings` and `check` serve both.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from pipeline import sources
-from pipeline.config import Recipe
 from pipeline.config.base import identity
-from pipeline.config.sources import GymSource, Source
+from pipeline.config.sources import GymSource, Ingest, Source
 from pipeline.errors import UserError
 from pipeline.files import BadRow
 from pipeline.progress import Progress
@@ -25,29 +25,31 @@ NAMED = 20  # lines about bad rows, and about conflicts, on stderr
 KEPT = 1000  # in the report
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Write the problems; the report adds up: read = problems + duplicates + conflicting + bad_rows.
+def run(job: Job, table: Ingest) -> dict[str, Any]:
+    """Write the problems of the table's sources.
+
+    The report adds up: read = problems + duplicates + conflicting + bad_rows.
 
     Reading is cheap, so an interrupted try is begun anew; a source on the hub may have changed since.
     """
     for left_over in job.output.shards():
         left_over.path.unlink(missing_ok=True)
-    with Progress("ingest", None) as progress:
-        tally = _Tally(job.say, progress)
-        problems = _problems(job.recipe, tally)
+    with Progress(job.stage.name, None) as progress:
+        tally = _Tally(job.stage.name, job.say, progress)
+        problems = _problems(table, job.recipe.seed, tally)
         number = 0
-        while shard := list(islice(problems, job.recipe.ingest.shard_size)):
+        while shard := list(islice(problems, table.shard_size)):
             job.output.write(f"shard-{number:05d}", shard)
             number += 1
     return tally.report()
 
 
-def _problems(recipe: Recipe, tally: _Tally) -> Iterator[Problem]:
+def _problems(table: Ingest, seed: int, tally: _Tally) -> Iterator[Problem]:
     """Each question once, the first that is met; what is left out is told to the tally."""
     seen: dict[int, int | None] = {}  # id -> hash of the reference; all that is held of a problem
-    for source in _in_order(recipe):
+    for source in sorted(table.sources, key=lambda source: source.split != "held_out"):
         tally.begin(source)
-        for row in sources.read(source, recipe.ingest.held_out, recipe.seed):
+        for row in sources.read(source, table.held_out, seed):
             if isinstance(row, BadRow):
                 tally.bad(row)
                 continue
@@ -63,10 +65,6 @@ def _problems(recipe: Recipe, tally: _Tally) -> Iterator[Problem]:
         tally.end(source)
 
 
-def _in_order(recipe: Recipe) -> list[Source]:
-    return sorted(recipe.ingest.sources, key=lambda source: source.split != "held_out")
-
-
 def _reference_hash(problem: Problem) -> int | None:
     if problem.reference is None:
         return None
@@ -77,8 +75,8 @@ def _reference_hash(problem: Problem) -> int | None:
 class _Tally:
     """Counts by source, and names bad rows and conflicts: a few at once, more of them in the report."""
 
-    def __init__(self, say: Callable[[str], None], progress: Progress) -> None:
-        self.say, self.progress = say, progress
+    def __init__(self, stage: str, say: Callable[[str], None], progress: Progress) -> None:
+        self.stage, self.say, self.progress = stage, say, progress
         self.by_source: dict[str, dict[str, int]] = {}
         self.named: dict[str, list[str]] = {"bad_rows": [], "conflicting": []}
 
@@ -127,22 +125,24 @@ class _Tally:
     def report(self) -> dict[str, Any]:
         total = {what: sum(counts[what] for counts in self.by_source.values()) for what in COUNTED}
         said = ", ".join(f"{total[what]} {what.replace('_', ' ')}" for what in COUNTED)
-        self.say(f"ingest: {said}")
+        self.say(f"{self.stage}: {said}")
         bad, conflicts = self.named["bad_rows"], self.named["conflicting"]
         return {**total, "by_source": self.by_source, "bad": bad, "conflicts": conflicts}
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    content = [sources.fingerprint(source) for source in recipe.ingest.sources]
-    return {**identity(recipe.ingest), "seed": recipe.seed, "content": content}
+def settings(table: Ingest, seed: int) -> dict[str, Any]:
+    """All that changes the problems: the table, what its sources hold now, the seed of the split."""
+    content = [sources.fingerprint(source) for source in table.sources]
+    return {**identity(table), "seed": seed, "content": content}
 
 
-def _check(recipe: Recipe) -> None:
-    names = [sources.name_of(source) for source in recipe.ingest.sources]
+def check(where: str, given: Sequence[Source]) -> None:
+    """What can be known of sources before any work; `where` they stand in the recipe. Raises UserError."""
+    names = [sources.name_of(source) for source in given]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"ingest.sources: two are called {name!r}; give one another name: name = ...")
-    for source in recipe.ingest.sources:
+            raise UserError(f"{where}: two are called {name!r}; give one another name: name = ...")
+    for source in given:
         sources.check(source)
 
 
@@ -152,7 +152,7 @@ INGEST = Stage(
     row=Problem,
     mirrors=None,
     reads=(),
-    settings=_settings,
-    check=_check,
-    run=run,
+    settings=lambda recipe: settings(recipe.ingest, recipe.seed),
+    check=lambda recipe: check("ingest.sources", recipe.ingest.sources),
+    run=lambda job: run(job, job.recipe.ingest),
 )

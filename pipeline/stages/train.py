@@ -19,6 +19,7 @@ from pipeline import launching, models
 from pipeline.child import Child
 from pipeline.config import Recipe
 from pipeline.config.base import identity
+from pipeline.config.endpoints import Student
 from pipeline.config.training import Train
 from pipeline.errors import Stopped, UserError
 from pipeline.progress import Progress, plain
@@ -42,6 +43,13 @@ def model_folder(run_dir: Path) -> Path:
     return run_dir / "train" / "model"
 
 
+def student_of(recipe: Recipe) -> Student:
+    """The model to train. Raises UserError where the recipe names none."""
+    if recipe.student is None:
+        raise UserError("train needs a student: a table [student] with model = ... in the recipe")
+    return recipe.student
+
+
 def check(recipe: Recipe) -> None:
     """Find the mistakes that need no work. Raises UserError."""
     missing = [
@@ -52,7 +60,8 @@ def check(recipe: Recipe) -> None:
             f"training needs {', '.join(missing)}: run ./run.sh setup, or pip install -e '.[train]'"
         )
     launching.check(recipe)
-    models.check(recipe.student.model, recipe.student.layers)
+    student = student_of(recipe)
+    models.check(student.model, student.layers)
     for teacher in launching.teachers(recipe):
         models.check(teacher.model)
 
@@ -84,7 +93,8 @@ def run(job: Job) -> dict[str, Any]:
 
 def _served_template(recipe: Recipe) -> str | None:
     """The chat template that evaluation will ask the student by, where it is not its tokenizer's own."""
-    template = recipe.student.vllm.get("chat_template", recipe.student.vllm.get("chat-template"))
+    engine = student_of(recipe).vllm
+    template = engine.get("chat_template", engine.get("chat-template"))
     return None if template is None else str(template)
 
 
@@ -97,8 +107,9 @@ def _train(job: Job, todo: TrainJob) -> None:
         teacher.model_copy(update={"model": models.resolve(teacher.model, job.say)})
         for teacher in launching.teachers(job.recipe)
     ]
-    student = models.resolve(job.recipe.student.model, job.say, job.recipe.student.layers)
-    todo = todo.model_copy(update={"model": student, "teachers": tuple(resolved)})
+    student = student_of(job.recipe)
+    model = models.resolve(student.model, job.say, student.layers)
+    todo = todo.model_copy(update={"model": model, "teachers": tuple(resolved)})
     check_room(todo.model, todo.output.parent, math.ceil(steps / todo.train.save_steps))
     file = todo.output.parent / "job.json"
     write_atomic(file, todo.model_dump_json(indent=2).encode() + b"\n")
@@ -210,8 +221,8 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return {
         **_learning(recipe.train),
         "teachers": named,
-        "student": recipe.student.model,
-        "layers": recipe.student.layers,
+        "student": student_of(recipe).model,
+        "layers": student_of(recipe).layers,
         "seed": recipe.seed,
     }
 

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.intervals import mean
 from pipeline.rows import Score
 from pipeline.run import open_run
-from pipeline.scoring import bootstrap
 from pipeline.store import Output
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
@@ -92,14 +92,14 @@ def line_of(objective: str, runs: Sequence[Path]) -> str:
         for run in runs:
             for problem, share in pass_at_1(run, subject).items():
                 pooled[subject][problem].append(share)
-    mean, low, high = bootstrap([statistics.mean(v) for v in pooled["student"].values()])
+    middle, low, high = mean([statistics.mean(v) for v in pooled["student"].values()])
     teacher, base = (
         f"{statistics.mean(map(statistics.mean, pooled[subject].values())):.1%}"
         for subject in ("teacher", "base")
     )
     each = ", ".join(f"{statistics.mean(pass_at_1(run, 'student').values()):.1%}" for run in runs)
     seconds = statistics.mean(map(training_seconds, runs))
-    cells = (objective, f"{mean:.1%} [{low:.1%}, {high:.1%}]", each, teacher, base, f"{seconds:.0f} s")
+    cells = (objective, f"{middle:.1%} [{low:.1%}, {high:.1%}]", each, teacher, base, f"{seconds:.0f} s")
     return f"| {' | '.join(cells)} |"
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     known = objectives(options.layers, options.epochs)
     done: dict[str, list[Path]] = {name: [] for name in options.objectives.split(",")}
-    for seed in range(options.seeds):
+    for seed in range(1, options.seeds + 1):
         for name in done:
             run = options.runs / name_of(name, seed)
             bring(run, options, seed, known[name])

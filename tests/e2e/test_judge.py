@@ -187,13 +187,13 @@ def test_answers_of_a_model_that_is_compared_are_judged_in_a_folder_of_their_own
     drawn: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     recipe = load_recipe(judged_by(fake_server("--right", "0.8"), drawn, tmp_path))
-    stage = judging_stage("evaluate/student/filter", "generate")
+    stage = judging_stage("evaluate/held_out/student/filter", "generate", recipe.filter, judged=True)
     assert execute(stage, STAGES, recipe, tmp_path / "test") == 0
     run = open_run(tmp_path / "test")
-    assert "evaluate/student/filter/judge" in run.answers()
+    assert "evaluate/held_out/student/filter/judge" in run.answers()
     assert not (run.path / "filter").exists()
-    opinions = list(run.rows("evaluate/student/filter/judge"))
-    assert len(opinions) == len(texts(list(run.rows("evaluate/student/filter"))))
+    opinions = list(run.rows("evaluate/held_out/student/filter/judge"))
+    assert len(opinions) == len(texts(list(run.rows("evaluate/held_out/student/filter"))))
 
 
 def test_free_answers_without_a_judge_or_drawn_until_correct_are_refused_before_any_work(

@@ -24,8 +24,8 @@ LAYERS = (
     ("pipeline.teacher.events", "pipeline.teacher.logprobs", "pipeline.teacher.refusals"),
     ("pipeline.teacher.replies",),
     ("pipeline.stage", "pipeline.teacher", "pipeline.server", "pipeline.models", "pipeline.sampling"),
-    ("pipeline.hub", "pipeline.scoring", "pipeline.ledger", "pipeline.opinions"),
-    ("pipeline.programs",),
+    ("pipeline.hub", "pipeline.ledger", "pipeline.opinions", "pipeline.intervals"),
+    ("pipeline.programs", "pipeline.scoring", "pipeline.alone"),
     ("pipeline.sources", "pipeline.drawing"),
     ("pipeline.judging",),
     ("pipeline.deduplicate",),
@@ -34,7 +34,7 @@ LAYERS = (
     ("pipeline.run",),
     ("pipeline.costs",),
     ("pipeline.show", "pipeline.verifying"),
-    ("pipeline.why",),
+    ("pipeline.why", "pipeline.results"),
     ("pipeline.cli",),
     ("pipeline.fake_server",),  # nothing of the product may need it
 )

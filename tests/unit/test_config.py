@@ -73,7 +73,7 @@ def test_a_wrong_type_is_named_with_what_was_found(tmp_path: Path) -> None:
 
 
 def test_missing_keys_tables_and_files_are_named(tmp_path: Path) -> None:
-    assert "missing key 'student'" in refusal(tmp_path, text=RECIPE.partition("[student]")[0])
+    assert "missing key 'generate'" in refusal(tmp_path, text=RECIPE.replace("[generate]", "[select]"))
     with pytest.raises(UserError, match="no such recipe"):
         load_recipe(tmp_path / "nowhere.toml")
 

@@ -97,6 +97,12 @@ def test_deepspeed_that_is_not_installed_is_named_with_the_way_to_get_it(said: d
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+@pytest.mark.parametrize("said", [{"config_file": FSDP2}, {"use_fsdp": True}])
+def test_sharding_where_accelerate_would_not_shard_is_refused(said: dict[str, Any]) -> None:
+    assert "FSDP needs GPUs" in complaint(micro_batch_size=2, accelerate={"num_processes": 8} | said)
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
 def test_four_bits_without_a_gpu_are_refused() -> None:
     assert complaint(lora={"quantize": "nf4"}) == 'train.lora.quantize = "nf4" needs a GPU, and there is none'
 

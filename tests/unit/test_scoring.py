@@ -1,38 +1,95 @@
+"""Scores of problems and what is made of them: closed forms, ties, pairs."""
+
+import math
+
 import numpy as np
 import pytest
 
-from pipeline.rows import Score
-from pipeline.scoring import bootstrap, difference, summarise
+from pipeline.rows import Score, Trace, Verdict
+from pipeline.scoring import comparisons, ks, majority, pass_at_k, summarise
+from pipeline.scoring import score as score_of
+from tests.unit.test_filters import a_trace
 
 
-def score(subject: str, problem: str, correct: int) -> Score:
+def score(subject: str, problem: str, correct: int, samples: int = 4, majority: float = 0) -> Score:
     return Score(
-        id=f"{subject}/{problem}", subject=subject, model="m", prompt="plain", problem_id=problem, source="s",
-        samples=4, correct=correct, unknown=0, truncated=1, malformed=2, failed=0, completion_tokens=40,
+        id=f"held_out/{subject}/{problem}", set="held_out", subject=subject, model="m", prompt="plain",
+        problem_id=problem, source="s", samples=samples, correct=correct, majority=majority, unknown=0,
+        truncated=1, malformed=2, failed=0, completion_tokens=40,
     )  # fmt: skip
+
+
+def answers(*given: tuple[str | None, str], **changes: object) -> list[Trace]:
+    """Traces with an answer, or none, and the verdict on it."""
+    return [
+        a_trace(
+            response="" if answer is None else f"The answer is \\boxed{{{answer}}}.",
+            verdicts=(Verdict(filter="correct", version=1, outcome=outcome, reason=""),),
+            **changes,
+        )
+        for answer, outcome in given
+    ]
 
 
 def test_pass_at_1_is_the_mean_over_problems_and_shares_are_of_samples() -> None:
     (summary,) = summarise([score("base", "a", 4), score("base", "b", 1)])
-    assert summary.pass_at_1[0] == pytest.approx(0.625)
+    assert summary.pass_at[1].mean == pytest.approx(0.625)
     assert (summary.truncated, summary.malformed, summary.tokens) == (0.25, 0.5, 10)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(100):
-        estimate = bootstrap(rng.binomial(4, rng.beta(1, 1, size=100)) / 4)  # type: ignore[arg-type]
-        covered += estimate.low <= 0.5 <= estimate.high
-    assert 88 <= covered <= 100
+def test_pass_at_k_is_the_share_of_all_choices_of_k_samples_that_hold_a_right_one() -> None:
+    for n, c, k in [(4, 0, 2), (4, 1, 2), (4, 3, 2), (4, 4, 4), (16, 3, 8), (64, 1, 64), (64, 0, 32)]:
+        expected = 1 - math.comb(n - c, k) / math.comb(n, k)
+        assert pass_at_k([n], [c], k)[0] == pytest.approx(expected), (n, c, k)
+    assert pass_at_k([4, 8], [1, 1], 2) == pytest.approx([0.5, 0.25])  # each by its own n
+    assert pass_at_k([4, 4], [1, 3], 1) == pytest.approx([0.25, 0.75])
 
 
-def test_a_difference_is_paired_problem_by_problem() -> None:
+def test_pass_at_k_is_unbiased() -> None:
+    rng = np.random.default_rng(4)
+    p, n, k = 0.2, 8, 4
+    estimates = pass_at_k([n] * 40_000, list(rng.binomial(n, p, 40_000)), k)
+    assert estimates.mean() == pytest.approx(1 - (1 - p) ** k, abs=0.005)
+
+
+def test_k_goes_as_far_as_every_problem_has_samples() -> None:
+    assert [ks([1]), ks([2, 3]), ks([4, 7]), ks([8]), ks([64, 10])] == [
+        [1], [1, 2], [1, 2, 4], [1, 2, 4, 8], [1, 2, 4, 8],
+    ]  # fmt: skip
+    (summary,) = summarise([score("base", "a", 1), score("base", "b", 0, majority=0.5)])
+    assert {k: e.mean for k, e in summary.pass_at.items()} == pytest.approx({1: 0.125, 2: 0.25, 4: 0.5})
+    assert summary.majority.mean == 0.25
+
+
+def test_the_majority_is_right_by_class_shared_on_a_tie_and_without_the_answerless() -> None:
+    assert majority(answers(("1/2", "pass"), ("0.5", "pass"), ("3", "fail"), ("7", "fail"))) == 1
+    assert majority(answers(("3", "fail"), ("3", "fail"), ("1/2", "pass"))) == 0
+    assert majority(answers(("1/2", "pass"), ("3", "fail"))) == 0.5
+    assert majority(answers(("2", "pass"), ("3", "fail"), ("4", "fail"))) == pytest.approx(1 / 3)
+    assert majority(answers(("2", "pass"), (None, "fail"), (None, "fail"))) == 1
+    assert majority(answers((None, "fail"))) == 0
+    assert majority(answers(("2", "pass"), ("2", "pass"), finish_reason="length")) == 0
+
+
+def test_a_score_counts_the_samples_of_one_problem() -> None:
+    traces = answers(("2", "pass"), ("2", "pass"), ("3", "fail"), ("x", "unknown"))
+    made = score_of("aime", "student", "m", traces)
+    assert made.id == f"aime/student/{traces[0].problem_id}"
+    assert (made.samples, made.correct, made.unknown, made.majority) == (4, 2, 1, 1)
+
+
+def test_a_difference_and_the_retention_are_paired_problem_by_problem() -> None:
     base = [score("base", str(i), i % 4) for i in range(40)]
-    student = [score("student", str(i), i % 4 + 1) for i in reversed(range(40))]
-    estimate = difference(student, base)
-    assert estimate == pytest.approx((0.25, 0.25, 0.25))
+    teacher = [score("teacher", str(i), 2 * (i % 2) + 2) for i in range(80)]
+    student = [score("student", str(i), i % 2 + 1) for i in reversed(range(40))]
+    beside = {c.other: c for c in comparisons(base + teacher + student)}
+    assert list(beside) == ["base", "teacher"]
+    assert beside["base"].retention is None
+    assert beside["teacher"].problems == 40
+    assert beside["teacher"].difference.mean == pytest.approx(-0.375)
+    assert beside["teacher"].retention == pytest.approx((0.5, 0.5, 0.5))  # half as often on every problem
+    assert beside["teacher"].difference.low < -0.375 < beside["teacher"].difference.high
 
 
-def test_the_same_scores_give_the_same_interval() -> None:
-    assert bootstrap([0, 1, 1, 0.5]) == bootstrap([0, 1, 1, 0.5])
+def test_without_a_student_nothing_is_compared() -> None:
+    assert comparisons([score("teacher", "a", 1)]) == []
