@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from pipeline.config.training import Train
 from pipeline.errors import UserError
+from pipeline.training.attention import for_packing
 from pipeline.training.job import TrainJob
 
 
@@ -32,8 +33,8 @@ def student(job: TrainJob) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
 def _how(job: TrainJob) -> dict[str, Any]:
     train = job.train
     how: dict[str, Any] = {"dtype": torch.float32}
-    if train.attention:
-        how["attn_implementation"] = train.attention
+    if train.attention or train.packing:
+        how["attn_implementation"] = train.attention or for_packing()
     # FSDP shards parameters of one type together, so there the base stays in the adapters' float32.
     if train.lora and job.bf16 and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         how["dtype"] = torch.bfloat16

@@ -111,3 +111,26 @@ def test_validation_is_the_cross_entropy_and_knows_no_weights(tmp_path: Path) ->
     assert it.compute_loss(it.model, it.data_collator(given)).item() == pytest.approx(
         step(it, rows())[0], rel=1e-5
     )
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_packed_documents_attend_to_themselves_alone_with_the_attention_that_packing_takes(
+    window: int | None,
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    from pipeline.training.attention import for_packing
+
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 259}
+    config = MistralConfig(sliding_window=window, **sizes) if window else LlamaConfig(**sizes)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=for_packing())
+    packed = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(rows())
+    packed.pop("labels")
+    together = model(**packed, use_cache=False).logits[0]
+    for row, logits in zip(rows(), together.split([len(row["input_ids"]) for row in rows()]), strict=True):
+        alone = model(input_ids=torch.tensor([row["input_ids"]]), use_cache=False).logits[0]
+        assert torch.allclose(alone, logits, atol=1e-5)
