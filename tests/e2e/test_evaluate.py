@@ -179,7 +179,7 @@ def test_an_evaluation_whose_requests_failed_goes_on_with_those_alone(
 def test_free_answers_of_a_set_are_judged_by_a_model_and_training_is_judged_as_before(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    server, judge = fake_server("--right", "0.5"), fake_server("--right", "1", "--malformed", "0")
+    server, judge = fake_server("--right", "0.5"), fake_server("--right", "0.8")
     recipe = Path(without_student(tmp_path, server.url, one=problems(tmp_path, "first", 11)))
     for stage in ("ingest", "generate", "filter"):
         assert retort(tmp_path, stage, str(recipe)).returncode == 0
