@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline import commands, completion
 from pipeline.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from pipeline.config import Recipe
-    from pipeline.run import Run
 
 HELP = {
     "ingest": "Read problems from the recipe's sources; split them into train and held-out.",
@@ -25,7 +25,6 @@ HELP = {
     "train": "Fine-tune the student on the examples.",
     "evaluate": "Compare base student, trained student and teacher; or score one model alone.",
 }
-JUDGED = "filter; of a model scored alone, its answers"
 ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # that need no more than the two texts
 EXIT_CODES = (
     "Exit codes: 0 done; 2 a mistake to put right, in one line; 3 units failed, the same command tries "
@@ -56,7 +55,7 @@ def cli(context: click.Context, runs: Path) -> None:
 
 
 def _stage_command(name: str) -> click.Command:
-    @click.argument("recipe", type=click.Path(path_type=Path))
+    @click.argument("recipe", type=click.Path(path_type=Path), shell_complete=completion.recipes)
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     @click.pass_obj
     def command(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
@@ -71,7 +70,7 @@ for _name in HELP:
 
 
 @cli.command(short_help=HELP["evaluate"])
-@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...", shell_complete=completion.recipes)
 @click.option("--model", help="Score this model alone, without a recipe; vLLM serves it, or --base-url.")
 @click.option("--problems", metavar="FILE", help="On these: JSONL, JSON, CSV or Parquet.")
 @click.option("--base-url", metavar="URL", help="An OpenAI-compatible endpoint that has the model.")
@@ -101,7 +100,7 @@ def evaluate(
 
 
 @cli.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=completion.recipes)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.pass_obj
 def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
@@ -115,61 +114,8 @@ def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
     return _execute(tuple(stages_of(loaded)), runs, loaded)
 
 
-@cli.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.pass_obj
-def status(runs: Path, run: Path | None) -> None:
-    """What each stage of RUN holds, read from its folder; without RUN, a line for each run.
-
-    RUN is a run's folder, or its name.
-    """
-    from pipeline import results, show
-
-    if run is None:
-        show.print_runs(runs)
-        return
-    opened = _open(runs, run)
-    show.print_status(opened)
-    if opened.output("evaluate").complete:
-        results.print_table(opened)
-
-
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--stage", help=f"Whose traces.  [default: {JUDGED}]")
-@click.option(
-    "-n",
-    "examples",
-    type=click.IntRange(min=0),
-    default=2,
-    show_default=True,
-    help="Examples of each reason.",
-)
-@click.pass_obj
-def why(runs: Path, run: Path, stage: str | None, examples: int) -> None:
-    """Where RUN's traces went: kept, rejected by reason with examples, and what each rule rejects alone."""
-    from pipeline.why import print_why
-
-    opened = _open(runs, run)
-    print_why(opened, stage or opened.judged(), examples)
-
-
-@cli.command(name="show")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--stage",
-    help=f'Whose rows: a stage, or e.g. "evaluate/held_out/student/filter".  [default: {JUDGED}]',
-)
-@click.option("--kept", "outcome", flag_value="kept", help="Only traces that were kept.")
-@click.option("--rejected", "outcome", flag_value="rejected", help="Only traces that were rejected.")
-@click.option("-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="How many rows.")
-@click.pass_obj
-def show_rows(runs: Path, run: Path, stage: str | None, outcome: str | None, count: int) -> None:
-    """Print rows of RUN as text, each whole."""
-    from pipeline import show
-
-    opened = _open(runs, run)
-    show.print_rows(opened, stage or opened.judged(), outcome, count)
+for _command in commands.ALL:
+    cli.add_command(_command)
 
 
 @cli.command()
@@ -196,12 +142,6 @@ def verify(
         raise UserError("verify needs --gold and --pred, or --pairs FILE.jsonl")
 
 
-def _open(runs: Path, run: Path) -> Run:
-    from pipeline.run import open_run
-
-    return open_run(run if (run / "recipe.json").exists() else runs / run)
-
-
 def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
     from pipeline.recipe import load_recipe
 
@@ -222,7 +162,7 @@ def _execute(names: Sequence[str], runs: Path, recipe: Recipe) -> int:
     if "evaluate" in names:
         from pipeline import results
 
-        results.print_table(_open(runs, runs / recipe.run))
+        results.print_table(commands.open_named(runs, runs / recipe.run))
     return DONE
 
 
@@ -231,7 +171,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also when started in the background
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, complete_var=completion.VARIABLE)
     except click.ClickException as e:
         e.show()
         code = 2

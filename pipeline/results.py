@@ -10,9 +10,10 @@ from rich.table import Table
 
 from pipeline.config.evaluation import HELD_OUT
 from pipeline.intervals import Estimate
+from pipeline.progress import plain
 from pipeline.run import Run
 from pipeline.scoring import Comparison, Summary, comparisons, summarise, trained_on
-from pipeline.show import console, plain
+from pipeline.show import console
 
 COLUMNS = (
     "pass@1 [95 %]",

@@ -1,31 +1,32 @@
-"""Read-only access to a run, for Python and for the command line. Opening one reads two small files.
+"""Read-only access to a run, for Python and for the command line. Opening one reads one small file.
 
 run = open_run("data/runs/demo")
 run.counts()                        # what each stage holds
 run.why()                           # the funnel: kept, rejected by reason, what each rule rejects alone
-run.traces.to_pandas()              # or .to_arrow(), .to_datasets(), or iterate over typed rows
+run.traces.where(source="words").to_pandas()  # also problems, verdicts, examples, scores: see table.py
+run.sample(5, rejected_by="repetition")       # some traces to read; in a notebook as a table
+run.problem(id)                     # a problem with every trace of it, the evaluation's too
+run.sql("select source, count(*) from traces group by 1")  # by DuckDB, over the Parquet files
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Recipe
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.funnel import Funnel, funnel
-from pipeline.rows import Example, Opinion, Problem, Row, Score, Step, Trace, Verdict, arrow_schema
+from pipeline.rows import Example, Opinion, Problem, Row, Score, Step, Trace
 from pipeline.shard import Counts
 from pipeline.store import Output
+from pipeline.table import Rows, Verdicts
 
 if TYPE_CHECKING:
-    import datasets
-    import pandas as pd
-    import pyarrow as pa
+    import duckdb
 
-R = TypeVar("R", bound=Row)
 ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
     "ingest": Problem,
     "generate": Trace,
@@ -34,75 +35,34 @@ ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
     "train": Step,
     "evaluate": Score,
 }
-WITHIN: dict[str, type[Row]] = {
-    "judge": Opinion,
-    "problems": Problem,
-}  # folders that lie within those of filter and evaluate
+WITHIN: dict[str, type[Row]] = {"judge": Opinion, "problems": Problem}  # within those of filter and evaluate
 _ANSWERS = ("filter/judge", "evaluate/*/*/generate", "evaluate/*/*/filter/judge")
 
 
-class TraceVerdict(Verdict):
-    """A verdict beside the trace and problem that it is about."""
+class Answered(Row):
+    """A problem and its traces by the stage that holds them: "filter", "evaluate/held_out/student/filter"."""
 
-    trace_id: str
-    problem_id: str
+    problem: Problem
+    traces: dict[str, tuple[Trace, ...]]
 
+    def _repr_html_(self) -> str:
+        from pipeline import notebook
 
-class Rows(Generic[R]):
-    """The sealed rows of a stage, read from disk when asked for."""
-
-    def __init__(self, row: type[R], paths: list[Path]) -> None:
-        self.row = row
-        self.paths = paths
-
-    def __iter__(self) -> Iterator[R]:
-        for batch in self._dataset().to_batches(batch_size=256):
-            for record in batch.to_pylist():
-                yield self.row.model_validate(record)
-
-    def __len__(self) -> int:
-        return int(self._dataset().count_rows())
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} {self.row.__name__} rows in {len(self.paths)} shards>"
-
-    def to_arrow(self) -> pa.Table:
-        return self._dataset().to_table()
-
-    def columns(self, names: Sequence[str]) -> pa.Table:
-        """Some fields of all rows, without reading the others."""
-        return self._dataset().to_table(columns=list(names))
-
-    def to_pandas(self) -> pd.DataFrame:
-        return self.to_arrow().to_pandas()
-
-    def to_datasets(self) -> datasets.Dataset:
-        import datasets
-
-        return datasets.Dataset(self.to_arrow())
-
-    def where(self, field: str, value: Any, count: int) -> list[R]:
-        """The first `count` rows with this value in a field."""
-        import pyarrow.compute as pc
-
-        table = self._dataset().head(count, filter=pc.field(field) == value, batch_size=1024)
-        return [self.row.model_validate(record) for record in table.to_pylist()]
-
-    def _dataset(self) -> Any:
-        import pyarrow.dataset as ds
-
-        return ds.dataset([str(p) for p in self.paths], schema=arrow_schema(self.row), format="parquet")
+        return notebook.problem(self)
 
 
 class Run:
-    """A run's folder. `problems`, `traces`, `examples`, `scores` are the rows that people ask for most."""
+    """A run's folder. problems, traces, verdicts, examples and scores are lazy tables of its rows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = Recipe.model_validate_json((path / "recipe.json").read_bytes())
 
     def output(self, stage: str) -> Output:
-        return Output(self.path / stage, (ROWS | WITHIN)[stage.rpartition("/")[2]])
+        parts = stage.split("/")
+        if parts[-1] not in ROWS | WITHIN or not {"", ".", ".."}.isdisjoint(parts):
+            raise UserError(f"no stage {stage!r}; stages: {', '.join(ROWS)}")
+        return Output(self.path / stage, (ROWS | WITHIN)[parts[-1]])
 
     def rows(self, stage: str) -> Rows[Any]:
         """Rows of a stage by name; also the answers of one model, by "evaluate/held_out/student/filter".
@@ -129,11 +89,71 @@ class Run:
     def scores(self) -> Rows[Score]:
         return self.rows("evaluate")
 
-    def verdicts(self) -> Iterator[TraceVerdict]:
-        """Every verdict on every trace."""
-        for trace in self.traces:
-            for verdict in trace.verdicts:
-                yield TraceVerdict(trace_id=trace.id, problem_id=trace.problem_id, **verdict.model_dump())
+    @property
+    def verdicts(self) -> Verdicts:
+        """Every verdict on every trace, each with the ids of its trace and problem."""
+        return Verdicts(paths=self.traces.paths)
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """A SELECT over problems, traces, verdicts, examples and scores; .df() gives pandas. See sql.py."""
+        from pipeline import sql
+
+        tables: dict[str, Rows[Any]] = {"problems": self.problems, "traces": self.traces}
+        return sql.query(tables | {"examples": self.examples, "scores": self.scores}, query)
+
+    def sample(
+        self, n: int = 5, seed: int = 0, *, rejected_by: str | None = None, **values: Any
+    ) -> Rows[Trace]:
+        """Traces to read, as a table: `n` drawn evenly, the same ones for the same seed.
+
+        `rejected_by` is the rule that decided ("repetition" or "no_repetition"), a code of one, or both as
+        the funnel writes them ("correct: wrong"). Others are values of fields: source="gsm8k".
+        """
+        rows = self.traces.where(**values)
+        if rejected_by is not None:
+            rows = rows.where(outcome="rejected", reason=self.reasons(rejected_by))
+        return rows.sample(n, seed)
+
+    def problem(self, id: str) -> Answered:
+        """A problem with all its traces, judged where they were. Raises UserError where there is none."""
+        sets = sorted(str(p.relative_to(self.path)) for p in self.path.glob("evaluate/*/problems"))
+        for stage in ("ingest", *sets):
+            found = self.rows(stage).where(id=id).located()
+            if found.paths:
+                within = "" if stage == "ingest" else stage.removesuffix("problems")
+                return Answered(
+                    problem=found.head(1)[0], traces=self._traces_of(id, found.paths[0].name, within)
+                )
+        raise UserError(f"{self.path}: no problem has the id {id!r}")
+
+    def _traces_of(self, id: str, shard: str, within: str) -> dict[str, tuple[Trace, ...]]:
+        """Traces of a problem by stage; they lie in shards of the same name as the problem's."""
+        found = {}
+        for path in sorted(self.path.glob(f"{within}**/generate")):
+            judged = path.with_name("filter")
+            given = next((p / shard for p in (judged, path) if (p / shard).exists()), None)
+            if given is not None:
+                rows = Rows(Trace, [given]).where(problem_id=id).located()
+                found[str(given.parent.relative_to(self.path))] = tuple(rows)
+        return {stage: traces for stage, traces in found.items() if traces}
+
+    def reasons(self, name: str, stage: str = "filter") -> list[str]:
+        """The reasons, as "rule: code", that name this rule or this code. UserError where none does."""
+        report = self.report(stage)
+        known = [*report.get("rejected", {}), *report.get("unknown", {})]
+        found = [why for why in known if name in (why, *why.split(": ", 1)) or why.startswith(f"no_{name}: ")]
+        if not found:
+            raise UserError(f"{self.path}: no trace was decided by {name!r}" + nearest(name, known))
+        return found
+
+    def state(self, stage: str) -> str:
+        """running, complete, unfinished or not started."""
+        output = self.output(stage)
+        if output.busy:
+            return "running"
+        if output.complete:
+            return "complete"
+        return "not started" if output.manifest() is None else "unfinished"
 
     def counts(self) -> dict[str, Counts]:
         """What each stage holds now, read from its folder."""
@@ -156,7 +176,7 @@ class Run:
 
     def examples_of(self, reason: str, count: int, stage: str = "filter") -> list[Trace]:
         """The first traces that were decided by this "rule: reason"."""
-        return self.rows(stage).where("reason", reason, count)
+        return self.rows(stage).where(reason=reason).head(count)
 
     def report(self, stage: str) -> dict[str, Any]:
         """What a complete stage said of its work; {} before."""
@@ -165,8 +185,20 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """Every try of every stage: when it ended, how long it took, its exit code."""
-        path = self.path / "events.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path, events = self.path / "events.jsonl", []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            with suppress(ValueError):  # the last line may be torn
+                events.append(json.loads(line))
+        return events
+
+    def __repr__(self) -> str:
+        complete = [stage for stage in ROWS if self.output(stage).complete]
+        return f"<run {self.path.name} in {self.path}: {', '.join(complete) or 'nothing'} complete>"
+
+    def _repr_html_(self) -> str:
+        from pipeline import notebook
+
+        return notebook.run(self)
 
 
 def open_run(path: str | Path) -> Run:

@@ -141,16 +141,20 @@ def comparisons(scores: Iterable[Score]) -> list[Comparison]:
     ]
 
 
-def _comparison(student: Sequence[Score], others: Sequence[Score]) -> Comparison:
+def paired(scores: Sequence[Score], others: Sequence[Score]) -> tuple[Floats, Floats]:
+    """pass@1 of two models by problem, over the problems of both: each of shape (problems,)."""
     other = {s.problem_id: s.correct / s.samples for s in others}
-    paired = [s for s in student if s.problem_id in other]
-    own = np.array([s.correct / s.samples for s in paired])
-    theirs = np.array([other[s.problem_id] for s in paired])
+    both = [s for s in scores if s.problem_id in other]
+    return np.array([s.correct / s.samples for s in both]), np.array([other[s.problem_id] for s in both])
+
+
+def _comparison(student: Sequence[Score], others: Sequence[Score]) -> Comparison:
+    own, theirs = paired(student, others)
     name = others[0].subject
     return Comparison(
         set=others[0].set,
         other=name,
-        problems=len(paired),
+        problems=len(own),
         difference=intervals.mean(own - theirs, least=-1),
         retention=intervals.ratio(own, theirs) if name.startswith("teacher") else None,
     )

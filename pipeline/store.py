@@ -180,19 +180,21 @@ def _hash(value: Any) -> str:
 
 def _difference(held: Manifest, wanted: Manifest) -> str:
     """The first setting that differs, as `temperature: 0.6 -> 0.9`, and how many others do."""
-    old, new = _flat(held), _flat(wanted)
+    old, new = (flat({**m.settings, "input": m.inputs, "version": m.version}) for m in (held, wanted))
     keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    first = f"{keys[0]}: {_shown(old.get(keys[0]))} -> {_shown(new.get(keys[0]))}"
+    first = f"{keys[0]}: {shown(old.get(keys[0]))} -> {shown(new.get(keys[0]))}"
     return first + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else "")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting's value, its middle left out where it is long."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:28] + " ... " + text[-27:]
 
 
-def _flat(manifest: Manifest) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings within settings by one key each: {"sources.0.path": ...}."""
+    found: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, list):
@@ -201,9 +203,7 @@ def _flat(manifest: Manifest) -> dict[str, Any]:
             for key, below in value.items():
                 walk(f"{prefix}.{key}", below)
         else:
-            flat[prefix.lstrip(".")] = value
+            found[prefix.lstrip(".")] = value
 
-    walk("", manifest.settings)
-    walk("input", manifest.inputs)
-    walk("version", manifest.version)
-    return flat
+    walk("", settings)
+    return found

@@ -1,4 +1,4 @@
-"""`retort why`: the funnel of judged traces, what each rule does by itself, and examples to read."""
+"""`retort why`: the funnel of a stage's judged traces, what each rule does alone, and examples to read."""
 
 from __future__ import annotations
 
@@ -8,28 +8,54 @@ from textwrap import shorten
 from rich.table import Table
 
 from pipeline.errors import UserError
+from pipeline.funnel import Funnel
 from pipeline.progress import plain
-from pipeline.rows import Trace
+from pipeline.rows import Row, Trace
 from pipeline.run import Run
-from pipeline.show import console, rows_of
+from pipeline.show import console
 
 WIDTH = 120  # characters of an example's text
 
 
-def print_why(run: Run, stage: str, examples: int) -> None:
+class Seen(Row):
+    """A trace beside what decided it."""
+
+    id: str
+    said: str  # the verdict's evidence; without any, the end of the response
+    reference: str | None
+
+
+class Why(Row):
+    """What `retort why RUN --json` prints."""
+
+    run: str
+    stage: str
+    funnel: Funnel
+    examples: dict[str, tuple[Seen, ...]]  # by "rule: reason"
+
+
+def why_of(run: Run, stage: str, examples: int) -> Why:
     """The funnel, the rules, and the first `examples` traces of each reason. UserError before filtering."""
-    rows = rows_of(run, stage)
+    rows = run.rows(stage)
     if rows.row is not Trace or not stage.endswith("filter"):
         raise UserError(f"{stage} holds no judged traces: why is for filter and evaluate/SET/SUBJECT/filter")
     if not rows.paths:
         raise UserError(f"{run.path}: nothing is filtered yet; `retort status` shows how far the run is")
-    funnel, screen = run.why(stage), console()
+    funnel = run.why(stage)
+    reasons = (*funnel.rejected, *funnel.unknown)
+    seen = {reason: tuple(_examples(run, stage, reason, examples)) for reason in reasons}
+    return Why(run=run.path.name, stage=stage, funnel=funnel, examples=seen)
+
+
+def print_why(why: Why) -> None:
+    funnel, screen = why.funnel, console()
     screen.print(f"{funnel.traces:,} traces = {funnel.kept:,} kept", highlight=False)
     for what, reasons in (("rejected", funnel.rejected), ("cannot tell", funnel.unknown)):
         for reason, count in reasons.items():
             share = f"{count / funnel.traces:.1%}"
             screen.print(f"+ {count:>9,} {share:>6} {what}, {plain(reason)}", markup=False, highlight=False)
-            for line in _examples(run, stage, reason, examples):
+            for seen in why.examples[reason]:
+                line = f"{seen.id}  {_one_line(seen.said)}  (reference: {_one_line(seen.reference or '-')})"
                 screen.print(f"      {line}", markup=False, highlight=False)
     table = Table("rule", "rejects", "alone", "cannot tell", box=None)
     for name, rule in funnel.rules.items():
@@ -38,11 +64,10 @@ def print_why(run: Run, stage: str, examples: int) -> None:
     screen.print(table)
 
 
-def _examples(run: Run, stage: str, reason: str, count: int) -> Iterator[str]:
+def _examples(run: Run, stage: str, reason: str, count: int) -> Iterator[Seen]:
     for trace in run.examples_of(reason, count, stage):
         verdict = next(v for v in trace.verdicts if f"{v.filter}: {v.reason}" == reason)
-        said = verdict.evidence or _end_of(trace)
-        yield f"{trace.id}  {_one_line(said)}  (reference: {_one_line(trace.reference or '-')})"
+        yield Seen(id=trace.id, said=verdict.evidence or _end_of(trace), reference=trace.reference)
 
 
 def _end_of(trace: Trace) -> str:

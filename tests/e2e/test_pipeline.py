@@ -70,7 +70,7 @@ def test_python_gives_arrow_pandas_and_datasets(run: Run) -> None:
     assert run.examples.to_datasets()[0]["messages"][-1]["role"] == "assistant"
     why = run.why()
     assert why.model_dump() == run.report("filter")
-    fails = [v.filter for v in run.verdicts() if v.outcome == "fail"]
+    fails = [v.filter for v in run.verdicts if v.outcome == "fail"]
     assert {name: rule.fails for name, rule in why.rules.items() if rule.fails} == Counter(fails)
     only = [{v.filter for v in t.verdicts if v.outcome == "fail"} for t in run.traces]
     assert {name: rule.alone for name, rule in why.rules.items()} == {

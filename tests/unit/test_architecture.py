@@ -15,7 +15,7 @@ HEAVY = ("torch", "transformers", "vllm", "trl", "datasets")
 
 # Who may import what of ours; a module is in the first layer that names it.
 LAYERS = (
-    ("pipeline.errors", "pipeline.rows"),
+    ("pipeline.errors", "pipeline.rows", "pipeline.completion"),
     ("pipeline.config", "pipeline.shard", "pipeline.progress", "filters", "prompts"),
     ("pipeline.recipe", "pipeline.store"),
     ("pipeline.units", "pipeline.child", "pipeline.files", "pipeline.machine", "pipeline.gym"),
@@ -31,11 +31,12 @@ LAYERS = (
     ("pipeline.deduplicate",),
     ("pipeline.training", "pipeline.funnel", "pipeline.launching"),
     ("pipeline.stages",),
-    ("pipeline.run",),
+    ("pipeline.run", "pipeline.table", "pipeline.sql", "pipeline.notebook"),
     ("pipeline.costs",),
     ("pipeline.show", "pipeline.verifying"),
-    ("pipeline.why", "pipeline.results"),
-    ("pipeline.cli",),
+    ("pipeline.why", "pipeline.results", "pipeline.diff"),
+    ("pipeline.status",),
+    ("pipeline.cli", "pipeline.commands"),
     ("pipeline.fake_server",),  # nothing of the product may need it
 )
 

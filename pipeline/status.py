@@ -1,0 +1,230 @@
+"""`retort status`: what the stages of a run hold, what it has cost, what it found; or a line for each run.
+
+A document is made first, from the folder alone, and then printed as tables or as JSON: both say the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+
+from pipeline import ledger, results
+from pipeline.costs import Cost, costs
+from pipeline.errors import UserError
+from pipeline.progress import duration, plain
+from pipeline.rows import Row
+from pipeline.run import ROWS, Run, open_run
+from pipeline.scoring import Comparison, Summary, comparisons, summarise
+from pipeline.show import console, money
+
+
+class RunLine(Row):
+    run: str
+    complete: tuple[str, ...]  # stages
+    working_on: tuple[str, ...]  # stages
+    kept: int | None  # traces; None before they were filtered
+    unreadable: str | None = None  # why nothing else is known
+
+
+class Runs(Row):
+    """What `retort status --json` prints."""
+
+    runs: tuple[RunLine, ...]
+
+
+class StageLine(Row):
+    stage: str
+    state: str  # running, complete, unfinished, not started
+    rows: int
+    failed: int
+    shards: int
+    sealed: int  # of the shards
+    seconds: float | None  # over all tries that have ended; None where none has
+
+
+class Judging(Row):
+    """What a judge model was asked, over all tries."""
+
+    stage: str
+    requests: int
+    completion_tokens: int
+    spend: float | None  # None where the recipe gives no price
+
+
+class Drawing(Row):
+    """What generate's tries took, over all of them."""
+
+    requests: int
+    retries: dict[str, int]  # why -> how many
+    seconds: float
+
+
+class Yield(Row):
+    traces: int
+    kept: int
+    rejected: dict[str, int]  # "rule: reason" -> traces, the most first
+    unknown: dict[str, int]
+
+
+class Status(Row):
+    """What `retort status RUN --json` prints."""
+
+    run: str
+    folder: str
+    stages: tuple[StageLine, ...]
+    working: tuple[str, ...]  # the last line of progress of each stage that draws right now
+    filtered: Yield | None  # None before traces were filtered
+    costs: tuple[Cost, ...]
+    judging: tuple[Judging, ...]
+    drawing: Drawing | None
+    scores: tuple[Summary, ...]  # empty before evaluate is complete
+    comparisons: tuple[Comparison, ...]
+
+
+def runs_of(folder: Path) -> Runs:
+    """A line for each run of a folder; one that cannot be read is said to be so."""
+    folders = sorted(path.parent for path in folder.glob("*/recipe.json"))
+    if not folders:
+        raise UserError(f"{folder}: no runs there; `retort run RECIPE` makes one")
+    return Runs(runs=tuple(_line(path) for path in folders))
+
+
+def status_of(run: Run) -> Status:
+    seconds: Counter[str] = Counter()
+    for event in run.events():
+        seconds[event["stage"]] += event["seconds"]
+    scores = list(run.scores) if run.output("evaluate").complete else []
+    report = run.report("filter")
+    return Status(
+        run=run.path.name,
+        folder=str(run.path),
+        stages=tuple(
+            StageLine(stage=stage, state=run.state(stage), **vars(counts), seconds=seconds.get(stage))
+            for stage, counts in run.counts().items()
+        ),
+        working=tuple(_working(run)),
+        filtered=Yield(**{name: report[name] for name in Yield.model_fields}) if report else None,
+        costs=tuple(costs(run)),
+        judging=tuple(_judging(run)),
+        drawing=_drawing(run),
+        scores=tuple(summarise(scores)),
+        comparisons=tuple(comparisons(scores)),
+    )
+
+
+def print_document(document: Runs | Status) -> None:
+    if isinstance(document, Runs):
+        _print_runs(document)
+    else:
+        _print_status(document)
+        run = open_run(document.folder)
+        if document.scores:
+            results.print_table(run)
+
+
+def _print_runs(document: Runs) -> None:
+    table = Table("run", "complete", "working on", "rows kept", box=None)
+    for r in document.runs:
+        said = r.unreadable or ", ".join(r.working_on) or "-"
+        kept = "-" if r.kept is None else f"{r.kept:,}"
+        table.add_row(plain(r.run), f"{len(r.complete)}/{len(ROWS)}", plain(said), kept)
+    console().print(table, markup=False)
+
+
+def _print_status(s: Status) -> None:
+    table = Table("stage", "state", "rows", "failed", "shards sealed", "seconds", box=None)
+    for line in s.stages:
+        shards = f"{line.sealed}/{line.shards}" if line.shards else "-"
+        time = "-" if line.seconds is None else f"{line.seconds:.0f}"
+        table.add_row(line.stage, line.state, f"{line.rows:,}", f"{line.failed:,}", shards, time)
+    screen = console()
+    screen.print(table)
+    for text in (*s.working, *_yield(s)):
+        screen.print(plain(text), markup=False, highlight=False)
+    if s.costs:
+        _print_costs(s)
+
+
+def _print_costs(s: Status) -> None:
+    """What generate has cost, by teacher and source, and what was tried beside it."""
+    headers = (
+        "teacher",
+        "source",
+        "traces",
+        "prompt tokens",
+        "completion tokens",
+        "spent",
+        "kept",
+        "a kept one",
+    )
+    table = Table(*headers, box=None)
+    for c in s.costs:
+        numbers = (c.traces, c.prompt_tokens, c.completion_tokens)
+        spent = (money(c.spend), "-" if c.kept is None else str(c.kept), money(c.per_kept))
+        table.add_row(plain(c.teacher), plain(c.source), *(f"{n:,}" for n in numbers), *spent)
+    screen = console()
+    screen.print()
+    screen.print(table)
+    for j in s.judging:
+        said = f"{j.requests} requests, {j.completion_tokens:,} completion tokens, {money(j.spend)} spent"
+        screen.print(f"{j.stage}: {said}", markup=False, highlight=False)
+    if s.drawing:
+        why = ", ".join(f"{n} {plain(reason)}" for reason, n in s.drawing.retries.items())
+        time = duration(s.drawing.seconds)
+        screen.print(
+            f"{s.drawing.requests} requests in {time}; retries: {why or 'none'}",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _line(folder: Path) -> RunLine:
+    try:
+        run = open_run(folder)
+        states = {stage: run.output(stage) for stage in ROWS}
+        return RunLine(
+            run=folder.name,
+            complete=tuple(stage for stage, output in states.items() if output.complete),
+            working_on=tuple(stage for stage, output in states.items() if output.busy),
+            kept=run.report("filter").get("kept"),
+        )
+    except UserError as e:
+        return RunLine(run=folder.name, complete=(), working_on=(), kept=None, unreadable=str(e))
+
+
+def _working(run: Run) -> Iterator[str]:
+    for stage in ("generate", *run.answers()):
+        tries = ledger.read(run.output(stage).folder) if run.output(stage).busy else ()
+        if tries:
+            yield tries[-1].line
+
+
+def _judging(run: Run) -> Iterator[Judging]:
+    for stage in run.answers():
+        accounts = [a for t in ledger.read(run.output(stage).folder) for a in t.accounts]
+        if stage.endswith("/judge") and accounts:
+            spends = [a.spend for a in accounts if a.spend is not None]
+            yield Judging(
+                stage=stage,
+                requests=sum(a.requests for a in accounts),
+                completion_tokens=sum(a.completion_tokens for a in accounts),
+                spend=sum(spends) if spends else None,
+            )
+
+
+def _drawing(run: Run) -> Drawing | None:
+    tries = ledger.read(run.output("generate").folder)
+    retries = sum((Counter(a.retries) for t in tries for a in t.accounts), Counter[str]())
+    requests = sum(a.requests for t in tries for a in t.accounts)
+    seconds = sum(t.seconds for t in tries)
+    return Drawing(requests=requests, retries=dict(retries.most_common()), seconds=seconds) if tries else None
+
+
+def _yield(s: Status) -> Iterator[str]:
+    if s.filtered:
+        yield f"\n{s.filtered.traces} traces: {s.filtered.kept} kept; `retort why` shows examples"
+        yield from (f"  {n:>6} rejected, {why}" for why, n in s.filtered.rejected.items())
+        yield from (f"  {n:>6} cannot tell, {why}" for why, n in s.filtered.unknown.items())

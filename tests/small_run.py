@@ -1,0 +1,122 @@
+"""A run of a few rows whose folder is written here, without a server: for what only reads runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.funnel import funnel
+from pipeline.recipe import recipe_of
+from pipeline.rows import Example, Message, Problem, Row, Sampling, Score, Trace, Verdict
+from pipeline.run import Run, open_run
+from pipeline.store import Manifest, Output
+
+HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"
+SHARDS, PROBLEMS, SAMPLES = 3, 4, 3
+RECIPE = {
+    "ingest": {"sources": [{"kind": "file", "path": "problems.jsonl", "name": "sums"}]},
+    "teacher": {"model": "fake", "base_url": "http://127.0.0.1:9/v1", "price_out": 2.0},
+    "generate": {"prompt": "plain", "samples": SAMPLES},
+}
+
+
+def write_run(folder: Path, temperature: float = 0.6, right: int = 1) -> Run:
+    """3 shards of 4 problems with 3 traces each: the first `right` are kept, the others are wrong."""
+    folder.mkdir(parents=True)
+    generate = RECIPE["generate"] | {"temperature": temperature}
+    recipe = recipe_of(RECIPE | {"run": folder.name, "generate": generate}, (), "here")
+    (folder / "recipe.json").write_text(recipe.model_dump_json())
+    problems = [[_problem(shard, i) for i in range(PROBLEMS)] for shard in range(SHARDS)]
+    traces = [[_trace(p, n, temperature, right) for p in some for n in range(SAMPLES)] for some in problems]
+    _write(folder / "ingest", Problem, problems, {})
+    drawn = [[t.model_copy(update=_UNJUDGED) for t in some] for some in traces]
+    _write(folder / "generate", Trace, drawn, {"temperature": temperature})
+    _write(folder / "filter", Trace, traces, {"rules": {"correct": {"version": 1}}})
+    kept = [[_example(t) for t in some if t.outcome == "kept"] for some in traces]
+    _write(folder / "select", Example, kept, {})
+    scores = [_score(p, right) for some in problems for p in some]
+    _write(folder / "evaluate", Score, [scores], {"samples": SAMPLES})
+    return open_run(folder)
+
+
+_UNJUDGED = {"verdicts": (), "outcome": "unjudged", "reason": ""}
+
+
+def _write(folder: Path, row: type[Row], shards: list[list[Row]], settings: dict[str, object]) -> None:
+    output = Output(folder, row)
+    names = tuple(f"shard-{i:05d}" for i in range(len(shards)))
+    output.begin(Manifest(stage=folder.name, version=1, settings=settings, inputs={}, shards=names))
+    for name, rows in zip(names, shards, strict=True):
+        output.write(name, rows)
+    judged = folder.name == "filter"
+    output.finish(funnel([shard.path for shard in output.shards()]).model_dump() if judged else None)
+
+
+def _problem(shard: int, i: int) -> Problem:
+    return Problem(
+        question=f"What is {shard} + {i}? {HOSTILE}",
+        reference=str(shard + i),
+        answer_type="number",
+        source="sums" if i else "others",
+        id=f"{shard:08x}{i:08x}",
+        split="train",
+        origin=f"problems.jsonl:{i}",
+    )
+
+
+def _trace(problem: Problem, sample: int, temperature: float, right: int) -> Trace:
+    correct = sample < right
+    said = {"outcome": "pass", "reason": ""} if correct else {"outcome": "fail", "reason": "wrong"}
+    return Trace(
+        **problem.model_dump(include={"question", "reference", "answer_type", "source"}),
+        id=f"{problem.id}-0-{sample:04d}",
+        problem_id=problem.id,
+        sample=sample,
+        teacher="fake",
+        prompt="plain",
+        prompt_hash="0" * 16,
+        sampling=Sampling(temperature=temperature, top_p=1.0, max_tokens=64),
+        seed=sample,
+        reasoning="I add. " * 40 + HOSTILE,
+        response=f"The answer is {problem.reference if correct else '-1'}.",
+        finish_reason="stop",
+        prompt_tokens=10,
+        completion_tokens=100 + sample,
+        verdicts=(
+            Verdict(filter="finished", version=1, outcome="pass", reason=""),
+            Verdict(filter="correct", version=1, evidence=HOSTILE, **said),
+        ),
+        outcome="kept" if correct else "rejected",
+        reason="" if correct else "correct: wrong",
+    )
+
+
+def _example(trace: Trace) -> Example:
+    said = Message(role="assistant", content=trace.response)
+    return Example(
+        **trace.model_dump(include={"id", "problem_id", "source", "teacher"}),
+        split="train",
+        pass_rate=0.5,
+        confidence=None,
+        tokens=trace.completion_tokens,
+        messages=(Message(role="user", content=trace.question), said),
+    )
+
+
+def _score(problem: Problem, right: int) -> Score:
+    return Score(
+        id=f"held_out/teacher/{problem.id}",
+        set="held_out",
+        subject="teacher",
+        model="fake",
+        prompt="plain",
+        problem_id=problem.id,
+        source=problem.source,
+        samples=SAMPLES,
+        correct=right,
+        majority=0.0,
+        unknown=0,
+        truncated=0,
+        malformed=0,
+        failed=0,
+        completion_tokens=300,
+    )

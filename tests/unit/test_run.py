@@ -1,0 +1,151 @@
+"""A run read in Python: lazy tables, samples, problems, SQL, notebooks."""
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from pipeline import open_run
+from pipeline.errors import UserError
+from pipeline.run import Run
+from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
+
+TRACES = SHARDS * PROBLEMS * SAMPLES
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return write_run(tmp_path_factory.mktemp("runs") / "small")
+
+
+def test_opening_a_run_reads_no_shard(tmp_path: Path) -> None:
+    write_run(tmp_path / "small")
+    for path in (tmp_path / "small").rglob("*.parquet"):
+        path.write_bytes(b"whoever reads this fails")
+    run = open_run(tmp_path / "small")
+    tables = (run.problems, run.traces, run.verdicts, run.examples, run.scores)
+    assert [len(table.paths) for table in tables] == [SHARDS, SHARDS, SHARDS, SHARDS, 1]
+    assert "evaluate complete" in repr(run)
+    run.traces.where(outcome="kept")
+    with pytest.raises(Exception, match=r"(?i)parquet"):
+        len(run.traces)
+
+
+def test_tables_count_iterate_and_convert(run: Run) -> None:
+    assert len(run.traces) == TRACES == len(list(run.traces)) == run.traces.to_arrow().num_rows
+    assert len(run.problems.to_pandas()) == SHARDS * PROBLEMS
+    assert run.examples.columns(["id", "tokens"]).column_names == ["id", "tokens"]
+    assert run.examples.to_datasets().num_rows == len(run.examples) == SHARDS * PROBLEMS
+    assert {score.subject for score in run.scores} == {"teacher"}
+    assert f"{TRACES} rows of Trace in 3 shards" in repr(run.traces)
+
+
+def test_where_takes_values_lists_none_and_conditions_of_arrow(run: Run) -> None:
+    assert len(run.traces.where(outcome="kept", source="others")) == SHARDS
+    assert len(run.traces.where(sample=[0, 2])) == TRACES * 2 // SAMPLES
+    assert len(run.traces.where(sample=[])) == 0
+    assert len(run.traces.where(error=None)) == TRACES
+    long = run.traces.where(pc.field("completion_tokens") > 101)
+    assert {t.sample for t in long} == {2}
+    assert len(long.where(outcome="rejected")) == TRACES // SAMPLES
+
+
+def test_verdicts_are_a_table_of_their_own(run: Run) -> None:
+    assert len(run.verdicts) == 2 * TRACES == len(list(run.verdicts))
+    wrong = run.verdicts.where(outcome="fail")
+    assert Counter((v.filter, v.reason) for v in wrong) == {("correct", "wrong"): TRACES * 2 // SAMPLES}
+    assert len(wrong) == run.why().rules["correct"].fails
+    ids = {t.id: t.problem_id for t in run.traces}
+    assert all(ids[v.trace_id] == v.problem_id for v in wrong)
+    assert run.verdicts.to_arrow().num_rows == 2 * TRACES
+
+
+def test_a_sample_is_the_same_for_a_seed_and_of_what_was_asked(run: Run) -> None:
+    drawn = run.sample(5, seed=3, rejected_by="correct")
+    assert [t.id for t in drawn] == [t.id for t in run.sample(5, seed=3, rejected_by="wrong")]
+    assert [t.reason for t in drawn] == ["correct: wrong"] * 5
+    assert {t.id for t in run.sample(5, seed=4, rejected_by="correct")} != {t.id for t in drawn}
+    assert len(run.sample(1000, outcome="kept", source="others")) == SHARDS
+    assert len(run.sample(3, source="nowhere")) == 0
+    seen = Counter(t.id for seed in range(60) for t in run.sample(6, seed))
+    assert len(seen) == TRACES  # each has its chance
+
+
+def test_a_sample_reads_only_the_files_and_row_groups_that_hold_it(run: Run) -> None:
+    drawn = run.sample(2, seed=1)
+    assert set(drawn.paths) == set(drawn.groups or ()) <= set(run.traces.paths)
+    assert len(drawn.paths) <= 2
+
+
+def test_a_problem_comes_with_all_its_traces(run: Run) -> None:
+    problem = run.problems.head(1)[0]
+    answered = run.problem(problem.id)
+    assert answered.problem == problem
+    assert {stage: len(traces) for stage, traces in answered.traces.items()} == {"filter": SAMPLES}
+    assert all(trace.verdicts for trace in answered.traces["filter"])
+
+
+def test_sql_reads_the_five_tables(run: Run) -> None:
+    by_source = run.sql("select source, count(*) from traces group by 1 order by 1").fetchall()
+    assert by_source == [("others", SHARDS * SAMPLES), ("sums", SHARDS * SAMPLES * (PROBLEMS - 1))]
+    joined = "select count(*) from verdicts v join traces t on v.trace_id = t.id where v.outcome = 'fail'"
+    assert run.sql(joined).fetchall() == [(TRACES * 2 // SAMPLES,)]
+    for table in ("problems", "examples", "scores"):
+        assert run.sql(f"select count(*) from {table}").fetchall() == [(SHARDS * PROBLEMS,)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select * from read_text('/etc/hostname')",
+        "select * from '/etc/hostname'",
+        "copy traces to 'out.parquet'",
+        "drop view traces",
+        "select 1; select 2",
+        "set enable_external_access = true",
+        "select nothing from traces",
+        "",
+    ],
+)
+def test_sql_only_reads_and_only_the_run(run: Run, query: str) -> None:
+    with pytest.raises(UserError) as error:
+        run.sql(query)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_sql_of_a_run_that_holds_nothing_yet_finds_nothing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_bytes((run.path / "recipe.json").read_bytes())
+    empty = open_run(tmp_path)
+    assert empty.sql("select count(*) from traces, verdicts").fetchall() == [(0,)]
+    assert len(empty.traces) == len(empty.verdicts) == len(empty.sample(3)) == 0
+    assert "0 rows" in empty.traces._repr_html_()
+
+
+def test_mistakes_are_told_in_one_line(run: Run) -> None:
+    with pytest.raises(UserError, match=r"no field 'sourc'; did you mean 'source'"):
+        run.traces.where(sourc="sums")
+    with pytest.raises(UserError, match="fields of its own"):
+        run.traces.where(sampling="x")
+    with pytest.raises(UserError, match="did you mean 'id'"):
+        run.traces.columns(["ids"])
+    with pytest.raises(UserError, match="no trace was decided by 'corect'"):
+        run.sample(rejected_by="corect")
+    with pytest.raises(UserError, match="no problem has the id"):
+        run.problem("0")
+
+
+@pytest.mark.parametrize("stage", ["../small/filter", "/filter", "traces", "filter/../filter"])
+def test_rows_are_read_from_the_run_alone(run: Run, stage: str) -> None:
+    with pytest.raises(UserError, match="no stage"):
+        run.rows(stage)
+
+
+def test_notebooks_show_text_and_never_run_it(run: Run) -> None:
+    answered = run.problem(run.problems.head(1)[0].id)
+    for html in (answered._repr_html_(), run.sample(3)._repr_html_(), run.traces._repr_html_()):
+        assert "&lt;script&gt;" in html
+        assert "<script" not in html
+    assert "36 rows of Trace in 3 shards; the first 5" in run.traces._repr_html_()
+    assert "filter" in run._repr_html_()
+    assert "TraceVerdict" in run.verdicts._repr_html_()

@@ -1,0 +1,177 @@
+"""The commands that look at runs: their JSON, what they print for people, diff, and completion."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import cli
+from pipeline.errors import UserError
+from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
+
+TRACES = SHARDS * PROBLEMS * SAMPLES
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs, and one that nobody can read."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "first")
+    write_run(folder / "second", temperature=0.9, right=2)
+    (folder / "old").mkdir()
+    (folder / "old" / "recipe.json").write_text("{}")
+    return folder
+
+
+def text(runs: Path, *words: str) -> str:
+    done = CliRunner().invoke(cli, ["--runs", str(runs), *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def document(runs: Path, *words: str) -> dict[str, Any]:
+    printed = text(runs, *words, "--json")
+    assert printed.isascii()
+    read: dict[str, Any] = json.loads(printed)
+    return read
+
+
+def test_status_of_a_folder_has_a_line_for_each_run_that_can_be_read_or_not(runs: Path) -> None:
+    lines = {line["run"]: line for line in document(runs, "status")["runs"]}
+    assert set(lines["first"]) == {"run", "complete", "working_on", "kept", "unreadable"}
+    assert lines["first"]["complete"] == ["ingest", "generate", "filter", "select", "evaluate"]
+    assert lines["second"]["kept"] == 2 * TRACES // SAMPLES
+    assert "not of this version" in lines["old"]["unreadable"]
+    assert "not of this version" in text(runs, "status")
+
+
+def test_status_of_a_run_says_the_same_as_json_and_as_text(runs: Path) -> None:
+    status = document(runs, "status", "first")
+    assert list(status) == [
+        *("run", "folder", "stages", "working", "filtered", "costs", "judging", "drawing", "scores"),
+        "comparisons",
+    ]
+    assert {s["stage"]: s["rows"] for s in status["stages"]}["generate"] == TRACES
+    assert status["filtered"]["rejected"] == {"correct: wrong": TRACES * 2 // SAMPLES}
+    assert sum(c["kept"] for c in status["costs"]) == status["filtered"]["kept"]
+    assert status["scores"][0]["pass_at"]["1"][0] == pytest.approx(1 / SAMPLES)
+    printed = text(runs, "status", "first")
+    assert f"{TRACES} traces: {TRACES // SAMPLES} kept" in printed
+    assert "33.3 %" in printed
+
+
+def test_why_has_the_funnel_and_examples(runs: Path) -> None:
+    why = document(runs, "why", "first", "-n", "1")
+    assert list(why) == ["run", "stage", "funnel", "examples"]
+    assert why["funnel"]["rules"]["correct"]["alone"] == TRACES * 2 // SAMPLES
+    assert [list(seen) for seen in why["examples"]["correct: wrong"]] == [["id", "said", "reference"]]
+    assert "rejected, correct: wrong" in text(runs, "why", "first")
+
+
+def test_show_finds_rows_by_outcome_reason_source_and_stage(runs: Path) -> None:
+    rows = document(runs, "show", "first", "--reason", "wrong", "--source", "others", "-n", "100")["rows"]
+    assert len(rows) == SHARDS * (SAMPLES - 1)
+    assert {(r["stage"], r["row"]["reason"], r["row"]["source"]) for r in rows} == {
+        ("filter", "correct: wrong", "others")
+    }
+    kept = document(runs, "show", "first", "--kept", "-n", "2")["rows"]
+    assert [r["row"]["outcome"] for r in kept] == ["kept"] * 2
+    assert document(runs, "show", "first", "--stage", "select")["rows"][0]["row"]["messages"]
+
+
+def test_show_finds_a_trace_a_problem_and_a_row_of_a_stage_by_id(runs: Path) -> None:
+    trace = document(runs, "show", "first", "-n", "1")["rows"][0]["row"]
+    (by_id,) = document(runs, "show", "first", "--id", trace["id"])["rows"]
+    assert by_id == {"stage": "filter", "row": trace}
+    whole = document(runs, "show", "first", "--id", trace["problem_id"])["rows"]
+    assert [r["stage"] for r in whole] == ["problem"] + ["filter"] * SAMPLES
+    (drawn,) = document(runs, "show", "first", "--stage", "generate", "--id", trace["id"])["rows"]
+    assert drawn["row"]["outcome"] == "unjudged"
+
+
+def test_show_wraps_long_texts_and_cannot_drive_the_terminal(runs: Path) -> None:
+    printed = text(runs, "show", "first", "-n", "1")
+    assert "<script>alert(1)</script>\\x1b[2J\\u202e" in printed
+    assert "\x1b" not in printed
+    assert max(map(len, printed.splitlines())) <= 160
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("show", "first", "--stage", "select", "--kept"), "holds no traces"),
+        (("show", "first", "--stage", "scores"), "no stage 'scores'"),
+        (("show", "first", "--id", "nothing"), "no problem has the id"),
+        (("show", "first", "--stage", "filter", "--id", "nothing"), "has no row with the id"),
+        (("show", "first", "--reason", "rong"), "no trace was decided by 'rong'"),
+        (("diff", "first", "third"), "no run there; runs beside it: first, old, second"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(runs: Path, words: tuple[str, ...], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        text(runs, *words)
+
+
+def test_diff_names_settings_yield_cost_and_paired_scores(runs: Path) -> None:
+    diff = document(runs, "diff", "first", "second")
+    assert list(diff) == ["a", "b", "settings", "same", "scores"]
+    assert diff["settings"] == [{"where": "generate", "setting": "temperature", "a": 0.6, "b": 0.9}]
+    assert diff["same"] == ["ingest"]
+    assert (diff["a"]["kept"], diff["b"]["kept"]) == (TRACES // SAMPLES, 2 * TRACES // SAMPLES)
+    assert diff["a"]["spend"] == pytest.approx(2.0 * diff["a"]["completion_tokens"] / 1e6)
+    (score,) = diff["scores"]
+    assert (score["set"], score["subject"], score["problems"]) == ("held_out", "teacher", SHARDS * PROBLEMS)
+    assert score["difference"][0] == pytest.approx(1 / SAMPLES)
+    printed = text(runs, "diff", "first", "second")
+    assert "temperature: 0.6 -> 0.9" in printed
+    assert "33.3 % -> 66.7 %, +33.3 points" in printed
+
+
+def test_diff_of_a_run_with_itself_finds_nothing(runs: Path) -> None:
+    diff = document(runs, "diff", "first", "first")
+    assert diff["settings"] == []
+    assert diff["same"] == ["ingest", "generate", "filter", "select", "evaluate"]
+    assert "no setting differs" in text(runs, "diff", "first", "first")
+
+
+def completed(runs: Path, *words: str) -> list[str]:
+    """What bash is given for the last of the words."""
+    asked = {
+        "COMP_WORDS": " ".join(("retort", "--runs", str(runs), *words)),
+        "COMP_CWORD": str(len(words) + 2),
+        "_RETORT_COMPLETE": "bash_complete",
+    }
+    command = [sys.executable, "-m", "pipeline"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=True)
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def test_words_are_completed_from_the_runs(runs: Path) -> None:
+    assert completed(runs, "show", "f") == ["first"]
+    assert completed(runs, "diff", "first", "s") == ["second"]
+    assert "--rejected" in completed(runs, "show", "first", "--re")
+    assert completed(runs, "show", "first", "--stage", "fi") == ["filter"]
+    assert completed(runs, "show", "first", "--reason", "c") == ["correct"]
+    assert completed(runs, "show", "old", "--source", "s") == []
+    assert completed(runs, "run", "pipeline/recipes/de") == ["pipeline/recipes/demo.toml"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_prints_a_script_for_the_shell(runs: Path, shell: str) -> None:
+    script = text(runs, "completion", shell)
+    assert "_RETORT_COMPLETE" in script
+    assert f"{shell}_complete" in script
+
+
+def test_completion_loads_neither_arrow_nor_the_recipe_models() -> None:
+    probe = (
+        "import sys; from pipeline.cli import cli; from pipeline import completion;"
+        "print([m for m in ('pyarrow', 'pydantic', 'rich', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
