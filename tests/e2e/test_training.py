@@ -98,6 +98,17 @@ def assert_same_training(job: TrainJob, unbroken: TrainJob) -> None:
     assert [s[0] for s in curve(job)] == [s[0] for s in curve(unbroken)]
     for ours, theirs in zip(curve(job), curve(unbroken), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+    assert_same_weights(job.output, unbroken.output)
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, other))
+    assert ours.keys() == theirs.keys()
+    for name, weights in ours.items():
+        torch.testing.assert_close(weights, theirs[name], rtol=1e-2, atol=1e-4)  # they are stored in bfloat16
 
 
 def test_a_training_leaves_a_model_that_others_can_load(unbroken: TrainJob) -> None:
@@ -152,6 +163,36 @@ def test_asked_to_stop_it_saves_a_checkpoint_first_and_goes_on_from_it(
     assert start(job).wait(timeout=300) == 0, log_of(job)
     assert f"from {saved.parent}" in log_of(job)
     assert_same_training(job, unbroken)
+
+
+def test_packed_and_killed_it_ends_as_the_padded_one_that_nothing_happened_to(
+    student: Path, unbroken: TrainJob, tmp_path: Path
+) -> None:
+    job = write_job(tmp_path, student, packing=True)
+    interrupt(job, signal.SIGKILL, lambda: (job.checkpoints / "checkpoint-15" / "complete").exists())
+    assert start(job).wait(timeout=300) == 0, log_of(job)
+    for ours, theirs in zip(curve(job), curve(unbroken), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-2)  # bfloat16 rounds otherwise in other shapes
+
+
+def test_adapters_are_left_beside_the_model_that_has_them_merged(student: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    job = write_job(tmp_path, student, lora={"rank": 4}, epochs=2, save_steps=4)
+    interrupt(job, signal.SIGKILL, lambda: (job.checkpoints / "checkpoint-4" / "complete").exists())
+    assert start(job).wait(timeout=300) == 0, log_of(job)
+    assert "checkpoint-4" in log_of(job) or "checkpoint-8" in log_of(job)
+    assert (job.adapter / "adapter_model.safetensors").exists()
+    merged, base = (AutoModelForCausalLM.from_pretrained(folder) for folder in (job.output, student))
+    changed = {
+        n
+        for (n, w), (_, v) in zip(merged.named_parameters(), base.named_parameters(), strict=True)
+        if not w.equal(v.to(w.dtype))
+    }
+    assert any("q_proj" in name for name in changed)
+    assert not any("embed_tokens" in name or "norm" in name for name in changed)
+    assert merged.generation_config.eos_token_id in (2, [2])
+    assert AutoTokenizer.from_pretrained(job.output).pad_token == "<|endoftext|>"
 
 
 def test_a_refused_training_says_why_in_one_line_and_leaves_no_model(student: Path, tmp_path: Path) -> None:
