@@ -1,6 +1,6 @@
-"""The shell commands that look at runs: status, why, show, diff, and completion. They change nothing.
+"""The shell commands that look at runs, and change nothing in them; and completion.
 
-Each prints for people or, with --json, one JSON document on stdout and nothing else; its keys are the fields
+Most print for people or, with --json, one JSON document on stdout and nothing else; its keys are the fields
 of the type that the command's help names.
 """
 
@@ -138,6 +138,21 @@ def diff(runs: Path, run_a: Path, run_b: Path, as_json: bool) -> None:
         diff.print_diff(document)
 
 
+@click.command()
+@_run
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write; default: RUN/report.html.")
+@click.pass_obj
+def report(runs: Path, run: Path, out: Path | None) -> None:
+    """Write one HTML file that shows RUN: yield, cost, training, evaluation, and traces to read.
+
+    It needs no network to be looked at. A run that is still at work is shown as far as it is.
+    """
+    from pipeline.report.build import write_report
+
+    opened = open_named(runs, run)
+    print(write_report(opened, out or opened.path / "report.html"))
+
+
 @click.command(name="completion")
 @click.argument("shell", type=click.Choice(completion.SHELLS))
 @click.pass_context
@@ -146,7 +161,7 @@ def print_completion(context: click.Context, shell: str) -> None:
     click.echo(completion.script(context.find_root().command, shell))
 
 
-ALL = (status, why, show_rows, diff, print_completion)
+ALL = (status, why, show_rows, diff, report, print_completion)
 
 
 def open_named(runs: Path, run: Path) -> Run:

@@ -1,0 +1,111 @@
+"""What a run was and what it took: settings, stages with their lineage, cost and time, the preflight."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pipeline import ledger
+from pipeline.costs import costs
+from pipeline.report import charts
+from pipeline.run import ROWS, Run
+from pipeline.training.job import Preflight, read_preflight
+
+_USER = re.compile(r"(?<=://)[^/@\s]+@")
+_DRAWN = ("prompt", "samples", "temperature", "top_p", "max_tokens", "until_correct")
+_TRAINED = ("objective", "epochs", "learning_rate", "schedule", "batch_size", "max_length", "order")
+
+
+def settings(run: Run) -> list[tuple[str, str]]:
+    """The settings that people ask for first."""
+    recipe, table = run.recipe, run.recipe.generate
+    drawn = {
+        name: value for name, value in table.model_dump().items() if value is not None and name in _DRAWN
+    }
+    train = {name: value for name, value in recipe.train.model_dump().items() if name in _TRAINED}
+    student = recipe.student.model if recipe.student else "none"
+    layers = f", {recipe.student.layers} layers of it" if recipe.student and recipe.student.layers else ""
+    lora = f", LoRA of rank {recipe.train.lora.rank}" if recipe.train.lora else ""
+    evaluate = recipe.evaluate
+    said = [
+        ("sources", ", ".join(str(s.name or getattr(s, "path", "")) for s in recipe.ingest.sources)),
+        ("teacher", ", ".join(t.called for t in recipe.teacher)),
+        ("traces", _said(drawn)),
+        ("rules", ", ".join(recipe.filter.rules)),
+        ("student", f"{student}{layers}{lora}"),
+        ("training", _said(train)),
+        (
+            "evaluation",
+            f"{evaluate.samples} samples at temperature {evaluate.temperature:g}, top-p {evaluate.top_p:g}, "
+            f"{evaluate.max_tokens:,} tokens at most",
+        ),
+        ("seed", str(recipe.seed)),
+    ]
+    return [(name, shareable(value)) for name, value in said]
+
+
+def shareable(value: Any, key: str = "") -> Any:
+    """Settings without what a report that is handed on should not tell: environments, users in addresses."""
+    if key == "env" and value:
+        return dict.fromkeys(value, "...")
+    if isinstance(value, dict):
+        return {name: shareable(below, name) for name, below in value.items()}
+    if isinstance(value, list):
+        return [shareable(below, key) for below in value]
+    return _USER.sub("...@", value) if isinstance(value, str) else value
+
+
+def _said(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+
+
+def stages(run: Run) -> list[dict[str, Any]]:
+    """A line a stage: state, counts, seconds over all tries, when it ended, and what its output is called."""
+    seconds: dict[str, float] = {}
+    ended: dict[str, str] = {}
+    for event in run.events():
+        seconds[event["stage"]] = seconds.get(event["stage"], 0) + event["seconds"]
+        ended[event["stage"]] = event["ended"]
+    lines = []
+    for name, counts in run.counts().items():
+        output = run.output(name)
+        manifest = output.manifest()
+        state = (
+            "running" if output.busy else "complete" if output.complete else "unfinished" if manifest else "-"
+        )
+        lines.append(
+            {
+                "name": name,
+                "main": name in ROWS,
+                "state": state,
+                "rows": counts.rows,
+                "failed": counts.failed,
+                "shards": f"{counts.sealed}/{counts.shards}" if counts.shards else "-",
+                "seconds": seconds.get(name),
+                "ended": ended.get(name, "").replace("T", " ").removesuffix("+00:00"),
+                "content": manifest.content_id if manifest and manifest.digests is not None else "",
+                "inputs": ", ".join(f"{k} {v}" for k, v in manifest.inputs.items()) if manifest else "",
+            }
+        )
+    return lines
+
+
+def cost(run: Run) -> dict[str, Any]:
+    rows = [cost.model_dump() | {"per_kept": cost.per_kept} for cost in costs(run)]
+    tries = ledger.read(run.output("generate").folder)
+    retries: dict[str, int] = {}
+    for account in (account for done in tries for account in done.accounts):
+        for why, count in account.retries.items():
+            retries[why] = retries.get(why, 0) + count
+    seconds = [{"name": s["name"], "value": s["seconds"]} for s in stages(run) if s["seconds"] and s["main"]]
+    return {
+        "rows": rows,
+        "requests": sum(account.requests for done in tries for account in done.accounts),
+        "retries": retries,
+        "chart": charts.bars(seconds, "seconds", ",.0f") if seconds else None,
+    }
+
+
+def preflight(run: Run) -> Preflight | None:
+    """What was looked at before the first step."""
+    return read_preflight(run.output("train").folder / "preflight.json")
