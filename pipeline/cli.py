@@ -119,6 +119,24 @@ for _command in commands.ALL:
 
 
 @cli.command()
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=completion.runs)
+@click.option("--to", required=True, metavar="FOLDER|hub:OWNER/NAME", help="Where it is written or uploaded.")
+@click.option("--with-traces", is_flag=True, help="Add every trace with its verdicts, rejected ones too.")
+@click.option("--no-student", is_flag=True, help="Leave out the trained student.")
+@click.option("--private", is_flag=True, help="Make new repositories on the hub private.")
+@click.pass_obj
+def publish(runs: Path, run: Path, to: str, with_traces: bool, no_student: bool, private: bool) -> None:
+    """Write RUN's data set and student, with their cards, as Hugging Face expects them.
+
+    On the hub the student becomes OWNER/NAME-student; the token is huggingface_hub's to find (HF_TOKEN).
+    """
+    from pipeline import publish as publishing
+
+    opened = commands.open_named(runs, run)
+    publishing.publish(opened, to, with_traces=with_traces, with_student=not no_student, private=private)
+
+
+@cli.command()
 @click.option("--gold", help="The reference answer, or a solution that ends on it.")
 @click.option("--pred", help="The response to judge.")
 @click.option("--pairs", type=click.Path(path_type=Path), help='JSONL whose rows have "gold" and "pred".')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # safe as a file name
@@ -18,5 +19,13 @@ class Table(BaseModel):
 
 
 def identity(table: Table) -> dict[str, Any]:
-    """The settings of a table that change what a stage writes, as plain JSON values."""
-    return {k: v for k, v in table.model_dump(mode="json").items() if k not in table.EXECUTION}
+    """The settings of a table, and of those in it, that change what a stage writes, as plain JSON values."""
+    return {name: _plain(value) for name, value in table if name not in table.EXECUTION}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Table):
+        return identity(value)
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return to_jsonable_python(value)

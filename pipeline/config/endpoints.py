@@ -67,6 +67,9 @@ class Endpoint(Table):
 class Teacher(Endpoint):
     """Several teachers are an array of tables, [[teacher]]."""
 
+    EXECUTION: ClassVar[frozenset[str]] = Endpoint.EXECUTION | {"licence", "terms"}
+    licence: str | None = None  # of the model, as "apache-2.0"; for the cards that publish writes
+    terms: str | None = None  # what they say of training on its answers, or the URL where they stand
     name: Name | None = None  # what its traces call it; default: the model
     share: Annotated[float, Field(gt=0)] | None = None  # of the problems, in proportion; None: all of them
 
@@ -78,7 +81,9 @@ class Teacher(Endpoint):
 class Student(Endpoint):
     """The model to fine-tune; served the same way for its evaluation, before and after."""
 
+    EXECUTION: ClassVar[frozenset[str]] = Endpoint.EXECUTION | {"licence"}
     serve: Literal["vllm"] = "vllm"
+    licence: str | None = None  # of the model before training; for the card that publish writes
     layers: Annotated[int, Field(ge=1)] | None = None  # keep so many of its layers, evenly spread; None: all
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from pipeline.rows import AnswerType
 class FileSource(Table):
     """Rows of a JSONL, JSON, CSV or Parquet file; `path` may be a glob pattern."""
 
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"licence"})
     kind: Literal["file"]
     name: Name | None = None  # what the source is called in every row; default: the file's stem
     path: str  # from the folder the command runs in
@@ -23,6 +24,7 @@ class FileSource(Table):
     tests: str | None = None  # the column with a program's tests, for answer_type = "python"
     split: Literal["by_id", "train", "held_out"] = "by_id"
     limit: Annotated[int, Field(ge=1)] | None = None  # the first n rows
+    licence: str | None = None  # of the problems, as "mit"; for the card that publish writes
 
     @model_validator(mode="before")
     @classmethod
@@ -50,6 +52,7 @@ class DatasetSource(FileSource):
 class GymSource(Table):
     """Problems made by a reasoning-gym task, answers judged by the task's own scorer."""
 
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"licence"})
     kind: Literal["reasoning_gym"]
     name: Name | None = None  # default: the task
     task: str
@@ -57,6 +60,7 @@ class GymSource(Table):
     seed: int = 0
     settings: dict[str, Any] = {}  # the task's own, e.g. { min_digits = 1 }
     split: Literal["by_id", "train", "held_out"] = "by_id"
+    licence: str | None = "apache-2.0"  # reasoning-gym's own
 
 
 Source = Annotated[FileSource | DatasetSource | GymSource, Field(discriminator="kind")]

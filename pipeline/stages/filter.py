@@ -13,6 +13,7 @@ from typing import Any
 import filters
 from pipeline import deduplicate, sources
 from pipeline.config import Recipe
+from pipeline.config.base import identity
 from pipeline.config.data import Filter
 from pipeline.errors import Stopped, UserError
 from pipeline.funnel import Funnel, funnel
@@ -32,7 +33,7 @@ def settings(recipe: Recipe, table: Filter, judged: bool) -> dict[str, Any]:
     rules = filters.versions(table.rules)
     for name in ("contamination", "majority", "difficulty"):
         if given := getattr(table, name):
-            rules[name] = {"version": VERSIONS[name], **given.model_dump(mode="json")}
+            rules[name] = {"version": VERSIONS[name], **identity(given)}
     if table.contamination:
         rules["contamination"]["against"] = [sources.fingerprint(s) for s in table.contamination.against]
     return {"rules": rules} | ({"judge": judge.settings(recipe)} if judged else {})

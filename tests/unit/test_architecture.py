@@ -32,7 +32,7 @@ LAYERS = (
     ("pipeline.training", "pipeline.funnel", "pipeline.launching"),
     ("pipeline.stages",),
     ("pipeline.run", "pipeline.table", "pipeline.sql", "pipeline.notebook"),
-    ("pipeline.costs",),
+    ("pipeline.costs", "pipeline.publish"),
     ("pipeline.show", "pipeline.verifying"),
     ("pipeline.why", "pipeline.results", "pipeline.diff", "pipeline.report"),
     ("pipeline.status",),

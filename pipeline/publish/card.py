@@ -1,0 +1,133 @@
+"""The cards: YAML by huggingface_hub's own types, Markdown by the templates beside this file.
+
+Every text from a recipe is escaped; a section that would be empty is not there. What the recipe does not
+state of licences is said to be not stated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.publish.dataset import TRAIN, VALIDATION, Rows
+from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub
+from pipeline.scoring import comparisons, summarise
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+# What the hub calls the usual licences (huggingface.co/docs/hub/repositories-licenses); others are "other"
+LICENCES = frozenset((TEMPLATES / "licences.txt").read_text().split())
+SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7))
+
+
+def of_dataset(facts: Facts, rows: Rows) -> str:
+    """The data set's README.md."""
+    from huggingface_hub import DatasetCardData
+
+    total = sum(rows.splits.values())
+    data = DatasetCardData(
+        license=hub_licence([*facts.teachers, *facts.sources]),
+        task_categories=["text-generation"],
+        size_categories=[next((name for name, most in SIZES if total < most), "n>10M")],
+        tags=["reasoning", "chain-of-thought", "distillation", "synthetic", "retort"],
+        configs=_configs(rows),
+        pretty_name=facts.run,
+    )
+    return _card(data, "dataset.md", facts, rows=rows)
+
+
+def of_student(facts: Facts, rows: Rows, training: dict[str, str], name: str | None) -> str:
+    """The student's README.md; `name`: of its data set on the hub."""
+    from huggingface_hub import ModelCardData
+
+    assert facts.student is not None, "it is trained"
+    licence: Any = hub_licence([facts.student, *facts.teachers])  # the card takes several, its type says one
+    data = ModelCardData(
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        base_model=facts.student.name if on_the_hub(facts.student.name) else None,
+        datasets=[name] if name else None,
+        tags=["reasoning", "distillation", "trl", "retort"],
+    )
+    return _card(data, "student.md", facts, rows=rows, training=training, name=name)
+
+
+def hub_licence(parts: Iterable[Licensed]) -> str | list[str]:
+    """What the hub is told: every licence that is stated; "unknown" as soon as one is not."""
+    stated = [part.licence for part in parts]
+    if not all(stated):
+        return "unknown"
+    known = sorted({name.lower() if name.lower() in LICENCES else "other" for name in stated if name})
+    return known[0] if len(known) == 1 else known
+
+
+def _configs(rows: Rows) -> list[dict[str, Any]]:
+    splits = [
+        {"split": split, "path": f"data/{split}-*"} for split in (TRAIN, VALIDATION) if rows.splits[split]
+    ]
+    configs: list[dict[str, Any]] = [{"config_name": "default", "data_files": splits, "default": True}]
+    if rows.traces:
+        configs.append({"config_name": "traces", "data_files": [{"split": TRAIN, "path": "traces/train-*"}]})
+    return configs
+
+
+def _card(data: Any, template: str, facts: Facts, **more: Any) -> str:
+    scores = list(facts.scores)
+    text = (
+        _templates()
+        .get_template(template)
+        .render(
+            facts=facts,
+            summaries=summarise(scores),
+            comparisons=comparisons(scores),
+            not_stated=NOT_STATED,
+            **more,
+        )
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown: what comes from a recipe goes through md or fenced
+    )
+    environment.filters |= {"md": md, "fenced": fenced, "percent": percent, "interval": interval}
+    return environment
+
+
+def md(text: object) -> str:
+    """Text that stands for itself in Markdown, in a table too; a URL stays one."""
+    line = " ".join(str(text).split())
+    if re.fullmatch(r"https?://[\w./?=&%#~+:,-]+", line):
+        return f"<{line}>"
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", line)
+
+
+def fenced(text: str) -> str:
+    """A block of text as it stands, whatever fences it holds."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text.rstrip()}\n{fence}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def interval(estimate: tuple[float, float, float]) -> str:
+    mean, low, high = (100 * x for x in estimate)
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"

@@ -1,0 +1,36 @@
+"""A folder onto the hub, by huggingface_hub, which finds the token in its own environment.
+
+Files that are there already are not sent again, so the same command goes on after an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | None = None) -> str:
+    """Make the repository where it is missing and upload the folder; gives its address.
+
+    kind: "dataset" or "model". leave_out: a pattern of files to keep back. Raises UserError.
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        url = api.create_repo(name, repo_type=kind, private=private or None, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            repo_type=kind,
+            ignore_patterns=leave_out,
+            commit_message="Published by retort",
+        )
+    except LocalTokenNotFoundError:
+        raise UserError("no token for the hub: `hf auth login`, or set HF_TOKEN") from None
+    except (HfHubHTTPError, HTTPError, OSError, ValueError) as e:
+        raise UserError(f"hub:{name}: {' '.join(str(e).split())[:300]}") from None
+    return str(url)

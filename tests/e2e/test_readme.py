@@ -1,0 +1,188 @@
+"""Every command and code block of README.md, run or checked; a line that no table here names fails.
+
+RUN: run as it stands, with the small run below for `demo` and, where a server is named, the fake one.
+CHECKED: its words are those of the command line and its recipe loads, no more: it takes minutes, a GPU, a
+model hub or a token. The demo itself is run in test_real.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import filters
+from pipeline.cli import cli
+from pipeline.config import Recipe
+from pipeline.recipe import load_recipe
+from tests.conftest import FakeServer
+from tests.e2e.runs import ROOT, retort
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+PROSE = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+SPANS = re.findall(r"`([^`\n]+)`", PROSE)
+RUN = (
+    "generate pipeline/recipes/demo.toml",
+    "status demo",
+    "why demo",
+    "show demo",
+    "report demo",
+    "diff demo other",
+    "completion bash",
+    "evaluate --model NAME --base-url",
+    "publish demo --to published/demo",
+    "verify --gold",
+)
+CHECKED = (
+    "run pipeline/recipes/demo.toml",
+    "evaluate --model Qwen/Qwen3-32B",
+    "publish demo --to hub:OWNER/NAME",
+)
+OF_THE_SCRIPT = ("", "test", "setup")  # of run.sh itself
+BASE = """
+run = "readme"
+[[ingest.sources]]
+kind = "file"
+path = "problems.jsonl"
+[teacher]
+model = "teacher"
+base_url = "http://127.0.0.1:1/v1"
+[generate]
+prompt = "plain"
+[student]
+model = "org/student"
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return [text for given, text in BLOCKS if given == language]
+
+
+def commands() -> list[str]:
+    """What follows ./run.sh, in blocks and in the text."""
+    lines = [line for text in blocks("bash") for line in text.splitlines() if line.strip()]
+    lines += [span for span in SPANS if span.startswith("./run.sh")]
+    lines = [re.sub(r'^eval "\$\((.*?)\)"', r"\1", line) for line in lines]
+    return [" ".join(line.split("  #")[0].split()).removeprefix("./run.sh").strip() for line in lines]
+
+
+def named(command: str, table: tuple[str, ...]) -> bool:
+    return any(command == start or (start and command.startswith(start)) for start in table)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeServer]:
+    server = FakeServer("--right", "0.5")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, server: FakeServer) -> Path:
+    """A folder with data/runs/demo: the recipe of the demo with the fake server, ingest to select."""
+    folder = tmp_path_factory.mktemp("readme")
+    text = (ROOT / "pipeline" / "recipes" / "demo.toml").read_text()
+    teacher, rest = text.split("[generate]", 1)
+    teacher = re.sub(
+        r"(?s)\[teacher\].*", f'[teacher]\nmodel = "fake"\nbase_url = "{server.url}"\n\n', teacher
+    )
+    (folder / "demo.toml").write_text(f"{teacher}[generate]{rest}")
+    for stage in ("ingest", "generate", "filter", "select"):
+        done = on_the_small_run(folder, f"{stage} {folder / 'demo.toml'} ingest.sources.0.limit=20")
+        assert done.returncode == 0, done.stderr
+    run = folder / "data" / "runs" / "demo"
+    shutil.copytree(
+        run / "filter", run / "evaluate" / "held_out" / "student" / "filter"
+    )  # as if it had answered
+    shutil.copytree(run, run.with_name("other"))
+    (folder / "aime.jsonl").write_text('{"question": "What is 2 + 3?", "answer": "5"}\n')
+    return folder
+
+
+def on_the_small_run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    return retort(folder / "data" / "runs", *shlex.split(command))
+
+
+def test_every_command_is_in_one_of_the_tables() -> None:
+    assert len(commands()) > 10
+    for command in commands():
+        script = command in OF_THE_SCRIPT or command.startswith("test -m")
+        found = [named(command, RUN), named(command, CHECKED), script]
+        assert found.count(True) == 1, f"./run.sh {command}: say in this file how it is tested"
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if named(c, RUN)])
+def test_a_command_runs(command: str, folder: Path, server: FakeServer) -> None:
+    command = command.replace("pipeline/recipes/demo.toml", f"{folder}/demo.toml ingest.sources.0.limit=20")
+    command = command.replace("--model NAME", "--model fake")
+    command = command.replace("http://127.0.0.1:8000/v1", server.url).replace(
+        "aime.jsonl", f"{folder}/aime.jsonl"
+    )
+    done = on_the_small_run(folder, command.replace("published/", f"{folder}/published/"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if named(c, CHECKED)])
+def test_a_command_that_is_not_run_is_one_of_the_command_line(command: str) -> None:
+    name, *words = shlex.split(command)
+    context = cli.commands[name].make_context(name, words, parent=click.Context(cli))
+    for path in (word for word in words if word.endswith(".toml")):
+        load_recipe(ROOT / path, context.params["overrides"])
+
+
+def test_the_script_knows_its_own_words() -> None:
+    text = (ROOT / "run.sh").read_text()
+    assert subprocess.run(["bash", "-n", str(ROOT / "run.sh")]).returncode == 0
+    assert all(f"\n{word})" in text for word in ("setup", "test", '""'))
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_a_block_of_toml_is_a_part_of_a_recipe(text: str) -> None:
+    recipe: dict[str, Any] = tomllib.loads(BASE)
+    for name, table in tomllib.loads(text).items():
+        recipe[name] = table if name == "teacher" else recipe.get(name, {}) | table
+    filters.check_rules(Recipe.model_validate(recipe).filter.rules)
+
+
+def test_settings_in_the_text_are_settings(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(BASE)
+    settings = [span for span in SPANS if re.fullmatch(r"(?:[a-z_]+\.)+[a-z_]+=\S+", span)]
+    assert settings
+    for setting in settings:
+        load_recipe(path, [setting])
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_a_block_of_python_runs(text: str, folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_modules_that_are_named_are_there() -> None:
+    modules = re.findall(r"python -m ([\w.]+\w)", README)
+    names = re.findall(
+        r"^\| `(\w+)[^`]*` \|", README.split("## Figures")[1].split("\n## ")[0], flags=re.MULTILINE
+    )
+    modules += [f"tests.benchmarks.{name}" for name in names]
+    assert len(modules) > 5
+    for module in (m for m in modules if not m.endswith("NAME")):
+        assert importlib.util.find_spec(module), module
+
+
+def test_commands_named_in_the_text_exist() -> None:
+    words = [span.split()[1] for span in SPANS if re.fullmatch(r"retort [a-z]+.*", span)]
+    assert words
+    assert set(words) <= set(cli.commands)

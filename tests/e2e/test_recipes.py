@@ -1,0 +1,84 @@
+"""The recipes that are shipped: each loads, and is rehearsed from ingest to select against the fake server.
+
+What a rehearsal changes: the teacher is the fake server, each data set a small local file with the columns
+that the recipe names, and fewer samples are drawn. Prompts, rules and all else are the recipe's own.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import open_run
+from pipeline.config import Recipe
+from pipeline.recipe import load_recipe
+from pipeline.stage import DONE, execute
+from pipeline.stages import STAGES
+from tests.conftest import StartFakeServer
+
+FOLDER = Path(__file__).resolve().parents[2] / "pipeline" / "recipes"
+NAMES = ("gsm8k", "r1-math", "api")
+OF_DATASETS = ("subset", "dataset_split", "revision")
+
+
+@pytest.mark.parametrize("name", [*NAMES, "demo"])
+def test_a_recipe_loads_and_is_explained_line_by_line(name: str) -> None:
+    path = FOLDER / f"{name}.toml"
+    assert load_recipe(path).run == name
+    assert sum("#" in line for line in path.read_text().splitlines()) >= 8
+    assert max(map(len, path.read_text().splitlines())) <= 150
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_goes_onto_cards_is_stated(name: str) -> None:
+    recipe = load_recipe(FOLDER / f"{name}.toml")
+    assert all(teacher.licence and teacher.terms for teacher in recipe.teacher)
+    assert all(source.licence for source in recipe.ingest.sources)
+    assert recipe.student
+    assert recipe.student.licence
+
+
+def rehearsal(name: str, url: str, folder: Path) -> Recipe:
+    """The recipe with the fake server for a teacher and small files for data sets."""
+    given = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    teacher = {k: v for k, v in given["teacher"].items() if k not in ("serve", "vllm", "api_key_env")}
+    given["teacher"] = teacher | {"model": "fake", "base_url": url}
+    given["ingest"]["sources"] = [local(s, folder, n) for n, s in enumerate(given["ingest"]["sources"])]
+    if contamination := given["filter"].get("contamination"):
+        contamination["against"] = [local(s, folder, 50 + n) for n, s in enumerate(contamination["against"])]
+    if "samples" in given["generate"]:
+        given["generate"]["samples"] = 2
+    given["generate"]["concurrency"] = 8
+    given["filter"]["most_rejected"] = 1
+    return Recipe.model_validate(given)
+
+
+def local(source: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
+    """A file with twenty sums, under the columns of the source."""
+    path = folder / f"{number}-{source['name']}.jsonl"
+    question, reference = source.get("question", "question"), source.get("reference", "answer")
+    sums = [(number * 20 + i, i % 7 + 1) for i in range(20)]
+    rows = [{question: f"What is {a} + {b}?", reference: str(a + b)} for a, b in sums]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = {k: v for k, v in source.items() if k not in OF_DATASETS}
+    return plain | {"kind": "file", "path": str(path)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_rehearsed_from_ingest_to_select(
+    name: str, fake_server: StartFakeServer, tmp_path: Path
+) -> None:
+    recipe = rehearsal(name, fake_server("--right", "0.8").url, tmp_path)
+    for stage in ("ingest", "generate", "filter", "select"):
+        STAGES[stage].check(recipe)
+        assert execute(STAGES[stage], STAGES, recipe, tmp_path / name) == DONE
+    run = open_run(tmp_path / name)
+    why = run.why()
+    assert why.traces == why.kept + sum(why.rejected.values()) + sum(why.unknown.values())
+    assert why.kept > 0, why
+    assert len(run.examples) > 0
+    assert set(recipe.filter.rules) <= set(why.rules)

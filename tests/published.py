@@ -1,0 +1,88 @@
+"""A small run for the tests of publishing: drawn from the fake server; student and scores are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline import open_run
+from pipeline.recipe import load_recipe
+from pipeline.rows import Score, Step
+from pipeline.run import Run
+from pipeline.stage import DONE, execute
+from pipeline.stages import STAGES
+from pipeline.store import Manifest, Output
+from tests import tiny_student
+from tests.conftest import FakeServer
+from tests.e2e.runs import write_recipe
+
+SECRET = "planted-7f3a"  # wherever a recipe or an environment may hold one
+STATED = """
+licence = "mit"
+terms = "https://example.com/terms"
+api_key_env = "RETORT_TEST_KEY"
+env = {{ ANOTHER_KEY = "{secret}" }}
+extra_body = {{ user = "{secret}", top_k = 20 }}
+"""
+NAMES = ("ingest", "generate", "filter", "select")
+
+
+def make(folder: Path, stated: str = STATED) -> Run:
+    """ingest to select, at most two examples a problem, some of them for validation."""
+    server = FakeServer("--malformed", "0.2", "--truncated", "0.1", "--right", "0.5")
+    try:
+        recipe = write_recipe(folder, server.url)
+        text = recipe.read_text().replace("[generate]", stated.format(secret=SECRET) + "\n[generate]")
+        recipe.write_text(text.replace('kind = "file"', 'kind = "file"\nlicence = "cc0-1.0"'))
+        wanted = ("select.per_problem=2", "select.validation=0.3")
+        given = load_recipe(recipe, wanted)
+        for stage in NAMES:
+            assert execute(STAGES[stage], STAGES, given, folder / "test") == DONE
+    finally:
+        server.stop()
+    return open_run(folder / "test")
+
+
+def add_student(run: Run) -> None:
+    """A trained student, as the train stage leaves it, but for the training."""
+    select = run.output("select").manifest()
+    assert select is not None
+    settings = {"epochs": 2.0, "student": str(run.path / "models" / "tiny"), "lora": {"rank": 16}}
+    output = Output(run.path / "train", Step)
+    output.begin(Manifest(stage="train", version=1, settings=settings, inputs={"select": select.content_id}))
+    model = tiny_student.save(run.path / "train" / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"_name_or_path": str(run.path)}))
+    output.write("steps", [])
+    output.finish({"last_loss": 0.5})
+
+
+def add_scores(run: Run) -> None:
+    """Ten held-out problems, which teacher, base and student answered four times each."""
+    train = run.output("train").manifest()
+    assert train is not None
+    output = Output(run.path / "evaluate", Score)
+    output.begin(Manifest(stage="evaluate", version=1, settings={}, inputs={"train": train.content_id}))
+    rights = {"teacher": 3, "base": 1, "student": 2}
+    output.write("scores", [_score(run, s, n, right) for s, right in rights.items() for n in range(10)])
+    output.finish()
+
+
+def _score(run: Run, subject: str, number: int, right: int) -> Score:
+    return Score(
+        id=f"held_out/{subject}/{number}",
+        set="held_out",
+        subject=subject,
+        model=str(run.path / "models" / "tiny"),
+        prompt="plain",
+        problem_id=str(number),
+        source="problems",
+        samples=4,
+        correct=right if number % 2 else 1,
+        majority=1,
+        unknown=0,
+        truncated=0,
+        malformed=0,
+        failed=0,
+        completion_tokens=100,
+    )

@@ -1,0 +1,67 @@
+"""The Slurm script with stand-ins for the run and for scontrol: what it passes on, and when it requeues."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "slurm.sh"
+SAVES = "trap 'echo saved >>said; exit 130' TERM; touch ready; while :; do sleep 0.05; done"
+
+
+def start(folder: Path, run: str, **env: str) -> subprocess.Popen[str]:
+    """The script in a job; `run`: the body of what stands in for ./run.sh."""
+    for name, body in (("run", run), ("scontrol", 'echo "$@" >>requeued')):
+        (folder / name).write_text(f'#!/usr/bin/env bash\necho "$@" >>{name}.words\n{body}\n')
+        (folder / name).chmod(0o755)
+    job = {"PATH": f"{folder}:{os.environ['PATH']}", "RETORT": "./run", "SLURM_JOB_ID": "7"} | env
+    return subprocess.Popen(
+        ["bash", str(SCRIPT), "recipe.toml", "run=x"],
+        cwd=folder,
+        env=job,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def requeued(folder: Path) -> list[str]:
+    path = folder / "requeued"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_sigterm_is_passed_on_waited_for_and_the_job_requeued(tmp_path: Path) -> None:
+    job = start(tmp_path, SAVES)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 0, said
+    assert (tmp_path / "said").read_text() == "saved\n"
+    assert requeued(tmp_path) == ["requeue 7"]
+    assert (tmp_path / "run.words").read_text() == "run recipe.toml run=x\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "again"), [(0, False), (1, False), (2, False), (3, True), (130, True), (143, True)]
+)
+def test_what_may_be_tried_again_is_requeued(tmp_path: Path, code: int, again: bool) -> None:
+    job = start(tmp_path, f"exit {code}")
+    job.communicate(timeout=60)
+    assert requeued(tmp_path) == (["requeue 7"] if again else [])
+    assert job.returncode == (0 if again else code)
+
+
+def test_it_gives_up_after_so_many_restarts(tmp_path: Path) -> None:
+    job = start(tmp_path, "exit 3", SLURM_RESTART_COUNT="4", RETORT_MOST_RESTARTS="4")
+    job.communicate(timeout=60)
+    assert (job.returncode, requeued(tmp_path)) == (3, [])
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_has_nothing_to_say() -> None:
+    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
