@@ -101,6 +101,8 @@ def train_job(recipe: Recipe, run_dir: Path, examples: list[Example]) -> Job:
     select.write("shard-00000", examples)
     select.finish()
     filtered = Output(run_dir / "filter", Trace)
+    filtered.begin(Manifest(stage="filter", version=1, settings={}, inputs={}))
+    filtered.finish()  # of no shard: the objective needs nothing that is stored with traces
     return Job(
         TRAIN, recipe, run_dir, Output(run_dir / "train", Step), {"select": select, "filter": filtered}
     )
