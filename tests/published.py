@@ -48,6 +48,7 @@ def add_student(run: Run) -> None:
     select = run.output("select").manifest()
     assert select is not None
     settings = {"epochs": 2.0, "student": str(run.path / "models" / "tiny"), "lora": {"rank": 16}}
+    settings["online"] = {"teachers": [{"model": str(run.path / "models" / "big"), "weight": 1.0}]}
     output = Output(run.path / "train", Step)
     output.begin(Manifest(stage="train", version=1, settings=settings, inputs={"select": select.content_id}))
     model = tiny_student.save(run.path / "train" / "model")

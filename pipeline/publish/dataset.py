@@ -1,7 +1,7 @@
 """The data set: a row an example with all that made it, as Parquet shards named the way the hub expects.
 
 Rows are joined shard by shard with the traces they were made of, so memory is bounded by one shard of the
-run. Leaves out log-probabilities and the text of errors, which names machines.
+run. Leaves out log-probabilities, and the text of errors, which may name a machine.
 """
 
 from __future__ import annotations
@@ -130,6 +130,20 @@ def _public(names: Any) -> Any:
     return pa.array([public(name) for name in names.to_pylist()], pa.string())
 
 
+def _without_errors(verdicts: Any) -> Any:
+    """Verdicts without the evidence of those that could not tell: it may be an error that names a machine."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    flat = verdicts.flatten()
+    fields = {field.name: flat.field(field.name) for field in flat.type}
+    unknown = pc.equal(fields["outcome"], "unknown")
+    fields["evidence"] = pc.if_else(unknown, pa.scalar(None, pa.string()), fields["evidence"])
+    plain = pa.StructArray.from_arrays(list(fields.values()), fields=list(flat.type))
+    offsets = pc.subtract(verdicts.offsets, verdicts.offsets[0])
+    return pa.ListArray.from_arrays(offsets, plain, type=verdicts.type)
+
+
 def _write_traces(run: Run, folder: Path, made_by: dict[str, str]) -> int:
     """Every trace with its verdicts, rejected ones too."""
     import pyarrow as pa
@@ -144,8 +158,9 @@ def _write_traces(run: Run, folder: Path, made_by: dict[str, str]) -> int:
     for shard in run.output("filter").shards():
         for batch in shard.batches(_LEFT_OUT):
             table = pa.table({name: batch[name] for name in schema.names if name in batch.schema.names})
-            at = table.schema.get_field_index("teacher")
-            table = table.set_column(at, "teacher", _public(table["teacher"]))
+            for column, shown in (("teacher", _public), ("verdicts", _without_errors)):
+                at = table.schema.get_field_index(column)
+                table = table.set_column(at, column, shown(batch[column]))
             for name, value in made_by.items():
                 table = table.append_column(name, pa.repeat(value, len(batch)))
             parts.write(table.cast(schema))

@@ -36,6 +36,8 @@ def _flat(prefix: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Nested tables as "lora.rank"; what is not set is left out."""
     found: list[tuple[str, str]] = []
     for name, value in settings.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(number): each for number, each in enumerate(value)}
         if isinstance(value, dict):
             found += _flat(f"{prefix}{name}.", value)
         elif value is not None and value != []:

