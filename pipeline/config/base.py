@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_jsonable_python
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # safe as a file name
@@ -20,12 +19,14 @@ class Table(BaseModel):
 
 def identity(table: Table) -> dict[str, Any]:
     """The settings of a table, and of those in it, that change what a stage writes, as plain JSON values."""
-    return {name: _plain(value) for name, value in table if name not in table.EXECUTION}
+    plain = table.model_dump(mode="json")
+    return {name: _identity(value, plain[name]) for name, value in table if name not in table.EXECUTION}
 
 
-def _plain(value: Any) -> Any:
+def _identity(value: Any, plain: Any) -> Any:
+    """A setting without what says how the work is done; `plain`: it as JSON, where a float's 0 is 0.0."""
     if isinstance(value, Table):
         return identity(value)
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return to_jsonable_python(value)
+        return [_identity(each, as_json) for each, as_json in zip(value, plain, strict=True)]
+    return plain

@@ -89,7 +89,12 @@ def _add_faults(group: argparse._ArgumentGroup) -> None:
     add(
         "--hang", type=float, default=math.inf, metavar="SECONDS", help='until "stall" and "hang" end (never)'
     )
-    add("--gone", type=_stretch, metavar="FROM,SECONDS", help="after FROM seconds be unreachable for SECONDS")
+    add(
+        "--gone",
+        type=_stretch,
+        metavar="FROM,SECONDS",
+        help="unreachable for SECONDS, FROM seconds after the first request",
+    )
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -38,8 +38,10 @@ class Server:
     accepted: deque[float] = field(default_factory=deque)  # when, of the last minute's requests
     in_flight: int = 0
     most_in_flight: int = 0
+    begun_at_all: asyncio.Event = field(default_factory=asyncio.Event)  # set by the first request
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
+        self.begun_at_all.set()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -193,6 +195,7 @@ async def _serve(options: argparse.Namespace) -> None:
     print(f"http://127.0.0.1:{port}/v1", flush=True)
     try:
         if options.gone:
+            await server.begun_at_all.wait()
             await _be_gone(runner, site, port, *options.gone)
         await asyncio.Event().wait()
     finally:

@@ -159,7 +159,7 @@ def test_several_addresses_share_the_load_and_one_that_dies_is_set_aside(
 def test_a_server_that_is_gone_for_a_while_is_waited_for(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    server = fake_server("--latency", "0.2", "--gone", "6,5")
+    server = fake_server("--latency", "0.2", "--gone", "1,5")
     generate(tmp_path, write_recipe(tmp_path, server.url), "generate.concurrency=4")
     assert len(traces(tmp_path)) == PROBLEMS * SAMPLES
     assert set(server.stats()["answered"].values()) == {1}
