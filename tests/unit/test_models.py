@@ -124,6 +124,6 @@ def test_a_broken_gguf_file_is_told_in_one_line_and_leaves_no_folder(
     leftover = models._cached(tmp_path / "torn.gguf")
     leftover = leftover.with_name(leftover.name + ".part-1")  # as a run that was killed leaves it
     leftover.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"torn\.gguf: converting torn\.gguf .* failed: .* \(log: .*\)"):
+    with pytest.raises(UserError, match=r"converting .*torn\.gguf .* failed: .* \(log: .*\)"):
         models.resolve(str(tmp_path / "torn.gguf"))
     assert [path.suffix for path in sorted((tmp_path / "cache" / "models").iterdir())] == [".lock", ".log"]
