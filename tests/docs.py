@@ -53,13 +53,14 @@ TABLES = {  # class -> how its table is written in a recipe
 
 def command_line() -> str:
     """--help of every command."""
-    root = click.Context(cli, info_name="retort", max_content_width=100, terminal_width=100)
+    settings = cli.context_settings | {"terminal_width": 100}
+    root = click.Context(cli, info_name="retort", **settings)
     parts = ["# The command line", MADE, "Without installing anything, `./run.sh WORDS` is `retort WORDS`."]
     parts.append(_code(cli.get_help(root)))
     for name in cli.list_commands(root):
         command = cli.get_command(root, name)
         assert command is not None
-        context = click.Context(command, root, info_name=name, max_content_width=100, terminal_width=100)
+        context = click.Context(command, root, info_name=name, **settings)
         parts += [f"## retort {name}", _code(command.get_help(context))]
     return "\n\n".join(parts) + "\n"
 

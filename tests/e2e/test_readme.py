@@ -137,7 +137,7 @@ def test_a_command_runs(command: str, folder: Path, server: FakeServer) -> None:
 @pytest.mark.parametrize("command", [c for c in commands() if named(c, CHECKED)])
 def test_a_command_that_is_not_run_is_one_of_the_command_line(command: str) -> None:
     name, *words = shlex.split(command)
-    context = cli.commands[name].make_context(name, words, parent=click.Context(cli))
+    context = cli.commands[name].make_context(name, words, parent=click.Context(cli, **cli.context_settings))
     for path in (word for word in words if word.endswith(".toml")):
         load_recipe(ROOT / path, context.params["overrides"])
 
