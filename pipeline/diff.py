@@ -7,7 +7,6 @@ only how the work is done. Scores are compared problem by problem.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
@@ -134,9 +133,6 @@ def _content(run: Run, stage: str) -> dict[str, str] | None:
 def _side(run: Run) -> Side:
     report, spent = run.report("filter"), costs(run)
     spends = [c.spend for c in spent if c.spend is not None]
-    seconds: Counter[str] = Counter()
-    for event in run.events():
-        seconds[event["stage"]] += event["seconds"]
     return Side(
         run=run.path.name,
         complete=tuple(stage for stage in ROWS if run.output(stage).complete),
@@ -147,7 +143,7 @@ def _side(run: Run) -> Side:
         prompt_tokens=sum(c.prompt_tokens for c in spent),
         completion_tokens=sum(c.completion_tokens for c in spent),
         spend=sum(spends) if spends else None,
-        seconds=dict(seconds),
+        seconds=dict(run.seconds()),
     )
 
 

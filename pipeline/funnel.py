@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.rows import Row
 
+BATCH = 8192  # traces
 COLUMNS = ("outcome", "reason", "verdicts")
 
 
@@ -24,11 +25,14 @@ class Rule(Row):
     unknown: int
 
 
-class Funnel(Row):
+class Yield(Row):
     traces: int
     kept: int
     rejected: dict[str, int]  # "rule: reason" -> traces, the most first
     unknown: dict[str, int]
+
+
+class Funnel(Yield):
     rules: dict[str, Rule]
 
 
@@ -39,7 +43,7 @@ def funnel(paths: Sequence[Path]) -> Funnel:
     alone: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     seen: dict[str, None] = {}  # the rules in the order in which they judge
-    for batch in _batches(paths):
+    for batch in batches(paths, COLUMNS):
         outcomes.update(zip(*(batch.column(name).to_pylist() for name in COLUMNS[:2]), strict=True))
         names, failing, only, undecided = _verdicts(batch.column("verdicts"))
         seen |= dict.fromkeys(names.unique().to_pylist())
@@ -63,12 +67,13 @@ def funnel(paths: Sequence[Path]) -> Funnel:
     )
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[Any]:
+def batches(paths: Sequence[Path], columns: Sequence[str], size: int = BATCH) -> Iterator[Any]:
+    """Some columns of these Parquet files as Arrow, `size` rows at a time, file by file."""
     import pyarrow.parquet as pq
 
     for path in paths:
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=8192, columns=list(COLUMNS))
+            yield from file.iter_batches(batch_size=size, columns=list(columns))
 
 
 def _verdicts(verdicts: Any) -> tuple[Any, Any, Any, Any]:

@@ -29,6 +29,12 @@ class Estimate(NamedTuple):
     high: float
 
 
+def percent(estimate: Estimate) -> str:
+    """A share for people: 60.2 % [55.1, 65.3]."""
+    mean, low, high = (100 * x for x in estimate)
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
 def resampled_means(values: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     """Means of columns over resampled rows: (problems, m) -> (resamples, m)."""
     problems = len(values)

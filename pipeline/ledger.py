@@ -137,5 +137,12 @@ def read(folder: Path) -> tuple[Try, ...]:
         return ()
 
 
+def asked(tries: Sequence[Try]) -> tuple[int, Counter[str]]:
+    """Requests over all tries, and why how many of them were asked again."""
+    accounts = [account for done in tries for account in done.accounts]
+    retries = sum((Counter(account.retries) for account in accounts), Counter[str]())
+    return sum(account.requests for account in accounts), retries
+
+
 def _path(folder: Path) -> Path:
     return folder / "ledger.json"

@@ -9,7 +9,7 @@ from itertools import groupby
 from rich.table import Table
 
 from pipeline.config.evaluation import HELD_OUT
-from pipeline.intervals import Estimate
+from pipeline.intervals import percent
 from pipeline.progress import plain
 from pipeline.run import Run
 from pipeline.scoring import Comparison, Summary, comparisons, summarise, trained_on
@@ -28,9 +28,13 @@ COLUMNS = (
 
 def print_table(run: Run) -> None:
     """The scores of every set, then the student's difference to the others, paired by problem."""
-    scores, screen = list(run.scores), console()
-    beside = comparisons(scores)
-    summaries = summarise(scores)
+    scores = list(run.scores)
+    print_scores(run, summarise(scores), comparisons(scores))
+
+
+def print_scores(run: Run, summaries: Sequence[Summary], beside: Sequence[Comparison]) -> None:
+    """The same, of scores that were summed up already: each interval is thousands of resamples."""
+    screen = console()
     learned = run.report("evaluate").get("trained_on", {})
     alone = {s.set for s in summaries} == {HELD_OUT}
     for name, group in groupby(summaries, key=lambda s: s.set):
@@ -53,7 +57,7 @@ def _table(summaries: Sequence[Summary]) -> Table:
     for s in summaries:
         shares = [f"{100 * x:.1f} %" for x in (s.truncated, s.malformed, s.unknown, s.failed)]
         of = f"{s.problems} x {s.samples / s.problems:g}"
-        table.add_row(s.subject, s.prompt, _percent(s.pass_at[1]), *shares, f"{s.tokens:.0f}", of)
+        table.add_row(s.subject, s.prompt, percent(s.pass_at[1]), *shares, f"{s.tokens:.0f}", of)
     return table
 
 
@@ -62,19 +66,14 @@ def _several(summaries: Sequence[Summary]) -> Table:
     ks = sorted({k for s in summaries for k in s.pass_at} - {1})
     table = Table("", *(f"pass@{k}" for k in ks), "majority", box=None)
     for s in summaries:
-        cells = [_percent(s.pass_at[k]) if k in s.pass_at else "-" for k in ks]
-        table.add_row(s.subject, *cells, _percent(s.majority))
+        cells = [percent(s.pass_at[k]) if k in s.pass_at else "-" for k in ks]
+        table.add_row(s.subject, *cells, percent(s.majority))
     return table
-
-
-def _percent(estimate: Estimate) -> str:
-    mean, low, high = (100 * x for x in estimate)
-    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _sentences(c: Comparison) -> Iterator[str]:
     d = c.difference
-    judged = "better than" if d.low > 0 else "worse than" if d.high < 0 else "not told apart from"
+    judged = {"better": "better than", "worse": "worse than"}.get(c.verdict, "not told apart from")
     mean, low, high = (100 * x for x in d)
     yield f"student is {judged} {c.other}: {mean:+.1f} points, 95 % from {low:+.1f} to {high:+.1f}"
     if c.retention:

@@ -12,6 +12,7 @@ run.sql("select source, count(*) from traces group by 1")  # by DuckDB, over the
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,6 +191,13 @@ class Run:
             with suppress(ValueError):  # the last line may be torn
                 events.append(json.loads(line))
         return events
+
+    def seconds(self) -> Counter[str]:
+        """Stage -> seconds over all tries that have ended."""
+        seconds: Counter[str] = Counter()
+        for event in self.events():
+            seconds[event["stage"]] += event["seconds"]
+        return seconds
 
     def __repr__(self) -> str:
         complete = [stage for stage in ROWS if self.output(stage).complete]

@@ -45,6 +45,12 @@ class Comparison(Row):
     difference: Estimate  # of pass@1
     retention: Estimate | None  # the student's pass@1 as a share of a teacher's; None beside others
 
+    @property
+    def verdict(self) -> str:
+        """What the interval of the difference says of the student: better, worse or not told apart."""
+        low, high = self.difference.low, self.difference.high
+        return "better" if low > 0 else "worse" if high < 0 else "not told apart"
+
 
 def score(set_name: str, subject: str, model: str, traces: Sequence[Trace]) -> Score:
     """The score of one problem from all of its judged traces."""

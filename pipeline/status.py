@@ -5,7 +5,6 @@ A document is made first, from the folder alone, and then printed as tables or a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rich.table import Table
 from pipeline import ledger, results
 from pipeline.costs import Cost, costs
 from pipeline.errors import UserError
+from pipeline.funnel import Yield
 from pipeline.progress import duration, plain
 from pipeline.rows import Row
 from pipeline.run import ROWS, Run, open_run
@@ -62,13 +62,6 @@ class Drawing(Row):
     seconds: float
 
 
-class Yield(Row):
-    traces: int
-    kept: int
-    rejected: dict[str, int]  # "rule: reason" -> traces, the most first
-    unknown: dict[str, int]
-
-
 class Status(Row):
     """What `retort status RUN --json` prints."""
 
@@ -93,9 +86,7 @@ def runs_of(folder: Path) -> Runs:
 
 
 def status_of(run: Run) -> Status:
-    seconds: Counter[str] = Counter()
-    for event in run.events():
-        seconds[event["stage"]] += event["seconds"]
+    seconds = run.seconds()
     scores = list(run.scores) if run.output("evaluate").complete else []
     report = run.report("filter")
     return Status(
@@ -120,9 +111,8 @@ def print_document(document: Runs | Status) -> None:
         _print_runs(document)
     else:
         _print_status(document)
-        run = open_run(document.folder)
         if document.scores:
-            results.print_table(run)
+            results.print_scores(open_run(document.folder), document.scores, document.comparisons)
 
 
 def _print_runs(document: Runs) -> None:
@@ -217,8 +207,7 @@ def _judging(run: Run) -> Iterator[Judging]:
 
 def _drawing(run: Run) -> Drawing | None:
     tries = ledger.read(run.output("generate").folder)
-    retries = sum((Counter(a.retries) for t in tries for a in t.accounts), Counter[str]())
-    requests = sum(a.requests for t in tries for a in t.accounts)
+    requests, retries = ledger.asked(tries)
     seconds = sum(t.seconds for t in tries)
     return Drawing(requests=requests, retries=dict(retries.most_common()), seconds=seconds) if tries else None
 

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.intervals import percent as interval
 from pipeline.publish.dataset import TRAIN, VALIDATION, Rows
 from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub
-from pipeline.scoring import comparisons, summarise
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -78,14 +78,13 @@ def _configs(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _card(data: Any, template: str, facts: Facts, **more: Any) -> str:
-    scores = list(facts.scores)
     text = (
         _templates()
         .get_template(template)
         .render(
             facts=facts,
-            summaries=summarise(scores),
-            comparisons=comparisons(scores),
+            summaries=facts.summaries,
+            comparisons=facts.comparisons,
             not_stated=NOT_STATED,
             **more,
         )
@@ -126,8 +125,3 @@ def fenced(text: str) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def interval(estimate: tuple[float, float, float]) -> str:
-    mean, low, high = (100 * x for x in estimate)
-    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import sources
+from pipeline import scoring, sources
 from pipeline.config import Recipe
 from pipeline.config.sources import GymSource, Source
 from pipeline.errors import UserError
 from pipeline.funnel import Funnel
 from pipeline.rows import Row, Score
 from pipeline.run import Run
+from pipeline.scoring import Comparison, Summary
 
 LINKS = {"select": "filter", "train": "select", "evaluate": "train"}  # stage -> what it was made from
 NOT_STATED = "not stated"
@@ -51,7 +52,8 @@ class Facts(Row):
     decontamination: Decontamination | None
     funnel: Funnel
     selection: dict[str, str]
-    scores: tuple[Score, ...]  # none before the run is evaluated
+    summaries: tuple[Summary, ...]  # none before the run is evaluated, as with the next
+    comparisons: tuple[Comparison, ...]
     trained_on: dict[str, int]  # set -> problems of it that the student learned from
 
 
@@ -96,6 +98,7 @@ def gather(run: Run) -> Facts:
     generate, filtered, select = (_manifest(run, stage) for stage in ("generate", "filter", "select"))
     rules = dict(filtered["settings"]["rules"])
     funnel = Funnel.model_validate(filtered["report"])
+    scores = list(_scores(run))
     return Facts(
         run=run.path.name,
         recipe=select["identity"],
@@ -113,7 +116,8 @@ def gather(run: Run) -> Facts:
         rules=_rules(rules | _duplicates(filtered["settings"])),
         funnel=funnel,
         selection=_shown(select["settings"], leave_out=("prompt", "seed")),
-        scores=tuple(_scores(run)),
+        summaries=tuple(scoring.summarise(scores)),
+        comparisons=tuple(scoring.comparisons(scores)),
         trained_on=run.report("evaluate").get("trained_on", {}),
     )
 

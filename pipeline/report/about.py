@@ -61,23 +61,17 @@ def _said(settings: dict[str, Any]) -> str:
 
 def stages(run: Run) -> list[dict[str, Any]]:
     """A line a stage: state, counts, seconds over all tries, when it ended, and what its output is called."""
-    seconds: dict[str, float] = {}
-    ended: dict[str, str] = {}
-    for event in run.events():
-        seconds[event["stage"]] = seconds.get(event["stage"], 0) + event["seconds"]
-        ended[event["stage"]] = event["ended"]
+    seconds = run.seconds()
+    ended = {event["stage"]: event["ended"] for event in run.events()}
     lines = []
     for name, counts in run.counts().items():
         output = run.output(name)
         manifest = output.manifest()
-        state = (
-            "running" if output.busy else "complete" if output.complete else "unfinished" if manifest else "-"
-        )
         lines.append(
             {
                 "name": name,
                 "main": name in ROWS,
-                "state": state,
+                "state": run.state(name) if manifest else "-",
                 "rows": counts.rows,
                 "failed": counts.failed,
                 "shards": f"{counts.sealed}/{counts.shards}" if counts.shards else "-",
@@ -90,17 +84,14 @@ def stages(run: Run) -> list[dict[str, Any]]:
     return lines
 
 
-def cost(run: Run) -> dict[str, Any]:
+def cost(run: Run, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """What it has cost; `lines`: those of stages()."""
     rows = [cost.model_dump() | {"per_kept": cost.per_kept} for cost in costs(run)]
-    tries = ledger.read(run.output("generate").folder)
-    retries: dict[str, int] = {}
-    for account in (account for done in tries for account in done.accounts):
-        for why, count in account.retries.items():
-            retries[why] = retries.get(why, 0) + count
-    seconds = [{"name": s["name"], "value": s["seconds"]} for s in stages(run) if s["seconds"] and s["main"]]
+    requests, retries = ledger.asked(ledger.read(run.output("generate").folder))
+    seconds = [{"name": s["name"], "value": s["seconds"]} for s in lines if s["seconds"] and s["main"]]
     return {
         "rows": rows,
-        "requests": sum(account.requests for done in tries for account in done.accounts),
+        "requests": requests,
         "retries": retries,
         "chart": charts.bars(seconds, "seconds", ",.0f") if seconds else None,
     }

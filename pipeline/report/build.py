@@ -45,13 +45,14 @@ def gather(run: Run) -> dict[str, Any]:
         "traces": _sample(run, scores),
         "problems": evaluation.problems(scores, _questions(run, scores)),
     }
+    stages = about.stages(run)
     return {
         "name": run.recipe.run,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": version("retort"),
         "settings": about.settings(run),
         "recipe": about.shareable(run.recipe.model_dump(mode="json", exclude_defaults=True)),
-        "stages": about.stages(run),
+        "stages": stages,
         "traces": traces.traces,
         "judged": judged,
         "funnel": yields.funnel(run) if judged else None,
@@ -59,7 +60,7 @@ def gather(run: Run) -> dict[str, Any]:
         "lengths": yields.lengths(traces),
         "sources": yields.sources(traces) if traces.traces else None,
         "hits": yields.hits(run) if judged else None,
-        "costs": about.cost(run),
+        "costs": about.cost(run, stages),
         "examples": run.report("select"),
         "preflight": about.preflight(run),
         "training": curves.training(run),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import scoring
+from pipeline.funnel import batches
 from pipeline.report import charts
 from pipeline.report.sample import clip
 from pipeline.rows import Score
@@ -53,11 +54,7 @@ def differences(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "problems": c.problems,
             "difference": percent(c.difference),
             "retention": percent(c.retention) if c.retention else None,
-            "said": "better"
-            if c.difference.low > 0
-            else "worse"
-            if c.difference.high < 0
-            else "not told apart",
+            "said": c.verdict,
         }
         for c in scoring.comparisons(scores)
     ]
@@ -106,21 +103,14 @@ def matrix(scores: Iterable[Score]) -> dict[str, Counter[str]]:
     return counted
 
 
-def questions_of(paths: Iterable[Path], wanted: set[str]) -> dict[str, tuple[str, str]]:
+def questions_of(paths: Sequence[Path], wanted: set[str]) -> dict[str, tuple[str, str]]:
     """Problem id -> question and reference, clipped, of those wanted."""
-    import pyarrow.parquet as pq
-
     found: dict[str, tuple[str, str]] = {}
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=["problem_id", "question", "reference"]):
-                for row in batch.to_pylist():
-                    if row["problem_id"] in wanted and row["problem_id"] not in found:
-                        said = (
-                            clip(row["question"], _QUESTION) or "",
-                            clip(row["reference"], _QUESTION) or "",
-                        )
-                        found[row["problem_id"]] = said
+    for batch in batches(paths, ("problem_id", "question", "reference"), size=256):
+        for row in batch.to_pylist():
+            if row["problem_id"] in wanted and row["problem_id"] not in found:
+                said = (clip(row["question"], _QUESTION) or "", clip(row["reference"], _QUESTION) or "")
+                found[row["problem_id"]] = said
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.report.tally import BATCH
+from pipeline.funnel import batches
 from pipeline.rows import Trace
 
 EACH = 100  # traces of a stratum, at most
@@ -83,14 +83,10 @@ def read(places: Sequence[Place], budget: int = BYTES) -> list[dict[str, Any]]:
 
 def _labels(path: Path) -> Iterator[tuple[int, list[Label]]]:
     """Of each batch the number of its first row, and source, outcome, reason of every row."""
-    import pyarrow.parquet as pq
-
-    first = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=["source", "outcome", "reason"]):
-            columns = [batch.column(name).to_pylist() for name in ("source", "outcome", "reason")]
-            yield first, list(zip(*columns, strict=True))
-            first += len(batch)
+    first, names = 0, ("source", "outcome", "reason")
+    for batch in batches([path], names):
+        yield first, list(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
+        first += len(batch)
 
 
 def _rows(places: Sequence[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.funnel import BATCH, batches
+
 Ints = NDArray[np.int64]
 
-BATCH = 8192  # traces
 LONGEST = 1 << 20  # tokens; a longer trace counts as one of so many
 BANDS = ("0 %", "1-19 %", "20-39 %", "40-59 %", "60-79 %", "80-99 %", "100 %")  # of a problem's pass rate
 RIGHT, WRONG, UNJUDGED = "right", "wrong", "not judged"
@@ -68,7 +69,7 @@ def tally(paths: Sequence[Path]) -> Tally:
     """Count the traces of these Parquet files."""
     counted = Tally()
     last: _Problem | None = None
-    for batch in _batches(paths, _COLUMNS):
+    for batch in batches(paths, _COLUMNS, BATCH):
         correct = _correct(batch.column("verdicts"))
         _count_lengths(counted, batch.column("completion_tokens"), correct)
         pairs = zip(batch.column("source").to_pylist(), batch.column("outcome").to_pylist(), strict=True)
@@ -90,7 +91,7 @@ def hits(paths: Sequence[Path], rule: str = "contamination") -> tuple[int, list[
 
     found: list[Hit] = []
     count = 0
-    for batch in _batches(paths, ("id", "source", "verdicts")):
+    for batch in batches(paths, ("id", "source", "verdicts"), BATCH):
         flat = batch.column("verdicts").flatten()
         failing = pc.and_(pc.equal(flat.field("filter"), rule), pc.equal(flat.field("outcome"), "fail"))
         count += pc.sum(failing).as_py() or 0
@@ -121,14 +122,6 @@ def quantiles(counts: Ints) -> tuple[int, int, int]:
     below = np.cumsum(counts)
     low, middle, high = (int(np.searchsorted(below, share * below[-1])) for share in (0.05, 0.5, 0.95))
     return low, middle, high
-
-
-def _batches(paths: Sequence[Path], columns: Sequence[str]) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=BATCH, columns=list(columns))
 
 
 def _correct(verdicts: Any) -> Ints:

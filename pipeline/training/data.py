@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config.training import Train
 from pipeline.errors import UserError
 from pipeline.training.job import TrainJob
-from pipeline.training.tokens import IGNORED
+from pipeline.training.tokens import IGNORED, common_prefix, render
 
 Splits = dict[str, datasets.Dataset]
 _DROPPED = ["messages", "problem_id", "source", "teacher"]
@@ -55,15 +55,10 @@ def tokens_of(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 
     Templates may render a prompt alone otherwise; the preflight compares the two.
     """
-    prompt = _ids(tokenizer, example["prompt"], add_generation_prompt=True)
-    whole = _ids(tokenizer, [*example["prompt"], *example["completion"]])
-    shared = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+    prompt = render(tokenizer, example["prompt"], opened=True)
+    whole = render(tokenizer, [*example["prompt"], *example["completion"]])
+    shared = common_prefix(prompt, whole)
     return {"input_ids": whole, "labels": [IGNORED] * shared + whole[shared:]}
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, messages: list[Any], **how: Any) -> list[int]:
-    encoded: Any = tokenizer.apply_chat_template(messages, return_dict=True, **how)
-    return list(encoded["input_ids"])
 
 
 def _as_completion(example: dict[str, Any]) -> dict[str, Any]:

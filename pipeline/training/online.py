@@ -6,7 +6,7 @@ the same places. Leaves out the divergences (objectives.py) and who teaches when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,16 +16,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.config.training import Online
 from pipeline.errors import UserError
 from pipeline.training import objectives, teachers
+from pipeline.training.trainer import Objective, Supervised
 
 
-class OnlineObjective:
+class OnlineObjective(Objective):
     """alpha T^2 D + (1 - alpha) CE, where D = sum_i w_i D_i / sum_i w_i over the teachers i.
 
     So it is the divergences that are weighed: the student seeks the middle of its teachers, which need not be
     the mixture of their probabilities. The gradient needs all teachers' logits of a micro batch in memory.
     """
-
-    columns: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -46,43 +45,26 @@ class OnlineObjective:
             teacher: Any = teachers.load(of.model, student, tokenizer, dtype)
             self.teachers.append((of.weight / total, teacher.to(device)))
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:
-        """Nothing: the teachers read what the student reads."""
-        return {}
-
-    def __call__(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        mask: Tensor,
-        inputs: dict[str, Any],
-        extra: dict[str, Any],
-        positions: Tensor,
-    ) -> Tensor:
+    def __call__(self, given: Supervised) -> Tensor:
         """(N,): see the class."""
         alpha, temperature = self.settings.alpha, self.settings.temperature
-        parts = [
-            weight * self._of_teacher(teacher, logits, mask, inputs, positions)
-            for weight, teacher in self.teachers
-        ]
+        parts = [weight * self._of_teacher(teacher, given) for weight, teacher in self.teachers]
         divergence = torch.stack(parts).sum(0)
         # Without weight it would cost as much as the divergence, and change nothing.
-        ce = objectives.cross_entropy(logits, targets) if alpha < 1 else logits.new_zeros(())
+        ce = objectives.cross_entropy(given.logits, given.targets) if alpha < 1 else divergence.new_zeros(())
         return objectives.combine(alpha, temperature, divergence, ce)
 
-    def _of_teacher(
-        self, teacher: Any, logits: Tensor, mask: Tensor, inputs: dict[str, Any], positions: Tensor
-    ) -> Tensor:
+    def _of_teacher(self, teacher: Any, given: Supervised) -> Tensor:
         with torch.no_grad():
             known = teacher.get_input_embeddings().num_embeddings
             # Padding that the student's tokenizer got for its training may be none of the teacher's ids.
-            ids = inputs["input_ids"].clamp(max=known - 1)
-            given = {**inputs, "input_ids": ids}
-            labels = teacher(**given, use_cache=False, logits_to_keep=positions).logits[mask]
+            inputs = {**given.inputs, "input_ids": given.inputs["input_ids"].clamp(max=known - 1)}
+            kept = teacher(**inputs, use_cache=False, logits_to_keep=given.positions).logits
+            labels = kept[given.mask]
         both = min(
-            labels.shape[-1], logits.shape[-1]
+            labels.shape[-1], given.logits.shape[-1]
         )  # behind it are ids of no token: teachers.load() looked
-        return self.divergence(logits[:, :both], labels[:, :both])
+        return self.divergence(given.logits[:, :both], labels[:, :both])
 
 
 def _divergence(settings: Online) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,10 +1,11 @@
-"""Before the first step: all that TRL made of the examples is looked at, and a training that would teach
-something else is refused.
+"""Before the first step: what became of the examples is looked at, token by token, and a training that would
+teach something else is refused.
 
-TRL writes the tokens: the prompt with the chat template's opening of an answer, then the last message, and
-supervises what differs. Templates do surprising things with that (many drop the thought), and each of them
-hurts silently. All checks are made, the table of them is written, then the first that failed refuses the
-training. No example is ever cut: those that are too long are left out, up to a set share.
+data.py writes the tokens as TRL does: the whole dialogue by the chat template, supervised from where it parts
+from the prompt with its opening of an answer. Templates do surprising things with that (many drop the
+thought), and each of them hurts silently. All checks are made, the table of them is written, then the first
+that failed refuses the training. No example is ever cut: those that are too long are left out, up to a set
+share.
 The checks of each row are in `supervision`, that of packed batches is in `packing`.
 """
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from pipeline.config.training import Soft
 from pipeline.errors import UserError
 from pipeline.training import objectives
-from pipeline.training.tokens import IGNORED
+from pipeline.training.tokens import IGNORED, common_prefix
+from pipeline.training.trainer import Objective, Rows, Supervised
 
 WINDOW = 128  # tokens of each side among which two texts that parted are brought together again
 RUN = 4  # tokens that have to agree one after the other for that
@@ -44,15 +45,15 @@ COLUMNS = datasets.Features(
 )
 
 
-class SoftObjective:
+class SoftObjective(Objective):
     """alpha T^2 KL(teacher || student) over the kept tokens and the rest + (1 - alpha) CE, token by token."""
 
-    columns: tuple[str, ...] = ("soft_tokens", "soft_logprobs")
+    columns = ("soft_tokens", "soft_logprobs")
 
     def __init__(self, settings: Soft) -> None:
         self.settings = settings
 
-    def collate(self, rows: Sequence[Mapping[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:
+    def collate(self, rows: Rows, batch: dict[str, Any]) -> dict[str, Any]:
         """soft_tokens (N, K) int64, -1 fills up, soft_logprobs (N, K) float32, of all supervised tokens."""
         tokens, logprobs = [], []
         for row in rows:
@@ -64,17 +65,10 @@ class SoftObjective:
             "soft_logprobs": torch.from_numpy(_stacked(logprobs, 0)),
         }
 
-    def __call__(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        mask: Tensor,
-        inputs: dict[str, Any],
-        extra: dict[str, Any],
-        positions: Tensor,
-    ) -> Tensor:
+    def __call__(self, given: Supervised) -> Tensor:
         """(N,): see the class. Tokens without a soft label have the weight 1 of cross-entropy."""
-        ids, logprobs = (extra[name].to(logits.device) for name in self.columns)
+        logits, targets = given.logits, given.targets
+        ids, logprobs = (given.extra[name].to(logits.device) for name in self.columns)
         if len(ids) != len(targets):
             raise ValueError(f"soft labels of {len(ids)} tokens, and {len(targets)} are supervised")
         alpha = self.settings.alpha * (ids != NONE).any(-1)
@@ -132,7 +126,7 @@ def align(wanted: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     at = np.full(len(wanted), -1)
     i = j = 0
     while i < len(wanted) and j < len(drawn):
-        if run := _same(wanted[i:], drawn[j:]):
+        if run := common_prefix(wanted[i:], drawn[j:]):
             at[i : i + run] = np.arange(j, j + run)
             i, j = i + run, j + run
             continue
@@ -146,13 +140,6 @@ def align(wanted: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         )
         i, j = i + on[0], j + on[1]
     return at
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> int:
-    """How many ids the two begin with alike."""
-    length = min(len(a), len(b))
-    differ = a[:length] != b[:length]
-    return int(differ.argmax()) if differ.any() else length
 
 
 def _labels(row: Mapping[str, Any], trace: Mapping[str, Any] | None, vocabulary: int) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import UserError
-from pipeline.training.tokens import IGNORED, last_visible, render
+from pipeline.training.tokens import IGNORED, common_prefix, last_visible, render
 
 BATCH = 256  # rows read at once
 TAIL = 16  # tokens before the answer that may hold the template's own <think>
@@ -27,7 +26,7 @@ SHOWN = 2000  # characters of one part of a decoded example
 
 @dataclass(frozen=True)
 class Row:
-    """One example as TRL made it. Positions count tokens from 0."""
+    """One example as it will be trained on. Positions count tokens from 0."""
 
     id: str
     content: str  # of the assistant's message
@@ -58,7 +57,7 @@ def rows(
                 content=completion[-1]["content"],
                 ids=ids,
                 labels=labels,
-                answer=_common_prefix(np.array(opening), ids),
+                answer=common_prefix(opening, ids),
                 asked=opening if served is None else _render_served(tokenizer, prompt, served),
                 last=last_visible(tokenizer, ids.tolist()),
                 end=end,
@@ -84,12 +83,6 @@ def _render_served(tokenizer: PreTrainedTokenizerBase, prompt: Any, template: st
         return render(tokenizer, prompt, opened=True, template=template)
     except TemplateError as e:
         return f"the template that the student is served with refuses the prompt: {e}"
-
-
-def _common_prefix(a: Any, b: Any) -> int:
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
 
 
 def _nothing(row: Row) -> str | None:

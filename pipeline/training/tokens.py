@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -61,6 +62,13 @@ def render(
         [dict(m) for m in messages], chat_template=template, add_generation_prompt=opened, return_dict=True
     )
     return list(encoded["input_ids"])
+
+
+def common_prefix(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> int:
+    """How many tokens two sequences begin with alike."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(np.asarray(a[:n]) != np.asarray(b[:n]))
+    return int(differ[0]) if len(differ) else n
 
 
 def last_visible(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ so a step is the same however it is laid out in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,52 +20,39 @@ from pipeline.training.tokens import IGNORED
 Rows = Sequence[Mapping[str, Any]]
 
 
-class Objective(Protocol):
+class Supervised(NamedTuple):
+    """The N supervised tokens of a batch, and what the student and the teachers were given."""
+
+    logits: Tensor  # (N, V), the student's, each predicting one of the targets
+    targets: Tensor  # (N,)
+    mask: Tensor  # (B, C), which of the kept positions are supervised
+    positions: Tensor  # (C,), the columns of the batch that were kept, as the model's `logits_to_keep`
+    inputs: dict[str, Any]  # of the student's forward pass
+    extra: dict[str, Any]  # what Objective.collate() gave
+
+
+class Objective:
     """What the student is trained to do, as a loss for each supervised token."""
 
-    columns: tuple[str, ...]  # of the data set that it needs beside input_ids and labels
+    columns: tuple[str, ...] = ()  # of the data set that it needs beside input_ids and labels
 
     def collate(self, rows: Rows, batch: dict[str, Any]) -> dict[str, Any]:
         """Its own tensors for the batch that TRL's collator made of these rows.
 
         batch["input_ids"] is (B, L); packed it is (1, sum of lengths), the rows end to end.
         """
-
-    def __call__(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        mask: Tensor,
-        inputs: dict[str, Any],
-        extra: dict[str, Any],
-        positions: Tensor,
-    ) -> Tensor:
-        """The loss of each supervised token, (N,), in nats.
-
-        logits (N, V): the student's, each predicting the token of targets (N,). positions (C,): the columns
-        of the batch that were kept, as the model's `logits_to_keep` takes them; mask (B, C): those that are
-        supervised, N of them. inputs: what the student was given. extra: what collate() gave.
-        """
-
-
-class Text:
-    """Cross-entropy on the teacher's text: sequence-level distillation (Kim and Rush 2016)."""
-
-    columns: tuple[str, ...] = ()
-
-    def collate(self, rows: Rows, batch: dict[str, Any]) -> dict[str, Any]:
         return {}
 
-    def __call__(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        mask: Tensor,
-        inputs: dict[str, Any],
-        extra: dict[str, Any],
-        positions: Tensor,
-    ) -> Tensor:
-        return objectives.cross_entropy(logits, targets)
+    def __call__(self, given: Supervised) -> Tensor:
+        """The loss of each supervised token, (N,), in nats."""
+        raise NotImplementedError
+
+
+class Text(Objective):
+    """Cross-entropy on the teacher's text: sequence-level distillation (Kim and Rush 2016)."""
+
+    def __call__(self, given: Supervised) -> Tensor:
+        return objectives.cross_entropy(given.logits, given.targets)
 
 
 class Collator:
@@ -130,7 +117,7 @@ class StudentTrainer(SFTTrainer):
         training = model.training
         objective = self.objective if training else self.text
         logits = outputs.logits.flatten(0, 1) if bool(mask.all()) else outputs.logits[mask]
-        losses = objective(logits, targets[mask], mask, inputs, extra, positions)
+        losses = objective(Supervised(logits, targets[mask], mask, positions, inputs, extra))
         if "weight" in extra and training:
             losses = losses * extra["weight"][:, 1:][:, positions][mask]
         loss = self._reduced(losses.sum(), mask, num_items_in_batch)

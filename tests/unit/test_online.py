@@ -62,9 +62,11 @@ def batch(packed: bool) -> tuple[dict[str, Any], Any, Any, Any]:
 
 
 def loss(objective: Any, student: Any, packed: bool) -> Any:
+    from pipeline.training.trainer import Supervised
+
     inputs, targets, mask, positions = batch(packed)
     logits = student(**inputs, use_cache=False, logits_to_keep=positions).logits[mask]
-    return objective(logits, targets, mask, inputs, objective.collate([], inputs), positions)
+    return objective(Supervised(logits, targets, mask, positions, inputs, objective.collate([], inputs)))
 
 
 def alone(model: Any) -> Any:
@@ -131,6 +133,8 @@ def test_a_teacher_without_logits_for_all_tokens_is_refused(tmp_path: Path) -> N
 
 
 def test_padding_that_only_the_student_has_is_no_other_vocabulary(tmp_path: Path) -> None:
+    from pipeline.training.trainer import Supervised
+
     student, tokenizer = tiny_student.model(), tiny_student.tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     student.resize_token_embeddings(260, mean_resizing=False)
@@ -138,7 +142,7 @@ def test_padding_that_only_the_student_has_is_no_other_vocabulary(tmp_path: Path
     inputs, targets, mask, positions = batch(packed=False)
     inputs["input_ids"][inputs["attention_mask"] == 0] = 259
     logits = student(**inputs, logits_to_keep=positions).logits[mask]
-    assert objective(logits, targets, mask, inputs, {}, positions).isfinite().all()
+    assert objective(Supervised(logits, targets, mask, positions, inputs, {})).isfinite().all()
 
 
 def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -232,6 +232,7 @@ def test_tokens_without_a_label_take_cross_entropy_alone(tmp_path: Path) -> None
     import torch
 
     from pipeline.training import objectives, soft
+    from pipeline.training.trainer import Supervised
 
     made = labelled(tmp_path, [trace("p1-0", logprobs(drawn_tokens(answer(1))))], range(1, 2))
     objective = soft.SoftObjective(Soft(alpha=0.8, temperature=2))
@@ -239,7 +240,7 @@ def test_tokens_without_a_label_take_cross_entropy_alone(tmp_path: Path) -> None
     targets = torch.tensor(soft.supervised(made[0]))
     logits = torch.randn(len(targets), VOCABULARY)
     nothing = torch.zeros(0)
-    loss = objective(logits, targets, nothing, {}, extra, nothing)
+    loss = objective(Supervised(logits, targets, nothing, nothing, {}, extra))
     ce = objectives.cross_entropy(logits, targets)
     kl = objectives.topk_kl(logits, extra["soft_tokens"], extra["soft_logprobs"], 2)
     torch.testing.assert_close(loss[-1], ce[-1])
