@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.config.base import Scalar
-from pipeline.config.training import OnlineTeacher
+from pipeline.config.training import OnlineTeacher, Train
 from pipeline.errors import UserError
 from pipeline.machine import cores, has_gpu
 from pipeline.training.job import TrainJob
@@ -26,6 +26,7 @@ _ARGUMENT = re.compile(r"[a-z][a-z0-9_-]*")
 def check(recipe: Recipe) -> None:
     """Find the mistakes that need no work. Raises UserError."""
     train = recipe.train
+    _check_on_policy(train)
     for name in train.accelerate:
         if not _ARGUMENT.fullmatch(name):
             raise UserError(f"train.accelerate.{name}: write arguments like num_processes = 8")
@@ -49,6 +50,14 @@ def check(recipe: Recipe) -> None:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(f"train.trackers names {tracker}, which is not installed: pip install {tracker}")
     teachers(recipe)
+
+
+def _check_on_policy(train: Train) -> None:
+    """The student's own answers have no teacher's confidence, and TRL shuffles and pads them."""
+    usual = Train()
+    for name in ("order", "weight_by", "packing"):
+        if train.objective == "on_policy" and getattr(train, name) != getattr(usual, name):
+            raise UserError(f"train.{name} plays no part in train.objective = 'on_policy': leave it out")
 
 
 def processes(arguments: Mapping[str, Scalar]) -> int:

@@ -1,9 +1,10 @@
 """Training speed: `retort train`, unpacked and packed, beside a plain TRL script on the same examples.
 
-    python -m tests.benchmarks.training [--examples 160] [--batch 8] [--folder FOLDER]
+    python -m tests.benchmarks.training [--examples 160] [--batch 8] [--model NAME] [--folder FOLDER]
 
-All three train the demo's student from the same weights: one epoch, cosine, this machine's precision, the
-same batches where nothing is packed, nothing cut. They run one after the other, each in a process of its own.
+All three train the demo's student, or --model, from the same weights: one epoch, cosine, this machine's
+precision, the same batches where nothing is packed, nothing cut. They run one after the other, each in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -188,13 +189,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--examples", type=int, default=160)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--model", default=load_recipe(DEMO).student.model)
     parser.add_argument("--folder", type=Path, help="of the logs; default: a temporary one")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plain:
         plain(TrainJob.model_validate_json(options.plain.read_bytes()))
         return
-    model = models.resolve(load_recipe(DEMO).student.model, print)
+    model = models.resolve(options.model, print)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

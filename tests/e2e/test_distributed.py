@@ -1,4 +1,4 @@
-"""Training in two processes on CPUs, each with a copy of the model. Sharding it (FSDP, ZeRO) needs GPUs."""
+"""Two processes on CPUs, each with a copy of the model or sharing it by ZeRO-3. FSDP needs GPUs."""
 
 from __future__ import annotations
 
@@ -58,19 +58,33 @@ def trained(folder: Path, student: Path, micro_batch: int, accelerate: dict[str,
     return job
 
 
-def test_two_processes_end_where_one_does(student: Path, alone: TrainJob, tmp_path: Path) -> None:
+def assert_ends_alike(job: TrainJob, alone: TrainJob, tolerance: float) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    job = trained(tmp_path, student, 4, {"num_processes": 2})
-    assert {path.name for path in (job.checkpoints / "checkpoint-10").glob("rng_state*")} == {
-        "rng_state_0.pth",
-        "rng_state_1.pth",
-    }
     ours, theirs = ([s.loss for s in read_steps(j.log) if s.loss is not None] for j in (job, alone))
     assert len(ours) == len(theirs) == 10
     assert ours[-1] == pytest.approx(theirs[-1], rel=1e-3)
     assert [s.tokens for s in read_steps(job.log)] == [s.tokens for s in read_steps(alone.log)]
     weights, expected = (AutoModelForCausalLM.from_pretrained(j.output).state_dict() for j in (job, alone))
     for name, tensor in weights.items():
-        assert torch.allclose(tensor, expected[name], atol=1e-2), name
+        assert torch.allclose(tensor, expected[name], atol=tolerance), name
+
+
+def test_two_processes_end_where_one_does(student: Path, alone: TrainJob, tmp_path: Path) -> None:
+    job = trained(tmp_path, student, 4, {"num_processes": 2})
+    assert {path.name for path in (job.checkpoints / "checkpoint-10").glob("rng_state*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
+    assert_ends_alike(job, alone, 1e-2)
+
+
+def test_two_processes_that_share_the_weights_by_zero3_end_there_too(
+    student: Path, alone: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    zero3 = str(Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "zero3.yaml")
+    job = trained(tmp_path, student, 4, {"config_file": zero3, "num_processes": 2})
+    assert_ends_alike(job, alone, 1e-5)

@@ -102,6 +102,13 @@ def test_sharding_where_accelerate_would_not_shard_is_refused(said: dict[str, An
     assert "FSDP needs GPUs" in complaint(micro_batch_size=2, accelerate={"num_processes": 8} | said)
 
 
+@pytest.mark.parametrize(
+    "said", [{"order": "easy_first"}, {"weight_by": "confidence"}, {"packing": True}], ids=str
+)
+def test_what_plays_no_part_on_policy_is_refused(said: dict[str, Any]) -> None:
+    assert f"train.{next(iter(said))} plays no part" in complaint(objective="on_policy", **said)
+
+
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")
 def test_four_bits_without_a_gpu_are_refused() -> None:
     assert complaint(lora={"quantize": "nf4"}) == 'train.lora.quantize = "nf4" needs a GPU, and there is none'
