@@ -99,13 +99,16 @@ def print_diff(diff: Diff) -> None:
 
 
 def _settings(a: Run, b: Run) -> Iterator[Setting]:
-    said: list[tuple[str, Any, Any]] = []
+    said: list[tuple[str, str, Any, Any]] = []
     for stage in ROWS:
         for name, old, new in _differing(_made_under(a, stage), _made_under(b, stage)):
-            said.append((name.rpartition(".")[2], old, new))
+            said.append((stage, name.rpartition(".")[2], old, new))
             yield Setting(where=stage, setting=name, a=old, b=new)
     for name, old, new in _differing(_recipe(a), _recipe(b)):
-        if (name.rpartition(".")[2], old, new) not in said and name != "run":
+        table, last = name.partition(".")[0], name.rpartition(".")[2]
+        # The recipe's own words for what a stage said; of [evaluate] only where it was evaluate that said it.
+        stages = (table,) if table in ROWS else tuple(ROWS)
+        if name != "run" and not any((stage, last, old, new) in said for stage in stages):
             yield Setting(where="recipe", setting=name, a=old, b=new)
 
 

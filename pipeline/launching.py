@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.machine import cores, has_gpu
 from pipeline.training.job import TrainJob
 
+_PLAIN = Path(__file__).with_name("recipes") / "plain.yaml"
 _ARGUMENT = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -27,6 +28,7 @@ def check(recipe: Recipe) -> None:
     """Find the mistakes that need no work. Raises UserError."""
     train = recipe.train
     _check_on_policy(train)
+    _check_logprobs(recipe)
     for name in train.accelerate:
         if not _ARGUMENT.fullmatch(name):
             raise UserError(f"train.accelerate.{name}: write arguments like num_processes = 8")
@@ -50,6 +52,17 @@ def check(recipe: Recipe) -> None:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(f"train.trackers names {tracker}, which is not installed: pip install {tracker}")
     teachers(recipe)
+
+
+def _check_logprobs(recipe: Recipe) -> None:
+    """What learns from the teacher's log-probabilities needs them to have been kept."""
+    kept = recipe.generate.logprobs
+    if recipe.train.objective == "soft" and not kept:
+        raise UserError("train.objective = 'soft' learns from stored candidates: set generate.logprobs = 20")
+    if kept is None and recipe.train.weight_by == "confidence":
+        raise UserError("train.weight_by = 'confidence' needs generate.logprobs = 0 or more")
+    if kept is None and recipe.select.prefer == "confident":
+        raise UserError("select.prefer = 'confident' needs generate.logprobs = 0 or more")
 
 
 def _check_on_policy(train: Train) -> None:
@@ -125,14 +138,26 @@ def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
     """
     ours: dict[str, Scalar] = {"quiet": True}
     if "config_file" not in arguments:
-        # Said in full, so that accelerate neither guesses nor warns; precision is the training's own to set.
-        ours |= {"num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
-        ours |= {} if has_gpu() else _on_cpu(processes(arguments))
+        # Said in full, so that accelerate neither guesses, nor warns, nor reads what `accelerate config` left
+        # here; precision is the training's own to set.
+        ours |= {
+            "config_file": str(_PLAIN),
+            "num_machines": 1,
+            "mixed_precision": "no",
+            "dynamo_backend": "no",
+        }
+        ours |= _on_gpus(processes(arguments)) if has_gpu() else _on_cpu(processes(arguments))
     line = [sys.executable, "-m", "accelerate.commands.launch"]
     for name, value in (ours | dict(arguments)).items():
         if value is not False:
             line.append(f"--{name}" if value is True else f"--{name}={value}")
     return [*line, "-m", "pipeline.training.launch", str(job_file)]
+
+
+def _on_gpus(processes: int) -> dict[str, Scalar]:
+    """As many as the recipe says: accelerate's own answer is one for each GPU that is there."""
+    several: dict[str, Scalar] = {"multi_gpu": True} if processes > 1 else {}
+    return several | {"num_processes": processes}
 
 
 def _on_cpu(processes: int) -> dict[str, Scalar]:
@@ -149,4 +174,8 @@ def environment(todo: TrainJob) -> dict[str, str]:
     ours["TENSORBOARD_LOGGING_DIR"] = str(todo.output.parent / "tensorboard")
     if all(os.path.isdir(model) for model in (todo.model, *(teacher.model for teacher in todo.teachers))):
         ours["HF_HUB_OFFLINE"] = "1"
-    return ours | dict(os.environ)
+    found = ours | dict(os.environ)
+    if has_gpu() and processes(todo.train.accelerate) == 1:
+        # With more in sight one process would spread each batch over all of them (DataParallel).
+        found["CUDA_VISIBLE_DEVICES"] = found.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return found

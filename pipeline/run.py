@@ -160,6 +160,13 @@ class Run:
         """What each stage holds now, read from its folder."""
         return {stage: self.output(stage).counts() for stage in (*ROWS, *self.answers())}
 
+    def check_begun(self, stage: str) -> None:
+        """Raise UserError where no such answers were ever begun, naming what there is."""
+        if "/" in stage and not (self.path / stage).is_dir():
+            found = (p.parent for p in self.path.glob("**/manifest.json"))
+            known = nearest(stage, (str(p.relative_to(self.path)) for p in found))
+            raise UserError(f"{self.path}: there is no {stage!r}{known}")
+
     def answers(self) -> list[str]:
         """Where beside `generate` it is kept what a model answered: judges, and the models compared."""
         found = (p for pattern in _ANSWERS for p in self.path.glob(pattern))

@@ -37,6 +37,7 @@ def first(
     """The first rows of a stage that have these values. Raises UserError where it holds no such field."""
     rows = run.rows(stage)
     if not rows.paths:
+        run.check_begun(stage)
         raise UserError(f"{run.path}: {stage} has no sealed shard yet; `retort status` shows how far it is")
     if (outcome or reason) and rows.row is not Trace:
         raise UserError(f"{stage} holds no traces: --kept, --rejected and --reason are for filter")

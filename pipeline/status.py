@@ -45,8 +45,8 @@ class StageLine(Row):
     seconds: float | None  # over all tries that have ended; None where none has
 
 
-class Judging(Row):
-    """What a judge model was asked, over all tries."""
+class Asked(Row):
+    """What a judge, or a model in evaluate, was asked, over all tries."""
 
     stage: str
     requests: int
@@ -71,7 +71,7 @@ class Status(Row):
     working: tuple[str, ...]  # the last line of progress of each stage that draws right now
     filtered: Yield | None  # None before traces were filtered
     costs: tuple[Cost, ...]
-    judging: tuple[Judging, ...]
+    asked: tuple[Asked, ...]
     drawing: Drawing | None
     scores: tuple[Summary, ...]  # empty before evaluate is complete
     comparisons: tuple[Comparison, ...]
@@ -99,7 +99,7 @@ def status_of(run: Run) -> Status:
         working=tuple(_working(run)),
         filtered=Yield(**{name: report[name] for name in Yield.model_fields}) if report else None,
         costs=tuple(costs(run)),
-        judging=tuple(_judging(run)),
+        asked=tuple(_asked(run)),
         drawing=_drawing(run),
         scores=tuple(summarise(scores)),
         comparisons=tuple(comparisons(scores)),
@@ -158,7 +158,7 @@ def _print_costs(s: Status) -> None:
     screen = console()
     screen.print()
     screen.print(table)
-    for j in s.judging:
+    for j in s.asked:
         said = f"{j.requests} requests, {j.completion_tokens:,} completion tokens, {money(j.spend)} spent"
         screen.print(f"{j.stage}: {said}", markup=False, highlight=False)
     if s.drawing:
@@ -192,12 +192,12 @@ def _working(run: Run) -> Iterator[str]:
             yield tries[-1].line
 
 
-def _judging(run: Run) -> Iterator[Judging]:
+def _asked(run: Run) -> Iterator[Asked]:
     for stage in run.answers():
         accounts = [a for t in ledger.read(run.output(stage).folder) for a in t.accounts]
-        if stage.endswith("/judge") and accounts:
+        if accounts:
             spends = [a.spend for a in accounts if a.spend is not None]
-            yield Judging(
+            yield Asked(
                 stage=stage,
                 requests=sum(a.requests for a in accounts),
                 completion_tokens=sum(a.completion_tokens for a in accounts),

@@ -12,6 +12,7 @@ import asyncio
 import heapq
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -49,9 +50,11 @@ class Plan:
     units: Sequence[Unit]  # owed now
     follow: Callable[[Any], Sequence[Unit]] = lambda row: ()
     missing: int = field(init=False)
+    counted: frozenset[str] = field(init=False)  # keys of rows that were there, and stand in the progress
 
     def __post_init__(self) -> None:
         self.missing = len(self.units)
+        self.counted = frozenset(self.held)
 
 
 Todo = Iterable[tuple[Shard, Callable[[], Plan]]]
@@ -174,7 +177,8 @@ class _Crew:
         more = plan.follow(row)
         plan.held.add(unit.key)
         plan.missing += len(more) - 1
-        self._journal.put(plan, done_line(row), done=all(u.key != unit.key for u in more))
+        new = unit.key not in plan.counted and all(u.key != unit.key for u in more)
+        self._journal.put(plan, done_line(row), done=new)
         self._owed.add(plan, more)
 
     def _failure(self, plan: Plan, unit: Unit, error: str, own: bool) -> None:
@@ -241,13 +245,14 @@ class _Journal:
         self._queue.put_nowait(None)
 
     async def run(self) -> None:
-        closing = False
-        while not closing:
-            batch = [await self._queue.get()]
-            while not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            closing = None in batch
-            await asyncio.to_thread(self._commit, [entry for entry in batch if entry])
+        closing, loop = False, asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as own:  # the shared threads may all be judging
+            while not closing:
+                batch = [await self._queue.get()]
+                while not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                closing = None in batch
+                await loop.run_in_executor(own, self._commit, [entry for entry in batch if entry])
 
     def _commit(self, batch: list[_Entry]) -> None:
         for plan, entries in _by_plan(batch):

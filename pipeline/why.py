@@ -40,6 +40,7 @@ def why_of(run: Run, stage: str, examples: int) -> Why:
     if rows.row is not Trace or not stage.endswith("filter"):
         raise UserError(f"{stage} holds no judged traces: why is for filter and evaluate/SET/SUBJECT/filter")
     if not rows.paths:
+        run.check_begun(stage)
         raise UserError(f"{run.path}: nothing is filtered yet; `retort status` shows how far the run is")
     funnel = run.why(stage)
     reasons = (*funnel.rejected, *funnel.unknown)

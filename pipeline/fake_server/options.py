@@ -34,7 +34,10 @@ def parse(description: str, words: Sequence[str] | None = None) -> argparse.Name
     options = parser.parse_args(words)
     _check(parser, options)
     options.model = options.model or ["fake"]
-    options.log = options.log and options.log.open("a")
+    try:
+        options.log = options.log and options.log.open("a")
+    except OSError as e:
+        parser.error(f"--log {options.log}: {e.strerror}")
     return options
 
 

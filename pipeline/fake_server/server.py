@@ -215,7 +215,7 @@ def main() -> None:
     options = parse((__doc__ or "").partition("\n")[0])
     try:
         asyncio.run(_serve(options))
-    except OSError as e:
-        sys.exit(f"port {options.port}: {e.strerror}")
+    except (OSError, OverflowError) as e:
+        sys.exit(f"port {options.port}: {getattr(e, 'strerror', e)}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -27,6 +27,7 @@ def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | Non
             folder_path=folder,
             repo_type=kind,
             ignore_patterns=leave_out,
+            delete_patterns=["data/**", "traces/**", "*.safetensors*"],  # shards of an earlier time
             commit_message="Published by retort",
         )
     except LocalTokenNotFoundError:

@@ -41,9 +41,11 @@ def gather(run: Run) -> dict[str, Any]:
     judged = bool(run.rows("filter").paths)
     traces = tally(run.rows("filter" if judged else "generate").paths)
     scores = list(run.scores) if run.rows("evaluate").paths else []
+    problems = evaluation.problems(scores, _questions(run, scores))
     data = {
         "traces": _sample(run, scores),
-        "problems": evaluation.problems(scores, _questions(run, scores)),
+        "problems": problems[: evaluation.MOST],
+        "unlisted": max(0, len(problems) - evaluation.MOST),
     }
     stages = about.stages(run)
     return {

@@ -92,7 +92,7 @@ def problems(scores: Sequence[Score], questions: Mapping[str, tuple[str, str]]) 
         )
         row["right"][s.subject] = [s.correct, s.samples]
     order = [*CHANGES, ""]
-    return sorted(rows.values(), key=lambda row: order.index(row["change"]))[:MOST]
+    return sorted(rows.values(), key=lambda row: order.index(row["change"]))
 
 
 def matrix(scores: Iterable[Score]) -> dict[str, Counter[str]]:

@@ -84,7 +84,9 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
     expected = _Expected(draw, pairs)
     async with AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(client_of(model.endpoint, reached, draw.table.concurrency))
+            await stack.enter_async_context(
+                client_of(model.endpoint, reached, draw.table.concurrency, job.output.counts().rows > 0)
+            )
             for model, reached in zip(draw.models, servers, strict=True)
         ]
         for client in clients:
@@ -106,10 +108,16 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
             )
 
 
-def client_of(endpoint: Endpoint, reached: Server, concurrency: int) -> Client:
-    """A client of a server that `reach` gave."""
-    ours = reached.child is not None
-    return Client(endpoint, reached.base_urls, reached.model, concurrency=concurrency, ours=ours)
+def client_of(endpoint: Endpoint, reached: Server, concurrency: int, answered: bool = False) -> Client:
+    """A client of a server that `reach` gave; `answered`: it did so well in an earlier try."""
+    return Client(
+        endpoint,
+        reached.base_urls,
+        reached.model,
+        concurrency=concurrency,
+        ours=reached.child is not None,
+        answered=answered,
+    )
 
 
 def _plan(problems: Shard, traces: Shard, draw: Draw, expected: _Expected) -> Plan:

@@ -36,7 +36,8 @@ class Client:
 
     The addresses and `model` are given beside the endpoint because a server started here picks its own port
     and may know the model under another name. `concurrency`: requests in flight over all addresses, at most;
-    `ours`: a server started here, which queues what it cannot do at once and is given all of it at the start.
+    `ours`: a server started here, which queues what it cannot do at once and is given all of it at the start;
+    `answered`: it did in an earlier try, so a 403 is about its own request, as of gateways that moderate.
     UserError for an address or key that cannot be used.
     """
 
@@ -48,12 +49,13 @@ class Client:
         *,
         concurrency: int,
         ours: bool = False,
+        answered: bool = False,
     ) -> None:
         self.model = model
         self._endpoint = endpoint
         self._cleaner = Cleaner(read_key(endpoint.api_key_env))
         self._urls = list(base_urls)
-        self._ours = ours
+        self._ours, self._answered = ours, answered
         first = concurrency if ours else FIRST_LEVEL
         places = [Place(check_address(url), concurrency, first) for url in self._urls]
         self._places = Places(places, concurrency)
@@ -169,9 +171,9 @@ class Client:
     ) -> Completion:
         """Send it once, and tell the place and the quota how it went."""
         place, clock = slot.place, asyncio.get_running_loop().time
-        wait, guess = self._quota.take(bounds.tokens, clock())
-        if wait:
-            await asyncio.sleep(wait)
+        while wait := self._quota.wait(bounds.tokens, clock()):
+            await asyncio.sleep(min(wait, 1.0))  # answers that are shorter than thought make it shorter
+        guess = self._quota.take(bounds.tokens, clock())
         started, reader = clock(), Reader(logprobs)
         self.tally.requests += 1
         try:
@@ -213,7 +215,7 @@ class Client:
         # Where it answered well before, or is asked to go on with a message, it need not be about all others;
         # but nor for ever about this one: an account can be filled up again.
         reason = str(refusal)
-        if continuing or place.answered:
+        if continuing or place.answered or (self._answered and error.status == 403):
             return RequestFailed(reason)
         place.refusal = reason
         if all(other.refusal for other in self._places.places):
@@ -243,24 +245,26 @@ class Client:
         else:
             wait = 0.0  # its address is set aside; others need no rest
         patience = self._endpoint.patience
+        if failure.word == "stalled":  # a request that stalls at each try is to fail by itself
+            patience = max(patience, self._endpoint.stall_timeout * (self._endpoint.max_retries + 1))
         clock = asyncio.get_running_loop().time
         until = clock() + min(wait, patience)
         while True:
-            left = patience if failure.counts else self._patience_left(clock(), failure)
+            left = self._patience_left(clock(), failure, patience)
             if (rest := until - clock()) <= 0:
                 return
             await asyncio.sleep(min(rest, left))
 
-    def _patience_left(self, now: float, failure: Retry) -> float:
+    def _patience_left(self, now: float, failure: Retry, patience: float) -> float:
         if self._bad_since is None:
-            return self._endpoint.patience
+            return patience
         heard = max(transport.heard_at for transport in self._transports.values())
         self._bad_since = max(self._bad_since, heard)  # an answer on its way is good news too
-        left = self._bad_since + self._endpoint.patience - now
+        left = self._bad_since + patience - now
         if left <= 0:
             names = ", ".join(place.name for place in self._places.places)
             reason = self._cleaner.clean(failure.reason)
-            raise Stopped(f"{names}: no good answer for {self._endpoint.patience:g} s; the last: {reason}")
+            raise Stopped(f"{names}: no good answer for {patience:g} s; the last: {reason}")
         return left
 
     def _refusal(self, place: Place, reason: str) -> str:

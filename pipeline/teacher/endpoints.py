@@ -28,6 +28,7 @@ MAX_LIST = 2**24  # bytes; the longest lists, of a thousand models with prices, 
 
 _UNLISTED = {404, 405, 501}
 _BEARER = re.compile(r"(?i)\bbearer\s+\S+")
+_SECRET = re.compile(r"(?i)(^|&)[^=&]*(key|token|secret|password|sig(nature)?)=")
 _KEY_LIKE = re.compile(r"(?i)\b(sk|pk|hf|gsk|xai)[-_]\S{6}|\*\*\*")  # "sk-...", and the masked "abcd****wxyz"
 
 
@@ -41,6 +42,8 @@ def check_address(base_url: str) -> str:
         raise UserError("base_url holds a user or a password; api_key_env names the variable with the key")
     try:
         parts = urlsplit(base_url)
+        if _SECRET.search(parts.query):
+            raise UserError("base_url holds a key in its query; api_key_env names the variable with the key")
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of an unclosed [ or a port that is no number
         usable = False

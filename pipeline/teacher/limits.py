@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 
 LONGEST_WAIT = 60.0  # seconds between tries, unless the server asks for more
 FIRST_WAIT = 0.5
+FIRST_GUESS = 2000  # tokens of an answer while none has come; max_tokens is far more than most need
 SMOOTHING = 0.2  # weight of the newest answer's tokens
 
 
@@ -25,12 +26,14 @@ class Bucket:
         self._left = self._most
         self._at: float | None = None
 
-    def take(self, amount: float, now: float) -> float:
-        """Take it; the seconds to wait until then."""
+    def wait(self, amount: float, now: float) -> float:
+        """The seconds until so much can be taken, as things stand."""
         self._fill(now)
-        wait = max(0.0, (min(amount, self._most) - self._left) / self._rate)
+        return max(0.0, (min(amount, self._most) - self._left) / self._rate)
+
+    def take(self, amount: float, now: float) -> None:
+        self._fill(now)
         self._left -= amount
-        return wait
 
     def settle(self, difference: float, now: float) -> None:
         """What was taken came to so much more, or less, than thought."""
@@ -51,14 +54,21 @@ class Quota:
         self._tokens = Bucket(tokens) if tokens else None
         self._usual: float | None = None  # tokens of an answer, smoothed
 
-    def take(self, most_tokens: int, now: float) -> tuple[float, float]:
-        """Take one request: the seconds until it may be sent, and the tokens it is thought to need."""
-        guess = float(most_tokens) if self._usual is None else self._usual
-        waits = (
-            self._requests.take(1, now) if self._requests else 0.0,
-            self._tokens.take(guess, now) if self._tokens else 0.0,
+    def wait(self, most_tokens: int, now: float) -> float:
+        """The seconds until a request may be sent, as things stand."""
+        return max(
+            self._requests.wait(1, now) if self._requests else 0.0,
+            self._tokens.wait(self._guess(most_tokens), now) if self._tokens else 0.0,
         )
-        return max(waits), guess
+
+    def take(self, most_tokens: int, now: float) -> float:
+        """Take one request, and the tokens it is thought to need: those are given back."""
+        guess = self._guess(most_tokens)
+        if self._requests:
+            self._requests.take(1, now)
+        if self._tokens:
+            self._tokens.take(guess, now)
+        return guess
 
     def settle(self, guess: float, tokens: int | None, now: float) -> None:
         """The request has ended; `tokens`: how many it needed, None where that is not known."""
@@ -67,6 +77,9 @@ class Quota:
             if tokens:
                 past = tokens if self._usual is None else self._usual
                 self._usual = past + SMOOTHING * (tokens - past)
+
+    def _guess(self, most_tokens: int) -> float:
+        return float(min(most_tokens, FIRST_GUESS)) if self._usual is None else self._usual
 
 
 def backoff(tries: int) -> float:

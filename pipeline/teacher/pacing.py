@@ -121,7 +121,7 @@ class Place:
         """A request begun at `started` failed; `refused`: no connection could be had."""
         self._failures += 1
         if started >= self._aside_since and (refused or self._probing or self._failures >= IN_A_ROW):
-            self.set_aside(now, min(LONGEST_ASIDE, 2.0**self._times_aside))
+            self.set_aside(now, min(LONGEST_ASIDE, 2.0 ** min(self._times_aside, 6)))
 
     def set_aside(self, now: float, seconds: float = LONGEST_ASIDE) -> None:
         self.aside_until, self._aside_since = now + seconds, now
@@ -183,13 +183,14 @@ class Places:
         if not self._waiting:
             return
         loop = asyncio.get_running_loop()
+        now = loop.time()  # of all that is decided here: an address is free by it, or waited for
         while self._waiting:
             if self._waiting[0].done():
                 self._waiting.popleft()
-            elif slot := self._free(loop.time()):
+            elif slot := self._free(now):
                 self._waiting.popleft().set_result(slot)
             else:
-                self._wake_later(loop)
+                self._wake_later(loop, now)
                 return
 
     def close(self) -> None:
@@ -206,9 +207,9 @@ class Places:
         place.level.start()
         return Slot(place)
 
-    def _wake_later(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _wake_later(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """When the first address that is set aside may be tried again."""
-        until = [place.aside_until for place in self.places if place.aside_until > loop.time()]
+        until = [place.aside_until for place in self.places if place.aside_until > now]
         if self._timer:
             self._timer.cancel()
         self._timer = loop.call_at(min(until), self.wake) if until else None

@@ -14,7 +14,9 @@ from pipeline.teacher.endpoints import Cleaner, words_of
 from pipeline.teacher.limits import read_retry_after
 from pipeline.teacher.transport import ErrorStatus, RequestFailed, Retry
 
-_BUSY = {429, 502, 503, 504, 520, 521, 522, 523, 524, 529}  # too much to do, or a gateway before nobody
+_BUSY = {429, 502, 503, 520, 521, 522, 523, 529}  # too much to do, or a gateway before nobody
+_TOO_LATE = {504, 524}  # a gateway gave up waiting: the same answer may take as long again
+_TOO_LARGE = re.compile(r"(?i)\brequest too large\b")  # for the account's limit a minute, said with a 429
 _AGAIN = {408, 409, 425}
 # No other request can succeed either: bad key, no money, not allowed, wrong address or model.
 _HOPELESS_STATUS = {401, 402, 403, 404}
@@ -36,10 +38,12 @@ def judge(error: ErrorStatus, cleaner: Cleaner, now: float) -> Retry | RequestFa
         return Hopeless(reason)
     word = "5xx" if status >= 500 else str(status)
     after = read_retry_after(error.retry_after, now)
+    if _TOO_LARGE.search(reason):
+        return RequestFailed(reason, refused=True)
     if status in _BUSY:
         return Retry(word, reason, counts=False, busy=True, after=after)
     if status >= 500 or status in _AGAIN:
-        return Retry(word, reason, after=after)
+        return Retry(word, reason, busy=status in _TOO_LATE, after=after)
     return RequestFailed(reason, refused=True)
 
 

@@ -20,6 +20,7 @@ from pipeline.teacher.transport import ErrorStatus, RequestFailed, Retry
 
 OPEN = "<think>"
 
+_GIVEN_UP = {"abort", "error"}  # by a server that was stopped, or whose engine failed
 _WORD = re.compile(r"[a-z_]{1,32}")  # what a finish reason is; it will be counted and shown
 
 
@@ -133,6 +134,8 @@ class Reader:
             raise _wrong("there are no choices")
         ended = self._finish_reason or "unknown"
         ended = ended if _WORD.fullmatch(ended) else "other"
+        if ended in _GIVEN_UP:
+            raise Retry("cut", f"the answer was cut off: finish_reason {ended!r}")
         thought = "".join(self._thought)
         content = "".join(self._content) or "".join(self._refusal)
         prompt, completion = self._usage.prompt_tokens, self._usage.completion_tokens
@@ -209,12 +212,11 @@ def _text(value: Any) -> str:
 
 
 def _valid_usage(usage: Any) -> _Usage:
+    """The counts; none where they are no counts: the answer was paid for all the same."""
     try:
         return _Usage.model_validate(usage)
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        where = ".".join(("usage", *map(str, first["loc"])))
-        raise _wrong(f"{where}: {first['msg']}") from None
+    except ValidationError:
+        return _Usage()
 
 
 def _wrong(what: str) -> RequestFailed:

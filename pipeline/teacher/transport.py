@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,7 @@ import aiohttp
 from pipeline.errors import UnitFailed
 from pipeline.teacher.endpoints import proxy_for
 
+_QUERY = re.compile(r"\?[^\s'\")]*")
 CONNECT_TIMEOUT = 30  # seconds
 # vLLM closes idle connections after 5 s; letting go of them earlier avoids sending into one being closed.
 KEEP_ALIVE = 3  # seconds
@@ -198,13 +200,14 @@ async def _error(response: aiohttp.ClientResponse) -> ErrorStatus:
 
 
 def _lost(error: aiohttp.ClientError, started: bool) -> Retry:
-    reason = f"no answer: {error or type(error).__name__}"
+    said = _QUERY.sub("?...", str(error)) or type(error).__name__  # some name the address whole
+    reason = f"no answer: {said}"
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Retry("connection", reason, counts=False, refused=True)
     if isinstance(error, aiohttp.ClientPayloadError) or (
         started and isinstance(error, aiohttp.ClientOSError)
     ):
-        return Retry("cut", f"the answer was cut off: {error}")
+        return Retry("cut", f"the answer was cut off: {said}")
     if isinstance(error, aiohttp.ClientConnectionError):
         return Retry("connection", reason, busy=True)
-    return Retry("garbage", f"the answer breaks HTTP: {error or type(error).__name__}")
+    return Retry("garbage", f"the answer breaks HTTP: {said}")

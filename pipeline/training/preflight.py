@@ -99,7 +99,9 @@ def _without_long(
         long = np.flatnonzero(tokens > most)
         left_out += rows.select(long)["id"] if len(long) else []
         kept[name] = rows.select(np.flatnonzero(tokens <= most)) if len(long) else rows
-    return kept, tuple(left_out), _too_long(kept, left_out, lengths, most, share)
+    check = _too_long(kept, left_out, lengths, most, share)
+    # Without anything to validate with, nothing is validated; without anything to train on, refused.
+    return {name: rows for name, rows in kept.items() if name == "train" or len(rows)}, tuple(left_out), check
 
 
 def _too_long(
@@ -115,8 +117,8 @@ def _too_long(
     why = ""
     if len(left_out) > share * len(lengths):
         why = told + "raise it, keep shorter traces, or let a share be left out with train.most_too_long"
-    elif empty := [name for name, rows in kept.items() if not len(rows)]:
-        why = told + f"without them nothing is left of {empty[0]}"
+    elif not len(kept["train"]):
+        why = told + "without them nothing is left to train on"
     return Check(
         name=f"at most {most} tokens", value=f"{count} left out{names and ': ' + names}", ok=not why, why=why
     )

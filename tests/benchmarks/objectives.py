@@ -4,8 +4,9 @@
 
 For each seed the demo is run whole, with the teacher's log-probabilities kept; the other objectives train on
 a copy of its examples, so nothing is drawn twice but the answers of what differs: the student, and for
-`online` its base too, which is the teacher cut to --layers layers. The same command goes on where it stopped;
---dry-run lists the commands alone.
+`online` its base too. There the `sft` student is the teacher beside a student cut from it to --layers layers:
+the demo's own teacher knows how to answer only from the examples in its prompt, which the student does not
+see. The same command goes on where it stopped; --dry-run lists the commands alone.
 """
 
 from __future__ import annotations
@@ -37,9 +38,16 @@ class Objective:
     stages: tuple[str, ...]
 
 
-def objectives(layers: int, epochs: int) -> dict[str, Objective]:
-    """`sft` draws everything; a student that is cut has a base of its own, and needs longer to recover."""
-    cut = ("train.objective=online", f"student.layers={layers}", f"train.epochs={epochs}")
+def objectives(layers: int, epochs: int, first: Path) -> dict[str, Objective]:
+    """`sft` draws everything, as the run `first`; a student that is cut needs longer to recover."""
+    taught = first.resolve() / "train" / "model"
+    cut = (
+        "train.objective=online",
+        f"student.model={taught}",
+        f"student.layers={layers}",
+        f'train.online.teachers=[{{model="{taught}"}}]',
+        f"train.epochs={epochs}",
+    )
     again = ("train", "evaluate")
     return {
         "sft": Objective((), (), ("run",)),
@@ -119,9 +127,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("data/objectives"))
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
-    known = objectives(options.layers, options.epochs)
     done: dict[str, list[Path]] = {name: [] for name in options.objectives.split(",")}
     for seed in range(1, options.seeds + 1):
+        known = objectives(options.layers, options.epochs, options.runs / name_of("sft", seed))
         for name in done:
             run = options.runs / name_of(name, seed)
             bring(run, options, seed, known[name])

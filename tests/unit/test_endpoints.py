@@ -38,12 +38,19 @@ def check(*urls: str, **settings: Any) -> list[str]:
     ("url", "shown"),
     [
         ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
-        ("https://api.example.com/v1?token=abc", "https://api.example.com/v1"),
+        ("https://api.example.com/v1?api-version=2", "https://api.example.com/v1"),
         ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
     ],
 )
 def test_an_address_is_shown_without_its_query(url: str, shown: str) -> None:
     assert check_address(url) == shown
+
+
+@pytest.mark.parametrize("query", ["token=abc", "x=1&api_key=abc", "Signature=abc"])
+def test_a_key_in_an_address_is_refused_as_it_would_be_written_down(query: str) -> None:
+    with pytest.raises(UserError, match="api_key_env") as told:
+        check_address(f"https://api.example.com/v1?{query}")
+    assert "abc" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline import launching
+from pipeline.config.training import Train
 from pipeline.errors import UserError
-from pipeline.launching import command
+from pipeline.launching import command, environment
 from pipeline.machine import has_gpu
+from pipeline.training.job import TrainJob
 from tests import tiny_student
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipeline" / "recipes"
@@ -100,6 +102,49 @@ def test_deepspeed_that_is_not_installed_is_named_with_the_way_to_get_it(said: d
 @pytest.mark.parametrize("said", [{"config_file": FSDP2}, {"use_fsdp": True}])
 def test_sharding_where_accelerate_would_not_shard_is_refused(said: dict[str, Any]) -> None:
     assert "FSDP needs GPUs" in complaint(micro_batch_size=2, accelerate={"num_processes": 8} | said)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"objective": "soft"}, "generate.logprobs = 20"),
+        ({"weight_by": "confidence"}, "generate.logprobs = 0"),
+    ],
+)
+def test_what_needs_log_probabilities_says_so_before_the_teacher_is_asked(
+    said: dict[str, Any], told: str
+) -> None:
+    assert told in complaint(**said)
+
+
+def test_on_gpus_as_many_processes_train_as_the_recipe_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "has_gpu", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    job = TrainJob(
+        model="m", examples=(), output=tmp_path / "o", checkpoints=tmp_path / "c", train=Train(), seed=0
+    )
+    assert "--num_processes=1" in command({}, tmp_path / "job.json")
+    assert environment(job)["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert environment(job)["CUDA_VISIBLE_DEVICES"] == "3"
+    several = {"num_processes": 2}
+    assert {"--multi_gpu", "--num_processes=2"} <= set(command(several, tmp_path / "job.json"))
+    job = job.model_copy(update={"train": Train(accelerate=several)})
+    assert environment(job)["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+def test_what_accelerate_config_left_on_the_machine_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = pytest.importorskip("accelerate.commands.launch")
+    monkeypatch.setattr(launching, "has_gpu", lambda: True)
+    line = command({}, tmp_path / "job.json")
+    theirs = launch.launch_command_parser().parse_args(line[3:])
+    args, *_ = launch._validate_launch_command(theirs)
+    assert [args.use_fsdp, args.use_deepspeed, args.multi_gpu] == [False] * 3
+    assert args.config_file.endswith("plain.yaml")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,19 @@ from email.utils import formatdate
 
 import pytest
 
-from pipeline.teacher.limits import LONGEST_WAIT, Bucket, Quota, backoff, read_retry_after
+from pipeline.teacher.limits import FIRST_GUESS, LONGEST_WAIT, Bucket, Quota, backoff, read_retry_after
+
+
+def wait_and_take(bucket: Bucket, amount: float, now: float) -> float:
+    """The seconds until it may be taken, and it is taken."""
+    wait = bucket.wait(amount, now)
+    bucket.take(amount, now)
+    return wait
 
 
 def sent_in(bucket: Bucket, requests: int, amount: float = 1) -> list[float]:
     """When each of so many requests may be sent, if all ask at once."""
-    return [bucket.take(amount, 0.0) for _ in range(requests)]
+    return [wait_and_take(bucket, amount, 0.0) for _ in range(requests)]
 
 
 @pytest.mark.parametrize("per_minute", [6, 60, 600])
@@ -21,56 +28,68 @@ def test_no_minute_holds_more_than_the_limit_and_a_second_of_it(per_minute: int)
 
 def test_what_is_not_used_is_not_saved_up() -> None:
     bucket = Bucket(60)
-    bucket.take(1, 0.0)
-    assert bucket.take(1, 3600.0) == 0
-    assert bucket.take(1, 3600.0) == pytest.approx(1)
+    assert wait_and_take(bucket, 1, 0.0) == 0
+    assert wait_and_take(bucket, 1, 3600.0) == 0
+    assert wait_and_take(bucket, 1, 3600.0) == pytest.approx(1)
 
 
 def test_a_debt_delays_the_next_ones() -> None:
     bucket = Bucket(60)
-    assert bucket.take(1, 0.0) == 0
+    assert wait_and_take(bucket, 1, 0.0) == 0
     bucket.settle(10, 0.0)
-    assert bucket.take(1, 0.0) == pytest.approx(11)
+    assert wait_and_take(bucket, 1, 0.0) == pytest.approx(11)
     bucket.settle(-5, 0.0)
-    assert bucket.take(1, 0.0) == pytest.approx(7)
+    assert wait_and_take(bucket, 1, 0.0) == pytest.approx(7)
 
 
 def test_one_that_is_larger_than_a_minute_goes_through_and_is_paid_after() -> None:
     bucket = Bucket(60)
-    assert bucket.take(600, 0.0) == 0
-    assert bucket.take(1, 0.0) == pytest.approx(600)
+    assert wait_and_take(bucket, 600, 0.0) == 0
+    assert wait_and_take(bucket, 1, 0.0) == pytest.approx(600)
 
 
 def test_tokens_are_guessed_from_the_answers_before() -> None:
     quota = Quota(None, 6000)
-    assert quota.take(500, 0.0) == (0, 500)
+    assert quota.wait(500, 0.0) == 0
+    assert quota.take(500, 0.0) == 500
     quota.settle(500, 90, 0.0)
-    wait, guess = quota.take(500, 0.0)
-    assert guess == 90
-    assert wait == pytest.approx(0.8)  # 100 a second, 10 are left
+    assert quota.wait(500, 0.0) == pytest.approx(0.8)  # 100 a second, 10 are left
+    assert quota.take(500, 0.0) == 90
+
+
+def test_before_any_answer_a_long_limit_is_no_guess() -> None:
+    quota = Quota(None, 60_000)
+    assert quota.take(32_768, 0.0) == FIRST_GUESS
+    assert quota.wait(32_768, 0.0) < 60
+
+
+def test_a_wait_gets_shorter_when_an_answer_was_short() -> None:
+    quota = Quota(None, 6000)
+    guess = quota.take(1000, 0.0)
+    before = quota.wait(1000, 0.0)
+    quota.settle(guess, 50, 0.0)
+    assert quota.wait(1000, 0.0) < before / 10
 
 
 def test_tokens_of_a_request_that_failed_are_given_back() -> None:
     quota = Quota(None, 60)
     for _ in range(5):
-        wait, guess = quota.take(500, 0.0)
-        assert wait == 0
-        quota.settle(guess, 0, 0.0)
+        assert quota.wait(500, 0.0) == 0
+        quota.settle(quota.take(500, 0.0), 0, 0.0)
 
 
 def test_without_limits_nothing_waits() -> None:
     quota = Quota(None, None)
     for _ in range(1000):
-        wait, guess = quota.take(10**6, 0.0)
-        quota.settle(guess, 10**6, 0.0)
-        assert wait == 0
+        assert quota.wait(10**6, 0.0) == 0
+        quota.settle(quota.take(10**6, 0.0), 10**6, 0.0)
 
 
 def test_the_slower_of_both_limits_counts() -> None:
     quota = Quota(60, 60)
     quota.take(1, 0.0)
     quota.settle(1, 10, 0.0)
-    assert quota.take(10, 0.0)[0] > 5
+    assert quota.wait(10, 0.0) > 5
 
 
 def test_waits_grow_with_the_tries_up_to_a_minute_and_differ() -> None:

@@ -187,7 +187,7 @@ def test_few_that_are_too_long_are_left_out_and_named(sound: Any, tmp_path: Path
 
 def test_a_training_of_which_nothing_is_left_is_refused(sound: Any, tmp_path: Path) -> None:
     why = refusal(write_job(tmp_path, max_length=16, most_too_long=1), sound)[1]
-    assert why.endswith("without them nothing is left of train")
+    assert why.endswith("without them nothing is left to train on")
 
 
 def test_planted_an_attention_that_lets_packed_examples_see_each_other(sound: Any, tmp_path: Path) -> None:

@@ -178,6 +178,19 @@ def test_a_stream_is_taken_where_none_was_asked_for() -> None:
 # ------------------------------------------------------------------------------ odd but good answers
 
 
+@pytest.mark.parametrize(
+    "said", ["x", {"prompt_tokens": -1}, {"prompt_tokens": 10**30}, {"prompt_tokens": True}], ids=str
+)
+def test_counts_that_are_none_do_not_cost_the_answer(said: Any) -> None:
+    completion = answered(chat(content="so") | {"usage": said})
+    assert (completion.response, completion.prompt_tokens) == ("so", None)
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_an_answer_that_the_server_gave_up_is_asked_for_again(reason: str) -> None:
+    assert answered(chat(reason, content="s"), chat(content="so"), max_retries=1).response == "so"
+
+
 def test_null_usage_gives_no_token_counts() -> None:
     assert answered(chat(content="so")) == Completion(None, "so", "stop", None, None)
 
@@ -238,10 +251,6 @@ def test_a_compressed_answer_is_read() -> None:
         {"choices": [{"message": "so"}]},
         {"choices": [{"message": {"content": "so"}, "finish_reason": 7}]},
         {"choices": [{"message": {"content": "so"}, "finish_reason": "x" * 1000}]},
-        {"choices": [{"message": {"content": "so"}}], "usage": "x"},
-        {"choices": [{"message": {"content": "so"}}], "usage": {"prompt_tokens": -1}},
-        {"choices": [{"message": {"content": "so"}}], "usage": {"prompt_tokens": 10**30}},
-        {"choices": [{"message": {"content": "so"}}], "usage": {"prompt_tokens": True}},
         chat(content=7),
         chat(content=[{"type": "text", "text": 7}]),
         chat(content=[{"type": "image_url"}]),

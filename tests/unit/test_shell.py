@@ -53,7 +53,7 @@ def test_status_of_a_folder_has_a_line_for_each_run_that_can_be_read_or_not(runs
 def test_status_of_a_run_says_the_same_as_json_and_as_text(runs: Path) -> None:
     status = document(runs, "status", "first")
     assert list(status) == [
-        *("run", "folder", "stages", "working", "filtered", "costs", "judging", "drawing", "scores"),
+        *("run", "folder", "stages", "working", "filtered", "costs", "asked", "drawing", "scores"),
         "comparisons",
     ]
     assert {s["stage"]: s["rows"] for s in status["stages"]}["generate"] == TRACES
@@ -106,6 +106,11 @@ def test_show_wraps_long_texts_and_cannot_drive_the_terminal(runs: Path) -> None
     [
         (("show", "first", "--stage", "select", "--kept"), "holds no traces"),
         (("show", "first", "--stage", "scores"), "no stage 'scores'"),
+        (
+            ("show", "first", "--stage", "evaluate/held_out/techer/filter"),
+            "there is no .*known:|did you mean",
+        ),
+        (("why", "first", "--stage", "evaluate/held_out/techer/filter"), "there is no .*known:|did you mean"),
         (("show", "first", "--id", "nothing"), "no problem has the id"),
         (("show", "first", "--stage", "filter", "--id", "nothing"), "has no row with the id"),
         (("show", "first", "--reason", "rong"), "no trace was decided by 'rong'"),

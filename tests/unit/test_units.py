@@ -49,6 +49,7 @@ class Bench:
             await asyncio.sleep(0.001 * (hash(unit.key) % 7))
             return do(unit.args)
 
+        self.progress = Progress("test", 30, sum(shard.count().rows for shard in self.shards))
         asyncio.run(
             work(
                 [(shard, partial(self.plan, shard)) for shard in self.shards],
@@ -57,7 +58,7 @@ class Bench:
                 slots={LANE: concurrency},
                 after={"later": 2},
                 accept=lambda: accept,
-                progress=Progress("test", 30),
+                progress=self.progress,
                 watch=watch,
                 **options,
             )
@@ -218,6 +219,21 @@ def test_a_chain_that_broke_off_goes_on_where_it_stopped(tmp_path: Path) -> None
             torn.work(do)
     torn.work(again)
     assert [s.path.read_bytes() for s in torn.shards] == [s.path.read_bytes() for s in calm.shards]
+
+
+def test_a_row_that_is_done_again_is_counted_once(tmp_path: Path) -> None:
+    bench = Chains(tmp_path)
+
+    def stop(name: str) -> Problem:
+        if len(bench.asked) > 20:
+            raise UserError("stop here")
+        return again(name)
+
+    with suppress(UserError):
+        bench.work(stop)
+    bench.work(again)
+    assert bench.progress.at_start > 0
+    assert bench.progress.done == 3 * len(CHAINED)
 
 
 def test_the_longest_units_within_reach_start_first(tmp_path: Path) -> None:

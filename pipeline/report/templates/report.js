@@ -227,7 +227,7 @@ if ($("p-table")) {
   const draw = () => {
     $("p-table").tBodies[0].replaceChildren(...rows.slice(0, pages * PAGE).map(line));
     $("p-more").hidden = rows.length <= pages * PAGE;
-    $("p-count").textContent = `${rows.length} of ${DATA.problems.length} problems`;
+    $("p-count").textContent = `${rows.length} of ${DATA.problems.length} problems` + (DATA.unlisted ? `; ${DATA.unlisted} more are not listed` : "");
   };
   const line = (row) => {
     const see = make("button", { type: "button" }, "answers");
