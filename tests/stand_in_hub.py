@@ -49,12 +49,22 @@ class Hub:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     kept[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del kept[line["value"]["path"]]
             return {
                 "commitUrl": f"{self.url}/{name.removeprefix('models/')}/commit/{'0' * 40}",
                 "commitOid": "0" * 40,
                 "success": True,
             }
         return {"warnings": [], "errors": []}
+
+    def look(self, path: str) -> object:
+        """What a GET is answered with: the files of a repository, or that it is there."""
+        name, tree, _ = path.removeprefix("/api/").partition("/tree/")
+        if not tree:
+            return {"id": "x", "sha": "0" * 40, "siblings": []}
+        held = self.files.get(name, {})
+        return [{"type": "file", "path": p, "size": len(held[p]), "oid": "0" * 40} for p in held]
 
     def _handler(hub) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
@@ -69,7 +79,7 @@ class Hub:
                     self._send(200, hub.answer(self.path, body))
 
             def do_GET(self) -> None:
-                self._send(200, {"id": "x", "sha": "0" * 40, "siblings": []})
+                self._send(200, hub.look(self.path))
 
             def _chunk(self) -> bytes:
                 size = int(self.rfile.readline(), 16)
@@ -77,7 +87,7 @@ class Hub:
                 self.rfile.readline()
                 return data
 
-            def _send(self, status: int, answer: dict[str, Any]) -> None:
+            def _send(self, status: int, answer: object) -> None:
                 data = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")

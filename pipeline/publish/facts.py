@@ -52,6 +52,7 @@ class Facts(Row):
     decontamination: Decontamination | None
     funnel: Funnel
     selection: dict[str, str]
+    scored: dict[str, str]  # how the models were asked in evaluate
     summaries: tuple[Summary, ...]  # none before the run is evaluated, as with the next
     comparisons: tuple[Comparison, ...]
     trained_on: dict[str, int]  # set -> problems of it that the student learned from
@@ -116,6 +117,7 @@ def gather(run: Run) -> Facts:
         rules=_rules(rules | _duplicates(filtered["settings"])),
         funnel=funnel,
         selection=_shown(select["settings"], leave_out=("prompt", "seed")),
+        scored=_scored(run),
         summaries=tuple(scoring.summarise(scores)),
         comparisons=tuple(scoring.comparisons(scores)),
         trained_on=run.report("evaluate").get("trained_on", {}),
@@ -187,6 +189,12 @@ def _sampling(settings: Mapping[str, Any]) -> dict[str, str]:
         extra = {k: v for k, v in teacher["extra_body"].items() if isinstance(v, bool | int | float)}
         said |= {f"{public(teacher['name'])}: {k}": str(v) for k, v in extra.items()}
     return said
+
+
+def _scored(run: Run) -> dict[str, str]:
+    manifest = run.output("evaluate").manifest()
+    settings = manifest.settings if manifest else {}
+    return {name: str(settings[name]) for name in ("temperature", "top_p", "max_tokens") if name in settings}
 
 
 def _shown(settings: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, str]:

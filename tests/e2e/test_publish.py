@@ -158,6 +158,7 @@ def test_the_card_tells_the_funnel_the_filters_the_prompt_and_the_scores(run: Ru
     assert "You solve arithmetic problems." in text
     assert "<https://example.com/terms>" in text
     assert "the student less base, paired by problem" in text
+    assert "temperature" in text.partition("## Evaluation")[2].partition("| set |")[0]
     assert "None was done" in text
     assert "top\\_k | 20" in text
     training = (folder / "student" / "README.md").read_text()
@@ -245,6 +246,8 @@ def test_a_student_of_older_examples_is_refused(run: Run) -> None:
 
 def test_the_hub_gets_data_set_and_student_and_no_token_is_printed(run: Run) -> None:
     with Hub() as hub:
+        old = {"data/train-00000-of-00002.parquet": b"of an earlier time", ".gitattributes": b"theirs"}
+        hub.files["datasets/me/sums"] = dict(old)
         done = on_the_shell(run, hub, "--private")
     assert done.returncode == 0, done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -252,6 +255,7 @@ def test_the_hub_gets_data_set_and_student_and_no_token_is_printed(run: Run) -> 
     files = hub.files["datasets/me/sums"]
     assert {"README.md", "data/train-00000-of-00001.parquet"} <= set(files)
     assert not any(name.startswith("student/") for name in files)
+    assert old.keys() & files.keys() == {".gitattributes"}
     student = hub.files["models/me/sums-student"]
     assert {"README.md", "config.json", "model.safetensors"} <= set(student)
     assert b"huggingface.co/datasets/me/sums" in student["README.md"]
