@@ -63,7 +63,8 @@ def add_scores(run: Run) -> None:
     train = run.output("train").manifest()
     assert train is not None
     output = Output(run.path / "evaluate", Score)
-    output.begin(Manifest(stage="evaluate", version=1, settings={}, inputs={"train": train.content_id}))
+    said = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 512}
+    output.begin(Manifest(stage="evaluate", version=1, settings=said, inputs={"train": train.content_id}))
     rights = {"teacher": 3, "base": 1, "student": 2}
     output.write("scores", [_score(run, s, n, right) for s, right in rights.items() for n in range(10)])
     output.finish()

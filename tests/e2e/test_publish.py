@@ -158,7 +158,7 @@ def test_the_card_tells_the_funnel_the_filters_the_prompt_and_the_scores(run: Ru
     assert "You solve arithmetic problems." in text
     assert "<https://example.com/terms>" in text
     assert "the student less base, paired by problem" in text
-    assert "temperature" in text.partition("## Evaluation")[2].partition("| set |")[0]
+    assert "Asked with temperature 0.6, top\\_p 0.95, max\\_tokens 512." in text
     assert "None was done" in text
     assert "top\\_k | 20" in text
     training = (folder / "student" / "README.md").read_text()
