@@ -206,6 +206,7 @@ def test_a_refused_training_says_why_in_one_line_and_leaves_no_model(student: Pa
 
 def run_stage(run_dir: Path, student: Path) -> int:
     """The stage as the command line runs it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
     settings = SETTINGS | {"save_steps": 1000}
     return execute(TRAIN, STAGES, tiny_student.recipe(str(student), **settings), run_dir)
 
