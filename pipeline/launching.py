@@ -61,8 +61,6 @@ def _check_logprobs(recipe: Recipe) -> None:
         raise UserError("train.objective = 'soft' learns from stored candidates: set generate.logprobs = 20")
     if kept is None and recipe.train.weight_by == "confidence":
         raise UserError("train.weight_by = 'confidence' needs generate.logprobs = 0 or more")
-    if kept is None and recipe.select.prefer == "confident":
-        raise UserError("select.prefer = 'confident' needs generate.logprobs = 0 or more")
 
 
 def _check_on_policy(train: Train) -> None:

@@ -19,8 +19,11 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=64)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def client(*urls: str, model: str = "fake", concurrency: int = 64, **settings: Any) -> Client:
-    return Client(Endpoint(model=model, base_url=urls, **settings), urls, model, concurrency=concurrency)
+def client(
+    *urls: str, model: str = "fake", concurrency: int = 64, answered: bool = False, **settings: Any
+) -> Client:
+    endpoint = Endpoint(model=model, base_url=urls, **settings)
+    return Client(endpoint, urls, model, concurrency=concurrency, answered=answered)
 
 
 async def complete(*urls: str, question: str = "What is 12 + 30?", **settings: Any) -> Completion:

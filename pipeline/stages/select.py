@@ -119,6 +119,8 @@ def _share_of(problem_id: str, seed: int) -> float:
 
 def _check(recipe: Recipe) -> None:
     prompts.load(recipe.select.prompt)
+    if recipe.select.prefer == "confident" and recipe.generate.logprobs is None:
+        raise UserError("select.prefer = 'confident' needs generate.logprobs = 0 or more")
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

@@ -141,6 +141,15 @@ def test_a_refused_connection_sets_an_address_aside_for_longer_each_time() -> No
     assert place.aside_until == now + 1
 
 
+def test_an_address_that_stays_away_for_days_is_still_tried_every_minute() -> None:
+    place, now = Place("a", 8), 0.0
+    for _ in range(2000):
+        place.failed(now, now, refused=True)
+        now = place.aside_until
+    place.failed(now, now, refused=True)
+    assert place.aside_until == now + LONGEST_ASIDE
+
+
 def test_requests_that_fail_together_set_an_address_aside_once() -> None:
     place = Place("a", 8)
     for _ in range(8):

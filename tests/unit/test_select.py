@@ -3,7 +3,8 @@ import pytest
 from pipeline.config.data import Select
 from pipeline.errors import UserError
 from pipeline.rows import Logprobs, Sampling, Trace, Verdict
-from pipeline.stages.select import _choose, assistant_text, confidence, pass_rate
+from pipeline.stages.select import SELECT, _choose, assistant_text, confidence, pass_rate
+from tests import tiny_student
 
 
 def trace(problem: str, sample: int, reasoning: str | None = "1 + 1 = 2", response: str = "2") -> Trace:
@@ -76,3 +77,12 @@ def test_the_pass_rate_counts_what_was_judged_right_or_wrong_alone() -> None:
 
     assert pass_rate([judged("pass"), judged("fail"), judged("unknown")]) == 0.5
     assert pass_rate([judged("unknown")]) is None
+
+
+def test_preferring_confident_traces_is_refused_before_the_teacher_is_asked_where_none_will_say() -> None:
+    recipe = tiny_student.recipe()
+    confident = recipe.model_copy(update={"select": Select(prefer="confident")})
+    with pytest.raises(UserError, match=r"generate\.logprobs = 0"):
+        SELECT.check(confident)
+    kept = recipe.generate.model_copy(update={"logprobs": 0})
+    SELECT.check(confident.model_copy(update={"generate": kept}))

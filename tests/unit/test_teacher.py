@@ -344,6 +344,17 @@ def test_after_a_good_answer_it_is_about_its_own_request(status: int, body: Any)
     asyncio.run(ask())
 
 
+def test_after_answers_in_an_earlier_try_a_403_is_about_its_own_request_and_a_401_is_not() -> None:
+    async def ask(status: int) -> None:
+        async with serving(Script((status, "no"))) as url, client(url, answered=True) as teacher:
+            await teacher.complete([], SAMPLING, 1)
+
+    with pytest.raises(RequestFailed, match="HTTP 403"):
+        asyncio.run(ask(403))
+    with pytest.raises(UserError, match="HTTP 401"):
+        asyncio.run(ask(401))
+
+
 # ------------------------------------------------------------------------------ several addresses
 
 
