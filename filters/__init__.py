@@ -60,16 +60,16 @@ class Filter(NamedTuple):
 FILTERS: dict[str, Filter] = {
     "finished": Filter(finished, 1),
     "one_thought": Filter(one_thought, 1),
-    "final_answer": Filter(final_answer, 2),
-    "correct": Filter(correct, 3),
+    "final_answer": Filter(final_answer, 3),
+    "correct": Filter(correct, 4),
     "length": Filter(length, 1),
     "one_language": Filter(one_language, 1),
     "paragraphs": Filter(paragraphs, 1),
     "no_code": Filter(no_code, 1),
     "no_repetition": Filter(no_repetition, 1),
-    "no_refusal": Filter(no_refusal, 1),
+    "no_refusal": Filter(no_refusal, 2),
     "no_leak": Filter(no_leak, 1),
-    "agreement": Filter(agreement, 1),
+    "agreement": Filter(agreement, 2),
     "confidence": Filter(confidence, 1),
 }
 

@@ -10,6 +10,7 @@ import itertools
 import re
 from typing import Literal, NamedTuple
 
+from filters.expressions import expression_at
 from filters.fold import tidy
 from filters.phrases import announcements
 from filters.policy import Boxes
@@ -33,22 +34,24 @@ _BOX_TOKEN = re.compile(
 )
 # What stands between two boxes that are one answer: its last word is "and", "or" or a comma.
 _JOIN = re.compile(
-    r"(?:(?<![^\W\d_])(?:and|or|und|oder|et|ou|y|&)|[和或,;、])(?:[\s}$\\()\[\]]|quad|qquad)*\Z",
+    r"(?:(?<![^\W\d_])(?:and|or|und|oder|et|ou|y|&)|[和或,;、])(?:[\s}$\\()\[\]]|quad|qquad)*"
+    r"(?:[a-z](?:_\w|_\{\w\})?\s?=\s?)?\Z",  # x = \boxed{1} and y = \boxed{2}
     re.IGNORECASE,
 )
 _BROKEN_LINE = re.compile(r"\\n(?![A-Za-z])")  # a line's end that was escaped on its way
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _LEAD = " \t\r\n*_`:=：\"“'"  # what may stand between the phrase and the answer  # noqa: RUF001
 _SENTENCE_END = re.compile(
-    r"[.?!](?=\s+[A-Z*(\\\"']|\s*$)|\n|。|,?\s(?:because|since|as|which|where)\s", re.IGNORECASE
+    r"[.?!](?=\s+[A-Z*(\\\"']|\s*$)|\n|。|입니다|です|,?\s(?:because|since|as|which|where)\s", re.IGNORECASE
 )
-_NUMBER = re.compile(r"(?:(?<![\w.)}])[-−])?\d[\d,]*(?:\.\d+)?(?:/\d+(?![\d.]))?%?")  # noqa: RUF001
+_NUMBER = re.compile(r"(?:(?<![\w.)}])[-−])?\d[\d,]*(?:\.\d+)?(?:/\d+(?!\d|\.\d))?%?")  # noqa: RUF001
 _NUMBER_TAIL = 400  # characters at the end that nearly always hold the last number
 _SEGMENT = re.compile(r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _SEGMENT_LIMIT = 2000  # characters at the end in which the last formula is looked for
 _MONEY = re.compile(r"[$€£¥]\s?(\d[\d,]*(?:\.\d+)?)|(\d[\d,]*(?:\.\d+)?)\s?[$€£¥]")
 _LATEX_WORDS = re.compile(r"\\[A-Za-z]+(?:\{(?:p|b|v|B|V)?(?:matrix|cases|array|aligned)\})?")
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD = re.compile(r"(?<![^\W\d_])(?!(?:and|or)\b)[^\W\d_]{2,}")
+_LONG_WORD = re.compile(r"[^\W\d_]{3,}")
 _UNPARTED = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")  # kana, Han, Hangul
 _DIGIT = re.compile(r"\d")
 _IN_TEXT = re.compile(r"\\(?:text|mathrm|mbox)[a-z]*\s?\{[^{}]*\}")
@@ -64,6 +67,7 @@ _CHANGED_AFTER = re.compile(
     r"|[<>≤≥+*/^=!_|])",
     re.IGNORECASE,
 )
+_ALTERNATIVE = re.compile(r"\bor\s*\Z")  # "this or 4" states neither
 _COPULA = re.compile(r"\s(?:is|are|equals|ist|est|es|是|为)\b:?|[是为]")
 
 
@@ -125,8 +129,11 @@ def in_prose(text: str) -> str | None:
         return tidy("".join(segments[-1]))
     if money := _MONEY.findall(text):
         return "".join(money[-1])
-    span = _last_number_span(text)
-    if span is None or _CHANGED_BEFORE.search(text[: span[0]][-20:]) or _CHANGED_AFTER.match(text, span[1]):
+    number = _last_number_span(text)
+    if number is None:
+        return None
+    span = expression_at(text, number)
+    if _CHANGED_BEFORE.search(text[: span[0]][-20:]) or _CHANGED_AFTER.match(text, span[1]):
         return None
     return text[slice(*span)].rstrip(",")
 
@@ -210,17 +217,28 @@ def _whole(text: str) -> str | None:
 
 
 def _last(text: str) -> str | None:
-    """The last number; where it stands inside a formula, or a formula follows it, that formula."""
+    """The last number with the expression that it is part of; a formula that follows it, or holds it."""
     number = _last_number_span(text)
-    base = max(len(text) - _SEGMENT_LIMIT, 0)
     if "$" in text or "\\" in text:
-        last = None
-        for segment in _SEGMENT.finditer(text, base):
-            if len(_WORD.findall(_LATEX_WORDS.sub(" ", _IN_TEXT.sub(" ", segment[0])))) < 2:
-                last = segment  # with words in it, it is what stands between two sums of money
-        if last and (number is None or last.end() > number[0]):
-            return tidy(last[last.lastindex or 0])
-    return text[slice(*number)].rstrip(",") if number else None
+        formulas = _formulas(text)
+        if formulas and (number is None or formulas[-1].end() > number[0]):
+            return ", ".join(tidy(formula[formula.lastindex or 0]) for formula in formulas)
+    if number is None:
+        return None
+    start, end = expression_at(text, number)
+    return None if _ALTERNATIVE.search(text, max(start - 5, 0), start) else text[start:end].rstrip(",")
+
+
+def _formulas(text: str) -> list[re.Match[str]]:
+    """The last formula of a text, and those before it that only "and", "or" or a comma parts from it."""
+    found: list[re.Match[str]] = []
+    for formula in _SEGMENT.finditer(text, max(len(text) - _SEGMENT_LIMIT, 0)):
+        if len(_LONG_WORD.findall(_LATEX_WORDS.sub(" ", _IN_TEXT.sub(" ", formula[0])))) > 1:
+            continue  # what stands between two sums of money
+        if found and not _JOIN.fullmatch(text[found[-1].end() : formula.start()].strip()):
+            found = []
+        found.append(formula)
+    return found
 
 
 def _last_number_span(text: str) -> tuple[int, int] | None:

@@ -44,7 +44,7 @@ CHOICE = _letters("J")  # where an option is asked for; MMLU-Pro has ten
 _CLAUSE = re.compile(r"[,;.:!](?:\s|$)|\n|\bbut\b|\bbecause\b|\bsince\b")
 _DOUBTED = re.compile(
     r"\b(?:not|no|never|cannot|nor|neither|none|might|may|maybe|perhaps|unsure|if|wrong|incorrect|false|unlike"
-    r"|eliminat\w+|exclud\w+|except|rul(?:e|es|ed|ing) out|than|nicht|kein\w*|falsch|pas|faux|não|не)\b"
+    r"|eliminat\w+|exclud\w+|except|rul(?:e|es|ed|ing) out|than|non|nicht|kein\w*|falsch|pas|faux|não|не)\b"
     r"|n['’]t\b|[不错]",  # noqa: RUF001
     re.IGNORECASE,
 )
@@ -80,8 +80,11 @@ def named_choices(text: str, letters: Letters) -> set[str]:
 
 
 def _named(clause: str, letters: Letters) -> set[str]:
-    if "\\" in clause or _DOUBTED.search(clause):
+    if "\\" in clause:
         return set()
+    if doubt := _DOUBTED.search(clause):
+        chosen = read_choice(clause[: doubt.start()].strip(), letters)  # "C, not A" without the comma
+        return {chosen.letter} if chosen and not chosen.text else set()
     if choice := read_choice(clause.strip(), letters):
         return {choice.letter}
     return set(letters.alone.findall(clause)) if _WORDS.search(clause) else set()

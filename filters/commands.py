@@ -18,6 +18,8 @@ _ACCENTS = frozenset(
     ["vec", "hat", "bar", "overline", "tilde", "mathbb", "mathcal", "mathscr", "widehat", "overrightarrow"]
 )
 
+_MOST_ARGUMENTS = {"ln": 2, "log": 2, **dict.fromkeys(("max", "min", "gcd", "lcm"), 100)}  # else one
+
 
 def read_command(reader: Reader) -> Tree:
     """The tree of a command with what it takes. Raises Unreadable for an unknown one."""
@@ -80,6 +82,8 @@ def _function(reader: Reader, name: str) -> Tree:
     arguments = reader.arguments() if reader.kind in ("(", "[", "{") else [_bare_argument(reader)]
     if power == ("neg", ("num", Fraction(1))) and name in TRIGONOMETRIC:
         name, power = f"arc{name}", None
+    if not 1 <= len(arguments) + len(base) <= _MOST_ARGUMENTS.get(name, 1):
+        raise Unreadable(f"the arguments of {name}")
     tree: Tree = ("fn", name, *arguments, *base)
     return tree if power is None else ("pow", tree, power)
 

@@ -6,26 +6,16 @@ What the parts leave undecided raises Open; what would cost too much raises TooL
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
-from filters.evaluate import value_at
-from filters.exact import exact
 from filters.fold import UNION
-from filters.formula import parse
-from filters.identity import canonical, same, variables
-from filters.numbers import Number, read_quantity, rounds_to, same_number, split_unit
+from filters.formulas import Open, read_formula, same_formulas
+from filters.numbers import read_quantity, same_number
 from filters.policy import Policy
-from filters.relations import interval, label_of, same_equation, same_relation, values_of
-from filters.structure import Structure, expand_signs, structure, unwrap, vector
-from filters.tokens import Budget, TooLarge, Tree, Unreadable
-from filters.units import UNITS
+from filters.relations import interval, label_of, same_equation, same_relation, solutions, values_of
+from filters.structure import Structure, expand_signs, structure, vector
+from filters.tokens import Budget, TooLarge
 
 LEAVES = 600  # comparisons of parts
-_TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-
-
-class Open(Exception):
-    """Two parts that cannot be told apart or alike here."""
 
 
 def squeeze(text: str) -> str:
@@ -66,6 +56,8 @@ class Comparison:
         readings = expand_signs(found.parts[0]) if found.kind == "one" else ()
         if found.kind == "chain" and len(found.parts) == 2 and found.marks == ("=",):
             readings = expand_signs(text)
+        if found.kind == "list":
+            readings = tuple(reading for part in found.parts for reading in expand_signs(part))
         return Structure("list", readings) if len(readings) > 1 else found
 
     def _same_collections(self, a: Structure, b: Structure) -> bool:
@@ -97,13 +89,33 @@ class Comparison:
 
     def _same_parts(self, a: Structure, b: Structure) -> bool:
         """Lists, sets, unions: each part of one is a part of the other."""
+        a, b = solutions(a), solutions(b)
         labels = [{label_of(part) for part in side.parts} for side in (a, b)]
         named = [len(side - {None}) > 1 for side in labels]
         if a.kind == b.kind == "list" and (self._policy.ordered_lists or named[0] != named[1]):
             return len(a.parts) == len(b.parts) and all(map(self.same, a.parts, b.parts))
-        if a.kind == b.kind == "list" and len(a.parts) != len(b.parts):
-            return False
+        if a.kind == b.kind == "list":
+            return self._same_lists(a.parts, b.parts)
         return self._contains(a, b) and self._contains(b, a)
+
+    def _same_lists(self, a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+        """The same things as often, in whatever order; open where a part is like none and may be like one."""
+        if len(a) != len(b):
+            return False
+        for part in a:
+            undecided: Open | None = None
+            for i, other in enumerate(b):
+                try:
+                    if self.same(part, other):
+                        b = b[:i] + b[i + 1 :]
+                        break
+                except Open as e:
+                    undecided = e
+            else:
+                if undecided:
+                    raise undecided
+                return False
+        return True
 
     def _contains(self, a: Structure, b: Structure) -> bool:
         """Whether every part of `b` is in `a`; open where a part is in none and may be in one."""
@@ -167,38 +179,7 @@ class Comparison:
                 raise Open("units_differ")
             return equal
         self.layer = "formula"
-        if ":" in gold or ":" in given:  # ratios
-            gold, given = gold.replace(":", "/"), given.replace(":", "/")
-        (x, unit_x), (y, unit_y) = (
-            _with_unit(gold, "unreadable_reference"),
-            _with_unit(given, "unreadable_answer"),
-        )
-        x, y = _in_degrees(x, unit_x, y, unit_y), _in_degrees(y, unit_y, x, unit_x)
-        if unit_x and unit_y and unit_x != unit_y:
-            kinds = [UNITS[u].measures if u in UNITS else None for u in (unit_x, unit_y)]
-            if None in kinds or kinds[0] == kinds[1]:
-                raise Open("units_differ")
-            return False
-        if (a and self._rounded(a, y)) or (b and self._rounded(b, x)):
-            return True
-        verdict = same(x, y, self._budget)
-        if verdict is None:
-            raise Open("ambiguous")
-        return verdict
-
-    def _rounded(self, written: Number, tree: Tree) -> bool:
-        """Whether a decimal is a rounding of a constant formula's value."""
-        if written.percent or written.decimals is None or variables(tree):
-            return False
-        if (value := exact(tree, self._budget)) is not None:
-            return rounds_to(written, value, self._policy)
-        try:
-            found = value_at(tree, {}, self._budget)
-        except (Unreadable, ArithmeticError, ValueError):
-            return False
-        return abs(found.imag) <= 1e-12 * abs(found) and rounds_to(
-            written, Fraction(found.real), self._policy
-        )
+        return same_formulas(gold, given, self._policy, self._budget)
 
 
 def _names_agree(a: Structure, b: Structure) -> bool:
@@ -228,24 +209,4 @@ def _require_readable(text: str) -> None:
         if found.kind != "one":
             _require_readable(part)
         elif not read_quantity(part, decimal_comma=True) and part not in ("∞", "-∞"):
-            _with_unit(part, "unreadable_answer")
-
-
-def _in_degrees(tree: Tree, unit: str, other: Tree, other_unit: str) -> Tree:
-    """Radians, a multiple of pi beside degrees, in degrees."""
-    if unit == "" and other_unit == "degree" and "(pi)" in canonical(tree) and "(pi)" not in canonical(other):
-        return ("mul", tree, ("num", Fraction(180)), ("inv", ("fn", "pi")))
-    return tree
-
-
-def _with_unit(text: str, reason: str) -> tuple[Tree, str]:
-    """The tree of a text, and the unit that stood behind it."""
-    core, unit = split_unit(text)
-    if unit == "degree" and _TRIGONOMETRIC.search(core):
-        core, unit = text, ""
-    for candidate, found in ((core, unit), (text, "")):
-        try:
-            return parse(unwrap(candidate)), found
-        except Unreadable:
-            continue
-    raise Open(reason)
+            read_formula(part, "unreadable_answer")

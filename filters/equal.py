@@ -17,8 +17,9 @@ import re
 from typing import NamedTuple
 
 from filters.choices import read_choice, same_choice
-from filters.comparison import Comparison, Open, squeeze
+from filters.comparison import Comparison, squeeze
 from filters.fold import fold, fold_text
+from filters.formulas import Open
 from filters.numbers import read_quantity, same_number
 from filters.policy import Policy
 from filters.tokens import TooLarge
@@ -84,7 +85,8 @@ def _compare_words(gold: str, given: str, policy: Policy) -> Decision:
     if a == b:
         return Decision(True, "text")
     if _is_word(gold) and _is_word(given):
-        return Decision(None if sorted(a) == sorted(b) else False, "text", "ambiguous")
+        alike = sorted(a) == sorted(b) or f" {a} " in f" {b} " or f" {b} " in f" {a} "
+        return Decision(None if alike else False, "text", "ambiguous")
     if _is_word(gold):
         return Decision(None, "text", "unreadable_reference" if _WORD.search(given) else "ambiguous")
     return Decision(None, "text", "unreadable_answer")

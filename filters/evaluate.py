@@ -78,7 +78,7 @@ class Evaluation:
         elif op in ("sum", "prod"):
             return self._series(op, *arguments)
         elif op == "matrix":
-            return tuple(tuple(self.value(part) for part in row) for row in arguments)
+            return tuple(tuple(self._number(part) for part in row) for row in arguments)
         elif op in ("fn", "apply"):
             result = self._function(arguments[0], [self.value(part) for part in arguments[1:]], op)
         else:
@@ -86,6 +86,12 @@ class Evaluation:
         if not isinstance(result, tuple):
             self.largest = max(self.largest, float(abs(result)))
         return result
+
+    def _number(self, tree: Tree) -> Any:
+        value = self.value(tree)
+        if isinstance(value, tuple):
+            raise Unreadable("a matrix where a number should be")
+        return value
 
     def _variable(self, name: str) -> Any:
         if name in self._values:
@@ -99,17 +105,22 @@ class Evaluation:
         if op == "neg":
             return times(result, -1)
         if op == "inv":
-            return 1 / result
+            return self._inverse(result)
         for value in values[1:]:
             if op == "add":
                 result = plus(result, value)
             elif op == "mul":
                 result = times(result, value)
             elif op == "div":
-                result = times(result, 1 / value)
+                result = times(result, self._inverse(value))
             else:
                 result = self._power(result, value)
         return result
+
+    def _inverse(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            raise Unreadable("the inverse of a matrix")
+        return 1 / value
 
     def _power(self, base: Any, exponent: Any) -> Any:
         if isinstance(base, tuple) or isinstance(exponent, tuple):
@@ -137,7 +148,7 @@ class Evaluation:
         return found(*values)
 
     def _series(self, op: str, variable: Tree, low: Tree, high: Tree, body: Tree) -> Any:
-        first, last = (complex(self.value(end)) for end in (low, high))
+        first, last = (complex(self._number(end)) for end in (low, high))
         if first.imag or last.imag or first.real % 1 or last.real % 1:
             raise Unreadable("the ends of a sum")
         if last.real - first.real > TERMS:

@@ -75,6 +75,7 @@ _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|texttt|mathrm|mathbf|mathit|mathsf|bm|boldsymbol|mbox|hbox"
     r"|operatorname)\*?\s?\{([^{}]*)\}"
 )
+_STYLE = re.compile(r"\\(?:text|textbf|mathrm|mathbf|bm|boldsymbol)\s?(?=\{)")  # around what has braces
 _COMMAND = re.compile(r"\\([A-Za-z]+)[ \t]?")
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=\w\w)", re.IGNORECASE)
 _SPACING = re.compile(r"\\[,;:> ]|~")
@@ -83,9 +84,13 @@ _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
 _IN_SIGNS = {
     **dict.fromkeys(("all real numbers", "all reals", "the set of all real numbers"), r"\mathbb{R}"),
     **{word: str(n) for n, word in enumerate(_COUNTS.split())},
-    **dict.fromkeys(("no solution", "no solutions", "empty set", "the empty set"), "∅"),
+    **dict.fromkeys(
+        (f"no {real}{word}" for real in ("", "real ") for word in ("solution", "solutions")), "∅"
+    ),
+    **dict.fromkeys(("empty set", "the empty set"), "∅"),
+    "dne": "does not exist",
 }
-_LEADING = re.compile(r"^(?:therefore|thus|hence|so|then|finally)\b,?\s+", re.IGNORECASE)
+_LEADING = re.compile(r"^(?:therefore|thus|hence|so|then|finally)\b[,:]?\s+", re.IGNORECASE)
 _ABOUT = re.compile(
     r"(?:,|\bor|\bwhich is|\bi\.e\.|\(or)?\s(?:about|approximately|approx\.?|roughly)\s(?=[-.\d\\])",
     re.IGNORECASE,
@@ -97,7 +102,8 @@ _UNIT_FRACTION = re.compile(
     r"\\[dt]?frac\s?\{\s?\\(?:text|mathrm)\s?\{([^{}]*)\}\s?\}\s?\{\s?\\(?:text|mathrm)\s?\{([^{}]*)\}\s?\}"
 )
 _EMPTY = re.compile(r"⦃\s*⦄")
-_GROUP = re.compile(r"(?<=\d),\s?\\!\s?(?=\d{3})")  # 32,\! 349
+_GROUP = re.compile(r"(?<=\d)\s?(?:,\s?\\!|\{\s?,\s?\})\s?(?=\d{3})")  # 32,\! 349
+_TIE = re.compile(r"(?<=\d)~(?=[^\W\d_])")  # 5~cm
 _PRIME = re.compile(r"\s?\^\s?(?:\{\s?((?:\\prime\s?|')+|\*)\s?\}|\\prime\s?)")
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\S)")  # 2**3 and 2 ** 3 are powers
 _ASCII_RELATIONS = (("<=", "≤"), (">=", "≥"), ("=<", "≤"), ("!=", "≠"), ("**", "^"))
@@ -120,9 +126,11 @@ def tidy(text: str) -> str:
 
 def fold(text: str) -> str:
     """The one spelling of an answer."""
-    text = _LEADING.sub("", fold_characters(tidy(text)))
+    text = _TIE.sub(" ", _LEADING.sub("", fold_characters(tidy(text))))
     if "**" in text:
         text = _BOLD.sub("", text)
+    if "{" in text or "\\" in text:
+        text = _GROUP.sub("", text)
     if "\\" in text:
         text = _fold_latex(text)
     text = text.replace("$", "").replace("{,}", ",").replace("\\%", "%")
@@ -157,13 +165,13 @@ def _fold_latex(text: str) -> str:
     # "\\\\" starts a row of a matrix; elsewhere it is an escape written twice
     text = text.replace("\\\\", ROW if r"\begin" in text else "\\")
     text = _UNIT_FRACTION.sub(r" \1/\2", _BROKEN_LINE.sub(" ", text))
-    text = _PRIME.sub("'", _GROUP.sub("", text))
+    text = _PRIME.sub("'", text)
     text = (
         text.replace(r"\$", "").replace(r"\!", "").replace(r"\{", "⦃").replace(r"\}", "⦄").replace(r"\|", "|")
     )
     text = text.replace(r"\(", "").replace(r"\)", "").replace(r"\[", "").replace(r"\]", "")
     text = _SPACING.sub(" ", text)
-    text = _TEXT.sub(r" \1 ", _TEXT.sub(r" \1 ", text))  # they nest once: \textbf{\text{A}}
+    text = _STYLE.sub("", _TEXT.sub(r" \1 ", _TEXT.sub(r" \1 ", text)))  # they nest: \textbf{\text{A}}
     text = _EMPTY.sub("∅", _COMMAND.sub(_command, text))
     return _DEGREES.sub(" degrees ", text)
 
@@ -180,6 +188,8 @@ def _fold_character(c: str) -> str:
     kind = unicodedata.decomposition(c).partition(" ")[0]
     if kind == "<super>":
         return "^" + unicodedata.normalize("NFKC", c)
+    if kind == "<sub>":
+        return "_" + unicodedata.normalize("NFKC", c)
     if kind == "<fraction>":
         return " " + unicodedata.normalize("NFKC", c).replace("\N{FRACTION SLASH}", "/")
     return "" if unicodedata.category(c) in ("Cf", "Cs") else unicodedata.normalize("NFKC", c)

@@ -25,6 +25,7 @@ DIGITS = 400  # of one number
 
 
 _UNDEFINED = frozenset("fghFGHPQ")  # letters that, before a bracket, apply rather than multiply
+_SPLITTING = ("over", "choose")
 _OPENING = {"(": ")", "[": "]", "{": "}", "⦃": "⦄"}
 _STOPS = frozenset((")", "]", "}", "⦄", ",", "&", "=", "+", "-", "*", "/", "row", "end", ""))
 
@@ -32,7 +33,7 @@ _STOPS = frozenset((")", "]", "}", "⦄", ",", "&", "=", "+", "-", "*", "/", "ro
 def parse(text: str) -> Tree:
     """The tree of a whole text. Raises Unreadable or TooLarge."""
     reader = Reader(tokens(text))
-    tree = reader.sum()
+    tree = reader.group()
     if reader.kind != "":
         raise Unreadable(reader.text)
     return tree
@@ -45,6 +46,13 @@ class Reader:
         self._tokens, self._at, self._depth = tokens, 0, 0
         self._bars = 0  # open absolute values
         self.kind, self.text = tokens[0]
+
+    def group(self) -> Tree:
+        r"""What a bracket or the whole text holds: a sum, or plain TeX's a \over b and n \choose k."""
+        tree = self.sum()
+        if self.kind == "command" and self.text in _SPLITTING:
+            tree = ("div", tree, self.sum()) if self.next() == "over" else ("fn", "binom", tree, self.sum())
+        return tree
 
     def sum(self) -> Tree:
         """Terms between + and -."""
@@ -148,7 +156,7 @@ class Reader:
     def _bracketed(self) -> Tree:
         closing = _OPENING[self.next()]
         bars, self._bars = self._bars, 0
-        tree = self.sum()
+        tree = self.group()
         self._bars = bars
         self.expect(closing)
         return tree
@@ -208,7 +216,7 @@ class Reader:
         if self.kind == "|":
             return self._bars == 0
         if self.kind == "command":
-            return self.text not in ("rfloor", "rceil", "degrees")
+            return self.text not in ("rfloor", "rceil", "degrees", *_SPLITTING)
         return self.kind not in _STOPS and self.kind not in ("^", "_", "!", "%", "'")
 
     def next(self) -> str:

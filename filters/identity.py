@@ -63,6 +63,13 @@ def variables(tree: Tree) -> set[str]:
     return set().union(*(variables(part) for part in parts(tree)))
 
 
+def renamed(tree: Tree, name: str, other: str) -> Tree:
+    """The tree with another name for a variable."""
+    if tree == ("var", name):
+        return ("var", other)
+    return tuple(renamed(part, name, other) if isinstance(part, tuple) else part for part in tree)
+
+
 def points(names: set[str], count: int, sign: int = 1) -> list[Values]:
     """The same values for the same names on every run."""
     return [{name: sign * spread(name, index) for name in names} for index in range(count)]

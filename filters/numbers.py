@@ -54,6 +54,7 @@ _IN_BASE = re.compile(r"(-?)([0-9A-Z]{1,50}) ?_ ?\{? ?(?P<base>\d{1,2}) ?\}?", r
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
 _REPEATING = re.compile(r"(-?)(\d{0,20})\.(\d{0,20}) ?\\(?:overline|bar|dot) ?\{ ?(\d{1,20}) ?\}", re.ASCII)
 _PERCENT = re.compile(r"(.*[\d})])\s?(?:%|percent|per cent|pct|percentage)(?: points?)?", re.IGNORECASE)
+_COMPOUND = re.compile(r"(\d{1,9}) ?([A-Za-z]+),? (?:and )?(\d{1,9}(?:\.\d{1,9})?) ?([A-Za-z]+)", re.ASCII)
 _SCALE = re.compile(r"(.*\d) (hundred|thousand|million|billion|trillion|dozen)", re.IGNORECASE)
 _SCALES = {
     "hundred": 100,
@@ -101,6 +102,8 @@ def read_quantity(text: str, *, decimal_comma: bool = False) -> Number | None:
         return _repeating(*match.groups())
     if match := _IN_BASE.fullmatch(text):
         return _in_base(match[1], match[2], int(match["base"]))
+    if match := _COMPOUND.fullmatch(text):
+        return _compound(*match.groups())
     text, unit = split_unit(text)
     number = read_number(text, decimal_comma=decimal_comma)
     return number and number._replace(unit=unit)
@@ -163,6 +166,14 @@ def _repeating(sign: str, whole: str, part: str, repeated: str) -> Number:
         / scale
     )
     return Number(-value if sign else value)
+
+
+def _compound(large: str, large_unit: str, small: str, small_unit: str) -> Number | None:
+    """1 hour 30 minutes, in the first unit."""
+    a, b = UNITS.get(unit_of(large_unit)), UNITS.get(unit_of(small_unit))
+    if a is None or b is None or a.measures != b.measures or a.size <= b.size:
+        return None
+    return Number(int(large) + Fraction(Decimal(small)) * b.size / a.size, unit=unit_of(large_unit))
 
 
 def _in_base(sign: str, digits: str, base: int) -> Number | None:

@@ -20,7 +20,10 @@ class Place(NamedTuple):
 # What may follow the word before what is announced, for words of a language; None is any of the marks alone.
 _MARK = r"[ \t*_]{0,9}(?::|：|=)"  # noqa: RUF001
 _WORDS: dict[str, str] = {
-    "answer": r"(?:[ \t]+(?:to|of|for)\b[^\n.:=]{0,40})?(?:[ \t*_]{0,9}\b(?:is|are|would be|will be)\b|%s)",
+    "answer": r"(?:[ \t]+(?:to|of|for)\b[^\n.:=]{0,40})?"
+    r"(?:[ \t*_]{0,9}\b(?:is|are|(?:would|will|must|should) be|equals|comes out to)\b"
+    r"(?:[ \t]+(?:clearly|simply|therefore|thus|then|just|exactly)\b)?|%s)",
+    "ans": r"%s",
     "choice": r"[ \t]+is\b|%s",
     "antwort": r"[ \t]+(?:ist|lautet|wäre)\b|%s",
     "ergebnis": r"[ \t]+(?:ist|lautet|beträgt)\b|%s",
@@ -95,7 +98,7 @@ def _answer_lines(text: str) -> list[Place]:
     for _ in range(TRIES):
         if at < 0:
             break
-        if _LINE_START.search(text, max(at - 10, 0), at):
+        if _LINE_START.search(text, max(at - 10, 0), at) and not text[at + 2 : at + 3].isalpha():  # A:B = 1
             found.append(Place(at, at + 2, False))
         at = text.rfind("A:", 0, at)
     return found

@@ -20,7 +20,7 @@ POINTS = 4
 
 _NAME = r"(?:\\[A-Za-z]+|[A-Za-z]+)(?:_(?:\{[^{}=<>]{1,40}\}|\w))?'{0,2}"
 _LABEL = re.compile(
-    rf"\|?(?:\\(?:angle|triangle|overline|vec|hat|bar)\s?)?\{{?{_NAME}(?:\s{_NAME}){{0,6}}\}}?(?:\^(?:\{{-1\}}|-1)|\*)?"
+    rf"\|?(?:m\s?(?=\\angle))?(?:\\(?:angle|triangle|overline|vec|hat|bar)\s?)?\{{?{_NAME}(?:\s{_NAME}){{0,6}}\}}?(?:\^(?:\{{-1\}}|-1)|\*)?"
     rf"\s?(?:\([^=<>]{{0,60}}\))?\|?(?:\s?[+:/]\s?{_NAME})*"
     rf"|\\frac\s?\{{{_NAME}\}}\s?\{{{_NAME}\}}"
     rf"|\(\s?{_NAME}(?:\s?,\s?{_NAME})+\s?\)"
@@ -50,7 +50,7 @@ def label_of(relation: Structure | str) -> str | None:
 def values_of(relation: Structure) -> tuple[str, ...] | None:
     """What a chain of = and ≈, or "x ∈ S", comes to: its last link, and with ≈ both sides of that.
 
-    None where the first link is neither a name nor itself a value, (x + y)^2 = 81 does not say what x is; and
+    None where there is no name and not every link is a value, 7 = 11a + c does not say what a is; and
     where two links contradict each other, as in 5 + 5 = 7 = 11.
     """
     parts, marks = relation.parts, relation.marks
@@ -58,7 +58,7 @@ def values_of(relation: Structure) -> tuple[str, ...] | None:
         return (parts[1],) if _LABEL.fullmatch(parts[0]) else None
     if not set(marks) <= {"=", "≈"}:
         return None
-    if label_of(relation) is None and not _OPERATION.match(parts[0]) and not _is_constant(parts[0]):
+    if label_of(relation) is None and not _OPERATION.match(parts[0]) and not _all_constant(parts):
         return None
     if len(parts) == 2 and _is_constant(parts[0]) and _LABEL.fullmatch(parts[1]) and not _is_value(parts[1]):
         return (parts[0],)
@@ -66,6 +66,25 @@ def values_of(relation: Structure) -> tuple[str, ...] | None:
     while first > 0 and marks[first - 1] == "≈" and (first > 1 or _is_constant(parts[0])):
         first -= 1
     return parts[first:] if _near(parts) else None
+
+
+def solutions(several: Structure) -> Structure:
+    """A list as the points that solve something: p = 5, q = 2; p = 7, q = 2 is (5, 2), (7, 2), the names in
+    order; and a point is one solution however often it is named, though a number may stand twice."""
+    if several.kind != "list":
+        return several
+    parts = several.parts
+    labels = [label_of(part) or "" for part in parts] if "=" in parts[0] else []
+    count = len(set(labels))
+    if 1 < count < len(parts) and labels == labels[:count] * (len(parts) // count):
+        values = [part.partition("=")[2].strip() for part in parts]
+        order = sorted(range(count), key=labels.__getitem__)
+        parts = tuple(
+            f"({','.join(values[first + i] for i in order)})" for first in range(0, len(parts), count)
+        )
+    if all(part[:1] == "(" for part in parts):
+        parts = tuple(dict.fromkeys(part.replace(" ", "") for part in parts))
+    return several._replace(parts=parts)
 
 
 def _near(texts: tuple[str, ...]) -> bool:
@@ -91,9 +110,12 @@ def interval(relation: Structure) -> Structure | None:
         return Structure("tuple", (low, high), ("[" if left in "≤≥" else "(", "]" if right in "≤≥" else ")"))
     if len(parts) != 2:
         return None
-    (bound, mark) = (
-        (parts[1], marks[0]) if _LABEL.fullmatch(parts[0]) else (parts[0], marks[0].translate(_FLIPPED))
-    )
+    name, bound, mark = parts[0], parts[1], marks[0]
+    if not _LABEL.fullmatch(name):
+        name, bound, mark = bound, name, mark.translate(_FLIPPED)
+    if "|" in name:  # |x| < 3
+        ends = "[]" if mark == "≤" else "()"
+        return Structure("tuple", (f"-({bound})", bound), tuple(ends)) if mark in "<≤" else None
     if mark in "<≤":
         return Structure("tuple", ("-∞", bound), ("(", "]" if mark == "≤" else ")"))
     return Structure("tuple", (bound, "∞"), ("[" if mark == "≥" else "(", ")"))
@@ -148,6 +170,10 @@ def _is_constant(text: str) -> bool:
         return not variables(parse(text))
     except (Unreadable, ArithmeticError):
         return False
+
+
+def _all_constant(texts: tuple[str, ...]) -> bool:
+    return all(map(_is_constant, texts))
 
 
 def _constant(text: str) -> complex | None:

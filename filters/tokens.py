@@ -53,8 +53,10 @@ _GREEK_LETTERS = (
 )
 GREEK = frozenset(_GREEK_LETTERS.split())
 
-# Else a word of two or three letters is a product.
-_SMALL = "not and but the for are was has its per out off is it of or to in on at by as so if we be no"
+# Else a word of two or three letters is a product, unless another word stands beside it.
+_SMALL = (
+    "not and but the for are was has its it's per out off is it of or to in on at by as so if we be no get"
+)
 _SMALL_WORDS = frozenset(_SMALL.split())
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
@@ -62,7 +64,7 @@ _TOKEN = re.compile(
     r"|(?P<row>⏎)"
     r"|(?P<env>\\(?:begin|end)\{[a-zA-Z]*\}(?:\{[clr|]*\})?)"
     r"|\\(?P<command>[A-Za-z]+)"
-    r"|(?P<word>[A-Za-z]+|[\u0391-\u03c9µ])"
+    r"|(?P<word>[A-Za-z]+(?:'s(?![A-Za-z]))?|[\u0391-\u03c9µ])"
     r"|(?P<mark>[-+*/^_!()\[\]{}|,&%'=⦃⦄∞])",
     re.ASCII,
 )
@@ -73,7 +75,7 @@ def tokens(text: str) -> list[Token]:
     if len(text) > LENGTH:
         raise TooLarge
     found: list[Token] = []
-    at = 0
+    at, beside = 0, False  # whether a word stood before
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
@@ -81,8 +83,14 @@ def tokens(text: str) -> list[Token]:
         at = match.end()
         kind, token = match.lastgroup or "", match[match.lastgroup or 0]
         if kind == "word":
-            found += _names(token)
-        elif kind == "env":
+            names = _names(token)
+            if beside and len(names) > 1:
+                raise Unreadable(token)
+            found += names
+            beside = len(names) > 1
+            continue
+        beside = beside and kind == "space"
+        if kind == "env":
             found.append(Token("end" if token.startswith(r"\end") else "begin", token))
         elif kind != "space":
             found.append(Token(token if kind == "mark" else kind, token))

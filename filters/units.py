@@ -65,7 +65,14 @@ _TABLE: dict[str, dict[str, str]] = {
         "0.028316846592": "ft^3 cubic_foot cubic_feet",
         "0.000016387064": "in^3 cubic_inch",
     },
-    "speed": {"1": "m/s", "0.2777777777777778": "km/h kmh kph", "0.44704": "mph"},
+    "speed": {
+        "1": "m/s meter/second",
+        "0.2777777777777778": "km/h kmh kph kilometer/hour",
+        "0.44704": "mph mi/h mile/hour",
+    },
+    "acceleration": {"1": "m/s^2 meter/second^2"},
+    "temperature": {"1": "degree_c degree_celsius celsius"},
+    "temperature, Fahrenheit": {"1": "degree_f degree_fahrenheit fahrenheit"},
     "force": {"1": "N newton"},
     "energy": {"1": "J joule", "1000": "kj kilojoule"},
     "power": {"1": "W watt", "1000": "kw kilowatt"},
@@ -78,6 +85,7 @@ UNITS = {
     for name in names.split()
 }
 _POWER = re.compile(r"\s?\^\s?\{?\s?([23])\s?\}?")
+_NAME = re.compile(r"[^\W\d_]+")
 _PER = re.compile(r"\s?(?:/|\bper\b)\s?")
 
 
@@ -90,7 +98,7 @@ def unit_of(words: str) -> str:
     words = re.sub(r"\s?\*\s?| ", "_", words.strip())
     if words in UNITS:
         return words
-    return "_".join(_singular(word) for word in words.split("_"))
+    return _NAME.sub(lambda name: _singular(name[0]), words)
 
 
 def _singular(word: str) -> str:

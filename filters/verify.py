@@ -110,7 +110,9 @@ def _same_json(reference: str, answer: str, timeout: float, policy: Policy) -> D
     return kinds.same_json(reference, answer)
 
 
-_WORD = re.compile(r"(?<!\S)[^\W\d_]{2,}(?![^\s:,.?!])|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+_WORD = re.compile(
+    r"(?<!\S)[^\W\d_]{2,}(?:['’]s)?(?![^\s:,.?!])|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"  # noqa: RUF001
+)
 
 
 _NOT_PROSE = FUNCTIONS | {"and", "or"}

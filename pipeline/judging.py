@@ -41,7 +41,7 @@ T = TypeVar("T")
 # Raised whenever a trace might be judged otherwise than before.
 VERSIONS = {
     "contamination": 1,
-    "majority": 1,
+    "majority": 2,
     "difficulty": 1,
     "duplicate_problem": 1,
     "duplicate_trace": 1,

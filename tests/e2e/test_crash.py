@@ -24,7 +24,7 @@ def tear(folder: Path, rng: random.Random) -> int:
 
 def wait_for_rows(process: subprocess.Popen[str], output: Output, rows: int) -> None:
     while output.counts().rows < rows and process.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.05)  # it reads every journal: no more often than need be
 
 
 def kill_again_and_again(folder: Path, server: FakeServer, kills: int, problems: int) -> dict[str, int]:

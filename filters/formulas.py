@@ -1,0 +1,122 @@
+"""Compare two single things that are not both plain numbers: formulas, with or without units, and ratios.
+
+What stands open raises Open; what would cost too much raises TooLarge.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from filters.evaluate import value_at
+from filters.exact import exact
+from filters.formula import parse, parts
+from filters.identity import canonical, renamed, same, variables
+from filters.numbers import Number, read_quantity, rounds_to, split_unit
+from filters.policy import Policy
+from filters.structure import unwrap
+from filters.tokens import Budget, Tree, Unreadable
+from filters.units import UNITS
+
+_TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+
+
+class Open(Exception):
+    """Two things that cannot be told apart or alike here; the text is the reason's code."""
+
+
+def same_formulas(gold: str, given: str, policy: Policy, budget: Budget) -> bool:
+    """Whether two folded texts have the same value, unit or not. Raises Open and TooLarge."""
+    if gold.count(":") == given.count(":") > 1:
+        return _same_ratios(gold.split(":"), given.split(":"), budget)
+    if ":" in gold or ":" in given:
+        gold, given = gold.replace(":", "/"), given.replace(":", "/")
+    (x, unit_x), (y, unit_y) = (
+        read_formula(gold, "unreadable_reference"),
+        read_formula(given, "unreadable_answer"),
+    )
+    x, y = _in_degrees(x, unit_x, y, unit_y), _in_degrees(y, unit_y, x, unit_x)
+    if unit_x and unit_y and unit_x != unit_y:
+        kinds = [UNITS[u].measures if u in UNITS else None for u in (unit_x, unit_y)]
+        if None in kinds or kinds[0] == kinds[1]:
+            raise Open("units_differ")
+        return False
+    if _rounded(gold, y, policy, budget) or _rounded(given, x, policy, budget):
+        return True
+    verdict = same(x, y, budget)
+    if verdict:
+        return True
+    if unit_x != unit_y and same(_product(gold, "ambiguous"), _product(given, "ambiguous"), budget):
+        return True  # 0.64N beside 0.640 N
+    if verdict is None or _same_otherwise(x, y, budget):
+        raise Open("ambiguous")
+    return False
+
+
+def read_formula(text: str, reason: str) -> tuple[Tree, str]:
+    """The tree of a text, and the unit that stood behind it. Raises Open with the reason."""
+    core, unit = split_unit(text)
+    if unit == "degree" and _TRIGONOMETRIC.search(core):
+        core, unit = text, ""
+    if unit:
+        try:
+            return parse(unwrap(core)), unit
+        except Unreadable:
+            pass
+    return _product(text, reason), ""
+
+
+def _product(text: str, reason: str) -> Tree:
+    """The tree of a text in which a unit is a letter like any other."""
+    try:
+        return parse(unwrap(text))
+    except Unreadable:
+        raise Open(reason) from None
+
+
+def _same_ratios(gold: list[str], given: list[str], budget: Budget) -> bool:
+    """1:2:3 is 2:4:6."""
+    a = [_product(term, "unreadable_reference") for term in gold]
+    b = [_product(term, "unreadable_answer") for term in given]
+    pairs = zip(a[1:], b[1:], strict=True)
+    verdicts = [same(("mul", p, b[0]), ("mul", q, a[0]), budget) for p, q in pairs]
+    if False not in verdicts and None in verdicts:
+        raise Open("ambiguous")
+    return all(verdicts)
+
+
+def _same_otherwise(x: Tree, y: Tree, budget: Budget) -> bool:
+    """Whether they are alike in another reading: 2k pi and 2n pi, a log that is to base ten."""
+    names, others = variables(x) - variables(y), variables(y) - variables(x)
+    if len(names) == len(others) == 1 and any(part[0] != "var" for part in parts(x)):
+        y = renamed(y, others.pop(), names.pop())
+        if same(x, y, budget):
+            return True
+    return "fn(log," in canonical(x) + canonical(y) and bool(same(_to_ten(x), _to_ten(y), budget))
+
+
+def _to_ten(tree: Tree) -> Tree:
+    if tree[:2] == ("fn", "log") and len(tree) == 3:
+        tree = ("fn", "lg", tree[2])
+    return tuple(_to_ten(part) if isinstance(part, tuple) else part for part in tree)
+
+
+def _rounded(written: str, tree: Tree, policy: Policy, budget: Budget) -> bool:
+    """Whether the first is a decimal and a rounding of a constant formula's value."""
+    number: Number | None = read_quantity(written, decimal_comma=True)
+    if number is None or number.percent or number.decimals is None or variables(tree):
+        return False
+    if (value := exact(tree, budget)) is not None:
+        return rounds_to(number, value, policy)
+    try:
+        found = value_at(tree, {}, budget)
+    except (Unreadable, ArithmeticError, ValueError):
+        return False
+    return abs(found.imag) <= 1e-12 * abs(found) and rounds_to(number, Fraction(found.real), policy)
+
+
+def _in_degrees(tree: Tree, unit: str, other: Tree, other_unit: str) -> Tree:
+    """Radians, a multiple of pi beside degrees, in degrees."""
+    if unit == "" and other_unit == "degree" and "(pi)" in canonical(tree) and "(pi)" not in canonical(other):
+        return ("mul", tree, ("num", Fraction(180)), ("inv", ("fn", "pi")))
+    return tree
