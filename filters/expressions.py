@@ -18,6 +18,7 @@ Span = tuple[int, int]
 
 _TOKEN = re.compile(
     r"(?P<number>\d+(?:,\d{3}(?!\d))*(?:\.\d+|\.(?=\\(?:overline|bar|dot)))?|\.\d+)"
+    r"|(?P<annotation><<|>>)"  # GSM8K's <<2*3=6>>6
     r"|(?P<relation>[=<>≤≥≠≈]|\\(?:le|ge|leq|geq|ne|neq|lt|gt|approx)(?![A-Za-z]))"
     r"|(?P<minus>[-−+±√])"  # noqa: RUF001
     r"|(?P<infix>[*/^_×·÷|&∪∩∈]|(?<=\d)(?::| : )(?=\d)|\\[;!, ](?=\S)|\\\\)"  # noqa: RUF001
@@ -55,8 +56,10 @@ def expression_at(text: str, number: Span) -> Span:
     if _stands_alone(text, number):
         return number
     run = _closed(_run(text, number), number)
-    if not run:
+    if not run or run[0].start == number[0] - BEFORE > 0:  # none, or one that was cut off
         return number
+    if [piece.kind for piece in run] == ["number", "letter"] and text[run[1].start] in UNITS:
+        return run[0].start, run[0].end  # 2600g
     start, end = run[0].start, run[-1].end
     if all(piece.kind != "separator" for piece in run):
         start = _last_link(text, start, end)
@@ -116,7 +119,7 @@ def _kind(match: re.Match[str]) -> str:
 
 def _joins(text: str, run: list[_Piece], piece: _Piece) -> bool:
     """Whether a token goes on with the expression before it."""
-    if piece.kind in ("other", "copula"):
+    if piece.kind in ("other", "copula", "annotation"):
         return False
     if run[-1].kind != "space" or len(run) < 2 or run[-2].kind not in ("number", "letter", "close"):
         return True

@@ -11,13 +11,14 @@ from fractions import Fraction
 from filters.evaluate import value_at
 from filters.exact import exact
 from filters.formula import parse, parts
-from filters.identity import canonical, renamed, same, variables
+from filters.identity import canonical, replaced, same, variables
 from filters.numbers import Number, read_quantity, rounds_to, split_unit
 from filters.policy import Policy
 from filters.structure import unwrap
 from filters.tokens import Budget, Tree, Unreadable
 from filters.units import UNITS
 
+ONE: Tree = ("num", Fraction(1))
 _TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 
 
@@ -86,10 +87,14 @@ def _same_ratios(gold: list[str], given: list[str], budget: Budget) -> bool:
 
 
 def _same_otherwise(x: Tree, y: Tree, budget: Budget) -> bool:
-    """Whether they are alike in another reading: 2k pi and 2n pi, a log that is to base ten."""
+    """Whether they are alike in another reading: 2k pi and 2n pi, 5m and 5, a log that is to base ten."""
     names, others = variables(x) - variables(y), variables(y) - variables(x)
     if len(names) == len(others) == 1 and any(part[0] != "var" for part in parts(x)):
-        y = renamed(y, others.pop(), names.pop())
+        (name,), (other,) = names, others
+        if same(x, replaced(y, other, ("var", name)), budget):
+            return True
+    if len(names | others) == 1 and (unit := (names | others).pop()) in UNITS:
+        x, y = replaced(x, unit, ONE), replaced(y, unit, ONE)
         if same(x, y, budget):
             return True
     return "fn(log," in canonical(x) + canonical(y) and bool(same(_to_ten(x), _to_ten(y), budget))

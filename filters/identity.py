@@ -63,11 +63,11 @@ def variables(tree: Tree) -> set[str]:
     return set().union(*(variables(part) for part in parts(tree)))
 
 
-def renamed(tree: Tree, name: str, other: str) -> Tree:
-    """The tree with another name for a variable."""
+def replaced(tree: Tree, name: str, other: Tree) -> Tree:
+    """The tree with another in the place of a variable."""
     if tree == ("var", name):
-        return ("var", other)
-    return tuple(renamed(part, name, other) if isinstance(part, tuple) else part for part in tree)
+        return other
+    return tuple(replaced(part, name, other) if isinstance(part, tuple) else part for part in tree)
 
 
 def points(names: set[str], count: int, sign: int = 1) -> list[Values]:
