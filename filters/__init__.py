@@ -59,16 +59,16 @@ class Filter(NamedTuple):
 
 FILTERS: dict[str, Filter] = {
     "finished": Filter(finished, 1),
-    "one_thought": Filter(one_thought, 1),
+    "one_thought": Filter(one_thought, 2),
     "final_answer": Filter(final_answer, 3),
     "correct": Filter(correct, 4),
     "length": Filter(length, 1),
-    "one_language": Filter(one_language, 1),
-    "paragraphs": Filter(paragraphs, 1),
-    "no_code": Filter(no_code, 1),
-    "no_repetition": Filter(no_repetition, 1),
+    "one_language": Filter(one_language, 2),
+    "paragraphs": Filter(paragraphs, 2),
+    "no_code": Filter(no_code, 2),
+    "no_repetition": Filter(no_repetition, 2),
     "no_refusal": Filter(no_refusal, 2),
-    "no_leak": Filter(no_leak, 1),
+    "no_leak": Filter(no_leak, 2),
     "agreement": Filter(agreement, 2),
     "confidence": Filter(confidence, 1),
 }
@@ -123,6 +123,19 @@ def check_rules(rules: Rules) -> None:
                 TypeAdapter(known[key]).validate_python(value, strict=True)
             except ValidationError as e:
                 raise UserError(f"{where}.{key}: {e.errors()[0]['msg']} (found {value!r})") from None
+        _check_bounds(name, parameters)
+
+
+def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise UserError where a least value is more than the greatest, either given or the default."""
+    defaults = {p.name: p.default for p in inspect.signature(FILTERS[name].function).parameters.values()}
+    values = defaults | dict(parameters)
+    for least in (key for key in values if key.startswith("min_")):
+        most = f"max_{least.removeprefix('min_')}"
+        if most in values and values[least] > values[most]:
+            raise UserError(
+                f"filter.rules.{name}: {least} = {values[least]} is more than {most} = {values[most]}"
+            )
 
 
 def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:

@@ -24,10 +24,17 @@ class Letters(NamedTuple):
     listed: re.Pattern[str]
 
 
+# Another part: "(a) 3 (b) 5" is no choice of (a); nor is "(a) + b" or "(a)^2".
+_SECOND = re.compile(r"[(\[]\s?[A-Ja-j]\s?[)\]]|\A\s*[-+*/^=]|\A[a-z]\^")
+
+
 def _letters(last: str) -> Letters:
     upper, any_case = f"[A-{last}]", f"[A-{last}a-{last.lower()}]"
     return Letters(
-        re.compile(rf"[(\[]\s?({any_case})\s?[)\]](?!\s?(?:and\b|or\b|[&,/]))\s?[.:]?\s?(.*)", re.DOTALL),
+        re.compile(
+            rf"[(\[]\s?({any_case})\s?[)\]](?!\s?(?:and\b|or\b|[-+*/^_=&,(\[]))(?:[.:]?\s(.*)|[.:]?)",
+            re.DOTALL,
+        ),
         re.compile(rf"({upper})(?:\s?[.:)]+(?:\s(.*))?|\s[-–]?\s?([A-Z][a-z]{{2}}.*))?", re.DOTALL),  # noqa: RUF001
         re.compile(rf"(?:option|choice|answer|letter)\s+\(?({any_case})\)?", re.IGNORECASE),
         re.compile(
@@ -48,6 +55,15 @@ _DOUBTED = re.compile(
     r"|n['’]t\b|[不错]",  # noqa: RUF001
     re.IGNORECASE,
 )
+# What has a letter for a name and is no option: company B, vitamin D.
+_THING = re.compile(
+    r"\b(?:company|triangle|vitamin|group|type|class|team|person|player|point|line|plan|figure|hepatitis|influenza"
+    r"|virus|antigen|case|part|section|city|town|train|car|box|bag|set|matrix|event|angle|circle|square|side|column"
+    r"|row|step|method|country|store|shop|machine|factory|graph|table|model|sample|mixture|container|jar|tank|pipe"
+    r"|stage|grade|level|building|school|student|worker|substance|element|gas|compound|species|product|brand|planet"
+    r"|star|immunoglobulin|coenzyme|phase|region|zone|district|room|worker|node|vertex|cell|gene|allele)\s$",
+    re.IGNORECASE,
+)
 # What a clause in words has and a formula has not.
 _WORDS = re.compile(r"[a-z]{2}|[\u0400-\u04ff]{2}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _REASON = re.compile(r"(?:,\s?|\s)(?:because|since)\s[^.\n]*")
@@ -55,8 +71,8 @@ _REASON = re.compile(r"(?:,\s?|\s)(?:because|since)\s[^.\n]*")
 
 def read_choice(text: str, letters: Letters = MATH) -> Choice | None:
     """The choice that a folded text is: "C", "(C)", "C.", "(C) Alina", "C: Alina"; None for any other."""
-    if match := letters.bracketed.fullmatch(text):
-        return Choice(match[1].upper(), match[2].strip())
+    if (match := letters.bracketed.fullmatch(text)) and not _SECOND.search(match[2] or ""):
+        return Choice(match[1].upper(), (match[2] or "").strip())
     if match := letters.leading.fullmatch(text):
         return Choice(match[1], (match[2] or match[3] or "").strip())
     if match := letters.option.fullmatch(text):
@@ -87,12 +103,21 @@ def _named(clause: str, letters: Letters) -> set[str]:
         return {chosen.letter} if chosen and not chosen.text else set()
     if choice := read_choice(clause.strip(), letters):
         return {choice.letter}
-    return set(letters.alone.findall(clause)) if _WORDS.search(clause) else set()
+    if not _WORDS.search(clause):
+        return set()
+    found = letters.alone.finditer(clause)
+    return {
+        match[1] for match in found if not _THING.search(clause[max(match.start() - 20, 0) : match.start()])
+    }
 
 
 def without_reasons(text: str) -> str:
     """The text without what follows "because": a letter or a "true" there is no answer."""
     return _REASON.sub("", text)
+
+
+def _alike(text: str, other: str) -> bool:
+    return "".join(text.casefold().split()) == "".join(other.casefold().split())
 
 
 def same_choice(gold: Choice, given: str, *, case_sensitive: bool = False) -> bool | None:
@@ -101,6 +126,8 @@ def same_choice(gold: Choice, given: str, *, case_sensitive: bool = False) -> bo
     if choice is None and not gold.text and len(given) == 1 and not case_sensitive and given.isalpha():
         return given.upper() == gold.letter
     if choice is not None:
+        if choice.letter == gold.letter and gold.text and choice.text and not _alike(gold.text, choice.text):
+            return None  # the letter of the one, the text of another
         return choice.letter == gold.letter
     if gold.text and given.casefold() == gold.text.casefold():
         return True

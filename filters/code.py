@@ -6,23 +6,26 @@ A problem's metadata holds its tests, as JSON in one of two forms:
     {"asserts": ["assert f(2) == 3"], "setup": "import math"}    # functions, by Python's own assertions
 
 The program runs in a sandbox (`filters.sandbox`). What a test expects never enters it if it is an output or
-a plain value (`assert f(2) == 3`): the program is asked for its value, and the comparison is made here, so an
-object that is equal to everything, or a program that ends early, gains nothing. Any other assertion has to
-run beside the program; there a program that looks for its judge in its own process could deceive it.
+what `filters.asserts` can ask for (`assert f(2) == 3`): the comparison is made here, so an object that is
+equal to everything, or a program that ends early, gains nothing. Any other assertion has to run beside the
+program; there a program that looks for its judge in its own process could deceive it, so the evidence counts
+them: "3 tests, 1 inside the program".
 """
 
 from __future__ import annotations
 
 import ast
 import math
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+import re
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from filters.asserts import Asked, asserts_something, read_assert, used_names
 from filters.fences import closed_blocks
 from filters.finding import Finding, cannot_tell, fit, unfit
-from filters.jail import canonical
-from filters.sandbox import Check, Ran, Sandbox, run
+from filters.jail import UNKNOWN
+from filters.sandbox import Ran, Sandbox, run
 
 if TYPE_CHECKING:
     from pipeline.rows import Trace
@@ -35,6 +38,10 @@ Seconds = Annotated[float, Field(gt=0, le=600)]
 Megabytes = Annotated[int, Field(ge=64, le=65_536)]
 
 _PYTHON = frozenset({"python", "py", "python3"})
+# What a program defines for others. It is not parsed: what a model nests deeply enough can end this process.
+_DEFINED = re.compile(
+    r"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)|^(\w+)[ \t]*(?::[^=\n]*)?=(?!=)", re.MULTILINE
+)
 
 
 class _Pair(BaseModel):
@@ -52,34 +59,43 @@ class Tests(BaseModel):
     setup: str = ""
 
 
-class _Assert(NamedTuple):
-    check: Check
-    expected: str | None  # the canonical text of the value; None where it only has to run
-
-
 def passes_tests(
     trace: Trace, *, seconds: Seconds = 5.0, memory_mb: Megabytes = 1024, sandbox: Sandbox = "full"
 ) -> Finding:
-    """The last block of Python in the response passes all tests of the problem.
+    """The program in the response passes all tests of the problem: the last block that fits them.
 
     As DeepSeek-R1 checks its answers to programming problems (arXiv 2501.12948, 2.2.2 and 2.3.3). `seconds`
     of CPU time are for each input, or for all assertions together.
     """
-    code = last_block(trace.response)
-    if code is None:
-        return unfit("no_code")
+    blocks = _programs(trace.response)
+    if not blocks:
+        return cannot_tell("no_answer")
+    code = blocks[-1] if len(blocks) == 1 else _fitting(blocks, trace.metadata)
     return run_tests(code, trace.metadata, seconds=seconds, memory_mb=memory_mb, sandbox=sandbox)
 
 
 def last_block(response: str) -> str | None:
     """The last closed block of code that is marked as Python; without one, the last that is not marked."""
-    marked = plain = None
-    for block in closed_blocks(response):
-        if block.language in _PYTHON:
-            marked = block.text
-        elif not block.language:
-            plain = block.text
-    return plain if marked is None else marked
+    programs = _programs(response)
+    return programs[-1] if programs else None
+
+
+def _programs(response: str) -> list[str]:
+    """The closed blocks of code that are marked as Python; without one, those that are not marked."""
+    blocks = list(closed_blocks(response))
+    marked = [block.text for block in blocks if block.language in _PYTHON]
+    return marked or [block.text for block in blocks if not block.language]
+
+
+def _fitting(blocks: list[str], metadata: str | None) -> str:
+    """The last that defines what the assertions use, as an example of its use does not; or the last."""
+    try:
+        tests, asked = _read_tests(metadata)
+        used = used_names(tests.asserts, tests.setup) if asked else set()
+    except (SyntaxError, ValueError):
+        return blocks[-1]
+    defining = (b for b in reversed(blocks) if any(used.intersection(names) for names in _DEFINED.findall(b)))
+    return next(defining, blocks[-1])
 
 
 def run_tests(
@@ -97,10 +113,10 @@ def run_tests(
     missing, or where the machine was too busy to give the program its time.
     """
     try:
-        tests, asserts = _read_tests(metadata)
+        tests, asked = _read_tests(metadata)
     except ValueError as e:
         return cannot_tell("tests_unreadable", str(e))
-    if not tests.tests and not asserts:
+    if not tests.tests and not asked:
         return cannot_tell("no_tests")
     if len(code) > SOURCE_LIMIT:
         return unfit("too_long")
@@ -111,26 +127,26 @@ def run_tests(
         found = _judge_output(ran, pair.output, f"test {number}")
         if found.outcome != "pass":
             return found
-    if asserts:
-        checks = [a.check for a in asserts]
+    if asked:
+        checks = [each.check for each in asked]
         ran = run(
             code, setup=tests.setup, checks=checks, seconds=seconds, memory_mb=memory_mb, sandbox=sandbox
         )
-        found = _judge_replies(ran, asserts)
+        found = _judge_replies(ran, asked)
         if found.outcome != "pass":
             return found
-    return fit(f"{len(tests.tests) + len(asserts)} tests")
+    inside = len({each.number for each in asked if each.inside})
+    said = f"{len(tests.tests) + len(tests.asserts)} tests"
+    return fit(f"{said}, {inside} inside the program" if inside else said)
 
 
 def check_tests(metadata: str) -> None:
     """Raise ValueError, with what is wrong in one line, for tests that no program can be run against."""
-    tests, asserts = _read_tests(metadata)
-    if not tests.tests and not asserts:
+    tests, _ = _read_tests(metadata)
+    if not tests.tests and not tests.asserts:
         raise ValueError("no tests")
-    for number, (source, read) in enumerate(zip(tests.asserts, asserts, strict=True), 1):
-        if read.check.kind == "run" and not any(
-            isinstance(n, ast.Assert) for n in ast.walk(ast.parse(source))
-        ):
+    for number, source in enumerate(tests.asserts, 1):
+        if not asserts_something(ast.parse(source)):
             raise ValueError(f"assert {number} asserts nothing: {source[:60]!r}")
     try:
         ast.parse(tests.setup)
@@ -138,35 +154,20 @@ def check_tests(metadata: str) -> None:
         raise ValueError(f"setup is not Python: {e}") from None
 
 
-def _read_tests(metadata: str | None) -> tuple[Tests, list[_Assert]]:
+def _read_tests(metadata: str | None) -> tuple[Tests, list[Asked]]:
     try:
         tests = Tests.model_validate_json(metadata or "{}")
     except ValidationError as e:
         error = e.errors()[0]
         where = ".".join(map(str, error["loc"]))
         raise ValueError(f"{where}: {error['msg']}" if where else error["msg"]) from None
-    asserts = []
+    asked = []
     for number, source in enumerate(tests.asserts, 1):
         try:
-            asserts.append(_read_assert(source))
+            asked += read_assert(source, number)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
             raise ValueError(f"assert {number} is not Python: {e}") from None
-    return tests, asserts
-
-
-def _read_assert(source: str) -> _Assert:
-    """An assertion that an expression equals a plain value is asked for the expression alone."""
-    statements = ast.parse(source).body
-    if len(statements) == 1 and isinstance(statements[0], ast.Assert):
-        test = statements[0].test
-        if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
-            for asked, told in ((test.left, test.comparators[0]), (test.comparators[0], test.left)):
-                try:
-                    expected = canonical(ast.literal_eval(told))
-                except ValueError:
-                    continue
-                return _Assert(Check("value", ast.unparse(asked)), expected)
-    return _Assert(Check("run", source), None)
+    return tests, asked
 
 
 def _judge_output(ran: Ran, expected: str, test: str) -> Finding:
@@ -177,16 +178,23 @@ def _judge_output(ran: Ran, expected: str, test: str) -> Finding:
     return fit() if same_output(expected, said) else unfit("wrong_output", f"{test}: {said[:200]}")
 
 
-def _judge_replies(ran: Ran, asserts: list[_Assert]) -> Finding:
-    for number, (told, reply) in enumerate(zip(asserts, ran.replies, strict=False), 1):
-        if told.expected is not None and reply != told.expected:
-            return unfit("wrong_value", f"assert {number}: {reply[:200]}")
+def _judge_replies(ran: Ran, asked: list[Asked]) -> Finding:
+    """Wrong where one reply is; cannot tell where one is of a type that may equal a plain value."""
+    unknown = None
+    for each, reply in zip(asked, ran.replies, strict=False):
+        said = f"assert {each.number}: {reply[:200]}"
+        if each.holds and UNKNOWN in reply:
+            unknown = unknown or cannot_tell("unknown_type", said.replace(UNKNOWN, ""))
+        elif each.holds and not each.holds(reply):
+            return unfit("wrong_value", said)
     reached = len(ran.replies)
-    failure = _failure(ran, f"assert {reached + 1}")
+    number = asked[min(reached, len(asked) - 1)].number
+    failure = _failure(ran, f"assert {number}")
     if failure is not None:
         return failure
-    # A program that ends before it was asked everything ends well for itself alone.
-    return fit() if reached == len(asserts) else unfit("ended_early", f"after {reached} of {len(asserts)}")
+    if reached < len(asked):  # a program that ends before it was asked everything ends well for itself alone
+        return unfit("ended_early", f"after {number - 1} of {asked[-1].number}")
+    return unknown or fit()
 
 
 def _failure(ran: Ran, test: str) -> Finding | None:

@@ -50,6 +50,7 @@ def read_command(reader: Reader) -> Tree:
         below = reader.argument()
         if name in ("overline", "bar") and below[0] not in ("var", "num", "mul"):
             return ("fn", "conj", below)
+        name = "bar" if name == "overline" else name
         return ("var", f"{name} {_flat(below)}" + reader.subscript())
     if name == "pi":
         return ("fn", "pi")

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 
-from filters.fold import UNION
 from filters.formulas import Open, read_formula, same_formulas
 from filters.numbers import read_quantity, same_number
 from filters.policy import Policy
-from filters.relations import interval, label_of, same_equation, same_relation, solutions, values_of
+from filters.relations import label_of, same_equation, same_relation, values_of
+from filters.solutions import interval, joined_bounds, solutions, without_conditions
+from filters.spellings import UNION
 from filters.structure import Structure, expand_signs, structure, vector
 from filters.tokens import Budget, TooLarge
 
+_LABEL_WORD = re.compile(r"[A-Z]{2,}|(?=[a-z]*[aeiou])[A-Za-z]{3,}")  # xy is a product
 LEAVES = 600  # comparisons of parts
 
 
@@ -39,7 +41,9 @@ class Comparison:
             raise TooLarge
         if squeeze(gold) == squeeze(given):
             return True
-        a, b = (self._read(text) for text in (gold, given))
+        a, b = (solutions(self._read(text)) for text in (gold, given))
+        if {a.kind, b.kind} == {"set", "tuple"} and 1 in (len(a.parts), len(b.parts)):  # {(1, 2)}
+            a, b = (structure(side.parts[0]) if len(side.parts) == 1 else side for side in (a, b))
         if {a.kind, b.kind} == {"one", "tuple"}:  # a column is a tuple
             a, b = ((vector(side.parts[0]) or side) if side.kind == "one" else side for side in (a, b))
         if a.kind == b.kind == "one":
@@ -57,7 +61,15 @@ class Comparison:
         if found.kind == "chain" and len(found.parts) == 2 and found.marks == ("=",):
             readings = expand_signs(text)
         if found.kind == "list":
-            readings = tuple(reading for part in found.parts for reading in expand_signs(part))
+            parts = without_conditions(found.parts)
+            if (solved := joined_bounds(text, parts)) is not None:
+                return solved
+            readings = tuple(reading for part in parts for reading in expand_signs(part))
+            return Structure("list", readings) if len(readings) > 1 else structure(readings[0])
+        if found.kind == "tuple":
+            readings = expand_signs(text)
+        if found.kind == "union" and all(structure(part).kind == "set" for part in found.parts):
+            return Structure("set", tuple(x for part in found.parts for x in structure(part).parts))
         return Structure("list", readings) if len(readings) > 1 else found
 
     def _same_collections(self, a: Structure, b: Structure) -> bool:
@@ -74,11 +86,16 @@ class Comparison:
                     return bool(same_number(number, other, self._policy))
             for part in (*one.parts, *several.parts):
                 _require_readable(part)
-            return False
+            (value,) = one.parts
+            spellings = set(map(squeeze, several.parts))  # 3/4 or 0.75 is one value; 3, 3 are two
+            return (
+                several.kind == "list" and len(spellings) > 1 and all(self.same(value, p) for p in spellings)
+            )
         ordered = len(a.parts) == len(b.parts) and all(map(self.same, a.parts, b.parts))
-        if ordered and "list" not in (a.kind, b.kind):
+        marks = {side.marks for side in (a, b) if side.kind == "tuple" and len(side.parts) == 2}
+        if ordered and ("list" not in (a.kind, b.kind) or ("[", "]") in marks):
             raise Open("ambiguous")  # (1, 2) beside {1, 2}: an interval, a point or a set
-        return ordered
+        return ordered and not marks & {("[", ")"), ("(", "]")}
 
     def _same_tuples(self, a: Structure, b: Structure) -> bool:
         if len(a.parts) != len(b.parts):
@@ -89,7 +106,6 @@ class Comparison:
 
     def _same_parts(self, a: Structure, b: Structure) -> bool:
         """Lists, sets, unions: each part of one is a part of the other."""
-        a, b = solutions(a), solutions(b)
         labels = [{label_of(part) for part in side.parts} for side in (a, b)]
         named = [len(side - {None}) > 1 for side in labels]
         if a.kind == b.kind == "list" and (self._policy.ordered_lists or named[0] != named[1]):
@@ -158,8 +174,8 @@ class Comparison:
             equal = any(self.same(p, q) for p in values[0] for q in values[1])
             if x == y or (not equal and len(a.parts) > 2):
                 return equal
-            if equal and ((len(x) > 1 and x.isalpha()) or (len(y) > 1 and y.isalpha())):
-                return True  # a label in words beside a letter
+            if equal and (_LABEL_WORD.fullmatch(x) or _LABEL_WORD.fullmatch(y) or ("(" in x) != ("(" in y)):
+                return True  # a label in words, or f(x), beside a letter
         self.layer = "formula"
         verdict = (
             same_equation(a, b, self._budget)

@@ -8,9 +8,9 @@ from annotated_types import Ge, Gt, Le
 
 from filters.answers import Answer, after_thought, extract
 from filters.choices import read_choice
+from filters.data import find_json
 from filters.finding import Finding, cannot_tell, shorten
 from filters.fold import fold, tidy
-from filters.kinds import find_json
 from filters.numbers import read_quantity
 from filters.policy import DEFAULT, Boxes, Policy
 from filters.verify import TIMEOUT, final_reference, verify
@@ -24,7 +24,7 @@ PROSE_LIMIT = 300  # characters of a response that is judged whole
 def correct(
     trace: Trace,
     *,
-    timeout: Annotated[float, Gt(0)] = TIMEOUT,
+    timeout: Annotated[float, Gt(0), Le(3600)] = TIMEOUT,
     rounding_digits: Annotated[int, Ge(0), Le(15)] = DEFAULT.rounding_digits,
     percent_sign_optional: bool = DEFAULT.percent_sign_optional,
     unit_optional: bool = DEFAULT.unit_optional,
@@ -69,7 +69,7 @@ def judge_response(
     bare = tidy(response) if reference and short else ""
     if bare and reference and bare == tidy(reference):
         return Finding("pass", "", bare, "text")
-    answer = _judged_text(reference, response, answer_type, policy)
+    answer = judged_text(reference, response, answer_type, policy)
     if answer is None:
         return cannot_tell("no_answer")
     finding = verify(reference, answer, answer_type, metadata, timeout=timeout, policy=policy)
@@ -80,7 +80,8 @@ def judge_response(
 _SAME_IF_SPELT_SO = frozenset(("math", "text", "reasoning_gym"))
 
 
-def _judged_text(reference: str | None, response: str, answer_type: AnswerType, policy: Policy) -> str | None:
+def judged_text(reference: str | None, response: str, answer_type: AnswerType, policy: Policy) -> str | None:
+    """The part of a response that is judged for its answer; None where there is none."""
     if answer_type == "json":
         return find_json(response)
     answer = extract(response, policy.several_boxes)

@@ -63,12 +63,14 @@ def compare(gold: str, given: str, policy: Policy) -> Decision:
     except (TooLarge, RecursionError):
         return Decision(None, comparison.layer, "refused")
     except Open as e:
-        if fold_text(gold) == fold_text(given) and _WORD.search(gold):
+        spelled = str.casefold if _FORMULA.search(gold + given) else fold_text
+        if _WORD.search(gold) and squeeze(spelled(gold)) == squeeze(spelled(given)):
             return Decision(True, "text")
         return Decision(None, comparison.layer, str(e))
 
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_FORMULA = re.compile(r"[\d^/_=+]|[!'](?!s\b)")  # where signs and brackets have a meaning
 _LETTERS = re.compile(r"[^\W\d_]{3,}(?:[\s'’.!?-]+[^\W\d_]+)*[.!?]?|[^\W\d_]+(?:\s[^\W\d_]{3,})+")  # noqa: RUF001
 _SHORT = frozenset(("no", "ja", "si", "sí"))  # else two letters are a product
 _NOT_WORDS = frozenset(("inf", "infinity"))

@@ -10,92 +10,39 @@ from __future__ import annotations
 import re
 import unicodedata
 
-ROW = "⏎"  # between the rows of a matrix
-UNION = "\N{N-ARY UNION}"
+from filters.spellings import CHARACTERS, COMMANDS, IN_SIGNS, ROW, UNION
+
 _WRAPPINGS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
-_COMMANDS = {
-    **dict.fromkeys(("left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr", "bigg", "Bigg"), ""),
-    **dict.fromkeys(("displaystyle", "textstyle", "limits", "nolimits", "rm", "bf", "it"), ""),
-    **dict.fromkeys(("quad", "qquad", "space", "thinspace"), " "),
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"),
-    **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
-    **dict.fromkeys(("times", "cdot", "ast"), "*"),
-    **dict.fromkeys(("le", "leq", "leqslant"), "≤"),
-    **dict.fromkeys(("ge", "geq", "geqslant"), "≥"),
-    **dict.fromkeys(("ne", "neq"), "≠"),
-    **dict.fromkeys(("approx", "simeq", "thickapprox"), "≈"),
-    **dict.fromkeys(("lvert", "rvert", "vert", "mid"), "|"),
-    **dict.fromkeys(("land", "wedge"), " and "),
-    **dict.fromkeys(("lor", "vee"), " or "),
-    **dict.fromkeys(("cup", "bigcup"), UNION),
-    **dict.fromkeys(("emptyset", "varnothing"), "∅"),
-    **dict.fromkeys(("lbrace",), "⦃"),
-    **dict.fromkeys(("rbrace",), "⦄"),
-    "div": "/",
-    "lt": "<",
-    "gt": ">",
-    "in": "∈",
-    "infty": "∞",
-    "pm": "±",
-    "mp": "∓",
-    "equiv": "≡",
-    "langle": "(",
-    "rangle": ")",
-    "degree": " degrees ",
-    "circ": r"\circ",
-    "lbrack": "[",
-    "rbrack": "]",
-    "dotsc": r"\dots",
-    "ldots": r"\dots",
-    "cdots": r"\dots",
-    "varphi": r"\phi",
-    "varepsilon": r"\epsilon",
-}
-_CHARACTERS = str.maketrans(
-    {
-        **dict.fromkeys("−–—‐‑‒﹣", "-"),  # noqa: RUF001
-        **dict.fromkeys("×·⋅∙∗", "*"),  # noqa: RUF001
-        **dict.fromkeys("‘’′", "'"),  # noqa: RUF001
-        **dict.fromkeys("“”„", '"'),
-        "÷": "/",
-        "\N{DIVISION SLASH}": "/",
-        "\N{UNION}": UNION,
-        "⩽": "≤",
-        "⩾": "≥",
-        "√": r"\sqrt ",
-        "π": r"\pi ",
-        "°": " degrees ",
-        "∣": "|",  # noqa: RUF001
-        "。": ".",
-        "、": ",",
-    }
-)
+_SCRIPTS = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+|[₀-₉₊₋]+")
 _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|texttt|mathrm|mathbf|mathit|mathsf|bm|boldsymbol|mbox|hbox"
-    r"|operatorname)\*?\s?\{([^{}]*)\}"
+    r"|operatorname)\*?\s?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
 )
 _STYLE = re.compile(r"\\(?:text|textbf|mathrm|mathbf|bm|boldsymbol)\s?(?=\{)")  # around what has braces
 _COMMAND = re.compile(r"\\([A-Za-z]+)[ \t]?")
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=\w\w)", re.IGNORECASE)
+_NO_INK = re.compile(r"\\(?:(?:text)?color\s?\{\w+\}|[hv]space\s?\{[^{}]*\}|phantom\s?\{[^{}]*\})")
+_INFINITY = re.compile(r"(?<![A-Za-z])oo(?![A-Za-z])")
+_NEGATIVE = re.compile(r"\b(?:negative|minus)\s(?=[\d\\])", re.IGNORECASE)
+_IN_WORDS_BASE = re.compile(r"\b(\d+) (?:in )?base (\d+)\Z")
+_APOSTROPHE = re.compile(r"(?<=\d)['’](?=\d{3}(?!\d))")  # noqa: RUF001
+_UNION_LETTER = re.compile(r"(?<=[)\]])\s?U\s?(?=[(\[])")
+_ROW_GAP = re.compile(ROW + r"\[\d+[a-z]{2}\]")
 _SPACING = re.compile(r"\\[,;:> ]|~")
-_DEGREES = re.compile(r"\^\s?\{?\s?\\circ\s?\}?")
-_COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
-_IN_SIGNS = {
-    **dict.fromkeys(("all real numbers", "all reals", "the set of all real numbers"), r"\mathbb{R}"),
-    **{word: str(n) for n, word in enumerate(_COUNTS.split())},
-    **dict.fromkeys(
-        (f"no {real}{word}" for real in ("", "real ") for word in ("solution", "solutions")), "∅"
-    ),
-    **dict.fromkeys(("empty set", "the empty set"), "∅"),
-    "dne": "does not exist",
-}
-_LEADING = re.compile(r"^(?:therefore|thus|hence|so|then|finally)\b[,:]?\s+", re.IGNORECASE)
+_DEGREES = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ\s?)")
+_LEADING = re.compile(
+    r"^(?:therefore|thus|hence|so|then|finally|(?:the )?(?:final )?answer(?: is|:))(?:[,:]|\b|(?<=:))\s+",
+    re.IGNORECASE,
+)
 _ABOUT = re.compile(
     r"(?:,|\bor|\bwhich is|\bi\.e\.|\(or)?\s(?:about|approximately|approx\.?|roughly)\s(?=[-.\d\\])",
     re.IGNORECASE,
 )
-_LONG_WORD = re.compile(r"[A-Za-z]{5}")
+_LONG_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{5}")
+_OPERATED = re.compile(
+    r"(?:[-+*/^=]|\\[A-Za-z]+|(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc|ln|log|exp|f|g))\s*\Z"
+)
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
 _BROKEN_LINE = re.compile(r"\\n(?![A-Za-z])")  # a line's end that was escaped on its way
 _UNIT_FRACTION = re.compile(
@@ -103,7 +50,7 @@ _UNIT_FRACTION = re.compile(
 )
 _EMPTY = re.compile(r"⦃\s*⦄")
 _GROUP = re.compile(r"(?<=\d)\s?(?:,\s?\\!|\{\s?,\s?\})\s?(?=\d{3})")  # 32,\! 349
-_TIE = re.compile(r"(?<=\d)~(?=[^\W\d_])")  # 5~cm
+_TIE = re.compile(r"(?<=[\d,}])~(?=\S)|^~|~$")  # 5~cm
 _PRIME = re.compile(r"\s?\^\s?(?:\{\s?((?:\\prime\s?|')+|\*)\s?\}|\\prime\s?)")
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\S)")  # 2**3 and 2 ** 3 are powers
 _ASCII_RELATIONS = (("<=", "≤"), (">=", "≥"), ("=<", "≤"), ("!=", "≠"), ("**", "^"))
@@ -126,19 +73,23 @@ def tidy(text: str) -> str:
 
 def fold(text: str) -> str:
     """The one spelling of an answer."""
-    text = _TIE.sub(" ", _LEADING.sub("", fold_characters(tidy(text))))
+    text = _TIE.sub(" ", _LEADING.sub("", fold_characters(tidy(text)))).replace('\\"', '"')
     if "**" in text:
         text = _BOLD.sub("", text)
     if "{" in text or "\\" in text:
         text = _GROUP.sub("", text)
+    text = _INFINITY.sub("∞", text) if "oo" in text else text
+    text = _APOSTROPHE.sub("", _NEGATIVE.sub("-", text)).replace("...", r"\dots ")
     if "\\" in text:
         text = _fold_latex(text)
     text = text.replace("$", "").replace("{,}", ",").replace("\\%", "%")
     text = _without_remark(_TIMES_TEN.sub("*", _ABOUT.sub(" ≈ ", text)))
     for written, meant in _ASCII_RELATIONS:
         text = text.replace(written, meant)
-    text = tidy(" ".join(text.split())).removeprefix("+").lstrip("=≈ ")
-    return _IN_SIGNS.get(text.casefold(), text)
+    text = tidy(" ".join(text.split())).strip('"“”').removeprefix("+").lstrip("=≈→⇒ ")
+    text = _IN_WORDS_BASE.sub(r"\1_\2", _without_braces(_LEADING.sub("", text)))
+    text = _UNION_LETTER.sub(UNION, text)
+    return IN_SIGNS.get(text.casefold(), text)
 
 
 def fold_text(text: str, *, case_sensitive: bool = False) -> str:
@@ -150,7 +101,24 @@ def fold_text(text: str, *, case_sensitive: bool = False) -> str:
 
 def fold_characters(text: str) -> str:
     """NFKC and ASCII digits, but 2² is not 22, 1½ is not 11/2, and characters that nobody sees go."""
-    return text if text.isascii() else "".join(map(_fold_character, text.translate(_CHARACTERS)))
+    if text.isascii():
+        return text
+    text = _SCRIPTS.sub(_scripts, text)
+    return "".join(map(_fold_character, text.translate(CHARACTERS)))
+
+
+def _scripts(match: re.Match[str]) -> str:
+    """x¹² is x^{12}, and x₁ is x_1."""
+    digits = unicodedata.normalize("NFKC", match[0]).replace("\N{MINUS SIGN}", "-")
+    mark = "^" if unicodedata.decomposition(match[0][0]).startswith("<super>") else "_"
+    return mark + (digits if len(digits) == 1 else "{" + digits + "}")
+
+
+def _without_braces(text: str) -> str:
+    """{90 degrees} as what it holds; {1, 2} is a set."""
+    if text[:1] == "{" and "," not in text and text.find("}") == len(text) - 1:
+        return text[1:-1].strip()
+    return text
 
 
 def _without_remark(text: str) -> str:
@@ -158,12 +126,14 @@ def _without_remark(text: str) -> str:
     opened = text.rfind(" (")
     if opened <= 0 or not text.endswith(")") or text.find(")", opened) != len(text) - 1:
         return text
-    return text[:opened] if _LONG_WORD.search(text, opened) else text
+    remark = _LONG_WORD.search(text, opened) and "\\" not in text[opened:]
+    return text[:opened] if remark and not _OPERATED.search(text[:opened]) else text
 
 
 def _fold_latex(text: str) -> str:
     # "\\\\" starts a row of a matrix; elsewhere it is an escape written twice
     text = text.replace("\\\\", ROW if r"\begin" in text else "\\")
+    text = _NO_INK.sub("", _ROW_GAP.sub(ROW, text))
     text = _UNIT_FRACTION.sub(r" \1/\2", _BROKEN_LINE.sub(" ", text))
     text = _PRIME.sub("'", text)
     text = (
@@ -177,7 +147,7 @@ def _fold_latex(text: str) -> str:
 
 
 def _command(match: re.Match[str]) -> str:
-    return _COMMANDS.get(match[1], match[0])
+    return COMMANDS.get(match[1], match[0])
 
 
 def _fold_character(c: str) -> str:
@@ -186,10 +156,6 @@ def _fold_character(c: str) -> str:
     if c.isdecimal():
         return str(unicodedata.decimal(c))
     kind = unicodedata.decomposition(c).partition(" ")[0]
-    if kind == "<super>":
-        return "^" + unicodedata.normalize("NFKC", c)
-    if kind == "<sub>":
-        return "_" + unicodedata.normalize("NFKC", c)
     if kind == "<fraction>":
         return " " + unicodedata.normalize("NFKC", c).replace("\N{FRACTION SLASH}", "/")
-    return "" if unicodedata.category(c) in ("Cf", "Cs") else unicodedata.normalize("NFKC", c)
+    return "" if unicodedata.category(c) in ("Cf", "Cs", "So") else unicodedata.normalize("NFKC", c)

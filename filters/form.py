@@ -8,18 +8,26 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from filters.answers import extract
+from filters.answers import Answer, extract
+from filters.data import find_json, is_several
 from filters.finding import Finding, cannot_tell, fit, unfit
-from filters.kinds import find_json
+from filters.fold import fold_text
+from filters.stated import alternatives, each, is_answer
 from filters.verify import BY_VALUE, verify
 
 if TYPE_CHECKING:
-    from pipeline.rows import Trace
+    from pipeline.rows import AnswerType, Passed, Trace
 
-BOXES_LIMIT = 8  # that are compared with the answer; comparing may take long
+COMPARED = 8  # stated texts that are compared with the answer; comparing may take long
 
-_BOX = re.compile(r"(?=\\(?:boxed|fbox)[ {])")
-_THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
+# How models mark a thought: <think> and its kin, Magistral's [THINK], Kimi's ◁think▷, gpt-oss's channel.
+_THINK_TAG = re.compile(
+    r"</?(?:think(?:ing)?|thoughts?|reasoning)>|\[/?THINK\]|◁/?think▷|<\|channel\|>\s*analysis"
+    r"|<\|/?(?:begin_of_|end_of_|start_)?(?:think(?:ing)?|thought|reasoning)\|>",
+    re.IGNORECASE,
+)
+_INLINE_CODE = re.compile(r"`[^`\n]+`")
+_SEVERAL = re.compile(r"\b(?:or|and)\b|[,;±]|\\pm|\\cup", re.IGNORECASE)  # a reference that is a list
 
 
 def finished(trace: Trace) -> Finding:
@@ -36,9 +44,10 @@ def one_thought(trace: Trace) -> Finding:
 
     The client puts a closed thought into `reasoning` and what follows into `response`; a thought that was
     never closed leaves `response` empty; text whose tags are out of order is left whole in `response`. So a
-    tag that is still there means a second thought, or tags that do not pair.
+    tag that is still there, whatever the model calls it, means a second thought, or tags that do not pair;
+    between backticks it is only spoken of.
     """
-    stray = _THINK_TAG.search(trace.reasoning or "") or _THINK_TAG.search(trace.response)
+    stray = _stray_tag(trace.reasoning or "") or _stray_tag(trace.response)
     if stray:
         return unfit("stray_tags", stray[0])
     if trace.reasoning is None:
@@ -52,28 +61,70 @@ def one_thought(trace: Trace) -> Finding:
     return fit()
 
 
+def _stray_tag(text: str) -> re.Match[str] | None:
+    return _THINK_TAG.search(text) and _THINK_TAG.search(_INLINE_CODE.sub(" ", text))
+
+
 def final_answer(trace: Trace) -> Finding:
     """The response states one final answer: boxed, in <answer> tags, after "the answer is", or nothing else.
 
-    A number that merely comes last in a sentence is not a stated answer, though `correct` may judge by it. A
-    free answer is the whole response, a program its last block, JSON its last value. Several boxes must hold
-    the same value, unless they are the parts of one answer: "x = 1 and y = 2".
+    A number that merely comes last in a sentence is not a stated answer, though `correct` may judge by it;
+    "unknown" or an empty box is none. A free answer is the whole response, a program its last block, JSON
+    its one value. All that is stated must have the same value, unless it is the parts of one answer: "x = 1
+    and y = 2"; "7 or 8" decides for none, unless the reference is a list.
     """
     whole = _whole(trace)
     if whole is not None:
-        return fit(whole) if whole.strip() else unfit("no_answer")
+        return _one_whole(trace, whole)
     answer = extract(trace.response)
-    if answer is None or answer.how == "last":
+    if (
+        answer is None
+        or answer.how == "last"
+        or not is_answer(answer.text, trace.answer_type, trace.reference)
+    ):
+        return unfit("no_answer", answer.text if answer and answer.how != "last" else None)
+    kind = trace.answer_type
+    others = [(text, firm) for text, firm in each(trace.response) if text not in _spelt(answer)]
+    for text, firm in others[:COMPARED]:
+        same = _same(answer.text, text, kind)
+        if same == "fail" or (same == "unknown" and firm):
+            both = f"{text[:200]} | {answer.text[:200]}"
+            return (unfit if same == "fail" else cannot_tell)("several_answers", both)
+    return _undecided(trace, answer) or fit(answer.text)
+
+
+def _spelt(answer: Answer) -> tuple[str, ...]:
+    return (answer.text, *answer.text.split(", "))
+
+
+def _same(answer: str, other: str, kind: AnswerType) -> Passed:
+    """Whether two stated texts say the same; of words, one may say more than the other."""
+    if kind in BY_VALUE:
+        return verify(answer, other, kind).outcome
+    a, b = fold_text(answer), fold_text(other)
+    if a == b or verify(answer, other, "math").outcome == "pass":
+        return "pass"
+    return "unknown" if f" {a} " in f" {b} " or f" {b} " in f" {a} " else "fail"
+
+
+def _undecided(trace: Trace, answer: Answer) -> Finding | None:
+    """Several values of which the answer names none: without a reference they may be all the solutions."""
+    if trace.answer_type not in BY_VALUE or answer.how == "boxed":
+        return None
+    first, *others = alternatives(answer.text) or [""]
+    if all(_same(first, other, trace.answer_type) != "fail" for other in others[:COMPARED]):
+        return None
+    if trace.reference is None:
+        return cannot_tell("several_answers", answer.text)
+    return None if _SEVERAL.search(trace.reference) else unfit("several_answers", answer.text)
+
+
+def _one_whole(trace: Trace, whole: str) -> Finding:
+    if not whole.strip():
         return unfit("no_answer")
-    others = [box for box in _boxes(trace.response) if box not in (answer.text, *answer.text.split(", "))]
-    for box in others[:BOXES_LIMIT]:
-        both = f"{box[:200]} | {answer.text[:200]}"
-        if trace.answer_type not in BY_VALUE:
-            return unfit("several_answers", both)
-        same = verify(answer.text, box, trace.answer_type).outcome
-        if same != "pass":
-            return unfit("several_answers", both) if same == "fail" else cannot_tell("several_answers", both)
-    return fit(answer.text)
+    if trace.answer_type == "json" and is_several(whole):
+        return unfit("several_answers", whole)
+    return fit(whole)
 
 
 def _whole(trace: Trace) -> str | None:
@@ -87,10 +138,3 @@ def _whole(trace: Trace) -> str | None:
     if trace.answer_type == "json":
         return find_json(trace.response) or ""
     return None
-
-
-def _boxes(response: str) -> list[str]:
-    """What each closed box holds, each text once."""
-    pieces = _BOX.split(response)[1:]
-    found = (extract(piece) for piece in pieces)
-    return list(dict.fromkeys(answer.text for answer in found if answer and answer.how == "boxed"))

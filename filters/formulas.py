@@ -19,6 +19,9 @@ from filters.tokens import Budget, Tree, Unreadable
 from filters.units import UNITS
 
 ONE: Tree = ("num", Fraction(1))
+_TIME = re.compile(
+    r"(?P<hours>[01]?\d|2[0-4]):(?P<minutes>[0-5]\d)(?:\s?(?P<half>[ap])\.?\s?m\.?)?", re.IGNORECASE
+)
 _TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 
 
@@ -28,6 +31,8 @@ class Open(Exception):
 
 def same_formulas(gold: str, given: str, policy: Policy, budget: Budget) -> bool:
     """Whether two folded texts have the same value, unit or not. Raises Open and TooLarge."""
+    if (time := _TIME.fullmatch(gold)) and (other := _TIME.fullmatch(given)):
+        return _same_times(time, other)
     if gold.count(":") == given.count(":") > 1:
         return _same_ratios(gold.split(":"), given.split(":"), budget)
     if ":" in gold or ":" in given:
@@ -73,6 +78,15 @@ def _product(text: str, reason: str) -> Tree:
         return parse(unwrap(text))
     except Unreadable:
         raise Open(reason) from None
+
+
+def _same_times(gold: re.Match[str], given: re.Match[str]) -> bool:
+    """Hours and minutes, and a.m. or p.m. where both say it; 3:30 may still be a ratio."""
+    halves = {half.casefold() for half in (gold["half"], given["half"]) if half}
+    same_clock = int(gold["hours"]) == int(given["hours"]) and gold["minutes"] == given["minutes"]
+    if not same_clock and not halves:
+        raise Open("ambiguous")
+    return same_clock and len(halves) < 2
 
 
 def _same_ratios(gold: list[str], given: list[str], budget: Budget) -> bool:

@@ -13,6 +13,7 @@ from learning what is no secret (the machine's name, its processors, which files
 program's output means (`filters.code`).
 """
 
+import builtins
 import ctypes
 import errno
 import marshal
@@ -21,8 +22,10 @@ import resource
 import struct
 import sys
 import types
+from _collections_abc import Mapping, Set  # collections.abc would load all of collections
 
 READY = b"ready\n"  # written once the protection stands; what comes before it is why it does not
+UNKNOWN = "\x1a"  # before a value that may equal a plain one, nobody knows; no text of a value holds it
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38  # linux/prctl.h
 _SIGKILL = 9
@@ -174,19 +177,22 @@ def canonical(value: object) -> str:
         return "None"
     if isinstance(value, complex):
         return canonical(value.real) if value.imag == 0 else complex.__repr__(value)
-    if isinstance(value, str | bytes):
-        return str.__repr__(value) if isinstance(value, str) else bytes.__repr__(value)
+    if isinstance(value, str):
+        return str.__repr__(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes.__repr__(bytes(value))
     if isinstance(value, list | tuple):
         left, right = "[]" if isinstance(value, list) else "()"
         return left + ",".join(map(canonical, value)) + right
-    if isinstance(value, set | frozenset):
+    if isinstance(value, Set):
         return "set{" + ",".join(sorted(map(canonical, value))) + "}"
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return "{" + ",".join(sorted(f"{canonical(k)}:{canonical(v)}" for k, v in value.items())) + "}"
     if type(value).__module__ in ("decimal", "fractions"):
         number = float(value)  # type: ignore[arg-type]
         return canonical(number) if number == value else f"<{value}>"
-    return f"<{type(value).__name__}>"
+    comparable = type(value).__eq__ is not object.__eq__
+    return f"{UNKNOWN if comparable else ''}<{type(value).__name__}>"
 
 
 def _run(request: dict, replies: int) -> None:
@@ -220,6 +226,7 @@ def main() -> None:
         return
     os.write(replies, READY)
     sys.argv = ["answer.py"]
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` does, which is not loaded
     _run(request, replies)
 
 

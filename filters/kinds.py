@@ -2,29 +2,21 @@
 
 Each function is given the reference and the answer as texts and says yes, no, or why that cannot be seen.
 What they share with mathematics (units, percent, rounding) is in `filters.numbers`; letters are in
-`filters.choices`. Leaves out mathematics and texts (`filters.equal`) and programs (`filters.code`).
+`filters.choices`, JSON is in `filters.data`. Leaves out mathematics and texts (`filters.equal`) and programs
+(`filters.code`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from decimal import Decimal
-from typing import Any
 
-from filters.answers import extract, without_thought
 from filters.choices import CHOICE, named_choices, read_choice, without_reasons
+from filters.data import same_json as same_json
 from filters.equal import LENGTH, Decision, compare
-from filters.fences import closed_blocks
 from filters.fold import fold
 from filters.numbers import read_quantity, same_number
 from filters.policy import Policy
-
-DEPTH = 100  # of JSON
-JSON_LIMIT = 100_000  # characters of a response in which JSON is looked for
-SCANNED = 2_000_000  # characters that may be read in vain while JSON is looked for
-
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
@@ -117,110 +109,6 @@ def _truth(word: str) -> bool | None:
 
 def _bare(text: str) -> str:
     return re.sub(r"[\"'*_`()\[\]{}$.!]+", " ", fold(unicodedata.normalize("NFC", text))).strip().casefold()
-
-
-class _Refused(ValueError):
-    """JSON that two readers may understand in two ways."""
-
-
-def same_json(reference: str, answer: str) -> Decision:
-    """Equal as data: the order of an object's keys is free, 1 is 1.0, a number is never a text or a truth.
-
-    Refused are keys that come twice, NaN and infinity, and equal parts deeper than DEPTH.
-    """
-    values = []
-    for text, unreadable in ((reference, "unreadable_reference"), (answer, "unreadable_answer")):
-        try:
-            values.append(_STRICT.decode(text))
-        except (_Refused, RecursionError, ArithmeticError):
-            return Decision(None, "json", "refused")
-        except ValueError:
-            return Decision(None, "json", unreadable)
-    try:
-        return Decision(_same(values[0], values[1], DEPTH), "json")
-    except _Refused:
-        return Decision(None, "json", "refused")
-
-
-def find_json(response: str) -> str | None:
-    """The text of the last JSON value of a response, not yet checked; None where there is none.
-
-    A fenced block counts most, then an answer that is stated in a box or tag, then the last object or array.
-    A response longer than JSON_LIMIT comes back as it is.
-    """
-    response = without_thought(response).strip()
-    if len(response) > JSON_LIMIT:
-        return response
-    for block in reversed(list(closed_blocks(response))):
-        if block.language == "json" or _is_json(block.text):
-            return block.text.strip()
-    stated = extract(response)
-    for text in (response, stated.text if stated and stated.how != "last" else ""):
-        if _is_json(text):
-            return text
-    return _last_structure(response)
-
-
-_BRACKET = re.compile(r"[\[\]{}]")
-_BEGINS = re.compile(r"\{\s*[\"}]|\[\s*[\[{\"\]\-0-9tfnNI]")
-_ANY = json.JSONDecoder(parse_int=str, parse_float=str)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        _ANY.decode(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _last_structure(text: str) -> str | None:
-    """The last object or array that is not a part of something else in brackets; that is text."""
-    found, at, depth, spent = None, 0, 0, 0
-    while (bracket := _BRACKET.search(text, at)) and spent < SCANNED:
-        at = bracket.end()
-        if bracket[0] in "]}":
-            depth = max(depth - 1, 0)
-            continue
-        if not _BEGINS.match(text, bracket.start()):
-            depth += 1
-            continue
-        try:
-            _, end = _ANY.raw_decode(text, bracket.start())
-        except json.JSONDecodeError as e:  # which counts the lines before it
-            depth, spent = depth + 1, spent + e.pos - bracket.start() + e.pos // 20
-        except RecursionError:
-            depth, spent = depth + 1, spent + SCANNED // 100
-        else:
-            at = end
-            found = text[bracket.start() : end] if depth == 0 else found
-    return found
-
-
-def _same(a: Any, b: Any, depth: int) -> bool:
-    if depth == 0:
-        raise _Refused("nested too deeply")
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key], depth - 1) for key in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(_same(x, y, depth - 1) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and bool(a == b)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _Refused("a key comes twice")
-    return found
-
-
-def _no_number(name: str) -> Any:
-    raise _Refused(f"{name} is no JSON")
-
-
-_STRICT = json.JSONDecoder(
-    parse_int=Decimal, parse_float=Decimal, parse_constant=_no_number, object_pairs_hook=_object
-)
 
 
 def _ambiguous(layer: str) -> Decision:

@@ -44,8 +44,9 @@ Language = Literal[
 # fmt: on
 
 # One letter is a symbol (π, ℵ, Ж), two are a word; in Greek up to three, as in αβγ, are angles and products.
+# One Han character may be a word: alone it is told from a symbol by its company.
 _FOREIGN = re.compile(
-    "(?P<han>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]{2,})"
+    "(?P<han>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+)"
     "|(?P<kana>[\u3041-\u3096\u30a1-\u30fa\u30fc]{2,})"
     "|(?P<hangul>[\uac00-\ud7a3]{2,})"
     "|(?P<cyrillic>[\u0400-\u052f]{2,})"
@@ -59,10 +60,17 @@ _FOREIGN = re.compile(
     "|(?P<other>[\u0530-\u058f\u0a00-\u0b7f\u0bce-\u0dff\u0f00-\u109f\u10a0-\u10ff\u1780-\u17ff]{2,})"
 )
 _ANY_FOREIGN = re.compile(
-    "[\u0370-\u1cff\u1f00-\u1fff\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff]{2}"
+    "[\u3400-\u9fff\uf900-\ufaff]|[\u0370-\u1cff\u1f00-\u1fff\u3041-\u30ff\uac00-\ud7a3]{2}"
 )
-# A name or word that is only mentioned: in quotation marks or brackets.
-_MENTION = re.compile('[(\\["\'“‘«「『（][^()\\[\\]"“”‘’«»「」『』（）\n]{1,60}[)\\]"\'”’»」』）]')  # noqa: RUF001
+SINGLES = 3  # Han characters that stand alone, from which on they are words
+# What is only mentioned: up to 60 characters in quotation marks, or a few words in brackets. An apostrophe
+# opens nothing after a letter (let's), and closes nothing before one.
+_MENTION = re.compile(
+    r"(?P<gloss>[(\[（][^()\[\]（）\n]{1,60}[)\]）])"  # noqa: RUF001
+    r"|[\"“„«「『](?=\S)[^\"“”«»「」『』\n]{1,60}[\"”“»」』]"
+    r"|(?<![^\W\d_])['‘’](?=\S)[^‘’'\n]{1,60}['’](?![^\W\d_])"  # noqa: RUF001
+)
+GLOSS_LETTERS, GLOSS_WORDS = 8, 4  # foreign ones in brackets, beyond which they are a sentence
 # What CLD2 calls apart, and people do not, or cannot by a few sentences.
 _KIN = {
     "zh-Hant": "zh", "nn": "no", "nb": "no", "da": "no", "hr": "sr", "bs": "sr", "ms": "id", "iw": "he",
@@ -87,9 +95,9 @@ def one_language(
 ) -> Finding:
     """The thought is written in one of `languages`, by default the question's, and in no other.
 
-    At most `max_words` words in a writing that is none of theirs, where they are not quoted or in brackets,
-    and at most `max_share` of the text in passages of other languages. Where the question is too short to
-    tell, the language of most of the thought is taken for its own.
+    At most `max_words` words in a writing that is none of theirs, where they are not quoted or a few in
+    brackets, and at most `max_share` of the text in passages of other languages. Where the question is too
+    short to tell, the language of most of the thought is taken for its own.
     """
     text = prose(thought(trace))
     found = _passages(text)
@@ -112,8 +120,18 @@ def one_language(
 def _foreign_words(text: str, scripts: frozenset[str]) -> list[str]:
     if text.isascii() or not _ANY_FOREIGN.search(text):
         return []
-    words = (match for match in _FOREIGN.finditer(_MENTION.sub(" ", text)))
-    return [match[0] for match in words if match.lastgroup not in scripts]
+    found = _FOREIGN.finditer(_MENTION.sub(_unless_a_sentence, text))
+    words = [match[0] for match in found if match.lastgroup not in scripts]
+    singles = sum(len(word) == 1 for word in words)
+    return words if singles >= SINGLES else [word for word in words if len(word) > 1]
+
+
+def _unless_a_sentence(mention: re.Match[str]) -> str:
+    if not mention["gloss"]:
+        return " "
+    words = [(match.lastgroup, match[0]) for match in _FOREIGN.finditer(mention[0])]
+    letters = sum(len(word) for writing, word in words if writing in ("han", "kana", "thai"))
+    return mention[0] if letters > GLOSS_LETTERS or len(words) > GLOSS_WORDS else " "
 
 
 @functools.lru_cache(maxsize=1024)  # one question has many samples

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from filters.policy import Policy
-from filters.units import UNITS, unit_of
+from filters.units import UNITS, compound, unit_of
 
 DIGITS = 50  # of a number, and the size of its exponent; longer ones are not plain
 UNIT_LIMIT = 60  # characters at the end in which a unit is looked for
@@ -31,28 +31,37 @@ _DECIMAL = re.compile(
     re.ASCII,
 )
 _DECIMAL_COMMA = re.compile(r"([-+]?)(0|\d{1,3}(?:\.\d{3})*|\d+),(\d+)", re.ASCII)
-_FRACTION = re.compile(r"(-?) ?(?:(\d+) )?\(? ?(-?\d+)\)? ?/ ?\(?(-?\d+)\)?", re.ASCII)
+_DOTTED = re.compile(r"-?[1-9]\d{0,2}(?:\.\d{3}){2,}", re.ASCII)  # 1.234.567
+_FRACTION = re.compile(r"(-?) ?(?:(\d+) (?:and )?)?\(? ?(-?\d+)\)? ?/ ?\(?(-?\d+)\)?", re.ASCII)
 _LATEX_FRACTION = re.compile(
     r"\\frac ?(?:\{ ?(-?\d+) ?\}|(\d)) ?(?:\{ ?(-?\d+) ?\}|(\d))",
     re.ASCII,
 )
 _UNIT = re.compile(
-    r"(.*?[\d}.)])(?:\s|(?=[A-Za-zµΩ\u3040-\u9fff]))\s*"
-    r"([A-Za-zµΩ][A-Za-zµΩ.^/* 0-9{}\-]*|[\u3040-\u9fff]{1,6})"
+    r"(.*?[\d}.)])(?:\s|(?=[A-Za-zµΩÅ\u3040-\u9fff\uac00-\ud7af]))\s*"
+    r"([A-Za-zµΩÅ][A-Za-zµΩÅ.^/* 0-9{}\-]*|[\u3040-\u9fff\uac00-\ud7af]{1,6})"
 )
-_UNPARTED = re.compile(r"(?![百千万萬亿億])[\u3040-\u9fff]+")  # a counter or unit in kana or Han
+# A counter or unit in kana, Han or Hangul; not a number's, but 千米 is a kilometre.
+_UNIT_AFTER_LETTER = re.compile(
+    r"(.*?(?:[A-Za-z]|[A-Za-z]\)))\s+((?:square |cubic )?[A-Za-z]{2,}(?:\s?\^\s?[23])?)"
+)
+_UNPARTED = re.compile(r"(?!(?:[十百千万萬亿億成折割]|分之)(?![米克瓦卡赫升]))[\u3040-\u9fff\uac00-\ud7af]+")
 _MONEY = re.compile(r"(-?)\s?(?:USD|US|EUR|[€£¥₹])\s?(?=[-.\d])|(?<=\d)\s?[€£¥₹]$")
 # Words after a number that are not its unit but change it, or join it to something else.
 _NOT_UNITS = re.compile(
     r"\b(?:and|or|to|not|if|is|than|less|more|fewer|minus|plus|times|over|mod|base|cent|not|no"
-    r"|hundred|thousand|million|billion|trillion|dozen|score|pair|half|halve|third|quarter|fourth|fifth|sixth"
-    r"|seventh|eighth|ninth|tenth|hundredth|thousandth|squared|cubed|factorial|pi|sqrt|sin|cos|tan|log|ln|exp"
-    r"|inf|infinity)s?\b",
+    r"|hundred|thousand|million|billion|trillion|quadrillion|lakh|crore|bn|mil|mn|gross|ten|dozen|score|pair"
+    r"|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|\w+teenth"
+    r"|\w+tieth|hundredth|thousandth|millionth|squared|cubed|factorial|below|above"
+    r"|pi|sqrt|sin|cos|tan|log|ln|exp|inf|infinity)s?\b",
     re.IGNORECASE,
 )
 _IN_BASE = re.compile(r"(-?)([0-9A-Z]{1,50}) ?_ ?\{? ?(?P<base>\d{1,2}) ?\}?", re.ASCII)
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)")
-_REPEATING = re.compile(r"(-?)(\d{0,20})\.(\d{0,20}) ?\\(?:overline|bar|dot) ?\{ ?(\d{1,20}) ?\}", re.ASCII)
+_REPEATING = re.compile(
+    r"(-?)(\d{0,20})\.(\d{0,20}) ?(?:\\(?:overline|bar|dot) ?\{|\() ?(\d{1,20}) ?[})]", re.ASCII
+)
+_RECURRING = re.compile(r"(-?)(\d{0,20})\.(\d{0,9}?)(\d{1,6}?)(?:\4){1,20} ?\\dots", re.ASCII)  # 0.333...
 _PERCENT = re.compile(r"(.*[\d})])\s?(?:%|percent|per cent|pct|percentage)(?: points?)?", re.IGNORECASE)
 _COMPOUND = re.compile(r"(\d{1,9}) ?([A-Za-z]+),? (?:and )?(\d{1,9}(?:\.\d{1,9})?) ?([A-Za-z]+)", re.ASCII)
 _SCALE = re.compile(r"(.*\d) (hundred|thousand|million|billion|trillion|dozen)", re.IGNORECASE)
@@ -77,6 +86,8 @@ def read_number(text: str, *, decimal_comma: bool = False) -> Number | None:
         return _decimal(
             match[1], (match[2] or "").replace(",", "").replace(" ", ""), match[3] or "", match[4]
         )
+    if _DOTTED.fullmatch(text):
+        return read_number(text.replace(".", ""))
     if decimal_comma and (match := _DECIMAL_COMMA.fullmatch(text)):
         return _decimal(match[1], match[2].replace(".", ""), match[3], None)
     return _fraction(text)
@@ -98,8 +109,8 @@ def read_quantity(text: str, *, decimal_comma: bool = False) -> Number | None:
         return number and Number(number.value * _SCALES[match[2].casefold()])
     if match := _ORDINAL.fullmatch(text):
         return read_number(match[1])
-    if match := _REPEATING.fullmatch(text):
-        return _repeating(*match.groups())
+    if match := _REPEATING.fullmatch(text) or _RECURRING.fullmatch(text):
+        return _repeating(*match.groups()[:4])
     if match := _IN_BASE.fullmatch(text):
         return _in_base(match[1], match[2], int(match["base"]))
     if match := _COMPOUND.fullmatch(text):
@@ -112,6 +123,8 @@ def read_quantity(text: str, *, decimal_comma: bool = False) -> Number | None:
 def split_unit(text: str) -> tuple[str, str]:
     """The text before a unit, and the unit; "" where there is none. A word of its own may be any unit."""
     start = max(len(text) - UNIT_LIMIT, 0)
+    if (after := _UNIT_AFTER_LETTER.fullmatch(text)) and unit_of(after[2]) in UNITS:
+        return after[1], unit_of(after[2])  # 12 pi cm^2
     match = _UNIT.fullmatch(text, start)
     if not match or _NOT_UNITS.search(match[2]):
         return text, ""
@@ -120,6 +133,8 @@ def split_unit(text: str) -> tuple[str, str]:
         return text[: match.end(1)].strip(), match[2].strip()
     apart = text[match.end(1)] == " "
     known = unit_of(words) in UNITS and (apart or len(words) > 1)  # 5m is five times m
+    if apart and (several := compound(words)):
+        return text[: match.end(1)].strip(), several
     if known or (apart and re.fullmatch(r"[A-Za-z]{2,}\.?(?: [A-Za-z]{2,}\.?){0,2}", words)):
         return text[: match.end(1)].strip(), unit_of(words)
     return text, ""
@@ -234,7 +249,8 @@ def _same_in_units(gold: Number, given: Number, policy: Policy) -> bool | None:
         return _in_ten(gold) == _in_ten(given)
     a, b = UNITS.get(gold.unit), UNITS.get(given.unit)
     if a is None or b is None:
-        return None if _equal(gold, given, policy) else False if a is b else None
+        unlike = a is b and " " not in gold.unit + given.unit
+        return None if _equal(gold, given, policy) else False if unlike else None
     if a.measures != b.measures:
         return False
     return _equal(

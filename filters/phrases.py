@@ -21,7 +21,7 @@ class Place(NamedTuple):
 _MARK = r"[ \t*_]{0,9}(?::|：|=)"  # noqa: RUF001
 _WORDS: dict[str, str] = {
     "answer": r"(?:[ \t]+(?:to|of|for)\b[^\n.:=]{0,40})?"
-    r"(?:[ \t*_]{0,9}\b(?:is|are|(?:would|will|must|should) be|equals|comes out to)\b"
+    r"(?:[ \t*_]{0,9}\b(?:is|are|(?:would|will|must|should) be|equals|comes out to)\b(?!%n)"
     r"(?:[ \t]+(?:clearly|simply|therefore|thus|then|just|exactly)\b)?|%s)",
     "ans": r"%s",
     "choice": r"[ \t]+is\b|%s",
@@ -49,9 +49,17 @@ _WORDS: dict[str, str] = {
     "उत्तर": r"[ \t]+है|%s",
     "الإجابة": r"[ \t]+هي|%s",
     "الجواب": r"[ \t]+هو|%s",
-    "####": r"",  # how GSM8K ends
+    # How GSM8K ends; a heading, "#### 2. Result", is none.
+    "####": r"(?![ \t]*\d{1,2}[.)][ \t]+[A-Za-z*])(?:(?=[ \t]*[-+$\\(\d\[])|(?=[^\n]*\s*\Z))",
 }
-_CONNECTORS = {word: re.compile(after.replace("%s", _MARK)) for word, after in _WORDS.items()}
+# What is said of an answer and is none: "the answer is correct", "is in cm".
+_REMARK = (
+    r"[ \t]+(?:rounded|correct|right|verified|clear|(?:very )?helpful|useful|obtained|found|given|confirmed"
+    r"|based|as follows|below|in (?!\[|\())"
+)
+_CONNECTORS = {
+    word: re.compile(after.replace("%n", _REMARK).replace("%s", _MARK)) for word, after in _WORDS.items()
+}
 _ASCII = tuple(word for word in _WORDS if word.isascii())
 _HEADED = re.compile(r"(?:\A|\n)[ \t]*(?:#{1,6}|\*\*)[ \t*]*(?:final[ \t]+)?\Z")
 _LINE_END = re.compile(r"[ \t*]*\n")
@@ -98,7 +106,11 @@ def _answer_lines(text: str) -> list[Place]:
     for _ in range(TRIES):
         if at < 0:
             break
-        if _LINE_START.search(text, max(at - 10, 0), at) and not text[at + 2 : at + 3].isalpha():  # A:B = 1
+        if (
+            "\nB:" not in text
+            and _LINE_START.search(text, max(at - 10, 0), at)
+            and not text[at + 2 : at + 3].isalpha()
+        ):  # A:B = 1
             found.append(Place(at, at + 2, False))
         at = text.rfind("A:", 0, at)
     return found

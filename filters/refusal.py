@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from filters.answers import extract
+from filters.answers import extract, is_prose
 from filters.finding import Finding, fit, unfit
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ SENTENCES = 3
 
 # What may stand before a refusal, up to a comma or stop; then perhaps a "but".
 _APOLOGIES = (
-    r"i['’]?m (?:very |really |so |truly )?sorry|i am (?:very |really )?sorry|sorry|(?:my )?apologies"  # noqa: RUF001
-    r"|i (?:do )?apologi[sz]e|unfortunately|thank you for",
+    r"i'm (?:very |really |so |truly )?sorry|i am (?:very |really )?sorry|sorry|(?:my )?apologies"
+    r"|i (?:do )?apologi[sz]e|unfortunately|regrettably|thank you for|i(?:'m| am) afraid(?: that)?|however",
     r"as an? (?:ai|artificial|large language|language)\b|als (?:ki\b|künstliche|sprachmodell)",
     r"作为(?:一个|一名|一款)?(?:ai|人工智能|语言模型)",
     r"(?:es )?tut mir leid|entschuldigung|leider",
@@ -35,25 +35,49 @@ _APOLOGIES = (
     r"извините|простите|к сожалению|мне жаль",
     r"(?:非常|很)?抱歉|对不起|對不起|不好意思",
 )
-_OPENING = re.compile(
-    rf"(?:{'|'.join(_APOLOGIES)})[^.!?\n。,，:;—]{{0,60}}(?:[.!,，:;。—]{{1,3}}\s{{0,3}})?"  # noqa: RUF001
-    r"(?:(?:but|aber|mais|pero|ma|mas|maar|ale|но)\s|但是?)?\s?"
+_APOLOGY = rf"(?:{'|'.join(_APOLOGIES)})"
+_BUT = r"(?:(?:but|aber|mais|pero|ma|mas|maar|ale|но)\s|但是?)?\s?"
+_OPENINGS = (  # the apology alone; or with what it goes on to say, up to a mark
+    re.compile(rf"{_APOLOGY}\s?{_BUT}"),
+    re.compile(rf"{_APOLOGY}[^.!?\n。,，:;—]{{0,60}}[.!,，:;。—]{{1,3}}\s{{0,3}}{_BUT}"),  # noqa: RUF001
 )
-_REQUEST = (  # what is refused: "I cannot give a smaller number" is none
-    r"(?=[^.\n]{0,60}\b(?:requests?|questions?|that|this|such|information|instructions|advice|images?|files?"
-    r"|links?|you)\b)"
+_END = r"(?=\s*(?:[.!*]|\Z))"
+# What is refused, in the rest of the clause; "I cannot write this as a square" and "give a smaller number"
+# are no refusals.
+_REQUEST = (
+    r"(?=[^.\n]{0,60}\b(?:requests?|questions?|information|instructions|advice|images?|files?|links?|content"
+    r"|conversation|you with|such(?! an?\b)|(?:this|that)(?=\s*(?:[.!*,;]|\Z|(?:kind|type|sort|specific"
+    r"|particular|topic|problem|task|for you)\b)))(?!\w))"
+)
+_ANSWER = (  # it may be one "in closed form", which is none either
+    r" (?:you )?(?:with )?(?:an?|the|any) (?:definitive |complete |specific |final |correct |direct )?"
+    r"(?:answer|solution|response)(?=\s*(?:[.!,;:]|to\b|for\b|at\b|here\b|\Z))"
+)
+_HELP = (
+    r"(?:help|assist)\b(?! but| it\b| \w{1,20}ing\b)|comply\b|fulfil|discuss\b|engage in\b|participate in\b"
+    rf"|do (?:that|this)(?:{_END}| for you\b)|(?:answer|respond|continue){_END}"
+    rf"|(?:solve|answer|do|complete) (?:this|that|the|your) (?:problem|question|task|exercise|request){_END}"
+    rf"|(?:provide|give|offer){_ANSWER}|(?:answer|provide|offer|create|generate|respond)\b{_REQUEST}"
+)
+_CANNOT = (
+    r"(?:cannot|can't|can not|(?:won't|will not) be able to"
+    r"|(?:am|'m) (?:unable|not able|not allowed|not permitted) to)"
 )
 _REFUSALS = {
-    "en": r"i (?:simply )?(?:cannot|can['’]?t|can not|won['’]?t|will not|am unable to|am not able to) "  # noqa: RUF001
-    r"(?:(?:help|assist)\b(?! but)|comply\b|fulfil|discuss\b|engage in\b|participate in\b|do (?:that|this)\b"
-    r"|(?:answer|provide|offer|give|create|generate|write|share|respond|complete|continue|access|view|see)\b"
-    rf"{_REQUEST})"
-    r"|i['’]?m (?:unable|not able|not allowed|not permitted|not comfortable)\b"  # noqa: RUF001
-    rf"{_REQUEST}"
-    r"|i (?:must|have to|need to) (?:respectfully |politely )?(?:decline|refuse)\b|i decline to\b",
+    "en": rf"i(?: simply)? ?(?:{_CANNOT}|won't|will not|refuse to|decline to|(?:am|'m) not going to)"
+    rf" (?:in good conscience |currently |directly |really )?(?:{_HELP})"
+    rf"|i(?: simply)? ?{_CANNOT} (?:give|write|share|complete|continue|access|view|see)\b{_REQUEST}"
+    rf"|unable to (?:help|assist|comply|fulfil|(?:answer|respond)(?:{_END}| this\b| that\b| your\b))"
+    rf"|i(?:'m| am) (?:not allowed|not permitted|not comfortable)\b{_REQUEST}"
+    r"|i(?:'m| am) not comfortable (?:answering|helping|doing)\b"
+    r"|i(?:'m| am) not (?:programmed|designed|trained) to\b"
+    r"|i (?:do not|don't) (?:have|hold) (?:personal |real |any )*(?:opinions?|feelings|beliefs|emotions"
+    r"|preferences|experiences|access to (?:your|this|real|the internet)|enough information to answer)\b"
+    r"|i (?:must|have to|need to) (?:respectfully |politely )?(?:decline|refuse)\b(?! \d)|i decline to\b"
+    r"|(?:this|your) request violates\b|my guidelines (?:prevent|forbid|do not allow)\b",
     "de": r"(?:ich |dabei |damit |da )?(?:kann|darf|möchte|werde) (?:ich )?[^.\n]{0,60}?nicht "
     r"(?:weiterhelfen|helfen|beantworten|unterstützen|bereitstellen|erfüllen|nachkommen)",
-    "fr": r"je ne (?:peux|puis|suis) (?:malheureusement )?pas (?:en mesure de )?(?:vous |t['’])?"  # noqa: RUF001
+    "fr": r"je ne (?:peux|puis|suis) (?:malheureusement )?pas (?:en mesure de )?(?:vous |t')?"
     r"(?:aider|répondre|fournir|assister)",
     "es": r"(?:yo )?no puedo (?:ayudar|responder|proporcionar|asistir|cumplir)",
     "it": r"non posso (?:aiutar|risponder|fornir|assister)",
@@ -73,26 +97,42 @@ _SENTENCE_END = re.compile(r"[.!?\n][\s*_]*|[。！？]")  # noqa: RUF001
 
 
 def no_refusal(trace: Trace) -> Finding:
-    """The response does not open by refusing, in twelve languages; a boxed or tagged answer outweighs it."""
-    head = trace.response.lstrip(" \t\r\n*_#>")[:HEAD].lower()
-    refusal = _refusal(head)
+    """The response does not open by refusing, in twelve languages; an answer that it states outweighs that.
+
+    A box or a tag counts anywhere, "the answer is" only after the refusal.
+    """
+    body = trace.response.lstrip(" \t\r\n*_#>")
+    refusal = _refusal(body[:HEAD].lower().replace("’", "'"))  # noqa: RUF001
     if refusal is None:
         return fit()
     answer = extract(trace.response)
-    return fit() if answer and answer.how in ("boxed", "tag") else unfit("refused", refusal)
+    if answer and answer.how in ("boxed", "tag"):
+        return fit()
+    answer = extract(body[refusal.stop :])
+    if answer and answer.how == "phrase" and not is_prose(answer.text):
+        return fit()
+    return unfit("refused", body[refusal])
 
 
-def _refusal(head: str) -> str | None:
+def _refusal(head: str) -> slice | None:
+    """From the start of the sentence that refuses to the end of the words that do."""
     at = 0
     for _ in range(SENTENCES):
-        starts = [at]
-        while len(starts) <= SENTENCES and (opening := _OPENING.match(head, starts[-1])):
-            starts.append(opening.end())
-        for start in starts:
+        for start in _starts(head, at):
             if match := _REFUSAL.match(head, start):
-                return head[at : match.end()]
+                return slice(at, match.end())
         end = _SENTENCE_END.search(head, at)
         if end is None:
             return None
         at = end.end()
     return None
+
+
+def _starts(head: str, at: int) -> list[int]:
+    """Where in a sentence a refusal may begin: at its start, and after apologies."""
+    starts = [at]
+    for start in starts:  # it grows
+        if len(starts) > 2 * SENTENCES:
+            break
+        starts += [found.end() for opening in _OPENINGS if (found := opening.match(head, start))]
+    return starts

@@ -10,7 +10,7 @@ import itertools
 import re
 from typing import Literal, NamedTuple
 
-from filters.fold import ROW, UNION
+from filters.spellings import ROW, UNION
 
 Kind = Literal["one", "list", "tuple", "set", "union", "chain"]
 
@@ -28,7 +28,7 @@ _OPEN, _CLOSE = "([{⦃", ")]}⦄"
 _RELATIONS = "=<>≤≥≠≈∈≡"
 _AND = re.compile(r"(?<![A-Za-z])(?:and|or|und|oder|et|ou|y|o|和|或)(?![A-Za-z])|[,;]|(?<=[^\x00-\x7f]),")
 _WORD_AND = re.compile(r"(?<![A-Za-z\\])(?:and|or|und|oder|et|ou)(?![A-Za-z])|和|或")
-_GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
+_GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
 _ENVIRONMENT = re.compile(r"\\begin|\\end")
 
 

@@ -46,7 +46,16 @@ _OTHER_FUNCTIONS = (
     "arcsin arccos arctan sinh cosh tanh exp ln log lg sqrt abs max min gcd lcm floor ceil binom factorial"
 )
 FUNCTIONS = TRIGONOMETRIC | frozenset(_OTHER_FUNCTIONS.split())
-ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc"}
+ALIASES = {
+    "Abs": "abs",
+    "arctg": "arctan",
+    "asin": "arcsin",
+    "acos": "arccos",
+    "atan": "arctan",
+    "tg": "tan",
+    "ctg": "cot",
+    "cosec": "csc",
+}
 _GREEK_LETTERS = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi "
     "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar nabla partial odot"

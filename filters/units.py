@@ -24,7 +24,7 @@ _TABLE: dict[str, dict[str, str]] = {
         "0.001": "mm millimeter millimetre",
         "0.000001": "µm micrometer micron",
         "0.000000001": "nm nanometer nanometre",
-        "0.0254": "inch inches",
+        "0.0254": "inch inches in",
         "0.3048": "ft foot feet",
         "0.9144": "yd yard",
         "1609.344": "mi mile",
@@ -67,7 +67,7 @@ _TABLE: dict[str, dict[str, str]] = {
     },
     "speed": {
         "1": "m/s meter/second",
-        "0.2777777777777778": "km/h kmh kph kilometer/hour",
+        "5/18": "km/h kmh kph kilometer/hour",
         "0.44704": "mph mi/h mile/hour",
     },
     "acceleration": {"1": "m/s^2 meter/second^2"},
@@ -76,7 +76,21 @@ _TABLE: dict[str, dict[str, str]] = {
     "force": {"1": "N newton"},
     "energy": {"1": "J joule", "1000": "kj kilojoule"},
     "power": {"1": "W watt", "1000": "kw kilowatt"},
+    "temperature, Kelvin": {"1": "K kelvin"},
+    "voltage": {"1": "V volt", "0.001": "mv millivolt", "1000": "kv kilovolt"},
+    "current": {"1": "A amp ampere", "0.001": "ma milliamp"},
+    "charge": {"1": "C coulomb"},
+    "resistance": {"1": "Ω ω ohm"},
+    "pressure": {"1": "pa pascal", "1000": "kpa kilopascal", "101325": "atm"},
+    "frequency": {"1": "hz hertz", "1000": "khz", "1000000": "mhz"},
+    "energy of particles": {"1": "ev", "1000": "kev", "1000000": "mev", "1000000000": "gev"},
+    "amount": {"1": "mol mole"},
+    "concentration": {"1": "M"},
+    "ergs": {"1": "erg"},
+    "ångström": {"1": "Å å angstrom"},
     "things": {"1": "unit"},
+    "square units": {"1": "square_unit sq_unit unit^2"},
+    "cubic units": {"1": "cubic_unit unit^3"},
 }
 UNITS = {
     name: Unit(kind, Fraction(size))
@@ -84,6 +98,7 @@ UNITS = {
     for size, names in sizes.items()
     for name in names.split()
 }
+_FACTOR = re.compile(r"([*/]|per)?\s*([A-Za-zµΩÅ]+)(?:\s?\^\s?\{?\s?(-?\d)\s?\}?)?\s*")
 _POWER = re.compile(r"\s?\^\s?\{?\s?([23])\s?\}?")
 _NAME = re.compile(r"[^\W\d_]+")
 _PER = re.compile(r"\s?(?:/|\bper\b)\s?")
@@ -99,6 +114,33 @@ def unit_of(words: str) -> str:
     if words in UNITS:
         return words
     return _NAME.sub(lambda name: _singular(name[0]), words)
+
+
+def compound(words: str) -> str:
+    """m s^{-1}, kg*m/s^2, erg/s: units that multiply, in one spelling with blanks; "" for anything else.
+
+    Not for one that has a name of its own in the table.
+    """
+    if unit_of(words) in UNITS:
+        return ""
+    powers: dict[str, int] = {}
+    at = 0
+    while at < len(words):
+        factor = _FACTOR.match(words, at)
+        if factor is None or (name := unit_of(factor[2])) not in UNITS:
+            return ""
+        sign = -1 if factor[1] in ("/", "per") else 1
+        powers[name] = powers.get(name, 0) + sign * int(factor[3] or 1)
+        at = factor.end()
+    simple = _simple(powers)
+    return simple or " ".join(f"{name}^{powers[name]}" for name in sorted(powers))
+
+
+def _simple(powers: dict[str, int]) -> str:
+    """The table's name, of m^1 s^-1 m/s."""
+    names = sorted(powers, key=powers.__getitem__, reverse=True)
+    written = "/".join(name if abs(powers[name]) == 1 else f"{name}^{abs(powers[name])}" for name in names)
+    return written if [powers[name] > 0 for name in names] == [True, False] and written in UNITS else ""
 
 
 def _singular(word: str) -> str:

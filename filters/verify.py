@@ -14,15 +14,17 @@ from __future__ import annotations
 import functools
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from filters import kinds, worker
-from filters.answers import extract, in_prose, is_prose
+from filters.answers import extract
 from filters.equal import Decision, compare
 from filters.finding import Finding, cannot_tell
 from filters.fold import fold_text, tidy
 from filters.policy import DEFAULT, Policy
+from filters.sentences import in_prose, is_prose
 from filters.tokens import FUNCTIONS
 
 if TYPE_CHECKING:
@@ -61,10 +63,22 @@ def final_reference(reference: str) -> str:
     return tidy(answer.text if answer and answer.how in ("boxed", "tag", "phrase") else reference)
 
 
+# "The capital of France is Paris" says Paris; not where it is denied.
+_SAID = re.compile(r"^(?!.*\b(?:not|never)\b).*\b(?:is|was|are|were)\s(?:the\s|an?\s)?", re.DOTALL)
+
+
 def _same_text(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
-    """The same words, whatever their case and punctuation."""
-    folded = [fold_text(text, case_sensitive=policy.case_sensitive) for text in (reference, answer)]
-    return Decision(folded[0] == folded[1], "text")
+    """The same words, whatever their case and punctuation; cannot tell where one text holds the other."""
+    gold, given = (fold_text(text, case_sensitive=policy.case_sensitive) for text in (reference, answer))
+    if gold == given or fold_text(_SAID.sub("", answer), case_sensitive=policy.case_sensitive) == gold:
+        return Decision(True, "text")
+    doubt = f" {gold} " in f" {given} " or f" {given} " in f" {gold} " or is_prose(answer)
+    return Decision(None if doubt or _letters(gold) == _letters(given) else False, "text", "ambiguous")
+
+
+def _letters(text: str) -> list[str]:
+    """The letters and digits in alphabetical order, without accents: the same words in another order."""
+    return sorted(c for c in unicodedata.normalize("NFD", text) if c.isalnum())
 
 
 def _same_math(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
@@ -92,6 +106,8 @@ def _same_number(reference: str, answer: str, timeout: float, policy: Policy) ->
     decision = kinds.same_numbers(reference, answer, policy)
     if inner := _inside(answer, decision):
         decision = kinds.same_numbers(reference, inner, policy)
+    if decision.same is False and decision.layer == "structure":
+        return Decision(None, "structure", "ambiguous")  # 42 or 43, where one number is asked for
     return decision
 
 

@@ -1,7 +1,8 @@
 r"""Texts as words in one spelling, and hashes of the words' n-grams: what looks across rows compares these.
 
-Texts become equal that differ in case, blanks, punctuation, LaTeX markup or Unicode form alone. A word is a
-run of letters, a number (1,234 is 1234, and 3.5 is one word) or a sign of arithmetic: 3 + 4 is not 3 - 4.
+Texts become equal that differ in case, blanks, punctuation, LaTeX markup or Unicode form alone; a symbol has
+the name of its LaTeX command. A word is a run of letters, a number (1,234 is 1234, and 3.5 is one word) or a
+sign of arithmetic: 3 + 4 is not 3 - 4.
 
 Hundreds of texts are read at once, by NumPy. The hashes are polynomials as Rabin and Karp's (1987), the same
 on every machine, and no proof of equality where a text was made to collide: compare the words then.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -40,14 +42,35 @@ def _class(c: int) -> int:
 _CLASSES = bytes(map(_class, range(256)))
 _THOUSANDS = re.compile(rb",(?<=\d,)(?=\d{3}(?!\d))")  # the comma comes first: a search can jump to it
 
-_FRACTION = re.compile(r"\\[dt]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
+_ARGUMENT = r"\s?(?:\{([^{}]*)\}|(\w))"  # of a command
+_FRACTION = re.compile(rf"\\[cdt]?frac{_ARGUMENT}{_ARGUMENT}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[A-Za-z]{1,20}\*?\}(?:\{[lcr|]{1,20}\})?")
+_DEGREE = re.compile(r"\^\s?\{?\s?\\circ(?![A-Za-z])\s?\}?|\\degree(?![A-Za-z])")
 _MARKUP = re.compile(
     r"text(?:bf|it|rm|normal|style)?|math(?:rm|bf|it|sf|bb)|mbox|operatorname|left|right|[bB]igg?|displaystyle"
-    r"|q?quad|begin|end|boxed|fbox|[dt]?frac|limits"
+    r"|q?quad|begin|end|boxed|fbox|[cdt]?frac|limits|[lcvd]?dots|[lr]?[vV]ert|mid|[lr](?:floor|ceil|angle|brace)"
 )
-_COMMAND_SIGNS = {"times": "*", "cdot": "*", "div": "/", "le": "<=", "leq": "<=", "ge": ">=", "geq": ">="}
-_OTHER_SIGNS = {"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "⁄": "/", "≤": "<=", "≥": ">="}  # noqa: RUF001
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(pair.split(":") for pair in text.split())
+
+
+_COMMAND_SIGNS = _pairs(
+    "times:* cdot:* div:/ le:<= leq:<= leqslant:<= ge:>= geq:>= geqslant:>= lt:< gt:> ne:neq rightarrow:to"
+    " varepsilon:epsilon varphi:phi vartheta:theta iff:leftrightarrow implies:rightarrow varnothing:emptyset"
+)
+_OTHER_SIGNS = _pairs("×:* ·:* ⋅:* ∗:* ÷:/ ⁄:/ ∕:/ −:- ≤:<= ⩽:<= ≥:>= ⩾:>=")  # noqa: RUF001
+_NAMES = _pairs(  # of the commands for what is no letter
+    "√:sqrt ∞:infty ∈:in ∉:notin ∅:emptyset ∪:cup ∩:cap ⊂:subset ⊆:subseteq ∑:sum ∏:prod ∫:int"  # noqa: RUF001
+    " ∂:partial ∇:nabla ∀:forall ∃:exists →:to ↦:mapsto ⇒:rightarrow ⇔:leftrightarrow ↔:leftrightarrow"
+    " ≠:neq ≈:approx ≡:equiv ≅:cong ∼:sim ±:pm ∓:mp °:degree ∘:circ △:triangle ∠:angle ∥:parallel"  # noqa: RUF001
+    " ⊥:perp ⊕:oplus"
+)
+# Beside another one it is a letter of a Greek word. The letter comes first: a search can jump to it.
+_GREEK = re.compile(r"[µΑ-Ωα-ωϑϕϵ](?<![Ͱ-Ͽἀ-῿].)(?![Ͱ-Ͽἀ-῿])", re.DOTALL)
+_GREEK_NAMES = {"ς": "sigma", "ϑ": "theta", "ϕ": "phi", "ϵ": "epsilon", "µ": "mu"}
 
 _STEP, _MIX = np.uint64(0x5851F42D4C957F2D), np.uint64(0xFF51AFD7ED558CCD)
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # masks
@@ -125,18 +148,27 @@ def _fold(text: str) -> bytes:
     if "\\" in text:
         text = _without_latex(text)
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text).translate(_FORMS)
+        text = _GREEK.sub(_greek_name, unicodedata.normalize("NFC", text)).translate(_FORMS)
     line = text.encode().translate(_LOWER).replace(b"**", b" ")  # bold, not a product
     return _THOUSANDS.sub(b"", line) + b" "
 
 
 def _without_latex(text: str) -> str:
-    text = _FRACTION.sub(r" \1/\2 ", text)
-    return _COMMAND.sub(lambda command: f" {_spelling(command[1])} ", text)
+    text = _ENVIRONMENT.sub(" ", text) if "\\begin" in text else text
+    text = _DEGREE.sub(" degree ", text) if "\\circ" in text or "\\degree" in text else text
+    text = _FRACTION.sub(r" \1\2/\3\4 ", text) if "frac" in text else text
+    return _COMMAND.sub(lambda command: _spelling(command[1]), text)
 
 
+@lru_cache(maxsize=4096)
 def _spelling(command: str) -> str:
-    return "" if _MARKUP.fullmatch(command) else _COMMAND_SIGNS.get(command, command)
+    return "  " if _MARKUP.fullmatch(command) else f" {_COMMAND_SIGNS.get(command, command)} "
+
+
+def _greek_name(letter: re.Match[str]) -> str:
+    """Theta has the name of its command."""
+    known = _GREEK_NAMES.get(letter[0])
+    return f" {known or unicodedata.name(letter[0]).rpartition(' ')[2].lower()} "
 
 
 class _Forms(dict[int, str]):
@@ -149,6 +181,8 @@ class _Forms(dict[int, str]):
 
 def _form(c: str) -> str:
     """NFKC and case folding, but 2² stays apart from 22; what is no letter, digit or sign is a blank."""
+    if c in _NAMES:
+        return f" {_NAMES[c]} "
     if c.isascii() or c in _OTHER_SIGNS:
         return _OTHER_SIGNS.get(c, c)
     if unicodedata.category(c) == "Cf":  # soft hyphens and other characters that nobody sees
@@ -171,13 +205,18 @@ _FORMS = _Forms()
 
 
 def _spans(folded: bytes) -> tuple[Places, Places]:
-    """Where words begin and end: where the class of a character changes, and around every sign."""
+    """Where words begin and end: where the class of a character changes, and around every sign.
+
+    A hyphen is one between words of two letters or more: x-y is a difference.
+    """
     characters = np.frombuffer(folded, np.uint8)
     classes = np.frombuffer(folded.translate(_CLASSES), np.uint8).copy()
-    for mark, side, inside in ((_DOT, _DIGIT, _DIGIT), (_HYPHEN, _LETTER, _NO_WORD_HERE)):  # 3.5, twenty-one
-        at = np.flatnonzero(characters == mark)
-        between = (classes[at - 1] == side) & (classes[at + 1] == side)
-        classes[at[between]] = inside
+    at = np.flatnonzero(characters == _DOT)  # 3.5
+    classes[at[(classes[at - 1] == _DIGIT) & (classes[at + 1] == _DIGIT)]] = _DIGIT
+    at = np.flatnonzero(characters == _HYPHEN)  # twenty-one
+    for side in (-2, -1, 1, 2):
+        at = at[classes[at + side] == _LETTER]
+    classes[at] = _NO_WORD_HERE
     cuts = (classes[1:] != classes[:-1]) | (classes[1:] == _SIGN)
     edges = np.flatnonzero(cuts) + 1
     real = classes[edges] != _NO_WORD_HERE  # the others are where blanks begin; a text ends in blanks

@@ -19,6 +19,7 @@ from pipeline.shard import Shard
 if TYPE_CHECKING:
     from filters.sketches import Sketch
 
+SHORT = 50  # words of a trace that is compared with those of its own problem alone
 PROBLEM, TRACE = "duplicate_problem", "duplicate_trace"  # the names of the rules
 _TEXTS = ("id", "problem_id", "question", "reasoning", "response", "outcome")
 Found = dict[str, dict[str, Finding]]  # rule -> id of a problem or trace -> what it duplicates
@@ -76,7 +77,7 @@ def _sketch_shard(judges: Judges, judged: Shard) -> dict[str, tuple[list[str], S
     left = [record for record in _records(judged, _TEXTS) if record["outcome"] != "rejected"]
     texts = {
         PROBLEM: {record["problem_id"]: record["question"] for record in left},
-        TRACE: {r["id"]: f"{r['question']}\n{r['reasoning'] or ''}\n{r['response']}" for r in left},
+        TRACE: {record["id"]: _said(record) for record in left},
     }
     assert judges.settings.duplicates is not None
     ngram = judges.settings.duplicates.ngram
@@ -84,6 +85,18 @@ def _sketch_shard(judges: Judges, judged: Shard) -> dict[str, tuple[list[str], S
         name: (list(texts[name]), sketch(list(texts[name].values()), threshold=threshold, ngram=ngram))
         for name, threshold in _thresholds(judges).items()
     }
+
+
+def _said(record: dict[str, Any]) -> str:
+    """What a trace says, without its question, which all samples of a problem share.
+
+    A few words answer another question as well: those of a short trace are marked as its problem's own.
+    """
+    text = f"{record['reasoning'] or ''}\n{record['response']}"
+    words = text.split(maxsplit=SHORT)
+    if len(words) > SHORT:
+        return text
+    return " ".join(f"{record['problem_id']}{word}" for word in words)
 
 
 def _records(shard: Shard, names: Sequence[str]) -> Iterator[dict[str, Any]]:

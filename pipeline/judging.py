@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
 from multiprocessing import get_context
@@ -21,11 +21,12 @@ import filters
 from filters.difficulty import difficulty
 from filters.finding import Finding
 from filters.majority import majority
+from filters.policy import Policy
 from pipeline import sources
 from pipeline.child import PR_SET_PDEATHSIG, prctl
 from pipeline.config.data import Filter
-from pipeline.config.sources import Source
-from pipeline.errors import Stopped
+from pipeline.config.sources import GymSource, Source
+from pipeline.errors import Stopped, UserError
 from pipeline.files import BadRow
 from pipeline.machine import cores
 from pipeline.opinions import findings, opinion_id
@@ -40,14 +41,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Raised whenever a trace might be judged otherwise than before.
 VERSIONS = {
-    "contamination": 1,
+    "contamination": 2,
     "majority": 2,
     "difficulty": 1,
-    "duplicate_problem": 1,
-    "duplicate_trace": 1,
+    "duplicate_problem": 2,
+    "duplicate_trace": 2,
 }
+_NO_QUESTION = "no question"  # what `sources` says of a row in which there is nothing to look for
 ALONE = 4000  # traces that are judged sooner than other processes have started
 _UNREAD = ("logprobs",)
+_SCORED = ("python", "reasoning_gym")  # judged by a program's tests or the task's scorer, without a reference
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,8 @@ def _on_problem(
 ) -> Iterator[list[Verdict]]:
     """Every rule on each trace, then what sees all samples of the problem and the verdicts so far."""
     settings = judges.settings
-    first = traces[0]  # programs have tests for a reference
-    by_vote = settings.majority is not None and first.reference is None and first.answer_type != "python"
+    first = traces[0]
+    by_vote = settings.majority is not None and first.reference is None and first.answer_type not in _SCORED
     rules = {name: given for name, given in settings.rules.items() if not (by_vote and name == "correct")}
     verdicts = [list(filters.verdicts_on(trace, rules, _known(trace, found))) for trace in traces]
 
@@ -133,12 +136,19 @@ def _on_problem(
     if judges.contamination:
         add("contamination", judges.contamination.findings(traces))
     if settings.majority and by_vote:
-        add("majority", majority(traces, margin=settings.majority.margin, votes=settings.majority.votes))
+        voted = majority(traces, **settings.majority.model_dump(), policy=_policy(settings))
+        add("majority", voted)
     if settings.difficulty:
         judged = [t.model_copy(update={"verdicts": v}) for t, v in zip(traces, verdicts, strict=True)]
         rule = "majority" if by_vote else "correct"
         add("difficulty", difficulty(judged, **settings.difficulty.model_dump(), rule=rule))
     yield from verdicts
+
+
+def _policy(settings: Filter) -> Policy:
+    """What counts as the same answer, as the rule `correct` is told."""
+    given = settings.rules.get("correct", {})
+    return Policy(**{f.name: given[f.name] for f in fields(Policy) if f.name in given})
 
 
 def _known(trace: Trace, found: Mapping[str, Finding]) -> dict[str, Finding]:
@@ -160,9 +170,20 @@ def contamination_of(settings: Filter) -> Contamination | None:
     return Contamination(sets, ngrams=wanted.ngrams, common=wanted.common)
 
 
+def questions_of(source: Source) -> Source:
+    """A source of which the questions alone are read: what they are answered with is nothing to a search."""
+    if isinstance(source, GymSource):
+        return source
+    return source.model_copy(update={"reference": None, "tests": None, "answer_type": "text"})
+
+
 def _questions(source: Source) -> Iterator[tuple[str, str]]:
-    rows = sources.read(source, held_out=0, seed=0)
-    return ((row.origin, row.question) for row in rows if not isinstance(row, BadRow))
+    """Origin and text of every question. Raises UserError for a row that holds one that cannot be read."""
+    for row in sources.read(questions_of(source), held_out=0, seed=0):
+        if not isinstance(row, BadRow):
+            yield row.origin, row.question
+        elif row.why != _NO_QUESTION:
+            raise UserError(f"evaluation set {sources.name_of(source)!r}: {row.origin}: {row.why}")
 
 
 def with_verdicts(traces: Shard, verdicts: Sequence[Sequence[Verdict]]) -> Iterator[pa.Table]:

@@ -29,10 +29,11 @@ _VERDICT = re.compile(r"[\W_]*verdict[\W_]+(correct|incorrect|unclear)[\W_]*", r
 def read_verdict(answer: str, finish_reason: str) -> tuple[Passed, str]:
     """The outcome and its reason; "unclear" where the answer does not end in a verdict.
 
-    Earlier lines may quote the response, verdicts that it states included, and so may an answer that was cut.
+    Earlier lines may quote the response, verdicts that it states included, and so may an answer that did not
+    end by itself: cut, filtered, failed.
     """
     lines = answer.rstrip().splitlines()
-    match = _VERDICT.fullmatch(lines[-1]) if lines and finish_reason != "length" else None
+    match = _VERDICT.fullmatch(lines[-1]) if lines and finish_reason == "stop" else None
     return _OUTCOMES[match[1].lower() if match else "unclear"]
 
 

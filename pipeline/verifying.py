@@ -7,6 +7,8 @@ little, so that a thousand pairs take a second; math-verify comes in only where 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,7 @@ from filters.finding import Finding
 from filters.policy import Policy
 from filters.verify import TIMEOUT, final_reference
 from pipeline.errors import UserError
+from pipeline.files import Number
 
 VERDICTS = {"pass": "correct", "fail": "incorrect", "unknown": "unknown"}
 
@@ -40,10 +43,14 @@ def judge_pairs(path: Path, answer_type: str, settings: Sequence[str], out: Text
     """
     timeout, policy = _settings(settings)
     out = out or sys.stdout
-    for row, gold, pred in _pairs(path, answer_type):
-        finding, milliseconds = _judge(gold, pred, answer_type, timeout, policy)
-        verdict = {"verdict": VERDICTS[finding.outcome], "reason": finding.reason, "layer": finding.layer}
-        out.write(json.dumps(row | verdict | {"ms": round(milliseconds, 3)}) + "\n")
+    try:
+        for row, gold, pred in _pairs(path, answer_type):
+            finding, milliseconds = _judge(gold, pred, answer_type, timeout, policy)
+            verdict = {"verdict": VERDICTS[finding.outcome], "reason": finding.reason, "layer": finding.layer}
+            out.write(json.dumps(row | verdict | {"ms": round(milliseconds, 3)}) + "\n")
+        out.flush()
+    except BrokenPipeError:  # nobody reads on: `retort verify --pairs FILE | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
 def _judge(
@@ -60,27 +67,42 @@ def _pairs(path: Path, answer_type: str) -> Iterator[tuple[dict[str, Any], str |
         with path.open("rb") as lines:
             for n, line in enumerate(lines, 1):
                 if line.strip():
-                    row = _row(line, f"{path}:{n}")
-                    yield row, _gold(row, answer_type, f"{path}:{n}"), _text(row, "pred", f"{path}:{n}") or ""
+                    where = f"{path}:{n}"
+                    row, written = _row(line, where)
+                    yield row, _gold(written, answer_type, where), _text(written, "pred", where) or ""
     except OSError as e:
         raise UserError(f"--pairs: {path}: {e.strerror or e}") from None
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _row(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A row as data to give back, and with its numbers as they are written."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_float=_finite, parse_constant=_no_number)
+        written = json.loads(line, parse_float=Number, parse_int=Number)
     except (ValueError, RecursionError) as e:
         raise UserError(f"{where}: not a JSON object in one line: {e}") from None
     if not isinstance(row, dict):
         raise UserError(f'{where}: a {type(row).__name__}, not an object with "gold" and "pred"')
-    return row
+    return row, written
+
+
+def _finite(text: str) -> float | str:
+    """A number; the text of one that no float holds, as 1e999 would be written back as Infinity."""
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _gold(row: dict[str, Any], answer_type: str, where: str) -> str | None:
     """The reference; as JSON where it is data, which only JSON can be compared with."""
     value = row.get("gold")
     if answer_type == "json" and isinstance(value, dict | list | bool):
-        return json.dumps(value)
+        from pipeline.programs import as_json  # here, because it loads pydantic
+
+        return as_json(value)
     return str(value) if isinstance(value, bool) else _text(row, "gold", where)
 
 
@@ -89,9 +111,7 @@ def _text(row: dict[str, Any], key: str, where: str) -> str | None:
         raise UserError(f"{where}: no {key!r}; each row needs 'gold' and 'pred'")
     value = row[key]
     if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+        return None if value is None else str(value)
     raise UserError(f"{where}: {key!r} is a {type(value).__name__}, not a text or a number")
 
 

@@ -56,12 +56,19 @@ class Difficulty(Table):
     high: Share = 0.9
     judged: Annotated[int, Field(ge=1)] = 2  # samples judged right or wrong, at least
 
+    @model_validator(mode="after")
+    def _band(self) -> Difficulty:
+        if self.low > self.high:
+            raise ValueError("low is more than high: no problem is so hard and so easy")
+        return self
+
 
 class Contamination(Table):
     """Traces that share a run of words with a problem of an evaluation set, anywhere in them."""
 
     against: Annotated[tuple[Source, ...], Field(min_length=1)]  # read as the sources of [ingest] are
-    ngrams: tuple[Annotated[int, Field(ge=4, le=50)], ...] = (8, 13)  # words in a run
+    # words in a run
+    ngrams: Annotated[tuple[Annotated[int, Field(ge=4, le=50)], ...], Field(min_length=1)] = (8, 13)
     common: Annotated[int, Field(ge=1)] = 10  # a run in more evaluation problems than this says nothing
 
 
@@ -86,7 +93,16 @@ class Filter(Table):
     difficulty: Difficulty | None = None
     contamination: Contamination | None = None
     duplicates: Duplicates | None = None
-    most_rejected: Share = 0.98  # share of the traces that one rule may reject before the run stops to ask
+    # share of the traces that one rule may reject, or not tell of, before the run stops to ask
+    most_rejected: Share = 0.98
+
+    @model_validator(mode="after")
+    def _difficulty_has_verdicts(self) -> Filter:
+        if self.difficulty and "correct" not in self.rules and self.majority is None:
+            raise ValueError(
+                "difficulty counts right samples: it needs filter.rules.correct or filter.majority"
+            )
+        return self
 
 
 class Select(Table):

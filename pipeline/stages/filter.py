@@ -17,7 +17,7 @@ from pipeline.config.base import identity
 from pipeline.config.data import Filter
 from pipeline.errors import Stopped, UserError
 from pipeline.funnel import Funnel, funnel
-from pipeline.judging import VERSIONS, Judges, judge_shard, side_by_side
+from pipeline.judging import VERSIONS, Judges, judge_shard, questions_of, side_by_side
 from pipeline.rows import Trace
 from pipeline.shard import Shard
 from pipeline.stage import DONE, Job, Stage, execute
@@ -114,22 +114,32 @@ def _judge_without_duplicates(job: Job, table: Filter, judged: bool) -> Funnel:
 
 
 def _warn(counted: Funnel, most: float) -> None:
-    """A rule that rejects nearly everything is more likely wrong than the traces are."""
+    """A rule that lets nearly nothing pass is more likely wrong than the traces are."""
     for name, rule in counted.rules.items():
-        if counted.traces >= FEW and rule.fails > most * counted.traces:
-            why = next((reason for reason in counted.rejected if reason.startswith(f"{name}: ")), name)
-            raise UserError(
-                f"the rule {name!r} rejects {rule.fails} of {counted.traces} traces ({why}): look at some "
-                "with `retort why`; filter.most_rejected=1 goes on all the same"
-            )
+        stopped = rule.fails + rule.unknown
+        if counted.traces < FEW or stopped <= most * counted.traces:
+            continue
+        given = counted.rejected if rule.fails >= rule.unknown else counted.unknown
+        why = next((reason for reason in given if reason.startswith(f"{name}: ")), name)
+        does = (
+            f"rejects {rule.fails}"
+            if not rule.unknown
+            else f"cannot tell of {rule.unknown}" + (f" and rejects {rule.fails}" if rule.fails else "")
+        )
+        raise UserError(
+            f"the rule {name!r} {does} of {counted.traces} traces ({why}): look at some with `retort why`; "
+            "filter.most_rejected=1 goes on all the same"
+        )
 
 
 def _check(recipe: Recipe) -> None:
     filters.check_rules(recipe.filter.rules)
+    if "confidence" in recipe.filter.rules and recipe.generate.logprobs is None:
+        raise UserError("filter.rules.confidence needs generate.logprobs = 0 or more")
     if recipe.judged:
         judge.check(recipe)
     for source in recipe.filter.contamination.against if recipe.filter.contamination else ():
-        sources.check(source)
+        sources.check(questions_of(source))
 
 
 FILTER = Stage(

@@ -154,7 +154,7 @@ def test_the_card_tells_the_funnel_the_filters_the_prompt_and_the_scores(run: Ru
     assert f"out of {why.traces} traces" in text
     for reason, count in why.rejected.items():
         assert f"| rejected, {reason} | {count} |".replace("_", "\\_") in text
-    assert "| correct@3 | defaults |" in text
+    assert "| correct@4 | defaults |" in text
     assert "You solve arithmetic problems." in text
     assert "<https://example.com/terms>" in text
     assert "the student less base, paired by problem" in text

@@ -42,8 +42,8 @@ def test_the_filter_takes_the_last_block_of_python():
         (f"```\n{good}\n```", ""),
         (f"~~~py\n{good}\n~~~", ""),
         (f"```python\n{good}\n```\n```python\n{bad}\n```", "wrong_output"),
-        (good, "no_code"),
-        (f"```python\n{good}", "no_code"),
+        (good, "no_answer"),
+        (f"```python\n{good}", "no_answer"),
     ):
         trace = a_trace(response=response, metadata=TESTS)
         assert passes_tests(trace).reason == reason, response

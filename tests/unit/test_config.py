@@ -6,6 +6,7 @@ from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.errors import UserError
 from pipeline.recipe import load_recipe
+from pipeline.stages.filter import FILTER
 
 RECIPE = """
 run = "test"
@@ -140,3 +141,25 @@ def test_a_mistake_in_a_teacher_is_named_as_it_was_written(tmp_path: Path) -> No
 )
 def test_how_many_samples_is_said_in_one_way(tmp_path: Path, overrides: list[str], words: str) -> None:
     assert words in refusal(tmp_path, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("filter.difficulty={low=0.9,high=0.1}", "filter.difficulty: low is more than high"),
+        ("filter={rules={finished={}},difficulty={}}", "filter: difficulty counts right samples"),
+        ('filter.contamination={against=[{kind="file",path="x"}],ngrams=[]}', "filter.contamination.ngrams"),
+    ],
+)
+def test_filters_that_can_say_nothing_are_refused(tmp_path: Path, override: str, words: str) -> None:
+    assert words in refusal(tmp_path, override)
+
+
+def test_difficulty_counts_the_verdicts_of_a_vote_as_well(tmp_path: Path) -> None:
+    assert load(tmp_path, "filter={rules={finished={}},difficulty={},majority={}}").filter.difficulty
+
+
+def test_confidence_needs_log_probabilities(tmp_path: Path) -> None:
+    FILTER.check(load(tmp_path, "filter.rules.confidence={}", "generate.logprobs=0"))
+    with pytest.raises(UserError, match=r"confidence needs generate\.logprobs"):
+        FILTER.check(load(tmp_path, "filter.rules.confidence={}"))

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from filters.contamination import Contamination
+from pipeline.config.data import Filter
 from pipeline.errors import UserError
+from pipeline.judging import contamination_of, questions_of
+from pipeline.sources import check
 from tests.unit.test_filters import a_trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/contamination.jsonl").read_text("utf-8").splitlines()]
@@ -97,3 +100,28 @@ def test_many_texts_at_once_give_what_each_gives_alone():
 def test_an_evaluation_set_without_a_question_is_refused_by_name(questions):
     with pytest.raises(UserError, match="'exam' has no question"):
         Contamination({"exam": rows(*questions)})
+
+
+def evaluation_file(folder, *lines):
+    path = folder / "exam.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"against": [{"kind": "file", "path": str(path)}]}
+
+
+def test_questions_count_whatever_their_answers_are(tmp_path):
+    settings = evaluation_file(tmp_path, {"question": QUESTION, "answer": ["2"]}, {"question": " "})
+    index = contamination_of(Filter(contamination=settings))
+    assert index.matches([QUESTION])[0]
+
+
+def test_a_file_of_questions_alone_is_enough(tmp_path):
+    settings = Filter(contamination=evaluation_file(tmp_path, {"question": QUESTION}))
+    for source in settings.contamination.against:
+        check(questions_of(source))
+    assert contamination_of(settings).matches([QUESTION])[0]
+
+
+def test_a_question_that_cannot_be_read_is_not_left_out_in_silence(tmp_path):
+    settings = evaluation_file(tmp_path, {"question": QUESTION}, {"question": ["a", "b"]})
+    with pytest.raises(UserError, match=r"'exam': .*exam.jsonl:2: the question is a list"):
+        contamination_of(Filter(contamination=settings))

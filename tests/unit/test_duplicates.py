@@ -11,6 +11,12 @@ import pytest
 
 from filters.duplicates import Duplicates
 from filters.sketches import SHINGLES, similarity, sketch
+from pipeline.config.data import Filter
+from pipeline.deduplicate import find_duplicates
+from pipeline.judging import Judges
+from pipeline.rows import Trace
+from pipeline.shard import Shard
+from tests.unit.test_filters import a_trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/duplicates.jsonl").read_text("utf-8").splitlines()]
 WORDS = ["".join(random.Random(i).choices("abcdefghij", k=6)) for i in range(3000)]
@@ -125,3 +131,35 @@ def test_every_text_has_a_sketch_of_its_own_whatever_stands_beside_it():
         assert alone.digests[0] == together.digests[i]
         assert (alone.bands[0] == together.bands[i]).all()
         assert alone.shingles.tolist() == together.shingles[ends[i] - together.counts[i] : ends[i]].tolist()
+
+
+def of_a_shard(folder, *traces):
+    shard = Shard(folder, "s", Trace, {})
+    shard.write([trace.model_dump() for trace in traces])
+    (found,) = find_duplicates(
+        Judges(Filter(duplicates={"problems": None})), [shard], len(traces), folder
+    ).values()
+    return {key: finding.reason for key, finding in found.items()}
+
+
+def a_sample(number, **changes):
+    return a_trace(id=f"t{number}", outcome="kept", **changes)
+
+
+def test_a_long_question_makes_no_duplicates_of_traces_that_differ(tmp_path):
+    rng = random.Random(8)
+    question = a_text(rng, 600)
+    traces = [a_sample(i, question=question, reasoning=a_text(rng, 60)) for i in range(3)]
+    assert of_a_shard(tmp_path, *traces) == {}
+
+
+def test_a_thought_that_is_said_twice_is_a_duplicate_whatever_was_asked(tmp_path):
+    thought = a_text(random.Random(9), 60)
+    traces = [a_sample(i, problem_id=f"p{i}", question=f"Question {i}?", reasoning=thought) for i in range(2)]
+    assert of_a_shard(tmp_path, *traces) == {"t1": "duplicate"}
+
+
+def test_the_same_few_words_are_duplicates_only_as_answers_to_the_same_question(tmp_path):
+    short = {"reasoning": None, "response": "The answer is 7."}
+    traces = [a_sample(i, problem_id=f"p{i // 2}", **short) for i in range(4)]
+    assert of_a_shard(tmp_path, *traces) == {"t1": "duplicate", "t3": "duplicate"}

@@ -114,6 +114,18 @@ def test_rules_that_fit_their_filters_are_accepted(monkeypatch):
             {"correct": {"timeout": 0}},
             "filter.rules.correct.timeout: Input should be greater than 0 (found 0)",
         ),
+        (
+            {"correct": {"timeout": float("inf")}},
+            "filter.rules.correct.timeout: Input should be less than or equal to 3600 (found inf)",
+        ),
+        (
+            {"length": {"min_thought": 100, "max_thought": 10}},
+            "filter.rules.length: min_thought = 100 is more than max_thought = 10",
+        ),
+        (
+            {"length": {"min_answer": 9000}},
+            "filter.rules.length: min_answer = 9000 is more than max_answer = 8192",
+        ),
     ],
 )
 def test_a_mistake_in_the_rules_is_told_in_one_line(rules, message):

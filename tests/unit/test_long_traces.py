@@ -4,12 +4,13 @@ import itertools
 import random
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from filters import FILTERS, judge
-from filters.repetition import RUN, find_repeats
+from filters.repetition import RUN, STEP, STUTTER, find_repeats, find_stutter
 from tests.unit.test_filters import a_trace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,18 @@ BY_RIGHT = {
         f"a_{i} = a_{i - 1} + a_{i - 2} = {i * 17} + {i * 11} = {i * 28}" for i in range(150)
     ),
     "a check said twice": "\n".join(SENTENCE.format(n=n) for n in [*range(40), 7, 8]),
+    "digits of a fraction": "So 1/81 = 0." + "012345679" * 40 + " and 1/9 = 0." + "1" * 900,
+    "a rule": "Given\n" + "-" * 250 + "\nto find\n" + "= " * 120,
+    "a board after each step": "\n\n".join(
+        f"Step {step} puts a five into cell {step + 1}:\n"
+        + "\n".join(" ".join("5" if 9 * row + cell <= step else "_" for cell in range(9)) for row in range(9))
+        for step in range(40)
+    ),
+    "a board with named rows": "\n".join(
+        f"Row {row}: " + " ".join("5" if 9 * row + cell <= step else "_" for cell in range(9))
+        for step in range(40)
+        for row in range(9)
+    ),
     "the identity": r"\begin{pmatrix} 1 & 0 & 0 & 0 \\ 0 & 1 & 0 & 0 \\ 0 & 0 & 1 & 0 \end{pmatrix} " * 6,
 }
 STUCK = {
@@ -47,7 +60,11 @@ STUCK = {
         "loop",
     ),
     "and got out of it": ("Let me think. " + "Hmm, no, that is wrong. " * 50 + "So it is seven.", "loop"),
-    "without blanks": ("ha" * 3000, "compressible"),
+    "without blanks": ("ha" * 3000, "loop"),
+    "marks at the end": (" ".join(SENTENCE.format(n=n) for n in range(30)) + "!" * 400, "loop"),
+    "digits at the end": ("The quotient is 0." + "3" * 3000, "loop"),
+    "two words at the end": (" ".join(SENTENCE.format(n=n) for n in range(30)) + "So seven. " * 45, "loop"),
+    "the same figures": ("1234567890" * 400, "compressible"),
     "in Chinese": ("所以我们需要再检查一遍。" * 40, "loop"),
     "counting its rounds": (
         "".join(
@@ -81,10 +98,24 @@ def test_a_model_that_got_stuck_is_told(name):
 
 def test_a_loop_is_measured_in_words_and_its_period_is_found():
     words = [f"w{i}" for i in range(50)] + ["a", "b", "c"] * 30 + [f"v{i}" for i in range(50)]
-    repeats = find_repeats(words)
-    assert (repeats.loop, repeats.period) == (90, 3)
-    assert words[repeats.end - 3 : repeats.end] == ["a", "b", "c"]
-    assert find_repeats(["a"] * RUN).loop == 0
+    _, loop, last = find_repeats(words)
+    assert (loop.words, loop.period) == (90, 3)
+    assert words[loop.end - 3 : loop.end] == ["a", "b", "c"]
+    assert last.words == 0
+    _, loop, last = find_repeats([*words, *["x", "y"] * 20])
+    assert (loop.words, last.words, last.period, last.end) == (90, 40, 2, len(words) + 40)
+    assert find_repeats(["a"] * RUN).longest.words == 0
+
+
+def test_a_stutter_is_found_wherever_it_begins_and_ends():
+    words = " ".join(f"w{i}" for i in range(300))
+    for unit, before in itertools.product(("!", "ha", "\\n", "abcdefgh", "= "), range(0, 300, 17)):
+        stutter = unit * ((STUTTER + 8) // len(unit) + 1)
+        found = find_stutter(words[:before] + "\x00" + stutter + "\x00" + words)
+        assert found in stutter
+        assert len(found) > len(stutter) - len(unit)
+        short = unit * ((STUTTER - STEP - len(unit)) // len(unit))
+        assert find_stutter(words[:before] + "\x00" + short + "\x00" + words) == ""
 
 
 def test_a_paragraph_is_long_by_its_words_not_by_its_figures_or_lines():
@@ -97,7 +128,13 @@ def test_a_paragraph_is_long_by_its_words_not_by_its_figures_or_lines():
     assert verdict("paragraphs", reasoning="所" * 401).reason == "long_paragraph"
     wrapped = "\n".join(["so this line of one long paragraph was broken to the width of a page"] * 40)
     assert verdict("paragraphs", reasoning=wrapped).reason == "long_paragraph"
-    listed = "\n".join(["- an item of a list that is as wide as a page and has words enough"] * 40)
+    text = " ".join(SENTENCE.format(n=n) for n in range(25))
+    for width in (60, 79, 200):
+        assert verdict("paragraphs", reasoning=textwrap.fill(text, width)).reason == "long_paragraph"
+    assert verdict("paragraphs", reasoning=text.replace(". ", ".\n")).reason == ""
+    listed = "\n".join(
+        f"- an item of a list that is as wide as a page and has words enough {n}" for n in range(40)
+    )
     assert verdict("paragraphs", reasoning=listed).reason == ""
 
 
@@ -121,6 +158,11 @@ HOSTILE = {
     "no characters": "\x00\ud800\ufffe" * 75_000,
     "digits": "1" * 250_000,
     "dots": "1.1," * 62_500,
+    "short stutters": ("a" * 190 + "b") * 1_300,
+    "apostrophes and Han": "'的'" * 80_000,
+    "indented fences": ("\t" * 80 + "```\n") * 3_000,
+    "greek": "αβ\\frac{" * 30_000,
+    "as an AI": "I can't give " * 20_000,
 }
 
 # In a process of its own that the kernel ends: the limit is CPU time, several times what all of it needs.

@@ -7,6 +7,9 @@ import pytest
 
 from filters.difficulty import difficulty
 from filters.majority import majority
+from filters.policy import Policy
+from pipeline.config.data import Filter, Majority
+from pipeline.judging import Judges, _on_problem
 from pipeline.rows import Verdict
 from tests.unit.test_filters import a_trace
 
@@ -50,6 +53,67 @@ def test_text_answers_are_counted_by_their_words():
         for response in ("The answer is Paris.", "Paris", "paris", "The answer is **Paris**", "Rome")
     ]
     assert [finding.outcome for finding in majority(traces)] == ["pass"] * 4 + ["fail"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "responses", "outcomes"),
+    [
+        (
+            "choice",
+            ["B. Because x is the bigger one.", "The right option is B.", "B", "\\boxed{B}", "C"],
+            "ppppf",
+        ),
+        (
+            "yes_no",
+            ["Yes, it is prime.", "Yes, since 7 has no factors.", "The answer is yes.", "ja", "No."],
+            "ppppf",
+        ),
+        (
+            "json",
+            ['```json\n{"a": 1, "b": 2}\n```', '{"b": 2, "a": 1.0}', 'So {"a": 1,"b":2}', "[1]"] * 2,
+            "pppfpppf",
+        ),
+        ("json", ['{"a": 1} or {"a": 2}'] * 5, "uuuuu"),
+        ("json", ['{"a": "-"}', '{"a": "\u2212"}'] * 3, "uuuuuu"),
+        ("text", ["Paris", "paris", "The answer is Paris.", "Paris.", "unknown"], "ppppf"),
+        ("yes_no", ["It is unclear."] * 5, "uuuuu"),
+    ],
+)
+def test_answers_are_read_as_they_are_where_there_is_a_reference(kind, responses, outcomes):
+    traces = [a_trace(answer_type=kind, reference=None, response=response) for response in responses]
+    found = [finding.outcome for finding in majority(traces, margin=0.3)]
+    assert found == [OUTCOMES[letter] for letter in outcomes]
+
+
+def test_the_policy_of_the_reading_holds_for_the_votes():
+    traces = samples(["0.33", "1/3", "0.33", "1/3"])
+    assert {finding.reason for finding in majority(traces)} == {"no_majority"}
+    assert {finding.outcome for finding in majority(traces, policy=Policy(rounding_digits=2))} == {"pass"}
+    texts = [a_trace(answer_type="text", reference=None, response=text) for text in ("pH", "PH") * 2]
+    assert {finding.outcome for finding in majority(texts)} == {"pass"}
+    strict = majority(texts, policy=Policy(case_sensitive=True))
+    assert {finding.reason for finding in strict} == {"no_majority"}
+
+
+def on_problem(traces, **settings):
+    rows = list(_on_problem(Judges(Filter(majority=Majority(), **settings)), traces, {}))
+    return [{verdict.filter: verdict.outcome for verdict in verdicts} for verdicts in rows]
+
+
+def test_what_has_a_scorer_or_tests_is_never_judged_by_a_vote():
+    entry = {"question": "?", "answer": None, "metadata": {}, "task": "graph_color", "settings": {}}
+    for kind, metadata in (("reasoning_gym", json.dumps(entry)), ("python", '{"asserts": ["assert False"]}')):
+        traces = samples(["7"] * 4, answer_type=kind, metadata=metadata)
+        for verdicts in on_problem(traces):
+            assert "majority" not in verdicts
+            assert verdicts["correct"] != "pass"
+
+
+def test_the_vote_takes_the_policy_of_the_rule_correct():
+    traces = samples(["0.33", "1/3", "0.33", "1/3"])
+    for given, outcome in (({}, "unknown"), ({"rounding_digits": 2, "timeout": 1}, "pass")):
+        for verdicts in on_problem(traces, rules={"correct": given}):
+            assert verdicts == {"majority": outcome}
 
 
 def test_no_samples_give_no_findings():

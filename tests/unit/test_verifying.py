@@ -1,5 +1,6 @@
 """`retort verify`: one pair for a person, a file of pairs for a program."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.verifying import judge_pairs
+from pipeline.verifying import _pairs, judge_pairs
 
 
 def retort(*arguments):
@@ -101,3 +102,35 @@ def test_references_that_are_data_or_truths_are_compared_as_such(tmp_path, capsy
     rows = [{"gold": {"a": [1]}, "pred": 'So {"a": [1.0]}.'}, {"gold": True, "pred": "true"}]
     assert [r["verdict"] for r in judged(tmp_path, rows, capsys, "json")] == ["correct", "correct"]
     assert [r["verdict"] for r in judged(tmp_path, rows[1:], capsys, "yes_no")] == ["correct"]
+
+
+def test_numbers_count_as_they_are_written(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        '{"gold": "0.10", "pred": 0.10}\n{"gold": 1e999, "pred": 7}\n{"gold": {"a": 1.50}, "pred": "{}"}\n'
+    )
+    out = io.StringIO()
+    texts = [(gold, pred) for _, gold, pred in _pairs(path, "json")]
+    assert texts == [("0.10", "0.10"), ("1e999", "7"), ('{"a": 1.50}', "{}")]
+    judge_pairs(path, "json", (), out)
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in out.getvalue().splitlines()]
+    assert [row["gold"] for row in rows] == ["0.10", "1e999", {"a": 1.5}]
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_json_is_refused_in_one_line(tmp_path, name):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f'{{"gold": {name}, "pred": "7"}}\n')
+    with pytest.raises(UserError, match=f"pairs.jsonl:1: not a JSON object in one line: {name} is no JSON"):
+        judge_pairs(path, "math", ())
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"gold": "1", "pred": "1"}\n' * 5000)
+    command = [sys.executable, "-m", "pipeline", "verify", "--pairs", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert b"correct" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

@@ -19,12 +19,17 @@ def said(text):
         ("Don't  STOP,\n(now)!", "don t stop now"),
         ("1,234,567 and 1,2", "1234567 and 1 2"),
         ("3.5. And .5", "3.5 and 5"),
-        ("twenty-one, 5-3 and x - y", "twenty one 5 - 3 and x - y"),
+        ("twenty-one, 5-3 and x-y", "twenty one 5 - 3 and x - y"),
         ("3x+4=7", "3 x + 4 = 7"),
         ("**16** eggs, 2*3", "16 eggs 2 * 3"),
         (r"\(\frac{1}{2}\) of $1{,}000$", "1 / 2 of 1000"),
         (r"\textbf{Five} \times 2 \leq \sqrt{x}", "five * 2 < = sqrt x"),
         ("2² ≤ 3×4−1", "2 ^ 2 < = 3 * 4 - 1"),  # noqa: RUF001
+        (r"\frac12 + \dfrac1{3} + \cfrac{x}y", "1 / 2 + 1 / 3 + x / y"),
+        (r"\begin{align*} a &\ne b \end{align*}\ldots", "a neq b"),
+        (r"\theta = 30^{\circ}, f \circ g", "theta = 30 degree f circ g"),
+        ("θ = 30°, f ∘ g, √2πr ≠ Δx", "theta = 30 degree f circ g sqrt 2 pi r neq delta x"),
+        ("μεγάλος, 5 µm, 5 μm", "μεγάλοσ 5 mu m 5 mu m"),
         ("ＡＢ１２ ﬁne", "ab 12 fine"),  # noqa: RUF001
         ("“Straße” — cafe\u0301", "strasse café"),
         ("答案是12。", "答 案 是 12"),
