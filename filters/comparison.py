@@ -11,7 +11,7 @@ from filters.formulas import Open, read_formula, same_formulas
 from filters.numbers import read_quantity, same_number
 from filters.policy import Policy
 from filters.relations import label_of, same_equation, same_relation, values_of
-from filters.solutions import interval, joined_bounds, solutions, without_conditions
+from filters.solutions import indexed, interval, joined_bounds, solutions, unnamed, values, without_conditions
 from filters.spellings import UNION
 from filters.structure import Structure, expand_signs, structure, vector
 from filters.tokens import Budget, TooLarge
@@ -42,6 +42,8 @@ class Comparison:
         if squeeze(gold) == squeeze(given):
             return True
         a, b = (solutions(self._read(text)) for text in (gold, given))
+        if (indexed(a) and unnamed(b)) or (indexed(b) and unnamed(a)):  # roots in any order, beside 2, 3
+            a, b = (values(side) if indexed(side) else side for side in (a, b))
         if {a.kind, b.kind} == {"set", "tuple"} and 1 in (len(a.parts), len(b.parts)):  # {(1, 2)}
             a, b = (structure(side.parts[0]) if len(side.parts) == 1 else side for side in (a, b))
         if {a.kind, b.kind} == {"one", "tuple"}:  # a column is a tuple
@@ -174,7 +176,10 @@ class Comparison:
             equal = any(self.same(p, q) for p in values[0] for q in values[1])
             if x == y or (not equal and len(a.parts) > 2):
                 return equal
-            if equal and (_LABEL_WORD.fullmatch(x) or _LABEL_WORD.fullmatch(y) or ("(" in x) != ("(" in y)):
+            words = [bool(_LABEL_WORD.fullmatch(label)) for label in (x, y)]
+            if equal and all(words) and x.casefold() != y.casefold():
+                raise Open("ambiguous")  # AB = 4 beside CD = 4
+            if equal and (any(words) or ("(" in x) != ("(" in y)):
                 return True  # a label in words, or f(x), beside a letter
         self.layer = "formula"
         verdict = (

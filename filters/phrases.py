@@ -54,8 +54,8 @@ _WORDS: dict[str, str] = {
 }
 # What is said of an answer and is none: "the answer is correct", "is in cm".
 _REMARK = (
-    r"[ \t]+(?:rounded|correct|right|verified|clear|(?:very )?helpful|useful|obtained|found|given|confirmed"
-    r"|based|as follows|below|in (?!\[|\())"
+    r"[ \t]+(?:(?:rounded|correct|right|verified|clear|(?:very )?helpful|useful|obtained|found|given"
+    r"|confirmed|based|as follows|below)\b|in (?!\[|\())"
 )
 _CONNECTORS = {
     word: re.compile(after.replace("%n", _REMARK).replace("%s", _MARK)) for word, after in _WORDS.items()

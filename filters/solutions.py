@@ -72,6 +72,22 @@ def joined_bounds(text: str, parts: tuple[str, ...]) -> Structure | None:
     return Structure("tuple", (low.parts[0], high.parts[1]), (low.marks[0], high.marks[1]))
 
 
+def indexed(several: Structure) -> bool:
+    """Whether a list names the values of one unknown: x_1 = 3, x_2 = 2."""
+    labels = {label_of(part) or "" for part in several.parts} if several.kind == "list" else set()
+    alike = len({label[:1] for label in labels}) == 1 and all("_" in label for label in labels)
+    return alike and len(labels) == len(several.parts) > 1
+
+
+def unnamed(several: Structure) -> bool:
+    return all(label_of(part) is None for part in several.parts)
+
+
+def values(several: Structure) -> Structure:
+    """A list of assignments without the names."""
+    return several._replace(parts=tuple(part.partition("=")[2].strip() for part in several.parts))
+
+
 def solutions(several: Structure) -> Structure:
     """A list as the points that solve something: p = 5, q = 2; p = 7, q = 2 is (5, 2), (7, 2), the names in
     order; and a point is one solution however often it is named, though a number may stand twice."""
@@ -82,14 +98,6 @@ def solutions(several: Structure) -> Structure:
     count = len(set(labels))
     if len(parts) == count and all(len(label) == 1 for label in labels):  # y = 1, x = 2
         parts = tuple(part for _, part in sorted(zip(labels, parts, strict=True)))
-    if (
-        len(parts) == count > 1
-        and len({label[:1] for label in labels}) == 1
-        and all("_" in x for x in labels)
-    ):
-        parts = tuple(
-            part.partition("=")[2].strip() for part in parts
-        )  # x_1 = 3, x_2 = 2: roots in any order
     if 1 < count < len(parts) and labels == labels[:count] * (len(parts) // count):
         values = [part.partition("=")[2].strip() for part in parts]
         order = sorted(range(count), key=labels.__getitem__)
