@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv when it is missing or out of date, then runs a command.
 #
-#   ./run.sh               the demo: problems -> traces -> filters -> student -> table (CPU, about 18 minutes)
+#   ./run.sh               the demo: problems -> traces -> filters -> student -> table (CPU, about 15 minutes)
 #   ./run.sh test [ARGS]   ruff, types and all tests; ARGS go to pytest, e.g. -m "not slow"
 #   ./run.sh setup         set up, and nothing else
 #   ./run.sh WORDS         any command of retort, e.g. ./run.sh generate pipeline/recipes/demo.toml
