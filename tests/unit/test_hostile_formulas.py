@@ -1,11 +1,16 @@
 """Formulas put together at random, sensible or not: a verdict or "cannot tell", never an exception."""
 
 import random
+from fractions import Fraction
 
 import pytest
 
 from filters.equal import compare
+from filters.fold import fold
+from filters.formula import parse
+from filters.identity import same
 from filters.policy import DEFAULT
+from filters.tokens import Budget, TooLarge, Unreadable
 
 PLAIN = "0 1 2 3 10 -3 0.5 x y a e i I x_1 f(x) (1,2) [0,1)"
 LEAVES = [
@@ -44,3 +49,20 @@ def test_no_formula_raises_and_each_is_itself_or_cannot_be_told(seed):
         other = rng.choice([formula(rng, 3), gold.replace("1", "1.0"), gold.replace("x", "y"), f"({gold})"])
         assert compare(gold, other, DEFAULT).same in (True, False, None)
         assert compare(gold, gold, DEFAULT).same in (True, None), gold
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_formula_is_never_unlike_once_itself(seed):
+    """By its values: the two trees are not spelled alike. What holds infinity is compared by spelling."""
+    rng = random.Random(seed)
+    read = 0
+    for _ in range(50):
+        text = fold(formula(rng, rng.randint(1, 3)))
+        try:
+            tree = parse(text)
+            same_value = same(tree, ("mul", ("num", Fraction(1)), tree), Budget())
+        except (Unreadable, TooLarge):
+            continue
+        read += 1
+        assert "∞" in text or same_value is not False, text
+    assert read > 5
