@@ -7,6 +7,7 @@ What an answer means is `filters.verify`'s business; here it is only found and f
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from filters.fold import tidy
@@ -132,15 +133,23 @@ def _boxes(text: str) -> list[tuple[int, int]]:
 
 
 def _tagged(text: str) -> Answer | None:
-    start, found = None, None
+    found = None
+    for inside in in_tags(text):
+        found = inside.strip()
+    return Answer(found, "tag") if found else None
+
+
+def in_tags(text: str) -> Iterator[str]:
+    """What each closed pair of answer tags holds, in order."""
     if "<" not in text:
-        return None
+        return
+    start = None
     for tag in _ANSWER_TAG.finditer(text):
         if not tag[1]:
             start = tag.end()
         elif start is not None:
-            found, start = text[start : tag.start()].strip(), None
-    return Answer(found, "tag") if found else None
+            yield text[start : tag.start()]
+            start = None
 
 
 def _phrased(text: str) -> Answer | None:

@@ -61,7 +61,7 @@ _THING = re.compile(
     r"|virus|antigen|case|part|section|city|town|train|car|box|bag|set|matrix|event|angle|circle|square|side|column"
     r"|row|step|method|country|store|shop|machine|factory|graph|table|model|sample|mixture|container|jar|tank|pipe"
     r"|stage|grade|level|building|school|student|worker|substance|element|gas|compound|species|product|brand|planet"
-    r"|star|immunoglobulin|coenzyme|phase|region|zone|district|room|worker|node|vertex|cell|gene|allele)\s$",
+    r"|star|immunoglobulin|coenzyme|phase|region|zone|district|room|node|vertex|cell|gene|allele)\s$",
     re.IGNORECASE,
 )
 # What a clause in words has and a formula has not.

@@ -6,6 +6,7 @@ What the parts leave undecided raises Open; what would cost too much raises TooL
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from filters.formulas import Open, read_formula, same_formulas
 from filters.numbers import read_quantity, same_number
@@ -121,35 +122,28 @@ class Comparison:
         if len(a) != len(b):
             return False
         for part in a:
-            undecided: Open | None = None
-            for i, other in enumerate(b):
-                try:
-                    if self.same(part, other):
-                        b = b[:i] + b[i + 1 :]
-                        break
-                except Open as e:
-                    undecided = e
-            else:
-                if undecided:
-                    raise undecided
+            at = self._first_same((part, other) for other in b)
+            if at is None:
                 return False
+            b = b[:at] + b[at + 1 :]
         return True
 
     def _contains(self, a: Structure, b: Structure) -> bool:
         """Whether every part of `b` is in `a`; open where a part is in none and may be in one."""
-        for part in b.parts:
-            undecided: Open | None = None
-            for other in a.parts:
-                try:
-                    if self.same(other, part):
-                        break
-                except Open as e:
-                    undecided = e
-            else:
-                if undecided:
-                    raise undecided
-                return False
-        return True
+        return all(self._first_same((other, part) for other in a.parts) is not None for part in b.parts)
+
+    def _first_same(self, pairs: Iterable[tuple[str, str]]) -> int | None:
+        """The place of the first pair that says the same, None where none does. Raises Open where one may."""
+        undecided: Open | None = None
+        for at, (one, other) in enumerate(pairs):
+            try:
+                if self.same(one, other):
+                    return at
+            except Open as e:
+                undecided = e
+        if undecided:
+            raise undecided
+        return None
 
     def _same_chains(self, a: Structure, b: Structure) -> bool:
         """Equations and inequalities, beside each other or beside what they are solved to."""
@@ -200,7 +194,7 @@ class Comparison:
                 raise Open("units_differ")
             return equal
         self.layer = "formula"
-        return same_formulas(gold, given, self._policy, self._budget)
+        return same_formulas((gold, given), (a, b), self._policy, self._budget)
 
 
 def _names_agree(a: Structure, b: Structure) -> bool:

@@ -12,7 +12,7 @@ from filters.evaluate import value_at
 from filters.exact import exact
 from filters.formula import parse, parts
 from filters.identity import canonical, replaced, same, variables
-from filters.numbers import Number, read_quantity, rounds_to, split_unit
+from filters.numbers import Number, rounds_to, split_unit
 from filters.policy import Policy
 from filters.structure import unwrap
 from filters.tokens import Budget, Tree, Unreadable
@@ -29,8 +29,14 @@ class Open(Exception):
     """Two things that cannot be told apart or alike here; the text is the reason's code."""
 
 
-def same_formulas(gold: str, given: str, policy: Policy, budget: Budget) -> bool:
-    """Whether two folded texts have the same value, unit or not. Raises Open and TooLarge."""
+def same_formulas(
+    texts: tuple[str, str], numbers: tuple[Number | None, Number | None], policy: Policy, budget: Budget
+) -> bool:
+    """Whether two folded texts have the same value, unit or not. Raises Open and TooLarge.
+
+    numbers: what each is where it is a plain number; a decimal may be a rounding of the other's value.
+    """
+    gold, given = texts
     if (time := _TIME.fullmatch(gold)) and (other := _TIME.fullmatch(given)):
         return _same_times(time, other)
     if gold.count(":") == given.count(":") > 1:
@@ -47,7 +53,7 @@ def same_formulas(gold: str, given: str, policy: Policy, budget: Budget) -> bool
         if None in kinds or kinds[0] == kinds[1]:
             raise Open("units_differ")
         return False
-    if _rounded(gold, y, policy, budget) or _rounded(given, x, policy, budget):
+    if _rounded(numbers[0], y, policy, budget) or _rounded(numbers[1], x, policy, budget):
         return True
     verdict = same(x, y, budget)
     if verdict:
@@ -120,9 +126,8 @@ def _to_ten(tree: Tree) -> Tree:
     return tuple(_to_ten(part) if isinstance(part, tuple) else part for part in tree)
 
 
-def _rounded(written: str, tree: Tree, policy: Policy, budget: Budget) -> bool:
+def _rounded(number: Number | None, tree: Tree, policy: Policy, budget: Budget) -> bool:
     """Whether the first is a decimal and a rounding of a constant formula's value."""
-    number: Number | None = read_quantity(written, decimal_comma=True)
     if number is None or number.percent or number.decimals is None or variables(tree):
         return False
     if (value := exact(tree, budget)) is not None:

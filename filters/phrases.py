@@ -107,9 +107,9 @@ def _answer_lines(text: str) -> list[Place]:
         if at < 0:
             break
         if (
-            "\nB:" not in text
-            and _LINE_START.search(text, max(at - 10, 0), at)
+            _LINE_START.search(text, max(at - 10, 0), at)
             and not text[at + 2 : at + 3].isalpha()
+            and "\nB:" not in text
         ):  # A:B = 1
             found.append(Place(at, at + 2, False))
         at = text.rfind("A:", 0, at)

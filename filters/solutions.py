@@ -99,10 +99,10 @@ def solutions(several: Structure) -> Structure:
     if len(parts) == count and all(len(label) == 1 for label in labels):  # y = 1, x = 2
         parts = tuple(part for _, part in sorted(zip(labels, parts, strict=True)))
     if 1 < count < len(parts) and labels == labels[:count] * (len(parts) // count):
-        values = [part.partition("=")[2].strip() for part in parts]
+        given = values(several).parts
         order = sorted(range(count), key=labels.__getitem__)
         parts = tuple(
-            f"({','.join(values[first + i] for i in order)})" for first in range(0, len(parts), count)
+            f"({','.join(given[first + i] for i in order)})" for first in range(0, len(parts), count)
         )
     if all(part[:1] == "(" for part in parts):
         parts = tuple(dict.fromkeys(part.replace(" ", "") for part in parts))

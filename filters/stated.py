@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from filters.answers import PHRASE_LIMIT, after_thought, extract
+from filters.answers import PHRASE_LIMIT, after_thought, extract, in_tags
 from filters.fold import fold, fold_text, tidy
 from filters.phrases import Place, announcements
 from filters.sentences import is_prose
@@ -53,7 +53,6 @@ _ANOTHERS = re.compile(
 _OF_A_PART = re.compile(
     r"\b(?:to|of|for)\b.*(?:\bpart|\bstep|\bsub|\bfirst|\bsecond|\bthird|\(\w\)|\bquestion \d)", re.I
 )
-_TAG = re.compile(r"<(/?)(?:answer|solution)>", re.IGNORECASE)
 _BOX = re.compile(r"(?=\\(?:boxed|fbox)[ {])")
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|\Z)|\n")
 
@@ -89,16 +88,10 @@ def boxed(response: str) -> list[str]:
 
 def tagged(response: str) -> list[str]:
     """What each closed pair of answer tags holds, or the box or announced answer in it, each text once."""
-    start, found = None, dict[str, None]()
-    response = after_thought(response)
-    for tag in _TAG.finditer(response):
-        if not tag[1]:
-            start = tag.end()
-        elif start is not None:
-            inside = response[start : tag.start()]
-            answer = extract(inside[-PHRASE_LIMIT:])
-            found[answer.text if answer and answer.how in ("boxed", "phrase") else tidy(inside)] = None
-            start = None
+    found = dict[str, None]()
+    for inside in in_tags(after_thought(response)):
+        answer = extract(inside[-PHRASE_LIMIT:])
+        found[answer.text if answer and answer.how in ("boxed", "phrase") else tidy(inside)] = None
     return list(found)
 
 

@@ -30,7 +30,6 @@ from filters.tokens import FUNCTIONS
 if TYPE_CHECKING:
     from pipeline.rows import AnswerType
 
-MATH_LIMIT = 2000  # characters of an answer to compare as mathematics
 TEXT_LIMIT = 100_000  # characters of an answer to compare as text, or to score
 TIMEOUT = 1.5  # seconds
 
