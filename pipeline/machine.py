@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -15,6 +18,35 @@ def has_gpu() -> bool:
     except importlib.metadata.PackageNotFoundError:
         pass
     return any(any(Path("/dev").glob(device)) for device in ("nvidia[0-9]*", "dxg", "kfd"))
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    memory: int  # bytes in all, whoever uses them
+
+
+@lru_cache
+def gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that we may use, as nvidia-smi lists them; none where it is missing or says nothing."""
+    asked = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = None if visible is None else {word.strip() for word in visible.split(",")}
+    found = []
+    for line in said.splitlines():
+        words = [word.strip() for word in line.split(",")]
+        if len(words) == 4 and words[3].isdigit() and (wanted is None or wanted & set(words[:2])):
+            found.append(Gpu(words[2], int(words[3]) * 2**20))
+    return tuple(found)
+
+
+def main_memory() -> int:
+    """Bytes of main memory in all."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def cores() -> list[int]:

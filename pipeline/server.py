@@ -24,7 +24,7 @@ from typing import Any
 from pipeline.child import Child
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
-from pipeline.machine import computes_bf16, cores, has_gpu
+from pipeline.machine import computes_bf16, cores, has_gpu, main_memory
 from pipeline.teacher.endpoints import check_address, read_key
 
 HOST = "127.0.0.1"
@@ -149,7 +149,7 @@ def _without_gpu(arguments: Mapping[str, object]) -> dict[str, str]:
     Left alone, vLLM keeps a core free and takes one thread a physical core: on a small machine, half of it.
     """
     bound = cores()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = main_memory()
     settings = {}
     if "kv_cache_memory_bytes" not in arguments:
         settings["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, memory // 2**33))  # GiB
