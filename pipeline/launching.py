@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config import Recipe
 from pipeline.config.base import Scalar
@@ -38,20 +38,37 @@ def check(recipe: Recipe) -> None:
             f"train.batch_size = {train.batch_size} is no multiple of micro_batch_size x processes = "
             f"{train.micro_batch_size} x {at_once // train.micro_batch_size}"
         )
-    said = settings(train.accelerate)
-    if said.get("distributed_type") == "DEEPSPEED" or train.accelerate.get("use_deepspeed"):
-        _need("deepspeed", "train.accelerate: DeepSpeed", "deepspeed")
-    elif (said.get("distributed_type") == "FSDP" or train.accelerate.get("use_fsdp")) and not has_gpu():
-        # accelerate 1.15 would say nothing, and give every process the whole model
-        raise UserError("train.accelerate: FSDP needs GPUs, and there is none; num_processes works without")
-    if train.lora is not None and train.lora.quantize is not None:
-        if not has_gpu():
-            raise UserError(f'train.lora.quantize = "{train.lora.quantize}" needs a GPU, and there is none')
-        _need("bitsandbytes", f'train.lora.quantize = "{train.lora.quantize}"', "qlora")
+    _check_sharding(train)
+    _check_bitsandbytes(train)
     for tracker in train.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(f"train.trackers names {tracker}, which is not installed: pip install {tracker}")
     teachers(recipe)
+
+
+def _check_sharding(train: Train) -> None:
+    how = sharding(train.accelerate)
+    if how == "DEEPSPEED":
+        _need("deepspeed", "train.accelerate: DeepSpeed", "deepspeed")
+    elif how == "FSDP" and not has_gpu():
+        # accelerate 1.15 would say nothing, and give every process the whole model
+        raise UserError("train.accelerate: FSDP needs GPUs, and there is none; num_processes works without")
+
+
+def _check_bitsandbytes(train: Train) -> None:
+    """What computes in 8 or 4 bits needs a GPU and the package, and cannot be spread over processes."""
+    wanted = [f'train.optimizer = "{train.optimizer}"'] if "8bit" in train.optimizer else []
+    if wanted and sharding(train.accelerate):
+        raise UserError(
+            f"{wanted[0]}: bitsandbytes cannot share its state out over processes; leave the line out: FSDP "
+            "and DeepSpeed spread the usual optimizer's"
+        )
+    if train.lora is not None and train.lora.quantize is not None:
+        wanted.append(f'train.lora.quantize = "{train.lora.quantize}"')
+    for what in wanted:
+        if not has_gpu():
+            raise UserError(f"{what} needs a GPU, and there is none")
+        _need("bitsandbytes", what, "qlora")
 
 
 def _check_logprobs(recipe: Recipe) -> None:
@@ -79,6 +96,14 @@ def processes(arguments: Mapping[str, Scalar]) -> int:
     if number is not None and (not isinstance(number, int) or number < 1):
         raise UserError(f"train.accelerate.num_processes = {number}: a number from 1 on")
     return number or 1
+
+
+def sharding(arguments: Mapping[str, Scalar]) -> Literal["FSDP", "DEEPSPEED"] | None:
+    """By what the weights are spread over the processes, None where each holds them whole."""
+    said = settings(arguments).get("distributed_type")
+    if said == "DEEPSPEED" or arguments.get("use_deepspeed"):
+        return "DEEPSPEED"
+    return "FSDP" if said == "FSDP" or arguments.get("use_fsdp") else None
 
 
 def settings(arguments: Mapping[str, Scalar]) -> dict[str, Any]:

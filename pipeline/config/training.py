@@ -18,6 +18,9 @@ Schedule = Literal[
     "inverse_sqrt",
 ]
 
+# As transformers names them; adamw_8bit and paged_adamw_8bit are bitsandbytes' (Dettmers et al. 2022).
+Optimizer = Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
+
 
 class Lora(Table):
     """Low-rank adapters are trained instead of all weights (Hu et al. 2021), then merged into the student."""
@@ -81,6 +84,7 @@ class Train(Table):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     schedule: Schedule = "cosine"  # of the learning rate, as transformers names them
     warmup: Share = 0.05  # share of the steps
+    optimizer: Optimizer = "adamw_torch_fused"  # the others take less memory, and learn otherwise
     weight_decay: Annotated[float, Field(ge=0)] = 0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1
     order: Literal["shuffled", "easy_first", "short_first"] = "shuffled"  # easy: by the problem's pass rate

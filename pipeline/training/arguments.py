@@ -21,6 +21,7 @@ def arguments(job: TrainJob, examples: Mapping[str, Sized], processes: int) -> d
         "learning_rate": train.learning_rate,
         "lr_scheduler_type": train.schedule,
         "warmup_steps": min(train.warmup, 1 - 1e-9),  # below 1 it is a share of the steps
+        "optim": train.optimizer,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "per_device_train_batch_size": train.micro_batch_size,

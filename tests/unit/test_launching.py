@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,19 @@ def test_what_plays_no_part_on_policy_is_refused(said: dict[str, Any]) -> None:
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")
 def test_four_bits_without_a_gpu_are_refused() -> None:
     assert complaint(lora={"quantize": "nf4"}) == 'train.lora.quantize = "nf4" needs a GPU, and there is none'
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
+def test_an_optimizer_in_8_bits_needs_a_gpu_and_its_package_and_is_not_sharded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "has_gpu", lambda: False)
+    assert complaint(optimizer=name) == f'train.optimizer = "{name}" needs a GPU, and there is none'
+    monkeypatch.setattr(launching, "has_gpu", lambda: True)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert "needs bitsandbytes, which is not installed" in complaint(optimizer=name)
+    sharded = {"config_file": FSDP2, "num_processes": 8}
+    assert "cannot share its state out" in complaint(optimizer=name, micro_batch_size=2, accelerate=sharded)
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")
