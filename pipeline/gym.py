@@ -48,7 +48,7 @@ def entries(task: str, settings: dict[str, Any], size: int, seed: int) -> Iterat
         raise UserError(
             f"reasoning-gym task {task!r}: settings are numbers, texts, booleans and lists"
         ) from None
-    command = [sys.executable, "-W", "ignore", "-m", "pipeline.gym", text]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "pipeline.gym", text]
     env = {**os.environ, "PYTHONHASHSEED": "0"}
     with (
         tempfile.TemporaryFile("w+") as log,

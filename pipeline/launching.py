@@ -170,7 +170,7 @@ def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
             "dynamo_backend": "no",
         }
         ours |= _on_gpus(processes(arguments)) if has_gpu() else _on_cpu(processes(arguments))
-    line = [sys.executable, "-m", "accelerate.commands.launch"]
+    line = [sys.executable, "-P", "-m", "accelerate.commands.launch"]
     for name, value in (ours | dict(arguments)).items():
         if value is not False:
             line.append(f"--{name}" if value is True else f"--{name}={value}")
@@ -194,6 +194,7 @@ def _on_cpu(processes: int) -> dict[str, Scalar]:
 def environment(todo: TrainJob) -> dict[str, str]:
     """Ours, under what is set in the environment. Models that are here need no network."""
     ours = {"TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1", "WANDB_PROJECT": "retort"}
+    ours["PYTHONSAFEPATH"] = "1"  # the processes it starts, too, find no module of the folder we run in
     ours["TENSORBOARD_LOGGING_DIR"] = str(todo.output.parent / "tensorboard")
     if all(os.path.isdir(model) for model in (todo.model, *(teacher.model for teacher in todo.teachers))):
         ours["HF_HUB_OFFLINE"] = "1"

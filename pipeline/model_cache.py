@@ -64,7 +64,7 @@ def _make(target: Path, program: Sequence[str], doing: str, say: Callable[[str],
     part.mkdir()
     log = target.with_name(target.name + ".log")
     say(f"{doing}, once (log: {log})")
-    command = [sys.executable, "-m", f"pipeline.training.{program[0]}", *program[1:], str(part)]
+    command = [sys.executable, "-P", "-m", f"pipeline.training.{program[0]}", *program[1:], str(part)]
     try:
         with Child(command, log) as child:
             if child.wait() != 0:

@@ -108,7 +108,7 @@ def command(endpoint: Endpoint, model_path: str, name: str, port: int) -> list[s
     arguments: dict[str, Any] = {"model": model_path, "served_model_name": name, "host": HOST, "port": port}
     arguments |= _LIGHT | _AS_ASKED | ({} if has_gpu() else _on_cpu())
     # The module, not the `vllm` command: builds of vLLM under another name have no working one.
-    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    line = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     for key, value in (arguments | endpoint.vllm).items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
@@ -137,7 +137,8 @@ def _on_cpu() -> dict[str, Any]:
 
 def environment(endpoint: Endpoint, model_path: str) -> dict[str, str]:
     """Ours, under what is set in the environment, under what the recipe says."""
-    ours = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    # Its engine's processes are to find no module of the folder that the command runs in, as -P has it.
+    ours = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONSAFEPATH": "1"}
     if os.path.isdir(model_path):
         ours["HF_HUB_OFFLINE"] = "1"
     return ours | _without_gpu(endpoint.vllm) | dict(os.environ) | endpoint.env

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -35,7 +36,7 @@ LAYERS = (
     ("pipeline.run", "pipeline.table", "pipeline.sql", "pipeline.notebook"),
     ("pipeline.costs", "pipeline.publish"),
     ("pipeline.show", "pipeline.verifying"),
-    ("pipeline.why", "pipeline.results", "pipeline.diff", "pipeline.report"),
+    ("pipeline.why", "pipeline.results", "pipeline.diff", "pipeline.report", "pipeline.ending"),
     ("pipeline.status",),
     ("pipeline.cli", "pipeline.commands"),
     ("pipeline.fake_server",),  # nothing of the product may need it
@@ -85,6 +86,24 @@ def test_training_is_reached_only_as_a_subprocess() -> None:
             assert reached <= {"pipeline.training.job", "pipeline.training"} | {
                 name for name in reached if name.startswith("pipeline.training.job.")
             }, f"{path} imports {reached}"
+
+
+def test_python_is_started_so_that_it_finds_no_module_of_the_folder_it_runs_in() -> None:
+    nodes = (node for path in sources() for node in ast.walk(ast.parse(path.read_text())))
+    starts = [node for node in nodes if starts_python(node)]
+    assert len(starts) >= 6
+    for node in starts:
+        flags = {item.value for item in node.elts if isinstance(item, ast.Constant)}
+        assert flags & {"-P", "-I"}, ast.unparse(node)
+
+
+def starts_python(node: ast.AST) -> TypeGuard[ast.List | ast.Tuple]:
+    """Whether it is a command line that begins with the interpreter."""
+    return (
+        isinstance(node, ast.List | ast.Tuple)
+        and bool(node.elts)
+        and ast.unparse(node.elts[0]) == "sys.executable"
+    )
 
 
 @pytest.mark.parametrize(

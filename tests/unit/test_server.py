@@ -44,8 +44,8 @@ def test_engine_arguments_become_a_command_line() -> None:
         }
     )
     line = server.command(endpoint, "/models/m", "m", 8123)
-    assert line[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    assert line[3:7] == ["--model=/models/m", "--served-model-name=m", "--host=127.0.0.1", "--port=8123"]
+    assert line[:4] == [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    assert line[4:8] == ["--model=/models/m", "--served-model-name=m", "--host=127.0.0.1", "--port=8123"]
     said = {
         "--max-model-len=2048",
         "--enforce-eager",
