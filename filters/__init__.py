@@ -4,8 +4,8 @@ To add a filter:
 
 1. Write a function `my_filter(trace, *, limit: int = 100) -> Finding` in a file of this folder. It says
    `fit()`, `unfit("short_code")` or `cannot_tell("short_code")` (`filters.finding`), with evidence where
-   there is some. Parameters are keyword-only, with a type and a default; a recipe sets them under
-   `[filter.rules.my_filter]`. Raising counts as "cannot tell".
+   there is some. Parameters are keyword-only, with a type and a default; a recipe says `my_filter = true`
+   under `[filter.rules]`, or sets them under `[filter.rules.my_filter]`. Raising counts as "cannot tell".
 2. Add a line to FILTERS below. Raise its version whenever a trace might be judged otherwise than before.
 3. Add cases to `tests/cases/filters.jsonl`: what must pass, and the near miss that must not.
 

@@ -39,8 +39,8 @@ def finished(trace: Trace) -> Finding:
     return unfit(trace.finish_reason or "no_finish_reason", trace.error)
 
 
-def one_thought(trace: Trace) -> Finding:
-    """Exactly one closed, non-empty thought, and something after it.
+def one_thought(trace: Trace, *, required: bool = True) -> Finding:
+    """Exactly one closed, non-empty thought, and something after it; not `required`: or no thought at all.
 
     The client puts a closed thought into `reasoning` and what follows into `response`; a thought that was
     never closed leaves `response` empty; text whose tags are out of order is left whole in `response`. So a
@@ -50,9 +50,9 @@ def one_thought(trace: Trace) -> Finding:
     stray = _stray_tag(trace.reasoning or "") or _stray_tag(trace.response)
     if stray:
         return unfit("stray_tags", stray[0])
-    if trace.reasoning is None:
+    if trace.reasoning is None and (required or not trace.response.strip()):
         return unfit("no_thought" if trace.response.strip() else "no_response")
-    if not trace.reasoning.strip():
+    if required and not (trace.reasoning or "").strip():
         return unfit("empty_thought")
     if not trace.response:
         return unfit("unclosed")

@@ -59,7 +59,7 @@ def _stage_command(name: str) -> click.Command:
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     @click.pass_obj
     def command(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
-        return _execute((name,), runs, _load(recipe, overrides))
+        return _execute((name,), runs, _load(recipe, overrides), (str(recipe), *overrides))
 
     return click.command(name, help=HELP[name], short_help=HELP[name])(command)
 
@@ -96,7 +96,7 @@ def evaluate(
         return _execute(("ingest", "evaluate"), runs, recipe)
     if model or problems or any(given.values()) or not words:
         raise UserError("evaluate takes a RECIPE, or --model and --problems without one")
-    return _execute(("evaluate",), runs, _load(Path(words[0]), words[1:]))
+    return _execute(("evaluate",), runs, _load(Path(words[0]), words[1:]), words)
 
 
 @cli.command()
@@ -111,7 +111,7 @@ def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
     from pipeline.stages import stages_of
 
     loaded = _load(recipe, overrides)
-    return _execute(tuple(stages_of(loaded)), runs, loaded)
+    return _execute(tuple(stages_of(loaded)), runs, loaded, (str(recipe), *overrides))
 
 
 for _command in commands.ALL:
@@ -166,21 +166,36 @@ def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
     return load_recipe(recipe, overrides)
 
 
-def _execute(names: Sequence[str], runs: Path, recipe: Recipe) -> int:
-    from pipeline.stage import DONE, execute
+def _execute(names: Sequence[str], runs: Path, recipe: Recipe, words: Sequence[str] = ()) -> int:
+    """Run stages and say what is next; the exit code of the first that is not done.
+
+    All of them are checked before any writes. `words`: what a command for the next stage has after its name.
+    """
+    from pipeline import ending
+    from pipeline.progress import say
+    from pipeline.stage import DONE, check_made, execute
     from pipeline.stages import STAGES, stages_of
 
-    stages = STAGES | stages_of(recipe)
+    wanted, folder = stages_of(recipe), runs / recipe.run
+    stages = STAGES | wanted
     for name in names:
         stages[name].check(recipe)
     for name in names:
-        code = execute(stages[name], stages, recipe, runs / recipe.run)
+        check_made(stages[name], recipe, folder)
+    for name in names:
+        if name == "evaluate" and "select" in names and recipe.student is None:
+            say("train: skipped, the recipe has no [student]; evaluate scores the teachers alone")
+        code = execute(stages[name], stages, recipe, folder)
         if code != DONE:
             return code
+        for line in ending.lines(commands.open_named(runs, folder), name):
+            say(line)
     if "evaluate" in names:
         from pipeline import results
 
-        results.print_table(commands.open_named(runs, runs / recipe.run))
+        results.print_table(commands.open_named(runs, folder))
+    following = list(wanted)[list(wanted).index(names[-1]) + 1 :]
+    say(ending.next_command(runs, (following[0], *words) if following else ("report", recipe.run)))
     return DONE
 
 

@@ -169,7 +169,7 @@ class Drawer:
         return row.model_copy(update={"outcome": outcome})
 
     def _peek(self, trace: Trace) -> None:
-        """Judge a trace now and then, so that people see early how many are right. It changes no row."""
+        """Judge a trace now and then, so that people see early how many are kept. It changes no row."""
         if self._draw.wanted.until is not None or trace.answer_type == "free":
             return
         if self._peeking is None or self._peeking.done():

@@ -93,7 +93,7 @@ class Ledger:
         self._start = time.monotonic()
 
     def note(self) -> str:
-        """For the line of progress: share right so far, tokens a second, in flight, retries, spend."""
+        """For the line of progress: share kept so far, tokens a second, in flight, retries, spend."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         tokens = sum(meter.completion_tokens for meter in self.meters)
         tallies = [meter.tally for meter in self.meters]
@@ -101,7 +101,7 @@ class Ledger:
         judged = self.outcomes.total()
         spends = [a.spend for t in (*self._earlier, self._try("")) for a in t.accounts if a.spend is not None]
         parts = (
-            f"{self.outcomes['kept'] / judged:.0%} of {judged} right" if judged else "",
+            f"kept {100 * self.outcomes['kept'] / judged:.0f} % ({judged} judged)" if judged else "",
             f"{tokens / seconds:,.0f} tokens/s",
             f"{sum(t.in_flight for t in tallies)} in flight",
             f"{retries} retries" if retries else "",

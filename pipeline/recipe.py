@@ -9,10 +9,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+import filters
 from pipeline.config import Recipe
+from pipeline.config.data import Filter
 from pipeline.config.endpoints import Judge, Teacher
 from pipeline.config.sources import DatasetSource, FileSource, GymSource
 from pipeline.errors import UserError, nearest
+
+# What rules are told where select.reasoning = "none", unless the recipe says otherwise.
+THOUGHT_OPTIONAL: dict[str, dict[str, Any]] = {
+    "one_thought": {"required": False},
+    "length": {"min_thought": 0},
+}
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -30,6 +38,7 @@ def recipe_of(data: dict[str, Any], overrides: Sequence[str], where: str) -> Rec
     """Check a recipe as TOML has it; `where` it comes from begins an error. Raises UserError, one line."""
     for override in overrides:
         _apply(data, override)
+    _merge_rules(data)
     try:
         return Recipe.model_validate(data)
     except ValidationError as e:
@@ -57,6 +66,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 def _descend(at: Any, step: str, key: str) -> Any:
     below = at[_index(at, step, key)] if isinstance(at, list) else at.setdefault(step, {})
+    if below is True and key.startswith("filter.rules."):  # a rule without parameters
+        below = at[step] = {}
     if not isinstance(below, dict | list):
         raise UserError(f"override {key}: {step!r} is a value, not a table")
     return below
@@ -66,6 +77,25 @@ def _index(at: list[Any], step: str, key: str) -> int:
     if not step.isdigit() or int(step) >= len(at):
         raise UserError(f"override {key}: {step!r} is not one of the positions 0 to {len(at) - 1}")
     return int(step)
+
+
+def _merge_rules(data: dict[str, Any]) -> None:
+    """Lay the rules of [filter.rules] over the default ones: `true` adds one, `false` switches one off.
+
+    Where no thought is taught, none is asked for. Raises UserError for an unknown name, which `false` would
+    else hide. What is no table is left for the model to refuse.
+    """
+    table, select = data.setdefault("filter", {}), data.get("select", {})
+    given = table.get("rules", {}) if isinstance(table, dict) else None
+    if not isinstance(given, dict):
+        return
+    filters.check_rules({name: {} for name, said in given.items() if said is False})
+    merged = {name: {} if said is True else said for name, said in (Filter().rules | given).items()}
+    if isinstance(select, dict) and select.get("reasoning") == "none":
+        for name in merged.keys() & THOUGHT_OPTIONAL.keys():
+            if isinstance(merged[name], dict):
+                merged[name] = THOUGHT_OPTIONAL[name] | merged[name]
+    table["rules"] = {name: said for name, said in merged.items() if said is not False}
 
 
 def _explain(error: ValidationError, one_teacher: bool) -> str:

@@ -127,7 +127,9 @@ class Message(Row):
 
 
 class Example(Row):
-    """One training row. The last message is the assistant's: <think>thought</think>, then the answer."""
+    """One training row. The last message is the assistant's: <think>thought</think>, then the answer;
+    or the answer alone, as select.reasoning says.
+    """
 
     id: str  # the trace's id
     problem_id: str

@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from pipeline.config import Recipe
 from pipeline.errors import Stopped, UserError
@@ -36,6 +39,9 @@ class Stage:
     check: Callable[[Recipe], None]  # what can be known before any work; raises UserError
     run: Callable[[Job], dict[str, Any]]  # does the work, gives a report for the manifest
     free: bool = False  # its own rows cost nothing: made anew where settings or inputs differ, never refused
+    tables: tuple[str, ...] = ()  # of the recipe: those that are its own, kept as it was made under them
+    # Stages that it runs within itself, each with a folder of its own
+    parts: Callable[[Recipe, Path], Iterable[Stage]] = lambda recipe, run_dir: ()
 
 
 @dataclass
@@ -65,6 +71,21 @@ class Job:
         return Progress(self.stage.name, total, self.output.counts().rows)
 
 
+def check_made(stage: Stage, recipe: Recipe, run_dir: Path) -> None:
+    """Raise UserError where the stage, or a part of it, was made under other settings; writes nothing.
+
+    An input that is yet to be made is taken for the one that the stage was made of.
+    """
+    output = Output(run_dir / stage.name, stage.row)
+    held = output.manifest()
+    if held is not None and not stage.free:
+        inputs = {name: Output(run_dir / name, stage.row).manifest() for name in stage.reads}
+        made = {name: m.content_id for name, m in inputs.items() if m and m.digests is not None}
+        output.check(_manifest(stage, recipe, held.inputs | made))
+    for part in stage.parts(recipe, run_dir):
+        check_made(part, recipe, run_dir)
+
+
 def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Path) -> int:
     """Bring a stage to completion in its run folder; gives the exit code. A complete one is left as it is.
 
@@ -79,8 +100,10 @@ def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Pat
     job = Job(stage, recipe, run_dir, output, inputs)
     try:
         with output.lock():
+            record = _record(job, stages) if stage.tables else None
             output.begin(manifest_of(job), anew=stage.free)
-            write_atomic(run_dir / "recipe.json", _without_secrets(recipe))
+            if record is not None:
+                _keep(run_dir / "recipe.json", record)
             if output.complete:
                 say(f"{stage.name}: done already, {_counted(output)}")
                 return DONE
@@ -118,13 +141,13 @@ def manifest_of(job: Job) -> Manifest:
     """Under which settings, of which inputs, a job's folder is made."""
     manifests = {name: given.manifest() for name, given in job.inputs.items()}
     mirrored = manifests[job.stage.mirrors] if job.stage.mirrors else None
-    return Manifest(
-        stage=job.stage.name,
-        version=job.stage.version,
-        settings=json.loads(json.dumps(job.stage.settings(job.recipe))),
-        inputs={name: m.content_id for name, m in manifests.items() if m},
-        shards=mirrored.shards if mirrored else None,
-    )
+    made = _manifest(job.stage, job.recipe, {name: m.content_id for name, m in manifests.items() if m})
+    return made.model_copy(update={"shards": mirrored.shards if mirrored else None})
+
+
+def _manifest(stage: Stage, recipe: Recipe, inputs: Mapping[str, str]) -> Manifest:
+    settings = json.loads(json.dumps(stage.settings(recipe)))
+    return Manifest(stage=stage.name, version=stage.version, settings=settings, inputs=dict(inputs))
 
 
 def _note(job: Job, code: int, seconds: float) -> None:
@@ -142,12 +165,39 @@ def _note(job: Job, code: int, seconds: float) -> None:
         file.write(json.dumps(event) + "\n")
 
 
-def _without_secrets(recipe: Recipe) -> bytes:
-    """The recipe as JSON, for the run's folder. Values of environment variables may be keys, so they go."""
+def _record(job: Job, stages: Mapping[str, Stage]) -> bytes:
+    """What recipe.json has to say once this stage has its folder: each table as its own stage was made under.
+
+    Tables of stages that are not made yet are those of the recipe at hand. Raises UserError where they do not
+    go together with those on record.
+    """
+    tables = _without_secrets(job.recipe)
+    with suppress(FileNotFoundError, ValueError):
+        recorded = Recipe.model_validate_json((job.run_dir / "recipe.json").read_bytes())
+        before = recorded.model_dump(mode="json")
+        for other in stages.values():
+            if other.name != job.stage.name and Output(job.run_dir / other.name, other.row).manifest():
+                tables |= {name: before[name] for name in other.tables}
+    try:
+        Recipe.model_validate(tables)
+    except ValidationError as e:
+        why = e.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{job.run_dir}: the recipe does not fit what is made already: {why}") from None
+    return json.dumps(tables, indent=2).encode() + b"\n"
+
+
+def _keep(path: Path, record: bytes) -> None:
+    """Write a file that says something else than before."""
+    if not path.exists() or path.read_bytes() != record:
+        write_atomic(path, record)
+
+
+def _without_secrets(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values. Those of environment variables may be keys, so they go."""
     plain = recipe.model_dump(mode="json")
     for table in filter(None, (*plain["teacher"], plain["judge"], plain["student"])):
         table["env"] = dict.fromkeys(table["env"], "***")
-    return json.dumps(plain, indent=2).encode() + b"\n"
+    return plain
 
 
 def _state(given: Output) -> str:

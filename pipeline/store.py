@@ -80,7 +80,16 @@ class Output:
         held = self.manifest()
         if held is not None and held.identity == manifest.identity:
             return
-        if held is not None and self._begun() and not anew:
+        if not anew:
+            self.check(manifest)
+        for path in self.folder.glob("*.parquet") if anew else ():
+            path.unlink()
+        self._save(manifest)
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise UserError, naming what differs, where work begun under other settings lies here."""
+        held = self.manifest()
+        if held is not None and held.identity != manifest.identity and self._begun():
             inside = any(
                 self.folder.glob("*/**/manifest.json")
             )  # what was paid for, perhaps, and still holds
@@ -89,10 +98,6 @@ class Output:
                 f"{self.folder} was made under other settings: {_difference(held, manifest)}; "
                 f"give the run another name (run=NAME) or delete {what} and those of later stages"
             )
-        if anew:
-            for path in self.folder.glob("*.parquet"):
-                path.unlink()
-        self._save(manifest)
 
     def finish(self, report: dict[str, Any] | None = None) -> None:
         """Declare the stage complete. The manifest with the shards' digests is the last thing written."""

@@ -91,8 +91,10 @@ def filters() -> str:
     """The rules that see one trace, with their parameters, and those that look across traces."""
     parts = ["# Filters", MADE]
     parts.append(
-        "Every rule named under `[filter.rules]` judges every trace; kept = all pass. Parameters are set as "
-        "`[filter.rules.NAME]`. A version is raised whenever a trace might be judged otherwise than before."
+        "`finished`, `one_thought`, `final_answer` and `correct` judge every trace, and with them the "
+        "rules that a recipe adds as `NAME = true` under `[filter.rules]`; kept = all pass. `NAME = false` "
+        "switches one off, parameters are set as `[filter.rules.NAME]`. Under `select.reasoning=none` no "
+        "rule asks for a thought. A version is raised whenever a trace might be judged otherwise than before."
     )
     rows = ["| rule | version | what | parameters |", "| --- | --- | --- | --- |"]
     for name, (function, version) in FILTERS.items():

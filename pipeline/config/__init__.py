@@ -54,7 +54,7 @@ class Recipe(Table):
     def _free_answers_have_a_judge(self) -> Recipe:
         asked = (free(s.sources) for s in self.evaluate.sets if "correct" in self.filter.rules)
         source = self.judged or next(filter(None, asked), None)
-        why = f'the source {source!r} has answer_type = "free" and filter.rules names "correct"'
+        why = f'the source {source!r} has answer_type = "free" and the rule "correct" judges it'
         if source and self.judge is None:
             raise ValueError(f"{why}: that takes a judge model, as a table [judge] with model and base_url")
         if self.judged and self.generate.until_correct is not None:

@@ -82,7 +82,8 @@ class Duplicates(Table):
 
 class Filter(Table):
     EXECUTION: ClassVar[frozenset[str]] = frozenset({"most_rejected"})
-    # filter name -> its parameters; every filter runs on every trace, kept = all pass
+    # filter name -> its parameters; every filter runs on every trace, kept = all pass. Those that a recipe
+    # names are laid over the default ones: `no_leak = true` adds one, `correct = false` switches one off
     rules: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
         "finished": {},
         "one_thought": {},
@@ -109,5 +110,8 @@ class Select(Table):
     per_problem: Annotated[int, Field(ge=1)] = 4  # kept traces of a problem, at most
     # Which of them; "confident" needs generate.logprobs
     prefer: Literal["first", "confident", "short"] = "first"
+    # "tags": the student learns to think in <think> tags, then to answer. "none": it learns the response
+    # alone, as of teachers that reason in plain text; a thought apart is left out, and no rule asks for one
+    reasoning: Literal["tags", "none"] = "tags"
     validation: Share = 0.05  # share of the problems whose examples measure the training
     prompt: str = "plain"  # what the student is trained to answer; a file of prompts/, as in generate

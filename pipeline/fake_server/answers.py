@@ -67,11 +67,13 @@ def draw(options: argparse.Namespace, drawn: str, conversation: Messages) -> Tex
     thought, answer = _judge(question, kind) or _calculate(question, kind, drawn)
     if options.words is not None:
         thought = _at_length(thought, options.words, Random(drawn))
+    limit = len(thought.split()) // 2 if kind == "truncated" else None
+    if options.plain:
+        return Text(thought if kind == "malformed" else f"{thought}\n{answer}", 0, 0, limit)
     opened = (OPEN if options.thoughts == "inline" else "") + thought
     if kind == "malformed":  # it forgets to end the thought
         whole = f"{opened}\n{answer}"
         return Text(whole, len(whole), len(whole), None)
-    limit = len(thought.split()) // 2 if kind == "truncated" else None
     return Text(opened + CLOSE + answer, len(opened), len(opened + CLOSE), limit)
 
 

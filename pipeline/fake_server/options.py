@@ -54,6 +54,7 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     add_share = partial(add, type=float, metavar="SHARE")
     add("--seed", type=int, default=0, metavar="N", help="another seed gives other answers and faults")
     add("--thoughts", choices=WAYS, default="inline", metavar="WAY", help=f"one of {', '.join(WAYS)}")
+    add("--plain", action="store_true", help="think in plain text, without tags or a field of its own")
     add("--words", type=_whole, metavar="N", help="words of a thought (default: two sentences)")
     add_share("--right", default=0.6, help="right answers; what no share covers is wrong (%(default)s)")
     add_share("--malformed", default=0.1, help="answers whose thought is never closed (%(default)s)")

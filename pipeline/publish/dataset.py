@@ -39,11 +39,11 @@ class Published(Row):
 
     id: str  # the trace's id
     problem_id: str
-    messages: tuple[Message, ...]  # the last one is the assistant's: <think>thought</think>, then the answer
+    messages: tuple[Message, ...]  # the last one is the assistant's, as in Example
     question: str
     reference: str | None
     answer_type: AnswerType
-    reasoning: str
+    reasoning: str | None  # None: the teacher thought in its response, or not at all
     response: str
     source: str
     pass_rate: float | None

@@ -19,6 +19,7 @@ from pipeline.report.tally import tally
 from pipeline.rows import Score
 from pipeline.run import Run
 from pipeline.shard import write_atomic
+from pipeline.stages.select import LEFT_OUT
 
 ANSWERS = 4  # of each source, outcome and reason of a model under evaluation that are in the browser
 LOOKED_AT = 24  # problems that training fixed, and that it broke, whose answers are in the browser
@@ -47,7 +48,7 @@ def gather(run: Run) -> dict[str, Any]:
         "problems": problems[: evaluation.MOST],
         "unlisted": max(0, len(problems) - evaluation.MOST),
     }
-    stages = about.stages(run)
+    stages, examples = about.stages(run), run.report("select")
     return {
         "name": run.recipe.run,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -63,7 +64,8 @@ def gather(run: Run) -> dict[str, Any]:
         "sources": yields.sources(traces) if traces.traces else None,
         "hits": yields.hits(run) if judged else None,
         "costs": about.cost(run, stages),
-        "examples": run.report("select"),
+        "examples": examples,
+        "left_out": [(what, examples.get(name, 0)) for name, what in LEFT_OUT.items()],
         "preflight": about.preflight(run),
         "training": curves.training(run),
         "evaluation": evaluation.gather(run, scores) if scores else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def _answer(job: Job, sharing: list[Subject]) -> None:
             _complete(job, subjects.answering(subject, job.recipe, reach))
     for subject in sharing:  # their server is gone: a judge model may need its memory
         _complete(job, subjects.judging(subject, job.recipe))
+
+
+def _parts(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
+    """The stages of all sets and subjects, as they are made one by one."""
+    yield from (subjects.reading(given) for given in recipe.evaluate.sets)
+    for subject in subjects.subjects(recipe, run_dir):
+        alone = partial(generate.reach, subject.endpoint, subject.serves, subject.name, None)
+        yield subjects.answering(subject, recipe, alone)
+        yield subjects.judging(subject, recipe)
 
 
 def _complete(job: Job, stage: Stage) -> None:
@@ -134,9 +144,7 @@ def _check(recipe: Recipe) -> None:
     if recipe.evaluate.held_out and not possible:
         raise _nothing_held_out()
     if "correct" not in recipe.filter.rules:
-        raise UserError(
-            "evaluate counts the verdicts of the rule 'correct', which filter.rules does not name"
-        )
+        raise UserError("evaluate counts the verdicts of the rule 'correct', which filter.rules switches off")
 
 
 def _nothing_held_out() -> UserError:
@@ -156,4 +164,6 @@ EVALUATE = Stage(
     check=_check,
     run=run,
     free=True,
+    tables=("evaluate",),
+    parts=_parts,
 )

@@ -8,6 +8,7 @@ judge model says of free-text answers is in filter/judge before any rule is aske
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import filters
@@ -25,6 +26,7 @@ from pipeline.stages import judge
 from pipeline.stages.generate import GENERATE
 from pipeline.store import Output
 
+PLAIN = "one_thought: no_thought"  # what is said of a trace that reasons in plain text
 FEW = 50  # traces of which no rule can be said to reject nearly all
 
 
@@ -53,7 +55,13 @@ def judging(name: str, reads: str, table: Filter, judged: bool) -> Stage:
         settings=lambda recipe: settings(recipe, table, judged),
         check=_check,
         run=lambda job: _judge(job, table, judged).model_dump(),
+        parts=lambda recipe, run_dir: [judge.stage(_opinions(name), reads)] if judged else [],
     )
+
+
+def _opinions(name: str) -> str:
+    """The folder of what a judge model says of the traces that the stage `name` judges."""
+    return f"{name.removesuffix('/each')}/judge"
 
 
 def _judge(job: Job, table: Filter, judged: bool) -> Funnel:
@@ -71,7 +79,7 @@ def _shards(job: Job, reads: str, judged: bool) -> Sequence[tuple[Shard, ...]]:
     """The shards of traces, of judged traces and, where there are some, of opinions on them."""
     if not judged:
         return job.pairs()
-    opinions = judge.opinions(job, f"{job.stage.name.removesuffix('/each')}/judge", reads)
+    opinions = judge.opinions(job, _opinions(job.stage.name), reads)
     return [(*pair, given) for pair, given in zip(job.pairs(), opinions, strict=True)]
 
 
@@ -92,15 +100,27 @@ def _run(job: Job) -> dict[str, Any]:
     """Judge every trace; the report is the funnel. UserError where one rule rejects nearly all."""
     table, judged = job.recipe.filter, bool(job.recipe.judged)
     alone = table.duplicates is None
+    _say_rules(job, table)
     counted = _judge(job, table, judged) if alone else _judge_without_duplicates(job, table, judged)
     _warn(counted, table.most_rejected)
     return counted.model_dump()
 
 
+def _say_rules(job: Job, table: Filter) -> None:
+    named = []
+    for name, given in table.rules.items():
+        said = ", ".join(f"{key} = {value}" for key, value in given.items())
+        named.append(f"{name} ({said})" if said else name)
+    named += [n for n in ("contamination", "majority", "difficulty", "duplicates") if getattr(table, n)]
+    job.say(f"filter: rules: {', '.join(named)}")
+    if "correct" not in table.rules:
+        job.say("filter: warning: `correct` is switched off, so no rule reads the reference")
+
+
 def _judge_without_duplicates(job: Job, table: Filter, judged: bool) -> Funnel:
     if job.owes_nothing():
         return _counted(job)
-    stage = judging("filter/each", "generate", table, judged)
+    stage = _each(table, judged)
     if execute(stage, {"generate": GENERATE}, job.recipe, job.run_dir) != DONE:
         raise Stopped(f"{stage.name} is unfinished; the same command goes on")
     each = Output(job.run_dir / stage.name, Trace)
@@ -111,6 +131,18 @@ def _judge_without_duplicates(job: Job, table: Filter, judged: bool) -> Funnel:
             if not written.sealed:
                 progress.update(done=deduplicate.without_duplicates(traces, written, found))
     return _counted(job)
+
+
+def _each(table: Filter, judged: bool) -> Stage:
+    """What is judged trace by trace, before duplicates are looked for."""
+    return judging("filter/each", "generate", table, judged)
+
+
+def _parts(recipe: Recipe, run_dir: Path) -> list[Stage]:
+    judged = bool(recipe.judged)
+    if recipe.filter.duplicates is not None:
+        return [_each(recipe.filter, judged)]
+    return [judge.stage(_opinions("filter"), "generate")] if judged else []
 
 
 def _warn(counted: Funnel, most: float) -> None:
@@ -126,9 +158,10 @@ def _warn(counted: Funnel, most: float) -> None:
             if not rule.unknown
             else f"cannot tell of {rule.unknown}" + (f" and rejects {rule.fails}" if rule.fails else "")
         )
+        plain = ' select.reasoning = "none" teaches plain text;' if why == PLAIN else ""
         raise UserError(
-            f"the rule {name!r} {does} of {counted.traces} traces ({why}): look at some with `retort why`; "
-            "filter.most_rejected=1 goes on all the same"
+            f"the rule {name!r} {does} of {counted.traces} traces ({why}): look at some with `retort why`;"
+            f"{plain} filter.most_rejected=1 goes on all the same"
         )
 
 
@@ -151,4 +184,6 @@ FILTER = Stage(
     settings=_settings,
     check=_check,
     run=_run,
+    tables=("filter", "judge"),
+    parts=_parts,
 )

@@ -229,4 +229,5 @@ GENERATE = Stage(
     settings=lambda recipe: drawing.settings(draw_of(recipe), recipe.seed),
     check=_check,
     run=lambda job: run(job, draw_of(job.recipe)),
+    tables=("generate", "teacher"),
 )

@@ -155,4 +155,5 @@ INGEST = Stage(
     settings=lambda recipe: settings(recipe.ingest, recipe.seed),
     check=lambda recipe: check("ingest.sources", recipe.ingest.sources),
     run=lambda job: run(job, job.recipe.ingest),
+    tables=("ingest", "seed"),
 )

@@ -57,7 +57,14 @@ def opinions(job: Job, name: str, reads: str) -> list[Shard]:
 
     Raises Stopped when some could not be had, UserError when the judge cannot be reached.
     """
-    stage = Stage(
+    if execute(stage(name, reads), {reads: generate.GENERATE}, job.recipe, job.run_dir) != DONE:
+        raise Stopped(f"{name} is unfinished; the same command goes on")
+    return Output(job.run_dir / name, Opinion).shards()
+
+
+def stage(name: str, reads: str) -> Stage:
+    """The stage that asks the judge of another one's traces."""
+    return Stage(
         name=name,
         version=1,
         row=Opinion,
@@ -67,9 +74,6 @@ def opinions(job: Job, name: str, reads: str) -> list[Shard]:
         check=check,
         run=_run,
     )
-    if execute(stage, {reads: generate.GENERATE}, job.recipe, job.run_dir) != DONE:
-        raise Stopped(f"{name} is unfinished; the same command goes on")
-    return Output(job.run_dir / name, Opinion).shards()
 
 
 def _judge(recipe: Recipe) -> Judge:

@@ -80,6 +80,7 @@ def run(job: Job) -> dict[str, Any]:
         train=job.recipe.train,
         seed=job.recipe.seed,
         name=job.recipe.run,
+        reasoning=job.recipe.select.reasoning,
         served_template=_served_template(job.recipe),
     )
     if not todo.output.exists():
@@ -101,7 +102,7 @@ def _served_template(recipe: Recipe) -> str | None:
 def _train(job: Job, todo: TrainJob) -> None:
     examples = _training_examples(todo.examples)
     if not examples:
-        raise UserError("no trace was kept for training: `retort status` shows what the filters rejected")
+        raise UserError("there is no example to train on: `retort select` says what became of the traces")
     steps = math.ceil(math.ceil(examples / todo.train.batch_size) * todo.train.epochs)
     resolved = [
         teacher.model_copy(update={"model": models.resolve(teacher.model, job.say)})
@@ -236,4 +237,5 @@ TRAIN = Stage(
     settings=_settings,
     check=check,
     run=run,
+    tables=("train", "student"),
 )

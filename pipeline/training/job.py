@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +31,7 @@ class TrainJob(BaseModel):
     name: str = ""  # of the run, for trackers
     traces: tuple[Path, ...] = ()  # Parquet files of the Trace rows that the examples were made of
     teachers: tuple[OnlineTeacher, ...] = ()  # models as `model` is one, for online and on_policy
+    reasoning: Literal["tags", "none"] = "tags"  # what the examples teach, as select.reasoning says
     served_template: str | None = None  # path or text, as vLLM takes it, when it is served with another
 
     @property

@@ -102,7 +102,8 @@ def _with_labels(
     if job.train.objective != "soft":
         return splits, ()
     with PartialState().main_process_first():
-        rows = soft.add_labels(splits["train"], job.traces, teachers.vocabulary(model), job.cache)
+        vocabulary = teachers.vocabulary(model)
+        rows = soft.add_labels(splits["train"], job.traces, vocabulary, job.cache, job.reasoning == "tags")
     share = f"{soft.share_matched(rows):.1%} of the supervised tokens"
     return splits | {"train": rows}, (Check(name="soft labels", value=share, ok=True),)
 

@@ -47,7 +47,7 @@ def run(
     """
     began = time.monotonic()
     kept, left_out, too_long = _without_long(splits, job.train.max_length, job.train.most_too_long)
-    seen, served = _Seen(), supervision.template(job.served_template)
+    seen, served = _Seen(job.reasoning), supervision.template(job.served_template)
     for rows in kept.values():
         seen.add(rows, tokenizer, end, served)
     packed = [packing.check(kept["train"], _lengths(kept["train"]), model, job)] if job.train.packing else []
@@ -149,7 +149,8 @@ def _padding(tokenizer: PreTrainedTokenizerBase, end: int) -> Check:
 class _Seen:
     """What the rows showed so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, reasoning: str) -> None:
+        self.row_checks = supervision.checks(reasoning)
         self.rows = self.tokens = self.supervised = self.longest = 0
         self.faulty: Counter[str] = Counter()  # rows by check
         self.first: dict[str, str] = {}  # by check: what is wrong with the first of them
@@ -159,7 +160,7 @@ class _Seen:
         self, examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, end: int, served: str | None
     ) -> None:
         for row in supervision.rows(examples, tokenizer, end, served):
-            faults = supervision.faults(row)
+            faults = supervision.faults(row, self.row_checks)
             if not self.rows or (faults and not self.first):
                 self.example = supervision.marked(row, tokenizer)
             for name, fault in faults.items():
@@ -172,7 +173,7 @@ class _Seen:
 
     def checks(self) -> Iterator[Check]:
         """A line for each check of the rows, then what was counted."""
-        for name in supervision.ROW_CHECKS:
+        for name in self.row_checks:
             bad = self.faulty[name]
             why = f"{self.first[name]} ({bad} of {self.rows} examples)" if bad else ""
             yield Check(name=name, value=f"{self.rows - bad} of {self.rows} examples", ok=not bad, why=why)

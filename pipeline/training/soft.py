@@ -78,12 +78,13 @@ class SoftObjective(Objective):
 
 
 def add_labels(
-    rows: datasets.Dataset, traces: Sequence[Path], vocabulary: int, cache: Path
+    rows: datasets.Dataset, traces: Sequence[Path], vocabulary: int, cache: Path, thought: bool = True
 ) -> datasets.Dataset:
     """The rows (id, input_ids, labels), with COLUMNS added from the Parquet files of the filter stage.
 
     `vocabulary`: how many logits the student has. `cache`: a folder for the traces' log-probabilities as they
-    are read; neither they nor the columns have to fit into memory. Raises UserError where too few supervised
+    are read; neither they nor the columns have to fit into memory. `thought`: whether the examples have the
+    traces' thoughts, or the responses alone. Raises UserError where too few supervised
     tokens find their label, or an id is none of the student's.
     """
     kept = datasets.Dataset.from_parquet(
@@ -96,11 +97,11 @@ def add_labels(
     found = {name: at for at, name in enumerate(kept["id"][:])}
     labelled = rows.map(
         lambda row: _labels(
-            row, kept[found[row["id"]]]["logprobs"] if row["id"] in found else None, vocabulary
+            row, kept[found[row["id"]]]["logprobs"] if row["id"] in found else None, vocabulary, thought
         ),
         features=datasets.Features({**rows.features, **COLUMNS}),
         writer_batch_size=ROWS,
-        new_fingerprint=Hasher.hash([rows._fingerprint, kept._fingerprint, vocabulary, 1]),
+        new_fingerprint=Hasher.hash([rows._fingerprint, kept._fingerprint, vocabulary, thought, 1]),
     )
     _check(labelled)
     return labelled
@@ -142,7 +143,9 @@ def align(wanted: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     return at
 
 
-def _labels(row: Mapping[str, Any], trace: Mapping[str, Any] | None, vocabulary: int) -> dict[str, Any]:
+def _labels(
+    row: Mapping[str, Any], trace: Mapping[str, Any] | None, vocabulary: int, thought: bool
+) -> dict[str, Any]:
     """COLUMNS of one row; `trace` its Logprobs, None where none were kept."""
     wanted = supervised(row)
     k = int(trace["k"]) if trace else 0
@@ -152,7 +155,9 @@ def _labels(row: Mapping[str, Any], trace: Mapping[str, Any] | None, vocabulary:
         top = np.asarray(trace["top_tokens"], np.int32).reshape(-1, k)
         top_logprobs = np.asarray(trace["top_logprobs"], np.float32).reshape(-1, k)
         _check_ids(row["id"], top, vocabulary)
-        at = align(wanted, np.asarray(trace["tokens"]))
+        start = 0 if thought else int(trace["thought"])
+        at = align(wanted, np.asarray(trace["tokens"])[start:])
+        at[at >= 0] += start
         labelled = np.flatnonzero(at >= 0)
         labelled = labelled[_is_distribution(top, top_logprobs)[at[labelled]]]
         tokens[labelled], logprobs[labelled] = top[at[labelled]], top_logprobs[at[labelled]]

@@ -6,7 +6,7 @@ plainest fault first. Text is compared without spaces: templates trim them, some
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -151,11 +151,17 @@ ROW_CHECKS: dict[str, Callable[[Row], str | None]] = {
 }
 
 
-def faults(row: Row) -> dict[str, str]:
+def checks(reasoning: str) -> dict[str, Callable[[Row], str | None]]:
+    """The checks of rows as select.reasoning has them: with "none" there is no thought to look for."""
+    left_out = {_no_thought} if reasoning == "none" else set()
+    return {name: check for name, check in ROW_CHECKS.items() if check not in left_out}
+
+
+def faults(row: Row, checks: Mapping[str, Callable[[Row], str | None]]) -> dict[str, str]:
     """By check: what is wrong. A row that teaches nothing has this one fault."""
     if fault := _nothing(row):
         return {"something is supervised": fault}
-    return {name: fault for name, check in ROW_CHECKS.items() if (fault := check(row))}
+    return {name: fault for name, check in checks.items() if (fault := check(row))}
 
 
 def marked(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:

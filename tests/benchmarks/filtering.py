@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--traces", type=int, default=1_000_000)
     parser.add_argument(
-        "settings", nargs="*", help="overrides of the recipe, such as filter.rules.correct={}"
+        "settings", nargs="*", help="overrides of the recipe, such as filter.rules.no_leak=true"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -23,8 +23,7 @@ import pytest
 
 import filters
 from pipeline.cli import cli
-from pipeline.config import Recipe
-from pipeline.recipe import load_recipe
+from pipeline.recipe import load_recipe, recipe_of
 from tests.conftest import FakeServer
 from tests.e2e.runs import ROOT, retort
 
@@ -153,7 +152,7 @@ def test_a_block_of_toml_is_a_part_of_a_recipe(text: str) -> None:
     recipe: dict[str, Any] = tomllib.loads(BASE)
     for name, table in tomllib.loads(text).items():
         recipe[name] = table if name == "teacher" else recipe.get(name, {}) | table
-    filters.check_rules(Recipe.model_validate(recipe).filter.rules)
+    filters.check_rules(recipe_of(recipe, (), "README").filter.rules)
 
 
 def test_settings_in_the_text_are_settings(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import open_run
 from pipeline.config import Recipe
-from pipeline.recipe import load_recipe
+from pipeline.recipe import load_recipe, recipe_of
 from pipeline.stage import DONE, execute
 from pipeline.stages import STAGES
 from tests.conftest import StartFakeServer
@@ -54,7 +54,7 @@ def rehearsal(name: str, url: str, folder: Path) -> Recipe:
         given["generate"]["samples"] = 2
     given["generate"]["concurrency"] = 8
     given["filter"]["most_rejected"] = 1
-    return Recipe.model_validate(given)
+    return recipe_of(given, (), name)
 
 
 def local(source: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:

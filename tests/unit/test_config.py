@@ -147,7 +147,7 @@ def test_how_many_samples_is_said_in_one_way(tmp_path: Path, overrides: list[str
     ("override", "words"),
     [
         ("filter.difficulty={low=0.9,high=0.1}", "filter.difficulty: low is more than high"),
-        ("filter={rules={finished={}},difficulty={}}", "filter: difficulty counts right samples"),
+        ("filter={rules={correct=false},difficulty={}}", "filter: difficulty counts right samples"),
         ('filter.contamination={against=[{kind="file",path="x"}],ngrams=[]}', "filter.contamination.ngrams"),
     ],
 )
@@ -156,10 +156,46 @@ def test_filters_that_can_say_nothing_are_refused(tmp_path: Path, override: str,
 
 
 def test_difficulty_counts_the_verdicts_of_a_vote_as_well(tmp_path: Path) -> None:
-    assert load(tmp_path, "filter={rules={finished={}},difficulty={},majority={}}").filter.difficulty
+    assert load(tmp_path, "filter={rules={correct=false},difficulty={},majority={}}").filter.difficulty
 
 
 def test_confidence_needs_log_probabilities(tmp_path: Path) -> None:
     FILTER.check(load(tmp_path, "filter.rules.confidence={}", "generate.logprobs=0"))
     with pytest.raises(UserError, match=r"confidence needs generate\.logprobs"):
         FILTER.check(load(tmp_path, "filter.rules.confidence={}"))
+
+
+DEFAULT = ["finished", "one_thought", "final_answer", "correct"]
+
+
+def test_naming_a_rule_adds_to_the_default_ones(tmp_path: Path) -> None:
+    assert list(load(tmp_path, "filter.rules.no_repetition={}").filter.rules) == [*DEFAULT, "no_repetition"]
+    rules = load(tmp_path, "filter.rules.correct.rounding_digits=3", "filter.rules.no_leak=true").filter.rules
+    assert rules == {name: {} for name in DEFAULT} | {"correct": {"rounding_digits": 3}, "no_leak": {}}
+    written = RECIPE + "[filter.rules]\none_language = true\n[filter.rules.no_repetition]\n"
+    tuned = load(tmp_path, "filter.rules.one_language.min_share=0.8", text=written).filter.rules
+    assert tuned["one_language"] == {"min_share": 0.8}
+    named = [*DEFAULT, "one_language", "no_repetition"]
+    assert list(load(tmp_path, text=written).filter.rules) == named
+
+
+def test_false_switches_a_rule_off_and_is_no_place_for_a_slip_of_the_pen(tmp_path: Path) -> None:
+    off = RECIPE + "[filter.rules]\ncorrect = false\n"
+    for recipe in (load(tmp_path, text=off), load(tmp_path, "filter.rules.correct=false")):
+        assert list(recipe.filter.rules) == DEFAULT[:3]
+        assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    added = RECIPE + "[filter.rules]\nno_leak = true\n"
+    assert list(load(tmp_path, "filter.rules.no_leak=false", text=added).filter.rules) == DEFAULT
+    assert "unknown filter 'corect'; did you mean 'correct'" in refusal(tmp_path, "filter.rules.corect=false")
+    assert "filter.rules.correct" in refusal(tmp_path, "filter.rules.correct=3")
+    every = [f"filter.rules.{name}=false" for name in DEFAULT]
+    assert "filter.rules" in refusal(tmp_path, *every)
+
+
+def test_where_no_thought_is_taught_no_rule_asks_for_one(tmp_path: Path) -> None:
+    plain = ("select.reasoning=none", "filter.rules.length={}")
+    rules = load(tmp_path, *plain).filter.rules
+    assert (rules["one_thought"], rules["length"]) == ({"required": False}, {"min_thought": 0})
+    asked = load(tmp_path, *plain, "filter.rules.one_thought.required=true").filter.rules
+    assert asked["one_thought"] == {"required": True}
+    assert load(tmp_path).filter.rules["one_thought"] == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -25,7 +25,9 @@ BARE = CHATML.replace("<|im_start|>assistant\n' }}{% endif", "<|im_start|>helper
 END = 2
 
 
-def write_job(folder: Path, served: str | None = None, **train: Any) -> TrainJob:
+def write_job(
+    folder: Path, served: str | None = None, reasoning: Literal["tags", "none"] = "tags", **train: Any
+) -> TrainJob:
     settings: dict[str, Any] = {"precision": "fp32"} | train
     return TrainJob(
         model="",
@@ -33,12 +35,13 @@ def write_job(folder: Path, served: str | None = None, **train: Any) -> TrainJob
         output=folder / "model",
         checkpoints=folder / "checkpoints",
         train=Train(**settings),
+        reasoning=reasoning,
         served_template=served,
     )
 
 
 def prepared(
-    template: str = CHATML, completion_only: bool = True, cut: int | None = None
+    template: str = CHATML, completion_only: bool = True, cut: int | None = None, plain: bool = False
 ) -> tuple[Any, Any, Any]:
     """Rows as the trainer would see them, made by TRL itself; the model; its tokenizer."""
     import datasets
@@ -49,6 +52,8 @@ def prepared(
     tokenizer, model = tiny_student.tokenizer(template), tiny_student.model()
     tokens.set_padding(tokenizer, model, END)
     examples = [tiny_student.example(n).model_dump() for n in range(6)]
+    for message in (e["messages"][-1] for e in examples if plain):
+        message["content"] = message["content"].replace("<think>\n", "").replace("</think>\n", "")
     made: Any = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -130,6 +135,16 @@ def test_the_example_shown_has_what_is_learned_marked(sound: Any, tmp_path: Path
     asked, answer = (message.content for message in tiny_student.example(0).messages)
     start = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
     assert table(job).example == f"{start}>>>{answer}<|im_end|>\n<<<"
+
+
+def test_of_examples_without_a_thought_none_is_looked_for_and_all_else_is(tmp_path: Path) -> None:
+    job, made = write_job(tmp_path, reasoning="none"), prepared(plain=True)
+    look(job, made)
+    names = [check.name for check in table(job).checks]
+    assert "thought after the template" not in names
+    assert names.count("answer unchanged") == 1
+    assert refusal(write_job(tmp_path), made)[0] == "thought after the template"
+    assert refusal(job, prepared(OPENS, plain=True))[0] == "asked as trained"
 
 
 def test_planted_a_template_that_strips_the_thought(tmp_path: Path) -> None:

@@ -3,7 +3,15 @@ import pytest
 from pipeline.config.data import Select
 from pipeline.errors import UserError
 from pipeline.rows import Logprobs, Sampling, Trace, Verdict
-from pipeline.stages.select import SELECT, _choose, assistant_text, confidence, pass_rate
+from pipeline.stages.select import (
+    LEFT_OUT,
+    SELECT,
+    _choose,
+    _response_alone,
+    assistant_text,
+    confidence,
+    pass_rate,
+)
 from tests import tiny_student
 
 
@@ -16,26 +24,45 @@ def trace(problem: str, sample: int, reasoning: str | None = "1 + 1 = 2", respon
     )  # fmt: skip
 
 
-def chosen(most: int, *traces: Trace, prefer: str = "first") -> tuple[list[str], dict[str, int]]:
-    select = Select.model_validate({"per_problem": most, "prefer": prefer})
-    report = dict.fromkeys(("without_thought", "same_text", "over_per_problem"), 0)
-    return [t.id for t in _choose(traces, select, report)], report
+def chosen(most: int, *traces: Trace, **settings: str) -> tuple[list[str], dict[str, int]]:
+    select = Select.model_validate({"per_problem": most, **settings})
+    report = dict.fromkeys((*LEFT_OUT, "thought_not_taught"), 0)
+    return [t.id for t in _choose(traces, select, report)], {name: n for name, n in report.items() if n}
 
 
 def test_at_most_k_different_traces_of_a_problem_are_chosen() -> None:
     ids, report = chosen(2, trace("a", 0), trace("a", 1), trace("a", 2, "x"), trace("a", 3, "y"))
     assert ids == ["a-0", "a-2"]
-    assert report == {"without_thought": 0, "same_text": 1, "over_per_problem": 1}
+    assert report == {"same_text": 1, "over_per_problem": 1}
 
 
 def test_a_trace_without_thought_or_answer_teaches_nothing() -> None:
     ids, report = chosen(2, trace("a", 0, None), trace("a", 1, response=""), trace("a", 2))
     assert ids == ["a-2"]
-    assert report["without_thought"] == 2
+    assert report == {"without_thought": 1, "without_answer": 1}
 
 
 def test_the_thought_stands_in_its_tags_before_the_answer() -> None:
     assert assistant_text(trace("a", 0)) == "<think>\n1 + 1 = 2\n</think>\n\n2"
+
+
+def test_without_reasoning_the_response_alone_is_taught_and_a_thought_apart_is_left_out() -> None:
+    plain, apart = trace("a", 0, None, "1 + 1 is 2."), trace("a", 1, "x", "It is 2.")
+    same, unanswered = trace("a", 2, "y", "It is 2."), trace("a", 3, "z", "")
+    ids, report = chosen(4, plain, apart, same, unanswered, reasoning="none")
+    assert ids == ["a-0", "a-1"]
+    assert report == {"without_answer": 1, "same_text": 1, "thought_not_taught": 1}
+    assert [assistant_text(_response_alone(t)) for t in (plain, apart)] == ["1 + 1 is 2.", "It is 2."]
+
+
+def test_a_thought_that_is_not_taught_counts_in_no_preference() -> None:
+    long = trace("a", 0, "x" * 900, "It is 2.").model_copy(update={"completion_tokens": 100})
+    short = trace("a", 1, None, "So 1 + 1 is 2.").model_copy(update={"completion_tokens": 9})
+    assert chosen(1, short, long, prefer="short", reasoning="none")[0] == ["a-0"]
+    pair = sure(0, -0.1, -0.9), sure(1, -0.9, -0.2)
+    assert chosen(1, *pair, prefer="confident", reasoning="none")[0] == ["a-1"]
+    means = {"reasoning_logprob": None, "response_logprob": -0.8}
+    assert confidence(trace("a", 0, None).model_copy(update=means)) == pytest.approx(-0.8)
 
 
 def sure(sample: int, *logprobs: float) -> Trace:

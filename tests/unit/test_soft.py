@@ -125,6 +125,20 @@ def test_white_space_and_an_opening_tag_that_differ_cost_only_their_own_labels(t
     assert "\\boxed{3}" in text.decode(found)
 
 
+def test_a_response_that_is_taught_alone_finds_its_tokens_behind_the_thought(tmp_path: Path) -> None:
+    import datasets
+
+    from pipeline.training import soft
+
+    thought, response = f"<think>\n{'Count on. ' * 200}\n</think>\n\n", "So it is 3."
+    said = logprobs(drawn_tokens(thought + response)).model_copy(update={"thought": len(thought)})
+    file = write(tmp_path / "a.parquet", [trace("p1-0", said)])
+    learned = drawn_tokens(response)
+    row = {"id": "p1-0", "input_ids": [1, *learned], "labels": [-100, *learned]}
+    made = soft.add_labels(datasets.Dataset.from_list([row]), [file], VOCABULARY, tmp_path / "cache", False)
+    assert made[0]["soft_matched"] == made[0]["soft_supervised"] == len(learned)
+
+
 def test_a_long_text_is_aligned_across_what_was_put_in_and_left_out() -> None:
     import numpy as np
 

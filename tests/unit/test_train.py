@@ -67,7 +67,7 @@ def test_missing_libraries_are_named_with_the_way_to_get_them(monkeypatch: pytes
 
 
 def test_a_run_without_a_training_example_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no trace was kept for training"):
+    with pytest.raises(UserError, match="there is no example to train on"):
         run(train_job(recipe(), tmp_path, [tiny_student.example(1, "validation")]))
     assert not (tmp_path / "logs").exists()
 

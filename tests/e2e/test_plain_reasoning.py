@@ -1,0 +1,101 @@
+"""A teacher that reasons in plain text: nothing is dropped without a word, and it can be taught."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import open_run
+from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, write_recipe
+
+RIGHT = ("--right", "1", "--malformed", "0", "--truncated", "0")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("plain"), write_recipe, "--plain", *RIGHT)
+
+
+def copied(drawn: Path, folder: Path) -> str:
+    """A copy of the run; the recipe."""
+    shutil.copytree(drawn / "test", folder / "test")
+    return str(drawn / "recipe.toml")
+
+
+def test_kept_traces_that_give_no_example_are_refused_with_the_reason_and_the_way_out(
+    drawn: Path, tmp_path: Path
+) -> None:
+    recipe = copied(drawn, tmp_path)
+    filtered = retort(tmp_path, "filter", recipe, "filter.rules.one_thought=false")
+    assert filtered.returncode == 0, filtered.stderr
+    assert f"filter: kept {PROBLEMS * SAMPLES} of {PROBLEMS * SAMPLES} traces" in filtered.stderr
+    refused = retort(tmp_path, "select", recipe, "filter.rules.one_thought=false")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert f"of {PROBLEMS * SAMPLES} kept traces {PROBLEMS * SAMPLES} without a thought" in refused.stderr
+    assert 'select.reasoning = "none"' in refused.stderr
+    assert open_run(tmp_path / "test").state("select") == "unfinished"
+    done = retort(tmp_path, "select", recipe, "select.reasoning=none")  # the same run goes on
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_default_rules_say_why_and_none_is_what_lets_plain_text_pass(drawn: Path, tmp_path: Path) -> None:
+    recipe = copied(drawn, tmp_path)
+    stopped = retort(tmp_path, "filter", recipe)
+    assert stopped.returncode == 2
+    assert "one_thought: no_thought" in stopped.stderr
+    assert 'select.reasoning = "none"' in stopped.stderr
+    shutil.rmtree(tmp_path / "test" / "filter")
+    for stage in ("filter", "select"):
+        done = retort(tmp_path, stage, recipe, "select.reasoning=none", "select.per_problem=2")
+        assert done.returncode == 0, done.stderr
+    run = open_run(tmp_path / "test")
+    report = run.report("select")
+    assert report["kept"] == PROBLEMS * SAMPLES
+    left = ("without_thought", "without_answer", "same_text", "over_per_problem")
+    assert report["kept"] == report["train"] + report["validation"] + sum(report[name] for name in left)
+    assert f"select: {report['kept']} kept traces = {report['train']} to train on + " in done.stderr
+    responses = {trace.id: trace.response for trace in run.traces}
+    assert len(run.examples) == report["train"] + report["validation"] > 0
+    for example in run.examples:
+        assert example.messages[-1].content == responses[example.id]
+    published = tmp_path / "published"
+    assert retort(tmp_path, "publish", "test", "--to", str(published)).returncode == 0
+    assert "then the response alone" in (published / "README.md").read_text()
+
+
+def test_a_thought_that_stands_apart_is_counted_where_it_is_not_taught(tmp_path: Path) -> None:
+    folder = draw(tmp_path, write_recipe, *RIGHT)
+    for stage in ("filter", "select"):
+        done = retort(folder, stage, str(folder / "recipe.toml"), "select.reasoning=none")
+        assert done.returncode == 0, done.stderr
+    run = open_run(folder / "test")
+    examples = list(run.examples)
+    assert run.report("select")["thought_not_taught"] == len(examples) > 0
+    assert f"of {len(examples)} examples the thought is not taught" in done.stderr
+    assert not any("think" in example.messages[-1].content for example in examples)
+
+
+def test_no_trace_kept_is_no_example_either(drawn: Path, tmp_path: Path) -> None:
+    recipe = copied(drawn, tmp_path)
+    assert retort(tmp_path, "filter", recipe, "filter.most_rejected=1").returncode == 0
+    refused = retort(tmp_path, "select", recipe)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "no trace was kept; `retort why test`" in refused.stderr
+
+
+def test_the_rules_that_judge_are_printed_and_one_that_reads_the_reference_is_missed(
+    drawn: Path, tmp_path: Path
+) -> None:
+    recipe = copied(drawn, tmp_path)
+    words = ("filter.rules.correct.rounding_digits=3", "select.reasoning=none")
+    said = retort(tmp_path, "filter", recipe, *words).stderr
+    rules = "finished, one_thought (required = False), final_answer, correct (rounding_digits = 3)"
+    assert f"filter: rules: {rules}" in said
+    assert "filter: rejected by each rule: finished 0, one_thought 0, final_answer 0, correct 0" in said
+    assert "warning" not in said
+    settings = json.loads((tmp_path / "test" / "filter" / "manifest.json").read_text())["settings"]
+    assert list(settings["rules"]) == ["finished", "one_thought", "final_answer", "correct"]
+    shutil.rmtree(tmp_path / "test" / "filter")
+    off = retort(tmp_path, "filter", recipe, "filter.rules.correct=false", "select.reasoning=none").stderr
+    assert off.count("warning: `correct` is switched off, so no rule reads the reference") == 1
