@@ -2,6 +2,7 @@
 # A run on a Slurm node that outlives the time limit: shortly before it, the job stops the run, which keeps all that
 # is finished, and puts itself back into the queue; started again it goes on where it stopped.
 #
+#   RETORT_KIND=gpu ./run.sh setup    # once, where there is a network
 #   sbatch pipeline/recipes/slurm.sh pipeline/recipes/r1-math.toml [KEY=VALUE]...
 #
 #SBATCH --job-name=retort
@@ -16,6 +17,7 @@
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 
+export RETORT_KIND="${RETORT_KIND:-gpu}" # a node whose GPUs have failed must not set up for processors and go on
 "${RETORT:-./run.sh}" run "$@" &
 run=$!
 stopped=

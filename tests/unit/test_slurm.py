@@ -55,6 +55,14 @@ def test_what_may_be_tried_again_is_requeued(tmp_path: Path, code: int, again: b
     assert job.returncode == (0 if again else code)
 
 
+@pytest.mark.parametrize(("given", "wanted"), [({}, "gpu"), ({"RETORT_KIND": "cpu"}, "cpu")])
+def test_a_job_never_sets_up_for_processors_unless_told_to(
+    tmp_path: Path, given: dict[str, str], wanted: str
+) -> None:
+    start(tmp_path, 'echo "$RETORT_KIND" >kind', **given).communicate(timeout=60)
+    assert (tmp_path / "kind").read_text() == f"{wanted}\n"
+
+
 def test_it_gives_up_after_so_many_restarts(tmp_path: Path) -> None:
     job = start(tmp_path, "exit 3", SLURM_RESTART_COUNT="4", RETORT_MOST_RESTARTS="4")
     job.communicate(timeout=60)
