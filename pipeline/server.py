@@ -21,6 +21,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from pipeline import installing
 from pipeline.child import Child
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
@@ -72,7 +73,7 @@ def check(endpoint: Endpoint) -> None:
     if endpoint.serve is None:
         return
     if importlib.util.find_spec("vllm") is None:
-        raise UserError('serve = "vllm" needs vLLM, which is not installed: run ./run.sh setup')
+        raise UserError(f'serve = "vllm" needs vLLM, which is not installed: {installing.extra("vllm")}')
     for name in endpoint.vllm:
         if name.replace("-", "_") in OURS:
             raise UserError(f"vllm.{name}: model, port and key are set beside the engine arguments")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import installing
 from pipeline.errors import UserError
 from pipeline.rows import arrow_schema
 from pipeline.table import Rows
@@ -36,7 +37,7 @@ def query(tables: Mapping[str, Rows[Any]], text: str) -> duckdb.DuckDBPyRelation
     try:
         import duckdb
     except ImportError:
-        raise UserError("SQL needs DuckDB: pip install 'retort[sql]'") from None
+        raise UserError(f"SQL needs DuckDB: {installing.extra('sql')}") from None
     connection = _connect(tables)
     try:
         kinds = [statement.type for statement in connection.extract_statements(text)]

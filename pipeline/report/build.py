@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pipeline import __version__, installing
 from pipeline.errors import UserError
 from pipeline.report import about, curves, evaluation, page, sample, yields
 from pipeline.report.tally import tally
@@ -28,7 +28,7 @@ LOOKED_AT = 24  # problems that training fixed, and that it broke, whose answers
 def write_report(run: Run, out: Path) -> Path:
     """Write the report of a run. Raises UserError where a package is missing, or `out` is no place for it."""
     if find_spec("vl_convert") is None:
-        raise UserError("the report's charts need vl-convert-python: pip install 'retort[report]'")
+        raise UserError(f"the report's charts need vl-convert-python: {installing.extra('report')}")
     if not out.parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent}")
     if out.is_dir():
@@ -52,7 +52,7 @@ def gather(run: Run) -> dict[str, Any]:
     return {
         "name": run.recipe.run,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": version("retort"),
+        "version": __version__,
         "settings": about.settings(run),
         "recipe": about.shareable(run.recipe.model_dump(mode="json", exclude_defaults=True)),
         "stages": stages,

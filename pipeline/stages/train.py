@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import launching, models
+from pipeline import installing, launching, models
 from pipeline.child import Child
 from pipeline.config import Recipe
 from pipeline.config.base import identity
@@ -56,9 +56,7 @@ def check(recipe: Recipe) -> None:
         m for m in ("torch", "transformers", "trl", "accelerate") if importlib.util.find_spec(m) is None
     ]
     if missing:
-        raise UserError(
-            f"training needs {', '.join(missing)}: run ./run.sh setup, or pip install -e '.[train]'"
-        )
+        raise UserError(f"training needs {', '.join(missing)}: {installing.extra('train')}")
     launching.check(recipe)
     student = student_of(recipe)
     models.check(student.model, student.layers)

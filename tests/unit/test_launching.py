@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import launching
+from pipeline import installing, launching
 from pipeline.config.training import Train
 from pipeline.errors import UserError
 from pipeline.launching import command, environment
@@ -94,8 +94,9 @@ def test_how_many_processes_is_said_by_the_recipe_or_else_by_its_file(tmp_path: 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="deepspeed is installed")
 @pytest.mark.parametrize("said", [{"config_file": ZERO3}, {"use_deepspeed": True}])
 def test_deepspeed_that_is_not_installed_is_named_with_the_way_to_get_it(said: dict[str, Any]) -> None:
+    how = installing.extra("deepspeed")
     assert complaint(batch_size=16, micro_batch_size=2, accelerate={"num_processes": 8} | said) == (
-        "train.accelerate: DeepSpeed needs deepspeed, which is not installed: pip install -e '.[deepspeed]'"
+        f"train.accelerate: DeepSpeed needs deepspeed, which is not installed: {how}"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import models, server
+from pipeline import installing, models, server
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
 from pipeline.machine import has_gpu
@@ -86,7 +86,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 def test_a_missing_vllm_is_told_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    assert complaint(local()).endswith("is not installed: run ./run.sh setup")
+    assert complaint(local()).endswith(f"is not installed: {installing.extra('vllm')}")
 
 
 @pytest.mark.parametrize("name", ["model", "port", "host", "served-model-name", "api_key"])

@@ -121,9 +121,18 @@ def test_a_login_node_sets_up_for_the_gpu_nodes(clone: Path) -> None:
 def test_a_folder_that_was_set_up_for_the_other_kind_is_made_anew(clone: Path) -> None:
     (clone / ".venv").mkdir()
     (clone / ".venv" / "complete").write_text("gpu 0123\n")
-    (clone / ".venv" / "left").touch()
+    for name in ("install.log", "left"):
+        (clone / ".venv" / name).touch()
     run(clone, "setup")
     assert not (clone / ".venv" / "left").exists()
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(clone: Path) -> None:
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / "pyvenv.cfg").touch()
+    _, said = run(clone, "setup", code=2)
+    assert said.startswith("run.sh: .venv is not of run.sh's making: ")
+    assert os.listdir(clone / ".venv") == ["pyvenv.cfg"]
 
 
 def test_a_change_of_the_pins_installs_into_the_same_folder(clone: Path) -> None:

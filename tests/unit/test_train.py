@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline import installing
 from pipeline.config.training import Train
 from pipeline.errors import UserError
 from pipeline.launching import command, environment
@@ -62,7 +64,7 @@ def test_an_argument_of_accelerate_that_is_none_is_refused() -> None:
 
 def test_missing_libraries_are_named_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
-    with pytest.raises(UserError, match=r"training needs trl: run ./run.sh setup"):
+    with pytest.raises(UserError, match=re.escape(f"training needs trl: {installing.extra('train')}")):
         check(recipe())
 
 
