@@ -44,7 +44,9 @@ KINDS = {
         "What run.sh installs for machines with a GPU.",
         ("train", "qlora", "vllm", "dev"),
         # torch is built with CUDA 13.0. What a later CUDA compiles wants a later driver than torch does.
-        bounds=("nvidia-cuda-nvcc<13.1", "nvidia-cuda-cccl<13.1", "nvidia-nvjitlink<13.1"),
+        bounds=tuple(
+            f"nvidia-{part}<13.1" for part in ("cuda-cccl", "cuda-crt", "cuda-nvcc", "nvjitlink", "nvvm")
+        ),
     ),
 }
 
