@@ -6,6 +6,7 @@ stream: https://html.spec.whatwg.org/multipage/server-sent-events.html. Leaves o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,9 @@ FOLD = (
 
 _EVENT = re.compile(rb"(data|event|id|retry)?:")  # how a line of a stream begins
 _BLANK = b"\xef\xbb\xbf \t\r\n"
+_WORDS = 2000  # bytes of what is no JSON that are looked at for words to repeat
+_HIDDEN = re.compile(r"<(?:style|script|svg)\b[^<]*|<[^<>]*>")  # of a page of HTML
+_NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of pairs that stand for no byte of a bad text
 
 
 class Bodies:
@@ -81,8 +85,34 @@ class Bodies:
                 raise Retry("cut", "the answer was cut off in the middle of an event") from None
 
 
+def mended(text: str) -> str:
+    """The text with halves of a character put together, and U+FFFD for those that lack the other half.
+
+    `_json` leaves what is no Unicode as surrogates: halves of UTF-16 pairs that came as escapes, and bytes of
+    UTF-8 that were cut between two events. Of a whole text both can be told.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return _NO_BYTES.sub("\ufffd", paired).encode(errors="surrogateescape").decode(errors="replace")
+    return text
+
+
+def words_in(data: bytes) -> str:
+    """The first words of a body that is no JSON: of a page of HTML those that it shows."""
+    text = data[:_WORDS].decode(errors="replace")
+    return " ".join((_HIDDEN.sub(" ", text) if "<" in text else text).split())
+
+
 def _json(data: bytes) -> Any:
     try:
         return from_json(data, cache_strings="keys")
     except ValueError as e:
-        raise Retry("garbage", f"the answer is not JSON: {e}") from None
+        fault = e
+    try:
+        return json.loads(data.decode(errors="surrogateescape"))  # it takes half a character
+    except (ValueError, RecursionError):
+        said = words_in(data)
+        reason = f"the answer is not JSON: {said!r}" if said else f"the answer is not JSON: {fault}"
+        raise Retry("garbage", reason) from None

@@ -11,9 +11,9 @@ from bisect import bisect_left, bisect_right
 from typing import Any
 
 from pipeline.rows import Logprobs
+from pipeline.teacher.dialects import CLOSE
 from pipeline.teacher.transport import RequestFailed
 
-CLOSE = "</think>"
 LEAST = -9999.0  # what vLLM sends for minus infinity
 MOST_TOP = 20  # candidates that vLLM and hosted APIs give unless told otherwise
 PLACEHOLDER = "token_id:"

@@ -6,11 +6,13 @@ The form of an error differs from server to server; its words are untrusted. Lea
 
 from __future__ import annotations
 
+import json
 import re
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from pipeline.teacher.endpoints import Cleaner, words_of
+from pipeline.teacher.events import words_in
 from pipeline.teacher.limits import read_retry_after
 from pipeline.teacher.transport import ErrorStatus, RequestFailed, Retry
 
@@ -60,10 +62,10 @@ def _parsed(body: object) -> object:
     try:
         return from_json(body)
     except ValueError:
-        return body.decode(errors="replace")
+        return words_in(body)
 
 
 def _words(body: object) -> str:
     if words := words_of(body):
         return words
-    return body if isinstance(body, str) else to_json(body).decode() if body else ""
+    return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False) if body else ""

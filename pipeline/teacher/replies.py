@@ -7,28 +7,36 @@ log-probabilities (logprobs.py) and what an error means (client.py).
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
-
+from filters.marks import without_end_marks
 from pipeline.rows import Logprobs
-from pipeline.teacher.events import Bodies
-from pipeline.teacher.logprobs import CLOSE, Tokens
+from pipeline.teacher.dialects import (
+    CLOSE,
+    OPEN,
+    THOUGHT_FIELDS,
+    THOUGHT_KINDS,
+    THOUGHT_PARTS,
+    end_of,
+    has_marks,
+    split_by_marks,
+    text_of,
+)
+from pipeline.teacher.events import Bodies, mended
+from pipeline.teacher.logprobs import Tokens
 from pipeline.teacher.transport import ErrorStatus, RequestFailed, Retry
 
-OPEN = "<think>"
-
-_GIVEN_UP = {"abort", "error"}  # by a server that was stopped, or whose engine failed
-_WORD = re.compile(r"[a-z_]{1,32}")  # what a finish reason is; it will be counted and shown
+MOST_QUOTED = 1000  # characters of an answer that is none
 
 
 @dataclass(frozen=True)
 class Completion:
     reasoning: str | None  # the thought; None when the server sent none that can be told apart
     response: str  # what follows the thought
-    finish_reason: str  # the server's word; "unknown" when it gave none
+    finish_reason: str  # "stop", "length", a word of the server's; "unknown" when it gave none
     prompt_tokens: int | None  # over all requests that it took
     completion_tokens: int | None
     logprobs: Logprobs | None = None
@@ -39,8 +47,10 @@ def can_continue(completion: Completion) -> bool:
     """Whether it was cut at the token limit in its thought, or in plain text without any."""
     if completion.finish_reason != "length":
         return False
-    tagged = OPEN in completion.response or CLOSE in completion.response
-    return completion.thinking or (completion.reasoning is None and bool(completion.response) and not tagged)
+    if completion.thinking or completion.reasoning is not None or not completion.response:
+        return completion.thinking
+    found = split_by_marks(completion.response)
+    return not has_marks(completion.response) if found is None else not found.closed
 
 
 def said_so_far(cut: Completion) -> str:
@@ -51,37 +61,33 @@ def said_so_far(cut: Completion) -> str:
 def split_thought(content: str, thought: str, *, cut: bool = False) -> tuple[str | None, str, bool]:
     """The thought, what follows it, and whether the thought was never ended, however the server sent them.
 
-    A thought in a field of its own is taken as it is. Otherwise `<think>thought</think>answer`,
-    `thought</think>answer` (the chat template opened it) and `<think>thought` (never closed) are split.
-    Any other arrangement of tags is ambiguous: it stays whole in the response, for a filter to refuse.
-    `cut`: the end of the text is kept as it is, because what continues it depends on it.
+    A thought in a field of its own is taken without marks that a parser left around it. Otherwise text with
+    one plain pair of marks is split, whichever they are (dialects.py). Any other arrangement of marks is
+    ambiguous: it stays whole in the response, for a filter to refuse.
+    `cut`: the end of the text is kept as it is, because what continues it depends on it; so is a thought that
+    was cut and was not opened as we would open it.
     """
     ended = str.lstrip if cut else str.strip
     if thought.strip():
-        thinking = not content
+        thought, content, thinking = _of_its_own(thought, content)
+    elif found := split_by_marks(content):
+        thinking = not found.closed
+        if not (thinking and cut and found.marks and found.marks.begin != OPEN):
+            thought, content = found.thought, found.answer
     else:
-        thought, content, thinking = _by_tags(content)
+        thinking = False
     thought = ended(thought) if thinking else thought.strip()
     return thought or None, ended(content), thinking and bool(thought)
 
 
-def _by_tags(content: str) -> tuple[str, str, bool]:
-    opened, closed = content.count(OPEN), content.count(CLOSE)
-    if opened == 1 and closed <= 1 and content.lstrip().startswith(OPEN):
-        thought, _, rest = content.lstrip().removeprefix(OPEN).partition(CLOSE)
-        return thought, rest, not closed
-    if opened == 0 and closed == 1:
-        thought, _, rest = content.partition(CLOSE)
-        return thought, rest, False
-    return "", content, False
-
-
-_Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
-
-
-class _Usage(BaseModel):
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
+def _of_its_own(thought: str, content: str) -> tuple[str, str, bool]:
+    """A thought that came in a field of its own and the text beside it, without marks that a parser left."""
+    if (left := split_by_marks(content)) and left.closed and not left.thought.strip():
+        content = left.answer
+    found = split_by_marks(thought)
+    if found is None or (content.strip() and found.answer.strip()):
+        return thought, content, not content
+    return found.thought, content if content.strip() else found.answer, not found.closed and not content
 
 
 def _joined(so_far: Completion, content: str, thought: str) -> tuple[str, str]:
@@ -94,6 +100,59 @@ def _joined(so_far: Completion, content: str, thought: str) -> tuple[str, str]:
     return f"{OPEN}{so_far.reasoning}{thought}{content}", ""
 
 
+@dataclass
+class _Said:
+    """What one choice said so far."""
+
+    content: list[str] = field(default_factory=list)
+    thought: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)  # of the thought; see THOUGHT_PARTS
+    refusal: list[str] = field(default_factory=list)
+    end: str | None = None  # what the word means
+    word: str = ""  # the server's, for the end
+    streamed: bool = False  # in pieces
+
+    def take(self, choice: dict[str, Any]) -> bool:
+        """Whether it says anything: a filter's remark, for one, has neither words nor an end."""
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            if not isinstance(reason, str) or len(reason) > 64:
+                raise _wrong("finish_reason is no word")
+            if end := end_of(reason):
+                self.end, self.word = end, reason
+        message = choice.get("delta")
+        self.streamed |= message is not None
+        if message is None and not self.streamed:  # at the end of a stream it would say all again
+            message = choice.get("message")
+        if message is None:
+            return self.end is not None
+        if not isinstance(message, dict):
+            raise _wrong("a choice has no message")
+        self._take_message(message)
+        return True
+
+    def _take_message(self, message: dict[str, Any]) -> None:
+        if content := message.get("content"):
+            self._take_content(content)
+        for names, kept in ((THOUGHT_FIELDS, self.thought), (THOUGHT_PARTS, self.parts)):
+            texts = (_text(name, value) for name in names if _holds_text(value := message.get(name)))
+            kept.append(next(filter(None, texts), ""))
+        if refusal := message.get("refusal"):
+            self.refusal.append(_text("refusal", refusal))
+
+    def _take_content(self, content: Any) -> None:
+        """A text, or parts of which some may be thoughts, as Mistral sends them."""
+        for part in content if isinstance(content, list) else [content]:
+            is_thought = isinstance(part, dict) and part.get("type") in THOUGHT_KINDS
+            (self.thought if is_thought else self.content).append(_text("content", part))
+
+    def texts(self) -> tuple[str, str]:
+        """Content and thought."""
+        content = "".join(self.content) or "".join(self.refusal)
+        thought = "".join(self.thought)
+        return mended(content), mended(thought if thought.strip() else "".join(self.parts))
+
+
 class Reader:
     """Takes the bytes of a good answer as they come; `completion` says what they came to.
 
@@ -102,13 +161,12 @@ class Reader:
 
     def __init__(self, logprobs: int | None = None) -> None:
         self._bodies = Bodies(self._take)
-        self._content: list[str] = []
-        self._thought: list[str] = []
-        self._refusal: list[str] = []
-        self._finish_reason: str | None = None
-        self._usage = _Usage()
+        self._choices: dict[int, _Said] = {}
+        self._counts: tuple[int | None, int | None] = (None, None)  # tokens of prompt and completion
         self._answered = False
-        self._tokens = None if logprobs is None else Tokens(logprobs)
+        self._else: Any = None  # the first body that said nothing of an answer
+        self._logprobs = logprobs
+        self._tokens: dict[int, Tokens] = {}
 
     @property
     def events(self) -> int:
@@ -119,8 +177,7 @@ class Reader:
         """Prompt and completion together, as the server counts; 0 before anything came, None: not said."""
         if not self._answered:
             return 0
-        counts = (self._usage.prompt_tokens, self._usage.completion_tokens)
-        return None if None in counts else sum(n or 0 for n in counts)
+        return None if None in self._counts else sum(n or 0 for n in self._counts)
 
     def feed(self, chunk: bytes) -> None:
         self._bodies.feed(chunk)
@@ -128,24 +185,32 @@ class Reader:
     def completion(self, so_far: Completion | None = None) -> Completion:
         """The completion; joined with `so_far` where it goes on with that. May raise NoLogprobs too."""
         done = self._bodies.end()
-        if not done and self._finish_reason is None:
-            raise Retry("cut", "the answer was cut off: it ended without a finish_reason")
+        first = min(self._choices, default=0)  # the only one that was asked for
+        said = self._choices.get(first) or _Said()
+        if not done and said.end is None:
+            raise Retry("cut", "the answer was cut off: it ended without a finish_reason" + self._quoted())
         if not self._answered:
-            raise _wrong("there are no choices")
-        ended = self._finish_reason or "unknown"
-        ended = ended if _WORD.fullmatch(ended) else "other"
-        if ended in _GIVEN_UP:
-            raise Retry("cut", f"the answer was cut off: finish_reason {ended!r}")
-        thought = "".join(self._thought)
-        content = "".join(self._content) or "".join(self._refusal)
-        prompt, completion = self._usage.prompt_tokens, self._usage.completion_tokens
+            raise _wrong("there are no choices" + self._quoted())
+        if said.end == "given up":
+            raise Retry("cut", f"the answer was cut off: finish_reason {said.word!r}")
+        return self._completion(said, self._tokens.get(first), so_far)
+
+    def _completion(self, said: _Said, tokens: Tokens | None, so_far: Completion | None) -> Completion:
+        ended = said.end or "unknown"
+        content, thought = said.texts()
+        spoken = bool(content or thought)
+        prompt, completion = (count or (None if spoken else count) for count in self._counts)
         if so_far:
             content, thought = _joined(so_far, content, thought)
             prompt = _sum(so_far.prompt_tokens, prompt)
             completion = _sum(so_far.completion_tokens, completion)
+        if ended != "length":
+            content = without_end_marks(content)
         reasoning, response, thinking = split_thought(content, thought, cut=ended == "length")
-        before = so_far.logprobs if so_far else None
-        logprobs = None if self._tokens is None else self._tokens.row(reasoning, response, thinking, before)
+        logprobs = None
+        if self._logprobs is not None:
+            before = so_far.logprobs if so_far else None
+            logprobs = (tokens or Tokens(self._logprobs)).row(reasoning, response, thinking, before)
         return Completion(reasoning, response, ended, prompt, completion, logprobs, thinking)
 
     def _take(self, body: Any) -> None:
@@ -154,69 +219,52 @@ class Reader:
             raise _wrong("it is no object")
         if body.get("error") or body.get("object") == "error":
             raise ErrorStatus(_status_in(body), body)
-        if (usage := body.get("usage")) is not None:
-            self._usage = _valid_usage(usage)
+        if isinstance(usage := body.get("usage"), dict):
+            counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+            self._counts = counts if any(counts) or not any(self._counts) else self._counts
         choices = body.get("choices")
+        if not choices:
+            self._else = self._else or body
+            choices = []
         if not isinstance(choices, list):
-            if choices is None:
-                return
             raise _wrong("choices is no list")
-        for choice in choices:
+        for position, choice in enumerate(choices):
             if not isinstance(choice, dict):
                 raise _wrong("a choice is no object")
-            if not choice.get("index"):
-                self._take_choice(choice)
-                break
+            index = choice.get("index")
+            self._take_choice(index if isinstance(index, int) else position, choice)
 
-    def _take_choice(self, choice: dict[str, Any]) -> None:
-        reason = choice.get("finish_reason")
-        message = choice.get("delta", choice.get("message"))
-        if message is None and reason is not None:
-            message = {}
-        if not isinstance(message, dict):
-            raise _wrong("a choice has no message")
-        if reason is not None:
-            if not isinstance(reason, str) or len(reason) > 64:
-                raise _wrong("finish_reason is no word")
-            self._finish_reason = reason
-        self._answered = True
-        if content := message.get("content"):
-            self._take_content(content)
-        if thought := message.get("reasoning_content") or message.get("reasoning"):
-            self._thought.append(_text(thought))
-        if refusal := message.get("refusal"):
-            self._refusal.append(_text(refusal))
-        if self._tokens is not None and (logprobs := choice.get("logprobs")):
-            self._tokens.take(logprobs)
+    def _take_choice(self, index: int, choice: dict[str, Any]) -> None:
+        if self._choices.setdefault(index, _Said()).take(choice):
+            self._answered = True
+        if self._logprobs is not None and (logprobs := choice.get("logprobs")):
+            self._tokens.setdefault(index, Tokens(self._logprobs)).take(logprobs)
 
-    def _take_content(self, content: Any) -> None:
-        if not isinstance(content, list):
-            self._content.append(_text(content))
-            return
-        for part in content:
-            kind = part.get("type") if isinstance(part, dict) else None
-            if kind == "text":
-                self._content.append(_text(part.get("text")))
-            elif kind == "thinking":  # Mistral's way: a list of texts
-                thought = part.get("thinking")
-                texts = thought if isinstance(thought, list) else [{"text": thought}]
-                self._thought += [_text(t.get("text") if isinstance(t, dict) else None) for t in texts]
-            else:
-                raise _wrong("content has a part that is no text")
+    def _quoted(self) -> str:
+        """What came instead of an answer: some servers say in fields of their own why there is none."""
+        if self._answered or not self._else:
+            return ""
+        return f"; the server said {json.dumps(self._else, ensure_ascii=False)[:MOST_QUOTED]}"
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong("a text in its message is none")
-    return value
+def _holds_text(value: Any) -> bool:
+    return bool(value) and not isinstance(value, bool | int | float)
 
 
-def _valid_usage(usage: Any) -> _Usage:
-    """The counts; none where they are no counts: the answer was paid for all the same."""
-    try:
-        return _Usage.model_validate(usage)
-    except ValidationError:
-        return _Usage()
+def _text(name: str, value: Any) -> str:
+    text = text_of(value)
+    if text is None:
+        raise _wrong(f"its {name} has a part that is no text")
+    return text
+
+
+def _count(value: Any) -> int | None:
+    """A count of tokens; None where it is none: the answer was paid for all the same."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,15}", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        return None
+    return int(value)
 
 
 def _wrong(what: str) -> RequestFailed:

@@ -22,6 +22,7 @@ LAYERS = (
     ("pipeline.units", "pipeline.child", "pipeline.files", "pipeline.gym"),
     ("pipeline.machine", "pipeline.memory"),
     ("pipeline.teacher.endpoints", "pipeline.teacher.limits", "pipeline.teacher.pacing"),
+    ("pipeline.teacher.dialects",),
     ("pipeline.teacher.transport", "pipeline.model_cache"),
     ("pipeline.teacher.events", "pipeline.teacher.logprobs", "pipeline.teacher.refusals"),
     ("pipeline.teacher.replies",),

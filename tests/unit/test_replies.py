@@ -186,7 +186,9 @@ def test_counts_that_are_none_do_not_cost_the_answer(said: Any) -> None:
     assert (completion.response, completion.prompt_tokens) == ("so", None)
 
 
-@pytest.mark.parametrize("reason", ["abort", "error"])
+@pytest.mark.parametrize(
+    "reason", ["abort", "error", "insufficient_system_resource", "network_error", "CANCELLED"]
+)
 def test_an_answer_that_the_server_gave_up_is_asked_for_again(reason: str) -> None:
     assert answered(chat(reason, content="s"), chat(content="so"), max_retries=1).response == "so"
 
@@ -232,6 +234,205 @@ def test_a_compressed_answer_is_read() -> None:
     assert answered((200, body, {"Content-Encoding": "gzip"})).response == "so"
 
 
+# ------------------------------------------------------------------------------ other servers' words
+
+
+@pytest.mark.parametrize(
+    ("word", "end"),
+    [
+        *((word, "stop") for word in ("stop", "eos", "eos_token", "STOP", "end_turn", "FINISH_REASON_STOP")),
+        *((word, "length") for word in ("length", "MAX_TOKENS", "max_tokens", "model_length", "token_limit")),
+        ("SAFETY", "safety"),
+        ("content-filter", "content_filter"),
+        ("x" * 40, "other"),
+        ("<script>", "other"),
+        ("", "unknown"),
+        ("null", "unknown"),
+    ],
+)
+def test_every_server_s_word_for_an_end_is_understood_or_kept(word: str, end: str) -> None:
+    assert answered(chat(word, content="so")).finish_reason == end
+    assert read(events({"content": "so"}, stop(word))).finish_reason == end
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    assert read(events({"content": "so"}, stop(), stop(""))).finish_reason == "stop"
+    with pytest.raises(Retry, match="without a finish_reason"):
+        read(events(stop("", content="s"), stop("", content="o"), done=False))
+
+
+def test_a_choice_without_delta_says_nothing() -> None:
+    remark = {"choices": [{"index": 0, "finish_reason": None, "content_filter_results": {}}]}
+    nothing = {"choices": [{"index": 0, "delta": None, "finish_reason": None}]}
+    end = {"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]}
+    body = events(remark, {"content": "so"}, nothing, remark, end, remark)
+    assert read(body) == Completion(None, "so", "stop", None, None)
+    with pytest.raises(RequestFailed, match="there are no choices"):
+        read(events(remark))
+
+
+def test_choices_are_told_apart_by_their_index() -> None:
+    first, second = ({"choices": [{"index": i, "delta": {"content": t}}]} for i, t in enumerate(("so", "no")))
+    end = {"choices": [{"index": i, "delta": {}, "finish_reason": "stop"} for i in (1, 0)]}
+    assert read(events(second, first, end)).response == "so"
+    only = [{"choices": [c | {"index": 1} for c in piece["choices"]]} for piece in (first, stop())]
+    assert read(events(*only)).response == "so"
+
+
+def test_a_whole_message_at_the_end_of_a_stream_is_not_said_twice() -> None:
+    last = {"choices": [{"index": 0, "message": {"content": "so"}, "finish_reason": "stop"}]}
+    assert read(events({"content": "s"}, {"content": "o"}, last)).response == "so"
+    assert read(events(last)).response == "so"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("<think>", "</think>"),
+        ("<THINK>\n", "</THINK>"),
+        ("< think >", "</ think >"),
+        ("<thinking>", "</thinking>"),
+        ("<thought>\n", "\n</thought>\n\n"),
+        ("<reasoning>", "</reasoning>"),
+        ("<seed:think>", "</seed:think>"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+        ("<|begin_of_thought|>\n\n", "\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n"),
+        ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("analysis", "assistantfinal"),
+        ("<|channel>thought\n", "<channel|>"),
+        ("Here is my thought process:\n\n", "\n\nHere is my response:\n\n"),
+    ],
+)
+def test_one_pair_of_known_marks_is_the_thought(begin: str, end: str) -> None:
+    assert split_thought(f"{begin}why{end}so", "") == ("why", "so", False)
+    assert split_thought("so", f"{begin}why{end}") == ("why", "so", False)  # a parser left them
+    twice = f"{begin}why{end}so{begin}why{end}so"
+    assert split_thought(twice, "") == (None, twice, False)
+
+
+def test_marks_around_the_answer_go_with_those_of_the_thought() -> None:
+    content = "<|begin_of_thought|>why<|end_of_thought|><|begin_of_solution|>so<|end_of_solution|>\n"
+    assert split_thought(content, "") == ("why", "so", False)
+
+
+def test_plain_words_are_marks_as_a_pair_alone() -> None:
+    for content in (
+        "analysis shows that it is 7",
+        "Here is my thought process: first",
+        "it is assistantfinal",
+    ):
+        assert split_thought(content, "") == (None, content, False)
+
+
+def test_marks_that_a_parser_left_are_no_part_of_a_thought_of_its_own() -> None:
+    assert split_thought("so", "why\n</think>") == ("why", "so", False)
+    assert split_thought("</think>\n\nso", "why") == ("why", "so", False)
+    assert split_thought("", "why</think>so") == ("why", "so", False)
+    assert split_thought("so", "why</think>no") == ("why</think>no", "so", False)  # for a filter to refuse
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_content": "why"},
+        {"reasoning": "why"},
+        {"thinking": "why"},
+        {"reasoning": "why", "reasoning_content": "why"},
+        {"reasoning": [{"type": "reasoning.text", "text": "why"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "why", "index": 0}]},
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": "why"}]},
+        {"reasoning": "why", "reasoning_details": [{"type": "reasoning.text", "text": "why"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "why"}, {"type": "redacted_thinking"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "why"}]}, "so"]},
+        {"content": [{"type": "reasoning", "text": "why"}, {"type": "output_text", "text": "so"}]},
+        {"thinking": True, "reasoning_content": "why"},
+    ],
+    ids=str,
+)
+def test_a_thought_is_read_in_whichever_field_it_stands(fields: dict[str, Any]) -> None:
+    expected = Completion("why", "so", "stop", None, None)
+    assert answered(chat(**{"content": "so", **fields})) == expected
+    content = {"content": fields.pop("content", "so")}
+    assert read(events(fields, {"reasoning_details": []}, content, stop())) == expected
+
+
+def test_a_thought_that_is_hidden_is_none() -> None:
+    hidden = [{"type": "reasoning.encrypted", "data": "x"}]
+    assert answered(chat(content="so", reasoning_details=hidden)).reasoning is None
+
+
+@pytest.mark.parametrize("mark", ["<|eot_id|>", "<|im_end|>\n", "</s>", "<|im_end|><|endoftext|>"])
+def test_end_marks_come_off_a_whole_answer(mark: str) -> None:
+    assert read(events({"content": f"<think>why</think>so{mark}"}, stop())).response == "so"
+    assert read(events({"reasoning": "why"}, {"content": f"so{mark}"}, stop())).response == "so"
+    cut = read(events({"content": f"so{mark}"}, stop("length")))
+    assert cut.response == f"so{mark}"  # what continues it depends on it
+
+
+def test_half_a_character_costs_no_answer() -> None:
+    whole, halves = "so \U0001f600!", ("\\ud83d", "\\ude00")
+
+    def event(text: str) -> str:
+        return f'data: {{"choices": [{{"index": 0, "delta": {{"content": "{text}"}}}}]}}\n\n'
+
+    first, second = (event(text) for text in (f"so {halves[0]}", f"{halves[1]}!"))
+    assert read(events(first, second, stop())).response == whole
+    assert read(events(first, event("!"), stop())).response == "so \ufffd!"
+    data = event("so X").encode(), event("X!").encode()
+    for cut in (1, 2, 3):  # bytes of one character in two events
+        emoji = "\U0001f600".encode()
+        body = data[0].replace(b"X", emoji[:cut]) + data[1].replace(b"X", emoji[cut:])
+        assert read(body + events(stop()).encode()).response == whole
+    bad = data[0].replace(b"X", b"\xe9t\xe9") + events(stop()).encode()  # Latin-1
+    assert read(bad).response == "so \ufffdt\ufffd"
+    assert read('{"choices": [{"message": {"content": "\\udfff"}}]}').response == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("<!DOCTYPE html><html><style>h1 {}</style><h1>Sign in</h1></html>", "Sign in"),
+        ("upstream connect error\x1b[31m", "upstream connect error"),
+        (events({"choices": None, "error_message": "max_tokens is too large"}), "max_tokens is too large"),
+        ('event: error\ndata: {"code": "Bad", "message": "Range of max_tokens"}\n\n', "Range of max_tokens"),
+        ({"base_resp": {"status_msg": "no such group"}}, "no such group"),
+        ((400, {"errors": [{"msg": "\ud83d no"}]}), "no"),
+        ((400, "<html><h1>Not for you</h1></html>"), "HTTP 400: Not for you"),
+    ],
+)
+def test_a_failure_quotes_the_server_s_own_words(body: Any, said: str) -> None:
+    with pytest.raises(RequestFailed) as failed:
+        answered(body)
+    assert said in str(failed.value)
+    assert str(failed.value).isprintable()
+
+
+def test_keys_in_a_server_s_words_are_not_quoted() -> None:
+    with pytest.raises(RequestFailed) as failed:
+        answered("<p>no account for sk-abcdefghijklmnop</p>")
+    assert "no account for [key]" in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ({"prompt_tokens": 12.0, "completion_tokens": "21"}, (12, 21)),
+        ({"prompt_tokens": 12}, (12, None)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (None, None)),  # of words that were said
+        ({}, (None, None)),
+    ],
+)
+def test_counts_are_read_and_none_are_not_0(said: dict[str, Any], counts: tuple[int | None, ...]) -> None:
+    completion = answered(chat(content="so") | {"usage": said})
+    assert (completion.prompt_tokens, completion.completion_tokens) == counts
+
+
+def test_counts_of_zero_after_others_say_nothing() -> None:
+    assert read(events({"content": "so"}, usage(3, 4), stop(), usage(0, 0))).completion_tokens == 4
+
+
 # ------------------------------------------------------------------------------ hostile answers
 
 
@@ -254,14 +455,13 @@ def test_a_compressed_answer_is_read() -> None:
         chat(content=7),
         chat(content=[{"type": "text", "text": 7}]),
         chat(content=[{"type": "image_url"}]),
-        chat(content=["so"]),
-        chat(content="so", reasoning_content={"text": "why"}),
-        chat(content="so", reasoning=["why"]),
+        chat(content=[["so", 7]]),
+        chat(content="so", reasoning_content={"images": ["why"]}),
+        chat(content="so", reasoning=[{"type": "reasoning.image"}]),
         {"error": {"message": "upstream is down", "code": 500}},
         {"error": {"message": "too long", "code": 400}},
         "[" * 100_000 + "]" * 100_000,
         '{"choices": ' + "[" * 100_000,
-        b'{"choices": [{"message": {"content": "\\ud800"}}]}',
         b"\xff\xfe",
         "data: [DONE]\n\n",
         "data: 7\n\n",
