@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import filters
@@ -25,6 +25,7 @@ from pipeline.rows import Sampling, Split, Trace
 from pipeline.sampling import FAILED, JUDGE, Ask
 from pipeline.server import Server
 from pipeline.stage import Job
+from pipeline.store import Output
 from pipeline.teacher.client import Client
 from pipeline.teacher.replies import Completion
 from pipeline.teacher.transport import RequestFailed
@@ -103,7 +104,30 @@ def model_settings(name: str, endpoint: Endpoint) -> dict[str, Any]:
         "model": endpoint.model,
         "weights": served_as(endpoint),
         "extra_body": endpoint.extra_body,
+        **not_sent(endpoint),
     }
+
+
+def not_sent(endpoint: Endpoint) -> dict[str, list[str]]:
+    """The settings of sampling that the recipe leaves out of requests; {} where it leaves out none."""
+    omitted = [str(name) for name in sorted(endpoint.omit) if name != "stream_options"]
+    return {"omit": omitted} if omitted else {}
+
+
+def unsent_in(output: Output) -> dict[str, list[str]]:
+    """Teacher -> the settings of sampling that some of its traces were drawn without; none: no entry.
+
+    Of sealed shards, as their rows have it: it is the same however often the stage was resumed.
+    """
+    found: dict[str, set[str]] = {}
+    for shard in output.shards():
+        if shard.sealed:
+            for batch in shard.batches(leave_out=set(Trace.model_fields) - {"teacher", "sampling", "seed"}):
+                for row in batch.to_pylist():
+                    values = row["sampling"] | {"seed": row["seed"]}
+                    if unsent := {name for name, value in values.items() if value is None}:
+                        found.setdefault(row["teacher"], set()).update(unsent)
+    return {teacher: sorted(names) for teacher, names in sorted(found.items())}
 
 
 def served_as(endpoint: Endpoint) -> dict[str, Any]:
@@ -139,7 +163,8 @@ class Drawer:
         """The row of a unit that failed: what there was of it before, with the error."""
         ask: Ask = unit.args
         seed = sampling.sampling_seed(ask.problem.id, ask.sample, self._seed)
-        row = ask.row or self._trace(ask, seed, NOTHING)
+        nothing = replace(NOTHING, unsent=self._clients[ask.teacher].unsent)
+        row = ask.row or self._trace(ask, seed, nothing)
         return row.model_copy(update={"error": error})
 
     async def _complete(self, ask: Ask, seed: int, so_far: Completion | None = None) -> Completion:
@@ -161,7 +186,12 @@ class Drawer:
             if not e.refused:
                 raise
             return row.model_copy(update={"error": f"could not be continued: {e}"})
-        return row.model_copy(update=_said(completion) | {"continued": row.continued + 1})
+        seed_sent = row.seed if "seed" not in completion.unsent else None
+        return row.model_copy(
+            update=_said(completion)
+            | {"continued": row.continued + 1}
+            | {"sampling": _sent(row.sampling, completion), "seed": seed_sent}
+        )
 
     async def _judged(self, row: Trace) -> Trace:
         outcome = (await asyncio.to_thread(filters.judge, row, self._draw.filters)).outcome
@@ -195,10 +225,16 @@ class Drawer:
             teacher=self._draw.models[ask.teacher].name,
             prompt=self._prompt.name,
             prompt_hash=self._prompt.hash,
-            sampling=self._sampling,
-            seed=seed,
+            sampling=_sent(self._sampling, completion),
+            seed=None if "seed" in completion.unsent else seed,
             **_said(completion),
         )
+
+
+def _sent(asked: Sampling, completion: Completion) -> Sampling:
+    """The sampling without what the server was not sent."""
+    unsent = completion.unsent & {"temperature", "top_p"}
+    return asked.model_copy(update=dict.fromkeys(unsent)) if unsent else asked
 
 
 def _said(completion: Completion) -> dict[str, Any]:

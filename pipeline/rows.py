@@ -56,8 +56,8 @@ class Verdict(Row):
 
 
 class Sampling(Row):
-    temperature: float
-    top_p: float
+    temperature: float | None  # None, as of the next: not sent, the server's own was used
+    top_p: float | None
     max_tokens: int
 
 
@@ -85,7 +85,7 @@ class Trace(Question):
     prompt: str
     prompt_hash: str
     sampling: Sampling
-    seed: int
+    seed: int | None  # None: not sent
     reasoning: str | None  # the thought, however the server sent it; None when there was none
     response: str  # what follows the thought
     finish_reason: str  # "stop", "length", ... or "failed" when no answer could be had

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from pipeline.config.base import EnvName, Name, Scalar, Share, Table
 
+Omitted = Literal["temperature", "top_p", "seed", "stream_options"]  # fields that a request can do without
+
 
 class Endpoint(Table):
     """A model behind an OpenAI-compatible server: one started here, or one that is already there."""
@@ -30,6 +32,7 @@ class Endpoint(Table):
             "price_in",
             "price_out",
             "continue_by",
+            "omit",  # what is drawn otherwise for it is in `drawing.not_sent`
         }
     )
     model: str  # hub name, local folder, GGUF file, or package:DIST/FILE.gguf from an installed package
@@ -50,6 +53,7 @@ class Endpoint(Table):
     price_out: Annotated[float, Field(ge=0)] | None = None  # per million completion tokens
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # as the server calls it
     extra_body: dict[str, Any] = {}  # sent along with each request, e.g. { top_k = 20 }
+    omit: tuple[Omitted, ...] = ()  # fields to leave out of each request, for a server that refuses them
     # How the server is asked to go on with a message: vLLM and SGLang, or "prefix": true (DeepSeek, Mistral)
     continue_by: Literal["continue_final_message", "prefix"] = "continue_final_message"
 

@@ -63,6 +63,8 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     add("--too-long", metavar="TEXT", help="a prompt with this text is refused as longer than the context")
     add("--no-continue", action="store_true", help="refuse to go on with an answer that was cut off")
     add("--no-logprobs", action="store_true", help="ignore the wish for log-probabilities")
+    add("--no-usage", action="store_true", help="send no counts of tokens")
+    add("--refuse", action="append", default=[], metavar="FIELD", help="of a request; may be repeated")
 
 
 def _add_pace(group: argparse._ArgumentGroup) -> None:

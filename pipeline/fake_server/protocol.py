@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import log
@@ -59,8 +60,8 @@ class Reply:
     completion_tokens: int
 
 
-def read(body: bytes) -> Asked:
-    """The request in these bytes; raises BadRequest."""
+def read(body: bytes, refuse: Sequence[str] = ()) -> Asked:
+    """The request in these bytes; raises BadRequest, also for one with a field to refuse."""
     try:
         fields = json.loads(body)
         model, messages = str(fields["model"]), [dict(message) for message in fields["messages"]]
@@ -68,6 +69,9 @@ def read(body: bytes) -> Asked:
         streaming = dict(fields.get("stream_options") or {})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadRequest("the request is not a chat completion") from None
+    for name in refuse:
+        if name in fields:
+            raise BadRequest(f"Unsupported parameter: '{name}' is not supported with this model.")
     limit = fields.get("max_completion_tokens", fields.get("max_tokens"))
     if limit is not None and not (isinstance(limit, int) and limit > 0):
         raise BadRequest("max_tokens must be a whole number above 0")
@@ -108,7 +112,11 @@ def reply(options: argparse.Namespace, asked: Asked, request: str, odd: str | No
     drawn, text = _text(options, asked)
     edges, finish_reason = _cut(text, asked)
     given, made = len(asked.prompt.split()), len(edges) - 1
-    usage = {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
+    usage = (
+        None
+        if options.no_usage
+        else {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
+    )
     head = {"id": f"chatcmpl-{request[:24]}", "created": 0, "model": asked.model}
     if odd == "empty":
         nothing = {"content": None} if int(request[0], 16) % 2 else {}

@@ -52,7 +52,7 @@ class Server:
             self.in_flight -= 1
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
-        asked = read(await http.read())
+        asked = read(await http.read(), self.options.refuse)
         if asked.model not in self.options.model:
             return self._error(404, f"The model `{asked.model}` does not exist.")
         if self.options.too_long and self.options.too_long in asked.prompt:

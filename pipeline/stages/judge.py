@@ -40,6 +40,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return {
         **identity(judge),
         "weights": drawing.served_as(judge),
+        **drawing.not_sent(judge),
         "prompt": {"name": prompt.name, "text": prompt.text},
         "seed": recipe.seed,
     }

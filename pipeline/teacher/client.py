@@ -12,6 +12,7 @@ import difflib
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipeline.teacher.endpoints import Cleaner, NoList, check_address, list_mode
 from pipeline.teacher.limits import Quota, backoff
 from pipeline.teacher.logprobs import NoLogprobs, asked
 from pipeline.teacher.pacing import FIRST_LEVEL, Place, Places, Slot, Tally
-from pipeline.teacher.refusals import Hopeless, judge
+from pipeline.teacher.refusals import FieldRefused, Hopeless, judge
 from pipeline.teacher.replies import Completion, Reader, said_so_far
 from pipeline.teacher.transport import MAX_BODY, Bounds, ErrorStatus, RequestFailed, Retry, Transport
 
@@ -66,6 +67,8 @@ class Client:
         self._quota = Quota(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._bad_since: float | None = None  # the first failure since the last good answer
         self._gave_logprobs = False
+        self.unsent = frozenset[str](endpoint.omit)  # fields that are left out of every request
+        self._taken: frozenset[str] = frozenset()  # fields that a good answer was asked with
         self._say: Callable[[str], None] = lambda _text: None
 
     async def __aenter__(self) -> Client:
@@ -81,7 +84,8 @@ class Client:
     async def check(self, say: Callable[[str], None] | None = None) -> None:
         """Ask each address for its models, and set those aside that cannot be used, saying so.
 
-        UserError when none can be reached, takes us and has our model.
+        A list without our model is a hint and no more: many servers take names that they do not list.
+        UserError when no address can be reached and takes our key.
         """
         self._say = say or self._say
         flaws = await asyncio.gather(*map(self._flaw, self._urls))
@@ -95,13 +99,18 @@ class Client:
         try:
             known = await list_models(base_url, self._cleaner, self._endpoint.max_retries)
         except NoList as e:
-            return str(e)
-        if known is None:
-            return None
-        # Some servers list "models/NAME" and take "NAME".
-        if any(name == self.model or name.endswith("/" + self.model) for name in known):
-            return None
-        return f"it serves {self._cleaner.clean(_nearest(self.model, known))}"
+            if e.useless:
+                return str(e)
+            hint = str(e)
+        else:
+            # Some servers list "models/NAME" and take "NAME".
+            if known is None or any(f"/{name}".endswith(f"/{self.model}") for name in known):
+                return None
+            hint = f"it lists {self._cleaner.clean(_nearest(self.model, known))}"
+        self._say(
+            f"{check_address(base_url)}: {hint}; whether it has {self.model!r} its first answer will tell"
+        )
+        return None
 
     async def complete(
         self,
@@ -116,17 +125,28 @@ class Client:
 
         `logprobs`: how many of the likeliest tokens to keep at each position. Raises RequestFailed when this
         request has no answer, UserError when none would have one, Stopped when nothing good came from any
-        address for `patience` seconds.
+        address for `patience` seconds. A field that the request can do without and the server refuses is left
+        out; of this request alone where it was taken of others.
         """
-        body = to_json(self._body(messages, sampling, seed, logprobs, so_far))
+        whole = self._body(messages, sampling, seed, logprobs, so_far)
+        unsent = self.unsent
         candidates = 0 if logprobs is None else logprobs + 2
         most = MAX_BODY + candidates * CANDIDATE_BYTES * sampling.max_tokens
         bounds = Bounds(self._endpoint.stall_timeout, sampling.max_tokens, most, self._ours)
         counted = waited = 0
         while True:
             slot = await self._places.take()
+            body = to_json({name: value for name, value in whole.items() if name not in unsent})
             try:
-                return await self._try(slot, body, bounds, logprobs, so_far)
+                completion = await self._try(slot, body, bounds, logprobs, so_far)
+                self._learn(unsent, frozenset(whole))
+                return replace(completion, unsent=unsent)
+            except FieldRefused as e:
+                field = next((name for name in e.fields if name in whole and name not in unsent), None)
+                if field is None:
+                    raise
+                unsent |= self.unsent | {field}
+                continue
             except Retry as e:
                 failure = e
             finally:
@@ -165,6 +185,14 @@ class Client:
             else:
                 body |= {"add_generation_prompt": False, "continue_final_message": True}
         return body
+
+    def _learn(self, unsent: frozenset[str], fields: frozenset[str]) -> None:
+        """A good answer came without these of the fields: so it does of every other request."""
+        self._taken |= fields - unsent
+        if new := unsent - self.unsent - self._taken:
+            self.unsent |= new
+            names = ", ".join(sorted(new))
+            self._say(f"{self.model}: {names} left out of requests from here on: the server does not take it")
 
     async def _try(
         self, slot: Slot, body: bytes, bounds: Bounds, logprobs: int | None, so_far: Completion | None

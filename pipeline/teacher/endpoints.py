@@ -33,7 +33,14 @@ _KEY_LIKE = re.compile(r"(?i)\b(sk|pk|hf|gsk|xai)[-_]\S{6}|\*\*\*")  # "sk-...",
 
 
 class NoList(Exception):
-    """A server did not tell its models; the message says why in one line."""
+    """A server did not tell its models; the message says why in one line.
+
+    `useless`: nor would it take a request now: nobody answers, the key is wrong, or it is unwell.
+    """
+
+    def __init__(self, reason: str, *, useless: bool = False) -> None:
+        super().__init__(reason)
+        self.useless = useless
 
 
 def check_address(base_url: str) -> str:
@@ -139,15 +146,17 @@ async def list_models(base_url: str, cleaner: Cleaner, max_retries: int) -> list
         where = ".".join(str(p) for p in first["loc"])
         raise NoList(f"its list of models cannot be read: {where}: {first['msg']}") from None
     except TimeoutError:
-        raise NoList(f"no answer after {LIST_TIMEOUT * (1 + LIST_RETRIES)} s") from None
+        raise NoList(f"no answer after {LIST_TIMEOUT * (1 + LIST_RETRIES)} s", useless=True) from None
     except openai.APIStatusError as e:
         if e.status_code in _UNLISTED:
             return None  # the first request will tell whether the address is right
         words = words_of(e.body) or e.response.text
-        raise NoList(f"HTTP {e.status_code}: {cleaner.clean(words) or 'no reason given'}") from None
+        reason = f"HTTP {e.status_code}: {cleaner.clean(words) or 'no reason given'}"
+        raise NoList(reason, useless=e.status_code == 401 or e.status_code >= 500) from None
     except (openai.OpenAIError, httpx2.HTTPError) as e:
         cause = e.__cause__ or e
-        raise NoList(f"no answer: {cleaner.clean(str(cause)) or type(cause).__name__}") from None
+        reason = f"no answer: {cleaner.clean(str(cause)) or type(cause).__name__}"
+        raise NoList(reason, useless=True) from None
 
 
 async def _list_body(api: openai.AsyncOpenAI) -> bytes:

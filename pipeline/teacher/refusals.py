@@ -28,6 +28,24 @@ _UNKNOWN_MODEL = re.compile(
 )
 
 
+# Fields that a request can do without, in the order in which they are let go of: a server that takes either
+# of temperature and top_p keeps the first.
+_SPARE = ("stream_options", "seed", "top_p", "temperature")
+_UNTAKEN = re.compile(
+    r"(?i)\b(not|unsupported|unknown|unrecogni[sz]ed|unexpected|extra|cannot|only|deprecated|incompatible"
+    r"|invalid|forbidden|must|conflicts?)\b|n't\b"
+)
+_OUT_OF_RANGE = re.compile(r"(?i)\b(between|range|less than|greater than|at (least|most)|exceeds?)\b|[<>]=")
+
+
+class FieldRefused(RequestFailed):
+    """A refusal that names fields which the request can do without, the first to let go of first."""
+
+    def __init__(self, reason: str, fields: tuple[str, ...]) -> None:
+        super().__init__(reason, refused=True)
+        self.fields = fields
+
+
 class Hopeless(Exception):
     """Every other request would be refused the same way. The message is one short line saying why."""
 
@@ -36,6 +54,8 @@ def judge(error: ErrorStatus, cleaner: Cleaner, now: float) -> Retry | RequestFa
     """What a refusal means; `now` in seconds since 1970, for a Retry-After that is a date."""
     status, body = error.status, _parsed(error.body)
     reason = f"HTTP {status}: {cleaner.clean(_words(body)) or 'no reason given'}"
+    if status in (400, 422) and (fields := _spare_fields(body)):
+        return FieldRefused(reason, fields)
     if _hopeless(status, body, reason):
         return Hopeless(reason)
     word = "5xx" if status >= 500 else str(status)
@@ -54,6 +74,14 @@ def _hopeless(status: int, body: object, reason: str) -> bool:
     code = error.get("code") if isinstance(error, dict) else None
     coded = isinstance(code, str) and code in _HOPELESS_CODE
     return status in _HOPELESS_STATUS or coded or bool(status == 400 and _UNKNOWN_MODEL.search(reason))
+
+
+def _spare_fields(body: object) -> tuple[str, ...]:
+    """The spare fields that a refusal says the server does not take; a value out of range is the recipe's."""
+    words = body if isinstance(body, str) else json.dumps(body)
+    if not _UNTAKEN.search(words) or _OUT_OF_RANGE.search(words):
+        return ()
+    return tuple(name for name in _SPARE if re.search(rf"(?<![\w-]){name}(?![\w-])", words))
 
 
 def _parsed(body: object) -> object:

@@ -41,6 +41,7 @@ class Completion:
     completion_tokens: int | None
     logprobs: Logprobs | None = None
     thinking: bool = False  # the thought was never ended
+    unsent: frozenset[str] = frozenset()  # fields of the sampling that the server was not sent
 
 
 def can_continue(completion: Completion) -> bool:

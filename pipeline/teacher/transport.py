@@ -26,6 +26,7 @@ CONNECT_TIMEOUT = 30  # seconds
 KEEP_ALIVE = 3  # seconds
 MAX_BODY = 64 * 2**20  # bytes; 100,000 tokens, an event of 300 bytes each, are 30 MB
 MAX_ERROR = 2**16  # bytes of an error's body that we read
+MAX_HEADER = 2**18  # bytes of one header: gateways add policies and traces
 # Bytes alone do not keep an answer alive, or a server that drips them would hold a request for ever: an
 # answer may take GRACE stall time-outs, and EVENT_GRACE seconds more for each token that came.
 GRACE = 10
@@ -106,6 +107,8 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             proxy=self._proxy,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
         )
 
     async def close(self) -> None:

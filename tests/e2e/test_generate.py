@@ -96,6 +96,24 @@ def test_a_thought_cut_at_max_tokens_is_continued_and_its_tokens_add_up(
     assert {(t.finish_reason, t.continued) for t in traces(tmp_path / "once")} == {("length", 1)}
 
 
+def test_a_trace_claims_no_setting_that_its_server_was_not_sent(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server("--refuse", "seed", "--refuse", "stream_options")
+    recipe = write_recipe(tmp_path, server.url)
+    generate(tmp_path / "found", recipe)
+    generate(tmp_path / "known", recipe, "teacher.omit=['seed', 'top_p']")
+    for name, top_p, unsent in (("found", 0.95, ["seed"]), ("known", None, ["seed", "top_p"])):
+        drawn = traces(tmp_path / name)
+        assert len(drawn) == PROBLEMS * SAMPLES
+        assert {(t.seed, t.sampling.temperature, t.sampling.top_p) for t in drawn} == {(None, 0.6, top_p)}
+        manifest = Output(tmp_path / name / "test" / "generate", Trace).manifest()
+        assert manifest
+        assert manifest.report == {"not_sent": {"fake": unsent}}
+        settings = manifest.settings["teachers"][0]
+        assert settings.get("omit") == (unsent if name == "known" else None)
+
+
 def test_what_cannot_be_continued_stays_and_says_so(tmp_path: Path, fake_server: StartFakeServer) -> None:
     server = fake_server("--words", "60", "--no-continue")
     recipe = write_recipe(tmp_path, server.url)

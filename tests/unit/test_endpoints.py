@@ -85,10 +85,12 @@ def test_check_passes_for_a_model_the_server_knows(fake_server: StartFakeServer)
     assert check(server.url, model="b") == []
 
 
-def test_an_unknown_model_stops_the_run_at_once_and_names_the_nearest(fake_server: StartFakeServer) -> None:
+def test_an_unlisted_model_is_said_with_the_nearest_and_refused_by_the_first_answer(
+    fake_server: StartFakeServer,
+) -> None:
     server = fake_server("--model", "smollm2")
-    with pytest.raises(UserError, match=r"http.*/v1: cannot use model 'smollm' .*: it serves 'smollm2'"):
-        check(server.url, model="smollm")
+    (said,) = check(server.url, model="smollm")
+    assert said.startswith(f"{server.url}: it lists 'smollm2'; whether it has 'smollm' its first answer")
     with pytest.raises(UserError, match="HTTP 404: The model `smollm` does not exist"):
         asyncio.run(complete(server.url, model="smollm"))
     assert server.stats()["requests"] == 1
@@ -106,25 +108,48 @@ def test_one_address_of_several_is_enough_and_the_others_are_said(fake_server: S
     gone.stop()
     said = check(gone.url, good.url, other.url, max_retries=0)
     assert len(said) == 2
-    assert said[0].startswith(f"{gone.url} is set aside: no answer")
-    assert said[1].startswith(f"{other.url} is set aside: it serves 'other'")
+    assert f"{other.url}: it lists 'other'" in said[0]
+    assert said[1].startswith(f"{gone.url} is set aside: no answer")
     with pytest.raises(UserError, match=gone.url):
-        check(gone.url, other.url, max_retries=0)
+        check(gone.url, max_retries=0)
+
+
+def check_list(models: Any, status: int = 200) -> list[str]:
+    """What the check says of a server with this list of models."""
+    said: list[str] = []
+
+    async def ask() -> None:
+        async def handler(http: web.Request) -> web.Response:
+            return web.Response(text=models if isinstance(models, str) else json.dumps(models), status=status)
+
+        async with serving(handler) as url, client(url, max_retries=0) as teacher:
+            await teacher.check(said.append)
+
+    asyncio.run(ask())
+    return said
 
 
 @pytest.mark.parametrize(
     "models", [{"data": 5}, {"data": [{"id": None}]}, "<html>", "[]", '{"data": [' + " " * 2**25]
 )
-def test_a_list_of_models_that_is_none_is_the_servers_mistake(models: Any) -> None:
-    async def ask() -> None:
-        async def handler(http: web.Request) -> web.Response:
-            return web.Response(text=models if isinstance(models, str) else json.dumps(models))
+def test_a_list_of_models_that_is_none_stops_nothing(models: Any) -> None:
+    (said,) = check_list(models)
+    assert "its list of models" in said
 
-        async with serving(handler) as url, client(url, max_retries=0) as teacher:
-            await teacher.check()
 
-    with pytest.raises(UserError, match="its list of models"):
-        asyncio.run(ask())
+@pytest.mark.parametrize("names", [["fake:latest"], ["org/fake-2"], []])
+def test_a_list_without_our_model_is_a_hint(names: list[str]) -> None:
+    (said,) = check_list({"data": [{"id": name} for name in names]})
+    assert "whether it has 'fake' its first answer will tell" in said
+
+
+def test_a_list_that_is_refused_stops_where_requests_would_be_refused_too() -> None:
+    (said,) = check_list({"error": {"message": "no listing for this key"}}, 403)
+    assert "HTTP 403: no listing for this key" in said
+    assert check_list("", 404) == []
+    for status in (401, 503):
+        with pytest.raises(UserError, match=f"HTTP {status}: no"):
+            check_list({"error": {"message": "no"}}, status)
 
 
 # ------------------------------------------------------------------------------ the key

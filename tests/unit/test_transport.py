@@ -157,6 +157,11 @@ def test_an_endless_answer_is_refused_once_it_is_too_large() -> None:
     assert asyncio.run(ask()) == 1
 
 
+def test_an_answer_with_a_long_header_is_read() -> None:
+    headers = {"X-Trace": "y" * 100_000}
+    assert answered((200, json.dumps(chat(content="so")), headers)).response == "so"
+
+
 def test_an_endless_error_is_read_in_part() -> None:
     async def ask() -> None:
         async def handler(http: web.Request) -> web.StreamResponse:
