@@ -19,10 +19,10 @@ class Cost(Row):
     teacher: str
     source: str
     traces: int
-    prompt_tokens: int
-    completion_tokens: int
-    uncounted: int  # traces whose server sent no token counts
-    spend: float | None  # None where the recipe gives no price
+    prompt_tokens: int | None  # of the traces with counts; None where there are none, as with spend
+    completion_tokens: int | None
+    uncounted: int  # traces whose server sent no token counts: what stands here is then the least
+    spend: float | None  # None, too, where the recipe gives no price
     kept: int | None  # None before they were filtered
 
     @property
@@ -37,14 +37,15 @@ def costs(run: Run) -> list[Cost]:
     rows = []
     for (teacher, source), used in sorted(_used(run).items()):
         endpoint = endpoints.get(teacher)
-        spend = price(endpoint, used["prompt"], used["completion"]) if endpoint else None
+        known = used["uncounted"] < used["traces"]
+        spend = price(endpoint, used["prompt"], used["completion"]) if endpoint and known else None
         rows.append(
             Cost(
                 teacher=teacher,
                 source=source,
                 traces=used["traces"],
-                prompt_tokens=used["prompt"],
-                completion_tokens=used["completion"],
+                prompt_tokens=used["prompt"] if known else None,
+                completion_tokens=used["completion"] if known else None,
                 uncounted=used["uncounted"],
                 spend=spend,
                 kept=None if kept is None else kept[teacher, source],
@@ -64,12 +65,14 @@ def _used(run: Run) -> dict[tuple[str, str], Counter[str]]:
 
 def _sealed(run: Run) -> Iterator[tuple[Any, ...]]:
     """teacher, source, traces, prompt tokens, completion tokens, traces with a count; summed by Arrow."""
+    import pyarrow.compute as pc
+
     rows = run.rows("generate")
     if rows.paths:
-        grouped = rows.columns(_FIELDS).group_by(["teacher", "source"])
-        sums = grouped.aggregate(
-            [([], "count_all"), *((f, "sum") for f in _FIELDS[2:]), ("completion_tokens", "count")]
-        )
+        table = rows.columns(_FIELDS)
+        counted = pc.and_(table["prompt_tokens"].is_valid(), table["completion_tokens"].is_valid())
+        grouped = table.append_column("counted", counted).group_by(["teacher", "source"])
+        sums = grouped.aggregate([([], "count_all"), *((f, "sum") for f in (*_FIELDS[2:], "counted"))])
         for r in sums.to_pylist():
             yield (
                 r["teacher"],
@@ -77,7 +80,7 @@ def _sealed(run: Run) -> Iterator[tuple[Any, ...]]:
                 r["count_all"],
                 r["prompt_tokens_sum"],
                 r["completion_tokens_sum"],
-                r["completion_tokens_count"],
+                r["counted_sum"],
             )
 
 
@@ -86,7 +89,7 @@ def _open(run: Run) -> Iterator[tuple[Any, ...]]:
         if not shard.sealed:
             for row in shard.held(_FIELDS).rows.values():
                 teacher, source, prompt, completion = (row[f] for f in _FIELDS)
-                yield teacher, source, 1, prompt, completion, completion is not None
+                yield teacher, source, 1, prompt, completion, None not in (prompt, completion)
 
 
 def _kept(run: Run) -> Counter[tuple[str, str]] | None:

@@ -20,7 +20,7 @@ from pipeline.progress import plain
 from pipeline.rows import Row, Score
 from pipeline.run import ROWS, Run
 from pipeline.scoring import by_set, paired
-from pipeline.show import console, money
+from pipeline.show import at_least, console, money
 from pipeline.store import flat, shown
 
 
@@ -40,8 +40,9 @@ class Side(Row):
     kept: int | None  # None before they were filtered, as with the next two
     rejected: dict[str, int] | None  # "rule: reason" -> traces
     unknown: dict[str, int] | None
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None  # None where none were counted
+    completion_tokens: int | None
+    uncounted: int  # traces without counts: tokens and spend are then the least
     spend: float | None  # None where the recipe gives no price
     seconds: dict[str, float]  # stage -> over all tries
 
@@ -143,11 +144,17 @@ def _side(run: Run) -> Side:
         kept=report.get("kept"),
         rejected=report.get("rejected"),
         unknown=report.get("unknown"),
-        prompt_tokens=sum(c.prompt_tokens for c in spent),
-        completion_tokens=sum(c.completion_tokens for c in spent),
+        prompt_tokens=_sum([c.prompt_tokens for c in spent]),
+        completion_tokens=_sum([c.completion_tokens for c in spent]),
+        uncounted=sum(c.uncounted for c in spent),
         spend=sum(spends) if spends else None,
         seconds=dict(run.seconds()),
     )
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known or not counts else None
 
 
 def _scores(a: list[Score], b: list[Score]) -> Iterator[ScoreDiff]:
@@ -176,11 +183,11 @@ def _yields(diff: Diff) -> Table:
         for reason in dict.fromkeys((*found[0], *found[1])):
             counts = (_share(f.get(reason, 0), s) for f, s in zip(found, sides, strict=True))
             table.add_row(f"{what.replace('unknown', 'cannot tell')}, {plain(reason)}", *counts)
-    table.add_row("completion tokens", *(f"{s.completion_tokens:,}" for s in sides))
-    table.add_row("spent", *(money(s.spend) for s in sides))
-    table.add_row(
-        "spent a kept trace", *(money(s.spend / s.kept if s.spend and s.kept else None) for s in sides)
-    )
+    tokens = ("-" if s.completion_tokens is None else f"{s.completion_tokens:,}" for s in sides)
+    spends = (money(s.spend) for s in sides)
+    each = (money(s.spend / s.kept if s.spend and s.kept else None) for s in sides)
+    for what, amounts in (("completion tokens", tokens), ("spent", spends), ("spent a kept trace", each)):
+        table.add_row(what, *(at_least(a, s.uncounted) for a, s in zip(amounts, sides, strict=True)))
     for stage in ROWS:
         table.add_row(f"seconds of {stage}", *(f"{s.seconds.get(stage, 0):.0f}" for s in sides))
     return table

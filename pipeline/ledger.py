@@ -36,7 +36,8 @@ class Account(Row):
     retries: dict[str, int]  # why -> how many
     prompt_tokens: int
     completion_tokens: int
-    spend: float | None  # None where no price is given
+    spend: float | None  # None where no price is given, or nothing was counted
+    uncounted: int = 0  # answers whose server sent no counts: tokens and spend are then the least
 
 
 class Try(Row):
@@ -60,21 +61,25 @@ class Meter:
     tally: Tally
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    uncounted: int = 0  # answers
 
     def add(self, got: Completion, before: Completion | None = None) -> None:
         """The tokens of an answer; of one that goes on from `before`, those beyond it."""
         prompt, completion = (before.prompt_tokens, before.completion_tokens) if before else (0, 0)
         self.prompt_tokens += max(0, (got.prompt_tokens or 0) - (prompt or 0))
         self.completion_tokens += max(0, (got.completion_tokens or 0) - (completion or 0))
+        self.uncounted += None in (got.prompt_tokens, got.completion_tokens)
 
     def account(self) -> Account:
+        known = bool(self.completion_tokens or not self.uncounted)
         return Account(
             teacher=self.teacher,
             requests=self.tally.requests,
             retries=dict(self.tally.retries),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
-            spend=price(self.endpoint, self.prompt_tokens, self.completion_tokens),
+            spend=price(self.endpoint, self.prompt_tokens, self.completion_tokens) if known else None,
+            uncounted=self.uncounted,
         )
 
 
@@ -99,13 +104,15 @@ class Ledger:
         tallies = [meter.tally for meter in self.meters]
         retries = sum(sum(tally.retries.values()) for tally in tallies)
         judged = self.outcomes.total()
-        spends = [a.spend for t in (*self._earlier, self._try("")) for a in t.accounts if a.spend is not None]
+        accounts = [a for t in (*self._earlier, self._try("")) for a in t.accounts]
+        spends = [a.spend for a in accounts if a.spend is not None]
+        least = "at least " if any(a.uncounted for a in accounts) else ""
         parts = (
             f"kept {100 * self.outcomes['kept'] / judged:.0f} % ({judged} judged)" if judged else "",
-            f"{tokens / seconds:,.0f} tokens/s",
+            f"{tokens / seconds:,.0f} tokens/s" if tokens or not least else "tokens not counted",
             f"{sum(t.in_flight for t in tallies)} in flight",
             f"{retries} retries" if retries else "",
-            f"{sum(spends):.2f} spent" if spends else "",
+            f"{least}{sum(spends):.2f} spent" if spends else "",
         )
         return ", ".join(filter(None, parts))
 

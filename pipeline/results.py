@@ -56,8 +56,9 @@ def _table(summaries: Sequence[Summary]) -> Table:
     table = Table("", "prompt", *COLUMNS, box=None)
     for s in summaries:
         shares = [f"{100 * x:.1f} %" for x in (s.truncated, s.malformed, s.unknown, s.failed)]
+        tokens = "-" if s.tokens is None else f"{s.tokens:.0f}"
         of = f"{s.problems} x {s.samples / s.problems:g}"
-        table.add_row(s.subject, s.prompt, percent(s.pass_at[1]), *shares, f"{s.tokens:.0f}", of)
+        table.add_row(s.subject, s.prompt, percent(s.pass_at[1]), *shares, tokens, of)
     return table
 
 

@@ -175,7 +175,7 @@ class Score(Row):
     truncated: int
     malformed: int
     failed: int
-    completion_tokens: int  # over all samples
+    completion_tokens: int | None  # over all samples; None where a server did not count those of one
 
 
 def arrow_schema(row: type[Row]) -> pa.Schema:

@@ -33,7 +33,7 @@ class Summary(Row):
     malformed: float
     unknown: float
     failed: float
-    tokens: float  # completion tokens an answer, mean
+    tokens: float | None  # completion tokens an answer, mean; None where not all were counted
 
 
 class Comparison(Row):
@@ -75,8 +75,13 @@ def score(set_name: str, subject: str, model: str, traces: Sequence[Trace]) -> S
             for t, f in zip(traces, failing, strict=True)
         ),
         failed=sum(t.finish_reason == "failed" for t in traces),
-        completion_tokens=sum(t.completion_tokens or 0 for t in traces),
+        completion_tokens=_tokens(traces),
     )
+
+
+def _tokens(traces: Sequence[Trace]) -> int | None:
+    counts = [t.completion_tokens for t in traces if t.finish_reason != "failed"]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 def _correct(trace: Trace) -> str:
@@ -187,5 +192,5 @@ def _summary(rows: list[Score]) -> Summary:
         malformed=share("malformed"),
         unknown=share("unknown"),
         failed=share("failed"),
-        tokens=share("completion_tokens"),
+        tokens=None if any(s.completion_tokens is None for s in rows) else share("completion_tokens"),
     )

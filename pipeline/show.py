@@ -80,6 +80,11 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
+def at_least(amount: str, uncounted: int) -> str:
+    """An amount as it is shown where so many of its parts are not known."""
+    return f"at least {amount}" if uncounted and amount != "-" else amount
+
+
 def money(amount: float | None) -> str:
     return "-" if amount is None else f"{amount:.2f}" if amount >= 1 else f"{amount:.2g}"
 

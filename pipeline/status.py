@@ -18,7 +18,7 @@ from pipeline.progress import duration, plain
 from pipeline.rows import Row
 from pipeline.run import ROWS, Run, open_run
 from pipeline.scoring import Comparison, Summary, comparisons, summarise
-from pipeline.show import console, money
+from pipeline.show import at_least, console, money
 
 
 class RunLine(Row):
@@ -51,7 +51,8 @@ class Asked(Row):
     stage: str
     requests: int
     completion_tokens: int
-    spend: float | None  # None where the recipe gives no price
+    uncounted: int  # answers without counts: tokens and spend are then the least
+    spend: float | None  # None where the recipe gives no price, or nothing was counted
 
 
 class Drawing(Row):
@@ -152,14 +153,17 @@ def _print_costs(s: Status) -> None:
     )
     table = Table(*headers, box=None)
     for c in s.costs:
-        numbers = (c.traces, c.prompt_tokens, c.completion_tokens)
-        spent = (money(c.spend), "-" if c.kept is None else str(c.kept), money(c.per_kept))
-        table.add_row(plain(c.teacher), plain(c.source), *(f"{n:,}" for n in numbers), *spent)
+        used = ("-" if n is None else f"{n:,}" for n in (c.prompt_tokens, c.completion_tokens))
+        kept = "-" if c.kept is None else str(c.kept)
+        known = [at_least(amount, c.uncounted) for amount in (*used, money(c.spend), money(c.per_kept))]
+        table.add_row(plain(c.teacher), plain(c.source), f"{c.traces:,}", *known[:3], kept, known[3])
     screen = console()
     screen.print()
     screen.print(table)
     for j in s.asked:
-        said = f"{j.requests} requests, {j.completion_tokens:,} completion tokens, {money(j.spend)} spent"
+        tokens = at_least(f"{j.completion_tokens:,}", j.uncounted)
+        spent = at_least(money(j.spend), j.uncounted)
+        said = f"{j.requests} requests, {tokens} completion tokens, {spent} spent"
         screen.print(f"{j.stage}: {said}", markup=False, highlight=False)
     if s.drawing:
         why = ", ".join(f"{n} {plain(reason)}" for reason, n in s.drawing.retries.items())
@@ -201,6 +205,7 @@ def _asked(run: Run) -> Iterator[Asked]:
                 stage=stage,
                 requests=sum(a.requests for a in accounts),
                 completion_tokens=sum(a.completion_tokens for a in accounts),
+                uncounted=sum(a.uncounted for a in accounts),
                 spend=sum(spends) if spends else None,
             )
 

@@ -253,6 +253,24 @@ def test_status_tells_what_a_run_costs_while_it_works_and_after(
     assert json.loads((folder / "ledger.json").read_text())
 
 
+def test_tokens_that_no_server_counted_are_unknown_and_not_0(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    recipe = write_recipe(tmp_path, fake_server("--no-usage").url)
+    generate(tmp_path, recipe, "teacher.price_in=1.0", "teacher.price_out=5.0")
+    (cost,) = costs(open_run(tmp_path / "test"))
+    assert cost.uncounted == cost.traces == PROBLEMS * SAMPLES
+    assert (cost.prompt_tokens, cost.completion_tokens, cost.spend, cost.per_kept) == (None,) * 4
+    (line,) = [row.split() for row in status(tmp_path).splitlines() if row.split()[:1] == ["fake"]]
+    assert line[2:] == [str(PROBLEMS * SAMPLES), "-", "-", "-", "-", "-"]
+    (account,) = ledger.read(tmp_path / "test" / "generate")[0].accounts
+    assert (account.uncounted, account.spend) == (PROBLEMS * SAMPLES, None)
+
+
+def status(runs: Path) -> str:
+    return retort(runs, "status", "test").stdout
+
+
 def test_in_a_storm_of_faults_every_row_is_accounted_for(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:

@@ -1,0 +1,69 @@
+"""Tokens that a server did not count are unknown: they are not shown as 0, nor is what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from pipeline.config.endpoints import Endpoint
+from pipeline.ledger import Ledger, Meter
+from pipeline.rows import Sampling, Trace
+from pipeline.scoring import score, summarise
+from pipeline.show import at_least
+from pipeline.teacher.pacing import Place, Places, Tally
+from pipeline.teacher.replies import Completion
+
+COUNTED = Completion(None, "so", "stop", 1_000_000, 1_000_000)
+UNCOUNTED = Completion(None, "so", "stop", None, None)
+
+
+def meter(*got: Completion) -> Meter:
+    endpoint = Endpoint(model="m", base_url="http://x/v1", price_in=1, price_out=2)
+    made = Meter("m", endpoint, Tally(Places([Place("x", 1)], 1)))
+    for one in got:
+        made.add(one)
+    return made
+
+
+def note(folder: Path, *got: Completion) -> str:
+    async def ask() -> str:
+        return Ledger(folder, [meter(*got)]).note()
+
+    return asyncio.run(ask())
+
+
+def test_what_was_not_counted_has_no_price() -> None:
+    assert meter(UNCOUNTED).account().spend is None
+    assert (meter().account().spend, meter(COUNTED).account().spend) == (0, 3)
+    both = meter(COUNTED, UNCOUNTED).account()
+    assert (both.spend, both.uncounted) == (3, 1)
+
+
+def test_the_line_of_progress_says_what_is_known(tmp_path: Path) -> None:
+    assert "3.00 spent" in note(tmp_path, COUNTED)
+    assert "at least 3.00 spent" in note(tmp_path, COUNTED, UNCOUNTED)
+    assert "tokens not counted" in (said := note(tmp_path, UNCOUNTED))
+    assert "spent" not in said
+
+
+def test_an_amount_with_unknown_parts_is_the_least() -> None:
+    assert (at_least("3.00", 0), at_least("3.00", 1), at_least("-", 1)) == ("3.00", "at least 3.00", "-")
+
+
+def trace(tokens: int | None, finish_reason: str = "stop") -> Trace:
+    return Trace(
+        id="p-0-0000", problem_id="p", sample=0, question="q", reference="7", answer_type="math", source="s",
+        teacher="t", prompt="plain", prompt_hash="h", seed=1, reasoning=None, response="7",
+        sampling=Sampling(temperature=1, top_p=1, max_tokens=9), finish_reason=finish_reason,
+        prompt_tokens=1, completion_tokens=tokens,
+    )  # fmt: skip
+
+
+def test_the_mean_of_tokens_is_unknown_where_one_answer_was_not_counted() -> None:
+    for traces, tokens in (
+        ([trace(4), trace(8)], 6),
+        ([trace(4), trace(None)], None),
+        ([trace(4), trace(None, "failed")], 2),
+    ):
+        (line,) = summarise([score("held_out", "base", "m", traces)])
+        assert line.tokens == tokens
