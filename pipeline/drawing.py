@@ -123,7 +123,8 @@ def unsent_in(output: Output) -> dict[str, list[str]]:
     for shard in output.shards():
         if shard.sealed:
             for batch in shard.batches(leave_out=set(Trace.model_fields) - {"teacher", "sampling", "seed"}):
-                for row in batch.to_pylist():
+                columns = (batch.column("seed"), *batch.column("sampling").flatten())
+                for row in batch.to_pylist() if any(column.null_count for column in columns) else ():
                     values = row["sampling"] | {"seed": row["seed"]}
                     if unsent := {name for name, value in values.items() if value is None}:
                         found.setdefault(row["teacher"], set()).update(unsent)

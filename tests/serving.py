@@ -41,7 +41,7 @@ async def serving(handler: Handler, port: int = 0) -> AsyncIterator[str]:
         return await handler(http)
 
     app = web.Application(client_max_size=2**24)
-    app.router.add_route("*", "/v1/{path:.*}", handle)
+    app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)

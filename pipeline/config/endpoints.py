@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 
 from pipeline.config.base import EnvName, Name, Scalar, Share, Table
 
-Omitted = Literal["temperature", "top_p", "seed", "stream_options"]  # fields that a request can do without
-
 
 class Endpoint(Table):
     """A model behind an OpenAI-compatible server: one started here, or one that is already there."""
@@ -53,9 +51,12 @@ class Endpoint(Table):
     price_out: Annotated[float, Field(ge=0)] | None = None  # per million completion tokens
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # as the server calls it
     extra_body: dict[str, Any] = {}  # sent along with each request, e.g. { top_k = 20 }
-    omit: tuple[Omitted, ...] = ()  # fields to leave out of each request, for a server that refuses them
-    # How the server is asked to go on with a message: vLLM and SGLang, or "prefix": true (DeepSeek, Mistral)
-    continue_by: Literal["continue_final_message", "prefix"] = "continue_final_message"
+    # Names of fields to leave out of each request, for a server that refuses them
+    omit: tuple[Literal["temperature", "top_p", "seed", "stream_options"], ...] = ()
+    # How the server is asked to go on with a cut answer; servers.md tells the ways
+    continue_by: Literal["continue_final_message", "completions", "prefix", "reasoning_content"] = (
+        "continue_final_message"
+    )
 
     @model_validator(mode="after")
     def _one_way_to_reach_it(self) -> Endpoint:

@@ -62,6 +62,7 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     add("--spread", action="store_true", help="questions are easy or hard; --right is the mean over them")
     add("--too-long", metavar="TEXT", help="a prompt with this text is refused as longer than the context")
     add("--no-continue", action="store_true", help="refuse to go on with an answer that was cut off")
+    add("--template", action="store_true", help="show a chat template that closes thoughts, as vLLM")
     add("--no-logprobs", action="store_true", help="ignore the wish for log-probabilities")
     add("--no-usage", action="store_true", help="send no counts of tokens")
     add("--refuse", action="append", default=[], metavar="FIELD", help="of a request; may be repeated")

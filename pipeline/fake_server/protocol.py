@@ -48,6 +48,7 @@ class Asked:
     include_usage: bool  # in a stream
     top_logprobs: int | None  # candidates a token; None: no log-probabilities
     as_ids: bool  # "token_id:17" instead of the token's text
+    raw: bool = False  # a prompt is completed, and the answer is its text
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def _pieces(
     for at in range(0, max(len(edges) - 1, 1), size):
         part = edges[at : at + size + 1]
         logprobs = None if top is None else _logprobs(drawn, text, part, top, asked.as_ids)
-        pieces.append((_said(options.thoughts, text, part[0], part[-1]), logprobs))
+        way = "raw" if asked.raw else options.thoughts
+        pieces.append((_said(way, text, part[0], part[-1]), logprobs))
     return pieces
 
 
@@ -179,7 +181,7 @@ def _after_said(text: Text, asked: Asked) -> int | None:
 
 def _said(way: str, text: Text, start: int, end: int) -> dict[str, str | None]:
     """The fields of a message that say this part of the text."""
-    if way in ("inline", "opened"):
+    if way in ("inline", "opened", "raw"):
         return {"content": text.whole[start:end]}
     thought = text.whole[start : min(end, text.thought_end)]
     return {way: thought or None, "content": text.whole[max(start, text.answer_start) : end] or None}
@@ -213,15 +215,18 @@ def _form(
     if not asked.stream:
         [(said, logprobs)] = pieces
         choice = {"index": 0, "message": {"role": "assistant"} | said, "logprobs": logprobs}
+        if asked.raw:
+            choice = {"index": 0, "text": said["content"]}
         choices = [choice | {"finish_reason": finish_reason}]
         whole = head | {"object": "chat.completion", "choices": choices, "usage": usage}
         return [to_json(whole)]
     head = head | {"object": "chat.completion.chunk"}
-    chunks = [_event(head, {"role": "assistant", "content": ""}, None, None)]
+    event = _text_event if asked.raw else _event
+    chunks = [event(head, {"role": "assistant", "content": ""}, None, None)]
     for said, logprobs in pieces[:-1]:
         if any(said.values()) or logprobs:  # nothing to say of a tag alone
-            chunks.append(_event(head, said, logprobs, None))
-    end = _event(head, *pieces[-1], finish_reason)
+            chunks.append(event(head, said, logprobs, None))
+    end = event(head, *pieces[-1], finish_reason)
     if asked.include_usage:
         end += _data(head | {"choices": [], "usage": usage})
     return [*chunks, end + b"data: [DONE]\n\n"]
@@ -233,6 +238,13 @@ def _event(
     delta = {name: value for name, value in said.items() if value is not None}
     choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
     return _data(head | {"choices": [choice]})
+
+
+def _text_event(
+    head: dict[str, Any], said: dict[str, Any], logprobs: dict[str, Any] | None, finish_reason: str | None
+) -> bytes:
+    """The same of a prompt that is completed."""
+    return _data(head | {"choices": [{"index": 0, "text": said["content"], "finish_reason": finish_reason}]})
 
 
 def _data(event: dict[str, Any]) -> bytes:

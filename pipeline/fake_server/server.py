@@ -20,6 +20,7 @@ from typing import Any
 
 from aiohttp import web
 
+from pipeline.fake_server import template
 from pipeline.fake_server.answers import digest, pick, share
 from pipeline.fake_server.options import STATUSES, WORDLESS, parse
 from pipeline.fake_server.protocol import Asked, BadRequest, Reply, goes_on, read, reply
@@ -40,6 +41,16 @@ class Server:
     most_in_flight: int = 0
     begun_at_all: asyncio.Event = field(default_factory=asyncio.Event)  # set by the first request
 
+    async def tokenize(self, http: web.Request) -> web.StreamResponse:
+        try:
+            tokens = template.tokenize(await http.read())
+        except BadRequest as e:
+            return self._error(400, str(e))
+        return web.json_response({"tokens": tokens, "count": len(tokens)})
+
+    async def detokenize(self, http: web.Request) -> web.StreamResponse:
+        return web.json_response({"prompt": template.detokenize(await http.read())})
+
     async def chat(self, http: web.Request) -> web.StreamResponse:
         self.begun_at_all.set()
         self.in_flight += 1
@@ -52,7 +63,10 @@ class Server:
             self.in_flight -= 1
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
-        asked = read(await http.read(), self.options.refuse)
+        body, raw = await http.read(), http.path.endswith("/v1/completions")
+        asked = replace(read(template.as_chat(body) if raw else body, self.options.refuse), raw=raw)
+        if self.options.template and asked.said is not None and not raw:
+            asked = replace(asked, said=template.render([asked.messages[-1]], continued=True))
         if asked.model not in self.options.model:
             return self._error(404, f"The model `{asked.model}` does not exist.")
         if self.options.too_long and self.options.too_long in asked.prompt:
@@ -186,6 +200,9 @@ async def _serve(options: argparse.Namespace) -> None:
     server = Server(options)
     app = web.Application(client_max_size=64 * 2**20)
     app.add_routes([web.post("/v1/chat/completions", server.chat), web.get("/v1/models", server.models)])
+    if options.template:
+        app.add_routes([web.post("/tokenize", server.tokenize), web.post("/detokenize", server.detokenize)])
+        app.add_routes([web.post("/v1/completions", server.chat)])
     app.add_routes([web.get("/health", server.health), web.get("/stats", server.stats)])
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()

@@ -52,7 +52,7 @@ class Published(Row):
     teacher: str
     prompt_hash: str  # of the prompt that the teacher was asked with
     sampling: Sampling
-    seed: int
+    seed: int | None  # None: not sent
     filters: tuple[str, ...]  # those that passed it, "name@version"
     run: str
     recipe: str  # hash of all settings and inputs that made the row

@@ -110,7 +110,7 @@ def gather(run: Run) -> Facts:
         if recipe.student
         else None,
         sources=tuple(_sources(recipe, _manifest(run, "ingest"))),
-        sampling=_sampling(generate["settings"]),
+        sampling=_sampling(generate["settings"], generate["report"].get("not_sent", {})),
         teacher_prompt=(generate["settings"]["prompt"]["name"], generate["settings"]["prompt"]["text"]),
         student_prompt=(Path(recipe.select.prompt).stem, select["settings"]["prompt"]),
         decontamination=_decontamination(recipe, rules.pop("contamination", None), funnel),
@@ -182,13 +182,16 @@ def _rules(rules: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _sampling(settings: Mapping[str, Any]) -> dict[str, str]:
-    """How the teacher was asked. Texts sent along with requests are left out: one may be a key."""
+def _sampling(settings: Mapping[str, Any], not_sent: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """How the teacher was asked, and what of that it was not sent.
+
+    Texts sent along with requests are left out: one may be a key.
+    """
     said = _shown(settings, leave_out=("teachers", "prompt", "rules", "split"))
     for teacher in settings["teachers"]:
         extra = {k: v for k, v in teacher["extra_body"].items() if isinstance(v, bool | int | float)}
         said |= {f"{public(teacher['name'])}: {k}": str(v) for k, v in extra.items()}
-    return said
+    return said | {f"{public(name)}: not sent": ", ".join(fields) for name, fields in not_sent.items()}
 
 
 def _scored(run: Run) -> dict[str, str]:

@@ -95,6 +95,8 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
         ]
         for client in clients:
             await client.check(job.say)
+            if draw.wanted.continue_cut:
+                await client.check_continuing(draw.logprobs)
         meters = [Meter(m.name, m.endpoint, c.tally) for m, c in zip(draw.models, clients, strict=True)]
         ledger = Ledger(job.output.folder, meters)
         drawer = Drawer(draw, clients, ledger, job.recipe.seed)

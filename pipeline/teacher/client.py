@@ -8,26 +8,34 @@ server has too much to do. Leaves out how a request travels (transport.py), what
 from __future__ import annotations
 
 import asyncio
-import difflib
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from pydantic_core import to_json
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Message, Sampling
-from pipeline.teacher.endpoints import Cleaner, NoList, check_address, list_models, read_key
+from pipeline.teacher.asking import Fetch, as_completion, chat_body, must_complete
+from pipeline.teacher.endpoints import Cleaner, NoList, check_address, list_models, nearest, read_key
 from pipeline.teacher.limits import Quota, backoff
-from pipeline.teacher.logprobs import NoLogprobs, asked
+from pipeline.teacher.logprobs import NoLogprobs
 from pipeline.teacher.pacing import FIRST_LEVEL, Place, Places, Slot, Tally
 from pipeline.teacher.refusals import FieldRefused, Hopeless, judge
-from pipeline.teacher.replies import Completion, Reader, said_so_far
-from pipeline.teacher.transport import MAX_BODY, Bounds, ErrorStatus, RequestFailed, Retry, Transport
+from pipeline.teacher.replies import Completion, Reader
+from pipeline.teacher.transport import (
+    CHAT,
+    COMPLETIONS,
+    MAX_BODY,
+    Bounds,
+    ErrorStatus,
+    RequestFailed,
+    Retry,
+    Transport,
+)
 
 CANDIDATE_BYTES = 512  # of one candidate of one token in an answer with log-probabilities, generously
 
@@ -67,6 +75,7 @@ class Client:
         self._quota = Quota(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._bad_since: float | None = None  # the first failure since the last good answer
         self._gave_logprobs = False
+        self._by_completions = endpoint.continue_by == "completions"  # that answers are continued
         self.unsent = frozenset[str](endpoint.omit)  # fields that are left out of every request
         self._taken: frozenset[str] = frozenset()  # fields that a good answer was asked with
         self._say: Callable[[str], None] = lambda _text: None
@@ -95,6 +104,21 @@ class Client:
             if flaw:
                 self._set_aside(place, flaw)
 
+    async def check_continuing(self, logprobs: int | None) -> None:
+        """Find out how an answer that was cut can be continued as it began. UserError where it cannot."""
+        place = min(self._places.places, key=lambda place: place.aside_until)
+        found = await must_complete(self._fetch(place), self.model, self._endpoint, logprobs)
+        if found is None and self._by_completions:
+            raise UserError(f'{place.name}: continue_by = "completions" needs /tokenize, as vLLM has it')
+        if found is None:
+            self._say(
+                f"{place.name}: whether its chat template renders cut answers as they were is not known"
+            )
+        self._by_completions |= found is True
+
+    def _fetch(self, place: Place) -> Fetch:
+        return partial(self._transports[place].fetch, bounds=Bounds(self._endpoint.stall_timeout, 1))
+
     async def _flaw(self, base_url: str) -> str | None:
         try:
             known = await list_models(base_url, self._cleaner, self._endpoint.max_retries)
@@ -106,10 +130,9 @@ class Client:
             # Some servers list "models/NAME" and take "NAME".
             if known is None or any(f"/{name}".endswith(f"/{self.model}") for name in known):
                 return None
-            hint = f"it lists {self._cleaner.clean(_nearest(self.model, known))}"
-        self._say(
-            f"{check_address(base_url)}: {hint}; whether it has {self.model!r} its first answer will tell"
-        )
+            hint = f"it lists {self._cleaner.clean(nearest(self.model, known))}"
+        where = check_address(base_url)
+        self._say(f"{where}: {hint}; whether it has {self.model!r} its first answer will tell")
         return None
 
     async def complete(
@@ -128,7 +151,7 @@ class Client:
         address for `patience` seconds. A field that the request can do without and the server refuses is left
         out; of this request alone where it was taken of others.
         """
-        whole = self._body(messages, sampling, seed, logprobs, so_far)
+        whole = chat_body(self._endpoint, self.model, messages, sampling, seed, logprobs, so_far)
         unsent = self.unsent
         candidates = 0 if logprobs is None else logprobs + 2
         most = MAX_BODY + candidates * CANDIDATE_BYTES * sampling.max_tokens
@@ -156,35 +179,6 @@ class Client:
                 raise RequestFailed(self._cleaner.clean(failure.reason))
             self.tally.retries[failure.word] += 1
             await self._wait(failure, (counted if failure.counts else waited) - 1)
-
-    def _body(
-        self,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        seed: int,
-        logprobs: int | None,
-        so_far: Completion | None,
-    ) -> dict[str, Any]:
-        said: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
-        body: dict[str, Any] = self._endpoint.extra_body | {
-            "model": self.model,
-            "messages": said,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            self._endpoint.token_limit: sampling.max_tokens,
-            "seed": seed % 2**31,  # some servers keep it in a signed 32-bit number
-        }
-        if self._endpoint.stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
-        if logprobs is not None:
-            body |= asked(logprobs)
-        if so_far:
-            said.append({"role": "assistant", "content": said_so_far(so_far)})
-            if self._endpoint.continue_by == "prefix":
-                said[-1]["prefix"] = True
-            else:
-                body |= {"add_generation_prompt": False, "continue_final_message": True}
-        return body
 
     def _learn(self, unsent: frozenset[str], fields: frozenset[str]) -> None:
         """A good answer came without these of the fields: so it does of every other request."""
@@ -223,9 +217,12 @@ class Client:
     async def _answer(
         self, slot: Slot, body: bytes, bounds: Bounds, reader: Reader, so_far: Completion | None
     ) -> Completion:
-        place = slot.place
+        place, path = slot.place, CHAT
         try:
-            await self._transports[place].post(body, reader, bounds, partial(self._places.began, slot))
+            if so_far and self._by_completions:
+                body, path = await as_completion(self._fetch(place), body, so_far), COMPLETIONS
+            first = partial(self._places.began, slot)
+            await self._transports[place].post(body, reader, bounds, first, path)
             return reader.completion(so_far)
         except ErrorStatus as e:
             raise self._judged(e, place, continuing=so_far is not None) from None
@@ -299,9 +296,3 @@ class Client:
         env = self._endpoint.api_key_env
         key = f"key from the environment variable {env}" if env else "no api_key_env is set"
         return f"{place.name}: cannot use model {self.model!r} ({key}): {reason}"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known[:10_000], n=5, cutoff=0.3) or known[:5]
-    others = len(known) - len(near)
-    return (", ".join(map(repr, near)) or "no model") + (f" and {others} more" if others else "")

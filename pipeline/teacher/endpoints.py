@@ -7,6 +7,7 @@ requests for completions (transport.py) and servers started here (pipeline/serve
 from __future__ import annotations
 
 import asyncio
+import difflib
 import os
 import re
 import urllib.request
@@ -157,6 +158,13 @@ async def list_models(base_url: str, cleaner: Cleaner, max_retries: int) -> list
         cause = e.__cause__ or e
         reason = f"no answer: {cleaner.clean(str(cause)) or type(cause).__name__}"
         raise NoList(reason, useless=True) from None
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The few of the known names that are most like one, for people."""
+    near = difflib.get_close_matches(name, known[:10_000], n=5, cutoff=0.3) or known[:5]
+    others = len(known) - len(near)
+    return (", ".join(map(repr, near)) or "no model") + (f" and {others} more" if others else "")
 
 
 async def _list_body(api: openai.AsyncOpenAI) -> bytes:

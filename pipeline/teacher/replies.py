@@ -125,6 +125,8 @@ class _Said:
         self.streamed |= message is not None
         if message is None and not self.streamed:  # at the end of a stream it would say all again
             message = choice.get("message")
+        if isinstance(text := choice.get("text"), str):  # of a completion of a prompt
+            message = {"content": text}
         if message is None:
             return self.end is not None
         if not isinstance(message, dict):
@@ -282,4 +284,4 @@ def _status_in(body: dict[str, Any]) -> int:
 
 
 def _sum(a: int | None, b: int | None) -> int | None:
-    return a if b is None else b if a is None else a + b
+    return None if a is None or b is None else a + b

@@ -20,6 +20,7 @@ import aiohttp
 from pipeline.errors import UnitFailed
 from pipeline.teacher.endpoints import proxy_for
 
+CHAT, COMPLETIONS = "/chat/completions", "/completions"  # below the base URL; other paths are beside /v1
 _QUERY = re.compile(r"\?[^\s'\")]*")
 CONNECT_TIMEOUT = 30  # seconds
 # vLLM closes idle connections after 5 s; letting go of them earlier avoids sending into one being closed.
@@ -86,12 +87,24 @@ class Bounds:
         return min(now + self.stall, began + most)
 
 
+class _Whole:
+    """Keeps an answer as it is."""
+
+    events = 0
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        self.body += chunk
+
+
 class Transport:
     """The connections to one address. Has to be opened inside the event loop, and closed."""
 
     def __init__(self, base_url: str, key: str | None) -> None:
         parts = urlsplit(base_url)
-        self._url = parts._replace(path=parts.path.rstrip("/") + "/chat/completions").geturl()
+        self._base = parts._replace(path=parts.path.rstrip("/"))
         self._proxy = proxy_for(base_url)
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key:
@@ -115,7 +128,20 @@ class Transport:
         if self._session:
             await self._session.close()
 
-    async def post(self, body: bytes, sink: Sink, bounds: Bounds, first: Callable[[float], None]) -> None:
+    async def fetch(self, path: str, body: bytes, bounds: Bounds) -> bytes:
+        """The whole of a small answer. Raises as `post` does; RequestFailed where it is refused."""
+        sink = _Whole()
+        try:
+            await self.post(body, sink, bounds, lambda _: None, path)
+        except ErrorStatus as e:
+            if e.status >= 500 or e.status == 429:
+                raise
+            raise RequestFailed(f"{path}: {e}", refused=True) from None
+        return bytes(sink.body)
+
+    async def post(
+        self, body: bytes, sink: Sink, bounds: Bounds, first: Callable[[float], None], path: str = CHAT
+    ) -> None:
         """Send one request and feed its answer to the sink.
 
         `first` is called with the seconds to the first byte of a good answer. Raises ErrorStatus, Retry, or
@@ -133,8 +159,9 @@ class Transport:
 
         try:
             async with asyncio.timeout(bounds.stall) as alarm:
+                url = self._address(path)
                 with self._queueing(alarm, sink, bounds, began):
-                    async with self._session.post(self._url, data=body, max_redirects=3) as response:
+                    async with self._session.post(url, data=body, max_redirects=3) as response:
                         if not 200 <= response.status < 300:
                             raise await _error(response)
                         await self._read(response, sink, bounds, alarm, began, start)
@@ -144,6 +171,10 @@ class Transport:
             raise Retry("stalled", _stalled(bounds, sink.events)) from None
         except (ValueError, LookupError) as e:  # of headers that aiohttp cannot read
             raise Retry("garbage", f"the answer breaks HTTP: {e}") from None
+
+    def _address(self, path: str) -> str:
+        below = self._base.path if path in (CHAT, COMPLETIONS) else self._base.path.removesuffix("/v1")
+        return self._base._replace(path=below + path).geturl()
 
     @contextlib.contextmanager
     def _queueing(self, alarm: asyncio.Timeout, sink: Sink, bounds: Bounds, began: float) -> Iterator[None]:

@@ -26,6 +26,7 @@ LAYERS = (
     ("pipeline.teacher.transport", "pipeline.model_cache"),
     ("pipeline.teacher.events", "pipeline.teacher.logprobs", "pipeline.teacher.refusals"),
     ("pipeline.teacher.replies",),
+    ("pipeline.teacher.asking",),
     ("pipeline.stage", "pipeline.teacher", "pipeline.server", "pipeline.models", "pipeline.sampling"),
     ("pipeline.hub", "pipeline.ledger", "pipeline.opinions", "pipeline.intervals"),
     ("pipeline.programs", "pipeline.scoring", "pipeline.alone"),

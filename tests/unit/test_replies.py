@@ -527,6 +527,6 @@ def test_a_thought_is_joined_with_what_continues_it(
 
 def test_plain_text_is_joined_and_split_again() -> None:
     joined = read(events({"content": "2.</think>It is 2."}, stop()), so_far=PLAIN)
-    assert joined == Completion("I count: 1, 2.", "It is 2.", "stop", 10, 4)  # what is known stays counted
+    assert joined == Completion("I count: 1, 2.", "It is 2.", "stop", None, None)  # not of the whole
     joined = read(events({"content": "2."}, stop(), usage(1, 1)), so_far=PLAIN)
     assert joined == Completion(None, "I count: 1, 2.", "stop", 11, 5)
