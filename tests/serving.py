@@ -20,10 +20,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def client(
-    *urls: str, model: str = "fake", concurrency: int = 64, answered: bool = False, **settings: Any
+    *urls: str,
+    model: str = "fake",
+    concurrency: int = 64,
+    answered: bool = False,
+    ours: bool = False,
+    **settings: Any,
 ) -> Client:
     endpoint = Endpoint(model=model, base_url=urls, **settings)
-    return Client(endpoint, urls, model, concurrency=concurrency, answered=answered)
+    return Client(endpoint, urls, model, concurrency=concurrency, answered=answered, ours=ours)
 
 
 async def complete(*urls: str, question: str = "What is 12 + 30?", **settings: Any) -> Completion:

@@ -8,8 +8,6 @@ server has too much to do. Leaves out how a request travels (transport.py), what
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +19,7 @@ from pipeline.errors import Stopped, UserError
 from pipeline.rows import Message, Sampling
 from pipeline.teacher.asking import Fetch, as_completion, chat_body, must_complete
 from pipeline.teacher.endpoints import Cleaner, NoList, check_address, list_models, nearest, read_key
-from pipeline.teacher.limits import Quota, backoff
+from pipeline.teacher.limits import Quota, Tries
 from pipeline.teacher.logprobs import NoLogprobs
 from pipeline.teacher.pacing import FIRST_LEVEL, Place, Places, Slot, Tally
 from pipeline.teacher.refusals import FieldRefused, Hopeless, judge
@@ -29,15 +27,12 @@ from pipeline.teacher.replies import Completion, Reader
 from pipeline.teacher.transport import (
     CHAT,
     COMPLETIONS,
-    MAX_BODY,
     Bounds,
     ErrorStatus,
     RequestFailed,
     Retry,
     Transport,
 )
-
-CANDIDATE_BYTES = 512  # of one candidate of one token in an answer with log-probabilities, generously
 
 
 class Client:
@@ -74,6 +69,8 @@ class Client:
         }
         self._quota = Quota(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._bad_since: float | None = None  # the first failure since the last good answer
+        self._good = 0  # answers so far
+        self._capped = False  # a wait that a server asked for, and that was said
         self._gave_logprobs = False
         self._by_completions = endpoint.continue_by == "completions"  # that answers are continued
         self.unsent = frozenset[str](endpoint.omit)  # fields that are left out of every request
@@ -154,9 +151,8 @@ class Client:
         whole = chat_body(self._endpoint, self.model, messages, sampling, seed, logprobs, so_far)
         unsent = self.unsent
         candidates = 0 if logprobs is None else logprobs + 2
-        most = MAX_BODY + candidates * CANDIDATE_BYTES * sampling.max_tokens
-        bounds = Bounds(self._endpoint.stall_timeout, sampling.max_tokens, most, self._ours)
-        counted = waited = 0
+        bounds = Bounds(self._endpoint.stall_timeout, sampling.max_tokens, candidates, self._ours)
+        tries = Tries(self._endpoint.max_retries, self._good)
         while True:
             slot = await self._places.take()
             body = to_json({name: value for name, value in whole.items() if name not in unsent})
@@ -174,11 +170,11 @@ class Client:
                 failure = e
             finally:
                 self._places.give(slot)
-            counted, waited = counted + failure.counts, waited + (not failure.counts)
-            if counted > self._endpoint.max_retries:
+            tries.fail(failure.counts, self._good)
+            if tries.spent:
                 raise RequestFailed(self._cleaner.clean(failure.reason))
             self.tally.retries[failure.word] += 1
-            await self._wait(failure, (counted if failure.counts else waited) - 1)
+            await self._wait(failure, tries)
 
     def _learn(self, unsent: frozenset[str], fields: frozenset[str]) -> None:
         """A good answer came without these of the fields: so it does of every other request."""
@@ -211,6 +207,7 @@ class Client:
         # From here on a refusal is about its own request: some gateways moderate with 403.
         place.good()
         self._bad_since = None
+        self._good += 1
         self._gave_logprobs |= completion.logprobs is not None
         return completion
 
@@ -225,22 +222,23 @@ class Client:
             await self._transports[place].post(body, reader, bounds, first, path)
             return reader.completion(so_far)
         except ErrorStatus as e:
-            raise self._judged(e, place, continuing=so_far is not None) from None
+            raise self._judged(e, place, so_far is not None, reader.began) from None
         except NoLogprobs as e:
             if self._gave_logprobs:
                 raise RequestFailed(f"the answer cannot be used for generate.logprobs: {e}") from None
             why = f"{e}, which generate.logprobs needs; vLLM gives them"
             raise UserError(f"{place.name}: model {self.model!r}: {why}") from None
 
-    def _judged(self, error: ErrorStatus, place: Place, continuing: bool) -> Exception:
+    def _judged(self, error: ErrorStatus, place: Place, continuing: bool, began: bool) -> Exception:
         """What a refusal means: for this try, for this request, for its address or for all of them."""
-        refusal = judge(error, self._cleaner, time.time())
+        refusal = judge(error, self._cleaner, began)
         if not isinstance(refusal, Hopeless):
             return refusal
         # Where it answered well before, or is asked to go on with a message, it need not be about all others;
-        # but nor for ever about this one: an account can be filled up again.
+        # but nor for ever about this one: a key or an address can be put right.
         reason = str(refusal)
-        if continuing or place.answered or (self._answered and error.status == 403):
+        own = continuing or place.answered or (self._answered and error.status == 403)
+        if own and not refusal.account:
             return RequestFailed(reason)
         place.refusal = reason
         if all(other.refusal for other in self._places.places):
@@ -263,24 +261,26 @@ class Client:
         else:
             place.lives()
 
-    async def _wait(self, failure: Retry, tries: int) -> None:
-        """Until the next try. Raises Stopped when nothing good came for too long."""
-        if failure.counts or not failure.refused:
-            wait = backoff(tries) if failure.after is None else failure.after + random.uniform(0, 0.1)
-        else:
-            wait = 0.0  # its address is set aside; others need no rest
+    async def _wait(self, failure: Retry, tries: Tries) -> None:
+        """Until the next try. Raises Stopped when nothing good came for too long, RequestFailed when that is
+        known of this request alone."""
+        # After a refused connection its address is set aside; others need no rest.
+        wait = 0.0 if failure.refused else max(tries.waits, failure.after or 0.0)
         patience = self._endpoint.patience
         if failure.word == "stalled":  # a request that stalls at each try is to fail by itself
             patience = max(patience, self._endpoint.stall_timeout * (self._endpoint.max_retries + 1))
+        if wait > patience and not self._capped:
+            self._capped = True
+            self._say(f"a server asks to wait {wait:,.0f} s (Retry-After): asked again after {patience:g} s")
         clock = asyncio.get_running_loop().time
         until = clock() + min(wait, patience)
         while True:
-            left = self._patience_left(clock(), failure, patience)
+            left = self._patience_left(clock(), failure, patience, tries)
             if (rest := until - clock()) <= 0:
                 return
             await asyncio.sleep(min(rest, left))
 
-    def _patience_left(self, now: float, failure: Retry, patience: float) -> float:
+    def _patience_left(self, now: float, failure: Retry, patience: float, tries: Tries) -> float:
         if self._bad_since is None:
             return patience
         heard = max(transport.heard_at for transport in self._transports.values())
@@ -289,7 +289,14 @@ class Client:
         if left <= 0:
             names = ", ".join(place.name for place in self._places.places)
             reason = self._cleaner.clean(failure.reason)
-            raise Stopped(f"{names}: no good answer for {patience:g} s; the last: {reason}")
+            why = f"{names}: no good answer for {patience:g} s; the last: {reason}"
+            if failure.refused or not (self._answered or self._good):
+                raise Stopped(why)
+            # The server is there and answered others: it may be this request that it cannot answer. Where it
+            # is the server, so many requests soon fail that the run stops.
+            if tries.failed > self._endpoint.max_retries:
+                raise RequestFailed(why)
+            return patience
         return left
 
     def _refusal(self, place: Place, reason: str) -> str:

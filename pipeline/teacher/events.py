@@ -15,9 +15,7 @@ from pydantic_core import from_json
 
 from pipeline.teacher.transport import Retry
 
-FOLD = (
-    2**16
-)  # bytes kept as they came; more of a stream are read at once, so that long answers take little memory
+HEAD = 2**16  # bytes in which it shows whether they are a stream
 
 _EVENT = re.compile(rb"(data|event|id|retry)?:")  # how a line of a stream begins
 _BLANK = b"\xef\xbb\xbf \t\r\n"
@@ -33,7 +31,6 @@ class Bodies:
     """
 
     def __init__(self, take: Callable[[Any], None]) -> None:
-        self.events = 0  # that came so far; comments that keep the connection alive are none
         self._take = take
         self._buffer = bytearray()
         self._streamed = False  # for certain
@@ -42,8 +39,7 @@ class Bodies:
 
     def feed(self, chunk: bytes) -> None:
         self._buffer += chunk
-        self.events += chunk.count(b"data:")
-        if len(self._buffer) > FOLD and b"\n" in chunk and self._is_stream():
+        if b"\n" in chunk and self._is_stream():
             end = self._buffer.rfind(b"\n") + 1
             self._read_lines(bytes(self._buffer[:end]))
             del self._buffer[:end]
@@ -59,7 +55,7 @@ class Bodies:
         return self._done
 
     def _is_stream(self) -> bool:
-        self._streamed = self._streamed or bool(_EVENT.match(self._buffer[:FOLD].lstrip(_BLANK)))
+        self._streamed = self._streamed or bool(_EVENT.match(self._buffer[:HEAD].lstrip(_BLANK)))
         return self._streamed
 
     def _read_lines(self, text: bytes) -> None:

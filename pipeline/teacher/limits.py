@@ -14,6 +14,7 @@ LONGEST_WAIT = 60.0  # seconds between tries, unless the server asks for more
 FIRST_WAIT = 0.5
 FIRST_GUESS = 2000  # tokens of an answer while none has come; max_tokens is far more than most need
 SMOOTHING = 0.2  # weight of the newest answer's tokens
+TURNED_AWAY = 20  # tries turned away while others were answered that count as one that failed
 
 
 class Bucket:
@@ -82,19 +83,52 @@ class Quota:
         return float(min(most_tokens, FIRST_GUESS)) if self._usual is None else self._usual
 
 
+class Tries:
+    """The tries of one request, bounded in number.
+
+    One that failed or was cut off counts. One that the server had too much to do for counts for little, and
+    only if others were answered since the one before: else it says nothing of this request.
+    """
+
+    def __init__(self, retries: int, answered: int) -> None:
+        self.failed = 0  # in all
+        self._retries, self._answered = retries, answered
+        self._counted = self._turned_away = 0
+
+    def fail(self, counts: bool, answered: int) -> None:
+        """Another try failed. `answered`: good answers to other requests so far."""
+        self.failed += 1
+        self._counted += counts
+        self._turned_away += not counts and answered > self._answered
+        self._answered = answered
+
+    @property
+    def spent(self) -> bool:
+        """Whether there is none left."""
+        return self._counted + self._turned_away // TURNED_AWAY > self._retries
+
+    @property
+    def waits(self) -> float:
+        """Seconds until the next."""
+        return backoff(self.failed - 1)
+
+
 def backoff(tries: int) -> float:
     """Seconds to wait after so many failed tries: exponential, with full jitter."""
     return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries, 10)))
 
 
-def read_retry_after(value: str | None, now: float) -> float | None:
-    """The seconds of a Retry-After header, a number or an HTTP date; `now` in seconds since 1970."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]{0,9})?\s*", value):
-        return float(value)
+def read_retry_after(value: str | None, milliseconds: str | None, now: float) -> float | None:
+    """The seconds of a Retry-After header, a number or an HTTP date; `now` in seconds since 1970.
+
+    The header Retry-After-Ms of some servers is more exact. None for what is neither, and a time in the past.
+    """
+    for number, unit in ((milliseconds, 1000), (value, 1)):
+        if number is not None and re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]{0,9})?\s*", number):
+            return float(number) / unit
     try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
+        date = parsedate_to_datetime(value or "")
+        seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now)
+    return seconds if seconds > 0 else None

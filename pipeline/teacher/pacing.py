@@ -25,10 +25,10 @@ class Level:
     """The limit of requests in flight at one address: grows while it answers quickly, shrinks on overload.
 
     A round ends when all requests in flight have begun to be answered, or as many first bytes and overloads
-    came as the limit, eight at least. The limit doubles each round until something speaks against it, and
-    grows by one a round from there; only while it is really reached. Overload is more than a third of such a
-    number: a server with too much to do refuses at once, so that refusals soon outnumber answers; those that
-    come now and then say nothing of how much is asked.
+    came as the limit, eight at least. The limit doubles each round until there was an overload, and grows by
+    one a round from there; only while it is really reached, and not while first bytes are slow. Overload is
+    more than a third of such a number: a server with too much to do refuses at once, so that refusals soon
+    outnumber answers; those that come now and then say nothing of how much is asked.
     """
 
     def __init__(self, ceiling: int, first: int = FIRST_LEVEL) -> None:
@@ -75,7 +75,6 @@ class Level:
         if self._count < self._round and not all_begun:
             return
         holds = self._smoothed is not None and self._smoothed <= max(QUICK, SLOWER * self._best)
-        self._doubling = self._doubling and holds
         if holds and not self._shrunk and reached:
             self.limit = min(float(self.ceiling), self.limit * 2 if self._doubling else self.limit + 1)
         self._round = max(int(self.limit), FIRST_LEVEL)

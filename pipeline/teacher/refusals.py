@@ -13,16 +13,35 @@ from pydantic_core import from_json
 
 from pipeline.teacher.endpoints import Cleaner, words_of
 from pipeline.teacher.events import words_in
-from pipeline.teacher.limits import read_retry_after
 from pipeline.teacher.transport import ErrorStatus, RequestFailed, Retry
 
 _BUSY = {429, 502, 503, 520, 521, 522, 523, 529}  # too much to do, or a gateway before nobody
 _TOO_LATE = {504, 524}  # a gateway gave up waiting: the same answer may take as long again
 _TOO_LARGE = re.compile(r"(?i)\brequest too large\b")  # for the account's limit a minute, said with a 429
 _AGAIN = {408, 409, 425}
+_NAMES = (
+    "code",
+    "type",
+    "status",
+    "reason",
+    "error",
+    "error_type",
+    "error_code",
+)  # fields of an error's kind
 # No other request can succeed either: bad key, no money, not allowed, wrong address or model.
 _HOPELESS_STATUS = {401, 402, 403, 404}
-_HOPELESS_CODE = {"model_not_found", "insufficient_quota", "invalid_api_key"}
+_HOPELESS_CODE = {"model_not_found", "invalid_api_key"}
+# The account has no money left, or its quota is used up for longer than a wait could help: as a word of code,
+# type or status, or as a message.
+_NO_MONEY_WORD = re.compile(
+    r"(?i)insufficient_?(quota|balance|credit|fund)|billing|arrear|overdue|payment_?required|current_?quota"
+)
+_NO_MONEY = re.compile(
+    r"(?i)\b(exceeded your current quota|credit balance|insufficient (account )?(quota|balance|credit|fund)"
+    r"|account is in good standing|billing (details|hard limit|is not active)|out of credits?|in arrears"
+    r"|account is overdue|payment required)"
+)
+_SOON = re.compile(r"(?i)\b(retry|try again) (in|after) [0-9]|per[_ ]?(minute|second)|retry_?delay")
 _UNKNOWN_MODEL = re.compile(
     r"(?i)\b(unknown|invalid|no such|unsupported) model\b|\bmodel\b.{0,120}\bnot (found|exist|supported)\b"
 )
@@ -47,25 +66,33 @@ class FieldRefused(RequestFailed):
 
 
 class Hopeless(Exception):
-    """Every other request would be refused the same way. The message is one short line saying why."""
+    """Every other request would be refused the same way. The message is one short line saying why.
+
+    `account`: it is about the account's money, whatever was answered before.
+    """
+
+    def __init__(self, reason: str, *, account: bool = False) -> None:
+        super().__init__(reason)
+        self.account = account
 
 
-def judge(error: ErrorStatus, cleaner: Cleaner, now: float) -> Retry | RequestFailed | Hopeless:
-    """What a refusal means; `now` in seconds since 1970, for a Retry-After that is a date."""
+def judge(error: ErrorStatus, cleaner: Cleaner, began: bool = False) -> Retry | RequestFailed | Hopeless:
+    """What a refusal means. `began`: it broke an answer off, which has to be paid as far as it came."""
     status, body = error.status, _parsed(error.body)
     reason = f"HTTP {status}: {cleaner.clean(_words(body)) or 'no reason given'}"
+    if status == 402 or _no_money(body, reason):
+        return Hopeless(reason, account=True)
     if status in (400, 422) and (fields := _spare_fields(body)):
         return FieldRefused(reason, fields)
     if _hopeless(status, body, reason):
         return Hopeless(reason)
     word = "5xx" if status >= 500 else str(status)
-    after = read_retry_after(error.retry_after, now)
     if _TOO_LARGE.search(reason):
         return RequestFailed(reason, refused=True)
     if status in _BUSY:
-        return Retry(word, reason, counts=False, busy=True, after=after)
+        return Retry(word, reason, counts=began, busy=not began, after=error.after)
     if status >= 500 or status in _AGAIN:
-        return Retry(word, reason, busy=status in _TOO_LATE, after=after)
+        return Retry(word, reason, busy=status in _TOO_LATE, after=error.after)
     return RequestFailed(reason, refused=True)
 
 
@@ -73,7 +100,21 @@ def _hopeless(status: int, body: object, reason: str) -> bool:
     error = body.get("error") if isinstance(body, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     coded = isinstance(code, str) and code in _HOPELESS_CODE
-    return status in _HOPELESS_STATUS or coded or bool(status == 400 and _UNKNOWN_MODEL.search(reason))
+    moved = 300 <= status < 400
+    return (
+        moved or status in _HOPELESS_STATUS or coded or bool(status == 400 and _UNKNOWN_MODEL.search(reason))
+    )
+
+
+def _no_money(body: object, reason: str) -> bool:
+    """Whether any field says that the account is empty; not where it says that a wait of minutes helps."""
+    if isinstance(body, dict) and _SOON.search(json.dumps(body)):
+        return False
+    error = body.get("error") if isinstance(body, dict) else None
+    fields = [source.get(name) for source in (body, error) if isinstance(source, dict) for name in _NAMES]
+    return bool(_NO_MONEY.search(reason)) or any(
+        isinstance(word, str) and len(word) <= 64 and _NO_MONEY_WORD.search(word) for word in fields
+    )
 
 
 def _spare_fields(body: object) -> tuple[str, ...]:
@@ -88,7 +129,8 @@ def _parsed(body: object) -> object:
     if not isinstance(body, bytes):
         return body
     try:
-        return from_json(body)
+        parsed = from_json(body)
+        return parsed[0] if isinstance(parsed, list) and len(parsed) == 1 else parsed
     except ValueError:
         return words_in(body)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from filters.marks import without_end_marks
@@ -113,6 +114,11 @@ class _Said:
     word: str = ""  # the server's, for the end
     streamed: bool = False  # in pieces
 
+    @property
+    def pieces(self) -> int:
+        """How often text came; empty pieces are not kept."""
+        return sum(map(len, (self.content, self.thought, self.parts, self.refusal)))
+
     def take(self, choice: dict[str, Any]) -> bool:
         """Whether it says anything: a filter's remark, for one, has neither words nor an end."""
         reason = choice.get("finish_reason")
@@ -139,7 +145,7 @@ class _Said:
             self._take_content(content)
         for names, kept in ((THOUGHT_FIELDS, self.thought), (THOUGHT_PARTS, self.parts)):
             texts = (_text(name, value) for name in names if _holds_text(value := message.get(name)))
-            kept.append(next(filter(None, texts), ""))
+            kept += islice(filter(None, texts), 1)
         if refusal := message.get("refusal"):
             self.refusal.append(_text("refusal", refusal))
 
@@ -147,7 +153,8 @@ class _Said:
         """A text, or parts of which some may be thoughts, as Mistral sends them."""
         for part in content if isinstance(content, list) else [content]:
             is_thought = isinstance(part, dict) and part.get("type") in THOUGHT_KINDS
-            (self.thought if is_thought else self.content).append(_text("content", part))
+            kept = self.thought if is_thought else self.content
+            kept += filter(None, [_text("content", part)])
 
     def texts(self) -> tuple[str, str]:
         """Content and thought."""
@@ -172,8 +179,14 @@ class Reader:
         self._tokens: dict[int, Tokens] = {}
 
     @property
-    def events(self) -> int:
-        return self._bodies.events
+    def pieces(self) -> int:
+        """Pieces of text so far: neither empty ones nor what keeps the connection alive."""
+        return sum(said.pieces for said in self._choices.values())
+
+    @property
+    def began(self) -> bool:
+        """Whether the answer began, with text or without: it may have to be paid."""
+        return self._answered
 
     @property
     def tokens(self) -> int | None:

@@ -1,4 +1,5 @@
-"""One POST over HTTP, read as it comes: bounded in size, given up when it makes no progress.
+"""One POST over HTTP, read as it comes: bounded in size, given up when it makes no progress, and never sent
+to another host than the one that was named.
 
 Plain aiohttp under a small interface: the `openai` package's request path costs about 2.5 ms of processor
 time for each request, this one a tenth. Leaves out what an answer says (replies.py), how often and
@@ -10,28 +11,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
 from pipeline.errors import UnitFailed
 from pipeline.teacher.endpoints import proxy_for
+from pipeline.teacher.limits import read_retry_after
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"  # below the base URL; other paths are beside /v1
 _QUERY = re.compile(r"\?[^\s'\")]*")
 CONNECT_TIMEOUT = 30  # seconds
 # vLLM closes idle connections after 5 s; letting go of them earlier avoids sending into one being closed.
 KEEP_ALIVE = 3  # seconds
-MAX_BODY = 64 * 2**20  # bytes; 100,000 tokens, an event of 300 bytes each, are 30 MB
+# Bytes of an answer, at most. The event of a token is 200 to 500 bytes; some servers say a thought twice.
+MOST_AROUND = 2**20  # beside its tokens
+MOST_A_TOKEN = 2**11
+MOST_A_CANDIDATE = 2**9  # of a token, in log-probabilities
 MAX_ERROR = 2**16  # bytes of an error's body that we read
 MAX_HEADER = 2**18  # bytes of one header: gateways add policies and traces
-# Bytes alone do not keep an answer alive, or a server that drips them would hold a request for ever: an
-# answer may take GRACE stall time-outs, and EVENT_GRACE seconds more for each token that came.
+# Only text is progress, or a server that drips something else would hold a request for ever. Before the first
+# text what keeps the connection alive is taken for a sign that the server works on it, for GRACE stall
+# time-outs in all; text has to come at a piece in PIECE_GRACE seconds beyond those.
 GRACE = 10
-EVENT_GRACE = 30
+PIECE_GRACE = 30
+MOST_REDIRECTS = 3
+_REPEATED = {301, 302, 307, 308}  # redirects after which the POST is sent again; 303 asks for a GET
 
 
 class RequestFailed(UnitFailed):
@@ -45,9 +54,10 @@ class RequestFailed(UnitFailed):
 class ErrorStatus(Exception):
     """The server refused: with an HTTP status, or with an error inside an answer that began well."""
 
-    def __init__(self, status: int, body: object, retry_after: str | None = None) -> None:
+    def __init__(self, status: int, body: object, after: float | None = None) -> None:
         super().__init__(f"HTTP {status}")
-        self.status, self.body, self.retry_after = status, body, retry_after
+        self.status, self.body = status, body
+        self.after = after  # seconds that the server asks us to wait
 
 
 @dataclass(eq=False)
@@ -66,8 +76,8 @@ class Sink(Protocol):
     """What takes an answer's bytes as they come."""
 
     @property
-    def events(self) -> int:
-        """Pieces of the answer so far; what keeps the connection alive is none."""
+    def pieces(self) -> int:
+        """Pieces of the answer's text so far; what keeps the connection alive is none."""
 
     def feed(self, chunk: bytes) -> None: ...
 
@@ -76,21 +86,27 @@ class Sink(Protocol):
 class Bounds:
     """When an answer is given up."""
 
-    stall: float  # seconds without a byte
+    stall: float  # seconds without progress
     tokens: int  # asked for, at most
-    bytes: int = MAX_BODY
-    queues: bool = False  # the server answers in turn: until the first token, others' tokens are progress
+    candidates: int = 0  # a token, with their log-probabilities
+    # The server was started here and does in turn what it cannot do at once: vLLM puts off even answers that
+    # it has begun, so that the progress of any is the progress of all.
+    ours: bool = False
 
-    def deadline(self, began: float, now: float, events: int) -> float:
-        """When to give up, if nothing more comes; `now` is when the last byte came."""
-        most = self.stall * GRACE + EVENT_GRACE * min(events, self.tokens)
-        return min(now + self.stall, began + most)
+    @property
+    def bytes(self) -> int:
+        return MOST_AROUND + (MOST_A_TOKEN + MOST_A_CANDIDATE * self.candidates) * self.tokens
+
+    def deadline(self, began: float, heard: float, pieces: int) -> float:
+        """When to give up, if nothing more comes. `heard`: when text came last, before any text: a byte."""
+        most = self.stall * GRACE + PIECE_GRACE * min(pieces, self.tokens)
+        return min(heard + self.stall, began + most)
 
 
 class _Whole:
     """Keeps an answer as it is."""
 
-    events = 0
+    pieces = 0
 
     def __init__(self) -> None:
         self.body = bytearray()
@@ -110,7 +126,7 @@ class Transport:
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
         self._session: aiohttp.ClientSession | None = None
-        self.heard_at = float("-inf")  # when a piece of any answer came last, on the loop's clock
+        self.heard_at = float("-inf")  # when text of any answer came last, on the loop's clock
 
     def open(self) -> None:
         self._session = aiohttp.ClientSession(
@@ -159,16 +175,15 @@ class Transport:
 
         try:
             async with asyncio.timeout(bounds.stall) as alarm:
-                url = self._address(path)
-                with self._queueing(alarm, sink, bounds, began):
-                    async with self._session.post(url, data=body, max_redirects=3) as response:
+                with self._in_turn(alarm, bounds, began):
+                    async with self._sent(self._session, self._address(path), body) as response:
                         if not 200 <= response.status < 300:
                             raise await _error(response)
                         await self._read(response, sink, bounds, alarm, began, start)
         except aiohttp.ClientError as e:
             raise _lost(e, started) from None
         except TimeoutError:
-            raise Retry("stalled", _stalled(bounds, sink.events)) from None
+            raise Retry("stalled", _stalled(bounds, sink.pieces)) from None
         except (ValueError, LookupError) as e:  # of headers that aiohttp cannot read
             raise Retry("garbage", f"the answer breaks HTTP: {e}") from None
 
@@ -176,18 +191,32 @@ class Transport:
         below = self._base.path if path in (CHAT, COMPLETIONS) else self._base.path.removesuffix("/v1")
         return self._base._replace(path=below + path).geturl()
 
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self, session: aiohttp.ClientSession, url: str, body: bytes
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to the POST, repeated where the same server says that it has moved to."""
+        for _ in range(1 + MOST_REDIRECTS):
+            async with session.post(url, data=body, allow_redirects=False) as response:
+                if response.status not in _REPEATED:
+                    yield response
+                    return
+                moved, status = response.headers.get("Location", ""), response.status
+            url = _followed(url, moved, status)
+        raise _moved(status, f"{MOST_REDIRECTS} redirects led to no answer, the last to {_shown(url)}")
+
     @contextlib.contextmanager
-    def _queueing(self, alarm: asyncio.Timeout, sink: Sink, bounds: Bounds, began: float) -> Iterator[None]:
-        """While others' tokens come from a server that answers in turn, one that waits is not stalled."""
+    def _in_turn(self, alarm: asyncio.Timeout, bounds: Bounds, began: float) -> Iterator[None]:
+        """While text comes from a server of ours, no answer of it is stalled, whether it has begun or not."""
         loop = asyncio.get_running_loop()
         timers: list[asyncio.TimerHandle] = []
 
         def look() -> None:
-            if not sink.events and not alarm.expired():
+            if not alarm.expired():
                 alarm.reschedule(max(began, self.heard_at) + bounds.stall)
                 timers[:] = [loop.call_later(bounds.stall / 2, look)]
 
-        if bounds.queues:
+        if bounds.ours:
             timers.append(loop.call_later(bounds.stall / 2, look))
         try:
             yield
@@ -205,22 +234,55 @@ class Transport:
         start: Callable[[float], None],
     ) -> None:
         clock = asyncio.get_running_loop().time
-        size, events = 0, 0
+        size, pieces, heard = 0, 0, began
         async for chunk in response.content.iter_any():
             now = clock()
             if not size:
                 start(now - began)
             size += len(chunk)
             if size > bounds.bytes:
-                raise RequestFailed(f"the answer is larger than {bounds.bytes >> 20} MiB")
+                most = f"{bounds.bytes / 2**20:.1f} MiB"
+                raise RequestFailed(
+                    f"the answer to a request of {bounds.tokens} tokens is larger than {most}"
+                )
             sink.feed(chunk)
-            if sink.events > events:
-                events, self.heard_at = sink.events, now
-            alarm.reschedule(bounds.deadline(began, now, events))
+            if sink.pieces > pieces:
+                pieces, heard, self.heard_at = sink.pieces, now, now
+            elif not pieces:
+                heard = now
+            if not bounds.ours:
+                alarm.reschedule(bounds.deadline(began, heard, pieces))
 
 
-def _stalled(bounds: Bounds, events: int) -> str:
-    part = f"after {events} pieces of it" if events else "before any piece of it"
+def _followed(url: str, location: str, status: int) -> str:
+    """Where a redirect from `url` leads. Raises ErrorStatus when that is another server, or nowhere."""
+    try:
+        target = urljoin(url, location)
+        here, there = urlsplit(url), urlsplit(target)
+        elsewhere = (there.scheme, there.netloc.lower()) != (here.scheme, here.netloc.lower())
+        shown = _shown(target)
+    except ValueError:
+        location = ""
+    if not location:
+        raise _moved(status, "a redirect without an address that can be read")
+    if elsewhere:
+        raise _moved(status, f"moved to {shown}, and requests are sent to no other address than base_url")
+    return target
+
+
+def _shown(url: str) -> str:
+    """An address without a query or a password, as base_url would name it."""
+    parts = urlsplit(url)
+    where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return where.removesuffix("/chat/completions")
+
+
+def _moved(status: int, why: str) -> ErrorStatus:
+    return ErrorStatus(status, {"error": {"message": why}})
+
+
+def _stalled(bounds: Bounds, pieces: int) -> str:
+    part = f"after {pieces} pieces of it" if pieces else "before any piece of it"
     return f"the answer made no progress, {part} (stall_timeout = {bounds.stall:g} s)"
 
 
@@ -230,7 +292,9 @@ async def _error(response: aiohttp.ClientResponse) -> ErrorStatus:
         body += chunk
         if len(body) >= MAX_ERROR:
             break
-    return ErrorStatus(response.status, bytes(body[:MAX_ERROR]), response.headers.get("Retry-After"))
+    asked = response.headers
+    after = read_retry_after(asked.get("Retry-After"), asked.get("Retry-After-Ms"), time.time())
+    return ErrorStatus(response.status, bytes(body[:MAX_ERROR]), after)
 
 
 def _lost(error: aiohttp.ClientError, started: bool) -> Retry:

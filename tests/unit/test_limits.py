@@ -4,7 +4,16 @@ from email.utils import formatdate
 
 import pytest
 
-from pipeline.teacher.limits import FIRST_GUESS, LONGEST_WAIT, Bucket, Quota, backoff, read_retry_after
+from pipeline.teacher.limits import (
+    FIRST_GUESS,
+    LONGEST_WAIT,
+    TURNED_AWAY,
+    Bucket,
+    Quota,
+    Tries,
+    backoff,
+    read_retry_after,
+)
 
 
 def wait_and_take(bucket: Bucket, amount: float, now: float) -> float:
@@ -106,7 +115,11 @@ def test_waits_grow_with_the_tries_up_to_a_minute_and_differ() -> None:
         ("7", 7),
         (" 0.25 ", 0.25),
         (formatdate(1030, usegmt=True), 30),
-        (formatdate(900, usegmt=True), 0),
+        ("0", 0),
+        (formatdate(900, usegmt=True), None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Sun, 06 Nov 2044 08:49:37 +9999", None),
+        ("1m30s", None),
         ("", None),
         ("soon", None),
         ("-5", None),
@@ -119,4 +132,30 @@ def test_waits_grow_with_the_tries_up_to_a_minute_and_differ() -> None:
     ],
 )
 def test_retry_after_is_a_number_or_a_date(value: str | None, seconds: float | None) -> None:
-    assert read_retry_after(value, 1000.0) == seconds
+    assert read_retry_after(value, None, 1000.0) == seconds
+
+
+def test_milliseconds_of_a_retry_after_are_more_exact() -> None:
+    assert read_retry_after("3600", "250", 1000.0) == 0.25
+    assert read_retry_after("3600", "soon", 1000.0) == 3600
+    assert read_retry_after(None, "250", 1000.0) == 0.25
+
+
+def test_the_tries_of_a_request_are_bounded_in_number() -> None:
+    tries = Tries(2, answered=0)
+    for _ in range(2):
+        tries.fail(counts=True, answered=0)
+    assert not tries.spent
+    tries.fail(counts=True, answered=0)
+    assert tries.spent
+    assert tries.failed == 3
+
+
+def test_tries_turned_away_count_only_while_others_are_answered() -> None:
+    alone, passed_over = Tries(1, answered=7), Tries(1, answered=7)
+    for i in range(1, 1000):
+        alone.fail(counts=False, answered=8)  # one other, once
+        if not passed_over.spent:
+            passed_over.fail(counts=False, answered=7 + i)
+    assert not alone.spent
+    assert passed_over.failed == 2 * TURNED_AWAY

@@ -4,12 +4,26 @@ import asyncio
 import gzip
 import json
 import warnings
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from pipeline.teacher.transport import EVENT_GRACE, GRACE, Bounds, RequestFailed
-from tests.serving import SAMPLING, Script, answered, chat, client, complete, drip, events, serving, stop
+from pipeline.errors import UserError
+from pipeline.teacher.transport import GRACE, MOST_AROUND, PIECE_GRACE, Bounds, RequestFailed
+from tests.serving import (
+    SAMPLING,
+    Script,
+    answered,
+    as_response,
+    chat,
+    client,
+    complete,
+    drip,
+    events,
+    serving,
+    stop,
+)
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -21,24 +35,24 @@ def event(text: str) -> bytes:
 # ------------------------------------------------------------------------------ when an answer is given up
 
 
-def test_an_answer_is_given_up_a_stall_after_its_last_byte() -> None:
-    assert Bounds(300, 4096).deadline(began=0, now=50, events=1) == 350
+def test_an_answer_is_given_up_a_stall_after_its_last_text() -> None:
+    assert Bounds(300, 4096).deadline(began=0, heard=50, pieces=1) == 350
 
 
-def test_bytes_without_a_piece_of_the_answer_do_not_keep_it_alive_for_ever() -> None:
-    assert Bounds(300, 4096).deadline(began=0, now=2990, events=0) == 300 * GRACE
+def test_bytes_without_text_do_not_keep_an_answer_alive_for_ever() -> None:
+    assert Bounds(300, 4096).deadline(began=0, heard=2990, pieces=0) == 300 * GRACE
 
 
 def test_a_slow_thought_of_a_hundred_thousand_tokens_is_never_given_up() -> None:
     bounds, now = Bounds(300, 100_000), 0.0
     for token in range(100_000):
-        assert bounds.deadline(began=0, now=now, events=token) > now + 20
+        assert bounds.deadline(began=0, heard=now, pieces=token) > now + 20
         now += 20  # seconds a token
 
 
 def test_no_drip_of_pieces_holds_a_request_beyond_the_tokens_asked_for() -> None:
-    at = Bounds(300, 100).deadline(began=0, now=10**9, events=10**6)
-    assert at == 300 * GRACE + 100 * EVENT_GRACE
+    at = Bounds(300, 100).deadline(began=0, heard=10**9, pieces=10**6)
+    assert at == 300 * GRACE + 100 * PIECE_GRACE
 
 
 def test_an_answer_that_stops_coming_is_given_up() -> None:
@@ -70,7 +84,9 @@ def test_an_answer_that_never_begins_is_given_up() -> None:
         asyncio.run(ask())
 
 
-@pytest.mark.parametrize("bytes_", [KEEP_ALIVE, b" "])
+@pytest.mark.parametrize(
+    "bytes_", [KEEP_ALIVE, b" ", b": data: data: data:\n\n", event(""), b'data: {"choices": []}\n\n']
+)
 def test_a_drip_of_nothing_is_given_up(bytes_: bytes) -> None:
     async def ask() -> None:
         async with serving(lambda http: drip(http, [bytes_], 0.02)) as url:
@@ -78,6 +94,88 @@ def test_a_drip_of_nothing_is_given_up(bytes_: bytes) -> None:
 
     with pytest.raises(RequestFailed, match="no progress, before any piece"):
         asyncio.run(ask())
+
+
+@pytest.mark.parametrize("bytes_", [KEEP_ALIVE, event(""), b'data: {"choices": []}\n\n'])
+def test_after_the_first_text_only_text_is_progress(bytes_: bytes) -> None:
+    sent = 0
+
+    async def handler(http: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(http)
+        await response.write(event("so"))
+        while True:
+            await response.write(bytes_)
+            await asyncio.sleep(0.05)
+            sent += 1
+
+    async def ask() -> None:
+        async with serving(handler) as url:
+            await complete(url, stall_timeout=0.4, max_retries=0)
+
+    with pytest.raises(RequestFailed, match="no progress, after 1 pieces of it"):
+        asyncio.run(ask())
+    assert sent < 0.4 * GRACE / 0.05
+
+
+class InTurn:
+    """Question 0 is begun and put off; it goes on when the others, a piece every 0.1 s, have ended."""
+
+    def __init__(self, pieces: int, goes_on: bool = True) -> None:
+        self.asked: list[int] = []
+        self.pieces, self.goes_on = pieces, goes_on
+        self.sent = 0
+        self.others_ended = asyncio.Event()
+
+    async def __call__(self, http: web.Request) -> web.StreamResponse:
+        seed = (await http.json())["seed"]
+        self.asked.append(seed)
+        response = web.StreamResponse()
+        await response.prepare(http)
+        await response.write(event("so "))
+        if seed:
+            for _ in range(self.pieces):
+                await response.write(event("on "))
+                self.sent += 1
+                await asyncio.sleep(0.1)
+            self.others_ended.set()
+        else:
+            await (self.others_ended if self.goes_on else asyncio.Event()).wait()
+        await response.write(events(stop()).encode())
+        return response
+
+
+async def put_off(server: InTurn, **settings: Any) -> tuple[Any, Any]:
+    """What becomes of question 0, which is put off, and of another beside it."""
+    async with (
+        serving(server) as url,
+        client(url, stall_timeout=0.5, max_retries=0, **settings) as teacher,
+    ):
+        first, other = (teacher.complete([], SAMPLING, seed) for seed in range(2))
+        return tuple(await asyncio.gather(first, other, return_exceptions=True))  # type: ignore[return-value]
+
+
+def test_an_answer_that_our_server_puts_off_is_waited_for_while_others_make_progress() -> None:
+    server = InTurn(pieces=25)  # for 2.5 s, five stall time-outs
+    first, other = asyncio.run(put_off(server, ours=True))
+    assert (first.response, len(other.response.split())) == ("so", 26)
+    assert server.asked == [0, 1]
+
+
+def test_an_answer_of_our_server_is_given_up_when_none_makes_progress() -> None:
+    server = InTurn(pieces=10, goes_on=False)
+    first, other = asyncio.run(put_off(server, ours=True))
+    assert isinstance(first, RequestFailed)
+    assert "after 1 pieces of it" in str(first)
+    assert len(other.response.split()) == 11  # it was not given up before the other ended
+
+
+def test_another_server_is_not_waited_for_because_it_answers_others() -> None:
+    server = InTurn(pieces=25)
+    first, other = asyncio.run(put_off(server))
+    assert isinstance(first, RequestFailed)
+    assert len(other.response.split()) == 26
 
 
 def test_an_answer_that_takes_longer_than_a_stall_is_read_to_its_end() -> None:
@@ -116,9 +214,6 @@ def test_an_answer_that_takes_longer_than_a_stall_is_read_to_its_end() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nSet-Cookie: \xff\xfe=;;\r\nContent-Length: 2\r\n\r\n{}",
         b"HTTP/1.1 204 No\r\n\r\n",
-        b"HTTP/1.1 307 No\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 307 No\r\nLocation: /v1/chat/completions\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 307 No\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 500 No\r\nRetry-After: \xff\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 400 No\r\nContent-Type: text/html; charset=base64\r\nContent-Length: 2\r\n\r\nno",
         b"HTTP/1.1 999 No\r\nContent-Length: 0\r\n\r\n",
@@ -140,6 +235,84 @@ def test_an_answer_that_breaks_http_fails_its_request(head: bytes) -> None:
     assert len(str(failed.value).splitlines()) == 1
 
 
+# ------------------------------------------------------------------------------ redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_of_the_same_server_is_followed_with_the_same_post(status: int) -> None:
+    seen: list[tuple[str, str, Any]] = []
+
+    async def handler(http: web.Request) -> web.StreamResponse:
+        seen.append((http.method, http.path, await http.json()))
+        if http.path.startswith("/v1/new/"):
+            return as_response(chat(content="so"))
+        return web.Response(status=status, headers={"Location": "/v1/new/chat/completions"})
+
+    async def ask() -> str:
+        async with serving(handler) as url:
+            return (await complete(url)).response
+
+    assert asyncio.run(ask()) == "so"
+    (method, path, body), (again, moved, same) = seen
+    assert (method, again) == ("POST", "POST")
+    assert (path, moved) == ("/v1/chat/completions", "/v1/new/chat/completions")
+    assert body == same
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_nothing_is_sent_to_another_address_than_the_one_that_was_named(status: int) -> None:
+    elsewhere = Script(chat(content="the stranger's answer"))
+
+    async def ask() -> str:
+        async with serving(elsewhere) as other:
+            away = {"Location": f"{other}/chat/completions?a=SECRET"}
+            async with serving(Script((status, "", away))) as url:
+                with pytest.raises(UserError) as told:
+                    await complete(url)
+            assert f"HTTP {status}: moved to {other}, " in str(told.value)
+            return str(told.value)
+
+    said = asyncio.run(ask())
+    assert not elsewhere.asked
+    assert "SECRET" not in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "https://127.0.0.1/v1",
+        "//user:pw@127.0.0.1/v1",
+        "http://[",
+        "",
+        "/v1/chat/completions",  # in a circle
+    ],
+)
+@pytest.mark.parametrize("status", [301, 303, 307])
+def test_a_redirect_to_nowhere_is_told_in_one_line(location: str, status: int) -> None:
+    with pytest.raises(UserError, match=f"HTTP {status}: ") as told:
+        answered((status, "", {"Location": location}))
+    assert len(str(told.value).splitlines()) == 1
+    assert "pw" not in str(told.value)
+
+
+# ------------------------------------------------------------------------------ how large an answer may be
+
+
+def test_an_answer_may_be_as_large_as_the_tokens_asked_for_and_some_more() -> None:
+    assert Bounds(300, 20).bytes < 2 * 2**20
+    assert Bounds(300, 32_768).bytes > 32_768 * 1000
+    assert Bounds(300, 20, candidates=22).bytes > 20 * 22 * 200
+
+
+def test_an_answer_larger_than_its_tokens_is_refused_though_it_is_whole() -> None:
+    with pytest.raises(RequestFailed, match=r"a request of 64 tokens is larger than 1\.1 MiB"):
+        answered(chat(content="x" * (2 * MOST_AROUND)))
+    assert len(answered(chat(content="x" * (MOST_AROUND // 2))).response) == MOST_AROUND // 2
+
+
 def test_an_endless_answer_is_refused_once_it_is_too_large() -> None:
     async def ask() -> int:
         requests = 0
@@ -150,7 +323,7 @@ def test_an_endless_answer_is_refused_once_it_is_too_large() -> None:
             return await drip(http, [b" " * 2**22], 0)
 
         async with serving(handler) as url:
-            with pytest.raises(RequestFailed, match="larger than 64 MiB"):
+            with pytest.raises(RequestFailed, match=r"larger than 1\.1 MiB"):
                 await complete(url)
         return requests
 
@@ -179,7 +352,7 @@ def test_an_endless_error_is_read_in_part() -> None:
 
 def test_a_compressed_bomb_is_refused() -> None:
     bomb = gzip.compress(b" " * (65 * 2**20), compresslevel=1)
-    with pytest.raises(RequestFailed, match="larger than 64 MiB"):
+    with pytest.raises(RequestFailed, match=r"larger than 1\.1 MiB"):
         answered((200, bomb, {"Content-Encoding": "gzip"}))
 
 
