@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pipeline import installing
 from pipeline import model_cache as cache
@@ -51,6 +52,35 @@ def resolve(model: str, say: Callable[[str], None] | None = None, layers: int | 
     path = _local(model)
     whole = model if path is None else str(path) if path.is_dir() else _converted(path, say)
     return whole if layers is None else _cut(whole, layers, say)
+
+
+def sizes(model: str) -> tuple[dict[str, Any], int] | None:
+    """The text model's config and the bytes of the weights of what `resolve` gave; None where unknown."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    try:
+        if os.path.isdir(model):
+            return _sizes_in(Path(model))
+        try:
+            found = HfApi().model_info(model, files_metadata=True).siblings or []
+            weights = sum(file.size or 0 for file in found if _holds_weights(file.rfilename))
+            config = json.loads(Path(hf_hub_download(model, "config.json")).read_bytes())
+        except OSError:  # no network; perhaps it is here
+            return _sizes_in(Path(snapshot_download(model, local_files_only=True)))
+        return config.get("text_config", config), weights
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _sizes_in(folder: Path) -> tuple[dict[str, Any], int] | None:
+    config = json.loads((folder / "config.json").read_bytes())
+    weights = sum(path.stat().st_size for path in folder.iterdir() if _holds_weights(path.name))
+    return (config.get("text_config", config), weights) if weights else None
+
+
+def _holds_weights(name: str) -> bool:
+    """Whether vLLM reads weights from the file; Mistral's folders hold them twice."""
+    return name.endswith(".safetensors") and not name.startswith("consolidated") and "/" not in name
 
 
 def label(model: str) -> str:

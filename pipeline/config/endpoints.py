@@ -42,9 +42,11 @@ class Endpoint(Table):
     env: dict[EnvName, str] = {}  # environment of the server started here
     start_timeout: Annotated[float, Field(gt=0)] = 900  # seconds to wait until it answers
     stream: bool = True  # have tokens sent as they come, so that a slow answer is told from a dead one
-    stall_timeout: Annotated[float, Field(gt=0)] = 300  # seconds without a byte until an answer is given up
+    stall_timeout: Annotated[float, Field(gt=0)] = 300  # seconds without text until an answer is given up
     patience: Annotated[float, Field(gt=0)] = 600  # seconds without any good answer until the run stops
-    max_retries: Annotated[int, Field(ge=0)] = 5  # of a request that failed as a second try may not
+    max_retries: Annotated[int, Field(ge=0)] = (
+        5  # of a request that failed or broke off, as a second try may not
+    )
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None  # prompt and completion together
     price_in: Annotated[float, Field(ge=0)] | None = None  # per million prompt tokens, in any currency

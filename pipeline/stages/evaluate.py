@@ -63,7 +63,10 @@ def _answer(job: Job, sharing: list[Subject]) -> None:
             if not opened:
                 first = sharing[0]
                 name = "student" if first.trained else models.label(first.serves)
-                reached = generate.reach(first.endpoint, first.serves, name, None, job, first.layers)
+                table = job.recipe.evaluate
+                reached = generate.reach(
+                    first.endpoint, first.serves, name, None, job, first.layers, table=table
+                )
                 opened.append(stack.enter_context(reached))
             yield opened[0]
 

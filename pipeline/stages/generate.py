@@ -18,7 +18,9 @@ import filters
 import prompts
 from pipeline import drawing, models, sampling, server
 from pipeline.config import Recipe
-from pipeline.config.endpoints import Endpoint, Teacher
+from pipeline.config.data import Generate
+from pipeline.config.endpoints import Endpoint, Judge, Teacher
+from pipeline.config.evaluation import Evaluate
 from pipeline.drawing import Draw, Drawer, Model
 from pipeline.ledger import SAVE_EVERY, Ledger, Meter
 from pipeline.machine import cores
@@ -34,18 +36,28 @@ from pipeline.units import Plan, work
 
 @contextlib.contextmanager
 def reach(
-    endpoint: Endpoint, model: str, name: str, logprobs: int | None, job: Job, layers: int | None = None
+    endpoint: Endpoint,
+    model: str,
+    name: str,
+    logprobs: int | None,
+    job: Job,
+    layers: int | None = None,
+    *,
+    table: Generate | Evaluate | Judge,
 ) -> Iterator[Server]:
     """The server that answers for a model: started here as `name` and stopped after, or already there.
 
-    With `layers` it is the model cut to so many that is served.
+    With `layers` it is the model cut to so many that is served. `table`: how long and how many at once its
+    answers may be.
     """
     if endpoint.base_urls:
         yield Server(base_urls=endpoint.base_urls, model=endpoint.model)
     else:
-        endpoint = endpoint.model_copy(update={"vllm": _engine(endpoint, logprobs, job)})
         log = job.logs / f"vllm-{name}.log"
         path = models.resolve(model, job.say, layers)
+        arguments = _engine(endpoint, logprobs, job)
+        arguments |= server.at_once(arguments, path, table.max_tokens, table.concurrency, job.say)
+        endpoint = endpoint.model_copy(update={"vllm": arguments})
         with server.serving(endpoint, path, name, log, job.say) as started:
             yield started
 
@@ -205,7 +217,7 @@ def draw_of(recipe: Recipe) -> Draw:
     table = recipe.generate
     return Draw(
         split="train",
-        models=tuple(_model(teacher, table.logprobs) for teacher in recipe.teacher),
+        models=tuple(_model(teacher, table) for teacher in recipe.teacher),
         prompt=table.prompt,
         table=table,
         wanted=sampling.Rules(table.most, table.until_correct, table.continue_cut),
@@ -214,8 +226,9 @@ def draw_of(recipe: Recipe) -> Draw:
     )
 
 
-def _model(teacher: Teacher, logprobs: int | None) -> Model:
-    reached = partial(reach, teacher, teacher.model, models.label(teacher.called), logprobs)
+def _model(teacher: Teacher, table: Generate) -> Model:
+    label = models.label(teacher.called)
+    reached = partial(reach, teacher, teacher.model, label, table.logprobs, table=table)
     return Model(teacher.called, teacher, reached, teacher.share)
 
 

