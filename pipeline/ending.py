@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.costs import costs
 from pipeline.progress import plain
 from pipeline.run import Run
-from pipeline.show import money
+from pipeline.show import at_least, money
 from pipeline.stages.select import LEFT_OUT
 
 
@@ -35,13 +35,16 @@ def _ingest(run: Run) -> Iterator[str]:
 
 def _generate(run: Run) -> Iterator[str]:
     spent = costs(run)
-    said = f"{sum(c.traces for c in spent):,} traces, {sum(c.completion_tokens for c in spent):,} tokens"
-    if uncounted := sum(c.uncounted for c in spent):
+    uncounted = sum(c.uncounted for c in spent)
+    counts = [c.completion_tokens for c in spent if c.completion_tokens is not None]
+    said = f"{sum(c.traces for c in spent):,} traces, "
+    said += f"{sum(counts):,} tokens" if counts or not uncounted else "tokens not counted"
+    if uncounted and counts:
         said += f" and those of {uncounted:,} traces whose server counted none"
     known = [c.spend for c in spent if c.spend is not None]
     if known:
-        where = " where a price is given" if len(known) < len(spent) else ""
-        said += f", {money(sum(known))} spent{where}"
+        where = " where a price is given" if len(known) < len(spent) and not uncounted else ""
+        said += f", {at_least(money(sum(known)), uncounted)} spent{where}"
     yield said
 
 
