@@ -114,7 +114,8 @@ def test_as_many_answers_are_in_work_as_the_kv_cache_holds(
 def test_nothing_is_set_where_the_recipe_says_it_or_it_cannot_be_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, none = served_model(tmp_path / "bf16", 65.5), ({}, [])
+    whole = served_model(tmp_path / "bf16", 65.5)
+    none: tuple[dict[str, int], list[str]] = ({}, [])
     assert at_once(monkeypatch, whole, {"max-num-seqs": 7}) == none
     assert at_once(monkeypatch, whole, {"tensor_parallel_size": 2}, gpus=0) == none
     assert at_once(monkeypatch, whole, {"tensor_parallel_size": 2, "speculative_config": {}}) == none
