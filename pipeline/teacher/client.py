@@ -24,15 +24,7 @@ from pipeline.teacher.logprobs import NoLogprobs
 from pipeline.teacher.pacing import FIRST_LEVEL, Place, Places, Slot, Tally
 from pipeline.teacher.refusals import FieldRefused, Hopeless, judge
 from pipeline.teacher.replies import Completion, Reader
-from pipeline.teacher.transport import (
-    CHAT,
-    COMPLETIONS,
-    Bounds,
-    ErrorStatus,
-    RequestFailed,
-    Retry,
-    Transport,
-)
+from pipeline.teacher.transport import CHAT, COMPLETIONS, Bounds, ErrorStatus, RequestFailed, Retry, Transport
 
 
 class Client:

@@ -13,7 +13,7 @@ import re
 import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -85,6 +85,29 @@ def proxy_for(base_url: str) -> str | None:
         return None
     proxy = urllib.request.getproxies().get(parts.scheme)
     return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+
+def redirected(url: str, location: str) -> str:
+    """Where a redirect from `url` leads. Raises ValueError, saying why, for another server or nowhere."""
+    try:
+        target = urljoin(url, location)
+        here, there = urlsplit(url), urlsplit(target)
+        elsewhere = (there.scheme, there.netloc.lower()) != (here.scheme, here.netloc.lower())
+        moved = shown(target)
+    except ValueError:
+        location = ""
+    if not location:
+        raise ValueError("a redirect without an address that can be read")
+    if elsewhere:
+        raise ValueError(f"moved to {moved}, and requests are sent to no other address than base_url")
+    return target
+
+
+def shown(url: str) -> str:
+    """An address without a query or a password, as base_url would name it."""
+    parts = urlsplit(url)
+    where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return where.removesuffix("/chat/completions")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ The form of an error differs from server to server; its words are untrusted. Lea
 
 from __future__ import annotations
 
-import json
 import re
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from pipeline.teacher.endpoints import Cleaner, words_of
 from pipeline.teacher.events import words_in
@@ -108,7 +107,7 @@ def _hopeless(status: int, body: object, reason: str) -> bool:
 
 def _no_money(body: object, reason: str) -> bool:
     """Whether any field says that the account is empty; not where it says that a wait of minutes helps."""
-    if isinstance(body, dict) and _SOON.search(json.dumps(body)):
+    if isinstance(body, dict) and _SOON.search(to_json(body).decode()):
         return False
     error = body.get("error") if isinstance(body, dict) else None
     fields = [source.get(name) for source in (body, error) if isinstance(source, dict) for name in _NAMES]
@@ -119,7 +118,7 @@ def _no_money(body: object, reason: str) -> bool:
 
 def _spare_fields(body: object) -> tuple[str, ...]:
     """The spare fields that a refusal says the server does not take; a value out of range is the recipe's."""
-    words = body if isinstance(body, str) else json.dumps(body)
+    words = body if isinstance(body, str) else to_json(body).decode()
     if not _UNTAKEN.search(words) or _OUT_OF_RANGE.search(words):
         return ()
     return tuple(name for name in _SPARE if re.search(rf"(?<![\w-]){name}(?![\w-])", words))
@@ -138,4 +137,4 @@ def _parsed(body: object) -> object:
 def _words(body: object) -> str:
     if words := words_of(body):
         return words
-    return body if isinstance(body, str) else json.dumps(body, ensure_ascii=False) if body else ""
+    return body if isinstance(body, str) else to_json(body).decode() if body else ""

@@ -15,12 +15,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from pipeline.errors import UnitFailed
-from pipeline.teacher.endpoints import proxy_for
+from pipeline.teacher.endpoints import proxy_for, redirected, shown
 from pipeline.teacher.limits import read_retry_after
 
 CHAT, COMPLETIONS = "/chat/completions", "/completions"  # below the base URL; other paths are beside /v1
@@ -202,8 +202,11 @@ class Transport:
                     yield response
                     return
                 moved, status = response.headers.get("Location", ""), response.status
-            url = _followed(url, moved, status)
-        raise _moved(status, f"{MOST_REDIRECTS} redirects led to no answer, the last to {_shown(url)}")
+            try:
+                url = redirected(url, moved)
+            except ValueError as e:
+                raise _moved(status, str(e)) from None
+        raise _moved(status, f"{MOST_REDIRECTS} redirects led to no answer, the last to {shown(url)}")
 
     @contextlib.contextmanager
     def _in_turn(self, alarm: asyncio.Timeout, bounds: Bounds, began: float) -> Iterator[None]:
@@ -252,29 +255,6 @@ class Transport:
                 heard = now
             if not bounds.ours:
                 alarm.reschedule(bounds.deadline(began, heard, pieces))
-
-
-def _followed(url: str, location: str, status: int) -> str:
-    """Where a redirect from `url` leads. Raises ErrorStatus when that is another server, or nowhere."""
-    try:
-        target = urljoin(url, location)
-        here, there = urlsplit(url), urlsplit(target)
-        elsewhere = (there.scheme, there.netloc.lower()) != (here.scheme, here.netloc.lower())
-        shown = _shown(target)
-    except ValueError:
-        location = ""
-    if not location:
-        raise _moved(status, "a redirect without an address that can be read")
-    if elsewhere:
-        raise _moved(status, f"moved to {shown}, and requests are sent to no other address than base_url")
-    return target
-
-
-def _shown(url: str) -> str:
-    """An address without a query or a password, as base_url would name it."""
-    parts = urlsplit(url)
-    where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return where.removesuffix("/chat/completions")
 
 
 def _moved(status: int, why: str) -> ErrorStatus:
