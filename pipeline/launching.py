@@ -5,6 +5,7 @@ Leaves out what accelerate makes of a file's settings.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -22,6 +23,12 @@ from pipeline.machine import cores, has_gpu
 from pipeline.training.job import TrainJob
 
 _PLAIN = Path(__file__).with_name("recipes") / "plain.yaml"
+BUILT_IN = ("sdpa", "eager", "flex_attention")  # attention as transformers names it
+FLASH = {  # and what each of these is installed by
+    "flash_attention_2": ("flash-attn", "kernels"),
+    "flash_attention_3": ("flash-attn-3", "kernels"),
+    "flash_attention_4": ("flash-attn-4",),
+}
 _ARGUMENT = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -41,6 +48,7 @@ def check(recipe: Recipe) -> None:
         )
     _check_sharding(train)
     _check_bitsandbytes(train)
+    _check_attention(train)
     for tracker in train.trackers:
         if importlib.util.find_spec(tracker) is None:
             how = installing.package(tracker)
@@ -71,6 +79,32 @@ def _check_bitsandbytes(train: Train) -> None:
         if not has_gpu():
             raise UserError(f"{what} needs a GPU, and there is none")
         _need("bitsandbytes", what, "qlora")
+
+
+def _check_attention(train: Train) -> None:
+    """What the recipe names is there: transformers would find out when the traces have been paid for."""
+    name = train.attention
+    if name is None or name in BUILT_IN:
+        return
+    told = f'train.attention = "{name}"'
+    instead = "or leave the line out: PyTorch's own attention needs nothing, also for packing"
+    if name not in FLASH and "/" not in name:
+        raise UserError(f"{told} is none of {', '.join((*BUILT_IN, *FLASH))}; {instead}")
+    if not has_gpu():
+        raise UserError(f"{told} needs a GPU, and there is none; leave the line out")
+    packages = FLASH.get(name, ("kernels",))  # another name is one of the hub's kernels
+    if not any(_distributed(package) for package in packages):
+        raise UserError(
+            f"{told} needs {' or '.join(packages)}, which is not installed; install it, {instead}"
+        )
+
+
+def _distributed(package: str) -> bool:
+    """Whether the distribution is installed; modules of several share a name."""
+    try:
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _check_logprobs(recipe: Recipe) -> None:
@@ -157,8 +191,9 @@ def teachers(recipe: Recipe) -> tuple[OnlineTeacher, ...]:
 
 
 def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
-    """The command line: `num_processes = 8` becomes --num_processes=8, `x = true` becomes --x.
+    """The command line: one process turns the examples into tokens, then becomes accelerate's launcher.
 
+    `num_processes = 8` becomes --num_processes=8, `x = true` becomes --x.
     Where the recipe names a file of settings nothing of ours overrides it.
     """
     ours: dict[str, Scalar] = {"quiet": True}
@@ -176,7 +211,8 @@ def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
     for name, value in (ours | dict(arguments)).items():
         if value is not False:
             line.append(f"--{name}" if value is True else f"--{name}={value}")
-    return [*line, "-m", "pipeline.training.launch", str(job_file)]
+    prepare = [sys.executable, "-P", "-m", "pipeline.training.prepare", str(job_file)]
+    return [*prepare, *line, "-m", "pipeline.training.launch", str(job_file)]
 
 
 def _on_gpus(processes: int) -> dict[str, Scalar]:

@@ -92,7 +92,7 @@ class Train(Table):
     batch_size: Annotated[int, Field(ge=1)] = 16  # examples a step, over all devices
     micro_batch_size: Annotated[int, Field(ge=1)] = 16  # examples at once on one device
     packing: bool = False  # those of a micro batch end to end instead of padded; no step learns otherwise
-    attention: str | None = None  # as transformers names it, e.g. "flash_attention_2"; None: what fits
+    attention: str | None = None  # as transformers names it; None: PyTorch's own, which needs nothing
     max_length: Annotated[int, Field(ge=16)] = 4096  # tokens; no example is ever cut
     most_too_long: Share = 0  # share of the examples that may be longer, and are left out; more: refused
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor computes in it

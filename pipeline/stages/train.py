@@ -26,6 +26,7 @@ from pipeline.progress import Progress, plain
 from pipeline.rows import Step
 from pipeline.shard import write_atomic
 from pipeline.stage import Job, Stage
+from pipeline.training import checkpoints
 from pipeline.training.job import Preflight, TrainJob, last_step, read_preflight, read_steps
 
 POLL = 0.5  # seconds
@@ -114,6 +115,7 @@ def _train(job: Job, todo: TrainJob) -> None:
     write_atomic(file, todo.model_dump_json(indent=2).encode() + b"\n")
     for old in (todo.refusal, todo.preflight):
         old.unlink(missing_ok=True)
+    checkpoints.tidy(todo.checkpoints, job.say)
     log = job.logs / "train.log"
     resumed = last_step(todo.log)
     job.say(f"training the student on {examples} examples, {steps} steps (log: {log})")
@@ -228,7 +230,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 TRAIN = Stage(
     name="train",
-    version=2,  # 2: the loss is computed by ours; filter is read for what is stored beside the traces
+    version=3,  # 3: no example comes twice in an epoch of several processes; validation is the loss a token
     row=Step,
     mirrors=None,
     reads=("filter", "select"),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sized
+from datetime import timedelta
 from typing import Any
 
 from pipeline.config.training import Train
 from pipeline.errors import UserError
 from pipeline.training.job import TrainJob
-from pipeline.training.load import on_cpu
+from pipeline.training.load import on_cpu, with_fsdp
+
+# How long a process waits for the others. They may have much to do alone: a checkpoint on a slow disk, a
+# model that is read once. torch's own is 10 minutes; a process that dies ends all of them at once anyway.
+TIMEOUT = timedelta(hours=12)
 
 
 def arguments(job: TrainJob, examples: Mapping[str, Sized], processes: int) -> dict[str, Any]:
@@ -31,6 +36,10 @@ def arguments(job: TrainJob, examples: Mapping[str, Sized], processes: int) -> d
         "train_sampling_strategy": "random" if train.order == "shuffled" else "sequential",
         "bf16": job.bf16,
         "use_cpu": on_cpu(),
+        # Under FSDP gradients are to stay shared out while they are summed up: else each process holds all of
+        # them, in bfloat16.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": with_fsdp()}},
+        "ddp_timeout": int(TIMEOUT.total_seconds()),
         # Not "epoch": that comes after the checkpoint, so a kill between the two would lose it.
         "eval_strategy": "steps" if "validation" in examples else "no",
         "eval_steps": math.ceil(len(examples["train"]) / train.batch_size),

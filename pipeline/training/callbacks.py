@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,9 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline.errors import UserError
 from pipeline.rows import Step
+from pipeline.training.checkpoints import mark
 from pipeline.training.job import read_steps
-
-COMPLETE = "complete"  # the file written last into a checkpoint
 
 
 class StepLog(TrainerCallback):
@@ -79,26 +77,14 @@ class StepLog(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Marks a checkpoint once it is whole: transformers itself cannot tell one that a kill cut short."""
+    """Marks a checkpoint once it is whole."""
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         PartialState().wait_for_everyone()  # each process writes a part
         if state.is_world_process_zero and args.output_dir:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. What a kill left of others is deleted: it would count among those kept."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE).exists():
-            whole.append(path)
-        elif PartialState().is_main_process:
-            shutil.rmtree(path)
-    PartialState().wait_for_everyone()
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+            mark(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class StopWhenAsked(TrainerCallback):

@@ -61,8 +61,13 @@ class TrainJob(BaseModel):
 
     @property
     def cache(self) -> Path:
-        """Examples as tokens, so that they need not fit into memory; of no use once the model is there."""
+        """Examples as tokens (prepare.py); of no use once the model is there."""
         return self.output.parent / "cache"
+
+    @property
+    def prepared(self) -> Path:
+        """Written last into the cache: a Prepared as JSON."""
+        return self.cache / "prepared.json"
 
 
 class Check(BaseModel):
@@ -89,6 +94,16 @@ class Preflight(BaseModel):
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.ok)
+
+
+class Prepared(BaseModel):
+    """The examples as tokens, as training processes load them."""
+
+    model_config = ConfigDict(frozen=True)
+    files: tuple[Path, ...]  # Arrow streams, in the order of their rows
+    table: Preflight
+    messages: list[dict[str, str]]  # the first training example
+    end: int  # the token that ends an answer
 
 
 def read_preflight(path: Path) -> Preflight | None:

@@ -1,4 +1,4 @@
-"""Trains the student: `accelerate launch -m pipeline.training.launch JOB.json`.
+"""Trains the student: `accelerate launch -m pipeline.training.launch JOB.json`, after prepare.py.
 
 The loss is on the last message alone, the assistant's. Weights that are trained and their optimizer are kept
 in float32, matrix products run in bfloat16 where the machine has them. Resumes from the newest whole
@@ -17,13 +17,25 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # TRL reports each training; read 
 
 import torch
 from accelerate import PartialState
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import SFTConfig
 
 from pipeline.errors import UserError
-from pipeline.training import callbacks, data, load, on_policy, online, preflight, soft, teachers, tokens
-from pipeline.training.arguments import arguments
-from pipeline.training.job import Check, TrainJob
+from pipeline.training import (
+    callbacks,
+    checkpoints,
+    data,
+    load,
+    on_policy,
+    online,
+    packing,
+    preflight,
+    soft,
+    tokens,
+)
+from pipeline.training.arguments import TIMEOUT, arguments
+from pipeline.training.job import Prepared, TrainJob
 from pipeline.training.save import save
 from pipeline.training.trainer import Objective, StudentTrainer, Text
 
@@ -32,23 +44,45 @@ STOPPED = 143  # exit code, as of a process that SIGTERM ended
 
 def train(job: TrainJob) -> bool:
     """Train and write the model; False when it was asked to stop. Raises UserError."""
-    PartialState(cpu=load.on_cpu())
-    splits = data.examples(job)
-    tokenizer, model = load.student(job)
-    messages = [*splits["train"][0]["prompt"], *splits["train"][0]["completion"]]
-    end = tokens.end_of_turn(tokenizer, messages)
-    tokens.set_padding(tokenizer, model, end)
-    splits, labelled = _with_labels(job, data.tokenised(splits, tokenizer), model)
-    splits = preflight.run(splits, model, tokenizer, end, job, labelled)
+    PartialState(cpu=load.on_cpu(), timeout=TIMEOUT)
+    if not job.prepared.exists():
+        raise UserError("the examples are not prepared: python -m pipeline.training.prepare JOB.json first")
+    given = Prepared.model_validate_json(job.prepared.read_bytes())
+    splits = data.splits(given.files, job.train)
+    tokenizer, model = load.tokenizer(job), load.student(job)
+    tokens.set_padding(tokenizer, given.end)
+    tokens.fit_embeddings(model, tokenizer)
+    if job.train.packing:
+        _look_at_packing(splits, model, given, job)
     stop = callbacks.StopWhenAsked()
     watchers = [callbacks.StepLog(job.log), callbacks.Checkpoints(), stop]
-    trainer = _trainer(job, splits, tokenizer, model, end, watchers)
-    checkpoint = callbacks.newest_checkpoint(job.checkpoints)
+    trainer = _trainer(job, splits, tokenizer, model, given.end, watchers)
+    _sum_in_float32(trainer)
+    checkpoint = checkpoints.newest(job.checkpoints)
     print(f"training on {trainer.args.device}, bf16: {trainer.args.bf16}, from {checkpoint or 'the start'}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if not stop.stopped:
-        save(trainer, tokenizer, messages, job)
+        save(trainer, tokenizer, given.messages, job)
     return not stop.stopped
+
+
+def _sum_in_float32(trainer: Trainer) -> None:
+    """Have FSDP sum gradients in float32. accelerate would have it sum, and give losses, in bfloat16."""
+    plugin = trainer.accelerator.state.fsdp_plugin if load.with_fsdp() else None
+    if plugin is not None and plugin.fsdp_version == 2 and trainer.args.bf16:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+        )
+
+
+def _look_at_packing(splits: data.Splits, model: PreTrainedModel, given: Prepared, job: TrainJob) -> None:
+    """The preflight's last check, which needs the model. Raises UserError, in every process."""
+    check = packing.check(splits["train"], model, job)
+    if PartialState().is_main_process:
+        whole = given.table.model_copy(update={"checks": (*given.table.checks, check)})
+        preflight.conclude(whole, job)
+    elif not check.ok:
+        raise UserError(check.why)
 
 
 def _trainer(
@@ -93,19 +127,6 @@ def _trainer(
         )
     except ValueError as e:
         raise UserError(f"train: {str(e).splitlines()[0]}") from e
-
-
-def _with_labels(
-    job: TrainJob, splits: data.Splits, model: PreTrainedModel
-) -> tuple[data.Splits, tuple[Check, ...]]:
-    """The splits with soft labels for training, where the objective wants them, and how many there are."""
-    if job.train.objective != "soft":
-        return splits, ()
-    with PartialState().main_process_first():
-        vocabulary = teachers.vocabulary(model)
-        rows = soft.add_labels(splits["train"], job.traces, vocabulary, job.cache, job.reasoning == "tags")
-    share = f"{soft.share_matched(rows):.1%} of the supervised tokens"
-    return splits | {"train": rows}, (Check(name="soft labels", value=share, ok=True),)
 
 
 def _objective(

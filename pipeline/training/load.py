@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from pipeline.config.training import Train
 from pipeline.errors import UserError
@@ -19,15 +25,39 @@ def on_cpu() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
-def student(job: TrainJob) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Tokenizer and model. Trained weights are float32; those under adapters as they are computed with."""
+def with_fsdp() -> bool:
+    return bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
+
+
+def tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:
+    """The student's, as it comes. Raises UserError."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(job.model)
-        loaded = AutoModelForCausalLM.from_pretrained(job.model, **_how(job))
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(job.model)
     except (OSError, ValueError, ImportError) as e:
-        why = str(e).strip().splitlines()[0]
-        raise UserError(f"student.model {job.model}: cannot be loaded: {why}") from e
-    return tokenizer, loaded
+        raise _refused(job, e) from e
+    return loaded
+
+
+def student(job: TrainJob) -> PreTrainedModel:
+    """The model. Trained weights are float32; those under adapters as they are computed with."""
+    try:
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(job.model, **_how(job))
+    except (OSError, ValueError, ImportError) as e:
+        raise _refused(job, e) from e
+    return loaded
+
+
+def vocabulary(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many logits the student will give, asked without loading it."""
+    try:
+        config = AutoConfig.from_pretrained(job.model)
+    except (OSError, ValueError) as e:
+        raise _refused(job, e) from e
+    return max(int(config.get_text_config().vocab_size), len(tokenizer))
+
+
+def _refused(job: TrainJob, error: Exception) -> UserError:
+    return UserError(f"student.model {job.model}: cannot be loaded: {str(error).strip().splitlines()[0]}")
 
 
 def _how(job: TrainJob) -> dict[str, Any]:
@@ -36,7 +66,7 @@ def _how(job: TrainJob) -> dict[str, Any]:
     if train.attention or train.packing:
         how["attn_implementation"] = train.attention or for_packing()
     # FSDP shards parameters of one type together, so there the base stays in the adapters' float32.
-    if train.lora and job.bf16 and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if train.lora and job.bf16 and not with_fsdp():
         how["dtype"] = torch.bfloat16
     if train.lora and train.lora.quantize:
         how |= _quantized(how["dtype"])

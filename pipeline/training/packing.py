@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from pipeline.training import data
 from pipeline.training.job import Check, TrainJob
 from pipeline.training.tokens import IGNORED
 
@@ -30,18 +31,18 @@ MOST, MOST_TOKENS = 8, 4096  # examples laid end to end; two of them, however lo
 TOLERANCE = {False: 1e-4, True: 2e-2}
 
 
-def check(rows: datasets.Dataset, lengths: Any, model: PreTrainedModel, job: TrainJob) -> Check:
-    """The mean loss of a few short examples, each alone and end to end. `lengths`: tokens of each row.
+def check(rows: datasets.Dataset, model: PreTrainedModel, job: TrainJob) -> Check:
+    """The mean loss of a few short examples, each alone and end to end.
 
     Every process has to call it. The main one measures: others may not hold the weights yet.
     """
-    said = [_measured(rows, lengths, model, job) if PartialState().is_main_process else None]
+    said = [_measured(rows, model, job) if PartialState().is_main_process else None]
     check: Check = broadcast_object_list(said)[0]
     return check
 
 
-def _measured(rows: datasets.Dataset, lengths: Any, model: PreTrainedModel, job: TrainJob) -> Check:
-    chosen = _choose(lengths)
+def _measured(rows: datasets.Dataset, model: PreTrainedModel, job: TrainJob) -> Check:
+    chosen = _choose(np.concatenate([*data.lengths(rows)]))
     if len(chosen) < 2:
         return Check(name=NAME, value="fewer than two examples", ok=True)
     if any(p.is_meta or hasattr(p, "ds_id") for p in model.parameters()):
@@ -62,7 +63,7 @@ def _measured(rows: datasets.Dataset, lengths: Any, model: PreTrainedModel, job:
 
 
 def _refused(value: str, why: str) -> Check:
-    told = f'packing: {why}; set train.packing = false, or train.attention = "flash_attention_2"'
+    told = f"packing: {why}; set train.packing = false, or leave train.attention out"
     return Check(name=NAME, value=value, ok=False, why=told)
 
 

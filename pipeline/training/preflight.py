@@ -5,66 +5,105 @@ data.py writes the tokens as TRL does: the whole dialogue by the chat template, 
 from the prompt with its opening of an answer. Templates do surprising things with that (many drop the
 thought), and each of them hurts silently. All checks are made, the table of them is written, then the first
 that failed refuses the training. No example is ever cut: those that are too long are left out, up to a set
-share.
+share. Rows are looked at in parts, by several processes (prepare.py).
 The checks of each row are in `supervision`, that of packed batches is in `packing`.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
-from accelerate import PartialState
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import BaseModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from pipeline.config.training import Train
 from pipeline.errors import UserError
 from pipeline.shard import write_atomic
-from pipeline.training import packing, supervision
+from pipeline.training import data, supervision
 from pipeline.training.job import Check, Preflight, TrainJob
 from pipeline.training.tokens import IGNORED, render
 
 NAMED = 5  # ids in a line for people
 
 
-def run(
-    splits: Mapping[str, datasets.Dataset],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    end: int,
-    job: TrainJob,
-    extra: Sequence[Check] = (),
-) -> dict[str, datasets.Dataset]:
-    """Look at all rows (id, prompt, completion, input_ids, labels); give back those that are not too long.
+class Seen(BaseModel):
+    """What some rows showed. Of several parts: a.then(b), in the order of their rows."""
 
-    To be called in every process: each comes to the same result, the main one writes `job.preflight`. `end`
-    is the token that ends an answer; `extra` are checks made elsewhere. Raises UserError, the line of the
-    first check that failed.
+    of: int = 0  # rows, those that are too long among them
+    longest_of_all: int = 0  # tokens, of those
+    left_out: list[str] = []  # ids of those that are too long; nothing below counts them
+    to_train: int = 0
+    rows: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    longest: int = 0
+    faulty: dict[str, int] = {}  # rows by check
+    first: dict[str, str] = {}  # by check: what is wrong with the first of them
+    example: str = ""  # the first row decoded, or the first with a fault
+
+    @property
+    def share(self) -> float:
+        """Of the tokens, those that are supervised."""
+        return self.supervised / max(1, self.tokens)
+
+    def then(self, more: Seen) -> Seen:
+        """Both together, `more` behind."""
+        return Seen(
+            of=self.of + more.of,
+            longest_of_all=max(self.longest_of_all, more.longest_of_all),
+            left_out=self.left_out + more.left_out,
+            to_train=self.to_train + more.to_train,
+            rows=self.rows + more.rows,
+            tokens=self.tokens + more.tokens,
+            supervised=self.supervised + more.supervised,
+            longest=max(self.longest, more.longest),
+            faulty=dict(Counter(self.faulty) + Counter(more.faulty)),
+            first=more.first | self.first,
+            example=more.example if not self.rows or (more.first and not self.first) else self.example,
+        )
+
+
+def look(
+    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, end: int, served: str | None, job: TrainJob
+) -> Seen:
+    """Look at rows (id, split, prompt, completion, input_ids, labels), those that are not too long.
+
+    `end` is the token that ends an answer, `served` the server's template, None: the tokenizer's.
     """
-    began = time.monotonic()
-    kept, left_out, too_long = _without_long(splits, job.train.max_length, job.train.most_too_long)
-    seen, served = _Seen(job.reasoning), supervision.template(job.served_template)
-    for rows in kept.values():
-        seen.add(rows, tokenizer, end, served)
-    packed = [packing.check(kept["train"], _lengths(kept["train"]), model, job)] if job.train.packing else []
-    table = Preflight(
-        checks=(_padding(tokenizer, end), *seen.checks(), too_long, *packed, *extra),
+    tokens, most = np.concatenate([*data.lengths(rows)]), job.train.max_length
+    long = np.flatnonzero(tokens > most)
+    seen = Seen(of=len(rows), longest_of_all=int(tokens.max()), left_out=rows.select(long)["id"][:])
+    kept = rows.select(np.flatnonzero(tokens <= most)) if len(long) else rows
+    seen.to_train = kept["split"][:].count("train")
+    checks = supervision.checks(job.reasoning)
+    for row in supervision.rows(kept, tokenizer, end, served):
+        _add(seen, row, supervision.faults(row, checks), tokenizer)
+    return seen
+
+
+def table(
+    seen: Seen, tokenizer: PreTrainedTokenizerBase, end: int, job: TrainJob, extra: Sequence[Check] = ()
+) -> Preflight:
+    """The table of what was seen in all rows; `extra` are checks made elsewhere."""
+    return Preflight(
+        checks=(_padding(tokenizer, end), *_row_checks(seen, job), _too_long(seen, job.train), *extra),
         examples=seen.rows,
-        left_out=left_out,
+        left_out=tuple(seen.left_out),
         supervised=seen.share,
         longest=seen.longest,
         example=seen.example,
     )
-    if PartialState().is_main_process:
-        print(f"preflight: {seen.rows} examples looked at in {time.monotonic() - began:.1f} s", flush=True)
-        write_atomic(job.preflight, table.model_dump_json(indent=2).encode() + b"\n")
-    if table.failed:
-        raise UserError(table.failed[0].why)
-    return kept
+
+
+def conclude(made: Preflight, job: TrainJob) -> None:
+    """Write `job.preflight`. Raises UserError, the line of the first check that failed."""
+    write_atomic(job.preflight, made.model_dump_json(indent=2).encode() + b"\n")
+    if made.failed:
+        raise UserError(made.failed[0].why)
 
 
 def check_saved(
@@ -86,49 +125,20 @@ def check_saved(
         )
 
 
-def _without_long(
-    splits: Mapping[str, datasets.Dataset], most: int, share: float
-) -> tuple[dict[str, datasets.Dataset], tuple[str, ...], Check]:
-    """The splits without what is longer than `most` tokens, the ids of that, and whether it is few enough."""
-    kept: dict[str, datasets.Dataset] = {}
-    left_out: list[str] = []
-    lengths: list[int] = []
-    for name, rows in splits.items():
-        tokens = _lengths(rows)
-        lengths += tokens.tolist()
-        long = np.flatnonzero(tokens > most)
-        left_out += rows.select(long)["id"] if len(long) else []
-        kept[name] = rows.select(np.flatnonzero(tokens <= most)) if len(long) else rows
-    check = _too_long(kept, left_out, lengths, most, share)
-    # Without anything to validate with, nothing is validated; without anything to train on, refused.
-    return {name: rows for name, rows in kept.items() if name == "train" or len(rows)}, tuple(left_out), check
-
-
-def _too_long(
-    kept: Mapping[str, datasets.Dataset],
-    left_out: Sequence[str],
-    lengths: Sequence[int],
-    most: int,
-    share: float,
-) -> Check:
-    count = f"{len(left_out)} of {len(lengths)}"
-    told = f"{count} examples are longer than train.max_length = {most} tokens, the longest {max(lengths)}: "
+def _too_long(seen: Seen, train: Train) -> Check:
+    most, left_out = train.max_length, seen.left_out
+    count = f"{len(left_out)} of {seen.of}"
+    told = f"{count} examples are longer than train.max_length = {most} tokens, the longest "
+    told += f"{seen.longest_of_all}: "
     names = ", ".join(left_out[:NAMED]) + (", ..." if len(left_out) > NAMED else "")
     why = ""
-    if len(left_out) > share * len(lengths):
+    if len(left_out) > train.most_too_long * seen.of:
         why = told + "raise it, keep shorter traces, or let a share be left out with train.most_too_long"
-    elif not len(kept["train"]):
+    elif not seen.to_train:
         why = told + "without them nothing is left to train on"
     return Check(
         name=f"at most {most} tokens", value=f"{count} left out{names and ': ' + names}", ok=not why, why=why
     )
-
-
-def _lengths(rows: datasets.Dataset) -> Any:
-    """Tokens of each row, as a numpy array."""
-    columns = rows.with_format("arrow", columns=["input_ids"]).iter(batch_size=supervision.BATCH)
-    parts = [np.diff(chunk.offsets.to_numpy()) for batch in columns for chunk in batch["input_ids"].chunks]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase, end: int) -> Check:
@@ -146,42 +156,26 @@ def _padding(tokenizer: PreTrainedTokenizerBase, end: int) -> Check:
     )
 
 
-class _Seen:
-    """What the rows showed so far."""
+def _add(
+    seen: Seen, row: supervision.Row, faults: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    if not seen.rows or (faults and not seen.first):
+        seen.example = supervision.marked(row, tokenizer)
+    for name, fault in faults.items():
+        seen.faulty[name] = seen.faulty.get(name, 0) + 1
+        seen.first.setdefault(name, f"example {row.id}: {fault}")
+    seen.rows += 1
+    seen.tokens += len(row.ids)
+    seen.supervised += int((row.labels != IGNORED).sum())
+    seen.longest = max(seen.longest, len(row.ids))
 
-    def __init__(self, reasoning: str) -> None:
-        self.row_checks = supervision.checks(reasoning)
-        self.rows = self.tokens = self.supervised = self.longest = 0
-        self.faulty: Counter[str] = Counter()  # rows by check
-        self.first: dict[str, str] = {}  # by check: what is wrong with the first of them
-        self.example = ""  # the first row, or the first with a fault
 
-    def add(
-        self, examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, end: int, served: str | None
-    ) -> None:
-        for row in supervision.rows(examples, tokenizer, end, served):
-            faults = supervision.faults(row, self.row_checks)
-            if not self.rows or (faults and not self.first):
-                self.example = supervision.marked(row, tokenizer)
-            for name, fault in faults.items():
-                self.faulty[name] += 1
-                self.first.setdefault(name, f"example {row.id}: {fault}")
-            self.rows += 1
-            self.tokens += len(row.ids)
-            self.supervised += int((row.labels != IGNORED).sum())
-            self.longest = max(self.longest, len(row.ids))
-
-    def checks(self) -> Iterator[Check]:
-        """A line for each check of the rows, then what was counted."""
-        for name in self.row_checks:
-            bad = self.faulty[name]
-            why = f"{self.first[name]} ({bad} of {self.rows} examples)" if bad else ""
-            yield Check(name=name, value=f"{self.rows - bad} of {self.rows} examples", ok=not bad, why=why)
-        share = f"{self.share:.1%} of {self.tokens:,}"
-        yield Check(name="supervised tokens", value=share, ok=True)
-        yield Check(name="longest example", value=f"{self.longest:,} tokens", ok=True)
-
-    @property
-    def share(self) -> float:
-        """Of the tokens, those that are supervised."""
-        return self.supervised / max(1, self.tokens)
+def _row_checks(seen: Seen, job: TrainJob) -> Iterator[Check]:
+    """A line for each check of the rows, then what was counted."""
+    for name in supervision.checks(job.reasoning):
+        bad = seen.faulty.get(name, 0)
+        why = f"{seen.first[name]} ({bad} of {seen.rows} examples)" if bad else ""
+        yield Check(name=name, value=f"{seen.rows - bad} of {seen.rows} examples", ok=not bad, why=why)
+    share = f"{seen.share:.1%} of {seen.tokens:,}"
+    yield Check(name="supervised tokens", value=share, ok=True)
+    yield Check(name="longest example", value=f"{seen.longest:,} tokens", ok=True)

@@ -18,7 +18,6 @@ import datasets
 import numpy as np
 import pyarrow.dataset
 import torch
-from datasets.fingerprint import Hasher
 from torch import Tensor
 
 from pipeline.config.training import Soft
@@ -78,38 +77,48 @@ class SoftObjective(Objective):
 
 
 def add_labels(
-    rows: datasets.Dataset, traces: Sequence[Path], vocabulary: int, cache: Path, thought: bool = True
+    rows: datasets.Dataset, traces: Sequence[Path], vocabulary: int, scratch: Path, thought: bool = True
 ) -> datasets.Dataset:
     """The rows (id, input_ids, labels), with COLUMNS added from the Parquet files of the filter stage.
 
-    `vocabulary`: how many logits the student has. `cache`: a folder for the traces' log-probabilities as they
-    are read; neither they nor the columns have to fit into memory. `thought`: whether the examples have the
-    traces' thoughts, or the responses alone. Raises UserError where too few supervised
-    tokens find their label, or an id is none of the student's.
+    `vocabulary`: how many logits the student has. `scratch`: a folder of its own for what is read and made;
+    neither has to fit into memory. `thought`: whether the examples have the traces' thoughts, or the
+    responses alone. Raises UserError where an id is none of the student's.
     """
     kept = datasets.Dataset.from_parquet(
         [str(path) for path in traces],
         columns=["id", "logprobs"],
         filters=pyarrow.dataset.field("id").isin(rows["id"][:]),
         batch_size=ROWS,
-        cache_dir=str(cache),
+        cache_dir=str(scratch),
     ).with_format("numpy")
     found = {name: at for at, name in enumerate(kept["id"][:])}
-    labelled = rows.map(
+    return rows.map(
         lambda row: _labels(
             row, kept[found[row["id"]]]["logprobs"] if row["id"] in found else None, vocabulary, thought
         ),
         features=datasets.Features({**rows.features, **COLUMNS}),
         writer_batch_size=ROWS,
-        new_fingerprint=Hasher.hash([rows._fingerprint, kept._fingerprint, vocabulary, thought, 1]),
+        cache_file_name=str(scratch / "labelled.arrow"),
+        new_fingerprint="labelled",  # hashing the function would load all that it holds
     )
-    _check(labelled)
-    return labelled
 
 
-def share_matched(rows: datasets.Dataset) -> float:
-    """The share of all supervised tokens of rows made by add_labels() that have a soft label."""
-    return sum(rows["soft_matched"][:]) / max(1, sum(rows["soft_supervised"][:]))
+def counts(rows: datasets.Dataset) -> tuple[int, int]:
+    """How many supervised tokens of rows made by add_labels() have a soft label, and how many there are."""
+    return sum(rows["soft_matched"][:]), sum(rows["soft_supervised"][:])
+
+
+def check(matched: int, tokens: int) -> None:
+    """Raise UserError where too few of the supervised tokens found their soft label."""
+    if (share := matched / max(1, tokens)) >= LEAST_MATCHED:
+        return
+    why = "the teacher's tokenizer has to be the student's"
+    if not matched:
+        why = f"set generate.logprobs = 20 before traces are drawn; {why}"
+    raise UserError(
+        f"soft: {share:.1%} of the supervised tokens have a soft label, {LEAST_MATCHED:.0%} are needed: {why}"
+    )
 
 
 def supervised(row: Mapping[str, Any]) -> np.ndarray:
@@ -183,17 +192,6 @@ def _check_ids(example: str, ids: np.ndarray, vocabulary: int) -> None:
             f"example {example}: its teacher named token {highest}, and the student has {vocabulary}: soft "
             'labels need a teacher with the student\'s tokenizer; train.objective = "sft" does not'
         )
-
-
-def _check(rows: datasets.Dataset) -> None:
-    if (share := share_matched(rows)) >= LEAST_MATCHED:
-        return
-    why = "the teacher's tokenizer has to be the student's"
-    if not any(rows["soft_matched"][:]):
-        why = f"set generate.logprobs = 20 before traces are drawn; {why}"
-    raise UserError(
-        f"soft: {share:.1%} of the supervised tokens have a soft label, {LEAST_MATCHED:.0%} are needed: {why}"
-    )
 
 
 def _stacked(parts: Sequence[np.ndarray], fill: float) -> np.ndarray:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from filters.marks import TURN_MARKS
 from pipeline.errors import UserError
 from pipeline.training.tokens import IGNORED, common_prefix, last_visible, render
 
@@ -36,6 +38,7 @@ class Row:
     asked: list[int] | str  # the prompt as the server will render it, or why it cannot
     last: int  # the last position that is not white space
     end: int  # the token that ends an answer
+    marks: tuple[str, ...]  # special tokens that are supervised before the last position, and are in the text
     learned: str  # decoded: what is supervised
     before: str  # decoded: the few tokens before that
 
@@ -45,6 +48,7 @@ def rows(
 ) -> Iterator[Row]:
     """The examples one by one, each decoded once. `served`: the server's template, None: the tokenizer's."""
     columns = ["id", "prompt", "completion", "input_ids", "labels"]
+    special, ended = _special(tokenizer), tokenizer.convert_ids_to_tokens(end)
     for batch in examples.with_format("arrow", columns=columns).iter(batch_size=BATCH):
         for n in range(len(batch)):
             id_, prompt, completion = (batch[name][n].as_py() for name in columns[:3])
@@ -52,6 +56,11 @@ def rows(
             opening = render(tokenizer, prompt, opened=True)
             supervised = labels != IGNORED
             first = int(supervised.argmax()) if supervised.any() else len(ids)
+            last = last_visible(tokenizer, ids.tolist())
+            learned = ids[:last][supervised[:last]]
+            marks = [
+                str(tokenizer.convert_ids_to_tokens(int(id))) for id in learned[np.isin(learned, special)]
+            ]
             yield Row(
                 id=id_,
                 content=completion[-1]["content"],
@@ -59,11 +68,24 @@ def rows(
                 labels=labels,
                 answer=common_prefix(opening, ids),
                 asked=opening if served is None else _render_served(tokenizer, prompt, served),
-                last=last_visible(tokenizer, ids.tolist()),
+                last=last,
                 end=end,
+                # Of a template's own marks (channels, tags) only an early end is wrong.
+                marks=tuple(m for m in marks if m == ended or m in completion[-1]["content"]),
                 learned=str(tokenizer.decode(ids[supervised])),
                 before=str(tokenizer.decode(ids[max(0, first - TAIL) : first])),
             )
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of marks: of turns, ends, padding. Tags of a thought are to be learned, special or not."""
+    known = tokenizer.get_vocab()
+    added = (id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    named = (
+        known[mark] for mark in TURN_MARKS if mark in known
+    )  # some tokenizers call theirs no special ones
+    tags = {known.get(tag) for tag in ("<think>", "</think>")}
+    return sorted({*added, *named, *tokenizer.all_special_ids} - tags)
 
 
 def template(served: str | None) -> str | None:
@@ -100,6 +122,15 @@ def _no_end(row: Row) -> str | None:
     if row.ids[row.last] != row.end or row.labels[row.last] != row.end:
         return "what is learned does not end with the end of a turn, so the student would not stop"
     return None
+
+
+def _mark(row: Row) -> str | None:
+    if not row.marks:
+        return None
+    return (
+        f"{row.marks[0]!r} stands within what is learned, and is a mark of the student's own turns: it would "
+        "learn to end a turn there, or to write the next one; keep such traces out by a filter"
+    )
 
 
 def _no_thought(row: Row) -> str | None:
@@ -144,6 +175,7 @@ ROW_CHECKS: dict[str, Callable[[Row], str | None]] = {
     "something is supervised": _nothing,
     "prompt is not trained": _prompt_trained,
     "end token has loss": _no_end,
+    "no mark before the end": _mark,
     "thought after the template": _no_thought,
     "answer unchanged": _answer_changed,
     "whole answer has loss": _holes,

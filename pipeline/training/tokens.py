@@ -40,15 +40,19 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[s
     return last
 
 
-def set_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, end: int) -> None:
+def set_padding(tokenizer: PreTrainedTokenizerBase, end: int) -> None:
     """Have padding differ from the end of a turn; many ways to mask padding would mask the end with it."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == end:
         known = tokenizer.get_vocab()
         free = [token for token in (*PAD_TOKENS, tokenizer.unk_token) if known.get(token, end) != end]
         tokenizer.add_special_tokens({"pad_token": free[0] if free else "<|pad|>"})
+
+
+def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give each token of the tokenizer an embedding: padding may be new. Embeddings beyond them stay."""
     embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # nobody looks at padding
 
 
 def render(
@@ -58,10 +62,21 @@ def render(
     template: str | None = None,
 ) -> list[int]:
     """Messages as tokens by the chat template, or by another; `opened`: for an answer to follow."""
+    return render_all(tokenizer, [messages], opened, template)[0]
+
+
+def render_all(
+    tokenizer: PreTrainedTokenizerBase,
+    dialogues: Sequence[Sequence[Mapping[str, str]]],
+    opened: bool = False,
+    template: str | None = None,
+) -> list[list[int]]:
+    """Several dialogues by render(), turned into tokens at once, which is faster."""
+    plain = [[dict(message) for message in messages] for messages in dialogues]
     encoded: Any = tokenizer.apply_chat_template(
-        [dict(m) for m in messages], chat_template=template, add_generation_prompt=opened, return_dict=True
+        plain, chat_template=template, add_generation_prompt=opened, return_dict=True
     )
-    return list(encoded["input_ids"])
+    return [list(ids) for ids in encoded["input_ids"]]
 
 
 def common_prefix(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> int:

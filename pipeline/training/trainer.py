@@ -15,6 +15,7 @@ from torch import Tensor
 from trl import SFTTrainer
 
 from pipeline.training import objectives
+from pipeline.training.filling import Filled, teaches, with_blank, without_blanks
 from pipeline.training.tokens import IGNORED
 
 Rows = Sequence[Mapping[str, Any]]
@@ -62,9 +63,11 @@ class Collator:
         self._inner, self._objective = inner, objective
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
+        rows = without_blanks(rows)
         batch = self._inner([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
-        # Rows for validation have none of the objective's columns, and are not measured by it.
-        known = all(name in rows[0] for name in self._objective.columns)
+        # Rows for validation have none of the objective's columns, and are not measured by it; in those that
+        # fill a batch there is nothing.
+        known = teaches(rows[0]) and all(name in rows[0] for name in self._objective.columns)
         extra = self._objective.collate(rows, batch) if known else {}
         if "weight" in rows[0]:
             extra["weight"] = _by_token(rows, batch["input_ids"].shape)
@@ -89,6 +92,11 @@ class StudentTrainer(SFTTrainer):
         super().__init__(**settings)
         self.objective, self.text = objective, text
         self._weighed = "weight" in settings["train_dataset"].column_names
+        self._validated = torch.zeros(2, dtype=torch.float64)  # the loss of all tokens, and how many they are
+        padding = settings["processing_class"].pad_token_id
+        self.train_dataset = with_blank(settings["train_dataset"], padding)
+        if settings.get("eval_dataset") is not None:
+            self.eval_dataset = with_blank(settings["eval_dataset"], padding)
         inner: Any = self.data_collator
         self.data_collator = Collator(inner, objective)
 
@@ -96,6 +104,34 @@ class StudentTrainer(SFTTrainer):
     def _fused(self) -> bool:
         """Whether TRL's own loss will do: cross-entropy in tiles, never all logits; it wants a GPU."""
         return self.objective is self.text and self.args.device.type != "cpu" and not self._weighed
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Filled:
+        shuffled = self.args.train_sampling_strategy == "random"
+        size = self._at_once(self.args.train_batch_size)
+        rows: Any = self.train_dataset
+        return Filled(len(rows) - 1, size, self.args.seed if shuffled else None)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Filled:
+        return Filled(len(eval_dataset) - 1, self._at_once(self.args.eval_batch_size), None)
+
+    def _at_once(self, batch_size: int) -> int:
+        """What the last batch is filled to, so that each process has as many batches; one needs none."""
+        processes = self.args.world_size
+        return batch_size * processes if processes > 1 else 1
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        if (inputs["labels"] == IGNORED).all():  # a batch of filling
+            inputs = {**inputs, "attention_mask": torch.zeros_like(inputs["input_ids"])}
+        super()._track_num_input_tokens(inputs)
+
+    def evaluation_loop(self, *args: Any, **settings: Any) -> Any:
+        """The loss a supervised token, over all of them; TRL's is a mean of the micro batches' means."""
+        self._validated.zero_()
+        output: Any = super().evaluation_loop(*args, **settings)
+        gathered = self.accelerator.gather(self._validated[None].to(self.args.device))
+        total, tokens = gathered.sum(0).tolist()
+        output.metrics[f"{settings.get('metric_key_prefix', 'eval')}_loss"] = total / max(1, tokens)
+        return output
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -105,6 +141,14 @@ class StudentTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        tokens = (inputs["labels"][:, 1:] != IGNORED).sum()
+        loss = self._loss(model, inputs, return_outputs, num_items_in_batch)
+        if not model.training:
+            mean = loss[0] if return_outputs else loss
+            self._validated += torch.stack([mean.detach().double() * tokens, tokens.double()]).cpu()
+        return loss
+
+    def _loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Any) -> Any:
         extra = inputs.pop("extra")
         if self._fused:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -117,7 +161,9 @@ class StudentTrainer(SFTTrainer):
         training = model.training
         objective = self.objective if training else self.text
         logits = outputs.logits.flatten(0, 1) if bool(mask.all()) else outputs.logits[mask]
-        losses = objective(Supervised(logits, targets[mask], mask, positions, inputs, extra))
+        losses = logits.sum(-1)  # of no token, where all is filling
+        if len(logits):
+            losses = objective(Supervised(logits, targets[mask], mask, positions, inputs, extra))
         if "weight" in extra and training:
             losses = losses * extra["weight"][:, 1:][:, positions][mask]
         loss = self._reduced(losses.sum(), mask, num_items_in_batch)

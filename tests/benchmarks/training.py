@@ -43,9 +43,9 @@ class Result:
     loss: float
 
 
-def example(number: int, rng: random.Random) -> Example:
-    """A sum in 1 to 12 steps, each a line of the thought: 60 to 500 tokens."""
-    terms = [rng.randint(1, 99) for _ in range(rng.randint(2, 13))]
+def example(number: int, rng: random.Random, length: int | None = None) -> Example:
+    """A sum of so many terms, each a line of the thought; None: of 2 to 13, which is 60 to 500 tokens."""
+    terms = [rng.randint(1, 99) for _ in range(length or rng.randint(2, 13))]
     total, lines = terms[0], []
     for term in terms[1:]:
         lines.append(f"Now I add {term} to {total}, which makes {total} + {term} = {total + term}.")

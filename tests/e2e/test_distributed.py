@@ -1,7 +1,8 @@
-"""Two processes on CPUs, each with a copy of the model or sharing it by ZeRO-3. FSDP needs GPUs."""
+"""Two processes on CPUs, each with a copy of the model or sharing it by ZeRO-3 or FSDP."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,16 +32,19 @@ def alone(student: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
     return trained(tmp_path_factory.mktemp("alone"), student, 8, {})
 
 
-def trained(folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar]) -> TrainJob:
-    job = TrainJob(
+def job_of(
+    folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar], epochs: int = 2
+) -> TrainJob:
+    return TrainJob(
         model=str(student),
+        # 37: the last step of an epoch is short, and one of two processes has less of it
         examples=(
-            tiny_student.write_examples(folder / "s.parquet", [tiny_student.example(n) for n in range(40)]),
+            tiny_student.write_examples(folder / "s.parquet", [tiny_student.example(n) for n in range(37)]),
         ),
         output=folder / "model",
         checkpoints=folder / "checkpoints",
         train=Train(
-            epochs=2,
+            epochs=epochs,
             batch_size=8,
             micro_batch_size=micro_batch,
             learning_rate=3e-3,
@@ -50,10 +54,18 @@ def trained(folder: Path, student: Path, micro_batch: int, accelerate: dict[str,
         ),
         seed=7,
     )
-    file = folder / "job.json"
+
+
+def write_job(job: TrainJob) -> Path:
+    file = job.output.parent / "job.json"
     file.write_text(job.model_dump_json())
+    return file
+
+
+def trained(folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar]) -> TrainJob:
+    job = job_of(folder, student, micro_batch, accelerate)
     log = folder / "train.log"
-    with Child(command(accelerate, file), log, environment(job)) as child:
+    with Child(command(accelerate, write_job(job)), log, environment(job)) as child:
         assert child.wait(timeout=1200) == 0, child.log_tail(50)
     return job
 
@@ -88,3 +100,87 @@ def test_two_processes_that_share_the_weights_by_zero3_end_there_too(
     zero3 = str(Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "zero3.yaml")
     job = trained(tmp_path, student, 4, {"config_file": zero3, "num_processes": 2})
     assert_ends_alike(job, alone, 1e-5)
+
+
+SHARED = """
+# The training as it is, but that accelerate takes these CPUs for GPUs, so that it shards.
+import sys
+import torch
+import torch.distributed.fsdp as fsdp
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType
+
+begin, shard = PartialState.__init__, fsdp.fully_shard
+def on_gpus(self, *args, **settings):
+    begin(self, *args, **settings)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+def watched(module, **settings):
+    policy = settings["mp_policy"]
+    print("sharded", policy.param_dtype, policy.reduce_dtype, policy.output_dtype, flush=True)
+    group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+    print("patience", group.options._timeout, flush=True)
+    return shard(module, **settings)
+def unsynced(*_):
+    raise AssertionError("gradients would be held whole")
+PartialState.__init__, fsdp.fully_shard, Accelerator.no_sync = on_gpus, watched, unsynced
+from pipeline.training.launch import main
+sys.exit(main(sys.argv[1]))
+"""
+
+
+def test_two_processes_that_share_the_weights_by_fsdp_end_there_too(
+    student: Path, alone: TrainJob, tmp_path: Path
+) -> None:
+    """Gradients stay shared out from one micro batch to the next, and are summed in float32."""
+    fsdp2 = str(Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "fsdp2.yaml")
+    job = job_of(tmp_path, student, 2, {"config_file": fsdp2, "num_processes": 2})
+    job = job.model_copy(update={"train": job.train.model_copy(update={"precision": "bf16"})})
+    run_as(SHARED, job)
+    log = (tmp_path / "train.log").read_text()
+    assert {line for line in log.splitlines() if line.startswith("sharded")} == {
+        "sharded torch.bfloat16 torch.float32 None"
+    }
+    assert "patience 12:00:00" in log  # and not what torch or transformers would wait
+    ours, theirs = ([s.loss for s in read_steps(j.log) if s.loss is not None] for j in (job, alone))
+    assert ours == pytest.approx(theirs, rel=2e-2)  # bfloat16 against float32
+    assert [s.tokens for s in read_steps(job.log)] == [s.tokens for s in read_steps(alone.log)]
+
+
+def run_as(script: str, job: TrainJob) -> None:
+    """The training with a script of the test's as its processes."""
+    folder = job.output.parent
+    (folder / "script.py").write_text(script)
+    line = command(job.train.accelerate, write_job(job))
+    line = [*line[: line.index("pipeline.training.launch") - 1], str(folder / "script.py"), line[-1]]
+    with Child(line, folder / "train.log", environment(job)) as child:
+        assert child.wait(timeout=1200) == 0, child.log_tail(50)
+
+
+SHORT = """
+# The training as it is, but that processes wait for each other {seconds} s at most, whatever anyone asks for.
+import datetime, sys
+import torch.distributed as dist
+begin = dist.init_process_group
+def impatient(*args, **settings):
+    settings["timeout"] = datetime.timedelta(seconds={seconds})
+    begin(*args, **settings)
+dist.init_process_group = impatient
+from pipeline.training.launch import main
+sys.exit(main(sys.argv[1]))
+"""
+# A second or so for each whole dialogue.
+SLOW = "{% for _ in range(12000 if messages[1:] else 0) %}{% for _ in range(1000) %}{% endfor %}{% endfor %}"
+PATIENCE = 20  # seconds
+
+
+def test_two_processes_wait_for_no_tokens(tmp_path: Path) -> None:
+    """Turning these examples into tokens takes longer than processes wait for each other."""
+    student = tiny_student.save(tmp_path / "slow")
+    (student / "chat_template.jinja").write_text(SLOW + tiny_student.CHATML)
+    job = job_of(tmp_path, student, 4, {"num_processes": 2}, epochs=1)
+    run_as(SHORT.format(seconds=PATIENCE), job)
+    took = re.search(r"37 examples looked at in (\S+) s", (tmp_path / "train.log").read_text())
+    assert took
+    assert float(took[1]) > PATIENCE
+    assert job.output.exists()

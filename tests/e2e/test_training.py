@@ -148,6 +148,19 @@ def test_killed_after_a_checkpoint_it_goes_on_to_the_same_end(
     assert_same_training(job, unbroken)
 
 
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_leads_to_the_same_end(
+    student: Path, unbroken: TrainJob, tmp_path: Path
+) -> None:
+    job = write_job(tmp_path, student)
+    interrupt(job, signal.SIGKILL, lambda: (job.checkpoints / "checkpoint-10" / "complete").exists())
+    marked = job.checkpoints.glob("checkpoint-*/complete")
+    newest = max((path.parent for path in marked), key=lambda path: int(path.name[11:]))
+    (newest / "optimizer.pt").write_bytes(b"")  # as after a crash of the machine
+    assert start(job).wait(timeout=300) == 0, log_of(job)
+    assert f"{newest.name} is damaged: optimizer.pt has 0 of " in log_of(job)
+    assert_same_training(job, unbroken)
+
+
 def test_asked_to_stop_it_saves_a_checkpoint_first_and_goes_on_from_it(
     student: Path, unbroken: TrainJob, tmp_path: Path
 ) -> None:

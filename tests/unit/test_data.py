@@ -10,55 +10,45 @@ import pytest
 
 from pipeline.config.training import Train
 from pipeline.errors import UserError
-from pipeline.training.job import TrainJob
 from tests import tiny_student
 
 pytest.importorskip("trl")
 
 
-def job(folder: Path, measures: list[dict[str, Any]], **train: Any) -> TrainJob:
+def splits(folder: Path, measures: list[dict[str, Any]], **train: Any) -> Any:
+    from pipeline.training import data
+
     rows = [tiny_student.example(n).model_copy(update=measure) for n, measure in enumerate(measures)]
     held_back = tiny_student.example(50, "validation")
-    return TrainJob(
-        model="",
-        examples=(tiny_student.write_examples(folder / "examples.parquet", [*rows, held_back]),),
-        output=folder / "model",
-        checkpoints=folder / "checkpoints",
-        train=Train.model_validate(train),
-    )
+    written = tiny_student.write_examples(folder / "examples.parquet", [*rows, held_back])
+    (part,) = data.pieces([written], 100, 1)
+    data.write_tokens(part, tiny_student.tokenizer(), folder / "tokens.arrow")
+    return data.splits([folder / "tokens.arrow"], Train.model_validate(train))
 
 
 def test_easy_problems_come_first_where_that_is_asked_for(tmp_path: Path) -> None:
-    from pipeline.training.data import examples
-
     rates = [{"pass_rate": rate} for rate in (0.25, 1.0, 0.5, 1.0)]
-    rows = examples(job(tmp_path, rates, order="easy_first"))
+    rows = splits(tmp_path, rates, order="easy_first")
     assert rows["train"]["id"] == ["p1-0", "p3-0", "p2-0", "p0-0"]
     assert rows["validation"]["id"] == ["p50-0"]
 
 
 def test_short_examples_come_first_where_that_is_asked_for(tmp_path: Path) -> None:
-    from pipeline.training.data import examples
-
-    rows = examples(job(tmp_path, [{"tokens": n} for n in (90, 20, 50)], order="short_first"))
+    rows = splits(tmp_path, [{"tokens": n} for n in (90, 20, 50)], order="short_first")
     assert rows["train"]["id"] == ["p1-0", "p2-0", "p0-0"]
 
 
 def test_an_order_without_its_measure_is_refused(tmp_path: Path) -> None:
-    from pipeline.training.data import examples
-
     with pytest.raises(UserError, match=r'train.order = "easy_first": 1 of 2 examples have no pass_rate'):
-        examples(job(tmp_path, [{"pass_rate": 0.5}, {"pass_rate": None}], order="easy_first"))
+        splits(tmp_path, [{"pass_rate": 0.5}, {"pass_rate": None}], order="easy_first")
 
 
 def test_weights_follow_the_teacher_s_confidence_and_are_1_on_average(tmp_path: Path) -> None:
-    from pipeline.training.data import examples
-
     sure = [{"confidence": math.log(p)} for p in (0.9, 0.3)]
-    weights = examples(job(tmp_path, sure, weight_by="confidence"))["train"]["weight"]
+    weights = splits(tmp_path, sure, weight_by="confidence")["train"]["weight"][:]
     assert weights == pytest.approx([1.5, 0.5])
     with pytest.raises(UserError, match=r"2 of 2 examples have no confidence; set generate.logprobs"):
-        examples(job(tmp_path, [{}, {}], weight_by="confidence"))
+        splits(tmp_path, [{}, {}], weight_by="confidence")
 
 
 @pytest.mark.parametrize("template", ["plain", "opens"])
@@ -82,6 +72,6 @@ def test_the_tokens_are_those_that_trl_makes(template: str, tmp_path: Path) -> N
         processing_class=tokenizer,
     )
     made: Any = trainer.train_dataset
-    for row, theirs in zip(rows, made, strict=True):
-        ours = tokens_of(row, tokenizer)
-        assert (ours["input_ids"], ours["labels"]) == (theirs["input_ids"], theirs["labels"])
+    for ours, theirs in zip(tokens_of(rows, tokenizer), made, strict=True):
+        for name in ("input_ids", "labels"):
+            assert ours[name].tolist() == theirs[name]

@@ -34,6 +34,7 @@ def test_accelerate_takes_the_files_that_ship() -> None:
     assert (sharded.distributed_type, sharded.num_machines, sharded.mixed_precision) == ("FSDP", 1, "no")
     assert sharded.fsdp_config["fsdp_version"] == 2
     assert sharded.fsdp_config["fsdp_reshard_after_forward"] is True
+    assert sharded.fsdp_config["fsdp_cpu_ram_efficient_loading"] is True
     zero = config_args.load_config_from_file(ZERO3)
     assert (zero.distributed_type, zero.num_machines, zero.mixed_precision) == ("DEEPSPEED", 1, "no")
     assert (zero.deepspeed_config["zero_stage"], zero.deepspeed_config["zero3_save_16bit_model"]) == (3, True)
@@ -143,7 +144,7 @@ def test_what_accelerate_config_left_on_the_machine_is_not_read(
     launch = pytest.importorskip("accelerate.commands.launch")
     monkeypatch.setattr(launching, "has_gpu", lambda: True)
     line = command({}, tmp_path / "job.json")
-    theirs = launch.launch_command_parser().parse_args(line[3:])
+    theirs = launch.launch_command_parser().parse_args(line[line.index("accelerate.commands.launch") + 1 :])
     args, *_ = launch._validate_launch_command(theirs)
     assert [args.use_fsdp, args.use_deepspeed, args.multi_gpu] == [False] * 3
     assert args.config_file.endswith("plain.yaml")
@@ -172,6 +173,34 @@ def test_an_optimizer_in_8_bits_needs_a_gpu_and_its_package_and_is_not_sharded(
     assert "needs bitsandbytes, which is not installed" in complaint(optimizer=name)
     sharded = {"config_file": FSDP2, "num_processes": 8}
     assert "cannot share its state out" in complaint(optimizer=name, micro_batch_size=2, accelerate=sharded)
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("flash_attention_2", "flash-attn or kernels"),
+        ("flash_attention_3", "flash-attn-3 or kernels"),
+        ("flash_attention_4", "flash-attn-4"),
+        ("kernels-community/flash-attn3", "kernels"),
+    ],
+)
+def test_an_attention_that_is_not_installed_is_refused_before_any_work(
+    name: str, needs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "has_gpu", lambda: True)
+    told = complaint(attention=name)
+    assert told.startswith(
+        f'train.attention = "{name}" needs {needs}, which is not installed; install it, or'
+    )
+    assert "leave the line out" in told
+    monkeypatch.setattr(launching, "has_gpu", lambda: False)
+    assert complaint(attention=name).startswith(f'train.attention = "{name}" needs a GPU')
+
+
+def test_an_attention_that_nobody_knows_is_refused_and_one_that_needs_nothing_is_not() -> None:
+    assert "is none of sdpa, eager, flex_attention, flash_attention_2" in complaint(attention="flash")
+    for name in (None, "sdpa", "eager"):
+        launching.check(tiny_student.recipe(attention=name))
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")

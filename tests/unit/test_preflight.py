@@ -50,7 +50,7 @@ def prepared(
     from pipeline.training import tokens
 
     tokenizer, model = tiny_student.tokenizer(template), tiny_student.model()
-    tokens.set_padding(tokenizer, model, END)
+    tokens.set_padding(tokenizer, END)
     examples = [tiny_student.example(n).model_dump() for n in range(6)]
     for message in (e["messages"][-1] for e in examples if plain):
         message["content"] = message["content"].replace("<think>\n", "").replace("</think>\n", "")
@@ -61,7 +61,12 @@ def prepared(
         ),
         train_dataset=datasets.Dataset.from_list(
             [
-                {"id": e["id"], "prompt": e["messages"][:-1], "completion": e["messages"][-1:]}
+                {
+                    "id": e["id"],
+                    "split": "train",
+                    "prompt": e["messages"][:-1],
+                    "completion": e["messages"][-1:],
+                }
                 for e in examples
             ]
         ),
@@ -75,11 +80,19 @@ def sound() -> tuple[Any, Any, Any]:
     return prepared()
 
 
-def look(job: TrainJob, made: tuple[Any, Any, Any], *extra: Check) -> dict[str, Any]:
-    from pipeline.training import preflight
+def look(job: TrainJob, made: tuple[Any, Any, Any], *extra: Check) -> None:
+    from pipeline.training import packing, preflight, supervision
 
     rows, model, tokenizer = made
-    return preflight.run({"train": rows}, model, tokenizer, END, job, extra)
+    served = supervision.template(job.served_template)
+    half = len(rows) // 2  # looked at in two parts, as by two processes
+    halves = [rows.select(range(half)), rows.select(range(half, len(rows)))]
+    first, second = (preflight.look(part, tokenizer, END, served, job) for part in halves)
+    table = preflight.table(first.then(second), tokenizer, END, job, extra)
+    if job.train.packing:
+        checks = (*table.checks, packing.check(rows, model, job))
+        table = table.model_copy(update={"checks": checks})
+    preflight.conclude(table, job)
 
 
 def refusal(job: TrainJob, made: tuple[Any, Any, Any]) -> tuple[str, str]:
@@ -106,7 +119,7 @@ def relabelled(
 
 def test_a_sound_training_passes_every_check_and_loses_no_example(sound: Any, tmp_path: Path) -> None:
     job = write_job(tmp_path, packing=True)
-    assert look(job, sound)["train"] is sound[0]
+    look(job, sound)
     seen = table(job)
     assert not seen.failed
     assert [check.name for check in seen.checks] == [
@@ -114,6 +127,7 @@ def test_a_sound_training_passes_every_check_and_loses_no_example(sound: Any, tm
         "something is supervised",
         "prompt is not trained",
         "end token has loss",
+        "no mark before the end",
         "thought after the template",
         "answer unchanged",
         "whole answer has loss",
@@ -195,7 +209,8 @@ def test_few_that_are_too_long_are_left_out_and_named(sound: Any, tmp_path: Path
     mixed = concatenate_datasets([rows.select([0, 1]), long, rows.select([4])]), model, tokenizer
     assert refusal(write_job(tmp_path, max_length=200, most_too_long=0.2), mixed)[0] == "at most 200 tokens"
     job = write_job(tmp_path, max_length=200, most_too_long=0.25)
-    assert look(job, mixed)["train"]["id"] == ["p0-0", "p1-0", "p4-0"]
+    look(job, mixed)
+    assert table(job).examples == 3
     assert table(job).left_out == ("p3-0",)
     assert "1 of 4 left out: p3-0" in [check.value for check in table(job).checks]
 
@@ -235,6 +250,43 @@ def test_packing_is_measured_without_a_trace(sound: Any, tmp_path: Path, precisi
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("mark", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
+@pytest.mark.parametrize("where", ["the end", "the thought"])
+def test_planted_marks_of_the_student_s_own_turns_in_what_is_learned(
+    mark: str, where: str, tmp_path: Path
+) -> None:
+    from pipeline.training.data import tokens_of
+
+    def spoil(row: dict[str, Any], n: int) -> dict[str, Any]:
+        prompt, (answer,) = row["prompt"], row["completion"]
+        text = answer["content"]
+        text = text + mark if where == "the end" else text.replace("up from", f"up {mark} from")
+        messages = {
+            "prompt": prompt,
+            "completion": [{**answer, "content": text if n == 4 else answer["content"]}],
+        }
+        return messages | tokens_of([messages], tokenizer)[0]
+
+    rows, model, tokenizer = prepared()
+    name, why = refusal(write_job(tmp_path), (rows.map(spoil, with_indices=True), model, tokenizer))
+    assert name == "no mark before the end"
+    assert why.startswith(f"example p4-0: '{mark}' stands within what is learned")
+    assert why.endswith("(1 of 6 examples)")
+
+
+def test_a_template_s_own_marks_within_an_answer_and_tags_of_a_thought_are_no_fault(tmp_path: Path) -> None:
+    channel = CHATML.replace(
+        "message['content'] + '<|im_end|>", "'<|endoftext|>' + message['content'] + '<|im_end|>"
+    )
+    look(write_job(tmp_path), prepared(channel.replace("assistant\n' }}{% endif", "assistant\n' }}{% endif")))
+    tags = prepared()
+    tags[2].add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    from pipeline.training.data import tokens_of
+
+    rows = tags[0].map(lambda row: tokens_of([row], tags[2])[0])
+    look(write_job(tmp_path), (rows, *tags[1:]))
 
 
 def test_planted_a_prompt_that_is_trained(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def end_of_turn(template: str | None = CHATML, **special: str) -> int:
 def test_padding_that_is_the_end_of_a_turn_is_replaced_by_a_token_that_is_there() -> None:
     from pipeline.training import tokens
 
-    tokenizer, model = tiny_student.tokenizer(), tiny_student.model()
-    tokens.set_padding(tokenizer, model, end=2)
+    tokenizer = tiny_student.tokenizer()
+    tokens.set_padding(tokenizer, end=2)
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
 
 
@@ -32,10 +32,11 @@ def test_a_token_for_padding_is_added_with_its_embedding_when_none_is_free() -> 
     from pipeline.training import tokens
 
     tokenizer, model = tiny_student.tokenizer(), tiny_student.model()
-    tokens.set_padding(tokenizer, model, end=tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    tokens.set_padding(tokenizer, end=tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     assert tokenizer.pad_token == "<|im_end|>"  # not the end here, so it may stay
     tokenizer.pad_token = "<|endoftext|>"
-    tokens.set_padding(tokenizer, model, end=0)
+    tokens.set_padding(tokenizer, end=0)
+    tokens.fit_embeddings(model, tokenizer)
     assert tokenizer.pad_token == "<|pad|>"
     assert model.get_input_embeddings().num_embeddings == len(tokenizer) == 260
 

@@ -130,7 +130,8 @@ def test_no_room_for_checkpoints_is_said_with_both_sizes(tmp_path: Path) -> None
 
 def test_what_the_recipe_says_of_accelerate_comes_after_ours_and_replaces_it(tmp_path: Path) -> None:
     line = command({"num_processes": 8, "use_fsdp": True, "quiet": False}, tmp_path / "job.json")
-    assert line[:4] == [sys.executable, "-P", "-m", "accelerate.commands.launch"]
+    prepare = ["-P", "-m", "pipeline.training.prepare", str(tmp_path / "job.json")]
+    assert line[:9] == [sys.executable, *prepare, sys.executable, "-P", "-m", "accelerate.commands.launch"]
     assert line[-3:] == ["-m", "pipeline.training.launch", str(tmp_path / "job.json")]
     assert "--num_processes=8" in line
     assert "--num_processes=1" not in line

@@ -1,0 +1,251 @@
+"""Examples become tokens once, before any process trains; kept, gone on with, made anew where it matters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.training import Train
+from pipeline.errors import UserError
+from pipeline.training.job import Prepared, TrainJob, read_preflight
+from tests import tiny_student
+
+pytest.importorskip("trl")
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_student.save(tmp_path_factory.mktemp("tiny") / "student")
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of four examples, made in this process."""
+    from pipeline.training import prepare
+
+    monkeypatch.setattr(prepare, "ROWS", 4)
+    monkeypatch.setattr(prepare, "cores", lambda: [0])
+
+
+def write_job(folder: Path, student: Path, **train: Any) -> TrainJob:
+    numbers = [range(3), range(3, 10)]
+    files = []
+    for at, of in enumerate(numbers):
+        rows = [tiny_student.example(n, "validation" if n == 5 else "train") for n in of]
+        files.append(tiny_student.write_examples(folder / f"{at}.parquet", rows))
+    return TrainJob(
+        model=str(student),
+        examples=tuple(files),
+        output=folder / "model",
+        checkpoints=folder / "checkpoints",
+        train=Train.model_validate(train),
+    )
+
+
+def times(job: TrainJob) -> dict[str, int]:
+    """When each part was written."""
+    return {path.name: path.stat().st_mtime_ns for path in job.cache.glob("*.arrow")}
+
+
+def splits(job: TrainJob) -> Any:
+    from pipeline.training import data
+
+    return data.splits(Prepared.model_validate_json(job.prepared.read_bytes()).files, job.train)
+
+
+def test_all_examples_come_back_as_tokens_in_their_order_whatever_file_they_were_in(
+    student: Path, tmp_path: Path
+) -> None:
+    from pipeline.training.data import tokens_of
+    from pipeline.training.prepare import prepare
+
+    job = write_job(tmp_path, student)
+    prepare(job)
+    made = splits(job)
+    assert made["train"]["id"][:] == [f"p{n}-0" for n in range(10) if n != 5]
+    assert made["validation"]["id"][:] == ["p5-0"]
+    for row in made["train"]:
+        (expected,) = tokens_of([row], tiny_student.tokenizer(pad_token="<|endoftext|>"))
+        assert row["input_ids"] == expected["input_ids"].tolist()
+        assert row["labels"] == expected["labels"].tolist()
+    table = read_preflight(job.preflight)
+    assert table
+    assert (table.examples, table.failed) == (10, ())
+    assert "10 of 10 examples" in {check.value for check in table.checks}
+
+
+def test_what_is_there_is_not_made_again_and_a_killed_one_goes_on(student: Path, tmp_path: Path) -> None:
+    from pipeline.training.prepare import prepare
+
+    job = write_job(tmp_path, student)
+    prepare(job)
+    first = times(job)
+    assert len(first) == 3
+    job.preflight.unlink()
+    prepare(job)
+    assert times(job) == first
+    assert read_preflight(job.preflight)
+    (job.cache / "00001.json").unlink()  # as a kill leaves it: tokens perhaps, and nothing that was seen
+    (job.cache / "tmpleft").mkdir()
+    prepare(job)
+    again = times(job)
+    assert [name for name in sorted(again) if again[name] != first[name]] == ["00001.arrow"]
+    assert not list(job.cache.glob("tmp*"))
+    assert len(splits(job)["train"]) == 9
+
+
+def other_examples(job: TrainJob, student: Path) -> TrainJob:
+    tiny_student.write_examples(job.examples[0], [tiny_student.example(n) for n in (0, 1, 20)])
+    return job
+
+
+def other_template(job: TrainJob, student: Path) -> TrainJob:
+    folder = tiny_student.save(job.output.parent / "other")
+    (folder / "chat_template.jinja").write_text("\n" + tiny_student.CHATML)
+    return job.model_copy(update={"model": str(folder)})
+
+
+def other_length(job: TrainJob, student: Path) -> TrainJob:
+    return job.model_copy(update={"train": Train(max_length=500)})
+
+
+def another_served_template(job: TrainJob, student: Path) -> TrainJob:
+    return job.model_copy(update={"served_template": tiny_student.CHATML})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [other_examples, other_template, other_length, another_served_template],
+    ids=lambda f: f.__name__,
+)
+def test_whatever_the_tokens_or_the_checks_hang_on_has_them_made_anew(
+    change: Callable[[TrainJob, Path], TrainJob], student: Path, tmp_path: Path
+) -> None:
+    from pipeline.training.prepare import prepare
+
+    job = write_job(tmp_path, student)
+    prepare(job)
+    first = times(job)
+    prepare(change(job, student))
+    assert not set(first.values()) & set(times(job).values())
+
+
+def test_what_only_the_steps_hang_on_does_not(student: Path, tmp_path: Path) -> None:
+    from pipeline.training.prepare import prepare
+
+    job = write_job(tmp_path, student)
+    prepare(job)
+    first = times(job)
+    prepare(job.model_copy(update={"train": Train(learning_rate=1.0, epochs=9, batch_size=32), "seed": 5}))
+    assert times(job) == first
+
+
+def test_a_refused_preflight_is_refused_again_from_what_was_kept(student: Path, tmp_path: Path) -> None:
+    from pipeline.training.prepare import prepare
+
+    job = write_job(tmp_path, student, max_length=16)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"10 of 10 examples are longer than train.max_length = 16"):
+            prepare(job)
+        assert not job.prepared.exists()
+    assert read_preflight(job.preflight)
+
+
+def test_an_example_that_the_template_refuses_is_named(student: Path, tmp_path: Path) -> None:
+    from pipeline.training.prepare import prepare
+
+    folder = tiny_student.save(tmp_path / "strict")
+    refuses = "{% if '9 + 1' in messages[0]['content'] %}{{ raise_exception('no nines') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(refuses + tiny_student.CHATML)
+    with pytest.raises(UserError, match=r"example p8-0: the student's chat template refuses .* no nines"):
+        prepare(write_job(tmp_path, folder))
+
+
+def test_no_training_example_is_refused(student: Path, tmp_path: Path) -> None:
+    from pipeline.training.prepare import prepare
+
+    job = write_job(tmp_path, student)
+    none = tiny_student.write_examples(tmp_path / "none.parquet", [tiny_student.example(1, "validation")])
+    with pytest.raises(UserError, match="there is no training example"):
+        prepare(job.model_copy(update={"examples": (none,)}))
+
+
+@pytest.mark.slow
+def test_several_processes_make_what_one_makes(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.training import prepare
+
+    job = write_job(tmp_path, student)
+    prepare.prepare(job)
+    alone = [(job.cache / name).read_bytes() for name in sorted(times(job))]
+    (job.cache / "key").unlink()
+    monkeypatch.setattr(prepare, "cores", lambda: [0, 1])
+    prepare.prepare(job)
+    assert [(job.cache / name).read_bytes() for name in sorted(times(job))] == alone
+
+
+def write_checkpoint(folder: Path, number: int) -> Path:
+    from pipeline.training.checkpoints import mark
+
+    made = folder / f"checkpoint-{number}"
+    (made / "shards").mkdir(parents=True)
+    for name in ("model.safetensors", "shards/0.distcp"):
+        (made / name).write_text("weights")
+    mark(made)
+    return made
+
+
+def emptied(path: Path) -> None:
+    (path / "model.safetensors").write_bytes(b"")
+
+
+def cut(path: Path) -> None:
+    (path / "shards" / "0.distcp").write_bytes(b"wei")
+
+
+def lost(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (emptied, "model.safetensors has 0 of 7 bytes"),
+        (cut, "shards/0.distcp has 3 of 7 bytes"),
+        (lost, "model.safetensors is gone"),
+        (lambda path: (path / "complete").write_bytes(b"{"), "complete cannot be read"),
+    ],
+)
+def test_of_a_damaged_checkpoint_a_line_is_said_and_the_one_before_is_gone_on_from(
+    damage: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
+    from pipeline.training import checkpoints
+
+    first, second = write_checkpoint(tmp_path, 5), write_checkpoint(tmp_path, 10)
+    torn = tmp_path / "checkpoint-15"
+    torn.mkdir()
+    damage(second)
+    said: list[str] = []
+    checkpoints.tidy(tmp_path, said.append)
+    assert said == [f"checkpoint-10 is damaged: {told}; going on from checkpoint-5"]
+    assert checkpoints.newest(tmp_path) == first
+    assert not second.exists()
+    assert not torn.exists()
+    damage(first)
+    checkpoints.tidy(tmp_path, said.append)
+    assert said[1].endswith("; going on from the start")
+
+
+def test_a_mark_lists_every_file_and_an_older_empty_one_is_taken(tmp_path: Path) -> None:
+    from pipeline.training import checkpoints
+
+    made = write_checkpoint(tmp_path, 5)
+    assert json.loads((made / "complete").read_text()) == {"model.safetensors": 7, "shards/0.distcp": 7}
+    (made / "complete").write_bytes(b"")
+    checkpoints.tidy(tmp_path, print)
+    assert checkpoints.newest(tmp_path) == made
