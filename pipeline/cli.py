@@ -106,12 +106,45 @@ def evaluate(
 def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
     """Run all six stages, each from where it stands, and print the evaluation's table.
 
-    Without a [student] in RECIPE nothing is trained, and evaluate scores the teachers.
+    Nothing starts before everything that the stages need is there, as `retort check` looks for it. Without a
+    [student] in RECIPE nothing is trained, and evaluate scores the teachers.
     """
     from pipeline.stages import stages_of
 
     loaded = _load(recipe, overrides)
-    return _execute(tuple(stages_of(loaded)), runs, loaded, (str(recipe), *overrides))
+    return _execute(tuple(stages_of(loaded)), runs, loaded, (str(recipe), *overrides), whole=True)
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=completion.recipes)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--gpus", metavar="N x GB", help="Answer for a machine with such GPUs, e.g. 8x80.")
+@click.option("--to", metavar="FOLDER|hub:OWNER/NAME", help="Look at this target of `retort publish`, too.")
+@click.pass_obj
+def check(runs: Path, recipe: Path, overrides: tuple[str, ...], gpus: str | None, to: str | None) -> int:
+    """Look for all that RECIPE's stages will need, and say what is missing; nothing is started or paid.
+
+    Settings, sources, packages, keys, servers, models, chat template, GPU memory, disk: of the stages that
+    are not complete yet. Exit code 2 when something is missing.
+    """
+    from pipeline import machine, readiness
+
+    if gpus is not None:
+        machine.assume(*_gpus(gpus))
+    loaded = _load(recipe, overrides)
+    found = readiness.needs(loaded, runs / loaded.run, to)
+    readiness.print_needs(found)
+    return 2 if any(need.state == "missing" for need in found) else 0
+
+
+def _gpus(text: str) -> tuple[int, float]:
+    count, _, gigabytes = text.partition("x")
+    try:
+        if int(count) > 0 and float(gigabytes) > 0:
+            return int(count), float(gigabytes)
+    except ValueError:
+        pass
+    raise UserError(f"--gpus {text}: write how many and how large, e.g. 8x80")
 
 
 for _command in commands.ALL:
@@ -166,19 +199,24 @@ def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
     return load_recipe(recipe, overrides)
 
 
-def _execute(names: Sequence[str], runs: Path, recipe: Recipe, words: Sequence[str] = ()) -> int:
+def _execute(
+    names: Sequence[str], runs: Path, recipe: Recipe, words: Sequence[str] = (), whole: bool = False
+) -> int:
     """Run stages and say what is next; the exit code of the first that is not done.
 
-    All of them are checked before any writes. `words`: what a command for the next stage has after its name.
+    All of them are checked before any writes; `whole`: and all that they will need is looked for. `words`:
+    what a command for the next stage has after its name.
     """
-    from pipeline import ending
+    from pipeline import ending, readiness
     from pipeline.progress import say
     from pipeline.stage import DONE, check_made, execute
     from pipeline.stages import STAGES, stages_of
 
     wanted, folder = stages_of(recipe), runs / recipe.run
     stages = STAGES | wanted
-    for name in names:
+    if whole:
+        readiness.require(recipe, folder)
+    for name in () if whole else names:
         stages[name].check(recipe)
     for name in names:
         check_made(stages[name], recipe, folder)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 def has_gpu() -> bool:
     """Whether an NVIDIA or AMD GPU is there, and a torch that was not built for the CPU alone."""
+    if _assumed:
+        return True
     try:
         if importlib.metadata.version("torch").endswith("+cpu"):
             return False
@@ -26,9 +28,25 @@ class Gpu:
     memory: int  # bytes in all, whoever uses them
 
 
-@lru_cache
+_assumed: list[Gpu] = []
+
+
+def assume(count: int, gigabytes: float) -> None:
+    """From here on, answer for a machine with such GPUs: to look at a recipe where there is none.
+
+    gigabytes: as GPUs are sold, of 2^30 bytes.
+    """
+    _assumed[:] = [Gpu(f"GPU of {gigabytes:g} GB", int(gigabytes * 2**30))] * count
+
+
 def gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that we may use, as nvidia-smi lists them; none where it is missing or says nothing."""
+    """The GPUs that we may use; none where nothing lists them."""
+    return tuple(_assumed) or _listed()
+
+
+@lru_cache
+def _listed() -> tuple[Gpu, ...]:
+    """NVIDIA's, as nvidia-smi lists them, without those that CUDA_VISIBLE_DEVICES hides."""
     asked = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout

@@ -8,7 +8,7 @@ the allocator cannot use, and the sampling of `on_policy`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from pipeline.config.training import Lora, Train
 
@@ -33,6 +33,11 @@ class Shape:
     intermediate: int
     vocabulary: int
     tied: bool = False  # one matrix for embeddings and head
+
+    def cut_to(self, layers: int) -> Shape:
+        """The sizes when only so many layers are kept."""
+        each = (self.parameters - _embeddings(self)) // self.layers
+        return replace(self, parameters=self.parameters - each * (self.layers - layers), layers=layers)
 
 
 @dataclass(frozen=True)

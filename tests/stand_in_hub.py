@@ -1,4 +1,4 @@
-"""As much of the hub's HTTP API as an upload needs: repositories, and commits with files in them."""
+"""As much of the hub's HTTP API as an upload needs, and a look at a model: repositories and their files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Hub:
     def __init__(self, refuse: bool = False) -> None:
         self.made: set[str] = set()
         self.files: dict[str, dict[str, bytes]] = {}
+        self.sizes: dict[str, int] = {}  # of files that are said to be larger than they are
         self.tokens: set[str] = set()
         self.refuse = refuse
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -59,11 +60,14 @@ class Hub:
         return {"warnings": [], "errors": []}
 
     def look(self, path: str) -> object:
-        """What a GET is answered with: the files of a repository, or that it is there."""
-        name, tree, _ = path.removeprefix("/api/").partition("/tree/")
-        if not tree:
-            return {"id": "x", "sha": "0" * 40, "siblings": []}
+        """What a GET is answered with: who we are, the files of a repository, or that it is there."""
+        if path.startswith("/api/whoami"):
+            return {"type": "user", "name": "me", "orgs": [{"name": "ours"}]}
+        name, tree, _ = path.removeprefix("/api/").partition("?")[0].partition("/tree/")
         held = self.files.get(name, {})
+        if not tree:
+            siblings = [{"rfilename": p, "size": self.sizes.get(p, len(d))} for p, d in held.items()]
+            return {"id": name, "sha": "0" * 40, "siblings": siblings}
         return [{"type": "file", "path": p, "size": len(held[p]), "oid": "0" * 40} for p in held]
 
     def _handler(hub) -> type[BaseHTTPRequestHandler]:
@@ -78,8 +82,27 @@ class Hub:
                 else:
                     self._send(200, hub.answer(self.path, body))
 
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
             def do_GET(self) -> None:
-                self._send(200, hub.look(self.path))
+                name, resolve, path = self.path.lstrip("/").partition("/resolve/")
+                path = path.partition("/")[2]  # behind the revision
+                if not resolve:
+                    self._send(200, hub.look(self.path))
+                elif (data := hub.files.get(f"models/{name}", {}).get(path)) is not None:
+                    self._send_file(data)
+                else:
+                    self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+
+            def _send_file(self, data: bytes) -> None:
+                self.send_response(200)
+                self.send_header("ETag", f'"{len(data)}"')
+                self.send_header("X-Repo-Commit", "0" * 40)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
 
             def _chunk(self) -> bytes:
                 size = int(self.rfile.readline(), 16)
@@ -87,13 +110,16 @@ class Hub:
                 self.rfile.readline()
                 return data
 
-            def _send(self, status: int, answer: object) -> None:
+            def _send(self, status: int, answer: object, headers: dict[str, str] | None = None) -> None:
                 data = json.dumps(answer).encode()
                 self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                if self.command != "HEAD":
+                    self.wfile.write(data)
 
             def log_message(self, *_: object) -> None:
                 pass

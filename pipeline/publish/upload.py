@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 
+NO_TOKEN = "no token for the hub: `hf auth login`, or set HF_TOKEN"
+
 
 def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | None = None) -> str:
     """Make the repository where it is missing and upload the folder; gives its address.
@@ -31,7 +33,25 @@ def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | Non
             commit_message="Published by retort",
         )
     except LocalTokenNotFoundError:
-        raise UserError("no token for the hub: `hf auth login`, or set HF_TOKEN") from None
+        raise UserError(NO_TOKEN) from None
     except (HfHubHTTPError, HTTPError, OSError, ValueError) as e:
         raise UserError(f"hub:{name}: {' '.join(str(e).split())[:300]}") from None
     return str(url)
+
+
+def check_access(name: str) -> None:
+    """Raise UserError unless the hub takes our token and the owner of the name is us or one of ours."""
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        said = HfApi().whoami()
+    except LocalTokenNotFoundError:
+        raise UserError(NO_TOKEN) from None
+    except (HfHubHTTPError, HTTPError, OSError, ValueError) as e:
+        raise UserError(f"hub:{name}: {' '.join(str(e).split())[:300]}") from None
+    ours = [said["name"], *(group["name"] for group in said.get("orgs", ()))]
+    owner = name.partition("/")[0]
+    if owner not in ours:
+        raise UserError(f"hub:{name}: the token is {ours[0]}'s, who may write to {', '.join(ours)}")

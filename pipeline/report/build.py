@@ -27,14 +27,19 @@ LOOKED_AT = 24  # problems that training fixed, and that it broke, whose answers
 
 def write_report(run: Run, out: Path) -> Path:
     """Write the report of a run. Raises UserError where a package is missing, or `out` is no place for it."""
-    if find_spec("vl_convert") is None:
-        raise UserError(f"the report's charts need vl-convert-python: {installing.extra('report')}")
+    check()
     if not out.parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent}")
     if out.is_dir():
         raise UserError(f"{out} is a folder: name a file, such as --out {out}/report.html")
     write_atomic(out, page.render(gather(run)).encode())
     return out
+
+
+def check() -> None:
+    """Raises UserError when the package that draws the charts is missing."""
+    if find_spec("vl_convert") is None:
+        raise UserError(f"the report's charts need vl-convert-python: {installing.extra('report')}")
 
 
 def gather(run: Run) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def run(job: Job) -> dict[str, Any]:
         seed=job.recipe.seed,
         name=job.recipe.run,
         reasoning=job.recipe.select.reasoning,
-        served_template=_served_template(job.recipe),
+        served_template=served_template(job.recipe),
     )
     if not todo.output.exists():
         _train(job, todo)
@@ -91,7 +91,7 @@ def run(job: Job) -> dict[str, Any]:
     return _report(steps, read_preflight(todo.preflight))
 
 
-def _served_template(recipe: Recipe) -> str | None:
+def served_template(recipe: Recipe) -> str | None:
     """The chat template that evaluation will ask the student by, where it is not its tokenizer's own."""
     engine = student_of(recipe).vllm
     template = engine.get("chat_template", engine.get("chat-template"))

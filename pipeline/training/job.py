@@ -20,6 +20,11 @@ from pipeline.rows import Step
 _TAIL_BYTES = 16 * 1024
 
 
+def in_bf16(train: Train) -> bool:
+    """Whether matrix products run in bfloat16, as the recipe says or as this machine can."""
+    return computes_bf16() if train.precision == "auto" else train.precision == "bf16"
+
+
 class TrainJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str  # hub name or local folder
@@ -37,7 +42,7 @@ class TrainJob(BaseModel):
     @property
     def bf16(self) -> bool:
         """Whether matrix products run in bfloat16, over float32 weights."""
-        return computes_bf16() if self.train.precision == "auto" else self.train.precision == "bf16"
+        return in_bf16(self.train)
 
     @property
     def log(self) -> Path:

@@ -20,7 +20,7 @@ LAYERS = (
     ("pipeline.config", "pipeline.shard", "pipeline.progress", "filters", "prompts"),
     ("pipeline.recipe", "pipeline.store"),
     ("pipeline.units", "pipeline.child", "pipeline.files", "pipeline.gym"),
-    ("pipeline.machine", "pipeline.memory"),
+    ("pipeline.machine", "pipeline.memory", "pipeline.kv_cache", "pipeline.model_facts"),
     ("pipeline.teacher.endpoints", "pipeline.teacher.limits", "pipeline.teacher.pacing"),
     ("pipeline.teacher.dialects",),
     ("pipeline.teacher.transport", "pipeline.model_cache"),
@@ -40,6 +40,7 @@ LAYERS = (
     ("pipeline.show", "pipeline.verifying"),
     ("pipeline.why", "pipeline.results", "pipeline.diff", "pipeline.report", "pipeline.ending"),
     ("pipeline.status",),
+    ("pipeline.fitting", "pipeline.readiness"),
     ("pipeline.cli", "pipeline.commands"),
     ("pipeline.fake_server",),  # nothing of the product may need it
 )

@@ -24,9 +24,9 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    machine.gpus.cache_clear()
+    machine._listed.cache_clear()
     yield command
-    machine.gpus.cache_clear()
+    machine._listed.cache_clear()
 
 
 def test_gpus_are_those_that_nvidia_smi_lists_with_their_memory(smi: Path) -> None:

@@ -1,0 +1,175 @@
+"""Checks what a run will need: `retort check RECIPE`, and the first thing that `retort run` does.
+
+Looks at every stage that is not complete yet. No model is asked anything, and nothing is written but what a
+GGUF file is converted to. Whether models fit is computed in pipeline/fitting.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import prompts
+from pipeline import fitting, launching, machine, model_facts, models
+from pipeline.config import Recipe
+from pipeline.config.endpoints import Endpoint, Student
+from pipeline.errors import UserError
+from pipeline.fitting import GB, Need
+from pipeline.model_facts import ModelFacts, ModelQuery
+from pipeline.progress import say
+from pipeline.publish.target import Target, check_writable
+from pipeline.publish.upload import check_access
+from pipeline.report import build as report
+from pipeline.rows import Message, Question, Trace
+from pipeline.stages import stages_of
+from pipeline.stages.select import assistant_text
+from pipeline.stages.train import served_template
+from pipeline.store import Output
+from pipeline.teacher.client import Client
+from pipeline.training.job import in_bf16
+
+EXAMPLE = Question(question="What is 3 + 2?", reference="5", answer_type="number", source="example")
+
+
+def require(recipe: Recipe, run_dir: Path) -> None:
+    """Raises UserError, one line, when something is missing that the run will need."""
+    missing = [need for need in needs(recipe, run_dir) if need.state == "missing"]
+    if missing:
+        more = f" (and {len(missing) - 1} more: `retort check RECIPE` lists them)" if missing[1:] else ""
+        raise UserError(missing[0].found + more)
+
+
+def needs(recipe: Recipe, run_dir: Path, to: str | None = None) -> list[Need]:
+    """What the stages still to be done need, in their order; `to`: and publishing there."""
+    stages = stages_of(recipe)
+    todo = [name for name, stage in stages.items() if not Output(run_dir / name, stage.row).complete]
+    found = [_ask(name, "settings", lambda name=name: stages[name].check(recipe)) for name in todo]
+    # Where a stage's settings are wrong its models may not be those that are meant.
+    right = [need.stage for need in found if need.state == "ok"]
+    found += _addresses(recipe, right)
+    found += _models(recipe, run_dir, right)
+    charts = _ask("report", "charts", report.check)  # a run can end without: only said
+    found.append(charts if charts.state == "ok" else replace(charts, state="unknown"))
+    if to is not None:
+        found.append(_ask("publish", to, lambda: _check_target(to, recipe.run)))
+    order = [*stages, "report", "publish"]
+    first: dict[str, Need] = {}  # what two stages lack in the same words is told once
+    for need in sorted(found, key=lambda need: order.index(need.stage)):
+        first.setdefault(need.found or need.stage, need)
+    return list(first.values())
+
+
+def print_needs(found: list[Need]) -> None:
+    """One line each, and what it comes to."""
+    widths = [max(len(getattr(need, field)) for need in found) for field in ("state", "stage", "what")]
+    for need in found:
+        columns = zip((need.state, need.stage, need.what), widths, strict=True)
+        print("  ".join([*(f"{text:{width}}" for text, width in columns), need.found]))
+    gpus = machine.gpus()
+    has = f"{len(gpus)} x {gpus[0].name}" if gpus else "GPUs unknown" if machine.has_gpu() else "no GPU"
+    missing = sum(need.state == "missing" for need in found)
+    print(f"{missing} missing on this machine ({has}, {machine.main_memory() / GB:.0f} GB of main memory)")
+
+
+def _ask(stage: str, what: str, check: Callable[[], object]) -> Need:
+    """A check that raises UserError, as a need."""
+    try:
+        check()
+    except UserError as e:
+        return Need(stage, what, "missing", str(e))
+    return Need(stage, what, "ok", "")
+
+
+def _addresses(recipe: Recipe, todo: list[str]) -> Iterator[Need]:
+    """Servers that are somebody else's: that they answer, take the key and have the model."""
+    asked: list[tuple[str, Endpoint]] = []
+    if "generate" in todo or "evaluate" in todo:
+        asked += [("generate" if "generate" in todo else "evaluate", teacher) for teacher in recipe.teacher]
+    if recipe.judge is not None and ("filter" in todo or "evaluate" in todo):
+        asked.append(("filter" if "filter" in todo else "evaluate", recipe.judge))
+    for stage, endpoint in asked:
+        if endpoint.base_urls:
+            yield _ask(stage, endpoint.model, lambda endpoint=endpoint: asyncio.run(_reach(endpoint)))
+
+
+async def _reach(endpoint: Endpoint) -> None:
+    async with Client(endpoint, endpoint.base_urls, endpoint.model, concurrency=1) as client:
+        await client.check(say)
+
+
+def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Need]:
+    """Models that are served or trained here: that they can be had, asked and taught, and that they fit."""
+    asked = next((name for name in ("generate", "evaluate") if name in todo), None)
+    served = [teacher for teacher in recipe.teacher if teacher.serve] if asked else []
+    student = recipe.student if {"train", "evaluate"} & set(todo) else None
+    beside = launching.teachers(recipe) if student and "train" in todo else ()
+    queries = [
+        ModelQuery(name=model.model, model=models.resolve(model.model, say)) for model in (*served, *beside)
+    ]
+    if student:
+        queries.append(_taught(recipe, student))
+    facts = model_facts.ask(queries)
+    for endpoint, known in zip(served, facts, strict=False):
+        assert asked is not None
+        yield from _had(asked, known)
+        table, name = (recipe.generate, "generate") if asked == "generate" else (recipe.evaluate, "evaluate")
+        yield from fitting.lengths(asked, endpoint, known, table.max_tokens, f"{name}.max_tokens")
+        yield fitting.serving(asked, endpoint, known)
+    for known in facts[len(served) : len(served) + len(beside)]:
+        yield from _had("train", known)
+    if student:
+        others = [known.parameters or 0 for known in facts[len(served) : -1]]
+        yield from _student(recipe, student, run_dir, facts[-1], others, "train" in todo)
+
+
+def _student(
+    recipe: Recipe, student: Student, run_dir: Path, known: ModelFacts, beside: list[int], train: bool
+) -> Iterator[Need]:
+    yield from _had("train" if train else "evaluate", known)
+    if train:
+        yield fitting.training(recipe.train, in_bf16(recipe.train), known, student.layers, beside)
+        if shape := known.shape(student.layers):
+            yield fitting.disk(run_dir, shape.parameters, recipe.train)
+    yield from fitting.lengths("evaluate", student, known, recipe.evaluate.max_tokens, "evaluate.max_tokens")
+    yield fitting.serving("evaluate", student, known)
+
+
+def _taught(recipe: Recipe, student: Student) -> ModelQuery:
+    """The student, and an example of what it is to learn: its chat template may not be able to hold it."""
+    asked = prompts.load(recipe.select.prompt).render(EXAMPLE)
+    thought = "Count 2 up from 3." if recipe.select.reasoning == "tags" else None
+    answer = Trace.model_construct(reasoning=thought, response="It is \\boxed{5}.")
+    learned = Message(role="assistant", content=assistant_text(answer))
+    return ModelQuery(
+        name=student.model,
+        model=models.resolve(student.model, say),
+        teach=tuple(message.model_dump() for message in (*asked, learned)),
+        reasoning=recipe.select.reasoning,
+        served_template=served_template(recipe),
+    )
+
+
+def _had(stage: str, known: ModelFacts) -> Iterator[Need]:
+    """Whether a model can be had and spoken to; its sizes where they are known."""
+    if known.fault:
+        yield Need(stage, "model", "missing", f"{known.name}: cannot be had: {known.fault}")
+        return
+    if known.unread:
+        yield Need(stage, "model", "unknown", f"{known.name}: cannot be looked at: {known.unread}")
+        return
+    if known.template_fault:
+        yield Need(stage, "chat template", "missing", f"{known.name}: {known.template_fault}")
+    else:
+        yield Need(stage, "chat template", "ok", known.name)
+    if download := fitting.download(stage, known):
+        yield download
+
+
+def _check_target(to: str, run: str) -> None:
+    target = Target.read(to)
+    if target.name is not None:
+        check_access(target.name)
+    elif target.folder is not None:
+        check_writable(target.folder, run)

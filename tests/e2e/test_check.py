@@ -1,0 +1,176 @@
+"""`retort check`, and the look that `retort run` takes before anything is paid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import machine, readiness
+from pipeline.config import Recipe
+from tests import tiny_student
+from tests.conftest import StartFakeServer
+from tests.e2e.runs import retort, write_recipe
+from tests.e2e.test_recipes import FOLDER, rehearsal
+from tests.stand_in_hub import Hub
+
+pytestmark = pytest.mark.slow
+
+QWEN = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "vocab_size": 151_936}
+CONFIGS: dict[str, dict[str, Any]] = {  # as the models' config.json has them, and bytes of the weights
+    "Qwen/Qwen2.5-1.5B": {"layers": (28, 1536, 8960, 12, 2), "tied": True, "bytes": 3_087_467_144},
+    "Qwen/Qwen2.5-7B": {"layers": (28, 3584, 18_944, 28, 4), "tied": False, "bytes": 15_231_233_024},
+    "Qwen/Qwen3-32B-FP8": {"layers": (64, 5120, 25_600, 64, 8), "tied": False, "bytes": 33_400_000_000},
+}
+DROPS_THOUGHTS = tiny_student.CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+
+
+def config_of(name: str) -> dict[str, Any]:
+    sizes = CONFIGS[name]
+    layers, hidden, intermediate, heads, kv_heads = sizes["layers"]
+    return QWEN | {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 128,
+        "max_position_embeddings": 131_072 if name != "Qwen/Qwen3-32B-FP8" else 40_960,
+        "tie_word_embeddings": sizes["tied"],
+    }
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that has the recipes' models: their configs, a tokenizer, and how large their weights are."""
+    tiny_student.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    shared = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+    with Hub() as made:
+        for alias, name in {
+            "Qwen/Qwen2.5-1.5B": "Qwen/Qwen2.5-1.5B",
+            "Qwen/Qwen2.5-1.5B-Instruct": "Qwen/Qwen2.5-1.5B",
+            "Qwen/Qwen2.5-7B": "Qwen/Qwen2.5-7B",
+            "Qwen/Qwen2.5-7B-Instruct": "Qwen/Qwen2.5-7B",
+            "Qwen/Qwen3-32B-FP8": "Qwen/Qwen3-32B-FP8",
+        }.items():
+            weights = f"{name.replace('/', '-')}.safetensors"
+            files = {"config.json": json.dumps(config_of(name)).encode(), weights: b""}
+            made.files[f"models/{alias}"] = shared | files
+            made.sizes[weights] = CONFIGS[name]["bytes"]
+        monkeypatch.setenv("HF_ENDPOINT", made.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        yield made
+
+
+@pytest.fixture
+def gpus() -> Iterator[Any]:
+    yield machine.assume
+    machine.assume(0, 1)
+
+
+def recipe_of(name: str, url: str, folder: Path) -> Recipe:
+    """A shipped recipe over small local files; its models stay those that it names."""
+    import tomllib
+
+    changed = rehearsal(name, url, folder)
+    whole = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    if "serve" not in whole["teacher"]:
+        return changed
+    given = changed.model_dump(mode="json", exclude_defaults=True)
+    return Recipe.model_validate(given | {"teacher": whole["teacher"]})
+
+
+@pytest.mark.parametrize(("name", "machine_of"), [("gsm8k", (1, 24)), ("r1-math", (8, 80)), ("api", (1, 48))])
+def test_a_shipped_recipe_is_ready_on_the_machine_that_it_promises_and_not_on_a_small_one(
+    name: str,
+    machine_of: tuple[int, float],
+    hub: Hub,
+    gpus: Any,
+    fake_server: StartFakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "installed" / "bitsandbytes").mkdir(parents=True)  # as the set-up for GPUs installs it
+    (tmp_path / "installed" / "bitsandbytes" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    recipe = recipe_of(name, fake_server().url, tmp_path)
+    gpus(*machine_of)
+    found = readiness.needs(recipe, tmp_path / "run")
+    assert [need for need in found if need.state == "missing"] == []
+    kinds = {need.what for need in found if need.state == "ok"}
+    assert {"memory to serve", "memory to train", "chat template", "disk", "download"} <= kinds
+    gpus(machine_of[0], 8)
+    small = {need.what for need in readiness.needs(recipe, tmp_path / "run") if need.state == "missing"}
+    assert "memory to train" in small
+
+
+def test_run_asks_before_it_pays_whether_the_student_can_learn_what_it_will_be_taught(
+    fake_server: StartFakeServer, tmp_path: Path
+) -> None:
+    tiny_student.save(tmp_path / "student")
+    tiny_student.tokenizer(DROPS_THOUGHTS).save_pretrained(tmp_path / "student")
+    server = fake_server()
+    recipe = write_recipe(tmp_path, server.url)
+    done = retort(tmp_path / "runs", "run", str(recipe), f"student.model={tmp_path / 'student'}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "the student's chat template drops the thought" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert server.stats()["requests"] == 0
+    assert not (tmp_path / "runs" / "test" / "ingest" / "manifest.json").exists()
+
+
+def test_check_lists_all_that_is_missing_at_once_and_writes_nothing(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1")
+    words = ("teacher.api_key_env=NO_SUCH_KEY", "student.model=./no-such-folder", "select.prompt=none")
+    done = retort(tmp_path / "runs", "check", str(recipe), *words)
+    assert done.returncode == 2
+    missing = [line for line in done.stdout.splitlines() if line.startswith("missing")]
+    assert [line.split()[1] for line in missing] == ["generate", "select", "train"]
+    assert "NO_SUCH_KEY" in missing[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_check_asks_a_server_for_its_models_and_a_dead_one_is_missing(
+    fake_server: StartFakeServer, tmp_path: Path
+) -> None:
+    server = fake_server()
+    recipe = write_recipe(tmp_path, server.url)
+    text = recipe.read_text()
+    recipe.write_text(text[: text.index("[student]")])
+    words = ("check", str(recipe), "ingest.held_out=0.2")
+    alive = retort(tmp_path / "runs", *words)
+    assert alive.returncode == 0, alive.stdout
+    dead = retort(tmp_path / "runs", *words, "teacher.base_url=http://127.0.0.1:9/v1")
+    assert dead.returncode == 2
+    assert "missing" in dead.stdout
+    assert server.stats()["requests"] == 0
+
+
+def test_check_looks_at_where_a_run_is_to_be_published(hub: Hub, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1")
+    env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret"}
+
+    def line(to: str, **more: str) -> str:
+        done = retort(tmp_path / "runs", "check", str(recipe), "--to", to, env=env | more)
+        assert "hf_secret" not in done.stdout + done.stderr
+        return next(line for line in done.stdout.splitlines() if line.split()[1] == "publish")
+
+    assert line("hub:ours/traces").startswith("ok")
+    assert line("hub:strangers/traces").startswith("missing")
+    assert "no token" in line("hub:me/traces", HF_TOKEN="", HF_HOME=str(tmp_path / "empty"))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").touch()
+    assert line(str(tmp_path / "taken")).startswith("missing")
+
+
+@pytest.mark.parametrize("text", ["8", "x80", "0x80", "8x", "ax8"])
+def test_a_machine_that_is_not_described_is_refused(text: str, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1")
+    done = retort(tmp_path / "runs", "check", str(recipe), "--gpus", text)
+    assert (done.returncode, done.stderr.strip()) == (
+        2,
+        f"retort: --gpus {text}: write how many and how large, e.g. 8x80",
+    )

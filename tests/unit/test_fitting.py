@@ -1,0 +1,144 @@
+"""Whether models fit, for machines that are described and models whose sizes are written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import fitting, machine
+from pipeline.config.endpoints import Student, Teacher
+from pipeline.config.training import Train
+from pipeline.model_facts import ModelFacts
+
+QWEN3_32B = ModelFacts(
+    name="Qwen/Qwen3-32B",
+    parameters=32_762_123_264,
+    weight_bytes=65_524_246_528,
+    context=40_960,
+    downloaded=True,
+    config={"num_hidden_layers": 64, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128},
+)
+QWEN25_7B = ModelFacts(
+    name="Qwen/Qwen2.5-7B",
+    parameters=7_615_616_512,
+    layers=28,
+    hidden=3584,
+    intermediate=18_944,
+    vocabulary=152_064,
+    context=131_072,
+    weight_bytes=15_231_233_024,
+)
+
+
+@pytest.fixture
+def gpus() -> Iterator[Any]:
+    """gpus(8, 80): from here on the machine is said to have such; none again after the test."""
+    yield machine.assume
+    machine.assume(0, 1)
+
+
+def teacher(**engine: Any) -> Teacher:
+    return Teacher(model="Qwen/Qwen3-32B", serve="vllm", vllm=engine)
+
+
+@pytest.mark.parametrize(
+    ("engine", "state"),
+    [
+        ({"tensor_parallel_size": 2, "data_parallel_size": 4, "max_model_len": 34_816}, "ok"),
+        ({"tensor_parallel_size": 4, "data_parallel_size": 4}, "missing"),  # 16 GPUs
+        ({"max_model_len": 40_960}, "missing"),  # 65.5 + 10.7 of 73.6 GB
+        ({"max_model_len": 40_960, "kv_cache_dtype": "fp8"}, "ok"),
+        ({"max-model-len": 34_816, "gpu_memory_utilization": 0.8}, "missing"),
+    ],
+)
+def test_weights_and_one_sequence_have_to_fit_into_each_engine(gpus: Any, engine: Any, state: str) -> None:
+    gpus(8, 80)
+    need = fitting.serving("generate", teacher(**engine), QWEN3_32B)
+    assert need.state == state, need.found
+    assert "65.5 GB of weights" in need.found
+
+
+def test_a_model_of_unknown_size_is_unknown_and_not_missing(gpus: Any) -> None:
+    gpus(1, 24)
+    assert fitting.serving("generate", teacher(), ModelFacts(name="x")).state == "unknown"
+    assert fitting.training(Train(), True, ModelFacts(name="x"), None, ()).state == "unknown"
+
+
+def test_without_a_gpu_main_memory_has_to_hold_the_model() -> None:
+    huge = QWEN3_32B.model_copy(update={"weight_bytes": 10**15})
+    need = fitting.serving("generate", teacher(max_model_len=1024), huge)
+    assert (need.state, "of main memory" in need.found) == ("missing", True)
+
+
+@pytest.mark.parametrize(
+    ("count", "gigabytes", "state"), [(8, 80, "ok"), (8, 10, "missing"), (4, 80, "missing")]
+)
+def test_training_has_to_fit_on_each_gpu_and_they_have_to_be_there(
+    gpus: Any, count: int, gigabytes: float, state: str, tmp_path: Path
+) -> None:
+    gpus(count, gigabytes)
+    config = tmp_path / "fsdp.yaml"
+    config.write_text("distributed_type: FSDP\n")
+    train = Train(
+        max_length=32_768,
+        micro_batch_size=1,
+        batch_size=128,
+        gradient_checkpointing=True,
+        accelerate={"config_file": str(config), "num_processes": 8},
+    )
+    need = fitting.training(train, True, QWEN25_7B, None, ())
+    assert need.state == state, need.found
+
+
+def test_an_estimate_near_the_limit_is_told_as_unknown(gpus: Any) -> None:
+    shape = {"max_length": 1024, "micro_batch_size": 1}
+    gpus(1, 1000)
+    states = []
+    for gigabytes in (100, 125, 140, 200):
+        gpus(1, gigabytes)
+        states.append(fitting.training(Train(**shape), True, QWEN25_7B, None, ()).state)
+    assert states == sorted(states, key=("missing", "unknown", "ok").index)
+    assert set(states) >= {"missing", "ok"}
+
+
+def test_a_student_cut_to_fewer_layers_is_smaller() -> None:
+    whole, half = QWEN25_7B.shape(), QWEN25_7B.shape(14)
+    assert whole
+    assert half
+    embeddings = 2 * 152_064 * 3584
+    assert half.parameters - embeddings == pytest.approx((whole.parameters - embeddings) / 2, rel=1e-6)
+
+
+def test_answers_have_to_fit_into_what_is_served_and_that_into_the_model() -> None:
+    def found(length: int, most: int) -> list[str]:
+        student = Student(model="x", vllm={"max_model_len": length})
+        known = ModelFacts(name="x", context=32_768)
+        return [need.state for need in fitting.lengths("evaluate", student, known, most, "max_tokens")]
+
+    assert found(16_384, 8192) == []
+    assert found(16_384, 16_384) == ["missing"]
+    assert found(65_536, 8192) == ["missing"]
+
+
+def test_checkpoints_have_to_fit_on_the_disk(tmp_path: Path) -> None:
+    assert fitting.disk(tmp_path / "run", 1_000_000, Train()).state == "ok"
+    need = fitting.disk(tmp_path / "run", 10**15, Train())
+    assert need.state == "missing"
+    assert "40000000.0 GB" in need.found  # 3 checkpoints of 12 bytes a parameter, and 4 bytes more
+
+
+def test_weights_that_have_yet_to_come_have_to_fit_into_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    small = ModelFacts(name="x", weight_bytes=1000)
+    assert fitting.download("train", small.model_copy(update={"downloaded": True})) is None
+    states = [
+        need.state if need else None
+        for size in (1000, 10**18, None)
+        if (need := fitting.download("train", small.model_copy(update={"weight_bytes": size})))
+    ]
+    assert states == ["ok", "missing", "missing"]
