@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline import __version__, commands, completion
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import Stopped, UserError, of_system
+from pipeline.progress import say
 
 if TYPE_CHECKING:
     from pipeline.config import Recipe
@@ -239,23 +241,33 @@ def _execute(
 
 def main() -> None:
     """Run a command; what is not a bug ends in a short message and an exit code, never in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of what a terminal's encoding does not have
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also when started in the background
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = cli.main(standalone_mode=False, complete_var=completion.VARIABLE)
     except click.ClickException as e:
-        e.show()
+        shown = io.StringIO()
+        e.show(shown)
+        say(shown.getvalue().rstrip())
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        print("interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
+        say("interrupted; what was finished is kept, the same command goes on")
         code = 130
-    except UserError as e:
-        print(f"retort: {e}", file=sys.stderr)
-        code = 2
-    except Stopped as e:
-        print(f"retort: stopped: {e}", file=sys.stderr)
-        code = 3
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `retort show | head`
         code = 0
+    except (UserError, Stopped) as e:
+        code = _told(e)
+    except (OSError, MemoryError) as e:
+        code = _told(of_system(e, "this machine"))
     sys.exit(code or 0)
+
+
+def _told(error: UserError | Stopped) -> int:
+    """Say it in one line; gives the exit code."""
+    stopped = isinstance(error, Stopped)
+    say(f"retort: {'stopped: ' if stopped else ''}{error}")
+    return 3 if stopped else 2

@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+
+# What the system may have again by itself; all else it refuses is for the user to put right.
+_PASSING = (
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOLCK,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
 
 
 class UserError(Exception):
@@ -21,6 +38,18 @@ class UnitFailed(Exception):
     """
 
     refused = False
+
+
+def of_system(error: OSError | MemoryError, where: str) -> UserError | Stopped:
+    """What a refusal of the system ends a command with.
+
+    `where` it came from is said when the error names no file.
+    """
+    if isinstance(error, MemoryError):
+        return Stopped(f"{where}: not enough memory")
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else where
+    why = os.strerror(error.errno) if error.errno else " ".join(str(error).split()) or type(error).__name__
+    return Stopped(f"{name}: {why}") if error.errno in _PASSING else UserError(f"{name}: {why}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import sealed
 from pipeline.rows import Row
 
 BATCH = 8192  # traces
@@ -68,11 +69,9 @@ def funnel(paths: Sequence[Path]) -> Funnel:
 
 
 def batches(paths: Sequence[Path], columns: Sequence[str], size: int = BATCH) -> Iterator[Any]:
-    """Some columns of these Parquet files as Arrow, `size` rows at a time, file by file."""
-    import pyarrow.parquet as pq
-
+    """Some columns of these sealed files as Arrow, `size` rows at a time, file by file."""
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with sealed.opened(path, {column.partition(".")[0] for column in columns}) as file:
             yield from file.iter_batches(batch_size=size, columns=list(columns))
 
 

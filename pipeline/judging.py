@@ -7,14 +7,10 @@ looks across all shards (stages/filter.py).
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import filters
@@ -22,13 +18,11 @@ from filters.difficulty import difficulty
 from filters.finding import Finding
 from filters.majority import majority
 from filters.policy import Policy
-from pipeline import sources
-from pipeline.child import PR_SET_PDEATHSIG, prctl
+from pipeline import sources, workers
 from pipeline.config.data import Filter
 from pipeline.config.sources import GymSource, Source
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import UserError
 from pipeline.files import BadRow
-from pipeline.machine import cores
 from pipeline.opinions import findings, opinion_id
 from pipeline.rows import Trace, Verdict, arrow_schema
 from pipeline.shard import Shard
@@ -78,37 +72,9 @@ def side_by_side(
 ) -> Iterator[T]:
     """What `work(judges, *arguments)` gives for each of the arguments, in their order.
 
-    In as many processes as there are cores, where so many rows are worth it. The first error stops the rest.
+    In processes side by side where so many rows are worth it.
     """
-    global _judges
-    if rows <= ALONE or len(todo) <= 1 or len(cores()) == 1:
-        yield from (work(judges, *arguments) for arguments in todo)
-        return
-    with ProcessPoolExecutor(
-        min(len(cores()), len(todo)), get_context("spawn"), initializer=_begin, initargs=(judges,)
-    ) as pool:
-        try:
-            yield from pool.map(_work, [work] * len(todo), todo)
-        except BrokenProcessPool:
-            raise Stopped("a judging process was killed, for want of memory perhaps") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_judges: Judges  # of a process that judges: built once, used for every shard
-
-
-def _work(work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    return work(_judges, *arguments)
-
-
-def _begin(judges: Judges) -> None:
-    """A process that judges: the terminal's Ctrl-C is its parent's to handle, whose end is its own."""
-    global _judges
-    _judges = judges
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return workers.side_by_side(work, judges, todo, rows > ALONE)
 
 
 def _by_problem(traces: Shard) -> Iterator[list[Trace]]:

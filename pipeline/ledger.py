@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.disk import write_atomic
+from pipeline.errors import UserError
 from pipeline.rows import Outcome, Row
-from pipeline.shard import write_atomic
 
 if TYPE_CHECKING:
     from pipeline.config.endpoints import Endpoint
@@ -137,11 +138,19 @@ def price(endpoint: Endpoint, prompt_tokens: int, completion_tokens: int) -> flo
 
 
 def read(folder: Path) -> tuple[Try, ...]:
-    """Every try on record of a stage's folder, the last one perhaps still at work; () when there is none."""
+    """Every try on record of a stage's folder, the last one perhaps still at work; () when there is none.
+
+    Raises UserError when it cannot be read: nobody knows then what earlier tries cost.
+    """
     try:
         return _Tries.validate_json(_path(folder).read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except FileNotFoundError:
         return ()
+    except ValidationError:
+        raise UserError(
+            f"{_path(folder)} is damaged: put a copy in its place, or delete it, and what was spent so far "
+            "is forgotten"
+        ) from None
 
 
 def asked(tries: Sequence[Try]) -> tuple[int, Counter[str]]:

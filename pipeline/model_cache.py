@@ -22,7 +22,10 @@ ROOM_TO_SPARE = 64 * 1024**2  # bytes: tokenizer, config, log
 
 def folder(name: str, key: str) -> Path:
     """Where a model lives: named for people, keyed by all that it is made of."""
-    cache = Path(os.environ.get("RETORT_CACHE") or "~/.cache/retort").expanduser()
+    try:
+        cache = Path(os.environ.get("RETORT_CACHE") or "~/.cache/retort").expanduser()
+    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+        raise UserError("this user has no home folder: set RETORT_CACHE to a folder for models") from None
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     return Path(os.path.abspath(cache)) / "models" / f"{name}-{digest}"
 
@@ -87,7 +90,12 @@ def _our_turn(target: Path) -> Iterator[None]:
             f"{target.parent}: cannot be written: {e.strerror}; set RETORT_CACHE to a folder that can"
         ) from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as e:
+            raise UserError(
+                f"{target.parent}: cannot be locked: {e.strerror}; set RETORT_CACHE to a folder that can"
+            ) from None
         yield
 
 

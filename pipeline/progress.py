@@ -11,8 +11,8 @@ EVERY = 10.0  # seconds between two plain lines
 
 
 def say(text: str) -> None:
-    """One line for people."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for people. What others wrote in it cannot drive the terminal."""
+    print(plain(text), file=sys.stderr, flush=True)
 
 
 def plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from pipeline.config.data import Filter
 from pipeline.config.endpoints import Judge, Teacher
 from pipeline.config.sources import DatasetSource, FileSource, GymSource
 from pipeline.errors import UserError, nearest
+
+DEEPEST = 20  # tables within tables
 
 # What rules are told where select.reasoning = "none", unless the recipe says otherwise.
 THOUGHT_OPTIONAL: dict[str, dict[str, Any]] = {
@@ -31,6 +34,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: no such recipe") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise UserError(f"{path}: not a TOML recipe: {e}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not a TOML recipe: nested too deeply") from None
     return recipe_of(data, overrides, str(path))
 
 
@@ -38,6 +43,7 @@ def recipe_of(data: dict[str, Any], overrides: Sequence[str], where: str) -> Rec
     """Check a recipe as TOML has it; `where` it comes from begins an error. Raises UserError, one line."""
     for override in overrides:
         _apply(data, override)
+    _check_values(data, where)
     _merge_rules(data)
     try:
         return Recipe.model_validate(data)
@@ -52,6 +58,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise UserError(f"{override!r}: an override is key=value, e.g. generate.samples=2")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
+    except RecursionError:
+        raise UserError(f"override {key}: nested too deeply") from None
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
     *path, last = key.strip().split(".")
@@ -62,6 +70,26 @@ def _apply(data: dict[str, Any], override: str) -> None:
         at[_index(at, last, key)] = value
     else:
         at[last] = value
+
+
+def _check_values(data: dict[str, Any], where: str) -> None:
+    """Raise UserError for what TOML can write and no setting can be: no number, a NUL, tables without end."""
+    todo: list[tuple[tuple[str, ...], Any]] = [((), data)]
+    while todo:
+        keys, value = todo.pop()
+        what = None
+        if isinstance(value, dict | list):
+            inside = value.items() if isinstance(value, dict) else enumerate(value)
+            todo += [((*keys, str(key)), below) for key, below in inside]
+            what = "nested too deeply" if len(keys) > DEEPEST else None
+        elif isinstance(value, float) and not math.isfinite(value):
+            what = f"{value} is no number to set anything to"
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            what = "a number of more than 64 bits"
+        elif isinstance(value, str) and "\0" in value:
+            what = "a text with a NUL character"
+        if what:
+            raise UserError(f"{where}: {'.'.join(keys[:8])}: {what}")
 
 
 def _descend(at: Any, step: str, key: str) -> Any:

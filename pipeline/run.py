@@ -11,7 +11,6 @@ run.sql("select source, count(*) from traces group by 1")  # by DuckDB, over the
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +37,17 @@ ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
 }
 WITHIN: dict[str, type[Row]] = {"judge": Opinion, "problems": Problem}  # within those of filter and evaluate
 _ANSWERS = ("filter/judge", "evaluate/*/*/generate", "evaluate/*/*/filter/judge")
+
+
+class Event(Row):
+    """A try of a stage that has ended."""
+
+    stage: str
+    ended: str
+    seconds: float
+    exit_code: int
+    rows: int
+    failed: int
 
 
 class Answered(Row):
@@ -71,7 +81,7 @@ class Run:
         "filter/judge" holds what a judge model says of free-text answers, where one was asked.
         """
         output = self.output(stage)
-        return Rows(output.row, [shard.path for shard in output.shards() if shard.sealed])
+        return Rows(output.row, output.sealed_paths())
 
     @property
     def problems(self) -> Rows[Problem]:
@@ -194,9 +204,9 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         """Every try of every stage: when it ended, how long it took, its exit code."""
         path, events = self.path / "events.jsonl", []
-        for line in path.read_text().splitlines() if path.exists() else ():
-            with suppress(ValueError):  # the last line may be torn
-                events.append(json.loads(line))
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with suppress(ValueError):  # a line may be torn
+                events.append(Event.model_validate_json(line).model_dump())
         return events
 
     def seconds(self) -> Counter[str]:

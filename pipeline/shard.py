@@ -2,14 +2,15 @@
 
 The journal (NAME.jsonl) has a line for each finished unit until every unit wanted is in; then the shard is
 sealed as NAME.parquet and the journal goes. When and in which order that happens is units.py's to say.
+A line ends in a checksum of it; one that does not match is work still owed, as if it were not there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic_core import from_json
 
+from pipeline import disk, sealed
+from pipeline.errors import Stopped
 from pipeline.rows import Row, arrow_schema
 
 if TYPE_CHECKING:
@@ -57,42 +60,38 @@ class Shard:
         return self.path.exists()
 
     def rows(self) -> Iterator[Any]:
-        """The rows of a sealed shard, read a few at a time."""
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(self.path) as file:
+        """The rows of a sealed shard, read a few at a time. Raises UserError when it is damaged."""
+        with sealed.opened(self.path, self.row.model_fields) as file:
             for batch in file.iter_batches(batch_size=64):
                 for record in batch.to_pylist():
                     yield self.row.model_validate(record)
 
     def batches(self, leave_out: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
         """The rows of a sealed shard as Arrow, a few at a time, without the columns to leave out."""
-        import pyarrow.parquet as pq
-
         names = [name for name in self.row.model_fields if name not in leave_out]
-        with pq.ParquetFile(self.path) as file:
+        with sealed.opened(self.path, names) as file:
             yield from file.iter_batches(batch_size=GROUP_ROWS, columns=names)
 
     def column(self, name: str) -> list[Any]:
         """One field of every row of a sealed shard, without reading the others."""
-        import pyarrow.parquet as pq
-
-        values: list[Any] = pq.read_table(self.path, columns=[name]).column(name).to_pylist()
+        with sealed.opened(self.path, [name]) as file:
+            values: list[Any] = file.read(columns=[name]).column(name).to_pylist()
         return values
 
     def count(self) -> Counts:
-        import pyarrow.parquet as pq
-
         held = Held() if self.sealed else self.held()
         if not self.sealed:  # asked again: another process may have sealed it while we read
             return Counts(rows=len(held.rows.keys() - held.failed.keys()), failed=len(held.failed), shards=1)
-        return Counts(rows=pq.read_metadata(self.path).num_rows, shards=1, sealed=1)
+        with sealed.opened(self.path, ()) as file:
+            return Counts(rows=file.metadata.num_rows, shards=1, sealed=1)
+
+    def lineage_found(self) -> Any:
+        """What the sealed file itself says of its making."""
+        with sealed.opened(self.path, ()) as file:
+            return json.loads((file.schema_arrow.metadata or {}).get(b"retort", b"null"))
 
     def held(self, fields: Sequence[str] = ()) -> Held:
-        """What the journal holds; of a key with several rows, the last. One may be held and then have failed.
-
-        A torn or unreadable line is work still owed, as if it were not there.
-        """
+        """What the journal holds; of a key with several rows, the last. One may be held, then have failed."""
         held = Held()
         for _, line in self._lines():
             if "row" in line:
@@ -111,43 +110,46 @@ class Shard:
         for row in rows.values():
             yield self.row.model_validate(row)
 
-    def mend(self) -> None:
-        """Cut a torn last line off the journal, so that what is appended next starts on a line of its own."""
+    def mend(self) -> int:
+        """Cut a torn last line off the journal, so that what is appended next starts on a line of its own.
+
+        Gives how many of the other lines are damaged.
+        """
         if not self.journal.exists():
-            return
+            return 0
         with self.journal.open("rb+") as file:
             file.truncate(_end_of_last_line(file))
             os.fsync(file.fileno())
+            file.seek(0)
+            return sum(_entry(line) is None for line in file)
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Add finished units, made by `done_line` and `failed_line`; they are on disk when this returns."""
-        new = not self.journal.exists()
-        with self.journal.open("ab") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            _sync_folder(self.journal.parent)
+        disk.append(self.journal, b"".join(lines))
 
     def seal(self, order: Sequence[str]) -> None:
-        """Turn the journal into Parquet, rows in the given order of their keys; all of them must be in."""
+        """Turn the journal into Parquet, rows in the given order of their keys; all of them were in.
+
+        Raises Stopped when one has been damaged since.
+        """
         at = {line["key"]: offset for offset, line in self._lines() if "row" in line}
+        if missing := sum(key not in at for key in order):
+            raise Stopped(
+                f"{self.journal}: {missing} rows were damaged; the same command asks for them again"
+            )
         self.write(self._rows_at([at[key] for key in order]))
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Seal the shard with these rows. It is there whole or not at all, whenever the process dies."""
+        """Seal the shard with these rows. It is there whole or not at all, whenever the process dies.
+
+        A shard that is sealed by then stays as it is: another process did the same work.
+        """
         self.write_groups(_row_groups(rows, arrow_schema(self.row)))
 
     def write_groups(self, groups: Iterable[pa.Table]) -> None:
         """Seal the shard with these tables, one row group each."""
-        import pyarrow.parquet as pq
-
         schema = arrow_schema(self.row).with_metadata({"retort": json.dumps(self.lineage, sort_keys=True)})
-        temporary = self.path.with_suffix(".tmp")
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for group in groups:
-                writer.write_table(group.cast(schema))
-        _replace(temporary, self.path)
+        sealed.write(self.path, schema, groups)
         self.journal.unlink(missing_ok=True)
 
     def _rows_at(self, offsets: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -156,10 +158,15 @@ class Shard:
             with self.journal.open("rb") as file:
                 for offset in offsets:
                     file.seek(offset)
-                    yield from_json(file.readline())["row"]
+                    entry = _entry(file.readline())
+                    if entry is None:
+                        raise Stopped(
+                            f"{self.journal}: a row was damaged; the same command asks for it again"
+                        )
+                    yield entry["row"]
 
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each readable line of the journal with its offset."""
+        """What each line of the journal that is not damaged says, with its offset."""
         try:
             file = self.journal.open("rb")
         except FileNotFoundError:
@@ -167,8 +174,9 @@ class Shard:
         offset = 0
         with file:
             for text in file:
-                with suppress(ValueError):
-                    yield offset, from_json(text)
+                entry = _entry(text)
+                if entry is not None:
+                    yield offset, entry
                 offset += len(text)
 
 
@@ -190,34 +198,28 @@ def _row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[p
 
 def done_line(row: Any) -> bytes:
     """A journal line: this unit is done. The key is the row's id."""
-    return f'{{"key":{json.dumps(row.id)},"row":{row.model_dump_json()}}}\n'.encode()
+    return _line(f'{{"key":{json.dumps(row.id)},"row":{row.model_dump_json()}'.encode())
 
 
 def failed_line(key: str, error: str) -> bytes:
     """A journal line: this unit was tried and failed; it is still owed."""
-    return (json.dumps({"key": key, "failed": error}) + "\n").encode()
+    return _line(json.dumps({"key": key, "failed": error}).encode()[:-1])
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a small file so that readers see the old content or the new, never a part."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two stages of a run may start together
-    temporary.write_bytes(data)
-    _replace(temporary, path)
+def _line(begun: bytes) -> bytes:
+    """A line of a JSON object that is not closed yet, with its checksum."""
+    return begun + b',"crc":"%08x"}\n' % zlib.crc32(begun)
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
+_TAIL = len(_line(b""))
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None where it is not as it was written."""
+    if line != _line(line[:-_TAIL]):
+        return None
+    entry: dict[str, Any] = from_json(line)
+    return entry
 
 
 def _end_of_last_line(file: BinaryIO) -> int:

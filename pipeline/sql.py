@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import installing
+from pipeline import installing, sealed
 from pipeline.errors import UserError
 from pipeline.rows import arrow_schema
 from pipeline.table import Rows
@@ -38,6 +38,9 @@ def query(tables: Mapping[str, Rows[Any]], text: str) -> duckdb.DuckDBPyRelation
         import duckdb
     except ImportError:
         raise UserError(f"SQL needs DuckDB: {installing.extra('sql')}") from None
+    for table in tables.values():
+        for path in table.paths:  # DuckDB compares no checksum; of what the query names, we do
+            sealed.check(path, [name for name in table.row.model_fields if name in text or "*" in text])
     connection = _connect(tables)
     try:
         kinds = [statement.type for statement in connection.extract_statements(text)]

@@ -6,11 +6,10 @@ is done already, under which settings, and what the next stage may rely on, is d
 
 from __future__ import annotations
 
-import errno
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config import Recipe
-from pipeline.errors import Stopped, UserError
+from pipeline.disk import append, write_atomic
+from pipeline.errors import Stopped, UserError, of_system
 from pipeline.progress import Progress, say
 from pipeline.rows import Row
-from pipeline.shard import Shard, write_atomic
+from pipeline.shard import Shard
 from pipeline.store import Manifest, Output
 
 DONE, BUG, USER_ERROR, UNITS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes
@@ -89,8 +89,9 @@ def check_made(stage: Stage, recipe: Recipe, run_dir: Path) -> None:
 def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Path) -> int:
     """Bring a stage to completion in its run folder; gives the exit code. A complete one is left as it is.
 
-    Raises UserError when an input is missing, the folder was made under other settings or is in use, or the
-    disk refuses. Whatever finished before an error or an interrupt is kept.
+    Raises UserError when an input is missing or damaged, the folder was made under other settings or is in
+    use, or the disk refuses; Stopped when the machine has no room for a moment. Whatever finished before an
+    error or an interrupt is kept.
     """
     inputs = {name: Output(run_dir / name, stages[name].row) for name in stage.reads}
     for name, given in inputs.items():
@@ -108,16 +109,16 @@ def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Pat
                 say(f"{stage.name}: done already, {_counted(output)}")
                 return DONE
             return _run(job)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise UserError(f"{run_dir}: cannot write: {e.strerror} ({e.filename or stage.name})") from e
-        raise
+    except (OSError, MemoryError) as e:
+        raise of_system(e, f"{run_dir}/{stage.name}") from e
 
 
 def _run(job: Job) -> int:
     began = time.monotonic()
     code = INTERRUPTED
     try:
+        for given in job.inputs.values():
+            given.check_unchanged()
         report = job.stage.run(job)
         counts = job.output.counts()
         code = UNITS_FAILED if counts.sealed < counts.shards else DONE
@@ -130,11 +131,19 @@ def _run(job: Job) -> int:
                 "the same command tries the failed ones again"
             )
     except Exception as e:
-        code = USER_ERROR if isinstance(e, UserError) else UNITS_FAILED if isinstance(e, Stopped) else BUG
+        code = _code_of(e)
         raise
     finally:
-        _note(job, code, time.monotonic() - began)
+        with nullcontext() if code == DONE else suppress(OSError):  # what ended the stage is told
+            _note(job, code, time.monotonic() - began)
     return code
+
+
+def _code_of(error: Exception) -> int:
+    told = of_system(error, "") if isinstance(error, OSError | MemoryError) else error
+    if isinstance(told, UserError):
+        return USER_ERROR
+    return UNITS_FAILED if isinstance(told, Stopped) else BUG
 
 
 def manifest_of(job: Job) -> Manifest:
@@ -161,8 +170,7 @@ def _note(job: Job, code: int, seconds: float) -> None:
         "rows": counts.rows,
         "failed": counts.failed,
     }
-    with (job.run_dir / "events.jsonl").open("a") as file:
-        file.write(json.dumps(event) + "\n")
+    append(job.run_dir / "events.jsonl", json.dumps(event).encode() + b"\n")
 
 
 def _record(job: Job, stages: Mapping[str, Stage]) -> bytes:

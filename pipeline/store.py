@@ -10,17 +10,21 @@ import fcntl
 import hashlib
 import json
 import os
-import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import UserError
+from pipeline import disk
+from pipeline.errors import Stopped, UserError
+from pipeline.progress import say
 from pipeline.rows import Row
-from pipeline.shard import Counts, Shard, write_atomic
+from pipeline.shard import Counts, Shard
+
+ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # a file of the folder itself
 
 
 class Manifest(BaseModel):
@@ -31,9 +35,15 @@ class Manifest(BaseModel):
     version: int
     settings: dict[str, Any]  # all that changes the output
     inputs: dict[str, str]  # stage -> content id of what it wrote
-    shards: tuple[str, ...] | None = None  # names; None until they are known
+    shards: tuple[ShardName, ...] | None = None  # names; None until they are known
     digests: dict[str, str] | None = None  # shard -> sha256 of its Parquet file
     report: dict[str, Any] = {}  # what the stage says of its work, for people
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.digests is not None and set(self.digests) != set(self.shards or ()):
+            raise ValueError("its shards and their digests are not the same ones")
+        return self
 
     @property
     def identity(self) -> str:
@@ -60,11 +70,15 @@ class Output:
 
     def manifest(self) -> Manifest | None:
         try:
-            return Manifest.model_validate_json((self.folder / "manifest.json").read_bytes())
+            return Manifest.model_validate_json(_checked((self.folder / "manifest.json").read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as e:
-            raise UserError(f"{self.folder}/manifest.json cannot be read: {str(e).splitlines()[0]}") from None
+            why = e.errors()[0]["msg"] if isinstance(e, ValidationError) else str(e).splitlines()[0]
+            raise UserError(
+                f"{self.folder}/manifest.json cannot be read ({why}): put a copy in its place, or delete the "
+                "folder and those of later stages"
+            ) from None
 
     @property
     def complete(self) -> bool:
@@ -103,10 +117,33 @@ class Output:
         """Declare the stage complete. The manifest with the shards' digests is the last thing written."""
         manifest = self.manifest()
         assert manifest is not None, "finish() comes after begin()"
+        self._refuse_strange(manifest)
         names = tuple(shard.name for shard in self.shards())
         digests = {name: _digest(self.folder / f"{name}.parquet") for name in names}
         update = {"shards": names, "digests": digests, "report": report or {}}
         self._save(manifest.model_copy(update=update))
+
+    def _refuse_strange(self, manifest: Manifest) -> None:
+        """Take away shards that a process wrote meanwhile which lived on from a try under other settings."""
+        strange = [shard for shard in self.shards() if shard.lineage_found() != manifest.lineage]
+        for shard in strange:
+            shard.path.unlink()
+        if strange:
+            raise Stopped(
+                f"{self.folder}: {len(strange)} shards, such as {strange[0].name}, were written meanwhile by "
+                "a process that lived on from a try under other settings; the same command makes them again"
+            )
+
+    def check_unchanged(self) -> None:
+        """Raise UserError where a shard of the complete stage is not the file that it wrote."""
+        manifest = self.manifest()
+        for name, digest in ((manifest.digests if manifest else None) or {}).items():
+            path = self.folder / f"{name}.parquet"
+            if _digest(path) != digest:
+                raise UserError(
+                    f"{path} is not the file that its stage wrote: put a copy of that in its place, or "
+                    "delete it, and its stage makes it again"
+                )
 
     def shards(self) -> list[Shard]:
         """The shards the manifest names; before it names any, those that lie in the folder."""
@@ -115,6 +152,15 @@ class Output:
         if names is None:
             names = tuple(sorted(p.stem for p in self.folder.glob("*.parquet")))
         return [Shard(self.folder, name, self.row, manifest.lineage if manifest else {}) for name in names]
+
+    def sealed_paths(self) -> list[Path]:
+        """The files of the shards that are sealed. Raises UserError where a complete stage lacks one."""
+        manifest = self.manifest()
+        paths = {shard.path: shard.sealed for shard in self.shards()}
+        if manifest and manifest.digests is not None and not all(paths.values()):
+            lost = next(path for path, there in paths.items() if not there)
+            raise UserError(f"{lost} is missing: put a copy in its place, or its stage makes it again")
+        return [path for path, there in paths.items() if there]
 
     def write(self, name: str, rows: Iterable[Row]) -> None:
         """Seal one shard at once, for stages whose work is not paid for by the unit."""
@@ -135,7 +181,12 @@ class Output:
         """Hold the folder against other processes; the system lets go when this one ends, however it ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a+") as file:
-            if not _flock(file, fcntl.LOCK_EX, tries=5):
+            held = disk.lock(file, fcntl.LOCK_EX, tries=5)
+            if held is None:
+                say(
+                    f"{self.folder}: this file system has no locks: let no other command write here meanwhile"
+                )
+            elif not held:
                 file.seek(0)
                 raise UserError(
                     f"{self.folder}: process {file.read().strip()} is working on it; wait or stop it"
@@ -143,6 +194,7 @@ class Output:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            disk.remove_leftovers(self.folder)
             yield
 
     @property
@@ -150,8 +202,8 @@ class Output:
         """Whether a process is working on the folder right now."""
         try:
             with (self.folder / ".lock").open() as file:
-                return not _flock(file, fcntl.LOCK_SH, tries=1)
-        except FileNotFoundError:
+                return disk.lock(file, fcntl.LOCK_SH, tries=1) is False
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _begun(self) -> bool:
@@ -160,18 +212,21 @@ class Output:
 
     def _save(self, manifest: Manifest) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / "manifest.json", manifest.model_dump_json(indent=2).encode() + b"\n")
+        begun = manifest.model_dump_json(indent=2).encode().removesuffix(b"\n}")
+        disk.write_atomic(self.folder / "manifest.json", begun + _checksum(begun))
 
 
-def _flock(file: IO[str], kind: int, tries: int) -> bool:
-    """Take a lock, or not. Several tries see past a reader that holds it just to ask whether it is held."""
-    for _ in range(tries):
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0.1)
-    return False
+def _checksum(begun: bytes) -> bytes:
+    """The end of a manifest: its last field is the CRC-32 of what stands before it."""
+    return b',\n  "checksum": "%08x"\n}\n' % zlib.crc32(begun)
+
+
+def _checked(data: bytes) -> bytes:
+    """A manifest as it was written. Raises ValueError when it is damaged; an older one has no checksum."""
+    begun = data[: -len(_checksum(b""))]
+    if b'\n  "checksum": ' in data and data != begun + _checksum(begun):
+        raise ValueError("it is not as it was written")
+    return data
 
 
 def _digest(path: Path) -> str:

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from pipeline import sealed
 from pipeline.errors import UserError, nearest
 from pipeline.rows import Row, Verdict, arrow_schema
 
@@ -136,12 +137,12 @@ class Rows(Table[R]):
         """As in Table. Read ahead is one batch of one file, so that memory is that of a row group or two."""
         limits = {"batch_size": size, "batch_readahead": 1, "fragment_readahead": 1}
         columns = None if names is None else list(names)
-        yield from self._dataset().scanner(columns=columns, filter=self.condition, **limits).to_batches()
+        yield from self._dataset(names).scanner(columns=columns, filter=self.condition, **limits).to_batches()
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         for name in names:
             self._known(name)
-        return self._dataset().to_table(columns=list(names), filter=self.condition)
+        return self._dataset(names).to_table(columns=list(names), filter=self.condition)
 
     def sample(self, n: int = 5, seed: int = 0) -> Rows[R]:
         """`n` of these rows, each as likely as any other; the same ones for the same seed and rows.
@@ -166,11 +167,16 @@ class Rows(Table[R]):
         return sum(replace(self, paths=[path])._count() for path in self.paths)
 
     def _count(self) -> int:
-        return int(self._dataset().count_rows(filter=self.condition, use_threads=False))
+        return int(self._dataset(()).count_rows(filter=self.condition, use_threads=False))
 
-    def _dataset(self) -> Any:
+    def _dataset(self, names: Sequence[str] | None) -> Any:
+        """The files as Arrow's dataset, to read these fields of. Raises UserError when they are damaged."""
         import pyarrow.dataset as ds
 
+        condition = str(self.condition)  # names its fields
+        read = [name for name in self.row.model_fields if names is None or name in names or name in condition]
+        for path in self.paths:
+            sealed.check(path, read)
         paths = [str(path) for path in self.paths]
         whole = ds.dataset(paths, schema=arrow_schema(self.row), format="parquet")
         if self.groups is None:
@@ -185,7 +191,7 @@ class Rows(Table[R]):
         one = replace(self, paths=[path])
         if self.condition is None:
             return np.arange(one._count())
-        met = one._dataset().to_table(columns={"met": self.condition}, use_threads=False).column("met")
+        met = one._dataset(()).to_table(columns={"met": self.condition}, use_threads=False).column("met")
         return np.flatnonzero(met.fill_null(False).to_numpy())
 
     def _at(self, positions: Mapping[Path, Any]) -> Rows[R]:
@@ -197,7 +203,7 @@ class Rows(Table[R]):
         ids: list[str] = []
         for path, offsets in positions.items():
             if len(offsets):
-                (part,) = replace(self, paths=[path])._dataset().get_fragments()
+                (part,) = replace(self, paths=[path])._dataset(["id"]).get_fragments()
                 groups[path], some = _groups_of(part, [int(at) for at in offsets])
                 ids += some
         return Rows(self.row, list(groups), pc.field("id").isin(pa.array(ids, pa.string())), groups)

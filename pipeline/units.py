@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 from pipeline.errors import Stopped, UnitFailed, UserError
-from pipeline.progress import Progress
+from pipeline.progress import Progress, say
 from pipeline.rows import Row
 from pipeline.shard import Shard, done_line, failed_line
 
@@ -122,7 +122,8 @@ class _Owed:
         for shard, make_plan in self._shards:
             if shard.sealed:
                 continue
-            shard.mend()
+            if damaged := shard.mend():
+                say(f"{shard.journal}: {damaged} lines are damaged; what they held is owed again")
             plan = make_plan()
             if plan.units:
                 self.add(plan, plan.units)
@@ -162,7 +163,7 @@ class _Crew:
     async def _one(self, group: asyncio.TaskGroup, plan: Plan, unit: Unit) -> None:
         try:
             row = await self._do(unit)
-        except (UserError, Stopped):
+        except (UserError, Stopped, OSError, MemoryError):  # the last two: of this machine, not of the unit
             raise
         except Exception as e:  # noqa: BLE001  the boundary that turns a failing unit into data
             own = isinstance(e, UnitFailed) and e.refused

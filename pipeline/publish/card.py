@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 # What the hub calls the usual licences (huggingface.co/docs/hub/repositories-licenses); others are "other"
-LICENCES = frozenset((TEMPLATES / "licences.txt").read_text().split())
+LICENCES = frozenset((TEMPLATES / "licences.txt").read_text("utf-8").split())
 SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7))
 
 

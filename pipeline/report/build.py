@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, installing
+from pipeline.disk import write_atomic
 from pipeline.errors import UserError
 from pipeline.report import about, curves, evaluation, page, sample, yields
 from pipeline.report.tally import tally
 from pipeline.rows import Score
 from pipeline.run import Run
-from pipeline.shard import write_atomic
 from pipeline.stages.select import LEFT_OUT
 
 ANSWERS = 4  # of each source, outcome and reason of a model under evaluation that are in the browser

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline import sealed
 from pipeline.funnel import batches
 from pipeline.rows import Trace
 
@@ -52,11 +53,11 @@ def strata(stage: str, paths: Sequence[Path], each: int = EACH) -> dict[Label, l
 
 def places_of(stage: str, paths: Sequence[Path], problems: set[str]) -> list[Place]:
     """The first trace of each of these problems."""
-    import pyarrow.parquet as pq
-
     found: dict[str, Place] = {}
     for path in paths:
-        for row, problem in enumerate(pq.read_table(path, columns=["problem_id"])["problem_id"].to_pylist()):
+        with sealed.opened(path, ["problem_id"]) as file:
+            ids = file.read(columns=["problem_id"])["problem_id"].to_pylist()
+        for row, problem in enumerate(ids):
             if problem in problems:
                 found.setdefault(problem, Place(stage, path, row))
     return list(found.values())
@@ -91,13 +92,11 @@ def _labels(path: Path) -> Iterator[tuple[int, list[Label]]]:
 
 def _rows(places: Sequence[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Read row group by row group, so that no file is ever held whole."""
-    import pyarrow.parquet as pq
-
     by_path: dict[Path, list[Place]] = {}
     for place in sorted(places, key=lambda place: (place.path, place.row)):
         by_path.setdefault(place.path, []).append(place)
     for path, wanted in by_path.items():
-        with pq.ParquetFile(path) as file:
+        with sealed.opened(path, _COLUMNS) as file:
             begin = 0
             for number in range(file.num_row_groups):
                 end = begin + file.metadata.row_group(number).num_rows

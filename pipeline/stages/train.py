@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import installing, launching, models
+from pipeline import funnel, installing, launching, models
 from pipeline.child import Child
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Student
 from pipeline.config.training import Train
+from pipeline.disk import write_atomic
 from pipeline.errors import Stopped, UserError
 from pipeline.progress import Progress, plain
 from pipeline.rows import Step
-from pipeline.shard import write_atomic
 from pipeline.stage import Job, Stage
 from pipeline.training import checkpoints
 from pipeline.training.job import Preflight, TrainJob, last_step, read_preflight, read_steps
@@ -133,7 +133,7 @@ def _train(job: Job, todo: TrainJob) -> None:
             raise
     if not todo.output.exists():
         if todo.refusal.exists():
-            raise UserError(todo.refusal.read_text().strip())
+            raise UserError(todo.refusal.read_text("utf-8").strip())
         raise TrainingFailed(
             f"the training ended without a model; the last lines of {log}:\n{child.log_tail()}"
         )
@@ -183,11 +183,8 @@ def check_room(model: str, folder: Path, checkpoints: int) -> None:
 
 
 def _training_examples(shards: tuple[Path, ...]) -> int:
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    splits = (pq.read_table(path, columns=["split"])["split"] for path in shards)
-    return sum(pc.sum(pc.equal(split, "train")).as_py() or 0 for split in splits)
+    batches = funnel.batches(shards, ["split"])
+    return sum(batch.column("split").to_pylist().count("train") for batch in batches)
 
 
 def _report(steps: list[Step], looked: Preflight | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from pipeline.disk import write_atomic
 from pipeline.errors import UserError
 from pipeline.rows import Step
 from pipeline.training.checkpoints import mark
@@ -59,7 +59,7 @@ class StepLog(TrainerCallback):
                     f"step {step.step}: the loss is no number any more: lower train.learning_rate"
                 )
         if state.is_world_process_zero:
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(step.model_dump_json() + "\n")
 
     def _speed(self, state: TrainerState) -> float | None:
@@ -71,9 +71,7 @@ class StepLog(TrainerCallback):
     def _rewind(self, step: int) -> None:
         """Forget the steps after the checkpoint that is resumed: they are taken again."""
         kept = [s for s in read_steps(self.path) if s.step <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(s.model_dump_json() + "\n" for s in kept))
-        os.replace(temporary, self.path)
+        write_atomic(self.path, "".join(s.model_dump_json() + "\n" for s in kept).encode())
 
 
 class Checkpoints(TrainerCallback):

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.shard import write_atomic
+from pipeline.disk import write_atomic
 
 COMPLETE = "complete"  # the file written last into a checkpoint: {name of each file: its bytes}
 

@@ -147,7 +147,7 @@ def main(job_file: str) -> int:
         return 0 if train(job) else STOPPED
     except UserError as e:
         if PartialState().is_main_process:
-            job.refusal.write_text(f"{e}\n")
+            job.refusal.write_text(f"{e}\n", encoding="utf-8")
         print(f"error: {e}", file=sys.stderr, flush=True)
         return 2
 

@@ -21,8 +21,8 @@ from pydantic import BaseModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline.config.training import Train
+from pipeline.disk import write_atomic
 from pipeline.errors import UserError
-from pipeline.shard import write_atomic
 from pipeline.training import data, supervision
 from pipeline.training.job import Check, Preflight, TrainJob
 from pipeline.training.tokens import IGNORED, render

@@ -35,9 +35,9 @@ from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.child import PR_SET_PDEATHSIG, prctl
+from pipeline.disk import write_atomic
 from pipeline.errors import UserError
 from pipeline.machine import cores
-from pipeline.shard import write_atomic
 from pipeline.training import checkpoints, data, load, preflight, soft, supervision, tokens
 from pipeline.training.data import Piece
 from pipeline.training.job import Check, Prepared, TrainJob

@@ -93,7 +93,7 @@ def template(served: str | None) -> str | None:
     if served is None:
         return None
     try:
-        return Path(served).read_text()
+        return Path(served).read_text("utf-8")
     except (OSError, ValueError) as e:
         if any(c in served for c in "{}\n"):
             return served

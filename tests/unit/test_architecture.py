@@ -16,11 +16,13 @@ HEAVY = ("torch", "transformers", "vllm", "trl", "datasets")
 
 # Who may import what of ours; a module is in the first layer that names it.
 LAYERS = (
-    ("pipeline.errors", "pipeline.installing", "pipeline.rows", "pipeline.completion"),
+    ("pipeline.errors", "pipeline.installing", "pipeline.rows", "pipeline.completion", "pipeline.disk"),
+    ("pipeline.sealed",),
     ("pipeline.config", "pipeline.shard", "pipeline.progress", "filters", "prompts"),
     ("pipeline.recipe", "pipeline.store"),
     ("pipeline.units", "pipeline.child", "pipeline.files", "pipeline.gym"),
     ("pipeline.machine", "pipeline.memory", "pipeline.kv_cache", "pipeline.model_facts"),
+    ("pipeline.workers",),
     ("pipeline.teacher.endpoints", "pipeline.teacher.limits", "pipeline.teacher.pacing"),
     ("pipeline.teacher.dialects",),
     ("pipeline.teacher.transport", "pipeline.model_cache"),
