@@ -145,7 +145,7 @@ def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
     except Stopped:  # no checking process can be had: that says nothing of the trace
         raise
     except (OSError, MemoryError) as e:  # nor does what this machine has no room for just now
-        raise Stopped(f"{name} on trace {trace.id}: {e or 'not enough memory'}") from e
+        raise Stopped(f"{name} on trace {trace.id}: {str(e) or 'not enough memory'}") from e
     except Exception as e:  # noqa: BLE001 - the one boundary where a filter's failure becomes data
         finding = cannot_tell("raised", f"{type(e).__name__}: {e}")
     return as_verdict(name, version, finding)

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from filters.worker import REPLY_LIMIT, STARTED
+from filters.worker import NO_ROOM, REPLY_LIMIT, STARTED
 
 MEMORY = 1 << 30  # bytes of address space of a child
 GRACE = 0.2  # seconds after which the kernel ends a check that its asker no longer waits for
@@ -227,7 +227,9 @@ def _judge(judge: Judge, seconds: float, connection: Connection) -> None:
         try:
             outcome = judge()
         except Exception as error:  # noqa: BLE001 - a library met hostile text: whatever it raises is an answer
-            outcome = f"error_{type(error).__name__}"
+            outcome = (
+                NO_ROOM if isinstance(error, OSError) and error.errno else f"error_{type(error).__name__}"
+            )
         connection.send_bytes(outcome.encode())
     except BaseException:  # noqa: BLE001 - the connection is gone; nothing of the server's may run in a child
         os._exit(1)

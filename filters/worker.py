@@ -25,6 +25,7 @@ from pipeline.errors import Stopped
 START_LIMIT = 120.0  # seconds to start and import; a cold disk is slow, and it is nobody's answer
 AT_ONCE = max(8, 2 * (os.cpu_count() or 1))  # checks; more wait, and their waiting counts
 STARTED, REPLY_LIMIT = b"started", 200  # bytes
+NO_ROOM = "no_room"  # an error of the system, such as too many open files: no answer of the text's
 
 # What a Python needs to start; the keys of APIs stay here.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR")
@@ -111,9 +112,12 @@ class _Checks:
             if not connection.poll(seconds):
                 return "timeout"
             try:
-                return connection.recv_bytes(REPLY_LIMIT).decode("ascii", "replace")
+                said = connection.recv_bytes(REPLY_LIMIT).decode("ascii", "replace")
             except (EOFError, OSError):
                 return "crashed"
+            if said == NO_ROOM:
+                raise WorkerError("the system refused a checking process what it needs")
+            return said
 
     def in_turn(self, request: bytes, seconds: float) -> str:
         """The same, when no more than AT_ONCE are asking; waiting for that counts."""

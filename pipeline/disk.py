@@ -54,7 +54,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def append(path: Path, data: bytes) -> None:
     """Add to a file, all or nothing of it; on disk when this returns, a new file's name too."""
     new = not path.exists()
-    with path.open("ab", buffering=0) as file:
+    with _named(path), path.open("ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             left = memoryview(data)
@@ -97,11 +97,22 @@ def lock(file: IO[str], kind: int, tries: int) -> bool | None:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _named(path):
+        try:
+            yield temporary
+        finally:
+            with suppress(OSError):  # gone already when all went well
+                temporary.unlink()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an error of the system name this file: that of a write names none."""
     try:
-        yield temporary
-    finally:
-        with suppress(OSError):  # gone already when all went well
-            temporary.unlink()
+        yield
+    except OSError as e:
+        e.filename = str(path)
+        raise
 
 
 def _link(temporary: Path, path: Path) -> None:

@@ -199,3 +199,29 @@ def test_where_no_thought_is_taught_no_rule_asks_for_one(tmp_path: Path) -> None
     asked = load(tmp_path, *plain, "filter.rules.one_thought.required=true").filter.rules
     assert asked["one_thought"] == {"required": True}
     assert load(tmp_path).filter.rules["one_thought"] == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("generate.temperature=nan", "generate.temperature: nan is no number"),
+        ("generate.temperature=1e999", "generate.temperature: inf is no number"),
+        ("filter.rules.no_repetition.share=-inf", "filter.rules.no_repetition.share: -inf is no number"),
+        ("teacher.extra_body={a=[1, nan]}", "teacher.extra_body.a.1: nan is no number"),
+        ("seed=9999999999999999999", "seed: a number of more than 64 bits"),
+        ('ingest.sources.0.path="a\\u0000b"', "ingest.sources.0.path: a text with a NUL"),
+        ("generate.prompt=" + "[" * 3000 + "]" * 3000, "generate.prompt: nested too deeply"),
+        ("teacher.extra_body=" + "{a=" * 40 + "1" + "}" * 40, "nested too deeply"),
+        (".".join("a" * 2000) + "=1", "nested too deeply"),
+    ],
+)
+def test_what_toml_can_write_and_no_setting_can_be_is_refused(
+    tmp_path: Path, override: str, words: str
+) -> None:
+    message = refusal(tmp_path, override)
+    assert words in message
+    assert len(message) < 300
+
+
+def test_a_recipe_nested_without_end_is_refused(tmp_path: Path) -> None:
+    assert "nested too deeply" in refusal(tmp_path, text="run = " + "[" * 100_000)

@@ -8,7 +8,7 @@ import pytest
 import filters
 from filters import FILTERS, Filter, check_rules, fit, judge
 from filters.finding import EVIDENCE_LIMIT
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError
 from pipeline.rows import Sampling, Trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/filters.jsonl").read_text("utf-8").splitlines()]
@@ -82,6 +82,16 @@ def test_a_filter_that_raises_cannot_tell(monkeypatch):
     assert judged.outcome == "unknown"
     assert judged.verdicts[0].reason == "raised"
     assert judged.verdicts[0].evidence == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_what_this_machine_has_no_room_for_stops_the_work_and_is_no_verdict(monkeypatch, error):
+    def refused(trace):
+        raise error
+
+    monkeypatch.setitem(filters.FILTERS, "broken", Filter(refused, 3))
+    with pytest.raises(Stopped, match=r"broken on trace .*(Too many open files|not enough memory)"):
+        judge(a_trace(), {"broken": {}})
 
 
 def _typed(trace, *, least: int = 1, word: str = "a"):

