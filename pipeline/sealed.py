@@ -96,10 +96,12 @@ def _check(path: Path, columns: tuple[str, ...] | None, _version: tuple[int, int
 
     with path.open("rb") as file:
         sums = _sums(file)
-        with pq.ParquetFile(path) as parquet:
-            if missing := sorted(set(columns or ()) - set(parquet.schema_arrow.names)):
-                raise _Damaged(f"it has no column {missing[0]!r}")
-            chunks = list(_chunks(parquet.metadata))
+        if columns == ():
+            return
+        metadata = pq.read_metadata(path)
+        if missing := sorted(set(columns or ()) - set(metadata.schema.to_arrow_schema().names)):
+            raise _Damaged(f"it has no column {missing[0]!r}")
+        chunks = list(_chunks(metadata))
         if sums is None:
             return
         if len(sums) != len(chunks):
@@ -112,8 +114,7 @@ def _check(path: Path, columns: tuple[str, ...] | None, _version: tuple[int, int
 def _add_seal(path: Path) -> None:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as parquet:
-        chunks = list(_chunks(parquet.metadata))
+    chunks = list(_chunks(pq.read_metadata(path)))
     with path.open("rb+") as file:
         start = _footer(file)
         file.seek(start)
