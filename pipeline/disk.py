@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import re
 import time
@@ -32,7 +33,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a small file so that readers see the old content or the new, never a part."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         _remove_stale(left, path.name)
     with _beside(path) as temporary:
         temporary.write_bytes(data)

@@ -121,7 +121,7 @@ class Shard:
             file.truncate(_end_of_last_line(file))
             os.fsync(file.fileno())
             file.seek(0)
-            return sum(_entry(line) is None for line in file)
+            return sum(not _sound(line) for line in file)
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Add finished units, made by `done_line` and `failed_line`; they are on disk when this returns."""
@@ -214,12 +214,14 @@ def _line(begun: bytes) -> bytes:
 _TAIL = len(_line(b""))
 
 
+def _sound(line: bytes) -> bool:
+    """Whether a line is as it was written."""
+    return line == _line(line[:-_TAIL])
+
+
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line says; None where it is not as it was written."""
-    if line != _line(line[:-_TAIL]):
-        return None
-    entry: dict[str, Any] = from_json(line)
-    return entry
+    """What a line says; None of a damaged one."""
+    return from_json(line) if _sound(line) else None
 
 
 def _end_of_last_line(file: BinaryIO) -> int:
