@@ -128,7 +128,8 @@ def test_a_file_system_without_locks_is_told_and_worked_on(
 ) -> None:
     code = (
         "import fcntl, os, sys\n"
-        "def flock(*_): raise OSError(int(sys.argv[1]), os.strerror(int(sys.argv[1])))\n"
+        "number = int(sys.argv[1])\n"
+        "def flock(*_): raise OSError(number, os.strerror(number))\n"
         "fcntl.flock = flock\n"
         "sys.argv = ['retort', *sys.argv[2:]]\n"
         "from pipeline.cli import main\n"

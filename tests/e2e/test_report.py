@@ -42,7 +42,9 @@ def finish(run: Path) -> None:
         }
     )
     shard = Output(run / "filter", Trace).shards()[0]
-    shard.write(row.model_dump() for row in [hostile, *list(shard.rows())[1:]])
+    changed = [hostile, *list(shard.rows())[1:]]
+    shard.path.unlink()  # what is sealed stays
+    shard.write(row.model_dump() for row in changed)
     nothing = dict.fromkeys(Step.model_fields)
     steps = [
         Step(
