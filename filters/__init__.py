@@ -61,7 +61,7 @@ FILTERS: dict[str, Filter] = {
     "finished": Filter(finished, 1),
     "one_thought": Filter(one_thought, 2),
     "final_answer": Filter(final_answer, 3),
-    "correct": Filter(correct, 4),
+    "correct": Filter(correct, 5),
     "length": Filter(length, 1),
     "one_language": Filter(one_language, 2),
     "paragraphs": Filter(paragraphs, 2),
@@ -142,7 +142,7 @@ def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
     function, version = FILTERS[name]
     try:
         finding = function(trace, **parameters)
-    except Stopped:  # no checking process can be had: that says nothing of the trace
+    except (Stopped, UserError):  # no checking process, no sandbox: that says nothing of the trace
         raise
     except (OSError, MemoryError) as e:  # nor does what this machine has no room for just now
         raise Stopped(f"{name} on trace {trace.id}: {str(e) or 'not enough memory'}") from e

@@ -5,11 +5,10 @@ A problem's metadata holds its tests, as JSON in one of two forms:
     {"tests": [{"input": "2 3\\n", "output": "5\\n"}]}            # a program, by its standard output
     {"asserts": ["assert f(2) == 3"], "setup": "import math"}    # functions, by Python's own assertions
 
-The program runs in a sandbox (`filters.sandbox`). What a test expects never enters it if it is an output or
-what `filters.asserts` can ask for (`assert f(2) == 3`): the comparison is made here, so an object that is
-equal to everything, or a program that ends early, gains nothing. Any other assertion has to run beside the
-program; there a program that looks for its judge in its own process could deceive it, so the evidence counts
-them: "3 tests, 1 inside the program".
+The program runs in a sandbox (`filters.sandbox`). What a test expects never enters its process: an output is
+compared here, and assertions run in a process of their own, to which the program's values come as data. So an
+object that is equal to everything, or a program that ends early, gains nothing. What a program does is never
+more than wrong: nothing that it says or raises makes it undecided.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ from __future__ import annotations
 import ast
 import math
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from filters.asserts import Asked, asserts_something, read_assert, used_names
+from filters.asserts import asserts_something, read_assertions, without_stubs
 from filters.fences import closed_blocks
 from filters.finding import Finding, cannot_tell, fit, unfit
-from filters.jail import UNKNOWN
-from filters.sandbox import Ran, Sandbox, run
+from filters.sandbox import Assertions, Ran, Sandbox, run
 
 if TYPE_CHECKING:
     from pipeline.rows import Trace
@@ -42,6 +40,20 @@ _PYTHON = frozenset({"python", "py", "python3"})
 _DEFINED = re.compile(
     r"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)|^(\w+)[ \t]*(?::[^=\n]*)?=(?!=)", re.MULTILINE
 )
+
+# Packages that judges elsewhere offer to programs. Only a program's text says that it imports one: what it
+# raises is its own to choose.
+_ELSEWHERE = re.compile(
+    r"^[ \t]*(?:import|from)[ \t]+"
+    r"(numpy|scipy|pandas|sympy|networkx|sortedcontainers|numba|sklearn|torch|gmpy2)\b",
+    re.MULTILINE,
+)
+
+
+class _Limits(TypedDict):
+    seconds: float
+    memory_mb: int
+    sandbox: Sandbox
 
 
 class _Pair(BaseModel):
@@ -90,10 +102,10 @@ def _programs(response: str) -> list[str]:
 def _fitting(blocks: list[str], metadata: str | None) -> str:
     """The last that defines what the assertions use, as an example of its use does not; or the last."""
     try:
-        tests, asked = _read_tests(metadata)
-        used = used_names(tests.asserts, tests.setup) if asked else set()
-    except (SyntaxError, ValueError):
+        _, assertions = _read_tests(metadata)
+    except ValueError:
         return blocks[-1]
+    used = set(assertions.names) if assertions else set()
     defining = (b for b in reversed(blocks) if any(used.intersection(names) for names in _DEFINED.findall(b)))
     return next(defining, blocks[-1])
 
@@ -109,35 +121,32 @@ def run_tests(
     """Run a program against tests (JSON, see above) until one fails.
 
     A program that is too slow or takes too much memory is wrong: the limits are part of the task. Cannot tell
-    where there are no tests, where the sandbox cannot be had ("sandbox_unavailable"), where a module is
-    missing, or where the machine was too busy to give the program its time.
+    where there are no tests, and where a program that fails imports what the sandbox has not and other judges
+    have. Raises UserError where there is no sandbox, and Stopped where the machine lacks what a run needs.
     """
     try:
-        tests, asked = _read_tests(metadata)
+        tests, assertions = _read_tests(metadata)
     except ValueError as e:
         return cannot_tell("tests_unreadable", str(e))
-    if not tests.tests and not asked:
+    if not tests.tests and not assertions:
         return cannot_tell("no_tests")
     if len(code) > SOURCE_LIMIT:
         return unfit("too_long")
+    limits: _Limits = {"seconds": seconds, "memory_mb": memory_mb, "sandbox": sandbox}
+    found = fit()
     for number, pair in enumerate(tests.tests, 1):
-        ran = run(
-            code, stdin=pair.input, setup=tests.setup, seconds=seconds, memory_mb=memory_mb, sandbox=sandbox
-        )
+        ran = run(code, stdin=pair.input, setup=tests.setup, **limits)
         found = _judge_output(ran, pair.output, f"test {number}")
         if found.outcome != "pass":
-            return found
-    if asked:
-        checks = [each.check for each in asked]
-        ran = run(
-            code, setup=tests.setup, checks=checks, seconds=seconds, memory_mb=memory_mb, sandbox=sandbox
-        )
-        found = _judge_replies(ran, asked)
-        if found.outcome != "pass":
-            return found
-    inside = len({each.number for each in asked if each.inside})
-    said = f"{len(tests.tests) + len(tests.asserts)} tests"
-    return fit(f"{said}, {inside} inside the program" if inside else said)
+            break
+    if found.outcome == "pass" and assertions:
+        ran = run(code, setup=tests.setup, assertions=assertions, **limits)
+        found = _judge_report(ran, len(assertions.sources))
+    if found.outcome == "fail" and (missing := _ELSEWHERE.search(code)):
+        return cannot_tell("missing_module", f"{missing[1]}; {found.reason}: {found.evidence}")
+    if found.outcome == "pass":
+        return fit(f"{len(tests.tests) + len(tests.asserts)} tests")
+    return found
 
 
 def check_tests(metadata: str) -> None:
@@ -148,26 +157,27 @@ def check_tests(metadata: str) -> None:
     for number, source in enumerate(tests.asserts, 1):
         if not asserts_something(ast.parse(source)):
             raise ValueError(f"assert {number} asserts nothing: {source[:60]!r}")
-    try:
-        ast.parse(tests.setup)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
-        raise ValueError(f"setup is not Python: {e}") from None
 
 
-def _read_tests(metadata: str | None) -> tuple[Tests, list[Asked]]:
+def _read_tests(metadata: str | None) -> tuple[Tests, Assertions | None]:
     try:
         tests = Tests.model_validate_json(metadata or "{}")
     except ValidationError as e:
         error = e.errors()[0]
         where = ".".join(map(str, error["loc"]))
         raise ValueError(f"{where}: {error['msg']}" if where else error["msg"]) from None
-    asked = []
     for number, source in enumerate(tests.asserts, 1):
-        try:
-            asked += read_assert(source, number)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
-            raise ValueError(f"assert {number} is not Python: {e}") from None
-    return tests, asked
+        _check_python(source, f"assert {number}")
+    _check_python(tests.setup, "setup")
+    tests = tests.model_copy(update={"setup": without_stubs(tests.setup)})
+    return tests, read_assertions(tests.asserts, tests.setup) if tests.asserts else None
+
+
+def _check_python(source: str, what: str) -> None:
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise ValueError(f"{what} is not Python: {e}") from None
 
 
 def _judge_output(ran: Ran, expected: str, test: str) -> Finding:
@@ -178,31 +188,20 @@ def _judge_output(ran: Ran, expected: str, test: str) -> Finding:
     return fit() if same_output(expected, said) else unfit("wrong_output", f"{test}: {said[:200]}")
 
 
-def _judge_replies(ran: Ran, asked: list[Asked]) -> Finding:
-    """Wrong where one reply is; cannot tell where one is of a type that may equal a plain value."""
-    unknown = None
-    for each, reply in zip(asked, ran.replies, strict=False):
-        said = f"assert {each.number}: {reply[:200]}"
-        if each.holds and UNKNOWN in reply:
-            unknown = unknown or cannot_tell("unknown_type", said.replace(UNKNOWN, ""))
-        elif each.holds and not each.holds(reply):
-            return unfit("wrong_value", said)
-    reached = len(ran.replies)
-    number = asked[min(reached, len(asked) - 1)].number
-    failure = _failure(ran, f"assert {number}")
+def _judge_report(ran: Ran, count: int) -> Finding:
+    """By what the assertions' process reports, and by how the program's ended if they met its end."""
+    last = ran.report[-1] if ran.report else {}
+    number = last.get("failed", last.get("passed", 0) + 1)
+    failure = _failure(ran, f"assert {min(number, count)}")
     if failure is not None:
         return failure
-    if reached < len(asked):  # a program that ends before it was asked everything ends well for itself alone
-        return unfit("ended_early", f"after {number - 1} of {asked[-1].number}")
-    return unknown or fit()
+    if "failed" in last:
+        return unfit(last["reason"], f"assert {number}: {last['evidence']}")
+    return fit() if number > count else unfit("ended_early", f"after {number - 1} of {count}")
 
 
 def _failure(ran: Ran, test: str) -> Finding | None:
     """What went wrong with a run, if anything did."""
-    if ran.ending == "no_sandbox":
-        return cannot_tell("sandbox_unavailable", ran.errors)
-    if ran.ending == "starved":
-        return cannot_tell("starved", test)
     if ran.ending == "slow":
         return unfit("too_slow", test)
     if ran.overflowed:
@@ -212,8 +211,6 @@ def _failure(ran: Ran, test: str) -> Finding | None:
     if ran.ending == "done":
         return None
     evidence = f"{test}: {ran.errors}"
-    if ran.errors.startswith("ModuleNotFoundError"):
-        return cannot_tell("missing_module", evidence)
     if ran.errors.startswith("MemoryError"):
         return unfit("too_much_memory", evidence)
     return unfit("wrong_value" if ran.errors.startswith("AssertionError") else "raised", evidence)

@@ -1,234 +1,195 @@
-"""The inside of the sandbox: a script that gives up what a program must not have, then runs it.
-
-Started by `filters.sandbox`, with the standard library alone on its path. It imports as little as can be, to
-be ready in milliseconds.
+"""What a process gives up, for good, before it runs a program that nobody vouches for.
 
 Two parts of Linux do it, and both work without privileges and within containers. Landlock takes all files
-but Python's own from it. A seccomp filter refuses the system calls by which a program starts another one,
-reaches another process or a network, changes a file's attributes, or leaves something behind in the kernel.
-The capabilities of root are dropped, and limits on resources bound the rest.
-
-Protects from: what a model may write, and from common tricks. Does not protect from errors in the kernel, nor
-from learning what is no secret (the machine's name, its processors, which files exist). Leaves out what the
-program's output means (`filters.code`).
+but Python's own from it, and the network, and where the kernel knows of them (6.12) signals and abstract
+sockets. A seccomp filter allows the few system calls that a program needs to compute (`filters.syscalls`).
+Besides, where they can be had, it has an id of its own and namespaces of users, processes and System V's
+objects (`step_away`). The capabilities of root are dropped, and limits on resources bound the rest.
 """
 
-import builtins
+from __future__ import annotations
+
 import ctypes
 import errno
-import marshal
+import fcntl
+import math
 import os
+import pwd
 import resource
+import socket
 import struct
 import sys
-import types
-from _collections_abc import Mapping, Set  # collections.abc would load all of collections
+from typing import Any
 
-READY = b"ready\n"  # written once the protection stands; what comes before it is why it does not
-UNKNOWN = "\x1a"  # before a value that may equal a plain one, nobody knows; no text of a value holds it
+from filters.syscalls import ARCHITECTURES, allow_list, asks_for_threads
 
+READY = b"ready"  # said once a process has given up what it must not have
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38  # linux/prctl.h
 _SIGKILL = 9
 _SECCOMP_MODE_FILTER = 2
+_SECCOMP = {"x86_64": 317, "aarch64": 277}  # the number of seccomp(2)
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 8  # linux/seccomp.h
+_NAMESPACES = 0x10000000 | 0x20000000 | 0x08000000  # of users, of processes, of System V (linux/sched.h)
+_NO_ACCOUNTS = range(61184, 65520)  # ids that systemd keeps for short-lived services, below a container's end
+_NOBODY = 65534
 
-# Refused system calls: their numbers on x86_64 and aarch64 (None where it has none).
-_REFUSED = {
-    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
-    "unshare": (272, 97), "setns": (308, 268), "socket": (41, 198), "io_uring_setup": (425, 425),
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "kcmp": (312, 272), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
-    "process_madvise": (440, 440), "process_mrelease": (448, 448), "setpriority": (141, 140),
-    "ioprio_set": (251, 30), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
-    "sched_setaffinity": (203, 122), "sched_setattr": (314, 274), "migrate_pages": (256, 238),
-    "move_pages": (279, 239), "truncate": (76, 45), "chmod": (90, None), "fchmod": (91, 52),
-    "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None), "fchown": (93, 55),
-    "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None),
-    "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7), "setxattrat": (463, 463), "removexattr": (197, 14), "lremovexattr": (198, 15),
-    "fremovexattr": (199, 16), "removexattrat": (466, 466), "shmget": (29, 194), "semget": (64, 190),
-    "msgget": (68, 186), "mq_open": (240, 180), "mq_unlink": (241, 181), "memfd_create": (319, 279),
-    "memfd_secret": (447, 447), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
-}  # fmt: skip
-_CLONE3 = 435
-# Allowed only where an argument is as it should be: these numbers are used below.
-_BY_ARGUMENT = {
-    "clone": (56, 220), "kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261), "fcntl": (72, 25),
-    "prctl": (157, 167),
-}  # fmt: skip
-_ARCHITECTURES = {
-    "x86_64": (0, 0xC000003E),
-    "aarch64": (1, 0xC00000B7),
-}  # column, AUDIT_ARCH of linux/audit.h
-_X32 = 0x40000000  # the second numbering of x86_64
-_CLONE_THREAD = 0x10000
-_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15  # a pipe that sends signals to another process
-
-# Operations of classic BPF (linux/bpf_common.h): load a word; compare; return.
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000  # linux/seccomp.h
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
-def _instruction(operation: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
-    return struct.pack("HBBI", operation, then, otherwise, value)
-
-
-def _if_argument(number: int, argument: int, test: int, values: list[int], *, allow: bool) -> bytes:
-    """For one system call: whether any test of an argument's low word holds decides."""
-    allowed, refused = _instruction(_RETURN, _ALLOW), _instruction(_RETURN, _ERRNO | errno.EPERM)
-    hit, miss = (allowed, refused) if allow else (refused, allowed)
-    body = _instruction(_LOAD, 16 + 8 * argument)  # of struct seccomp_data, little-endian
-    for left, value in zip(range(len(values), 0, -1), values, strict=True):
-        body += _instruction(test, value, then=left)  # over the tests that are left, and the miss
-    body += miss + hit
-    return _instruction(_EQUAL, number, otherwise=len(body) // 8) + body
-
-
-def _seccomp_code(machine: str, pid: int) -> bytes:
-    column, architecture = _ARCHITECTURES[machine]
-    code = _instruction(_LOAD, 4) + _instruction(_EQUAL, architecture, then=1) + _instruction(_RETURN, _KILL)
-    code += _instruction(_LOAD, 0)
-    if machine == "x86_64":
-        code += _instruction(_AT_LEAST, _X32, otherwise=1) + _instruction(_RETURN, _KILL)
-    refused = {numbers[column]: errno.EPERM for numbers in _REFUSED.values() if numbers[column] is not None}
-    for number, error in {**refused, _CLONE3: errno.ENOSYS}.items():  # threads then use clone
-        code += _instruction(_EQUAL, number or 0, otherwise=1) + _instruction(_RETURN, _ERRNO | error)
-    number_of = {name: numbers[column] for name, numbers in _BY_ARGUMENT.items()}
-    code += _if_argument(number_of["clone"], 0, _ANY_BIT, [_CLONE_THREAD], allow=True)
-    code += _if_argument(number_of["kill"], 0, _EQUAL, [pid], allow=True)
-    code += _if_argument(number_of["tgkill"], 0, _EQUAL, [pid], allow=True)
-    code += _if_argument(number_of["prlimit64"], 0, _EQUAL, [0], allow=True)
-    code += _if_argument(number_of["fcntl"], 1, _EQUAL, [_F_SETOWN, _F_SETSIG, _F_SETOWN_EX], allow=False)
-    code += _if_argument(number_of["prctl"], 0, _EQUAL, [_PR_SET_PDEATHSIG], allow=False)
-    return code + _instruction(_RETURN, _ALLOW)
-
-
 def _checked(what: str, result: int) -> int:
     if result < 0:
-        raise OSError(f"{what}: {os.strerror(ctypes.get_errno())}")
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
     return result
 
 
-def _restrict_files(libc: ctypes.CDLL) -> None:
+def die_with(parent: int) -> None:
+    """End this process when its parent ends, which has this id."""
+    _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if os.getppid() not in (parent, 0):  # 0: a parent in another namespace
+        os._exit(1)
+
+
+def step_away() -> None:
+    """Take an id that nobody has, and namespaces of its own, as far as this system lets it.
+
+    With namespaces, a process stays behind that ends with the one that goes on.
+    """
+    if os.getuid() == 0:
+        _take_an_id()
+    if _libc.unshare(_NAMESPACES) < 0:
+        return
+    keeper = os.getpid()
+    if child := os.fork():
+        os.closerange(0, 256)  # the other end must see it when the child is gone
+        os.waitpid(child, 0)
+        os._exit(0)
+    die_with(keeper)
+
+
+def _take_an_id() -> None:
+    """Unless this id could not read Python's own files, as those in root's home."""
+    own = _NO_ACCOUNTS[os.getpid() % len(_NO_ACCOUNTS)]
+    for number in (own, _NOBODY):
+        if number != _NOBODY and _has_account(number):
+            continue
+        try:
+            os.setegid(number)
+            os.seteuid(number)
+            for folder in filter(os.path.isdir, sys.path):
+                os.listdir(folder)
+            with open(os.__file__, "rb"):
+                pass
+        except OSError:
+            os.seteuid(0)
+            os.setegid(0)
+            continue
+        os.seteuid(0)
+        os.setgroups([])
+        os.setresgid(number, number, number)
+        os.setresuid(number, number, number)
+        return
+
+
+def _has_account(number: int) -> bool:
+    try:
+        pwd.getpwuid(number)
+    except KeyError:
+        return False
+    return True
+
+
+def lock_up(status: int, descriptors: list[int], asked: dict[str, Any]) -> None:
+    """In a new process: keep these descriptors, as 0, 1, 2 and so on, and give up everything else."""
+    try:
+        os.setsid()
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 200) for descriptor in (*descriptors, status)]
+        for number, descriptor in enumerate(high[:-1]):
+            os.dup2(descriptor, number)
+        status = os.dup2(high[-1], 199)
+        os.closerange(len(descriptors), status)
+        os.closerange(status + 1, 1 << 20)
+        folder = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
+        _limit(math.ceil(asked["seconds"]), asked["memory"], asked["output"])
+        given = [folder]
+        if asked["protect"]:
+            given.append(_give_up_files())
+        with socket.socket(fileno=os.dup(status)) as end:
+            socket.send_fds(end, [b"given up"], given)
+        for descriptor in given:
+            os.close(descriptor)
+        if asked["protect"]:
+            _give_up_calls()
+        os.write(status, READY)
+        os.close(status)
+    except (OSError, MemoryError) as e:
+        os.write(status, f"{getattr(e, 'errno', None) or errno.ENOSYS} {e}".encode()[:1000])
+        os._exit(1)
+
+
+def _limit(seconds: int, memory: int, output: int) -> None:
+    """Bound CPU seconds, bytes of address space and of each file."""
+    for what, soft, hard in (
+        (resource.RLIMIT_CPU, seconds, seconds + 1),  # first a signal that says why
+        (resource.RLIMIT_AS, memory, memory),
+        (resource.RLIMIT_FSIZE, output, output),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, 64, 64),
+        (resource.RLIMIT_MEMLOCK, 0, 0),
+    ):
+        resource.setrlimit(what, (soft, hard))
+
+
+def _give_up_files() -> int:
+    """Give up files and privileges; a descriptor on which the kernel asks before it makes a thread.
+
+    Raises OSError where the kernel cannot.
+    """
+    machine = os.uname().machine
+    if sys.platform != "linux" or machine not in ARCHITECTURES:
+        raise OSError(f"no sandbox for {sys.platform} on {machine}")
+    _checked("no_new_privs", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _checked("capset", _libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)))
+    _restrict_files()
+    program = _program(asks_for_threads(machine))
+    return _checked(
+        "seccomp with a listener",
+        _libc.syscall(_SECCOMP[machine], _SET_MODE_FILTER, _NEW_LISTENER, ctypes.byref(program)),
+    )
+
+
+def _give_up_calls() -> None:
+    """Give up all system calls but those of `filters.syscalls`. Raises OSError where the kernel cannot."""
+    program = _program(allow_list(os.uname().machine, os.getpid()))
+    _checked("seccomp", _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0))
+
+
+def _program(code: bytes) -> _Program:
+    return _Program(len(code) // 8, code)
+
+
+def _restrict_files() -> None:
     """Landlock (linux/landlock.h): nothing but Python's own files can be opened, and nothing written."""
     create, add, restrict = 444, 445, 446
-    abi = _checked("Landlock", libc.syscall(create, None, 0, 1))
-    handled = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1  # every right that this kernel knows
+    abi = _checked("Landlock", _libc.syscall(create, None, 0, 1))
+    files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1  # every right that this kernel knows
+    networks, scopes = 0b11, 0b11  # to bind and to connect; abstract sockets and signals
+    attribute = struct.pack("QQQ", files, networks, scopes)[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    ruleset = _checked("Landlock", _libc.syscall(create, attribute, len(attribute), 0))
     read_file, read_folder = 1 << 2, 1 << 3
-    attribute = struct.pack("Q", handled)
-    ruleset = _checked("Landlock", libc.syscall(create, attribute, len(attribute), 0))
     folders = [os.path.dirname(os.__file__), *filter(os.path.isdir, sys.path), "/lib", "/lib64", "/usr/lib"]
-    files = ["/dev/null", "/dev/zero", "/dev/urandom", "/etc/localtime", "/etc/ld.so.cache"]
-    for path, rights in [(p, read_file | read_folder) for p in [*folders, "/usr/share/zoneinfo", "."]] + [
-        (p, read_file) for p in files
+    single = ["/dev/null", "/dev/zero", "/dev/urandom", "/etc/localtime", "/etc/ld.so.cache"]
+    for path, rights in [(p, read_file | read_folder) for p in [*folders, "/usr/share/zoneinfo"]] + [
+        (p, read_file) for p in single
     ]:
         if os.path.exists(path):
             beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
             rule = struct.pack("=Qi", rights, beneath)
-            _checked("Landlock", libc.syscall(add, ruleset, 1, rule, 0))
+            _checked("Landlock", _libc.syscall(add, ruleset, 1, rule, 0))
             os.close(beneath)
-    _checked("Landlock", libc.syscall(restrict, ruleset, 0))
+    _checked("Landlock", _libc.syscall(restrict, ruleset, 0))
     os.close(ruleset)
-
-
-def protect() -> None:
-    """Give up files, processes and networks, for good. Raises OSError where the kernel cannot."""
-    machine = os.uname().machine
-    if sys.platform != "linux" or machine not in _ARCHITECTURES:
-        raise OSError(f"no sandbox for {sys.platform} on {machine}")
-    libc = ctypes.CDLL(None, use_errno=True)
-    _checked("no_new_privs", libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _checked("capset", libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)))
-    _restrict_files(libc)
-    code = _seccomp_code(machine, os.getpid())
-    program = _Program(len(code) // 8, code)
-    _checked("seccomp", libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0))
-
-
-def limit(seconds: int, memory: int, output: int, parent: int) -> None:
-    """Bound CPU seconds, bytes of address space and of each output; end when the parent does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit("the parent has ended")
-    for what, most in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, output),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_MEMLOCK, 0),
-    ):
-        resource.setrlimit(what, (most, most))
-
-
-def canonical(value: object) -> str:
-    """One text for all plain values that are equal in Python; of others, one that equals no plain value's."""
-    if isinstance(value, int):
-        return hex(value)
-    if isinstance(value, float):
-        return hex(int(value)) if value.is_integer() else float.__repr__(value)
-    if value is None:
-        return "None"
-    if isinstance(value, complex):
-        return canonical(value.real) if value.imag == 0 else complex.__repr__(value)
-    if isinstance(value, str):
-        return str.__repr__(value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes.__repr__(bytes(value))
-    if isinstance(value, list | tuple):
-        left, right = "[]" if isinstance(value, list) else "()"
-        return left + ",".join(map(canonical, value)) + right
-    if isinstance(value, Set):
-        return "set{" + ",".join(sorted(map(canonical, value))) + "}"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(sorted(f"{canonical(k)}:{canonical(v)}" for k, v in value.items())) + "}"
-    if type(value).__module__ in ("decimal", "fractions"):
-        number = float(value)  # type: ignore[arg-type]
-        return canonical(number) if number == value else f"<{value}>"
-    comparable = type(value).__eq__ is not object.__eq__
-    return f"{UNKNOWN if comparable else ''}<{type(value).__name__}>"
-
-
-def _run(request: dict, replies: int) -> None:
-    """Run the program, then say of each check what its expression is worth, a line each."""
-    module = types.ModuleType(request["name"])
-    sys.modules[request["name"]] = module
-    space = module.__dict__
-    exec(compile(request["setup"], "<setup>", "exec"), space)
-    exec(compile(request["code"], "<answer>", "exec"), space)
-    for kind, source in request["checks"]:
-        if kind == "value":
-            line = canonical(eval(compile(source, "<test>", "eval"), space))
-        else:
-            exec(compile(source, "<test>", "exec"), space)
-            line = "passed"
-        os.write(replies, line.encode("utf-8", "backslashreplace").replace(b"\n", b" ") + b"\n")
-
-
-def main() -> None:
-    """Arguments: the file of the request and where that starts, the file of the replies, the parent's id."""
-    requests, start, replies, parent = map(int, sys.argv[1:])
-    os.lseek(requests, start, os.SEEK_SET)
-    with os.fdopen(requests, "rb") as file:
-        request = marshal.load(file)
-    try:
-        limit(request["seconds"], request["memory"], request["output"], parent)
-        if request["protect"]:
-            protect()
-    except (OSError, ValueError) as e:
-        os.write(replies, str(e).encode())
-        return
-    os.write(replies, READY)
-    sys.argv = ["answer.py"]
-    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` does, which is not loaded
-    _run(request, replies)
-
-
-if __name__ == "__main__":
-    main()

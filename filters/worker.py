@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,30 +43,43 @@ def check(name: str, arguments: dict[str, Any], seconds: float) -> str:
     once, does not count.
     """
     request = json.dumps({"check": name, "arguments": arguments, "seconds": seconds}).encode()
-    return _checks.in_turn(request, seconds)
+    asked = time.monotonic()
+    if not _checks.slots.acquire(timeout=seconds):  # no more than AT_ONCE; waiting for that counts
+        return "timeout"
+    try:
+        return _ask(request, max(seconds - (time.monotonic() - asked), 0.01))
+    finally:
+        _checks.slots.release()
 
 
-class _Server:
-    """The process of `filters.checks`, started with the first check."""
+class Server:
+    """A process that is sent connections on a socket, and ends when that is closed."""
 
-    def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "filters.checks", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=_environment(),
-            )
+    def __init__(self, command: Sequence[str], arguments: Sequence[str], environment: dict[str, str]) -> None:
+        try:
+            self._control, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno()), *arguments],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches a whole group; whoever started it decides
+                )
+        except OSError as e:
+            raise WorkerError(f"no process can be started: {e.strerror or e}") from e
 
-    def connect(self) -> Connection:
-        """A connection of its own for one check."""
-        ours, theirs = Pipe()
+    def connect(self, *descriptors: int) -> Connection:
+        """A connection of its own for one request, which comes with these descriptors."""
+        try:
+            ours, theirs = Pipe()
+        except OSError as e:
+            raise WorkerError(f"no process can be asked: {e.strerror or e}") from e
         with theirs:
             try:
-                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+                socket.send_fds(self._control, [b"+"], [theirs.fileno(), *descriptors])
             except OSError:
                 ours.close()
                 raise WorkerError("the checking process has ended") from None
@@ -84,63 +98,62 @@ class _Server:
         self._control.close()
 
 
-class _Checks:
-    """The server of this process, and how many checks run in it at once."""
+class Kept:
+    """The server of this process, started with the first request; a forked process starts its own."""
 
-    def __init__(self) -> None:
-        self._server: _Server | None = None
+    def __init__(
+        self, command: Sequence[str], arguments: Sequence[str], environment: Callable[[], dict[str, str]]
+    ) -> None:
+        self._command, self._arguments, self._environment = command, arguments, environment
+        self._server: Server | None = None
         self.reset()
+        atexit.register(self.stop)
+        os.register_at_fork(after_in_child=self.reset)  # a parent's process answers its parent alone
 
     def reset(self) -> None:
         if self._server is not None:
             self._server.forget()
         self._server = None
         self._starting = threading.Lock()
-        self._slots = threading.BoundedSemaphore(AT_ONCE)
+        self.slots = threading.BoundedSemaphore(AT_ONCE)
 
-    def ask(self, request: bytes, seconds: float) -> str:
-        with self._running().connect() as connection:
-            try:
-                connection.send_bytes(request)
-                if not connection.poll(START_LIMIT):
-                    raise WorkerError(f"the checking process did not start within {START_LIMIT:.0f} s")
-                ready = connection.recv_bytes(REPLY_LIMIT)
-            except (EOFError, OSError):
-                raise WorkerError("the checking process ended before it started to check") from None
-            if ready != STARTED:
-                raise WorkerError(ready.decode("utf-8", "replace"))
-            if not connection.poll(seconds):
-                return "timeout"
-            try:
-                said = connection.recv_bytes(REPLY_LIMIT).decode("ascii", "replace")
-            except (EOFError, OSError):
-                return "crashed"
-            if said == NO_ROOM:
-                raise WorkerError("the system refused a checking process what it needs")
-            return said
+    def connect(self, *descriptors: int) -> Connection:
+        return self._running().connect(*descriptors)
 
-    def in_turn(self, request: bytes, seconds: float) -> str:
-        """The same, when no more than AT_ONCE are asking; waiting for that counts."""
-        asked = time.monotonic()
-        if not self._slots.acquire(timeout=seconds):
-            return "timeout"
-        try:
-            return self.ask(request, max(seconds - (time.monotonic() - asked), 0.01))
-        finally:
-            self._slots.release()
-
-    def _running(self) -> _Server:
+    def _running(self) -> Server:
         with self._starting:
             if self._server is None or not self._server.alive():
                 if self._server is not None:
                     self._server.stop()
-                self._server = _Server()
+                self._server = Server(self._command, self._arguments, self._environment())
             return self._server
 
     def stop(self) -> None:
         if self._server is not None:
             self._server.stop()
             self._server = None
+
+
+def _ask(request: bytes, seconds: float) -> str:
+    with _checks.connect() as connection:
+        try:
+            connection.send_bytes(request)
+            if not connection.poll(START_LIMIT):
+                raise WorkerError(f"the checking process did not start within {START_LIMIT:.0f} s")
+            ready = connection.recv_bytes(REPLY_LIMIT)
+        except (EOFError, OSError):
+            raise WorkerError("the checking process ended before it started to check") from None
+        if ready != STARTED:
+            raise WorkerError(ready.decode("utf-8", "replace"))
+        if not connection.poll(seconds):
+            return "timeout"
+        try:
+            said = connection.recv_bytes(REPLY_LIMIT).decode("ascii", "replace")
+        except (EOFError, OSError):
+            return "crashed"
+        if said == NO_ROOM:
+            raise WorkerError("the system refused a checking process what it needs")
+        return said
 
 
 def _environment() -> dict[str, str]:
@@ -154,6 +167,4 @@ def _environment() -> dict[str, str]:
     }
 
 
-_checks = _Checks()
-atexit.register(_checks.stop)
-os.register_at_fork(after_in_child=_checks.reset)  # a parent's process answers its parent alone
+_checks = Kept([sys.executable, "-P", "-m", "filters.checks"], [], _environment)
