@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from filters.asserts import asserts_something, read_assertions, without_stubs
+from filters.asserts import asserts_something, for_program, read_assertions, without_stubs
 from filters.fences import closed_blocks
 from filters.finding import Finding, cannot_tell, fit, unfit
 from filters.sandbox import Assertions, Ran, Sandbox, run
@@ -134,13 +134,14 @@ def run_tests(
         return unfit("too_long")
     limits: _Limits = {"seconds": seconds, "memory_mb": memory_mb, "sandbox": sandbox}
     found = fit()
+    setup = for_program(assertions) if assertions else tests.setup
     for number, pair in enumerate(tests.tests, 1):
-        ran = run(code, stdin=pair.input, setup=tests.setup, **limits)
+        ran = run(code, stdin=pair.input, setup=setup, **limits)
         found = _judge_output(ran, pair.output, f"test {number}")
         if found.outcome != "pass":
             break
     if found.outcome == "pass" and assertions:
-        ran = run(code, setup=tests.setup, assertions=assertions, **limits)
+        ran = run(code, setup=setup, assertions=assertions, **limits)
         found = _judge_report(ran, len(assertions.sources))
     if found.outcome == "fail" and (missing := _ELSEWHERE.search(code)):
         return cannot_tell("missing_module", f"{missing[1]}; {found.reason}: {found.evidence}")

@@ -36,7 +36,7 @@ class Role(NamedTuple):
         builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` does, which is not loaded
         socket.socketpair = _ends_of_a_pipe  # type: ignore[assignment]
         if self.kind == "asserting":
-            return _assert(self)
+            return _assert()
         return _run(self)
 
 
@@ -95,7 +95,7 @@ def _run(role: Role) -> None:
         peer.serve()
 
 
-def _assert(role: Role) -> None:
+def _assert() -> None:
     """Run the assertions in order, and report how each went, until one fails."""
     with open(ASSERTIONS, encoding="utf-8") as file:
         given = json.load(file)
@@ -103,7 +103,7 @@ def _assert(role: Role) -> None:
     space = _module("answer")
     number = 1
     try:
-        exec(compile(role.setup, "<setup>", "exec"), space)
+        exec(compile(given["setup"], "<setup>", "exec"), space)
         peer.classes = _classes(space)
         for name, module in given["modules"]:
             found = importlib.import_module(module)

@@ -9,6 +9,7 @@ objects (`step_away`). The capabilities of root are dropped, and limits on resou
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -19,6 +20,7 @@ import resource
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 from filters.syscalls import ARCHITECTURES, allow_list, asks_for_threads
@@ -30,6 +32,8 @@ _SECCOMP_MODE_FILTER = 2
 _SECCOMP = {"x86_64": 317, "aarch64": 277}  # the number of seccomp(2)
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 8  # linux/seccomp.h
 _NAMESPACES = 0x10000000 | 0x20000000 | 0x08000000  # of users, of processes, of System V (linux/sched.h)
+_MOUNTS = 0x00020000
+_BIND, _RECURSIVE, _PRIVATE = 1 << 12, 1 << 14, 1 << 18  # linux/mount.h
 _NO_ACCOUNTS = range(61184, 65520)  # ids that systemd keeps for short-lived services, below a container's end
 _NOBODY = 65534
 
@@ -60,6 +64,8 @@ def step_away() -> None:
     With namespaces, a process stays behind that ends with the one that goes on.
     """
     if os.getuid() == 0:
+        with contextlib.suppress(OSError):
+            _open_the_way(sys.base_prefix)
         _take_an_id()
     if _libc.unshare(_NAMESPACES) < 0:
         return
@@ -71,8 +77,31 @@ def step_away() -> None:
     die_with(keeper)
 
 
+def _open_the_way(folder: str) -> None:
+    """Where others may not enter a folder above this one, as root's home, put an empty one before it.
+
+    Only this process and what it starts see that: it takes a mount namespace, which takes root's privileges.
+    """
+    above = ["/", *map(str, reversed([*Path(folder).parents][:-1]))]
+    closed = next((path for path in above if not os.stat(path).st_mode & 0o001), None)
+    if closed is None:
+        return
+    _checked("a mount namespace", _libc.unshare(_MOUNTS))
+    _mount(None, "/", None, _RECURSIVE | _PRIVATE)
+    way = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+    _mount("none", closed, "tmpfs", 0, "mode=755,size=1m")
+    os.makedirs(folder)
+    _mount(f"/proc/self/fd/{way}", folder, None, _BIND)
+    os.close(way)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    texts = [text and text.encode() for text in (source, target, kind)]
+    _checked(f"mount {target}", _libc.mount(*texts, ctypes.c_ulong(flags), options.encode()))
+
+
 def _take_an_id() -> None:
-    """Unless this id could not read Python's own files, as those in root's home."""
+    """Unless this id could not read Python's own files."""
     own = _NO_ACCOUNTS[os.getpid() % len(_NO_ACCOUNTS)]
     for number in (own, _NOBODY):
         if number != _NOBODY and _has_account(number):

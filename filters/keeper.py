@@ -208,7 +208,7 @@ class _Kept:
         if ours is None:
             nothing = os.open(os.devnull, os.O_RDWR)
             theirs = [nothing, nothing, nothing, to_assertions, from_assertions, assertions, report]
-            ours = self._fork(Role("asserting", asked["setup"], ""), theirs)
+            ours = self._fork(Role("asserting", "", ""), theirs)
         if ours is None:
             for pipe in (to_program, from_assertions, to_assertions, from_program):
                 os.close(pipe)  # each must see it when the other is gone

@@ -38,6 +38,7 @@ class Assertions(NamedTuple):
     """Statements to run against a program, and where the names come from that they use."""
 
     sources: tuple[str, ...]
+    setup: str  # what runs before them
     names: tuple[str, ...]  # of the program
     modules: tuple[tuple[str, str], ...]  # of the standard library: a name, and the module it is or is in
 
@@ -62,10 +63,10 @@ def run(
 ) -> Ran:
     """Run `code`, after `setup`, with `stdin`; `seconds` are of CPU time.
 
-    With assertions it runs as a module that is imported, without them as the main program. With the sandbox
-    "limits" nothing but the limits protects, for machines whose kernel has no Landlock or seccomp: such a
-    program can read and write what its id can, reach the network, and leave processes behind that changed
-    their group; the rest of what it started is killed with it.
+    The assertions have a setup of their own. With them it runs as a module that is imported, without them as
+    the main program. With the sandbox "limits" nothing but the limits protects, for machines whose kernel has
+    no Landlock or seccomp: such a program can read and write what its id can, reach the network, and leave
+    processes behind that changed their group; the rest of what it started is killed with it.
 
     Raises UserError where this system has no sandbox, and Stopped where the machine lacks what a run needs:
     neither says anything of the program.

@@ -107,7 +107,7 @@ for name, function, *arguments in (
     ("unnamed", os.open, folder, os.O_TMPFILE | os.O_RDWR), ("setuid", os.setuid, 0), ("setsid", os.setsid),
     ("exec", os.execv, "/bin/true", ["true"]), ("memfd", os.memfd_create, "m"),
     ("spawn", os.posix_spawn, "/bin/true", ["true"], {{}}), ("pidfd", os.pidfd_open, os.getppid()),
-    ("socketpair", socket.socketpair), ("priority", os.setpriority, 0, os.getppid(), 19),
+    ("priority", os.setpriority, 0, os.getppid(), 19),
 ):
     attempt(name, function, *arguments)
 """

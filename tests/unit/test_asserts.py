@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from filters.asserts import read_assertions, without_stubs
+from filters.asserts import for_program, read_assertions, without_stubs
 from filters.code import last_block, passes_tests, run_tests
 from tests.unit.test_filters import a_trace
 
@@ -62,6 +62,8 @@ def test_the_block_is_taken_that_defines_what_the_assertions_use():
         (["assert bisect([1, 2], 1) == 0"], "", {"bisect"}, set()),
         (["assert same(f(1), 2)"], "def same(a, b):\n    return a == b", {"f"}, set()),
         (["x = f(1)", "assert x == [y for y in x]"], "", {"f"}, set()),
+        (["assert apply(lambda g: g(f), f) == 1"], "def apply(f, g):\n    return f(g)", {"f"}, set()),
+        (["check()"], "def check():\n    assert f(1) == 2", {"f"}, set()),
         (["try:\n    f(1)\nexcept Bad as e:\n    assert e"], "", {"f", "Bad"}, set()),
     ],
 )
@@ -81,3 +83,36 @@ def test_any_assertion_is_made_outside_of_the_program():
     asserts = ["assert f() == f()", "assert 2 < f() < 4", "x = f()\nassert x", "assert f() == sum([1, 2])"]
     finding = run_tests("def f():\n    return 3", json.dumps({"asserts": asserts}), **LIMITS)
     assert finding.evidence == "4 tests"
+
+
+SETUP = """
+import math
+LIMIT = 7
+CASES = [(1, 2)]
+class Node:
+    def __init__(self, value):
+        self.value = value
+class Cases:
+    def run(self):
+        self.assertEqual(f(1), 2)
+def build(values):
+    return Node(values[0]) if len(values) > 0 else None
+def check(candidate):
+    for given, expected in CASES:
+        assert candidate(given) == expected
+def verify(found):
+    return found == [4, 5]
+def every():
+    return verify(f(1))
+FIRST = CASES[0]
+"""
+
+
+def test_what_can_hold_the_expected_stays_out_of_the_programs_process():
+    asserts = ["check(f)", "assert every()", "assert f(build([1])) == 3", "Cases().run()"]
+    left = for_program(read_assertions(asserts, SETUP))
+    for name in ("math", "LIMIT", "class Node", "def build"):
+        assert name in left
+    for name in ("CASES", "FIRST", "class Cases", "check", "verify", "every", "4"):
+        assert name not in left
+    assert for_program(read_assertions(["assert f(1) == 2"], SETUP)) == SETUP
