@@ -36,6 +36,7 @@ _MOUNTS = 0x00020000
 _BIND, _RECURSIVE, _PRIVATE = 1 << 12, 1 << 14, 1 << 18  # linux/mount.h
 _NO_ACCOUNTS = range(61184, 65520)  # ids that systemd keeps for short-lived services, below a container's end
 _NOBODY = 65534
+_FILES = 64  # that a program may have open
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -135,11 +136,13 @@ def _has_account(number: int) -> bool:
 def lock_up(status: int, descriptors: list[int], asked: dict[str, Any]) -> None:
     """In a new process: keep these descriptors, as 0, 1, 2 and so on, and give up everything else."""
     try:
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < _FILES:
+            raise OSError(errno.EMFILE, f"fewer than {_FILES} open files are allowed (ulimit -n)")
         os.setsid()
-        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 200) for descriptor in (*descriptors, status)]
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 40) for descriptor in (*descriptors, status)]
         for number, descriptor in enumerate(high[:-1]):
             os.dup2(descriptor, number)
-        status = os.dup2(high[-1], 199)
+        status = os.dup2(high[-1], 39)
         os.closerange(len(descriptors), status)
         os.closerange(status + 1, 1 << 20)
         folder = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
@@ -167,9 +170,14 @@ def _limit(seconds: int, memory: int, output: int) -> None:
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_FSIZE, output, output),
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NOFILE, 64, 64),
+        (resource.RLIMIT_NOFILE, _FILES, _FILES),
         (resource.RLIMIT_MEMLOCK, 0, 0),
     ):
+        most = resource.getrlimit(what)[1]
+        if most != resource.RLIM_INFINITY and most < hard:
+            raise OSError(
+                errno.EPERM, f"a limit of this shell is {most} (ulimit -H), below the program's {hard}"
+            )
         resource.setrlimit(what, (soft, hard))
 
 

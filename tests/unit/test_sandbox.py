@@ -210,20 +210,28 @@ def test_without_a_part_of_it_a_filter_is_refused_in_one_line(what, text, tmp_pa
 LACKING = """
 import os, resource, sys
 from filters.code import run_tests
-from pipeline.errors import Stopped
+from pipeline.errors import Stopped, UserError
 resource.setrlimit({what}, ({most}, {most}))
 try:
     print(run_tests({code!r}, {tests!r}, seconds=1.0, memory_mb=256))
 except Stopped as e:
     print("stopped:", e)
+except UserError as e:
+    print("wrong:", e)
 """
 
 
-@pytest.mark.parametrize("most", [4, 6, 8, 10, 12])
+@pytest.mark.parametrize("most", [4, 6, 8, 10, 12, 50])
 def test_too_few_descriptors_are_no_verdict(most):
     code = LACKING.format(what=resource.RLIMIT_NOFILE, most=most, code=RIGHT, tests=TESTS)
     done = subprocess.run([sys.executable, "-c", POLL + code], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("stopped: no p"), done.stdout + done.stderr
+
+
+def test_a_limit_of_the_shell_below_the_programs_is_an_error():
+    code = LACKING.format(what=resource.RLIMIT_FSIZE, most=1 << 20, code=RIGHT, tests=TESTS)
+    done = subprocess.run([sys.executable, "-c", POLL + code], capture_output=True, text=True, timeout=60)
+    assert re.match(r"wrong: .*a limit of this shell is 1048576 \(ulimit -H\)", done.stdout), done
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
