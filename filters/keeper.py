@@ -142,24 +142,32 @@ class _Process:
         try:
             fcntl.ioctl(self.listener, _RECEIVE, question)
             (identity,) = struct.unpack_from("Q", question)
-            free = int(self._read("status").partition("Threads:")[2].split()[0]) < THREADS
+            # From the start of a line: a program may name itself "Threads: 1".
+            free = int(self._read("status").partition("\nThreads:")[2].split()[0]) < THREADS
             answer = struct.pack("QqiI", identity, 0, 0 if free else -errno.EAGAIN, _CONTINUE if free else 0)
             fcntl.ioctl(self.listener, _SEND, bytearray(answer))
         except OSError as e:
             if e.errno not in (errno.ENOENT, errno.ESRCH, errno.EINTR):  # it ended meanwhile, or asks again
                 raise
 
-    def waited(self) -> float:
-        """Seconds for which no processor was free for it: of the thread that waited longest."""
+    def waited(self) -> tuple[float, bool]:
+        """Seconds for which no processor was free for it, and whether it would run now.
+
+        The seconds are those of the thread that waited longest, up to when it last got a processor.
+        """
+        seconds, ready = 0.0, False
         try:
             tasks = os.open("task", os.O_RDONLY, dir_fd=self._folder)
             try:
-                waits = [self._read(f"task/{task}/schedstat").split()[1] for task in os.listdir(tasks)]
+                for task in os.listdir(tasks):
+                    seconds = max(seconds, int(self._read(f"task/{task}/schedstat").split()[1]) / 1e9)
+                    # The state follows the name, which is the program's to choose, and may hold brackets.
+                    ready |= self._read(f"task/{task}/stat").rpartition(") ")[2][:1] == "R"
             finally:
                 os.close(tasks)
         except (FileNotFoundError, ProcessLookupError):
-            return 0.0  # it, or one of its threads, is gone
-        return max(map(int, waits), default=0) / 1e9
+            pass  # it, or one of its threads, is gone
+        return seconds, ready
 
     def _read(self, name: str) -> str:
         file = os.open(name, os.O_RDONLY, dir_fd=self._folder)
@@ -261,9 +269,12 @@ class _Kept:
                     poll.unregister(descriptor)  # it is gone
             if passed < allowed + waited:
                 continue
-            before, waited = waited, sum(process.waited() for process in self._all)
-            if waited < before + 0.01 * allowed:
-                return "slow"
+            found = [process.waited() for process in self._all]
+            before, waited = waited, max(waited, sum(seconds for seconds, _ in found))
+            if waited < before + 0.1 * allowed:
+                if not any(ready for _, ready in found):
+                    return "slow"
+                waited += 0.1 * allowed  # it has been waiting since it last ran: that counts when it runs
             if passed > PATIENCE * allowed:
                 return "starved"
 

@@ -151,6 +151,7 @@ attempt("make", libc.shmget, 0, 4096, 0o1600)
 THREADS = """
 import _thread, threading, time
 threading.stack_size(32768)
+libc.prctl(15, b"Threads: 1) S 1", 0, 0, 0)
 count = 0
 try:
     for _ in range(1000):
