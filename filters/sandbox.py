@@ -27,7 +27,6 @@ package.__path__ = [sys.argv[2]]
 from filters.keeper import main
 main()
 """
-_FLAGS = ("-s", "-P", "-S", "-B", "-X", "utf8", "-c", _START)
 _ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # sets have the same order in every run
 
 Sandbox = Literal["full", "limits"]
@@ -125,4 +124,8 @@ def _as_ran(answer: dict[str, Any], said: bytes, failed: bytes, report: bytes) -
     return Ran(answer["ending"], said, errors, [json.loads(line) for line in report.splitlines()], overflowed)
 
 
-_keeper = Kept([sys.executable, *_FLAGS], [str(Path(__file__).parent)], lambda: _ENVIRONMENT)
+_keeper = Kept(
+    [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", _START],
+    [str(Path(__file__).parent)],
+    lambda: _ENVIRONMENT,
+)

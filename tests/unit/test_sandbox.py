@@ -71,6 +71,21 @@ def test_nothing_gets_out_of_an_ordinary_users():
     assert as_user(USER, "from tests.escapes import escapes; print(escapes())") == "{}\n"
 
 
+def test_nothing_gets_out_where_there_are_no_namespaces():
+    """As in many containers: here there is one in which no more can be made."""
+    refuse = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    alone = ["unshare", "--user", "--map-root-user", "sh", "-c", refuse, "sh"]
+    try:
+        subprocess.run([*alone, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this needs a namespace of users")
+    code = "from tests.escapes import escapes; print(escapes())"
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", POLL + code], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == "{}\n", done.stderr
+
+
 def test_roots_programs_run_under_an_id_of_their_own():
     """Also with a Python in root's home, where root may mount."""
     may_mount = int(re.search(r"CapEff:\t(\w+)", status(os.getpid()))[1], 16) & 1 << 21
