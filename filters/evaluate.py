@@ -49,6 +49,7 @@ def root(tree: Tree, name: str, values: Values, start: float, budget: Budget) ->
         return None
 
 
+_CURVED = frozenset("sin cos tan cot sec csc sinh cosh tanh exp arcsin arccos arctan".split())
 _SCALES = (1.0, 0.05, 1.0, 0.3)  # a high power hides beside it what is small at one scale, not at all of them
 
 
@@ -63,6 +64,9 @@ class Evaluation:
     def __init__(self, library: Library, values: Values, budget: Budget) -> None:
         self._library, self._values, self._budget = library, values, budget
         self.largest = 0.0  # magnitude met on the way
+        # Whether many digits were too few for all that was added or put into a function.
+        self.lost = False
+        self._least, self._tiny = library.get("least"), library.get("tiny")
 
     def value(self, tree: Tree) -> Any:
         """The tree's value, a number or a matrix (a tuple of rows).
@@ -108,6 +112,8 @@ class Evaluation:
             return self._inverse(result)
         for value in values[1:]:
             if op == "add":
+                if self._least:
+                    self._watch(result, value)
                 result = plus(result, value)
             elif op == "mul":
                 result = times(result, value)
@@ -122,6 +128,12 @@ class Evaluation:
             raise Unreadable("the inverse of a matrix")
         return 1 / value
 
+    def _watch(self, a: Any, b: Any) -> None:
+        """See whether one of two numbers that are added is too small to show."""
+        if isinstance(a, tuple) or isinstance(b, tuple) or a == 0 or b == 0:
+            return
+        self.lost |= not self._least < abs(a / b) < 1 / self._least
+
     def _power(self, base: Any, exponent: Any) -> Any:
         if isinstance(base, tuple) or isinstance(exponent, tuple):
             raise Unreadable("a power of a matrix")
@@ -131,6 +143,8 @@ class Evaluation:
             return self._library["number"](1 if exponent == 0 else 0)
         if abs(exponent) * abs(self._library["ln"](base)) > MAGNITUDE:
             raise TooLarge
+        if self._tiny:
+            self.lost |= 0 < abs(exponent) < self._tiny
         return base**exponent
 
     def _function(self, name: str, values: list[Any], op: str) -> Any:
@@ -142,6 +156,9 @@ class Evaluation:
             return sum((self._library["sin"](spread(name, n) * v + n) for n, v in enumerate(values)), start=0)
         if name in ("sin", "cos", "tan", "cot", "sec", "csc") and abs(values[0]) > 1e4:
             self.largest = max(self.largest, 1e10)
+        if self._tiny and name in _CURVED:  # cos(10^-99) is 1 to many digits, and so is tanh(999)
+            most = 150 if name == "tanh" else 1 / self._tiny
+            self.lost |= any(v != 0 and not self._tiny < abs(v) < most for v in values)
         found: Callable[..., Any] | None = self._library.get(name)
         if found is None:
             raise Unreadable(name)

@@ -3,12 +3,15 @@
 Floating point refutes, fast: values that differ by far more than rounding belong to different formulas. What
 agrees is confirmed with mpmath, so that 10^12 and sqrt(10^24 + 1) are told apart. Variables take values at
 fixed points, positive and negative; where only one of the two is real, or, at negative points, any is not,
-the point says nothing. A probabilistic test of identity (Schwartz 1980, Zippel 1979).
+the point says nothing. A probabilistic test of identity (Schwartz 1980, Zippel 1979). Analytic functions that
+agree near 0 agree everywhere; others, such as |x| and max(x, -9), are also compared far from 0, beside the
+numbers that they name, and at whole numbers.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 from filters.evaluate import Evaluation, Values, spread
@@ -16,14 +19,17 @@ from filters.exact import exact
 from filters.formula import parts
 from filters.functions import FLOATS, digits
 from filters.matrices import flat, shape
-from filters.tokens import INFINITY, Budget, Tree, Unreadable
+from filters.tokens import INFINITY, Budget, TooLarge, Tree, Unreadable
 
 CLEAR = 1e-7  # relative difference below which floating point agrees
 DOUBTFUL = 1e-3  # and above which it refutes
-CONFIRMED = 1e-35  # the same, of numbers with 50 digits
-VANISHING = 1e-10  # how 25 digits more shrink a difference that is only rounding
+DIGITS = 100, 150  # with which numbers are computed that agree in floating point
+CONFIRMED = 1e-135  # of the largest number met, what may be left of a difference in 150 digits
+VANISHING = 1e-10  # how 50 digits more shrink a difference that is only rounding
 POSITIVE, NEGATIVE = 8, 6  # points
 ENOUGH = 3  # points that must agree
+FAR_OPERATIONS = 200_000  # as those of a Budget, for the points far from 0
+NUMBERS = 8  # that formulas name, beside which they are compared
 
 
 def same(gold: Tree, given: Tree, budget: Budget) -> bool | None:
@@ -75,6 +81,44 @@ def points(names: set[str], count: int, sign: int = 1) -> list[Values]:
     return [{name: sign * spread(name, index) for name in names} for index in range(count)]
 
 
+_PIECES = frozenset("abs max min floor ceil sqrt conj ln log lg arcsin arccos arctan gcd lcm".split())
+_STEPS = frozenset(("floor", "ceil", "gcd", "lcm"))
+_SIZES = (10.0, 100.0, 1e3, 1e4, 1e6, 1e9)
+_AT_STEPS = (1.0, 2.0, 3.0, -1.0, -4.0, 12.0, 0.5, 2.5, -1.5, 3 - 2.0**-20, -2 - 2.0**-20, 7 + 2.0**-20)
+
+
+def piecewise(tree: Tree) -> bool:
+    """Whether a formula may go on otherwise somewhere, though it agrees with another one near 0."""
+    if not variables(tree):
+        return False
+    whole = tree[0] != "pow" or not variables(tree[1]) or (exact(tree[2], Budget()) or 0.5) % 1 == 0
+    return not whole or (tree[0] == "fn" and tree[1] in _PIECES) or any(map(piecewise, parts(tree)))
+
+
+def far_points(names: set[str], *trees: Tree) -> list[Values]:
+    """Points of several sizes and signs, beside the numbers of the trees, and where steps are."""
+    found: list[Values] = []
+    for index, size in enumerate(_SIZES):
+        for flip in (1, -1):
+            signs = {name: flip * (-1 if index and spread(name, index) > 1 else 1) for name in names}
+            found.append({name: signs[name] * size * (0.5 + spread(name, index * 4)) for name in names})
+    told = sorted({n for tree in trees for n in _numbers(tree) if n not in (0, 1, 2) and n < 10**99})[:NUMBERS]
+    near = [sign * float(n) * (1 + by / 512) for n in told for by in (-1, 1) for sign in (1, -1)]
+    if any(_has_steps(tree) for tree in trees):
+        near += _AT_STEPS
+    for name in sorted(names)[:2]:
+        found += [{other: spread(other, 1) for other in names} | {name: value} for value in near]
+    return found
+
+
+def _numbers(tree: Tree) -> set[Fraction]:
+    return {abs(tree[1])} if tree[0] == "num" else set[Fraction]().union(*map(_numbers, parts(tree)))
+
+
+def _has_steps(tree: Tree) -> bool:
+    return (tree[0] == "fn" and tree[1] in _STEPS) or any(map(_has_steps, parts(tree)))
+
+
 def _same_at_points(gold: Tree, given: Tree, budget: Budget) -> bool | None:
     names = variables(gold) | variables(given)
     if names <= {"I"}:  # a capital I that is alone is SymPy's imaginary unit
@@ -86,7 +130,21 @@ def _same_at_points(gold: Tree, given: Tree, budget: Budget) -> bool | None:
             if answer is False:
                 return None if _undefined(gold) or _undefined(given) else False
             agreed += answer is True
-    return True if agreed >= ENOUGH else None
+    if agreed < ENOUGH:
+        return None
+    return _same_far(gold, given, names) if piecewise(gold) or piecewise(given) else True
+
+
+def _same_far(gold: Tree, given: Tree, names: set[str]) -> bool | None:
+    """Whether nothing is seen to differ where a formula of several pieces may go on otherwise than near 0."""
+    budget = Budget(FAR_OPERATIONS)
+    for values in far_points(names, gold, given):
+        try:
+            if _agree(gold, given, values, budget, strict=False) is False:
+                return None if _undefined(gold) or _undefined(given) else False
+        except TooLarge:
+            continue
+    return None if budget.spent else True
 
 
 def _agree(
@@ -114,16 +172,17 @@ def _agree(
 def _agree_in_digits(gold: Tree, given: Tree, values: Values, budget: Budget) -> bool | None:
     """The same with many digits; values near zero agree when their difference shrinks with more of them."""
     try:
-        a, b = (Evaluation(digits(50), values, budget).value(tree) for tree in (gold, given))
-        if _apart(a, b) < CONFIRMED:
-            return True
-        c, d = (Evaluation(digits(75), values, budget).value(tree) for tree in (gold, given))
+        found = [
+            [(e := Evaluation(digits(n), values, budget), e.value(tree)) for tree in (gold, given)] for n in DIGITS
+        ]
     except (ArithmeticError, ValueError):
         return None
-    differences = [
-        max(abs(p - q) for p, q in zip(flat(x), flat(y), strict=True)) for x, y in ((a, b), (c, d))
-    ]
-    return bool(differences[1] <= VANISHING * differences[0])
+    less, more = (
+        max(abs(p - q) for p, q in zip(flat(x), flat(y), strict=True)) for (_, x), (_, y) in found
+    )
+    if more > VANISHING * less and more > CONFIRMED * max(e.largest for e, _ in found[1]):
+        return False
+    return None if any(e.lost for e, _ in found[1]) else True
 
 
 def _noisy(evaluation: Evaluation, value: Any) -> bool:

@@ -10,13 +10,14 @@ import re
 
 from filters.evaluate import Values, root, value_at
 from filters.formula import parse
-from filters.identity import canonical, points, variables
+from filters.identity import canonical, far_points, piecewise, points, variables
 from filters.structure import Structure, structure
 from filters.tokens import Budget, Tree, Unreadable
 
 CLOSE = 1e-9  # relative
 ABOUT = 0.02  # relative: 0.57 is about 0.577
 POINTS = 4
+FAR = 1e5  # beyond which floating point has too few digits for the ratio of two formulas
 
 _NAME = r"(?:\\[A-Za-z]+|[A-Za-z]+)(?:_(?:\{[^{}=<>]{1,40}\}|\w))?'{0,2}"
 LABEL = re.compile(
@@ -162,7 +163,7 @@ def _difference(relation: Structure) -> Tree | None:
 def _constant_ratio(f: Tree, g: Tree, names: set[str], budget: Budget) -> float | None:
     """f / g where it is the same real number, not zero, at every point."""
     ratios = []
-    for values in _everywhere(names):
+    for values in _everywhere(names, f, g):
         try:
             a, b = value_at(f, values, budget), value_at(g, values, budget)
         except (ArithmeticError, ValueError, Unreadable):
@@ -175,9 +176,11 @@ def _constant_ratio(f: Tree, g: Tree, names: set[str], budget: Budget) -> float 
     return ratios[0].real if abs(ratios[0].imag) < CLOSE * abs(ratios[0]) else None
 
 
-def _everywhere(names: set[str]) -> list[Values]:
-    """Points of either sign: |x| is x and sqrt(y^2) is y at positive ones."""
-    return points(names, POINTS) + points(names, POINTS // 2, -1)
+def _everywhere(names: set[str], *trees: Tree) -> list[Values]:
+    """Points of either sign: |x| is x and sqrt(y^2) is y at positive ones; and, for such trees, far from 0."""
+    near = points(names, POINTS) + points(names, POINTS // 2, -1)
+    far = far_points(names, *trees) if any(map(piecewise, trees)) else []
+    return near + [values for values in far if max(map(abs, values.values()), default=0) < FAR]
 
 
 def _same_zeros(f: Tree, g: Tree, names: set[str], budget: Budget) -> bool | None:

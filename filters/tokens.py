@@ -32,8 +32,13 @@ class Budget:
     def spend(self, operations: int) -> None:
         """Take these off; raises TooLarge when none are left."""
         self._left -= operations
-        if self._left < 0:
+        if self.spent:
             raise TooLarge
+
+    @property
+    def spent(self) -> bool:
+        """Whether more was asked for than there was."""
+        return self._left < 0
 
 
 class Token(NamedTuple):
