@@ -24,6 +24,10 @@ BETWEEN_BOXES = 60  # characters between two boxes that may belong together
 class Answer(NamedTuple):
     text: str
     how: How
+    start: int = (
+        0  # of the whole statement, box or tag or phrase included, in `after_thought` of the response
+    )
+    end: int = 0
 
 
 # Backslash pairs are read as units, so an escaped brace never counts; some models write two before a box.
@@ -65,9 +69,12 @@ def extract(response: str, boxes: Boxes = "join") -> Answer | None:
     if stated:
         return stated
     if whole := _whole(response):
-        return Answer(whole, "whole")
+        return Answer(whole, "whole", 0, len(response))
     last = last_expression(response)
-    return Answer(last, "last") if last else None
+    if not last:
+        return None
+    at = max(response.rfind(last), 0)
+    return Answer(last, "last", at, at + len(last))
 
 
 def after_thought(response: str) -> str:
@@ -106,12 +113,14 @@ def _boxed(text: str, boxes: Boxes) -> Answer | None:
             break
         joined.insert(0, found[-len(joined) - 1])
     answer = ", ".join(dict.fromkeys(text[slice(*span)].strip() for span in joined))
-    place = announcements(text[joined[-1][1] :])
+    behind = joined[-1][1]
+    place = announcements(text[behind:])
     if place and place[0].final:  # a final answer in words after the last box is the later word
-        stated = _announced(text[joined[-1][1] :], place[0].end)
+        stated, end = _announced(text, behind + place[0].end)
         if stated and not is_prose(stated) and _BEGINS_ANSWER.match(stated):
-            return Answer(stated, "phrase")
-    return Answer(answer, "boxed") if answer else None
+            return Answer(stated, "phrase", behind + place[0].start, end)
+    start = text.rfind("\\", 0, joined[0][0])
+    return Answer(answer, "boxed", start, behind + 1) if answer else None
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:
@@ -134,38 +143,47 @@ def _boxes(text: str) -> list[tuple[int, int]]:
 
 def _tagged(text: str) -> Answer | None:
     found = None
-    for inside in in_tags(text):
-        found = inside.strip()
-    return Answer(found, "tag") if found else None
+    for opening, closing in _tags(text):
+        found = Answer(text[opening.end() : closing.start()].strip(), "tag", opening.start(), closing.end())
+    return found if found and found.text else None
 
 
 def in_tags(text: str) -> Iterator[str]:
     """What each closed pair of answer tags holds, in order."""
+    for opening, closing in _tags(text):
+        yield text[opening.end() : closing.start()]
+
+
+def _tags(text: str) -> Iterator[tuple[re.Match[str], re.Match[str]]]:
     if "<" not in text:
         return
-    start = None
+    opening = None
     for tag in _ANSWER_TAG.finditer(text):
         if not tag[1]:
-            start = tag.end()
-        elif start is not None:
-            yield text[start : tag.start()]
-            start = None
+            opening = tag
+        elif opening is not None:
+            yield opening, tag
+            opening = None
 
 
 def _phrased(text: str) -> Answer | None:
     """What follows the last "answer is" to the end of the sentence, or on the next line."""
     for place in announcements(text):
-        answer = _announced(text, place.end)
+        answer, end = _announced(text, place.end)
         if answer:
-            return Answer(answer, "phrase")
+            return Answer(answer, "phrase", place.start, end)
     return None
 
 
-def _announced(text: str, start: int) -> str:
-    rest = text[start : start + PHRASE_LIMIT].lstrip(_LEAD)
-    if rest.startswith(("$$", r"\[")) and (display := SEGMENT.match(rest)):
-        return tidy(display[0])
-    return tidy(_SENTENCE_END.split(rest, maxsplit=1)[0]).strip("\"“”'")
+def _announced(text: str, start: int) -> tuple[str, int]:
+    """What is announced, and where that ends."""
+    rest = text[start : start + PHRASE_LIMIT]
+    bare = rest.lstrip(_LEAD)
+    start += len(rest) - len(bare)
+    if bare.startswith(("$$", r"\[")) and (display := SEGMENT.match(bare)):
+        return tidy(display[0]), start + display.end()
+    said = _SENTENCE_END.split(bare, maxsplit=1)[0]
+    return tidy(said).strip("\"“”'"), start + len(said)
 
 
 def _whole(text: str) -> str | None:

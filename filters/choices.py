@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from filters.doubts import CONDITION, WORDS
+
 
 class Choice(NamedTuple):
     letter: str  # upper case
@@ -50,12 +52,26 @@ CHOICE = _letters("J")  # where an option is asked for; MMLU-Pro has ten
 
 _CLAUSE = re.compile(r"[,;.:!](?:\s|$)|\n|\bbut\b|\bbecause\b|\bsince\b")
 _DOUBTED = re.compile(
-    r"\b(?:not|no|never|cannot|nor|neither|none|might|may|maybe|perhaps|unsure|if|wrong|incorrect|false|unlike"
-    r"|eliminat\w+|exclud\w+|except|rul(?:e|es|ed|ing) out|than|non|nicht|kein\w*|falsch|pas|faux|não|не)\b"
+    rf"\b(?:not|no|never|cannot|nor|neither|none|if|false|than|non|nicht|kein\w*|falsch|pas|faux|não|не"
+    rf"|least|worst)\b|{WORDS}"
     r"|n['’]t\b|[不错]",  # noqa: RUF001
     re.IGNORECASE,
 )
 # What has a letter for a name and is no option: company B, vitamin D.
+_SENTENCE = re.compile(r"(?<=[.!?\n])(?=\s)")
+# What makes a sentence state nothing: a condition, a question, "all but B".
+_OPEN = re.compile(rf"{CONDITION.pattern}|\b(?:all|any\w*|every\w*|none)\s+but\b|\?\s*\Z", re.IGNORECASE)
+_CHOOSES = re.compile(
+    r"(?:\A|\b(?:answers?|options?|choices?|letter|choose|chose|pick|select|go|going|with|mark|is|are|be|so|thus|hence|therefore"
+    r"|then|and|or|than|say|sure|definitely|clearly|namely|ist|lautet|est|es)\b|['’]s\b|[:=])"  # noqa: RUF001
+    r"[\s:*\"'(\[]*(?:(?:the|la|option|choice|letter|answer)\b[\s:*\"'(\[]*){0,2}\Z",
+    re.IGNORECASE,
+)
+_CHOSEN = re.compile(
+    r"[)\]*\"'.]*(?:\s(?:and|or)\s\(?[A-J]\)?)*(?:\s(?:(?:is|are|must be|has to be|holds?|fits?|works?|match(?:es)?|stands?)\b.*"
+    r"|\(.*|[-–—]\s.*|as\b.*|in (?:all|the end)\b.*|here\b.*))?\s*",  # noqa: RUF001
+    re.IGNORECASE | re.DOTALL,
+)
 _THING = re.compile(
     r"\b(?:company|triangle|vitamin|group|type|class|team|person|player|point|line|plan|figure|hepatitis|influenza"
     r"|virus|antigen|case|part|section|city|town|train|car|box|bag|set|matrix|event|angle|circle|square|side|column"
@@ -87,7 +103,8 @@ def named_choices(text: str, letters: Letters) -> set[str]:
     """
     if (choice := read_choice(text, letters)) and not choice.text:
         return {choice.letter}
-    clauses = _CLAUSE.split(letters.listed.sub(r"\1 and ", text))
+    firm = "".join(sentence for sentence in _SENTENCE.split(text) if not _OPEN.search(sentence))
+    clauses = _CLAUSE.split(letters.listed.sub(r"\1 and ", firm))
     named = [found for clause in clauses if (found := _named(clause, letters))]
     first = read_choice(clauses[0].strip(), letters)
     if first is None:
@@ -99,16 +116,28 @@ def _named(clause: str, letters: Letters) -> set[str]:
     if "\\" in clause:
         return set()
     if doubt := _DOUBTED.search(clause):
+        if doubt[0].casefold() not in ("not", "non", "nicht", "不"):
+            return set()
         chosen = read_choice(clause[: doubt.start()].strip(), letters)  # "C, not A" without the comma
         return {chosen.letter} if chosen and not chosen.text else set()
     if choice := read_choice(clause.strip(), letters):
         return {choice.letter}
     if not _WORDS.search(clause):
         return set()
-    found = letters.alone.finditer(clause)
-    return {
-        match[1] for match in found if not _THING.search(clause[max(match.start() - 20, 0) : match.start()])
-    }
+    found = [match for match in letters.alone.finditer(clause) if not _is_thing(clause, match)]
+    return {match[1] for match in found} if any(_is_chosen(clause, match) for match in found) else set()
+
+
+def _is_thing(clause: str, letter: re.Match[str]) -> bool:
+    return bool(_THING.search(clause[max(letter.start() - 20, 0) : letter.start()]))
+
+
+def _is_chosen(clause: str, letter: re.Match[str]) -> bool:
+    """Whether the words beside a letter say that it is the answer; in what is no English, that none deny it."""
+    if not clause.isascii():
+        return True
+    before = clause[max(letter.start() - 40, 0) : letter.start()]
+    return bool(_CHOOSES.search(before) and _CHOSEN.fullmatch(clause, letter.end()))
 
 
 def without_reasons(text: str) -> str:

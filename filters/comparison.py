@@ -85,8 +85,10 @@ class Comparison:
                 return self.same(one.parts[0], several.parts[0])
             if (number := read_quantity(one.parts[0], decimal_comma=True)) and several.kind == "list":
                 other = read_quantity(",".join(several.parts), decimal_comma=True)
-                if other and number.decimals is not None:  # 2,74 beside 2.74
-                    return bool(same_number(number, other, self._policy))
+                if other and number.decimals is not None and same_number(number, other, self._policy):
+                    if len(several.parts[1]) == 1 or (several is a and several.parts[0] != "0"):
+                        raise Open("ambiguous")  # 1,2 beside 1.2: a list or a decimal comma
+                    return True  # 2,74 beside the reference 2.74
             for part in (*one.parts, *several.parts):
                 _require_readable(part)
             (value,) = one.parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -13,6 +14,7 @@ from filters.finding import Finding, cannot_tell, shorten
 from filters.fold import fold, tidy
 from filters.numbers import read_quantity
 from filters.policy import DEFAULT, Boxes, Policy
+from filters.surroundings import later_answer, qualified, statement, taken_back
 from filters.verify import TIMEOUT, final_reference, verify
 
 if TYPE_CHECKING:
@@ -69,46 +71,78 @@ def judge_response(
     bare = tidy(response) if reference and short else ""
     if bare and reference and bare == tidy(reference):
         return Finding("pass", "", bare, "text")
-    answer = judged_text(reference, response, answer_type, policy)
+    answer = judged_answer(reference, response, answer_type, policy)
     if answer is None:
         return cannot_tell("no_answer")
-    finding = verify(reference, answer, answer_type, metadata, timeout=timeout, policy=policy)
-    return finding._replace(evidence=shorten(answer))
+    finding = verify(reference, answer.text, answer_type, metadata, timeout=timeout, policy=policy)
+    if finding.outcome != "unknown" and answer_type in _STATED:
+        finding = _withstanding(finding, reference or "", response, answer, answer_type, policy)
+    return finding._replace(evidence=shorten(answer.text))
 
 
 # The others have to be read first: two equal texts may be no number, or JSON that is refused.
 _SAME_IF_SPELT_SO = frozenset(("math", "text", "reasoning_gym"))
+_READ_BY_CLAUSE = frozenset(("choice", "yes_no"))  # by readers that weigh each clause's words
+_STATED = frozenset(("math", "number", "choice", "yes_no", "text"))  # whose words beside the answer count
 
 
-def judged_text(reference: str | None, response: str, answer_type: AnswerType, policy: Policy) -> str | None:
+def _withstanding(
+    finding: Finding, reference: str, response: str, answer: Answer, answer_type: AnswerType, policy: Policy
+) -> Finding:
+    """The verdict, unless the response takes the answer back, or leaves open whether it is meant."""
+    if finding.outcome == "fail" and answer.end >= len(response):
+        return finding
+    said = statement(response, answer)
+    later = later_answer(said)
+    if later is not None:
+        other = verify(answer.text, later, answer_type, policy=policy).outcome
+        if other != "pass" and not (other == "unknown" and later == answer.text):
+            return cannot_tell("taken_back")
+    elif taken_back(said):
+        return cannot_tell("taken_back")
+    known = answer.text if finding.layer in _READ_BY_CLAUSE else reference
+    if finding.outcome == "pass" and qualified(said, known):
+        return cannot_tell("qualified")
+    return finding
+
+
+def judged_answer(
+    reference: str | None, response: str, answer_type: AnswerType, policy: Policy
+) -> Answer | None:
     """The part of a response that is judged for its answer; None where there is none."""
     if answer_type == "json":
-        return find_json(response)
+        found = find_json(response)
+        return None if found is None else Answer(found, "whole")
     answer = extract(response, policy.several_boxes)
     if answer and answer.how != "last":
-        return answer.text
+        return answer
     if answer_type in ("choice", "yes_no"):
         return _ending(response)
     if answer_type == "number":
-        return answer.text if answer else None
+        return answer
     if answer_type == "math":
         return _mathematical(reference, response, answer)
     if reference is not None and read_quantity(fold(reference)):
-        return answer.text if answer else None
-    return response.strip() or None  # a board, a list of words: the whole response is the answer
+        return answer
+    return _entire(response.strip())  # a board, a list of words: the whole response is the answer
 
 
-def _mathematical(reference: str | None, response: str, answer: Answer | None) -> str | None:
+def _mathematical(reference: str | None, response: str, answer: Answer | None) -> Answer | None:
     """The last formula or number; where the reference is an option's letter, a short response as it is."""
     response = after_thought(response).strip()
     if reference and len(response) <= PROSE_LIMIT and read_choice(fold(final_reference(reference))):
-        return response or None
-    return answer.text if answer else None
+        return _entire(response)
+    return answer
 
 
-def _ending(response: str) -> str | None:
+def _ending(response: str) -> Answer | None:
     """The response where it is short, else its last PROSE_LIMIT characters less a torn word."""
     response = after_thought(response).strip()
     if len(response) > PROSE_LIMIT:
         response = response[-PROSE_LIMIT:].partition(" ")[2].strip()
-    return response or None
+    return _entire(response)
+
+
+def _entire(text: str) -> Answer | None:
+    """A text that is its own statement, with nothing around it."""
+    return Answer(text, "whole", 0, sys.maxsize) if text else None

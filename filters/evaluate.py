@@ -49,7 +49,9 @@ def root(tree: Tree, name: str, values: Values, start: float, budget: Budget) ->
         return None
 
 
-_CURVED = frozenset("sin cos tan cot sec csc sinh cosh tanh exp arcsin arccos arctan".split())
+_CURVED = frozenset(
+    ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp", "arcsin", "arccos", "arctan"]
+)
 _SCALES = (1.0, 0.05, 1.0, 0.3)  # a high power hides beside it what is small at one scale, not at all of them
 
 

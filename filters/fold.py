@@ -50,6 +50,9 @@ _UNIT_FRACTION = re.compile(
 )
 _EMPTY = re.compile(r"⦃\s*⦄")
 _GROUP = re.compile(r"(?<=\d)\s?(?:,\s?\\!|\{\s?,\s?\})\s?(?=\d{3})")  # 32,\! 349
+_DOLLARS = re.compile(
+    r"\A(-?)\s?(?:USD?\s?)?\\?\$\s?(-?\d[\d,]*(?:\.\d+)?(?:\s[mb]illion)?)(?:\s(?:dollars|USD))?\Z"
+)
 _TIE = re.compile(r"(?<=[\d,}])~(?=\S)|^~|~$")  # 5~cm
 _PRIME = re.compile(r"\s?\^\s?(?:\{\s?((?:\\prime\s?|')+|\*)\s?\}|\\prime\s?)")
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\S)")  # 2**3 and 2 ** 3 are powers
@@ -74,6 +77,7 @@ def tidy(text: str) -> str:
 def fold(text: str) -> str:
     """The one spelling of an answer."""
     text = _TIE.sub(" ", _LEADING.sub("", fold_characters(tidy(text)))).replace('\\"', '"')
+    text = _DOLLARS.sub(r"\1\2 dollars", text)  # else what delimits formulas
     if "**" in text:
         text = _BOLD.sub("", text)
     if "{" in text or "\\" in text:

@@ -122,7 +122,8 @@ def _with_digits(precision: int) -> Library:
     return {
         "cost": 8,
         "least": mp.mpf(10) ** (20 - precision),  # what still shows well where it is added to 1
-        "tiny": mp.mpf(10) ** (15 - precision // 2),  # the same in a function, whose value may begin with a square
+        "tiny": mp.mpf(10)
+        ** (15 - precision // 2),  # the same in a function, whose value may begin with a square
         "number": number,
         "e": +mp.e,
         "i": mp.mpc(0, 1),

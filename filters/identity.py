@@ -81,7 +81,25 @@ def points(names: set[str], count: int, sign: int = 1) -> list[Values]:
     return [{name: sign * spread(name, index) for name in names} for index in range(count)]
 
 
-_PIECES = frozenset("abs max min floor ceil sqrt conj ln log lg arcsin arccos arctan gcd lcm".split())
+_PIECES = frozenset(
+    [
+        "abs",
+        "max",
+        "min",
+        "floor",
+        "ceil",
+        "sqrt",
+        "conj",
+        "ln",
+        "log",
+        "lg",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "gcd",
+        "lcm",
+    ]
+)
 _STEPS = frozenset(("floor", "ceil", "gcd", "lcm"))
 _SIZES = (10.0, 100.0, 1e3, 1e4, 1e6, 1e9)
 _AT_STEPS = (1.0, 2.0, 3.0, -1.0, -4.0, 12.0, 0.5, 2.5, -1.5, 3 - 2.0**-20, -2 - 2.0**-20, 7 + 2.0**-20)
@@ -102,7 +120,9 @@ def far_points(names: set[str], *trees: Tree) -> list[Values]:
         for flip in (1, -1):
             signs = {name: flip * (-1 if index and spread(name, index) > 1 else 1) for name in names}
             found.append({name: signs[name] * size * (0.5 + spread(name, index * 4)) for name in names})
-    told = sorted({n for tree in trees for n in _numbers(tree) if n not in (0, 1, 2) and n < 10**99})[:NUMBERS]
+    told = sorted({n for tree in trees for n in _numbers(tree) if n not in (0, 1, 2) and n < 10**99})[
+        :NUMBERS
+    ]
     near = [sign * float(n) * (1 + by / 512) for n in told for by in (-1, 1) for sign in (1, -1)]
     if any(_has_steps(tree) for tree in trees):
         near += _AT_STEPS
@@ -173,13 +193,12 @@ def _agree_in_digits(gold: Tree, given: Tree, values: Values, budget: Budget) ->
     """The same with many digits; values near zero agree when their difference shrinks with more of them."""
     try:
         found = [
-            [(e := Evaluation(digits(n), values, budget), e.value(tree)) for tree in (gold, given)] for n in DIGITS
+            [(e := Evaluation(digits(n), values, budget), e.value(tree)) for tree in (gold, given)]
+            for n in DIGITS
         ]
     except (ArithmeticError, ValueError):
         return None
-    less, more = (
-        max(abs(p - q) for p, q in zip(flat(x), flat(y), strict=True)) for (_, x), (_, y) in found
-    )
+    less, more = (max(abs(p - q) for p, q in zip(flat(x), flat(y), strict=True)) for (_, x), (_, y) in found)
     if more > VANISHING * less and more > CONFIRMED * max(e.largest for e, _ in found[1]):
         return False
     return None if any(e.lost for e, _ in found[1]) else True

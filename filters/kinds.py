@@ -13,6 +13,7 @@ import unicodedata
 
 from filters.choices import CHOICE, named_choices, read_choice, without_reasons
 from filters.data import same_json as same_json
+from filters.doubts import CONDITION, doubted
 from filters.equal import LENGTH, Decision, compare
 from filters.fold import fold
 from filters.numbers import read_quantity, same_number
@@ -40,6 +41,8 @@ def same_choices(reference: str, answer: str) -> Decision:
     gold = read_choice(fold(reference.strip()), CHOICE) or read_choice(reference.strip().upper(), CHOICE)
     if gold is None:
         return Decision(None, "choice", "unreadable_reference")
+    if len(answer) > LENGTH:
+        return Decision(None, "choice", "refused")
     given = fold(answer)
     if gold.text and given.casefold() == gold.text.casefold():
         return Decision(True, "text")
@@ -66,6 +69,11 @@ _CLAUSE = re.compile(r"([.,;:!?\n。，！？、；：—–؟،।])")  # noqa:
 _NEGATION = re.compile(
     r"\b(?:not|never|neither|nor|cannot|nicht|kein\w*|pas|ne|não|niet|inte|değil|bukan|không|не)\b|n[’']t\b"  # noqa: RUF001
 )
+# What directly precedes the word that is the answer, in the languages that are written in ASCII.
+_SAYS = re.compile(
+    r"(?:\b(?:is|are|be|answer|so|thus|therefore|hence|then|indeed|clearly|definitely|certainly|always|also|obviously"
+    r"|ist|est|es|er|adalah|to|jest|klar|daher|also|donc)|['’]s)\Z"  # noqa: RUF001
+)
 _DOUBT = re.compile(
     r"\b(?:if|whether|or|may|might|maybe|perhaps|assum\w+|suppos\w+|would be|unclear|unknown|both)\b"
 )
@@ -76,6 +84,8 @@ def same_truth(reference: str, answer: str) -> Decision:
     gold = _truth(_bare(reference))
     if gold is None:
         return Decision(None, "yes_no", "unreadable_reference")
+    if len(answer) > LENGTH:
+        return Decision(None, "yes_no", "refused")
     said = _truths(answer)
     if not said:
         return Decision(None, "yes_no", "unreadable_answer")
@@ -84,12 +94,14 @@ def same_truth(reference: str, answer: str) -> Decision:
 
 def _truths(answer: str) -> list[bool]:
     """What each clause says that is a word for yes or no, or ends on one, as in "the claim is false"."""
-    pieces = [*_CLAUSE.split(without_reasons(answer)), ""]
+    sentences = re.split(r"(?<=[.!?\n])", without_reasons(answer))
+    firm = "".join(sentence for sentence in sentences if not CONDITION.search(sentence))
+    pieces = [*_CLAUSE.split(firm), ""]
     said = []
     for clause, mark in zip(pieces[::2], pieces[1::2], strict=True):
         words = _bare(clause).split()
         alone = len(words) == 1
-        if not words or (mark in ("?", "？", "؟") and not alone):  # noqa: RUF001
+        if not words or mark in ("?", "？", "؟"):  # noqa: RUF001
             continue
         truth = _truth(words[-1])
         if truth is not None and (alone or not _wavers(words[:-1], words[-1])):
@@ -100,7 +112,14 @@ def _truths(answer: str) -> list[bool]:
 def _wavers(before: list[str], last: str) -> bool:
     """Whether the words before the last make it another: not true, if true, true or false, of no."""
     text = " ".join(before)
-    return bool(_NEGATION.search(text) or _DOUBT.search(text) or any(_truth(w) is not None for w in before))
+    if text.isascii() and last.isascii() and not _SAYS.search(text):
+        return True
+    return bool(
+        _NEGATION.search(text)
+        or _DOUBT.search(text)
+        or doubted(text)
+        or any(_truth(w) is not None for w in before)
+    )
 
 
 def _truth(word: str) -> bool | None:

@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from filters.correct import judged_text
+from filters.correct import judged_answer
 from filters.data import is_several
 from filters.equal import compare
 from filters.finding import Finding, cannot_tell, fit, unfit
@@ -27,6 +27,7 @@ from filters.fold import fold, fold_text
 from filters.policy import DEFAULT, Policy
 from filters.sentences import in_prose, is_prose
 from filters.stated import is_answer
+from filters.surroundings import statement, taken_back
 from filters.verify import BY_VALUE, verify
 from pipeline.rows import AnswerType, Trace
 
@@ -68,8 +69,10 @@ def vote(trace: Trace, policy: Policy = DEFAULT) -> str | None:
     if trace.finish_reason != "stop":  # cut off, what looks like an answer may be the start of one
         return None
     kind = trace.answer_type
-    text = judged_text(trace.reference, trace.response, kind, policy)
-    if text is None or not is_answer(text, kind, trace.reference):
+    answer = judged_answer(trace.reference, trace.response, kind, policy)
+    if answer is None or not is_answer(text := answer.text, kind, trace.reference):
+        return None
+    if kind != "json" and taken_back(statement(trace.response, answer)):
         return None
     if kind == "json" and is_several(text):
         return None

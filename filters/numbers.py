@@ -37,22 +37,27 @@ _LATEX_FRACTION = re.compile(
     r"\\frac ?(?:\{ ?(-?\d+) ?\}|(\d)) ?(?:\{ ?(-?\d+) ?\}|(\d))",
     re.ASCII,
 )
+_CURRENCIES = {"USD": "dollar", "US": "dollar", "$": "dollar", "EUR": "euro", "€": "euro", "£": "pound"}
+_CURRENCY = "|".join((*map(re.escape, _CURRENCIES), "[¥₹¢]"))
 _UNIT = re.compile(
     r"(.*?[\d}.)])(?:\s|(?=[A-Za-zµΩÅ\u3040-\u9fff\uac00-\ud7af]))\s*"
     r"([A-Za-zµΩÅ][A-Za-zµΩÅ.^/* 0-9{}\-]*|[\u3040-\u9fff\uac00-\ud7af]{1,6})"
 )
 # A counter or unit in kana, Han or Hangul; not a number's, but 千米 is a kilometre.
 _UNIT_AFTER_LETTER = re.compile(
-    r"(.*?(?:[A-Za-z]|[A-Za-z]\)))\s+((?:square |cubic )?[A-Za-z]{2,}(?:\s?\^\s?[23])?)"
+    r"(.*?(?:[A-Za-z](?<!degree)(?<!degrees)|[A-Za-z]\)))\s+((?:square |cubic )?[A-Za-z]{2,}(?:\s?\^\s?[23])?)"
 )
 _UNPARTED = re.compile(r"(?!(?:[十百千万萬亿億成折割]|分之)(?![米克瓦卡赫升]))[\u3040-\u9fff\uac00-\ud7af]+")
-_MONEY = re.compile(r"(-?)\s?(?:USD|US|EUR|[€£¥₹])\s?(?=[-.\d])|(?<=\d)\s?[€£¥₹]$")
+_MONEY = re.compile(
+    rf"(?P<sign>-?)\s?(?P<before>{_CURRENCY})\s?(?P<rest>[-.\d].*)|(?P<number>.*\d)\s?(?P<after>{_CURRENCY})"
+)
 # Words after a number that are not its unit but change it, or join it to something else.
 _NOT_UNITS = re.compile(
-    r"\b(?:and|or|to|not|if|is|than|less|more|fewer|minus|plus|times|over|mod|base|cent|not|no"
+    r"\b(?:and|or|to|not|if|is|than|less|more|fewer|minus|plus|times|over|mod|base|(?<=per )cent|not|no"
     r"|hundred|thousand|million|billion|trillion|quadrillion|lakh|crore|bn|mil|mn|gross|ten|dozen|score|pair"
     r"|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|\w+teenth"
     r"|\w+tieth|hundredth|thousandth|millionth|squared|cubed|factorial|below|above"
+    r"|grand|ish|k|off|power|extra|by|too|short|plus|more|tens|times|otherwise|else|unless|when|for|except|only"
     r"|pi|sqrt|sin|cos|tan|log|ln|exp|inf|infinity)s?\b",
     re.IGNORECASE,
 )
@@ -100,7 +105,12 @@ def read_quantity(text: str, *, decimal_comma: bool = False) -> Number | None:
     number = read_number(text, decimal_comma=decimal_comma)
     if number is not None:
         return number
-    text = _MONEY.sub(r"\1", text).strip()
+    if money := _MONEY.fullmatch(text):
+        found = read_quantity(
+            (money["sign"] or "") + (money["rest"] or money["number"]), decimal_comma=decimal_comma
+        )
+        currency = money["before"] or money["after"]
+        return found and (found if found.unit else found._replace(unit=_CURRENCIES.get(currency, currency)))
     if match := _PERCENT.fullmatch(text):
         number = read_number(match[1], decimal_comma=decimal_comma)
         return number and number._replace(percent=True)
@@ -148,6 +158,8 @@ def same_number(gold: Number, given: Number, policy: Policy) -> bool | None:
         return _same_in_units(gold, given, policy)
     if bool(gold.unit) != bool(given.unit) and not policy.unit_optional:
         return False
+    if gold.percent != given.percent and (gold.unit or given.unit):  # 5% beside 5 dollars
+        return None if gold.value == given.value else False
     if gold.percent != given.percent:
         return _same_percent(gold, given, policy)
     return _equal(gold, given, policy)

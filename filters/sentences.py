@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 
+from filters.doubts import changed
 from filters.expressions import expression_at
 from filters.fold import tidy
 
@@ -22,7 +23,7 @@ _NUMBER = re.compile(r"(?:(?<![\w.)}])[-−])?\d[\d,]*(?:\.\d+)?(?:/\d+(?!\d|\.\
 _NUMBER_TAIL = 400  # characters at the end that nearly always hold the last number
 SEGMENT = re.compile(r"\$\$([^$]+)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _SEGMENT_LIMIT = 2000  # characters at the end in which the last formula is looked for
-_MONEY = re.compile(r"[$€£¥]\s?(\d[\d,]*(?:\.\d+)?)|(\d[\d,]*(?:\.\d+)?)\s?[$€£¥]")
+_MONEY = re.compile(r"[$€£¥]\s?\d[\d,]*(?:\.\d+)?|\d[\d,]*(?:\.\d+)?\s?[$€£¥]")
 LATEX_WORDS = re.compile(r"\\[A-Za-z]+(?:\{(?:p|b|v|B|V)?(?:matrix|cases|array|aligned)\})?")
 WORD = re.compile(r"(?<![^\W\d_])(?!(?:and|or)\b)[^\W\d_]{2,}")
 _LONG_WORD = re.compile(r"[^\W\d_]{3,}")
@@ -52,6 +53,14 @@ _CHANGED_AFTER = re.compile(
     r"|[<>≤≥+*/^=!_|])",
     re.IGNORECASE,
 )
+# What may stand directly before the number that a sentence is about, where no "is" does.
+_LEADS = re.compile(
+    r"(?:\A|[^\w\s]|(?<![^\W\d_])(?:is|are|was|were|be|been|equals?|get|gets|got|gives?|has|have|had|makes?|made|costs?"
+    r"|sold|spent|paid|pays?|needs?|takes?|took|left|bought|earns?|received?|there|total|only|just|exactly|precisely|simply"
+    r"|namely|the|a|an|so|thus|hence|therefore|then|and|answer|result|value|number|number of|total of|sum of|equal to|comes to"
+    r"|amounts to|that|of|\w{3,}ed|[a-z]))\s*[$\\({\[*]*\Z",
+    re.IGNORECASE,
+)
 _DENIED = re.compile(
     r"\b(?:cannot|can't|never|isn't|is not|not be|except|unless)\b(?:\s(?!which|it|but)\w+){0,2}\s*\Z",
     re.IGNORECASE,
@@ -77,7 +86,7 @@ def in_prose(text: str) -> str | None:
 
     None where it denies something.
     """
-    if _NEGATION.search(text):
+    if changed(text):
         return None
     if (first := _NUMBER.match(text)) and _REASON.match(text, (span := expression_at(text, first.span()))[1]):
         return text[slice(*span)]
@@ -89,12 +98,14 @@ def in_prose(text: str) -> str | None:
     if segments := SEGMENT.findall(text[-_SEGMENT_LIMIT:]):
         return tidy("".join(segments[-1]))
     if money := _MONEY.findall(text):
-        return "".join(money[-1])
+        return money[-1]
     number = _last_number_span(text)
     if number is None:
         return None
     span = expression_at(text, number)
     before = text[: span[0]][-20:]
+    if not _LEADS.search(before):
+        return None
     if _CHANGED_BEFORE.search(before) or _PART_OF.search(before) or _CHANGED_AFTER.match(text, span[1]):
         return None
     return text[slice(*span)].rstrip(",")

@@ -46,8 +46,9 @@ _TABLE: dict[str, dict[str, str]] = {
         "604800": "week",
     },
     "calendar": {"1": "month", "12": "yr year", "120": "decade", "1200": "century"},
-    "money in dollars": {"1": "dollar usd buck", "0.01": "¢"},
+    "money in dollars": {"1": "dollar usd buck", "0.01": "cent ¢"},
     "money in euros": {"1": "euro eur"},
+    "money in yen": {"1": "yen jpy"},
     "money in yuan": {"1": "yuan rmb"},
     "money in rupees": {"1": "rupee"},
     "angle": {"1": "degree deg", "57.29577951308232": "rad radian"},
@@ -144,6 +145,8 @@ def _simple(powers: dict[str, int]) -> str:
 
 
 def _singular(word: str) -> str:
+    if word in UNITS:
+        return word
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word

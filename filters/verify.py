@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from filters import kinds, worker
 from filters.answers import extract
+from filters.doubts import changed
 from filters.equal import Decision, compare
 from filters.finding import Finding, cannot_tell
 from filters.fold import fold_text, tidy
@@ -66,11 +67,16 @@ def final_reference(reference: str) -> str:
 _SAID = re.compile(r"^(?!.*\b(?:not|never)\b).*\b(?:is|was|are|were)\s(?:the\s|an?\s)?", re.DOTALL)
 
 
+_OTHERWISE = re.compile(r"\bfalse\b|[;,?]|\b(?:but|although|though|while|where)\b", re.IGNORECASE)
+
+
 def _same_text(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
     """The same words, whatever their case and punctuation; cannot tell where one text holds the other."""
     gold, given = (fold_text(text, case_sensitive=policy.case_sensitive) for text in (reference, answer))
-    if gold == given or fold_text(_SAID.sub("", answer), case_sensitive=policy.case_sensitive) == gold:
+    if gold == given:
         return Decision(True, "text")
+    if fold_text(_SAID.sub("", answer), case_sensitive=policy.case_sensitive) == gold:
+        return Decision(None if changed(answer) or _OTHERWISE.search(answer) else True, "text", "ambiguous")
     doubt = f" {gold} " in f" {given} " or f" {given} " in f" {gold} " or is_prose(answer)
     return Decision(None if doubt or _letters(gold) == _letters(given) else False, "text", "ambiguous")
 
@@ -94,7 +100,7 @@ def _same_math(reference: str, answer: str, timeout: float, policy: Policy) -> D
 
 def _inside(answer: str, decision: Decision) -> str | None:
     """What a sentence is about, where the sentence as it stands could not be judged."""
-    if decision.same is not None or decision.reason == "refused" or not _has_words(answer):
+    if decision.same is not None or decision.reason in _SETTLED or not _has_words(answer):
         return None
     return in_prose(answer)
 
@@ -125,6 +131,7 @@ def _same_json(reference: str, answer: str, timeout: float, policy: Policy) -> D
     return kinds.same_json(reference, answer)
 
 
+_SETTLED = frozenset(("refused", "units_differ"))  # nothing inside a sentence would decide it
 _WORD = re.compile(
     r"(?<!\S)[^\W\d_]{2,}(?:['’]s)?(?![^\s:,.?!])|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"  # noqa: RUF001
 )

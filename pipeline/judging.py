@@ -36,7 +36,7 @@ T = TypeVar("T")
 # Raised whenever a trace might be judged otherwise than before.
 VERSIONS = {
     "contamination": 2,
-    "majority": 2,
+    "majority": 3,
     "difficulty": 1,
     "duplicate_problem": 2,
     "duplicate_trace": 2,

@@ -45,7 +45,7 @@ at most %n | up to %n | fewer than %n | over %n | under %n | above %n | below %n
 %n or %o | %n or so | %n-ish | %nish | %n or more | %n or less | %n to %o | %n-%o | %n–%o | between %n and %o
 from %n to %o | either %n or %o | %n dozen | %n hundred | %n thousand | %n million | %n dozens | %n pairs | %n score
 %n tens | %n squared | %n cubed | %n factorial | %n! | the square root of %n | \\sqrt{%n} | %n plus %o | %n minus %o
-%n times %o | %n modulo %o | %n \\bmod %o | %n in base 8 | %n% of %o | %n per cent of %o | %n out of %o | %n of %o
+%n times %o | %n modulo %o | %n \\bmod %o | %n% of %o | %n per cent of %o | %n out of %o | %n of %o
 1 in %n | %n to 1 | log %n | the reciprocal of %n | 1/%n | %n more than %o | %n less than %o | %n short of %o
 %n below zero | %n if n is even, else %o | %n if n is even | %n unless x = 2 | %n when x > 0, otherwise %o
 %n provided that n > 2 | %n for odd n, %o for even n | %n, assuming no friction | %n (if x > 0) | %n except at 0
@@ -53,7 +53,7 @@ from %n to %o | either %n or %o | %n dozen | %n hundred | %n thousand | %n milli
 %n? | %n?? | I guess %n? | might be %n | could be %n | would be %n if it were true | anything but %n | everything except %n
 not %n but %o | %o, not %n | %n is wrong | %n is not right | other than %n | %n, which is wrong | far from %n
 close to %n | in the region of %n | %n+ | ~%n | >%n | <%n | \\geq %n | \\le %n | \\neq %n | \\approx %n or %o
-%n \\pm 1 | %n ± 2 | %nx | %ni | %n\\pi | %n^2 | %n^{%o} | e^{%n} | %n_7 | 0x%n | %n k | %nk | %n grand | %n bn
+%n \\pm 1 | %n ± 2 | %nx | %ni | %n\\pi | %n^2 | %n^{%o} | e^{%n} | 0x%n | %n k | %nk | %n grand | %n bn
 twenty %n | %n thirds | %n quarters | %n and %o | %n, %o | %n; %o | the sum of %n and %o | %n less %o | %n gross
 """
 WORDINGS = """
@@ -147,7 +147,7 @@ FAIR_PAIRS = r"""
 18 dollars ~ 18 | 18 ~ 18 dollars | $18 ~ 18 dollars | $18 ~ $18.00 | 5 km ~ 5000 m | €5 ~ 5 euros | 18 apples ~ 18 apples
 5 miles per hour ~ 5 mph | 12 cm^2 ~ 12 square centimeters | 50 cents ~ 50 | 60 minutes ~ 1 hour | 1 apple ~ 1 apples
 2 ~ two | 5.5 ~ 5 1/2 | -5 ~ minus 5 | -5 ~ negative 5 | 2.5 ~ 2 and 1/2 | 1000 ~ 1,000 | 1,234.5 ~ 1234.5 | 1/2 ~ 0.5
-60 ~ 5 dozen | 5000000 ~ 5 million | 2.74 ~ 2,74 | 1,2 ~ 1, 2 | 1, 2 ~ 2, 1 | \{1,2\} ~ 1, 2 | 0.5 ~ .5 | 5 ~ 5.0
+60 ~ 5 dozen | 5000000 ~ 5 million | 1,2 ~ 1, 2 | 1, 2 ~ 2, 1 | \{1,2\} ~ 1, 2 | 0.5 ~ .5 | 5 ~ 5.0
 x = 5 ~ 5 | 5 or 6 ~ 6 or 5 | 5, 6 ~ 5 and 6 | 5 \pm 1 ~ 4, 6 | x \ge 2 ~ [2, \infty) | 50% ~ 1/2 | 3:30 ~ 3:30
 at least 5 ~ at least 5 | half 5 ~ half 5 | not 5 ~ not 5 | \frac{5}{2} ~ 5/2 | 10 ~ ten | $1.50 ~ 1.5 | 2\sqrt{3} ~ \sqrt{12}
 """
