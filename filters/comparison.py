@@ -193,7 +193,7 @@ class Comparison:
         a, b = (read_quantity(text, decimal_comma=True) for text in (gold, given))
         if a and b:
             if (equal := same_number(a, b, self._policy)) is None:
-                raise Open("units_differ")
+                raise Open("units_differ" if a.unit and b.unit else "ambiguous")
             return equal
         self.layer = "formula"
         return same_formulas((gold, given), (a, b), self._policy, self._budget)

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 from filters.answers import Answer, after_thought, extract
 from filters.choices import read_choice
 from filters.data import find_json
+from filters.equal import is_missing
 from filters.finding import Finding, cannot_tell, shorten
 from filters.fold import fold, tidy
 from filters.numbers import read_quantity
@@ -69,7 +70,7 @@ def judge_response(
     """The verdict on a whole response, with the answer that was found in it as evidence."""
     short = len(response) <= PROSE_LIMIT and answer_type in _SAME_IF_SPELT_SO
     bare = tidy(response) if reference and short else ""
-    if bare and reference and bare == tidy(reference):
+    if bare and reference and bare == tidy(reference) and not is_missing(reference, words=False):
         return Finding("pass", "", bare, "text")
     answer = judged_answer(reference, response, answer_type, policy)
     if answer is None:

@@ -34,7 +34,15 @@ class Decision(NamedTuple):
 
 
 _PLAIN = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
-_UNDEFINED = frozenset(("nan", "null"))
+# How tables say that an answer is missing; and words for that which may as well be one.
+_MISSING = frozenset(("nan", "null", "na", "n/a", "n.a", "<na>", "#n/a", "nil", "-", "--", "?", "missing"))
+_NOTHING = frozenset(("none", "unknown", "undefined", "not available", "not applicable"))
+
+
+def is_missing(reference: str, *, words: bool = True) -> bool:
+    """Whether a reference says that there is none; `words`: or may say so, as "none" and "unknown" do."""
+    text = reference.strip(" \t\n.$").replace("—", "-").replace("–", "-").casefold()  # noqa: RUF001
+    return text in _MISSING or (words and text in _NOTHING)
 
 
 def compare(gold: str, given: str, policy: Policy) -> Decision:
@@ -44,7 +52,7 @@ def compare(gold: str, given: str, policy: Policy) -> Decision:
     if len(gold) > LENGTH or len(given) > LENGTH:
         return Decision(None, "text", "refused")
     gold, given = fold(gold), fold(given)
-    if not gold or gold.casefold() in _UNDEFINED:
+    if not gold or is_missing(gold, words=False):
         return Decision(None, "text", "unreadable_reference")
     if not given:
         return Decision(None, "text", "no_answer")
@@ -86,6 +94,8 @@ def _compare_words(gold: str, given: str, policy: Policy) -> Decision:
     a, b = (fold_text(text, case_sensitive=policy.case_sensitive) for text in (gold, given))
     if a == b:
         return Decision(True, "text")
+    if is_missing(gold):
+        return Decision(None, "text", "unreadable_reference")
     if _is_word(gold) and _is_word(given):
         alike = sorted(a) == sorted(b) or f" {a} " in f" {b} " or f" {b} " in f" {a} "
         return Decision(None if alike else False, "text", "ambiguous")

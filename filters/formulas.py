@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from filters.evaluate import value_at
 from filters.exact import exact
+from filters.floats import same_float
 from filters.formula import parse, parts
 from filters.identity import canonical, replaced, same, variables
 from filters.numbers import Number, rounds_to, split_unit
@@ -55,9 +56,14 @@ def same_formulas(
         return False
     if _rounded(numbers[0], y, policy, budget) or _rounded(numbers[1], x, policy, budget):
         return True
+    floats = _float(numbers[0], y, budget), _float(numbers[1], x, budget)
+    if any(floats):
+        return True
     verdict = same(x, y, budget)
     if verdict:
         return True
+    if None in floats:
+        raise Open("ambiguous")
     if unit_x != unit_y and same(_product(gold, "ambiguous"), _product(given, "ambiguous"), budget):
         return True  # 0.64N beside 0.640 N
     if verdict is None or _same_otherwise(x, y, budget):
@@ -136,7 +142,16 @@ def _rounded(number: Number | None, tree: Tree, policy: Policy, budget: Budget) 
         found = value_at(tree, {}, budget)
     except (Unreadable, ArithmeticError, ValueError):
         return False
-    return abs(found.imag) <= 1e-12 * abs(found) and rounds_to(number, Fraction(found.real), policy)
+    if abs(found.imag) > 1e-12 * abs(found):
+        return False
+    value = Fraction(found.real)
+    return rounds_to(number, value, policy) or bool(same_float(number, value))
+
+
+def _float(number: Number | None, tree: Tree, budget: Budget) -> bool | None:
+    """Whether the first is how a program prints the value of the second; None where that may be."""
+    value = None if number is None else exact(tree, budget)
+    return False if number is None or value is None else same_float(number, value)
 
 
 def _in_degrees(tree: Tree, unit: str, other: Tree, other_unit: str) -> Tree:

@@ -10,10 +10,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+from filters.floats import same_float
 from filters.policy import Policy
 from filters.units import UNITS, compound, unit_of
 
-DIGITS = 50  # of a number, and the size of its exponent; longer ones are not plain
+DIGITS = 50  # of a number; longer ones are not plain
+EXPONENT = 330  # its size; that of a double is less
 UNIT_LIMIT = 60  # characters at the end in which a unit is looked for
 NUMBER_LIMIT = 200  # characters of a text that may be one number
 
@@ -151,7 +153,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def same_number(gold: Number, given: Number, policy: Policy) -> bool | None:
-    """Whether two plain numbers agree; None where their units are two names that nobody here knows."""
+    """Whether two plain numbers agree; None where nobody here knows both of their units, or digits were lost."""
     if "_" in (gold.unit[:1], given.unit[:1]) and not (gold.unit and given.unit):
         return gold.value == given.value or _in_ten(gold) == _in_ten(given)
     if gold.unit and given.unit and gold.unit != given.unit:
@@ -162,7 +164,12 @@ def same_number(gold: Number, given: Number, policy: Policy) -> bool | None:
         return None if gold.value == given.value else False
     if gold.percent != given.percent:
         return _same_percent(gold, given, policy)
-    return _equal(gold, given, policy)
+    if _equal(gold, given, policy):
+        return True
+    if not policy.rounding_digits:
+        return False
+    floats = same_float(gold, given.value), same_float(given, gold.value)
+    return any(floats) or (None if None in floats else False)
 
 
 def rounds_to(decimal: Number, exact: Fraction, policy: Policy) -> bool:
@@ -179,7 +186,7 @@ def rounds_to(decimal: Number, exact: Fraction, policy: Policy) -> bool:
 
 def _decimal(sign: str, whole: str, part: str, exponent: str | None) -> Number | None:
     power = int(exponent or 0)
-    if len(whole) + len(part) > DIGITS or abs(power) > DIGITS:
+    if len(whole) + len(part) > DIGITS or abs(power) > EXPONENT:
         return None
     value = Fraction(Decimal(f"{sign}{whole or 0}.{part or 0}")) * Fraction(10) ** power
     return Number(value, max(len(part) - power, 0) if part else None)
@@ -251,7 +258,7 @@ def _same_percent(gold: Number, given: Number, policy: Policy) -> bool:
     hundredth = percent._replace(
         value=percent.value / 100, decimals=None if percent.decimals is None else percent.decimals + 2
     )
-    if _equal(hundredth, plain, policy):
+    if _equal(hundredth, plain, policy) or same_float(hundredth, plain.value):
         return True
     return policy.percent_sign_optional and abs(plain.value) > 1 and _equal(percent, plain, policy)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from filters import kinds, worker
 from filters.answers import extract
 from filters.doubts import changed
-from filters.equal import Decision, compare
+from filters.equal import Decision, compare, is_missing
 from filters.finding import Finding, cannot_tell
 from filters.fold import fold_text, tidy
 from filters.policy import DEFAULT, Policy
@@ -77,7 +77,12 @@ def _same_text(reference: str, answer: str, timeout: float, policy: Policy) -> D
         return Decision(True, "text")
     if fold_text(_SAID.sub("", answer), case_sensitive=policy.case_sensitive) == gold:
         return Decision(None if changed(answer) or _OTHERWISE.search(answer) else True, "text", "ambiguous")
-    doubt = f" {gold} " in f" {given} " or f" {given} " in f" {gold} " or is_prose(answer)
+    doubt = (
+        is_missing(reference)
+        or f" {gold} " in f" {given} "
+        or f" {given} " in f" {gold} "
+        or is_prose(answer)
+    )
     return Decision(None if doubt or _letters(gold) == _letters(given) else False, "text", "ambiguous")
 
 

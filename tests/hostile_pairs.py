@@ -92,6 +92,12 @@ The answer is anywhere from %n to %o. | The answer must not be %n. | The answer 
 The answer could be %n. | The answer might be %n. | The answer may be %n. | Perhaps the answer is %n.
 The answer was %n last year. | The answer is %n too many. | The answer is %n off. | It is nowhere near %n.
 """
+FLOATS = r"""
+0.30000000000000004 ~ 0.31 | 17.900000000000002 ~ 17.900001 | 0.10000000149011612 ~ 0.10000001 | 0.1 ~ 0.1000001
+9007199254740992 ~ 9007199254740993 | 9007199254740992.0 ~ 9007199254740993 | 2^{200} ~ 2^{200}+1 | 2^{200} ~ 1.6069380442589903e+60
+0.3333333432674408 ~ 0.34 | 1.4142135381698608 ~ \sqrt{3} | 0.10000000149011612 ~ 0.2 | 123456789 ~ 123456792 | 0.1 ~ 0.10000001
+"""
+MISSING = ("NA", "N/A", "n/a", "null", "nan", "NaN", "-", "--", "—", "None", "unknown", "<NA>", "#N/A", "nil", "missing")
 TEXTS = """
 %o, although some say it is %n | not %n | %n is wrong | anything but %n | The capital is not %n | It was never %n
 either %n or %o | %n or %o | %o, not %n | not %n but %o | %n? | If the king is there, it is %n, else it is %o
@@ -139,13 +145,18 @@ x+3 ~ 3+x | |x| ~ \sqrt{x^2} | |x+3| ~ |-x-3| | \max(x,y) ~ \max(y,x) | |x-y| ~ 
 \min(x,100) ~ \min(100,x) | \frac{x+y+|x-y|}{2} ~ \max(x,y) | \lfloor x \rfloor + 1 ~ \lfloor x+1 \rfloor
 -\lfloor -x \rfloor ~ \lceil x \rceil | \ln(x^2) ~ 2\ln x | \sqrt{4x} ~ 2\sqrt{x} | \frac{1}{\sqrt{x}} ~ x^{-1/2}
 e^{2x} ~ (e^x)^2 | \sin^2 x ~ 1-\cos^2 x | x^{100} ~ (x^{50})^2 | \frac{x^2-1}{x-1} ~ x+1 | y=2x+1 ~ y=1+2x
-|x+3|=5 ~ |3+x|=5 | |x|<5 ~ -5<x<5 | \sqrt{x+100} ~ (x+100)^{1/2} | \log_2(x) ~ \frac{\ln x}{\ln 2} | |2x| ~ 2|x|
+|x+3|=5 ~ |3+x|=5 | \sqrt{x+100} ~ (x+100)^{1/2} | \log_2(x) ~ \frac{\ln x}{\ln 2} | |2x| ~ 2|x|
 \frac{\sqrt{x^2+1}-1}{x} ~ \frac{x}{\sqrt{x^2+1}+1} | \sqrt[3]{8x} ~ 2\sqrt[3]{x} | x|x| ~ |x|x | \sqrt{12}x ~ 2\sqrt{3}x
 \arctan(x) ~ \tan^{-1}(x) | \frac{1}{2}\ln|x| ~ \ln\sqrt{|x|} | (x+y+z)^{20} ~ (z+y+x)^{20} | \min(x,-x) ~ -|x|
 """
+FAIR_FLOATS = r"""
+0.30000000000000004 ~ 0.3 | 17.900000000000002 ~ 17.9 | 89.99999999999999 ~ 90 | 5.333333333333333 ~ \frac{16}{3}
+0.10000000149011612 ~ 0.1 | 0.30000000000000004 ~ \frac{3}{10} | 0.3333333432674408 ~ \frac{1}{3} | 3.1415927410125732 ~ \pi
+3.3000000000000003 m ~ 3.3 m | 30.000000000000004% ~ 0.3 | 1e22 ~ 10^{22} | 0.7999999999999999 ~ 0.8 | 72.0 ~ 72
+"""
 FAIR_PAIRS = r"""
 18 dollars ~ 18 | 18 ~ 18 dollars | $18 ~ 18 dollars | $18 ~ $18.00 | 5 km ~ 5000 m | €5 ~ 5 euros | 18 apples ~ 18 apples
-5 miles per hour ~ 5 mph | 12 cm^2 ~ 12 square centimeters | 50 cents ~ 50 | 60 minutes ~ 1 hour | 1 apple ~ 1 apples
+12 cm^2 ~ 12 cm^2 | 50 cents ~ 50 | 60 minutes ~ 1 hour | 1 apple ~ 1 apples
 2 ~ two | 5.5 ~ 5 1/2 | -5 ~ minus 5 | -5 ~ negative 5 | 2.5 ~ 2 and 1/2 | 1000 ~ 1,000 | 1,234.5 ~ 1234.5 | 1/2 ~ 0.5
 60 ~ 5 dozen | 5000000 ~ 5 million | 1,2 ~ 1, 2 | 1, 2 ~ 2, 1 | \{1,2\} ~ 1, 2 | 0.5 ~ .5 | 5 ~ 5.0
 x = 5 ~ 5 | 5 or 6 ~ 6 or 5 | 5, 6 ~ 5 and 6 | 5 \pm 1 ~ 4, 6 | x \ge 2 ~ [2, \infty) | 50% ~ 1/2 | 3:30 ~ 3:30
@@ -200,13 +211,21 @@ def hostile() -> Iterator[Pair]:
     for text in _entries(TRUTHS):
         for n, o in (("true", "false"), ("yes", "no"), ("false", "true"), ("no", "yes")):
             yield "a truth", "yes_no", n, _filled(text, n, o)
+    for a, b in _pairs(FLOATS):
+        yield "another float", "math", a, b
+        yield "another float", "math", b, f"\\boxed{{{a}}}"
+    for word, kind in itertools.product(MISSING, ("math", "number", "choice", "yes_no")):
+        yield "no reference", kind, word, "5"
+        yield "no reference", kind, word, "The answer is 5."
+    for word, kind in itertools.product(MISSING[:9], ("math", "number", "choice", "yes_no")):
+        yield "no reference", kind, word, word
     for a, b in (("1,2", "1.2"), ("1.2", "1,2"), ("3,5", "3.5"), ("0,5", "0.5"), ("4,7", r"\boxed{4.7}")):
         yield "a list or a decimal comma", "math", a, b
 
 
 def fair() -> Iterator[Pair]:
     """Pairs of which all are right."""
-    for a, b in _pairs(FAIR_FORMULAS) + _pairs(FAIR_PAIRS):
+    for a, b in _pairs(FAIR_FORMULAS) + _pairs(FAIR_FLOATS) + _pairs(FAIR_PAIRS):
         yield "the same", "math", a, b
         yield "the same", "math", b, rf"The answer is \boxed{{{a}}}."
     for text, kind in itertools.product(_entries(FAIR), ("math", "number")):
