@@ -58,7 +58,7 @@ class Filter(NamedTuple):
 
 
 FILTERS: dict[str, Filter] = {
-    "finished": Filter(finished, 1),
+    "finished": Filter(finished, 2),
     "one_thought": Filter(one_thought, 2),
     "final_answer": Filter(final_answer, 3),
     "correct": Filter(correct, 5),

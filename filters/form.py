@@ -13,6 +13,7 @@ from filters.data import find_json, is_several
 from filters.finding import Finding, cannot_tell, fit, unfit
 from filters.fold import fold_text
 from filters.stated import alternatives, each, is_answer
+from filters.turns import next_turn, turn_mark
 from filters.verify import BY_VALUE, verify
 
 if TYPE_CHECKING:
@@ -26,17 +27,26 @@ _THINK_TAG = re.compile(
     r"|<\|/?(?:begin_of_|end_of_|start_)?(?:think(?:ing)?|thought|reasoning)\|>",
     re.IGNORECASE,
 )
+_TALKS = frozenset(("free", "python", "json"))  # answers that may hold "User:" at the start of a line
 _INLINE_CODE = re.compile(r"`[^`\n]+`")
 _SEVERAL = re.compile(r"\b(?:or|and)\b|[,;±]|\\pm|\\cup", re.IGNORECASE)  # a reference that is a list
 
 
 def finished(trace: Trace) -> Finding:
-    """The model ended by itself: not cut off at max_tokens, and the request did not fail."""
-    if trace.finish_reason == "stop":
-        return fit()
+    """The model ended by itself, and where its turn ends: not cut off at max_tokens, no request that failed,
+    no mark of a chat template in the text, no turn of the user that the model imagined.
+    """
     if trace.finish_reason == "length":
         return unfit("truncated")
-    return unfit(trace.finish_reason or "no_finish_reason", trace.error)
+    if trace.finish_reason != "stop":
+        return unfit(trace.finish_reason or "no_finish_reason", trace.error)
+    thought, response = trace.reasoning or "", trace.response
+    if mark := turn_mark(thought) or turn_mark(response):
+        return unfit("turn_mark", mark)
+    turn = next_turn(thought, trace.question, pair=True) or next_turn(
+        response, trace.question, pair=trace.answer_type in _TALKS
+    )
+    return unfit("next_turn", turn) if turn else fit()
 
 
 def one_thought(trace: Trace, *, required: bool = True) -> Finding:
