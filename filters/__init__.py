@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+from filters import limits
 from filters.agreement import agreement
 from filters.correct import correct
 from filters.finding import Finding, cannot_tell, fit, unfit
@@ -60,18 +61,21 @@ class Filter(NamedTuple):
 FILTERS: dict[str, Filter] = {
     "finished": Filter(finished, 2),
     "one_thought": Filter(one_thought, 2),
-    "final_answer": Filter(final_answer, 3),
+    "final_answer": Filter(final_answer, 4),
     "correct": Filter(correct, 5),
     "length": Filter(length, 1),
-    "one_language": Filter(one_language, 2),
-    "paragraphs": Filter(paragraphs, 2),
+    "one_language": Filter(one_language, 3),
+    "paragraphs": Filter(paragraphs, 3),
     "no_code": Filter(no_code, 2),
     "no_repetition": Filter(no_repetition, 2),
     "no_refusal": Filter(no_refusal, 2),
     "no_leak": Filter(no_leak, 2),
-    "agreement": Filter(agreement, 2),
+    "agreement": Filter(agreement, 3),
     "confidence": Filter(confidence, 1),
 }
+
+
+_BY_COUNTS = frozenset(("finished", "length", "confidence"))  # these say enough of a text of any size
 
 
 def judge(trace: Trace, rules: Rules) -> Trace:
@@ -140,8 +144,13 @@ def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:
 
 def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
     function, version = FILTERS[name]
+    if name not in _BY_COUNTS and len(trace.reasoning or "") + len(trace.response) > limits.TEXT:
+        return as_verdict(name, version, cannot_tell("too_long"))
     try:
-        finding = function(trace, **parameters)
+        with limits.processor_seconds():
+            finding = function(trace, **parameters)
+    except limits.TooSlow:
+        finding = cannot_tell("too_slow")
     except (Stopped, UserError):  # no checking process, no sandbox: that says nothing of the trace
         raise
     except (OSError, MemoryError) as e:  # nor does what this machine has no room for just now

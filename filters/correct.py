@@ -16,7 +16,7 @@ from filters.fold import fold, tidy
 from filters.numbers import read_quantity
 from filters.policy import DEFAULT, Boxes, Policy
 from filters.surroundings import later_answer, qualified, statement, taken_back
-from filters.verify import TIMEOUT, final_reference, verify
+from filters.verify import TEXT_LIMIT, TIMEOUT, final_reference, verify
 
 if TYPE_CHECKING:
     from pipeline.rows import AnswerType, Trace
@@ -68,6 +68,8 @@ def judge_response(
     policy: Policy = DEFAULT,
 ) -> Finding:
     """The verdict on a whole response, with the answer that was found in it as evidence."""
+    if len(reference or "") > TEXT_LIMIT and answer_type in _STATED:
+        return cannot_tell("refused")
     short = len(response) <= PROSE_LIMIT and answer_type in _SAME_IF_SPELT_SO
     bare = tidy(response) if reference and short else ""
     if bare and reference and bare == tidy(reference) and not is_missing(reference, words=False):

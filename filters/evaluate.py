@@ -68,7 +68,8 @@ class Evaluation:
         self.largest = 0.0  # magnitude met on the way
         # Whether many digits were too few for all that was added or put into a function.
         self.lost = False
-        self._least, self._tiny = library.get("least"), library.get("tiny")
+        self._least: Any = library.get("least")
+        self._tiny: Any = library.get("tiny")
 
     def value(self, tree: Tree) -> Any:
         """The tree's value, a number or a matrix (a tuple of rows).

@@ -12,6 +12,8 @@ import unicodedata
 
 from filters.spellings import CHARACTERS, COMMANDS, IN_SIGNS, ROW, UNION
 
+LONGEST = 6  # characters that one may stand for; a ligature of 18 is no mathematics
+
 _WRAPPINGS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 _SCRIPTS = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+|[₀-₉₊₋]+")
@@ -162,4 +164,7 @@ def _fold_character(c: str) -> str:
     kind = unicodedata.decomposition(c).partition(" ")[0]
     if kind == "<fraction>":
         return " " + unicodedata.normalize("NFKC", c).replace("\N{FRACTION SLASH}", "/")
-    return "" if unicodedata.category(c) in ("Cf", "Cs", "So") else unicodedata.normalize("NFKC", c)
+    if unicodedata.category(c) in ("Cf", "Cs", "So"):
+        return ""
+    normal = unicodedata.normalize("NFKC", c)
+    return normal if len(normal) <= LONGEST else c

@@ -7,6 +7,7 @@ them off, or where a model went on to imagine the next turn. Everything here is 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # From the models' chat templates and tokenizers, and llama.cpp's list of end-of-generation tokens
 # (https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp).
@@ -79,7 +80,15 @@ START_MARKS = (  # begin a turn, or name whose it is
     "]~b]",  # MiniMax
 )
 TURN_MARKS = END_MARKS + START_MARKS
-TURN_MARK = re.compile("|".join(map(re.escape, TURN_MARKS)))
+
+
+def _pattern(marks: Sequence[str]) -> str:
+    """Any of the marks; those that begin alike are tried together, so that text full of < costs little."""
+    alike = {begin: [mark[2:] for mark in marks if mark[:2] == begin] for begin in {m[:2] for m in marks}}
+    return "|".join(f"{re.escape(b)}(?:{'|'.join(map(re.escape, alike[b]))})" for b in sorted(alike))
+
+
+TURN_MARK = re.compile(_pattern(TURN_MARKS))
 
 _STRUCK = ("<s>", "</s>")  # strike-through in HTML, where the first opens
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 # No alternative reads past the next mark of its kind, so that all of them together read a text once.
 _NO_PROSE = re.compile(
-    r"```[^`]*+(?:`{1,2}(?!`)[^`]*+)*+(?:```|\Z)"  # a block of code, closed or not
+    r"\\\\"  # a row's end, which begins no formula: \\[2pt]
+    r"|```[^`]*+(?:`{1,2}(?!`)[^`]*+)*+(?:```|\Z)"  # a block of code, closed or not
     r"|`[^`\n]{1,200}`"
     r"|\$\$[^$]{1,2000}\$\$|\$[^$\n]{1,500}\$"
     r"|\\\((?:[^\\]|\\[^()\[\]])*+\\\)|\\\[(?:[^\\]|\\[^()\[\]])*+\\\]"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.rows import AnswerType
 
 ROUNDS = 4  # in which announcements are looked for, from the end; each finds a few of every word
+BOXES = 500  # that are read, the last ones
 LENGTH = 300  # characters of a text that says that there is no answer
 
 _EMPTY_BOX = re.compile(r"\\+[a-z]*box(?:ed)?\s*\{\s*\}")
@@ -73,6 +74,8 @@ def is_answer(text: str, kind: AnswerType, reference: str | None = None) -> bool
 
 def alternatives(text: str) -> list[str]:
     """The bare values between which a text does not decide, as 7 or 8; none in "x = 1 or x = 2"."""
+    if len(text) > LENGTH:
+        return []
     parts = re.split(r",?\s+or(?:\s+maybe|\s+perhaps|\s+possibly)?\s+", fold(text).removeprefix("either "))
     if any(re.search(r"[=<>≤≥∈≠]", part) or is_prose(part) or not part.strip() for part in parts):
         return []
@@ -81,7 +84,7 @@ def alternatives(text: str) -> list[str]:
 
 def boxed(response: str) -> list[str]:
     """What each closed box holds, each text once."""
-    pieces = _BOX.split(response)[1:]
+    pieces = _BOX.split(response)[1:][-BOXES:]
     found = (extract(piece) for piece in pieces)
     return list(dict.fromkeys(answer.text for answer in found if answer and answer.how == "boxed"))
 

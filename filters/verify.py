@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from filters import kinds, worker
 from filters.answers import extract
+from filters.data import JSON_LIMIT
 from filters.doubts import changed
 from filters.equal import Decision, compare, is_missing
 from filters.finding import Finding, cannot_tell
@@ -31,7 +32,7 @@ from filters.tokens import FUNCTIONS
 if TYPE_CHECKING:
     from pipeline.rows import AnswerType
 
-TEXT_LIMIT = 100_000  # characters of an answer to compare as text, or to score
+TEXT_LIMIT = 20_000  # characters of an answer to compare as text, or to score; and of a reference
 TIMEOUT = 1.5  # seconds
 
 
@@ -45,7 +46,7 @@ def verify(
     policy: Policy = DEFAULT,
 ) -> Finding:
     """Compare an answer with the reference, in at most `timeout` seconds and the first start of a process."""
-    if len(answer) > TEXT_LIMIT:
+    if max(len(answer), len(reference or "")) > (JSON_LIMIT if answer_type == "json" else TEXT_LIMIT):
         return _finding(Decision(None, "text", "refused"))
     if answer_type == "reasoning_gym":
         return _finding(_by_task(reference, answer, metadata, timeout))
