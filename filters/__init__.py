@@ -147,7 +147,7 @@ def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
     if name not in _BY_COUNTS and len(trace.reasoning or "") + len(trace.response) > limits.TEXT:
         return as_verdict(name, version, cannot_tell("too_long"))
     try:
-        with limits.processor_seconds():
+        with limits.processor_seconds(limits.SECONDS):
             finding = function(trace, **parameters)
     except limits.TooSlow:
         finding = cannot_tell("too_slow")

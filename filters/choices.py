@@ -68,7 +68,8 @@ _CHOOSES = re.compile(
     re.IGNORECASE,
 )
 _CHOSEN = re.compile(
-    r"[)\]*\"'.]*(?:\s(?:and|or)\s\(?[A-J]\)?)*(?:\s(?:(?:is|are|must be|has to be|holds?|fits?|works?|match(?:es)?|stands?)\b.*"
+    r"[)\]*\"'.]*(?:\s(?:and|or)\s\(?[A-J]\)?)*"
+    r"(?:\s(?:(?:is|are|must be|has to be|holds?|fits?|works?|match(?:es)?|stands?)\b.*"
     r"|\(.*|[-–—]\s.*|as\b.*|in (?:all|the end)\b.*|here\b.*))?\s*",  # noqa: RUF001
     re.IGNORECASE | re.DOTALL,
 )
@@ -133,7 +134,7 @@ def _is_thing(clause: str, letter: re.Match[str]) -> bool:
 
 
 def _is_chosen(clause: str, letter: re.Match[str]) -> bool:
-    """Whether the words beside a letter say that it is the answer; in what is no English, that none deny it."""
+    """Whether the words beside a letter say that it is the answer; in other languages, that none deny it."""
     if not clause.isascii():
         return True
     before = clause[max(letter.start() - 40, 0) : letter.start()]

@@ -1,7 +1,8 @@
 """Decimals that a program printed from binary floating point: 0.30000000000000004 for 0.3.
 
-A double has 15 decimal digits for certain and is printed with up to 17 (IEEE 754; David Goldberg 1991), a single
-has 6 and is printed with up to 9, or with a double's 17 where it became one: 0.10000000149011612 is 0.1.
+A double has 15 decimal digits for certain and is printed with up to 17, a single is printed with up to 9
+(Goldberg 1991, What every computer scientist should know about floating-point arithmetic), or with a double's
+17 where it became one: 0.10000000149011612 is 0.1.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _double(value: Fraction) -> float | None:
 
 
 def _shortest_single(value: Fraction) -> Fraction | None:
-    """The shortest decimal of the single that a value is, as a double prints it; None where it is no single."""
+    """The shortest decimal of the single that a value is; None where it is none."""
     single = _single(float(value))
     if single is None or single != float(value):
         return None

@@ -21,7 +21,7 @@ class TooSlow(BaseException):
 
 
 @contextmanager
-def processor_seconds(seconds: float = SECONDS) -> Iterator[None]:
+def processor_seconds(seconds: float) -> Iterator[None]:
     """Raise TooSlow in what is computed here for longer, a regular expression's search included.
 
     Only in a process's main thread, where signals arrive; in other threads nothing is bounded here.

@@ -47,7 +47,8 @@ _UNIT = re.compile(
 )
 # A counter or unit in kana, Han or Hangul; not a number's, but 千米 is a kilometre.
 _UNIT_AFTER_LETTER = re.compile(
-    r"(.*?(?:[A-Za-z](?<!degree)(?<!degrees)|[A-Za-z]\)))\s+((?:square |cubic )?[A-Za-z]{2,}(?:\s?\^\s?[23])?)"
+    r"(.*?(?:[A-Za-z](?<!degree)(?<!degrees)|[A-Za-z]\)))\s+"
+    r"((?:square |cubic )?[A-Za-z]{2,}(?:\s?\^\s?[23])?)"
 )
 _UNPARTED = re.compile(r"(?!(?:[十百千万萬亿億成折割]|分之)(?![米克瓦卡赫升]))[\u3040-\u9fff\uac00-\ud7af]+")
 _MONEY = re.compile(
@@ -153,7 +154,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def same_number(gold: Number, given: Number, policy: Policy) -> bool | None:
-    """Whether two plain numbers agree; None where nobody here knows both of their units, or digits were lost."""
+    """Whether two plain numbers agree; None where a unit is not known here, or digits were lost."""
     if "_" in (gold.unit[:1], given.unit[:1]) and not (gold.unit and given.unit):
         return gold.value == given.value or _in_ten(gold) == _in_ten(given)
     if gold.unit and given.unit and gold.unit != given.unit:

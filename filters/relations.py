@@ -177,7 +177,7 @@ def _constant_ratio(f: Tree, g: Tree, names: set[str], budget: Budget) -> float 
 
 
 def _everywhere(names: set[str], *trees: Tree) -> list[Values]:
-    """Points of either sign: |x| is x and sqrt(y^2) is y at positive ones; and, for such trees, far from 0."""
+    """Points of either sign, as |x| is x at positive ones; for such trees far from 0 as well."""
     near = points(names, POINTS) + points(names, POINTS // 2, -1)
     far = far_points(names, *trees) if any(map(piecewise, trees)) else []
     return near + [values for values in far if max(map(abs, values.values()), default=0) < FAR]

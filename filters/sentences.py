@@ -30,7 +30,6 @@ _LONG_WORD = re.compile(r"[^\W\d_]{3,}")
 _UNPARTED = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")  # kana, Han, Hangul
 _DIGIT = re.compile(r"\d")
 _IN_TEXT = re.compile(r"\\(?:text|mathrm|mbox)[a-z]*\s?\{[^{}]*\}")
-_NEGATION = re.compile(r"\b(?:not|no|never|isn't|cannot|can't|nicht|pas)\b|不", re.IGNORECASE)
 # What stands beside a number and makes it another: less than 4, 4 squared, 4 or 5.
 _CHANGED_BEFORE = re.compile(
     r"(?:\b(?:than|least|most|under|over|above|below|between|minus|negative|plus|exceeds?|up to|or|twice"
@@ -57,7 +56,7 @@ _CHANGED_AFTER = re.compile(
 _LEADS = re.compile(
     r"(?:\A|[^\w\s]|(?<![^\W\d_])(?:is|are|was|were|be|been|equals?|get|gets|got|gives?|has|have|had|makes?|made|costs?"
     r"|sold|spent|paid|pays?|needs?|takes?|took|left|bought|earns?|received?|there|total|only|just|exactly|precisely|simply"
-    r"|namely|the|a|an|so|thus|hence|therefore|then|and|answer|result|value|number|number of|total of|sum of|equal to|comes to"
+    r"|namely|the|a|an|so|thus|hence|therefore|then|and|answer|result|value|number|equal to|comes to"
     r"|amounts to|that|of|\w{3,}ed|[a-z]))\s*[$\\({\[*]*\Z",
     re.IGNORECASE,
 )

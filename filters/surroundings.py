@@ -1,7 +1,7 @@
 r"""What stands around a stated answer, and whether it takes the answer back, limits it or denies it.
 
-The firmer an answer is stated, the less its surroundings weigh: of a box only its neighbours count, of a number
-that merely comes last its whole sentence. What the reference says as well, as in "at least 5", is no doubt.
+The firmer an answer is stated, the less its surroundings weigh: of a box only its neighbours count, of a
+number that merely comes last its whole sentence. What the reference says as well ("at least 5") is no doubt.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ AFTER = 4000  # characters behind a statement in which it may be taken back
 # Directly before a box or a tag, with what may stand between.
 _GAP = r"\s(?:(?:the|a|an|equal to|to be|be|that|it is|is)\s)*[\s$\\(\[{*:\"“]*\Z"
 _LIMITS = """
-might be | may be | could be | maybe | perhaps | possibly | almost | nearly | less than | more than | greater than | fewer than
-larger than | smaller than | least | at most | up to | under | over | between | half | half of | twice | double | triple | minus
-negative
+might be | may be | could be | maybe | perhaps | possibly | almost | nearly | less than | more than
+greater than | fewer than | larger than | smaller than | least | at most | up to | under | over | between
+half | half of | twice | double | triple | minus | negative
 """
 _THINKS = (
     "doubt | false | not true | not think | not believe | n't think | n't believe | wrong answer | suppose"
@@ -43,13 +43,13 @@ _BEHIND_BOX = re.compile(
 )
 # What stands before "answer" in its clause.
 _OF_ANOTHER = """
-false | say | says | said | half | twice | double | triple | thrice | third | quarter | than
-half of | square of | cube of | root of | reciprocal of | negative of | inverse of | part of | percent of | sum of | product of
-digit of | digits of | maximum of | minimum of | bound of | one of | most of | all of | times
+false | say | says | said | half | twice | double | triple | thrice | third | quarter | than | half of
+square of | cube of | root of | reciprocal of | negative of | inverse of | part of | percent of | sum of
+product of | digit of | digits of | maximum of | minimum of | bound of | one of | most of | all of | times
 """
 _NOT_THE = """
-his | her | their | your | previous | initial | intermediate | first | earlier | other | another | possible | an | a | each | every
-one | some | alternative | expected | approximate
+his | her | their | your | previous | initial | intermediate | first | earlier | other | another
+possible | an | a | each | every | one | some | alternative | expected | approximate
 """
 _BEFORE_PHRASE = re.compile(
     rf"{WORDS}|{any_of(_OF_ANOTHER)}|(?:{any_of(_NOT_THE)}|['’]s?)\s(?:(?:final|correct|possible|right|\w+ly)\s){{0,2}}\Z",  # noqa: RUF001
@@ -61,15 +61,19 @@ _TO_ANOTHER = re.compile(
 _CLAUSE_END = re.compile(r"[.!?;:,\n]\s|\n|[。！？，；：]")  # noqa: RUF001
 _SENTENCE_END = re.compile(r"[.!?]\s|\n|[。！？]")  # noqa: RUF001
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_AN_ANSWER = re.compile(r"\banswer\w*(?:['’]s)?(?=\s*\w)", re.IGNORECASE)
+_AN_ANSWER = re.compile(r"\banswer\w*(?:['’]s)?(?=\s*\w)", re.IGNORECASE)  # noqa: RUF001
 # Directly behind a statement.
 _GOES_ON = """
-except | plus | minus | times | squared | cubed | percent of | per cent of | hundred | thousand | million | billion | dozen
-or maybe | or perhaps | or possibly | or so | or more | or less | or fewer | and a half | and a third | and a quarter
-give or take | at most | at least | isn't | should be | should have been | but | although | though | perhaps | maybe
-allegedly | supposedly | last year | last month | last week | yesterday | no | sorry | i mean
+except | plus | minus | times | squared | cubed | percent of | per cent of | hundred | thousand | million
+billion | dozen | or maybe | or perhaps | or possibly | or so | or more | or less | or fewer | and a half
+and a third | and a quarter | give or take | at most | at least | isn't | should be | should have been
+but | although | though | perhaps | maybe | allegedly | supposedly | last year | last month | last week
+yesterday | no | sorry | i mean
 """
-_IS_WRONG = r"(?:is|was|isn['’]t|cannot be|can['’]t be|looks|seems)\s(?:\w+\s)?(?:not|wrong|incorrect|false|no|mistaken|unlikely|too)\b"  # noqa: RUF001
+_IS_WRONG = (
+    r"(?:is|was|isn['’]t|cannot be|can['’]t be|looks|seems)\s(?:\w+\s)?"  # noqa: RUF001
+    r"(?:not|wrong|incorrect|false|no|mistaken|unlikely|too)\b"
+)
 _CONTINUED = re.compile(
     rf"[\s}}$)*.\\\]]*(?:[,;(—–-]|\.\.\.|…)?\s*(?:{CONDITION.pattern}|{any_of(_GOES_ON)}|[?!✗✘❌👎]"  # noqa: RUF001
     rf"|(?:(?:which|that|this|it)\s)?{_IS_WRONG}|[(\[—–-]\s?(?:wrong|incorrect)\b)",  # noqa: RUF001
@@ -77,23 +81,26 @@ _CONTINUED = re.compile(
 )
 # Behind a statement: what takes it back, whatever follows.
 _WITHDRAWS = """
-scratch that | take that back | take this back | take it back | forget that | never mind | nevermind | ignore that
-ignore the above | cannot be right | can't be right | cannot be correct | can't be correct | couldn't be right | i was wrong
-i made a | i misread | i doubt | i am not | i'm not | i am unsure | i'm unsure | i miscounted | i miscalculated | not sure
-no idea | just guessing | just a guess | a guess | just kidding
+scratch that | take that back | take this back | take it back | forget that | never mind | nevermind
+ignore that | ignore the above | cannot be right | can't be right | cannot be correct | can't be correct
+couldn't be right | i was wrong | i made a | i misread | i doubt | i am not | i'm not | i am unsure
+i'm unsure | i miscounted | i miscalculated | not sure | no idea | just guessing | just a guess | a guess
+just kidding
 """
 _TAKEN_BACK = re.compile(
-    rf"{any_of(_WITHDRAWS)}|(?<!\w)(?:that|this|it|which|answer|above|\d)(?:['’]s| is| was| seems| looks)? (?:\w+ly )?"  # noqa: RUF001
+    rf"{any_of(_WITHDRAWS)}|(?<!\w)(?:that|this|it|which|answer|above|\d)"
+    r"(?:['’]s| is| was| seems| looks)? (?:\w+ly )?"  # noqa: RUF001
     r"(?:not (?:the (?:right |correct |final )?answer|right|correct|true|so)"
     r"|wrong|incorrect|false|mistaken|a mistake|an error|impossible)\b",
     re.IGNORECASE,
 )
 # And what does where another value follows.
 _TURNS = """
-wait | hold on | hang on | hm | hmm* | actually | correction | corrected | oops | sorry | apolog* | on second thought
-on second thoughts | rather | instead | i mean | i meant | should be | should have been | misread | mistaken
-there is a mistake | there was a mistake | there is an error | there was an error | some say | some think | others say
-others think | many say | many think | people say | people think | the real answer | the true answer
+wait | hold on | hang on | hm | hmm* | actually | correction | corrected | oops | sorry | apolog*
+on second thought | on second thoughts | rather | instead | i mean | i meant | should be
+should have been | misread | mistaken | there is a mistake | there was a mistake | there is an error
+there was an error | some say | some think | others say | others think | many say | many think
+people say | people think | the real answer | the true answer
 """
 _ANOTHER = re.compile(rf"(?:\A|[.!?\n—–-]\s*)[\s}}$)*.]*no\b|{any_of(_TURNS)}", re.IGNORECASE)  # noqa: RUF001
 _VALUE = re.compile(

@@ -1,7 +1,7 @@
 """Text that goes on past its turn: a mark between turns, or a turn of somebody else that the model imagined.
 
-A student that is trained on such text learns to talk to itself. Code, in which both may be spoken of, does not
-count. Linear in the text's length.
+A student that is trained on such text learns to talk to itself. Code, in which both may be spoken of, does
+not count. Linear in the text's length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _CODE = re.compile(r"```[^`]*+(?:`{1,2}(?!`)[^`]*+)*+```|`[^`\n]{1,200}`")
 _STRUCK = re.compile(r"<s>|</s>")  # strike-through in HTML, where the first opens
 # Whose turn it is, at the start of a line: "Human: ...", "**User:** ...", "### Instruction: ...".
 _LABEL = re.compile(
-    r"^[ \t]*(?:\*\*|#{2,4}[ \t]*|\[|<)?(?P<who>Human|User|Assistant|AI|Instruction|Response)[\]>]?(?:\*\*)?[ \t]*:",
+    r"^[ \t]*(?:\*\*|#{2,4}[ \t]*|\[|<)?(?P<who>Human|User|Assistant|AI|Instruction|Response)"
+    r"[\]>]?(?:\*\*)?[ \t]*:",
     re.MULTILINE,
 )
 _ASKS = frozenset(("Human", "User", "Instruction"))
@@ -35,8 +36,8 @@ def turn_mark(text: str) -> str | None:
 def next_turn(text: str, question: str, *, pair: bool) -> str | None:
     """Where a text goes on to a turn of its user, from there on; None where it does not.
 
-    pair: only where an answer to that turn follows, as a thought may tell what the user said. A label that the
-    question has as well is its own.
+    pair: only where an answer to that turn follows, as a thought may tell what the user said. A label that
+    the question has as well is its own.
     """
     if ":" not in text:
         return None

@@ -17,163 +17,210 @@ CITIES = ("Paris", "Lyon", "New Delhi")
 # Formulas that agree near 0, at positive numbers, at all but a few points, or to many digits.
 NEARLY = r"""
 x+3 ~ |x+3| | x+3 ~ abs(x+3) | x-7 ~ -|x-7| | x ~ \min(x,100) | x ~ min(x, 1000) | x ~ \max(x,-50)
-x ~ max(x, -10000) | 2x ~ |x|+x | x+40 ~ \sqrt{(x+40)^2} | x^2+1 ~ |x^2+1| + |x-900| - |900-x| + \lfloor x/300 \rfloor
-0 ~ \lfloor |x|/1000 \rfloor | x ~ x + \lfloor x^2/100000 \rfloor | 200-x ~ |x-200| | 25-x^2 ~ |25-x^2|
+x ~ max(x, -10000) | 2x ~ |x|+x | x+40 ~ \sqrt{(x+40)^2}
+x^2+1 ~ |x^2+1| + |x-900| - |900-x| + \lfloor x/300 \rfloor | 0 ~ \lfloor |x|/1000 \rfloor
+x ~ x + \lfloor x^2/100000 \rfloor | 200-x ~ |x-200| | 25-x^2 ~ |25-x^2|
 \lfloor x \rfloor ~ \lceil x \rceil - 1 | \lfloor x \rfloor ~ \lfloor x + 0.001 \rfloor
 \lfloor x+0.5 \rfloor ~ \lceil x-0.5 \rceil | x^4 ~ x^4 + x - \min(x,80) | 0 ~ \max(0, 1-|x-50|)
 n+1 ~ |n+1| | a-b+9 ~ |a-b+9| | x+y ~ \max(x+y, -30) | t ~ \min(t, 500) + 0 | k ~ \sqrt{k^2}
 \ln(x) ~ \min(\ln x, 5) | e^x ~ \min(e^x, 1000) | x ~ \sqrt[3]{|x|^3} | x^3 ~ |x|^3 | \sin x ~ |\sin x|
 x ~ \arcsin(\sin x) | x ~ x + 10^{-40} | \sqrt{2} ~ \sqrt{2} + 10^{-40} | x ~ x + 10^{-90}
-\sqrt{3} ~ \sqrt{3} + 10^{-120} | 68925893036109279891085639286943768 ~ e^{\pi\sqrt{652}} | x ~ x + e^{-300}
-y=x+3 ~ y=|x+3| | f(x)=x ~ f(x)=\min(x,100) | y=x ~ y=\max(x,-200) | x+3=5 ~ |x+3|=5 | x-4=9 ~ |x-4|=9
-x+3<5 ~ |x+3|<5 | x+20>1 ~ |x+20|>1 | x=3 ~ |x|=3 | x>2 ~ x \ge 2 | x<5 ~ |x|<5 | y=x^2 ~ y=\min(x^2,900)
-(x+3, 1) ~ (|x+3|, 1) | [0, a+9] ~ [0, |a+9|] | \{x, 2\} ~ \{\min(x,99), 2\} | x+60 ~ \left|x+60\right|
+\sqrt{3} ~ \sqrt{3} + 10^{-120} | 68925893036109279891085639286943768 ~ e^{\pi\sqrt{652}}
+x ~ x + e^{-300} | y=x+3 ~ y=|x+3| | f(x)=x ~ f(x)=\min(x,100) | y=x ~ y=\max(x,-200) | x+3=5 ~ |x+3|=5
+x-4=9 ~ |x-4|=9 | x+3<5 ~ |x+3|<5 | x+20>1 ~ |x+20|>1 | x=3 ~ |x|=3 | x>2 ~ x \ge 2 | x<5 ~ |x|<5
+y=x^2 ~ y=\min(x^2,900) | (x+3, 1) ~ (|x+3|, 1) | [0, a+9] ~ [0, |a+9|] | \{x, 2\} ~ \{\min(x,99), 2\}
+x+60 ~ \left|x+60\right|
 """
 UNITS = """
-apples oranges | dollars cents | dollars euros | km miles | kg m | hours minutes | boys girls | metres feet
-pounds dollars | red_marbles blue_marbles | m m^2 | m/s km/h | cm cm^3 | seconds days | quarters dimes
-students teachers | litres gallons | mg g | degrees radians | rows columns | yuan yen | cats dogs | years months
-votes seats | wins losses | square_feet feet | miles_per_hour miles | apples pears | men women | newtons joules
+apples oranges | dollars cents | dollars euros | km miles | kg m | hours minutes | boys girls
+metres feet | pounds dollars | red_marbles blue_marbles | m m^2 | m/s km/h | cm cm^3 | seconds days
+quarters dimes | students teachers | litres gallons | mg g | degrees radians | rows columns | yuan yen
+cats dogs | years months | votes seats | wins losses | square_feet feet | miles_per_hour miles
+apples pears | men women | newtons joules
 """
 MONEY = ("$5 €5", "€5 £5", "$5 5_cents", "£5 $5", "5_USD 5_EUR", "¥5 $5", r"\$5 €5", "5€ 5_dollars", "₹5 $5")
 # %n is the number, %o another one.
 MODIFIED = """
-half %n | half of %n | %n and a half | a third of %n | double %n | twice %n | triple %n | three times %n | point %n
-minus %n | negative %n | not %n | never %n | no %n | almost %n | about %n | nearly %n | roughly %n | around %n
-approximately %n, but not quite | just under %n | just over %n | less than %n | more than %n | at least %n
-at most %n | up to %n | fewer than %n | over %n | under %n | above %n | below %n | no more than %n | a bit over %n
-%n or %o | %n or so | %n-ish | %nish | %n or more | %n or less | %n to %o | %n-%o | %n–%o | between %n and %o
-from %n to %o | either %n or %o | %n dozen | %n hundred | %n thousand | %n million | %n dozens | %n pairs | %n score
-%n tens | %n squared | %n cubed | %n factorial | %n! | the square root of %n | \\sqrt{%n} | %n plus %o | %n minus %o
-%n times %o | %n modulo %o | %n \\bmod %o | %n% of %o | %n per cent of %o | %n out of %o | %n of %o
-1 in %n | %n to 1 | log %n | the reciprocal of %n | 1/%n | %n more than %o | %n less than %o | %n short of %o
-%n below zero | %n if n is even, else %o | %n if n is even | %n unless x = 2 | %n when x > 0, otherwise %o
-%n provided that n > 2 | %n for odd n, %o for even n | %n, assuming no friction | %n (if x > 0) | %n except at 0
-%n, or maybe %o | %n, perhaps %o | maybe %n | perhaps %n | possibly %n | probably %n, but I am not sure
-%n? | %n?? | I guess %n? | might be %n | could be %n | would be %n if it were true | anything but %n | everything except %n
-not %n but %o | %o, not %n | %n is wrong | %n is not right | other than %n | %n, which is wrong | far from %n
-close to %n | in the region of %n | %n+ | ~%n | >%n | <%n | \\geq %n | \\le %n | \\neq %n | \\approx %n or %o
+half %n | half of %n | %n and a half | a third of %n | double %n | twice %n | triple %n | three times %n
+point %n | minus %n | negative %n | not %n | never %n | no %n | almost %n | about %n | nearly %n
+roughly %n | around %n | approximately %n, but not quite | just under %n | just over %n | less than %n
+more than %n | at least %n | at most %n | up to %n | fewer than %n | over %n | under %n | above %n
+below %n | no more than %n | a bit over %n | %n or %o | %n or so | %n-ish | %nish | %n or more
+%n or less | %n to %o | %n-%o | %n–%o | between %n and %o | from %n to %o | either %n or %o | %n dozen
+%n hundred | %n thousand | %n million | %n dozens | %n pairs | %n score | %n tens | %n squared | %n cubed
+%n factorial | %n! | the square root of %n | \\sqrt{%n} | %n plus %o | %n minus %o | %n times %o
+%n modulo %o | %n \\bmod %o | %n% of %o | %n per cent of %o | %n out of %o | %n of %o | 1 in %n | %n to 1
+log %n | the reciprocal of %n | 1/%n | %n more than %o | %n less than %o | %n short of %o | %n below zero
+%n if n is even, else %o | %n if n is even | %n unless x = 2 | %n when x > 0, otherwise %o
+%n provided that n > 2 | %n for odd n, %o for even n | %n, assuming no friction | %n (if x > 0)
+%n except at 0 | %n, or maybe %o | %n, perhaps %o | maybe %n | perhaps %n | possibly %n
+probably %n, but I am not sure | %n? | %n?? | I guess %n? | might be %n | could be %n
+would be %n if it were true | anything but %n | everything except %n | not %n but %o | %o, not %n
+%n is wrong | %n is not right | other than %n | %n, which is wrong | far from %n | close to %n
+in the region of %n | %n+ | ~%n | >%n | <%n | \\geq %n | \\le %n | \\neq %n | \\approx %n or %o
 %n \\pm 1 | %n ± 2 | %nx | %ni | %n\\pi | %n^2 | %n^{%o} | e^{%n} | 0x%n | %n k | %nk | %n grand | %n bn
-twenty %n | %n thirds | %n quarters | %n and %o | %n, %o | %n; %o | the sum of %n and %o | %n less %o | %n gross
-"""
+twenty %n | %n thirds | %n quarters | %n and %o | %n, %o | %n; %o | the sum of %n and %o | %n less %o
+%n gross
+"""  # noqa: RUF001
 WORDINGS = """
 The answer is not %n. | The answer isn't %n. | The answer is never %n. | The answer cannot be %n.
-The answer is anything but %n. | The answer is less than %n. | The answer is at least %n. | The answer is about half %n.
-The answer is half of %n. | The answer is twice %n. | The answer is %n or %o. | The answer is either %n or %o.
-The answer is %n if n is even, else %o. | The answer is %n if n is even. | The answer is %n, unless x is negative.
-The answer is between %n and %o. | The answer is somewhere around %n. | The answer is close to %n, but larger.
-The answer is %n? I doubt it. | I doubt that the answer is %n. | It is not true that the answer is %n.
-It is false that the answer is %n. | I do not think the answer is %n. | Nobody would say that the answer is %n.
-The wrong answer is %n. | A common wrong answer is %n. | Some say the answer is %n, but they are wrong.
-If it rains, the answer is %n. | If x = 2, the answer is %n; otherwise it is %o. | Suppose the answer is %n.
-Twice the answer is %n. | Half the answer is %n. | One less than the answer is %n. | The square of the answer is %n.
-The answer is %n, although some say it is %o. | The answer is %n, or perhaps %o. | The answer is %n, or %o if we count twice.
-The answer is %n. No, wait. The answer is %o. | The answer is %n. Actually, it is %o. | The answer is %n. Correction: %o.
-The answer is %n. Sorry, I made a mistake: %o. | The answer is %n. That is wrong. | The answer is %n. Scratch that.
-The answer is %n. But that cannot be right. | The answer is %n. On second thought, %o. | The answer is %n. I mean %o.
-\\boxed{%n} No, wait. It is %o. | \\boxed{%n} should be %o | \\boxed{%n} Hmm, that should be %o.
-\\boxed{%n} Actually \\boxed is wrong, it is %o. | \\boxed{%n} is wrong. | \\boxed{%n}. This is not the answer.
-\\boxed{%n}, which is not the answer | It is not \\boxed{%n}. | The answer is not \\boxed{%n}. | Not \\boxed{%n}
-\\boxed{%n} or \\boxed{%o} | If n is even, \\boxed{%n}. | \\boxed{%n} if n is even, \\boxed{%o} otherwise.
-<answer>%n</answer> No, wait. The answer is %o. | <answer>%n</answer> Actually, the answer is %o.
-<answer>%n</answer> I take that back, it is %o. | <answer>%n</answer> That is incorrect. | <answer>not %n</answer>
+The answer is anything but %n. | The answer is less than %n. | The answer is at least %n.
+The answer is about half %n. | The answer is half of %n. | The answer is twice %n.
+The answer is %n or %o. | The answer is either %n or %o. | The answer is %n if n is even, else %o.
+The answer is %n if n is even. | The answer is %n, unless x is negative.
+The answer is between %n and %o. | The answer is somewhere around %n.
+The answer is close to %n, but larger. | The answer is %n? I doubt it. | I doubt that the answer is %n.
+It is not true that the answer is %n. | It is false that the answer is %n.
+I do not think the answer is %n. | Nobody would say that the answer is %n. | The wrong answer is %n.
+A common wrong answer is %n. | Some say the answer is %n, but they are wrong.
+If it rains, the answer is %n. | If x = 2, the answer is %n; otherwise it is %o.
+Suppose the answer is %n. | Twice the answer is %n. | Half the answer is %n.
+One less than the answer is %n. | The square of the answer is %n.
+The answer is %n, although some say it is %o. | The answer is %n, or perhaps %o.
+The answer is %n, or %o if we count twice. | The answer is %n. No, wait. The answer is %o.
+The answer is %n. Actually, it is %o. | The answer is %n. Correction: %o.
+The answer is %n. Sorry, I made a mistake: %o. | The answer is %n. That is wrong.
+The answer is %n. Scratch that. | The answer is %n. But that cannot be right.
+The answer is %n. On second thought, %o. | The answer is %n. I mean %o. | \\boxed{%n} No, wait. It is %o.
+\\boxed{%n} should be %o | \\boxed{%n} Hmm, that should be %o.
+\\boxed{%n} Actually \\boxed is wrong, it is %o. | \\boxed{%n} is wrong.
+\\boxed{%n}. This is not the answer. | \\boxed{%n}, which is not the answer | It is not \\boxed{%n}.
+The answer is not \\boxed{%n}. | Not \\boxed{%n} | \\boxed{%n} or \\boxed{%o} | If n is even, \\boxed{%n}.
+\\boxed{%n} if n is even, \\boxed{%o} otherwise. | <answer>%n</answer> No, wait. The answer is %o.
+<answer>%n</answer> Actually, the answer is %o. | <answer>%n</answer> I take that back, it is %o.
+<answer>%n</answer> That is incorrect. | <answer>not %n</answer>
 <answer>%n</answer> The correct answer is %o. | <answer>%n or %o</answer> | <answer>half %n</answer>
-<answer>%n if n is odd</answer> | I reject %n. | I rule out %n. | It cannot be %n. | It is certainly not %n.
-It used to be %n. | My first guess was %n. | One might think it is %n. | It would have been %n with one more day.
-The answer is %n plus %o. | The answer is %n times %o. | The answer is %n percent of %o. | The answer is %n squared.
-The answer is the square root of %n. | The answer is the number after %n. | The answer is one more than %n.
-The answer is %n more than %o. | The answer is %n dozen. | The answer is minus %n. | The answer is point %n.
-The answer is %n and a half. | The answer is %n, give or take. | The answer is %n, but I am not sure. | Answer: %n? Or %o?
-Answer: not %n | Answer: %n or %o | Answer: less than %n | Final answer: %n. Wait, no: %o. | Answer: ~%n or %o
-#### not %n | #### %n or %o | #### %n? no, %o | **Answer:** %n (if x > 0), else %o | Answer: %n\\nAnswer: %o
-The answer is %n. Oops, I misread the question, so the answer is %o. | The answer is %n.\\n\\nHold on. It's %o.
-The answer is greater than %n. | The answer is no more than %n. | The answer is %n or more. | The answer is roughly %n to %o.
-The answer is anywhere from %n to %o. | The answer must not be %n. | The answer would be %n if there were no tax.
-The answer could be %n. | The answer might be %n. | The answer may be %n. | Perhaps the answer is %n.
-The answer was %n last year. | The answer is %n too many. | The answer is %n off. | It is nowhere near %n.
+<answer>%n if n is odd</answer> | I reject %n. | I rule out %n. | It cannot be %n.
+It is certainly not %n. | It used to be %n. | My first guess was %n. | One might think it is %n.
+It would have been %n with one more day. | The answer is %n plus %o. | The answer is %n times %o.
+The answer is %n percent of %o. | The answer is %n squared. | The answer is the square root of %n.
+The answer is the number after %n. | The answer is one more than %n. | The answer is %n more than %o.
+The answer is %n dozen. | The answer is minus %n. | The answer is point %n. | The answer is %n and a half.
+The answer is %n, give or take. | The answer is %n, but I am not sure. | Answer: %n? Or %o?
+Answer: not %n | Answer: %n or %o | Answer: less than %n | Final answer: %n. Wait, no: %o.
+Answer: ~%n or %o | #### not %n | #### %n or %o | #### %n? no, %o | **Answer:** %n (if x > 0), else %o
+Answer: %n\\nAnswer: %o | The answer is %n. Oops, I misread the question, so the answer is %o.
+The answer is %n.\\n\\nHold on. It's %o. | The answer is greater than %n. | The answer is no more than %n.
+The answer is %n or more. | The answer is roughly %n to %o. | The answer is anywhere from %n to %o.
+The answer must not be %n. | The answer would be %n if there were no tax. | The answer could be %n.
+The answer might be %n. | The answer may be %n. | Perhaps the answer is %n. | The answer was %n last year.
+The answer is %n too many. | The answer is %n off. | It is nowhere near %n.
 """
 FLOATS = r"""
-0.30000000000000004 ~ 0.31 | 17.900000000000002 ~ 17.900001 | 0.10000000149011612 ~ 0.10000001 | 0.1 ~ 0.1000001
-9007199254740992 ~ 9007199254740993 | 9007199254740992.0 ~ 9007199254740993 | 2^{200} ~ 2^{200}+1 | 2^{200} ~ 1.6069380442589903e+60
-0.3333333432674408 ~ 0.34 | 1.4142135381698608 ~ \sqrt{3} | 0.10000000149011612 ~ 0.2 | 123456789 ~ 123456792 | 0.1 ~ 0.10000001
+0.30000000000000004 ~ 0.31 | 17.900000000000002 ~ 17.900001 | 0.10000000149011612 ~ 0.10000001
+0.1 ~ 0.1000001 | 9007199254740992 ~ 9007199254740993 | 9007199254740992.0 ~ 9007199254740993
+2^{200} ~ 2^{200}+1 | 2^{200} ~ 1.6069380442589903e+60 | 0.3333333432674408 ~ 0.34
+1.4142135381698608 ~ \sqrt{3} | 0.10000000149011612 ~ 0.2 | 123456789 ~ 123456792 | 0.1 ~ 0.10000001
 """
-MISSING = ("NA", "N/A", "n/a", "null", "nan", "NaN", "-", "--", "—", "None", "unknown", "<NA>", "#N/A", "nil", "missing")
+MISSING = (
+    "NA",
+    "N/A",
+    "n/a",
+    "null",
+    "nan",
+    "NaN",
+    "-",
+    "--",
+    "—",
+    "None",
+    "unknown",
+    "<NA>",
+    "#N/A",
+    "nil",
+    "missing",
+)
 TEXTS = """
-%o, although some say it is %n | not %n | %n is wrong | anything but %n | The capital is not %n | It was never %n
-either %n or %o | %n or %o | %o, not %n | not %n but %o | %n? | If the king is there, it is %n, else it is %o
-Some say it is %n | Many believe that it is %n | I doubt that it is %n | It is false that it is %n | It is hardly %n
-%o; people often think it is %n | My first guess was %n, but it is %o | I reject %n | Perhaps %n | It could be %n
-everything except %n | It used to be %n | the opposite of %n | near %n | It is north of %n | nobody says it is %n
-The answer is %n, or %o. | The answer is %n. No, wait. The answer is %o. | <answer>%n</answer> Sorry, it is %o.
-It isn't %n | It is no longer %n | One might say it is %n | %n if it rains | unlike %n | %o rather than %n | %o instead of %n
-The wrong answer is %n | Only a fool would say it is %n | The question is whether it is %n | Who said it is %n
+%o, although some say it is %n | not %n | %n is wrong | anything but %n | The capital is not %n
+It was never %n | either %n or %o | %n or %o | %o, not %n | not %n but %o | %n?
+If the king is there, it is %n, else it is %o | Some say it is %n | Many believe that it is %n
+I doubt that it is %n | It is false that it is %n | It is hardly %n | %o; people often think it is %n
+My first guess was %n, but it is %o | I reject %n | Perhaps %n | It could be %n | everything except %n
+It used to be %n | the opposite of %n | near %n | It is north of %n | nobody says it is %n
+The answer is %n, or %o. | The answer is %n. No, wait. The answer is %o.
+<answer>%n</answer> Sorry, it is %o. | It isn't %n | It is no longer %n | One might say it is %n
+%n if it rains | unlike %n | %o rather than %n | %o instead of %n | The wrong answer is %n
+Only a fool would say it is %n | The question is whether it is %n | Who said it is %n
 """
 CHOICES = """
-I reject %n | not %n | not %n but %o | %o, not %n | %n is wrong | %n is incorrect | All but %n | Everything except %n
-I would avoid %n | It is tempting to choose %n | Many would choose %n | My first thought was %n | The opposite of %n
-Neither %n nor %o | %n or %o | either %n or %o | %n? | %n? No. | I doubt %n | Not sure, maybe %n | It could be %n
-Anything but %n | Option %n fails | Option %n is a distractor | %n contradicts the text | I ruled out %n | Cross out %n
-%n if x > 0, else %o | The answer is %n or %o. | The answer is not %n. | The wrong one is %n | The answer is %n. Wait, no, %o.
-The answer is %n, unless x = 0, then %o. | I cannot choose %n | %n seems unlikely | I once believed in %n | Rather %o than %n
-%o is better than %n | %n was my first choice, now %o | Some would say %n | The answer is %o. Others say %n | Discard %n
-Do not pick %n | Never %n | %n is false | %n can be dismissed | The least likely is %n | Instead of %n, take %o | Skip %n
-<answer>%n</answer> No, wait. The answer is %o. | \\boxed{%n} Actually it is %o. | %n is tempting but %o is right
+I reject %n | not %n | not %n but %o | %o, not %n | %n is wrong | %n is incorrect | All but %n
+Everything except %n | I would avoid %n | It is tempting to choose %n | Many would choose %n
+My first thought was %n | The opposite of %n | Neither %n nor %o | %n or %o | either %n or %o | %n?
+%n? No. | I doubt %n | Not sure, maybe %n | It could be %n | Anything but %n | Option %n fails
+Option %n is a distractor | %n contradicts the text | I ruled out %n | Cross out %n | %n if x > 0, else %o
+The answer is %n or %o. | The answer is not %n. | The wrong one is %n | The answer is %n. Wait, no, %o.
+The answer is %n, unless x = 0, then %o. | I cannot choose %n | %n seems unlikely | I once believed in %n
+Rather %o than %n | %o is better than %n | %n was my first choice, now %o | Some would say %n
+The answer is %o. Others say %n | Discard %n | Do not pick %n | Never %n | %n is false
+%n can be dismissed | The least likely is %n | Instead of %n, take %o | Skip %n
+<answer>%n</answer> No, wait. The answer is %o. | \\boxed{%n} Actually it is %o.
+%n is tempting but %o is right
 """
 TRUTHS = """
-anything but %n | hardly %n | far from %n | not %n | It would be a lie to say %n | %n only if n is even | partly %n
-%n and %o | %n or %o | %n, unless n is odd | %n? | It is not the case that the answer is %n | I doubt it is %n
-never %n | Some say %n | %n if n > 2, otherwise %o | sometimes %n | It seems %n, yet it is %o | almost %n
-It is wrong to say %n | One might answer %n | %n. No wait, %o. | The answer is %n. Actually, %o. | nothing is %n
-I cannot say %n | mostly %n | neither %n | %n under some conditions | %n when n is even | If n is even, then %n
-The opposite of %n | less than %n | half %n | nobody says %n | %n in most cases | <answer>%n</answer> Sorry, the answer is %o.
+anything but %n | hardly %n | far from %n | not %n | It would be a lie to say %n | %n only if n is even
+partly %n | %n and %o | %n or %o | %n, unless n is odd | %n? | It is not the case that the answer is %n
+I doubt it is %n | never %n | Some say %n | %n if n > 2, otherwise %o | sometimes %n
+It seems %n, yet it is %o | almost %n | It is wrong to say %n | One might answer %n | %n. No wait, %o.
+The answer is %n. Actually, %o. | nothing is %n | I cannot say %n | mostly %n | neither %n
+%n under some conditions | %n when n is even | If n is even, then %n | The opposite of %n | less than %n
+half %n | nobody says %n | %n in most cases | <answer>%n</answer> Sorry, the answer is %o.
 """
 FAIR = """
-%n | %n. | **%n** | $%n$ | \\boxed{%n} | The answer is %n. | Answer: %n | So the answer is %n apples. | <answer>%n</answer>
-The final answer is \\boxed{%n}. | #### %n | Therefore, the answer is: %n. | It is %n. | x = %n | The total is %n. | %n apples
-Thus she has %n left. | The answer is %n, because half of it is used. | We get %n in all. | The answer is $%n$. I hope it is correct.
-First I thought of %o, but that is wrong. The answer is %n. | The answer is not %o. The answer is %n.
-If we add the two, we get %n. So the answer is %n. | \\boxed{%n} is the number of apples. | The answer is equal to %n.
-At least %o are needed, so the answer is %n. | \\boxed{%n}\\n\\nThis is what was asked. | The answer is exactly %n.
-Not all are used. The answer is %n. | She sold half of them. She has %n. | $\\boxed{%n}$. | The answer is simply %n.
-If n is even we are done. Hence the answer is %n. | The answer is %n. This can be checked: it is more than 2.
-She had twice as many, or %n. The answer is %n. | Final answer: %n | The answer is %n dollars. | \\[ \\boxed{%n} \\]
-Wait, let me check. Yes. The answer is %n. | The correct answer is %n. | It should be %n. The answer is %n. | = %n
-<answer>%n</answer>\\nLet me know if you have more questions! | \\boxed{%n}. Note that no other number will do.
+%n | %n. | **%n** | $%n$ | \\boxed{%n} | The answer is %n. | Answer: %n | So the answer is %n apples.
+<answer>%n</answer> | The final answer is \\boxed{%n}. | #### %n | Therefore, the answer is: %n.
+It is %n. | x = %n | The total is %n. | %n apples | Thus she has %n left.
+The answer is %n, because half of it is used. | We get %n in all.
+The answer is $%n$. I hope it is correct. | First I thought of %o, but that is wrong. The answer is %n.
+The answer is not %o. The answer is %n. | If we add the two, we get %n. So the answer is %n.
+\\boxed{%n} is the number of apples. | The answer is equal to %n.
+At least %o are needed, so the answer is %n. | \\boxed{%n}\\n\\nThis is what was asked.
+The answer is exactly %n. | Not all are used. The answer is %n. | She sold half of them. She has %n.
+$\\boxed{%n}$. | The answer is simply %n. | If n is even we are done. Hence the answer is %n.
+The answer is %n. This can be checked: it is more than 2.
+She had twice as many, or %n. The answer is %n. | Final answer: %n | The answer is %n dollars.
+\\[ \\boxed{%n} \\] | Wait, let me check. Yes. The answer is %n. | The correct answer is %n.
+It should be %n. The answer is %n. | = %n | <answer>%n</answer>\\nLet me know if you have more questions!
+\\boxed{%n}. Note that no other number will do.
 """
 FAIR_FORMULAS = r"""
 x+3 ~ 3+x | |x| ~ \sqrt{x^2} | |x+3| ~ |-x-3| | \max(x,y) ~ \max(y,x) | |x-y| ~ |y-x| | (x+1)^2 ~ x^2+2x+1
 \min(x,100) ~ \min(100,x) | \frac{x+y+|x-y|}{2} ~ \max(x,y) | \lfloor x \rfloor + 1 ~ \lfloor x+1 \rfloor
--\lfloor -x \rfloor ~ \lceil x \rceil | \ln(x^2) ~ 2\ln x | \sqrt{4x} ~ 2\sqrt{x} | \frac{1}{\sqrt{x}} ~ x^{-1/2}
-e^{2x} ~ (e^x)^2 | \sin^2 x ~ 1-\cos^2 x | x^{100} ~ (x^{50})^2 | \frac{x^2-1}{x-1} ~ x+1 | y=2x+1 ~ y=1+2x
-|x+3|=5 ~ |3+x|=5 | \sqrt{x+100} ~ (x+100)^{1/2} | \log_2(x) ~ \frac{\ln x}{\ln 2} | |2x| ~ 2|x|
-\frac{\sqrt{x^2+1}-1}{x} ~ \frac{x}{\sqrt{x^2+1}+1} | \sqrt[3]{8x} ~ 2\sqrt[3]{x} | x|x| ~ |x|x | \sqrt{12}x ~ 2\sqrt{3}x
-\arctan(x) ~ \tan^{-1}(x) | \frac{1}{2}\ln|x| ~ \ln\sqrt{|x|} | (x+y+z)^{20} ~ (z+y+x)^{20} | \min(x,-x) ~ -|x|
+-\lfloor -x \rfloor ~ \lceil x \rceil | \ln(x^2) ~ 2\ln x | \sqrt{4x} ~ 2\sqrt{x}
+\frac{1}{\sqrt{x}} ~ x^{-1/2} | e^{2x} ~ (e^x)^2 | \sin^2 x ~ 1-\cos^2 x | x^{100} ~ (x^{50})^2
+\frac{x^2-1}{x-1} ~ x+1 | y=2x+1 ~ y=1+2x | |x+3|=5 ~ |3+x|=5 | \sqrt{x+100} ~ (x+100)^{1/2}
+\log_2(x) ~ \frac{\ln x}{\ln 2} | |2x| ~ 2|x| | \frac{\sqrt{x^2+1}-1}{x} ~ \frac{x}{\sqrt{x^2+1}+1}
+\sqrt[3]{8x} ~ 2\sqrt[3]{x} | x|x| ~ |x|x | \sqrt{12}x ~ 2\sqrt{3}x | \arctan(x) ~ \tan^{-1}(x)
+\frac{1}{2}\ln|x| ~ \ln\sqrt{|x|} | (x+y+z)^{20} ~ (z+y+x)^{20} | \min(x,-x) ~ -|x|
 """
 FAIR_FLOATS = r"""
-0.30000000000000004 ~ 0.3 | 17.900000000000002 ~ 17.9 | 89.99999999999999 ~ 90 | 5.333333333333333 ~ \frac{16}{3}
-0.10000000149011612 ~ 0.1 | 0.30000000000000004 ~ \frac{3}{10} | 0.3333333432674408 ~ \frac{1}{3} | 3.1415927410125732 ~ \pi
-3.3000000000000003 m ~ 3.3 m | 30.000000000000004% ~ 0.3 | 1e22 ~ 10^{22} | 0.7999999999999999 ~ 0.8 | 72.0 ~ 72
+0.30000000000000004 ~ 0.3 | 17.900000000000002 ~ 17.9 | 89.99999999999999 ~ 90
+5.333333333333333 ~ \frac{16}{3} | 0.10000000149011612 ~ 0.1 | 0.30000000000000004 ~ \frac{3}{10}
+0.3333333432674408 ~ \frac{1}{3} | 3.1415927410125732 ~ \pi | 3.3000000000000003 m ~ 3.3 m
+30.000000000000004% ~ 0.3 | 1e22 ~ 10^{22} | 0.7999999999999999 ~ 0.8 | 72.0 ~ 72
 """
 FAIR_PAIRS = r"""
-18 dollars ~ 18 | 18 ~ 18 dollars | $18 ~ 18 dollars | $18 ~ $18.00 | 5 km ~ 5000 m | €5 ~ 5 euros | 18 apples ~ 18 apples
-12 cm^2 ~ 12 cm^2 | 50 cents ~ 50 | 60 minutes ~ 1 hour | 1 apple ~ 1 apples
-2 ~ two | 5.5 ~ 5 1/2 | -5 ~ minus 5 | -5 ~ negative 5 | 2.5 ~ 2 and 1/2 | 1000 ~ 1,000 | 1,234.5 ~ 1234.5 | 1/2 ~ 0.5
-60 ~ 5 dozen | 5000000 ~ 5 million | 1,2 ~ 1, 2 | 1, 2 ~ 2, 1 | \{1,2\} ~ 1, 2 | 0.5 ~ .5 | 5 ~ 5.0
-x = 5 ~ 5 | 5 or 6 ~ 6 or 5 | 5, 6 ~ 5 and 6 | 5 \pm 1 ~ 4, 6 | x \ge 2 ~ [2, \infty) | 50% ~ 1/2 | 3:30 ~ 3:30
-at least 5 ~ at least 5 | half 5 ~ half 5 | not 5 ~ not 5 | \frac{5}{2} ~ 5/2 | 10 ~ ten | $1.50 ~ 1.5 | 2\sqrt{3} ~ \sqrt{12}
+18 dollars ~ 18 | 18 ~ 18 dollars | $18 ~ 18 dollars | $18 ~ $18.00 | 5 km ~ 5000 m | €5 ~ 5 euros
+18 apples ~ 18 apples | 12 cm^2 ~ 12 cm^2 | 50 cents ~ 50 | 60 minutes ~ 1 hour | 1 apple ~ 1 apples
+2 ~ two | 5.5 ~ 5 1/2 | -5 ~ minus 5 | -5 ~ negative 5 | 2.5 ~ 2 and 1/2 | 1000 ~ 1,000 | 1,234.5 ~ 1234.5
+1/2 ~ 0.5 | 60 ~ 5 dozen | 5000000 ~ 5 million | 1,2 ~ 1, 2 | 1, 2 ~ 2, 1 | \{1,2\} ~ 1, 2 | 0.5 ~ .5
+5 ~ 5.0 | x = 5 ~ 5 | 5 or 6 ~ 6 or 5 | 5, 6 ~ 5 and 6 | 5 \pm 1 ~ 4, 6 | x \ge 2 ~ [2, \infty)
+50% ~ 1/2 | 3:30 ~ 3:30 | at least 5 ~ at least 5 | half 5 ~ half 5 | not 5 ~ not 5 | \frac{5}{2} ~ 5/2
+10 ~ ten | $1.50 ~ 1.5 | 2\sqrt{3} ~ \sqrt{12}
 """
 FAIR_TEXTS = """
-%n | %n. | The capital of France is %n. | It is %n | The answer is %n. | <answer>%n</answer> | \\boxed{\\text{%n}} | **%n**
-Answer: %n | Final answer: %n | It is the city of X, not %o. The answer is %n. | the %n | "%n"
+%n | %n. | The capital of France is %n. | It is %n | The answer is %n. | <answer>%n</answer>
+\\boxed{\\text{%n}} | **%n** | Answer: %n | Final answer: %n
+It is the city of X, not %o. The answer is %n. | the %n | "%n"
 """
 FAIR_CHOICES = """
-%n | (%n) | %n. | The answer is %n. | Answer: %n | \\boxed{%n} | I choose %n | I think it is %n | So %n is correct. | Option %n
-The correct option is %n. | %o is wrong, so %n. | It isn't %o, it is %n. | Therefore, %n. | **%n** | The answer is (%n). %o is wrong.
-Hence the correct choice is %n. | The best answer is %n because %o is too small. | It must be %n. | We pick %n. | <answer>%n</answer>
+%n | (%n) | %n. | The answer is %n. | Answer: %n | \\boxed{%n} | I choose %n | I think it is %n
+So %n is correct. | Option %n | The correct option is %n. | %o is wrong, so %n. | It isn't %o, it is %n.
+Therefore, %n. | **%n** | The answer is (%n). %o is wrong. | Hence the correct choice is %n.
+The best answer is %n because %o is too small. | It must be %n. | We pick %n. | <answer>%n</answer>
 """
 FAIR_TRUTHS = """
-%n | %n. | The answer is %n. | \\boxed{%n} | So the answer is %n. | **%n** | Therefore, %n. | <answer>%n</answer> | Answer: %n
-Hence the statement is %n. | The claim is %n. | %n, because it holds for all n. | The answer is clearly %n.
+%n | %n. | The answer is %n. | \\boxed{%n} | So the answer is %n. | **%n** | Therefore, %n.
+<answer>%n</answer> | Answer: %n | Hence the statement is %n. | The claim is %n.
+%n, because it holds for all n. | The answer is clearly %n.
 """
 
 
