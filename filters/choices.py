@@ -59,17 +59,26 @@ _DOUBTED = re.compile(
 )
 # What has a letter for a name and is no option: company B, vitamin D.
 _SENTENCE = re.compile(r"(?<=[.!?\n])(?=\s)")
-# What makes a sentence state nothing: a condition, a question, "all but B".
-_OPEN = re.compile(rf"{CONDITION.pattern}|\b(?:all|any\w*|every\w*|none)\s+but\b|\?\s*\Z", re.IGNORECASE)
+# What makes a sentence state nothing: a condition, a question, "all but B", "Wrong: B".
+_OPEN = re.compile(
+    rf"{CONDITION.pattern}|\b(?:all|any\w*|every\w*|none)\s+but\b|\?\s*\Z|\bor (?:maybe|perhaps|possibly)\b"
+    rf"|\bnot sure\b|\bnone of\b|(?:{WORDS})[^.:]{{0,20}}:\s",
+    re.IGNORECASE,
+)
+_TURNS = re.compile(r"\b(?:wait|actually|hmm+|correction|sorry|oops|no(?=[:,]))\b", re.IGNORECASE)
 _CHOOSES = re.compile(
-    r"(?:\A|\b(?:answers?|options?|choices?|letter|choose|chose|pick|select|go|going|with|mark|is|are|be|so|thus|hence|therefore"
-    r"|then|and|or|than|say|sure|definitely|clearly|namely|ist|lautet|est|es)\b|['’]s\b|[:=])"  # noqa: RUF001
+    r"(?:\A|(?:\A|\b(?:i|we|i['’]d|so|thus|therefore|hence|let['’]s|will|must|should)\s(?:\w+ly\s)?)"  # noqa: RUF001
+    r"(?:choose|chose|pick|picked|select|selected|go|mark)(?:\swith|\sfor)?\b"
+    r"|\b(?:answers?|options?|choices?|letter|is|are|be|so|thus|hence|therefore|then|and|or|than|say|sure|definitely"
+    r"|clearly|namely|ist|lautet|est|es)\b|['’]s\b|[:=])"  # noqa: RUF001
     r"[\s:*\"'(\[]*(?:(?:the|la|option|choice|letter|answer)\b[\s:*\"'(\[]*){0,2}\Z",
     re.IGNORECASE,
 )
 _CHOSEN = re.compile(
     r"[)\]*\"'.]*(?:\s(?:and|or)\s\(?[A-J]\)?)*"
-    r"(?:\s(?:(?:is|are|must be|has to be|holds?|fits?|works?|match(?:es)?|stands?)\b.*"
+    r"(?:\s(?:(?:is|are|must be|has to be)\s(?:\w+ly\s|indeed\s)?(?:(?:the|our|my|only)\s)*"
+    r"(?:correct|right|best|true|valid|answer|one|choice|option|final|it)\b.*"
+    r"|(?:holds?|fits?|works?|match(?:es)?|stands?)\b.*"
     r"|\(.*|[-–—]\s.*|as\b.*|in (?:all|the end)\b.*|here\b.*))?\s*",  # noqa: RUF001
     re.IGNORECASE | re.DOTALL,
 )
@@ -104,6 +113,8 @@ def named_choices(text: str, letters: Letters) -> set[str]:
     """
     if (choice := read_choice(text, letters)) and not choice.text:
         return {choice.letter}
+    if _TURNS.search(text) and len({match[1] for match in letters.alone.finditer(text)}) > 1:
+        return set()
     firm = "".join(sentence for sentence in _SENTENCE.split(text) if not _OPEN.search(sentence))
     clauses = _CLAUSE.split(letters.listed.sub(r"\1 and ", firm))
     named = [found for clause in clauses if (found := _named(clause, letters))]

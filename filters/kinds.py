@@ -71,7 +71,7 @@ _NEGATION = re.compile(
 )
 # What directly precedes the word that is the answer, in the languages that are written in ASCII.
 _SAYS = re.compile(
-    r"(?:\b(?:is|are|be|answer|so|thus|therefore|hence|then|indeed|clearly|definitely|certainly|always|also|obviously"
+    r"(?:\b(?:is|are|be|answer|so|thus|therefore|hence|then|indeed|clearly|definitely|certainly|always|also|obviously|actually|rather|but|wait"
     r"|ist|est|es|er|adalah|to|jest|klar|daher|also|donc)|['’]s)\Z"  # noqa: RUF001
 )
 _DOUBT = re.compile(

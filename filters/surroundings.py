@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from filters.answers import Answer, after_thought, extract
-from filters.doubts import CONDITION, DENIED, NOT, WORDS, any_of, changed, doubted
+from filters.doubts import CONDITION, DENIED, HEDGED, NOT, WORDS, any_of, changed, doubted
 from filters.phrases import announcements
 from filters.sentences import is_prose
 
@@ -58,8 +58,24 @@ _BEFORE_PHRASE = re.compile(
 _TO_ANOTHER = re.compile(
     r"\b(?:part|step|first|second|third|different|another|other|\(\w\)|question \d)\b", re.IGNORECASE
 )
+# In the clause of a number that merely comes last: what denies it, however far away, or beside it.
+_OF_THE_LAST = re.compile(
+    rf"{any_of(DENIED, HEDGED)}|(?:{any_of(NOT)}|n['’]t)(?:\s[^\W\d]+){{0,2}}[\s$\\(]*\Z"  # noqa: RUF001
+    rf"|(?:{any_of(NOT)}|n['’]t)\s(?:think|believe|say|know|sure|certain)",  # noqa: RUF001
+    re.IGNORECASE,
+)
+_NOT_BESIDE = re.compile(rf"(?:{any_of(NOT)}|n['’]t)(?=(?:\s[^\W\d]+){{3}})", re.IGNORECASE)  # noqa: RUF001
+# A condition of which the number is all that follows, or one on a letter.
+_ONLY_IF = re.compile(
+    r"\b(?:if|when|unless|suppose|assuming)\b[^,]*,\s(?:then\s)?(?:[^\W\d]+\s){0,2}[\s$\\(]*\Z"
+    r"|\b(?:if|when|unless|for|suppose|assuming)\s(?:odd|even|[$\\(]*[b-hj-z]\b)|\b(?:unless|whether|otherwise|else)\b",
+    re.IGNORECASE,
+)
 _CLAUSE_END = re.compile(r"[.!?;:,\n]\s|\n|[。！？，；：]")  # noqa: RUF001
 _SENTENCE_END = re.compile(r"[.!?]\s|\n|[。！？]")  # noqa: RUF001
+_BEGINS = re.compile(
+    r"\s(?=(?:The|So|Thus|Hence|Therefore|My|Our|Final)\b[^.,]{0,30}\Z)"
+)  # without a stop before it
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _AN_ANSWER = re.compile(r"\banswer\w*(?:['’]s)?(?=\s*\w)", re.IGNORECASE)  # noqa: RUF001
 # Directly behind a statement.
@@ -147,20 +163,20 @@ def qualified(said: Statement, reference: str) -> bool:
 
 def _of_another(said: Statement) -> bool:
     """Whether what is announced is not the response's own answer, or not the whole one."""
-    sentence = _SENTENCE_END.split(said.before)[-1]
+    sentence = _BEGINS.split(_SENTENCE_END.split(said.before)[-1])[-1]
     clause = _COMMAND.sub(" ", _CLAUSE_END.split(sentence)[-1])
     announced = said.words.partition(said.text[:1])[0]
     return bool(_BEFORE_PHRASE.search(clause) or CONDITION.search(sentence) or _TO_ANOTHER.search(announced))
 
 
 def _changed_beside(said: Statement) -> bool:
-    """The same of a number that nothing announces: its whole sentence counts."""
+    """The same of a number that nothing announces: what its whole sentence says of it."""
     sentence, rest = _SENTENCE_END.split(said.before)[-1], _CLAUSE_END.split(said.after, maxsplit=1)[0]
     clause = _CLAUSE_END.split(sentence)[-1]
-    if doubted(clause + said.text + rest) or CONDITION.search(sentence) or _AN_ANSWER.search(clause):
+    if _OF_THE_LAST.search(clause) or _AN_ANSWER.search(clause) or _ONLY_IF.search(sentence):
         return True
     beside = re.sub(r"[<>≤≥≠](?!\s?[$\\(]*\Z)", " ", clause[-BESIDE:])  # of x > 0 so 5 the 5 is no bound
-    return changed(beside + said.text + rest[:BESIDE])
+    return changed(_NOT_BESIDE.sub(" ", beside) + said.text + rest[:BESIDE])
 
 
 def later_answer(said: Statement) -> str | None:
@@ -176,4 +192,7 @@ def taken_back(said: Statement) -> bool:
     if _TAKEN_BACK.search(said.after):
         return True
     turn = _ANOTHER.search(said.after)
-    return bool(turn and _VALUE.search(said.after[turn.end() :].replace(said.text, " ")))
+    if turn is None:
+        return False
+    rest = said.after[turn.end() :].replace(said.text, " ")
+    return bool(_VALUE.search(rest) or (said.text.replace(" ", "").isalpha() and re.search(r"\w", rest)))

@@ -68,7 +68,10 @@ def final_reference(reference: str) -> str:
 _SAID = re.compile(r"^(?!.*\b(?:not|never)\b).*\b(?:is|was|are|were)\s(?:the\s|an?\s)?", re.DOTALL)
 
 
-_OTHERWISE = re.compile(r"\bfalse\b|[;,?]|\b(?:but|although|though|while|where)\b", re.IGNORECASE)
+_OTHERWISE = re.compile(
+    r"\bfalse\b|\b(?:is|was|are|were)\b.*\b(?:is|was|are|were)\b|[;,?]|\b(?:but|although|though|while|where)\b",
+    re.IGNORECASE,
+)
 
 
 def _same_text(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:

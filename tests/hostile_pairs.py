@@ -63,19 +63,28 @@ twenty %n | %n thirds | %n quarters | %n and %o | %n, %o | %n; %o | the sum of %
 %n gross
 """  # noqa: RUF001
 WORDINGS = """
-The answer is not %n. | The answer isn't %n. | The answer is never %n. | The answer cannot be %n.
-The answer is anything but %n. | The answer is less than %n. | The answer is at least %n.
-The answer is about half %n. | The answer is half of %n. | The answer is twice %n.
-The answer is %n or %o. | The answer is either %n or %o. | The answer is %n if n is even, else %o.
-The answer is %n if n is even. | The answer is %n, unless x is negative.
-The answer is between %n and %o. | The answer is somewhere around %n.
-The answer is close to %n, but larger. | The answer is %n? I doubt it. | I doubt that the answer is %n.
-It is not true that the answer is %n. | It is false that the answer is %n.
-I do not think the answer is %n. | Nobody would say that the answer is %n. | The wrong answer is %n.
-A common wrong answer is %n. | Some say the answer is %n, but they are wrong.
-If it rains, the answer is %n. | If x = 2, the answer is %n; otherwise it is %o.
-Suppose the answer is %n. | Twice the answer is %n. | Half the answer is %n.
-One less than the answer is %n. | The square of the answer is %n.
+2\\boxed{%n} | -\\boxed{%n} | \\boxed{%n} + 1 | \\boxed{%n}^2 | \\boxed{%n} -> %o | x ≠ \\boxed{%n}
+His answer is %n. | The student's answer is %n. | An answer is %n. | One possible answer is %n.
+The first answer is %n. | The answer to the first part is %n. | For part (a) the answer is %n.
+For odd n the answer is %n. | For n = 2 the answer is %n. | The last digit of the answer is %n.
+The answer squared is %n. | The answer is on page %n. | The answer is option %n.
+The answer is said to be %n. | The answer is %n at best. | The answer is at best %n. | Allegedly %n.
+%n, allegedly. | just kidding, %n | I give up. %n | I'm not sure but %n | %n ❌
+The answer is %n, which is obviously wrong. | Step %n. | ungefähr %n | mindestens %n
+Die Antwort ist nicht %n. | environ %n | La réponse n'est pas %n. | casi %n | não é %n | не %n | около %n
+不是%n | 大约%n | 答案不是%n | 答案约为%n | %n以上 | %n左右 | 답은 %n가 아닙니다 | The answer is not %n. | The answer isn't %n.
+The answer is never %n. | The answer cannot be %n. | The answer is anything but %n.
+The answer is less than %n. | The answer is at least %n. | The answer is about half %n.
+The answer is half of %n. | The answer is twice %n. | The answer is %n or %o.
+The answer is either %n or %o. | The answer is %n if n is even, else %o. | The answer is %n if n is even.
+The answer is %n, unless x is negative. | The answer is between %n and %o.
+The answer is somewhere around %n. | The answer is close to %n, but larger.
+The answer is %n? I doubt it. | I doubt that the answer is %n. | It is not true that the answer is %n.
+It is false that the answer is %n. | I do not think the answer is %n.
+Nobody would say that the answer is %n. | The wrong answer is %n. | A common wrong answer is %n.
+Some say the answer is %n, but they are wrong. | If it rains, the answer is %n.
+If x = 2, the answer is %n; otherwise it is %o. | Suppose the answer is %n. | Twice the answer is %n.
+Half the answer is %n. | One less than the answer is %n. | The square of the answer is %n.
 The answer is %n, although some say it is %o. | The answer is %n, or perhaps %o.
 The answer is %n, or %o if we count twice. | The answer is %n. No, wait. The answer is %o.
 The answer is %n. Actually, it is %o. | The answer is %n. Correction: %o.
@@ -130,8 +139,10 @@ MISSING = (
     "missing",
 )
 TEXTS = """
-%o, although some say it is %n | not %n | %n is wrong | anything but %n | The capital is not %n
-It was never %n | either %n or %o | %n or %o | %o, not %n | not %n but %o | %n?
+They say it is %n | The book says it is %n | I thought it was %n | It is %o and the other one is %n
+I hope it is %n | A common mistake is %n | When it rains it is %n | <answer>%n</answer> Actually %o.
+Imagine it is %n | %o, although some say it is %n | not %n | %n is wrong | anything but %n
+The capital is not %n | It was never %n | either %n or %o | %n or %o | %o, not %n | not %n but %o | %n?
 If the king is there, it is %n, else it is %o | Some say it is %n | Many believe that it is %n
 I doubt that it is %n | It is false that it is %n | It is hardly %n | %o; people often think it is %n
 My first guess was %n, but it is %o | I reject %n | Perhaps %n | It could be %n | everything except %n
@@ -142,27 +153,32 @@ The answer is %n, or %o. | The answer is %n. No, wait. The answer is %o.
 Only a fool would say it is %n | The question is whether it is %n | Who said it is %n
 """
 CHOICES = """
-I reject %n | not %n | not %n but %o | %o, not %n | %n is wrong | %n is incorrect | All but %n
-Everything except %n | I would avoid %n | It is tempting to choose %n | Many would choose %n
-My first thought was %n | The opposite of %n | Neither %n nor %o | %n or %o | either %n or %o | %n?
-%n? No. | I doubt %n | Not sure, maybe %n | It could be %n | Anything but %n | Option %n fails
-Option %n is a distractor | %n contradicts the text | I ruled out %n | Cross out %n | %n if x > 0, else %o
-The answer is %n or %o. | The answer is not %n. | The wrong one is %n | The answer is %n. Wait, no, %o.
-The answer is %n, unless x = 0, then %o. | I cannot choose %n | %n seems unlikely | I once believed in %n
-Rather %o than %n | %o is better than %n | %n was my first choice, now %o | Some would say %n
-The answer is %o. Others say %n | Discard %n | Do not pick %n | Never %n | %n is false
-%n can be dismissed | The least likely is %n | Instead of %n, take %o | Skip %n
-<answer>%n</answer> No, wait. The answer is %o. | \\boxed{%n} Actually it is %o.
-%n is tempting but %o is right
+%n, or maybe %o | %n is the trap | Most students pick %n | The naive answer is %n | I refuse to choose %n
+Bob chose %n | %n is likely | %n is half right | %n is too small | It'd be a mistake to choose %n
+Wrong: %n | Ruled out: %n | Not: %n | I'd say %n but I'm not sure | My friend thinks it is %n
+None of the above, %n | The second best is %n | I reject %n | not %n | not %n but %o | %o, not %n
+%n is wrong | %n is incorrect | All but %n | Everything except %n | I would avoid %n
+It is tempting to choose %n | Many would choose %n | My first thought was %n | The opposite of %n
+Neither %n nor %o | %n or %o | either %n or %o | %n? | %n? No. | I doubt %n | Not sure, maybe %n
+It could be %n | Anything but %n | Option %n fails | Option %n is a distractor | %n contradicts the text
+I ruled out %n | Cross out %n | %n if x > 0, else %o | The answer is %n or %o. | The answer is not %n.
+The wrong one is %n | The answer is %n. Wait, no, %o. | The answer is %n, unless x = 0, then %o.
+I cannot choose %n | %n seems unlikely | I once believed in %n | Rather %o than %n | %o is better than %n
+%n was my first choice, now %o | Some would say %n | The answer is %o. Others say %n | Discard %n
+Do not pick %n | Never %n | %n is false | %n can be dismissed | The least likely is %n
+Instead of %n, take %o | Skip %n | <answer>%n</answer> No, wait. The answer is %o.
+\\boxed{%n} Actually it is %o. | %n is tempting but %o is right
 """
 TRUTHS = """
-anything but %n | hardly %n | far from %n | not %n | It would be a lie to say %n | %n only if n is even
-partly %n | %n and %o | %n or %o | %n, unless n is odd | %n? | It is not the case that the answer is %n
-I doubt it is %n | never %n | Some say %n | %n if n > 2, otherwise %o | sometimes %n
-It seems %n, yet it is %o | almost %n | It is wrong to say %n | One might answer %n | %n. No wait, %o.
-The answer is %n. Actually, %o. | nothing is %n | I cannot say %n | mostly %n | neither %n
-%n under some conditions | %n when n is even | If n is even, then %n | The opposite of %n | less than %n
-half %n | nobody says %n | %n in most cases | <answer>%n</answer> Sorry, the answer is %o.
+%n, but actually %o | The naive answer is %n | I used to think %n | a qualified %n
+The wrong answer is %n | anything but %n | hardly %n | far from %n | not %n | It would be a lie to say %n
+%n only if n is even | partly %n | %n and %o | %n or %o | %n, unless n is odd | %n?
+It is not the case that the answer is %n | I doubt it is %n | never %n | Some say %n
+%n if n > 2, otherwise %o | sometimes %n | It seems %n, yet it is %o | almost %n | It is wrong to say %n
+One might answer %n | %n. No wait, %o. | The answer is %n. Actually, %o. | nothing is %n | I cannot say %n
+mostly %n | neither %n | %n under some conditions | %n when n is even | If n is even, then %n
+The opposite of %n | less than %n | half %n | nobody says %n | %n in most cases
+<answer>%n</answer> Sorry, the answer is %o.
 """
 FAIR = """
 %n | %n. | **%n** | $%n$ | \\boxed{%n} | The answer is %n. | Answer: %n | So the answer is %n apples.
