@@ -1,7 +1,8 @@
 """Answers that only look right are never right, and odd ones that are right are seen to be."""
 
 from filters.correct import judge_response
-from tests.hostile_pairs import MISSING, fair, hostile
+from tests.fair_pairs import fair
+from tests.hostile_pairs import MISSING, hostile
 
 
 def test_no_pair_that_only_looks_right_is_right():
