@@ -101,8 +101,9 @@ _AFTER_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_CONTRAST = re.compile(  # not 6 but 5
-    r"\bnot\s(?:it['’]s not\s)?[^\s,]+,?\s(?:but|it(?:['’]s| is))\s(?!not\b)",  # noqa: RUF001
+_NO_DENIAL = re.compile(  # nor is "not 6 but 5", of 5
+    r"\b(?:no (?:\w+ )?solutions?|(?:does|do) not exist)\b"  # which are answers
+    r"|\bnot\s(?:it['’]s not\s)?[^\s,]+,?\s(?:but|it(?:['’]s| is))\s(?!not\b)",  # noqa: RUF001
     re.IGNORECASE,
 )
 
@@ -121,5 +122,5 @@ def doubted(text: str, reference: str = "") -> bool:
     ):
         return True
     known = reference.casefold()
-    words = _DOUBT.finditer(_CONTRAST.sub(" ", _COMMAND.sub(" ", text)))
+    words = _DOUBT.finditer(_NO_DENIAL.sub(" ", _COMMAND.sub(" ", text)))
     return any(match[0].casefold() not in known for match in words)

@@ -41,13 +41,14 @@ FAIR_FLOATS = r"""
 30.000000000000004% ~ 0.3 | 1e22 ~ 10^{22} | 0.7999999999999999 ~ 0.8 | 72.0 ~ 72
 """
 FAIR_PAIRS = r"""
-18 dollars ~ 18 | 18 ~ 18 dollars | $18 ~ 18 dollars | $18 ~ $18.00 | 5 km ~ 5000 m | €5 ~ 5 euros
-18 apples ~ 18 apples | 12 cm^2 ~ 12 cm^2 | 50 cents ~ 50 | 60 minutes ~ 1 hour | 1 apple ~ 1 apples
-2 ~ two | 5.5 ~ 5 1/2 | -5 ~ minus 5 | -5 ~ negative 5 | 2.5 ~ 2 and 1/2 | 1000 ~ 1,000 | 1,234.5 ~ 1234.5
-1/2 ~ 0.5 | 60 ~ 5 dozen | 5000000 ~ 5 million | 1,2 ~ 1, 2 | 1, 2 ~ 2, 1 | \{1,2\} ~ 1, 2 | 0.5 ~ .5
-5 ~ 5.0 | x = 5 ~ 5 | 5 or 6 ~ 6 or 5 | 5, 6 ~ 5 and 6 | 5 \pm 1 ~ 4, 6 | x \ge 2 ~ [2, \infty)
-50% ~ 1/2 | 3:30 ~ 3:30 | at least 5 ~ at least 5 | half 5 ~ half 5 | not 5 ~ not 5 | \frac{5}{2} ~ 5/2
-10 ~ ten | $1.50 ~ 1.5 | 2\sqrt{3} ~ \sqrt{12}
+\emptyset ~ no solution | \emptyset ~ no real solutions | DNE ~ does not exist | 18 dollars ~ 18
+18 ~ 18 dollars | $18 ~ 18 dollars | $18 ~ $18.00 | 5 km ~ 5000 m | €5 ~ 5 euros | 18 apples ~ 18 apples
+12 cm^2 ~ 12 cm^2 | 50 cents ~ 50 | 60 minutes ~ 1 hour | 1 apple ~ 1 apples | 2 ~ two | 5.5 ~ 5 1/2
+-5 ~ minus 5 | -5 ~ negative 5 | 2.5 ~ 2 and 1/2 | 1000 ~ 1,000 | 1,234.5 ~ 1234.5 | 1/2 ~ 0.5
+60 ~ 5 dozen | 5000000 ~ 5 million | 1,2 ~ 1, 2 | 1, 2 ~ 2, 1 | \{1,2\} ~ 1, 2 | 0.5 ~ .5 | 5 ~ 5.0
+x = 5 ~ 5 | 5 or 6 ~ 6 or 5 | 5, 6 ~ 5 and 6 | 5 \pm 1 ~ 4, 6 | x \ge 2 ~ [2, \infty) | 50% ~ 1/2
+3:30 ~ 3:30 | at least 5 ~ at least 5 | half 5 ~ half 5 | not 5 ~ not 5 | \frac{5}{2} ~ 5/2 | 10 ~ ten
+$1.50 ~ 1.5 | 2\sqrt{3} ~ \sqrt{12}
 """
 FAIR_TEXTS = """
 %n | %n. | The capital of France is %n. | It is %n | The answer is %n. | <answer>%n</answer>
