@@ -12,6 +12,7 @@ import glob
 import gzip
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -43,7 +44,26 @@ class Number(str):
     __slots__ = ()
 
 
-_JSON = json.JSONDecoder(parse_float=Number, parse_int=Number, parse_constant=Number)
+class _Doubled(dict[str, Any]):
+    """A JSON object in which one name stands twice, or that holds such an object."""
+
+    name = ""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    within = [value.name for value in found.values() if isinstance(value, _Doubled)]
+    if len(found) == len(pairs) and not within:
+        return found
+    names = [name for name, _ in pairs]
+    doubled = _Doubled(found)
+    doubled.name = next((name for name in names if names.count(name) > 1), *within[:1])
+    return doubled
+
+
+_JSON = json.JSONDecoder(
+    parse_float=Number, parse_int=Number, parse_constant=Number, object_pairs_hook=_object
+)
 
 
 class RecordTooLong(Exception):
@@ -92,34 +112,51 @@ def head(path: Path) -> Iterator[Record | BadRow]:
 class _Lines:
     """The lines of a file as bytes, counted from 1.
 
-    `taken` counts the bytes of the record being read; whoever starts a new one sets it back to 0. In CSV a
-    record may span lines, and a quote that is never closed would take in all the rest of the file.
+    `record` holds the lines of the record being read; whoever starts a new one calls begin(). In CSV a
+    record may span lines, and a quote that is never closed takes in all the rest of the file.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.number, self.taken = file, 0, 0
+        self.file, self.number = file, 0
+        self.record: list[bytes] = []
+        self._again: deque[bytes] = deque()
+        self._taken = 0  # bytes of the record
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> bytes:
-        line = self.file.readline(RECORD_LIMIT + 1)
+        line = self._again.popleft() if self._again else self.file.readline(RECORD_LIMIT + 1)
         if not line:
             raise StopIteration
         self.number += 1
-        self.taken += len(line)
-        if self.taken > RECORD_LIMIT:
-            while line and not line.endswith(b"\n"):
+        self._taken += len(line)
+        if self._taken > RECORD_LIMIT:
+            if self.record:  # it may be a good one by itself
+                self._again.appendleft(line)
+                self.number -= 1
+            while not self.record and line and not line.endswith(b"\n"):
                 line = self.file.readline(RECORD_LIMIT)
             raise RecordTooLong(f"longer than {RECORD_LIMIT >> 20} MB")
+        self.record.append(line)
         return line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line
+
+    def begin(self) -> None:
+        """What is read next starts a record."""
+        self.record, self._taken = [], 0
+
+    def give_back(self) -> None:
+        """Have all lines of the record but its first read once more."""
+        self._again.extendleft(reversed(self.record[1:]))
+        self.number -= len(self.record) - 1
+        self.record = self.record[:1]
 
 
 def _jsonl(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
     with _open(path) as file:
         lines = _Lines(file)
         while True:
-            lines.taken = 0
+            lines.begin()
             try:
                 line = next(lines)
             except StopIteration:
@@ -139,6 +176,8 @@ def _parsed(origin: str, line: bytes) -> Record | BadRow:
 
 
 def _record(origin: str, value: Any) -> Record | BadRow:
+    if isinstance(value, _Doubled):
+        return BadRow(origin, f"the name {value.name!r} stands twice in it")
     return Record(origin, value) if isinstance(value, dict) else BadRow(origin, "not a JSON object")
 
 
@@ -173,7 +212,8 @@ def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
         rows = csv.reader(map(_decoded, lines), strict=True)  # unlike a generator, map goes on after an error
         header: list[str] = []
         while True:
-            lines.taken, origin = 0, f"{path}:{lines.number + 1}"
+            lines.begin()
+            first = lines.number + 1
             try:
                 cells = next(rows)
             except StopIteration:
@@ -181,14 +221,24 @@ def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
             except (csv.Error, RecordTooLong) as e:
                 if not header:
                     raise UserError(f"{path}: no header can be read: {e}") from None
-                yield BadRow(origin, f"not CSV: {e}")
+                if isinstance(e, RecordTooLong) or "end of data" in str(e) or "field limit" in str(e):
+                    lines.give_back()  # a quote that nothing closes: what it took in are rows
+                yield from _bad_lines(path, first, len(lines.record), f"not CSV: {e}")
                 continue
             if cells and not header:
                 header = _header(path, cells)
             elif cells and len(cells) != len(header):
-                yield BadRow(origin, f"{len(cells)} cells where the header has {len(header)}")
+                why = f"{len(cells)} cells where the header has {len(header)}"
+                yield from _bad_lines(path, first, len(lines.record), why)
             elif cells:
-                yield Record(origin, dict(zip(header, cells, strict=True)))
+                yield Record(f"{path}:{first}", dict(zip(header, cells, strict=True)))
+
+
+def _bad_lines(path: Path, first: int, count: int, why: str) -> Iterator[BadRow]:
+    """Each line by itself: a quote out of place may have made one row of many."""
+    yield BadRow(f"{path}:{first}", why)
+    for number in range(first + 1, first + count):
+        yield BadRow(f"{path}:{number}", f"taken in by the quote in line {first}")
 
 
 def _decoded(line: bytes) -> str:
@@ -227,9 +277,14 @@ def _parquet_file(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as e:
         raise UserError(f"{path}: not a Parquet file that can be read: {_first_line(e)}") from None
+    names = file.schema_arrow.names
+    if twice := [name for name in names if names.count(name) > 1]:
+        file.close()
+        raise UserError(f"{path}: two columns are called {twice[0]!r}")
+    return file
 
 
 def _skeleton(fields: Any) -> dict[str, Any]:

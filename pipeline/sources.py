@@ -1,7 +1,8 @@
 """Sources of problems: files, data sets, reasoning-gym tasks; all come out as Problem or as BadRow.
 
-A column named with a dot reaches inside: "problem.text". An answer that is a number becomes text as the file
-writes it, true and false become "True" and "False". Other columns of a row are not kept.
+A column named with a dot reaches inside: "problem.text", "prompt.0.content". Of a conversation the last turn
+of the user is the question. An answer that is a number becomes text as the file writes it, true and false
+become "True" and "False", of a list of one it is that one. Other columns of a row are not kept.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from filters.equal import is_missing
 from pipeline import files, gym, hub, programs
 from pipeline.config.sources import DatasetSource, FileSource, GymSource, Source
 from pipeline.errors import UserError
 from pipeline.files import RECORD_LIMIT, BadRow, Number, Record
 from pipeline.rows import AnswerType, Problem, Split
 
+_INDEX = re.compile(r"\.\d+(?:\.|$)")  # a place in a list, in the name of a column
 GYM_TRIES = 3  # entries of a task of which one must be good before the work starts
 
 
@@ -49,7 +52,8 @@ def _rows_fit(source: FileSource, where: str, rows: Iterator[Record | BadRow]) -
         any_row = True
         if isinstance(row, Record):
             there.update(dict.fromkeys(_paths(row.values)))
-            missing = tuple(c for c in missing if not _lookup(row.values, c)[0])
+            # A list may be of any length: what stands before the place in it has to be there.
+            missing = tuple(c for c in missing if not _lookup(row.values, _INDEX.split(c)[0])[0])
         if not missing:
             return True
     if there:
@@ -158,11 +162,27 @@ def _problem(source: Source, name: str, record: Record, held_out: float, seed: i
 
 def _question(row: dict[str, Any], column: str) -> str:
     _, value = _lookup(row, column)
+    if isinstance(value, list):
+        value = _last_of_user(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise _Unusable("no question")
     if not isinstance(value, str) or isinstance(value, Number):
         raise _Unusable(f"the question is {_kind(value)}, not a text")
     return _sound("the question", value)
+
+
+def _last_of_user(turns: list[Any]) -> Any:
+    """The text of the user's last turn in a list of messages: a text, or a list of parts that are texts."""
+    told = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
+    if not told:
+        raise _Unusable("the question is a list, without a message of the user in it")
+    content = told[-1].get("content")
+    if not isinstance(content, list):
+        return content
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    if not all(isinstance(part, str) for part in parts):
+        raise _Unusable("the question has a part that is no text")
+    return "\n".join(parts)
 
 
 def _reference(row: dict[str, Any], column: str, kind: AnswerType = "text") -> str | None:
@@ -173,9 +193,15 @@ def _reference(row: dict[str, Any], column: str, kind: AnswerType = "text") -> s
             value = programs.as_json(value)
         except (ValueError, RecursionError) as e:
             raise _Unusable(f"the answer cannot be written as JSON: {str(e)[:200]}") from None
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise _Unusable(f"{len(value)} answers in a list: name one, such as {column}.0")
+        value = value[0] if value else None
     if isinstance(value, bool | int | float | Decimal):
         value = str(value)
     if value is None or value in ("nan", "NaN"):  # how tables say that a number is missing
+        return None
+    if kind in ("math", "number", "choice") and isinstance(value, str) and is_missing(value, words=False):
         return None
     if not isinstance(value, str):
         raise _Unusable(f"the answer is {_kind(value)}, not a text or a number")
@@ -210,9 +236,12 @@ def _lookup(row: dict[str, Any], column: str) -> tuple[bool, Any]:
         return True, row[column]
     value: Any = row
     for step in column.split("."):
-        if not isinstance(value, dict) or step not in value:
+        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
             return False, None
-        value = value[step]
     return True, value
 
 

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.sources import DatasetSource, FileSource, GymSource, Source
@@ -51,9 +53,6 @@ def refusal(source: Source) -> str:
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], row_group_size: int = 100) -> FileSource:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=row_group_size)
     return FileSource(kind="file", path=str(path))
 
@@ -175,7 +174,14 @@ def test_an_empty_reference_column_says_that_answers_are_not_known(tmp_path: Pat
         ('{"question": "", "answer": "2"}', "no question"),
         ('{"question": " \\n ", "answer": "2"}', "no question"),
         ('{"question": 12, "answer": "2"}', "the question is a number, not a text"),
-        ('{"question": ["q"], "answer": "2"}', "the question is a list, not a text"),
+        ('{"question": ["q"], "answer": "2"}', "the question is a list, without a message of the user in it"),
+        (
+            '{"question": [{"role": "user", "content": [{"type": "image_url"}]}], "answer": "2"}',
+            "the question has a part that is no text",
+        ),
+        ('{"question": "q", "answer": ["2", "3"]}', "2 answers in a list: name one, such as answer.0"),
+        ('{"question": "q", "answer": "2", "question": "r"}', "the name 'question' stands twice in it"),
+        ('{"question": "q", "answer": {"a": 1, "a": 2}}', "the name 'a' stands twice in it"),
         ('{"question": "q", "answer": {"a": 1}}', "the answer is an object, not a text or a number"),
         ('{"question": "q\\u0000", "answer": "2"}', "the question has a NUL character in it"),
         ('{"question": "q\\ud800", "answer": "2"}', "the question is not UTF-8"),
@@ -205,9 +211,6 @@ def test_broken_utf8_costs_its_row_only(tmp_path: Path) -> None:
 
 
 def test_broken_utf8_in_parquet_costs_its_row_only(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     text = pa.array([b"good", b"\xff\xfe", b"good too"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"question": text, "answer": ["1", "2", "3"]}), tmp_path / "p.parquet")
     source = FileSource(kind="file", path=str(tmp_path / "p.parquet"))
@@ -247,6 +250,75 @@ def test_csv_rows_that_do_not_fit_the_header_are_bad(tmp_path: Path) -> None:
         "p.csv:5: 3 cells where the header has 2",
         "p.csv:6: not CSV: unexpected end of data",
     ]
+    assert [row.origin.rpartition(":")[2] for row in good(source)] == ["2", "3", "7"]
+
+
+def good(source: FileSource) -> list[Problem]:
+    return [row for row in everything(source) if isinstance(row, Problem)]
+
+
+def test_rows_behind_a_quote_that_nothing_closes_are_read(tmp_path: Path) -> None:
+    rows = [f"What is {i} + 1?,{i + 1}\n" for i in range(1000)]
+    rows[10] = '"' + rows[10]
+    rows[500] = '"' + rows[500]
+    source = file(tmp_path / "p.csv", "question,answer\n" + "".join(rows))
+    assert len(good(source)) + len(bad(source)) == 1000
+    assert len(good(source)) >= 998 - 490  # of the lines between two such quotes none is read
+    one = file(tmp_path / "q.csv", "question,answer\n" + "".join(rows[:500]))
+    assert bad(one) == ["q.csv:12: not CSV: unexpected end of data"]
+    assert len(good(one)) == 499
+
+
+def test_each_line_that_a_stray_quote_took_in_is_counted(tmp_path: Path) -> None:
+    source = file(tmp_path / "p.csv", 'question,answer\n"a,1\nb,2\nc,3 "\nd,4\n')
+    assert bad(source) == [
+        "p.csv:2: 1 cells where the header has 2",
+        "p.csv:3: taken in by the quote in line 2",
+        "p.csv:4: taken in by the quote in line 2",
+    ]
+    assert [row.question for row in good(source)] == ["d"]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    columns = [pa.array(["q"]), pa.array(["1"]), pa.array(["2"])]
+    table = pa.Table.from_arrays(columns, names=["question", "answer", "answer"])
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(UserError, match="two columns are called 'answer'"):
+        check(FileSource(kind="file", path=str(tmp_path / "p.parquet")))
+
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 1 + 1?"}]
+
+
+@pytest.mark.parametrize("column", ["prompt", "prompt.1.content"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_question_is_found_in_a_list_of_messages_and_an_answer_in_a_list_of_one(
+    tmp_path: Path, column: str, suffix: str
+) -> None:
+    row = {"prompt": MESSAGES, "reward": {"truth": ["2"]}}
+    path = tmp_path / f"p.{suffix}"
+    if suffix == "jsonl":
+        path.write_text(json.dumps(row) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    source = FileSource(kind="file", path=str(path), question=column, reference="reward.truth")
+    check(source)
+    assert pairs(source) == [("What is 1 + 1?", "2")]
+    assert pairs(source.model_copy(update={"reference": "reward.truth.0"})) == [("What is 1 + 1?", "2")]
+
+
+def test_a_question_in_parts_is_their_text(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "1 + 1?"}]
+    row = {"question": [{"role": "user", "content": parts}], "answer": []}
+    assert pairs(file(tmp_path / "p.jsonl", json.dumps(row))) == [("What is\n1 + 1?", None)]
+
+
+@pytest.mark.parametrize("word", ["NA", "N/A", "n/a", "null", "-", "NaN", "<NA>", "#N/A", " NA "])
+def test_a_word_for_a_missing_answer_is_no_reference(tmp_path: Path, word: str) -> None:
+    row = json.dumps({"question": "q", "answer": word})
+    assert pairs(file(tmp_path / "p.jsonl", row)) == [("q", None)]
+    if word not in ("nan", "NaN"):
+        assert pairs(file(tmp_path / "p.jsonl", row, answer_type="text")) == [("q", word)]
 
 
 def test_a_csv_quote_never_closed_is_given_up_after_the_limit(tmp_path: Path) -> None:
