@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pipeline import ledger
 from pipeline.costs import costs
 from pipeline.report import charts
 from pipeline.run import ROWS, Run
+from pipeline.secrets import shareable
 from pipeline.training.job import Preflight, read_preflight
 
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
 _DRAWN = ("prompt", "samples", "temperature", "top_p", "max_tokens", "until_correct")
 _TRAINED = ("objective", "epochs", "learning_rate", "schedule", "batch_size", "max_length", "order")
 
@@ -42,17 +41,6 @@ def settings(run: Run) -> list[tuple[str, str]]:
         ("seed", str(recipe.seed)),
     ]
     return [(name, shareable(value)) for name, value in said]
-
-
-def shareable(value: Any, key: str = "") -> Any:
-    """Settings without what a report that is handed on should not tell: environments, users in addresses."""
-    if key == "env" and value:
-        return dict.fromkeys(value, "...")
-    if isinstance(value, dict):
-        return {name: shareable(below, name) for name, below in value.items()}
-    if isinstance(value, list):
-        return [shareable(below, key) for below in value]
-    return _USER.sub("...@", value) if isinstance(value, str) else value
 
 
 def _said(settings: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from pipeline.report import about, curves, evaluation, page, sample, yields
 from pipeline.report.tally import tally
 from pipeline.rows import Score
 from pipeline.run import Run
+from pipeline.secrets import shareable
 from pipeline.stages.select import LEFT_OUT
 
 ANSWERS = 4  # of each source, outcome and reason of a model under evaluation that are in the browser
@@ -59,7 +60,7 @@ def gather(run: Run) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "settings": about.settings(run),
-        "recipe": about.shareable(run.recipe.model_dump(mode="json", exclude_defaults=True)),
+        "recipe": shareable(run.recipe.model_dump(mode="json", exclude_defaults=True)),
         "stages": stages,
         "traces": traces.traces,
         "judged": judged,

@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "vllm", "trl", "datasets")
 # Who may import what of ours; a module is in the first layer that names it.
 LAYERS = (
     ("pipeline.errors", "pipeline.installing", "pipeline.rows", "pipeline.completion", "pipeline.disk"),
-    ("pipeline.sealed",),
+    ("pipeline.sealed", "pipeline.secrets"),
     ("pipeline.config", "pipeline.shard", "pipeline.progress", "filters", "prompts"),
     ("pipeline.recipe", "pipeline.store"),
     ("pipeline.units", "pipeline.child", "pipeline.files", "pipeline.gym"),

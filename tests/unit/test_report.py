@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import about, charts, curves, evaluation, page, sample
+from pipeline.report import charts, curves, evaluation, page, sample
 from pipeline.report.tally import BANDS, band, bins, hits, quantiles, tally
 from pipeline.rows import Sampling, Score, Step, Trace, Verdict
 from pipeline.shard import Shard
@@ -212,10 +212,3 @@ def test_the_policy_lets_only_our_own_scripts_run_and_nothing_be_fetched() -> No
     assert "http" not in policy
     scripts = policy.partition("script-src")[2].partition(";")[0]
     assert "unsafe" not in scripts
-
-
-def test_what_is_handed_on_holds_no_environment_and_no_user_of_an_address() -> None:
-    told = about.shareable(
-        {"teacher": [{"base_url": "https://me:secret@host/v1", "env": {"TOKEN": "secret"}, "model": "m"}]}
-    )
-    assert told == {"teacher": [{"base_url": "https://...@host/v1", "env": {"TOKEN": "..."}, "model": "m"}]}

@@ -1,0 +1,44 @@
+"""What of a recipe may be shown, and what may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.secrets import HIDDEN, shareable
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"env": {"TOKEN": "abc", "X": "1"}}, {"env": {"TOKEN": HIDDEN, "X": HIDDEN}}),
+        ({"base_url": "https://me:secret@host/v1"}, {"base_url": f"https://{HIDDEN}@host/v1"}),
+        (
+            {"base_url": ["https://me@host/v1", "http://b/v1"]},
+            {"base_url": [f"https://{HIDDEN}@host/v1", "http://b/v1"]},
+        ),
+        ({"extra_body": {"api_key": "abc"}}, {"extra_body": {"api_key": HIDDEN}}),
+        ({"extra_body": {"auth": {"x-api-key": "abc"}}}, {"extra_body": {"auth": {"x-api-key": HIDDEN}}}),
+        ({"vllm": {"hf_token": "abc"}}, {"vllm": {"hf_token": HIDDEN}}),
+        ({"vllm": {"HF-Token": "abc"}}, {"vllm": {"HF-Token": HIDDEN}}),
+        ({"user": "sk-proj-abcdefgh12345678"}, {"user": HIDDEN}),
+        ({"user": "hf_abcdefghijklmnop is it"}, {"user": f"{HIDDEN} is it"}),
+        ({"headers": ["Authorization: Bearer abc.def"]}, {"headers": [f"Authorization: Bearer {HIDDEN}"]}),
+    ],
+)
+def test_secrets_are_hidden_wherever_they_stand(given: dict[str, Any], shown: dict[str, Any]) -> None:
+    assert shareable({"teacher": [given]}) == {"teacher": [shown]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_tokens": 12, "eos_token": "<|im_end|>", "pad_token": "</s>", "token_limit": "max_tokens"},
+        {"stop_token_ids": [1, 2], "tokens_per_minute": 5.0, "api_key_env": "OPENAI_API_KEY"},
+        {"model": "Qwen/Qwen2.5-7B", "base_url": "https://host/v1", "prompt": "task-1 sk-it"},
+        {"key": "", "password": None},
+    ],
+)
+def test_what_is_no_secret_stays_as_it_is(given: dict[str, Any]) -> None:
+    assert shareable(given) == given
