@@ -12,7 +12,7 @@ _NAME = re.compile(
     r"|password|passwd|authorization|credentials?|cookie)|x-api-key|token|key",
     re.IGNORECASE,
 )
-# Keys as OpenAI, Hugging Face, Groq, xAI, GitHub, GitLab, AWS and Google make them, and what follows "Bearer".
+# Keys as OpenAI, Hugging Face, Groq, xAI, GitHub, GitLab, AWS and Google make them; what follows "Bearer".
 _VALUE = re.compile(
     r"\b(?:(?:sk|pk|rk|hf|gsk|xai|gh[opsu]|glpat)[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{20,})"
     r"|(?i:(?<=\bbearer )\S+)"

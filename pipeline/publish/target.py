@@ -1,11 +1,13 @@
 """Where a run is published: a folder, which appears whole or not at all, or a name on the hub.
 
-A folder is written beside its place under another name and then renamed. One that is there already is
-replaced only if it was written by us, for the same run, and nothing else was put into it.
+A folder is written beside its place under another name, and the two are exchanged. One that is there already
+is replaced only if it was written by us, for the same run, and no other file was put into it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import json
 import os
 import re
@@ -18,8 +20,8 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 HUB = "hub:"
-MARK = "retort.json"  # says which run a folder was made of
-OURS = frozenset({MARK, "README.md", "data", "traces", "student"})  # all that lies in one
+MARK = "retort.json"  # says which run a folder was made of, and which files we wrote
+UNFINISHED, OLD = ".unfinished", ".old"  # what a folder beside its place is
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -45,15 +47,15 @@ def check_writable(folder: Path, run: str) -> None:
         return
     if not folder.is_dir() or folder.is_symlink():
         raise UserError(f"{folder}: is there and is no folder")
-    inside = {path.name for path in folder.iterdir()}
-    if not inside:
+    inside = _files(folder)
+    if not inside and not any(folder.iterdir()):
         return
-    if MARK not in inside:
+    made_of, ours = _mark(folder)
+    if made_of is None:
         raise UserError(f"{folder}: is there and was not written by publish; name another folder")
-    made_of = _made_of(folder / MARK)
     if made_of != run:
         raise UserError(f"{folder}: holds the run {made_of!r}, not {run!r}; name another folder")
-    if strange := sorted(inside - OURS):
+    if strange := sorted(inside - ours - {MARK}):
         raise UserError(f"{folder}: holds {strange[0]}, which publish did not write; name another folder")
 
 
@@ -61,12 +63,13 @@ def check_writable(folder: Path, run: str) -> None:
 def staged(folder: Path, run: str) -> Iterator[Path]:
     """A folder to write into; at the end it takes the place of `folder`, after an error it is gone."""
     folder = Path(os.path.abspath(folder))
-    stage = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+    stage = _beside(folder, UNFINISHED)
     try:
-        shutil.rmtree(stage, ignore_errors=True)
+        _clean_up(folder)
         stage.mkdir(parents=True)
-        (stage / MARK).write_text(json.dumps({"run": run}) + "\n", encoding="utf-8")
         yield stage
+        mark = {"run": run, "files": sorted(_files(stage))}
+        (stage / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
         _sync(stage)
         _replace(stage, folder, run)
     except OSError as e:
@@ -75,24 +78,65 @@ def staged(folder: Path, run: str) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _made_of(mark: Path) -> str | None:
+def _files(folder: Path) -> set[str]:
+    """All files and links below a folder, by their paths in it."""
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+
+
+def _mark(folder: Path) -> tuple[str | None, set[str]]:
+    """Which run a folder was made of, and the files that were written then; None for a folder of others."""
     try:
-        said = json.loads(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return said.get("run") if isinstance(said, dict) else None
+        said = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        return str(said["run"]), set(said["files"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None, set()
 
 
 def _replace(stage: Path, folder: Path, run: str) -> None:
-    """Rename; what stood there before goes only once the new one is in its place."""
+    """Put the new folder in its place; the old one goes only once the new one is there."""
     check_writable(folder, run)  # again: time has passed
     if not folder.exists():
         stage.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    folder.rename(old)
-    stage.rename(folder)
-    shutil.rmtree(old)
+    elif _exchange(stage, folder):
+        shutil.rmtree(stage)
+    else:  # a kill between the two renames is mended by the next publish
+        old = _beside(folder, OLD)
+        folder.rename(old)
+        stage.rename(folder)
+        shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, where system and disk can."""
+    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of <linux/fs.h>
+    try:
+        swap = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(swap(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0)
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    """The folder's place beside it, named after this process and its machine."""
+    return folder.with_name(f".{folder.name}.{os.getpid()}@{os.uname().nodename}{suffix}")
+
+
+def _clean_up(folder: Path) -> None:
+    """Take away what processes that are gone left beside the folder; put it back where they had moved it."""
+    node = re.escape(os.uname().nodename)
+    own = re.compile(rf"(\d+)@{node}({re.escape(UNFINISHED)}|{re.escape(OLD)})")
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        made = own.fullmatch(path.name.removeprefix(f".{folder.name}."))
+        if made is None or _lives(int(made[1])):
+            continue
+        if made[2] == OLD and not folder.exists():
+            path.rename(folder)
+        else:
+            shutil.rmtree(path)
+
+
+def _lives(pid: int) -> bool:
+    return pid != os.getpid() and Path(f"/proc/{pid}").exists()
 
 
 def _sync(stage: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 NO_TOKEN = "no token for the hub: `hf auth login`, or set HF_TOKEN"
+# Shards of an earlier time, which the new ones do not overwrite where they are fewer.
+EARLIER = ["data/*-?????-of-?????.parquet", "traces/*-?????-of-?????.parquet", "model*.safetensors*"]
 
 
 def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | None = None) -> str:
@@ -29,7 +31,7 @@ def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | Non
             folder_path=folder,
             repo_type=kind,
             ignore_patterns=leave_out,
-            delete_patterns=["data/**", "traces/**", "*.safetensors*"],  # shards of an earlier time
+            delete_patterns=EARLIER,
             commit_message="Published by retort",
         )
     except LocalTokenNotFoundError:

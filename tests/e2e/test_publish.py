@@ -199,7 +199,7 @@ def test_the_same_run_replaces_its_folder_and_nothing_else_is_touched(run: Run, 
     (strange / "thesis.tex").write_text("mine")
     assert "was not written by publish" in refusal(run, strange)
     assert (strange / "thesis.tex").read_text() == "mine"
-    (strange / "retort.json").write_text('{"run": "another"}')
+    (strange / "retort.json").write_text('{"run": "another", "files": ["thesis.tex"]}')
     assert "holds the run 'another', not 'test'" in refusal(run, strange)
     assert not list(run.path.parent.glob(".*unfinished")) + list(run.path.parent.glob(".*.old"))
 
