@@ -27,6 +27,7 @@ from pipeline.child import Child
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
 from pipeline.machine import computes_bf16, cores, gpus, has_gpu, main_memory
+from pipeline.secrets import shareable
 from pipeline.teacher.endpoints import check_address, read_key
 
 HOST = "127.0.0.1"
@@ -78,6 +79,8 @@ def check(endpoint: Endpoint) -> None:
     for name in endpoint.vllm:
         if name.replace("-", "_") in OURS:
             raise UserError(f"vllm.{name}: model, port and key are set beside the engine arguments")
+        if shareable(value := endpoint.vllm[name], name) != value:
+            raise UserError(f"vllm.{name} holds a secret, which everyone could read: use env = {{...}}")
         if not _ARGUMENT.fullmatch(name):
             raise UserError(f"vllm.{name}: write engine arguments like max_model_len = 4096")
     if "speculative_config" in endpoint.vllm and not has_gpu():

@@ -22,6 +22,7 @@ from pipeline.disk import append, write_atomic
 from pipeline.errors import Stopped, UserError, of_system
 from pipeline.progress import Progress, say
 from pipeline.rows import Row
+from pipeline.secrets import shareable
 from pipeline.shard import Shard
 from pipeline.store import Manifest, Output
 
@@ -155,7 +156,7 @@ def manifest_of(job: Job) -> Manifest:
 
 
 def _manifest(stage: Stage, recipe: Recipe, inputs: Mapping[str, str]) -> Manifest:
-    settings = json.loads(json.dumps(stage.settings(recipe)))
+    settings = shareable(json.loads(json.dumps(stage.settings(recipe))))
     return Manifest(stage=stage.name, version=stage.version, settings=settings, inputs=dict(inputs))
 
 
@@ -179,7 +180,7 @@ def _record(job: Job, stages: Mapping[str, Stage]) -> bytes:
     Tables of stages that are not made yet are those of the recipe at hand. Raises UserError where they do not
     go together with those on record.
     """
-    tables = _without_secrets(job.recipe)
+    tables = shareable(job.recipe.model_dump(mode="json"))
     with suppress(FileNotFoundError, ValueError):
         recorded = Recipe.model_validate_json((job.run_dir / "recipe.json").read_bytes())
         before = recorded.model_dump(mode="json")
@@ -198,14 +199,6 @@ def _keep(path: Path, record: bytes) -> None:
     """Write a file that says something else than before."""
     if not path.exists() or path.read_bytes() != record:
         write_atomic(path, record)
-
-
-def _without_secrets(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values. Those of environment variables may be keys, so they go."""
-    plain = recipe.model_dump(mode="json")
-    for table in filter(None, (*plain["teacher"], plain["judge"], plain["student"])):
-        table["env"] = dict.fromkeys(table["env"], "***")
-    return plain
 
 
 def _state(given: Output) -> str:

@@ -158,6 +158,15 @@ def test_a_missing_vllm_is_told_with_the_way_to_install_it(monkeypatch: pytest.M
     assert complaint(local()).endswith(f"is not installed: {installing.extra('vllm')}")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("hf_token", "abc"), ("model_loader_extra_config", {"access_token": "abc"})]
+)
+def test_a_secret_is_not_put_onto_a_command_line(name: str, value: Any) -> None:
+    endpoint = Endpoint(model="m", serve="vllm", vllm={name: value})
+    assert f"vllm.{name} holds a secret" in complaint(endpoint)
+    assert "abc" not in complaint(endpoint)
+
+
 @pytest.mark.parametrize("name", ["model", "port", "host", "served-model-name", "api_key"])
 def test_what_we_tell_vllm_ourselves_cannot_be_an_engine_argument(name: str) -> None:
     assert complaint(local(vllm={name: "1"})).startswith(f"vllm.{name}: ")
