@@ -6,13 +6,11 @@ is ever held whole. What the columns mean is sources.py's business.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import glob
 import gzip
 import json
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from pipeline.errors import UserError
+from pipeline.lines import RECORD_LIMIT, Lines, RecordTooLong
 
-RECORD_LIMIT = 16 * 2**20  # bytes of one row
 JSON_LIMIT = 2**30  # bytes of a JSON array, which is held whole
 HEAD = 100  # rows to learn the columns from
 
@@ -66,10 +64,6 @@ _JSON = json.JSONDecoder(
 )
 
 
-class RecordTooLong(Exception):
-    pass
-
-
 def find(pattern: str) -> list[Path]:
     """The files of a path or a glob pattern, sorted. Raises UserError for none, or for a kind not read."""
     paths = [Path(pattern)] if Path(pattern).exists() else map(Path, glob.glob(pattern, recursive=True))
@@ -109,52 +103,9 @@ def head(path: Path) -> Iterator[Record | BadRow]:
     return islice(records(path), HEAD)
 
 
-class _Lines:
-    """The lines of a file as bytes, counted from 1.
-
-    `record` holds the lines of the record being read; whoever starts a new one calls begin(). In CSV a
-    record may span lines, and a quote that is never closed takes in all the rest of the file.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.number = file, 0
-        self.record: list[bytes] = []
-        self._again: deque[bytes] = deque()
-        self._taken = 0  # bytes of the record
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> bytes:
-        line = self._again.popleft() if self._again else self.file.readline(RECORD_LIMIT + 1)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self._taken += len(line)
-        if self._taken > RECORD_LIMIT:
-            if self.record:  # it may be a good one by itself
-                self._again.appendleft(line)
-                self.number -= 1
-            while not self.record and line and not line.endswith(b"\n"):
-                line = self.file.readline(RECORD_LIMIT)
-            raise RecordTooLong(f"longer than {RECORD_LIMIT >> 20} MB")
-        self.record.append(line)
-        return line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line
-
-    def begin(self) -> None:
-        """What is read next starts a record."""
-        self.record, self._taken = [], 0
-
-    def give_back(self) -> None:
-        """Have all lines of the record but its first read once more."""
-        self._again.extendleft(reversed(self.record[1:]))
-        self.number -= len(self.record) - 1
-        self.record = self.record[:1]
-
-
 def _jsonl(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
     with _open(path) as file:
-        lines = _Lines(file)
+        lines = Lines(file)
         while True:
             lines.begin()
             try:
@@ -208,7 +159,7 @@ def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
 def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
     csv.field_size_limit(RECORD_LIMIT)
     with _open(path) as file:
-        lines = _Lines(file)
+        lines = Lines(file)
         rows = csv.reader(map(_decoded, lines), strict=True)  # unlike a generator, map goes on after an error
         header: list[str] = []
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import prompts
@@ -45,7 +46,7 @@ def needs(recipe: Recipe, run_dir: Path, to: str | None = None) -> list[Need]:
     """What the stages still to be done need, in their order; `to`: and publishing there."""
     stages = stages_of(recipe)
     todo = [name for name, stage in stages.items() if not Output(run_dir / name, stage.row).complete]
-    found = [_ask(name, "settings", lambda name=name: stages[name].check(recipe)) for name in todo]
+    found = [_ask(name, "settings", partial(stages[name].check, recipe)) for name in todo]
     # Where a stage's settings are wrong its models may not be those that are meant.
     right = [need.stage for need in found if need.state == "ok"]
     found += _addresses(recipe, right)
@@ -91,12 +92,15 @@ def _addresses(recipe: Recipe, todo: list[str]) -> Iterator[Need]:
         asked.append(("filter" if "filter" in todo else "evaluate", recipe.judge))
     for stage, endpoint in asked:
         if endpoint.base_urls:
-            yield _ask(stage, endpoint.model, lambda endpoint=endpoint: asyncio.run(_reach(endpoint)))
+            yield _ask(stage, endpoint.model, partial(_reach, endpoint))
 
 
-async def _reach(endpoint: Endpoint) -> None:
-    async with Client(endpoint, endpoint.base_urls, endpoint.model, concurrency=1) as client:
-        await client.check(say)
+def _reach(endpoint: Endpoint) -> None:
+    async def look() -> None:
+        async with Client(endpoint, endpoint.base_urls, endpoint.model, concurrency=1) as client:
+            await client.check(say)
+
+    asyncio.run(look())
 
 
 def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Need]:
@@ -105,9 +109,8 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Need]:
     served = [teacher for teacher in recipe.teacher if teacher.serve] if asked else []
     student = recipe.student if {"train", "evaluate"} & set(todo) else None
     beside = launching.teachers(recipe) if student and "train" in todo else ()
-    queries = [
-        ModelQuery(name=model.model, model=models.resolve(model.model, say)) for model in (*served, *beside)
-    ]
+    names = [teacher.model for teacher in served] + [teacher.model for teacher in beside]
+    queries = [ModelQuery(name=name, model=models.resolve(name, say)) for name in names]
     if student:
         queries.append(_taught(recipe, student))
     facts = model_facts.ask(queries)

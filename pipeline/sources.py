@@ -21,7 +21,8 @@ from filters.equal import is_missing
 from pipeline import files, gym, hub, programs
 from pipeline.config.sources import DatasetSource, FileSource, GymSource, Source
 from pipeline.errors import UserError
-from pipeline.files import RECORD_LIMIT, BadRow, Number, Record
+from pipeline.files import BadRow, Number, Record
+from pipeline.lines import RECORD_LIMIT
 from pipeline.rows import AnswerType, Problem, Split
 
 _INDEX = re.compile(r"\.\d+(?:\.|$)")  # a place in a list, in the name of a column
@@ -180,9 +181,10 @@ def _last_of_user(turns: list[Any]) -> Any:
     if not isinstance(content, list):
         return content
     parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-    if not all(isinstance(part, str) for part in parts):
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts):
         raise _Unusable("the question has a part that is no text")
-    return "\n".join(parts)
+    return "\n".join(texts)
 
 
 def _reference(row: dict[str, Any], column: str, kind: AnswerType = "text") -> str | None:

@@ -20,7 +20,7 @@ LAYERS = (
     ("pipeline.sealed", "pipeline.secrets"),
     ("pipeline.config", "pipeline.shard", "pipeline.progress", "filters", "prompts"),
     ("pipeline.recipe", "pipeline.store"),
-    ("pipeline.units", "pipeline.child", "pipeline.files", "pipeline.gym"),
+    ("pipeline.units", "pipeline.child", "pipeline.lines", "pipeline.files", "pipeline.gym"),
     ("pipeline.machine", "pipeline.memory", "pipeline.kv_cache", "pipeline.model_facts"),
     ("pipeline.workers",),
     ("pipeline.teacher.endpoints", "pipeline.teacher.limits", "pipeline.teacher.pacing"),

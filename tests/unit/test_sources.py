@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.config.sources import DatasetSource, FileSource, GymSource, Source
 from pipeline.errors import UserError
-from pipeline.files import RECORD_LIMIT, BadRow
+from pipeline.files import BadRow
+from pipeline.lines import RECORD_LIMIT
 from pipeline.rows import Problem
 from pipeline.sources import check, fingerprint, name_of, problem_id, read, split_of
 
