@@ -107,9 +107,7 @@ def _goes_on(fields: dict[str, Any], messages: Messages) -> bool:
 
 
 def reply(options: argparse.Namespace, asked: Asked, request: str, odd: str | None = None) -> Reply:
-    """The answer to the request with this hash; `odd`: "empty" or "tools", an answer without words.
-
-    Raises BadRequest for a message to continue that is not how the answer starts."""
+    """The answer to the request with this hash; `odd`: "empty" or "tools", an answer without words."""
     drawn, text = _text(options, asked)
     edges, finish_reason = _cut(text, asked)
     given, made = len(asked.prompt.split()), len(edges) - 1
@@ -129,11 +127,6 @@ def reply(options: argparse.Namespace, asked: Asked, request: str, odd: str | No
     else:
         pieces = _pieces(options, asked, drawn, text, edges)
     return Reply(_form(asked, head, pieces, finish_reason, usage), asked.stream, given, made)
-
-
-def goes_on(options: argparse.Namespace, asked: Asked) -> bool:
-    """Whether the message to continue is how the answer with this request's seed starts."""
-    return _after_said(_text(options, asked)[1], asked) is not None
 
 
 def _text(options: argparse.Namespace, asked: Asked) -> tuple[str, Text]:
@@ -161,22 +154,26 @@ def _pieces(
 def _cut(text: Text, asked: Asked) -> tuple[list[int], str]:
     """Where in the text the answer starts and where each token of it ends; and why it ends there."""
     start = _after_said(text, asked)
-    if start is None:
-        raise BadRequest("The message to continue is not how this model's answer starts.")
     edges = list(accumulate(map(len, _TOKEN.findall(text.whole, start)), initial=start))
     limits = (asked.limit, text.limit if asked.said is None else None)
     limit = min((n for n in limits if n is not None), default=len(edges))
     return edges[: limit + 1], "length" if limit + 1 < len(edges) else "stop"
 
 
-def _after_said(text: Text, asked: Asked) -> int | None:
-    """Where the answer goes on after the message to continue; None when it does not begin with that."""
+def _after_said(text: Text, asked: Asked) -> int:
+    """Where the answer goes on after the message to continue.
+
+    That another seed began is continued with what this one says behind as many words: the answer to a request
+    depends on nothing that was asked before.
+    """
     said = asked.said or ""
     # Where the template has opened the thought, the text does not.
     for start in (said, said.removeprefix(OPEN)):
         if text.whole.startswith(start):
             return len(start)
-    return None
+    opened = len(OPEN) if text.whole.startswith(OPEN) else 0
+    words = len(_TOKEN.findall(said.removeprefix(OPEN)))
+    return opened + sum(map(len, _TOKEN.findall(text.whole, opened)[:words]))
 
 
 def _said(way: str, text: Text, start: int, end: int) -> dict[str, str | None]:

@@ -3,8 +3,8 @@
     python -m pipeline.fake_server --port 8100 --faults '{"429": 0.2, "cut": 0.02}'
 
 It plays a teacher that can do one-step arithmetic and is sometimes wrong: an answer is a function of
-(model, messages, seed) alone, the same bytes each time; what continues an answer may have another seed. A
-fault is drawn for each try of a request, so a retry may pass. GET /stats counts it all. What it says is in
+(model, messages, seed) alone, the same bytes each time, whatever else was asked. A fault is drawn for each
+try of a request, so a retry may pass. GET /stats counts it all. What it says is in
 answers.py, in which form in protocol.py, the flags in options.py.
 """
 
@@ -16,14 +16,13 @@ import os
 import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from aiohttp import web
 
 from pipeline.fake_server import template
 from pipeline.fake_server.answers import digest, pick, share
 from pipeline.fake_server.options import STATUSES, WORDLESS, parse
-from pipeline.fake_server.protocol import Asked, BadRequest, Reply, goes_on, read, reply
+from pipeline.fake_server.protocol import BadRequest, Reply, read, reply
 
 
 @dataclass
@@ -35,7 +34,6 @@ class Server:
     tries: Counter[str] = field(default_factory=Counter)  # request -> how often it was asked
     answered: Counter[str] = field(default_factory=Counter)  # request -> how often it was answered
     tokens: Counter[str] = field(default_factory=Counter)  # "prompt" and "completion", of what was answered
-    begun: dict[str, set[Any]] = field(default_factory=dict)  # conversation -> seeds it was asked with
     accepted: deque[float] = field(default_factory=deque)  # when, of the last minute's requests
     in_flight: int = 0
     most_in_flight: int = 0
@@ -73,7 +71,6 @@ class Server:
             raise BadRequest("This model's maximum context length is 16 tokens: the prompt is longer.")
         if self.options.no_continue and asked.said is not None:
             raise BadRequest("Continuing a message is not supported.")
-        asked = self._recalled(asked)
         request = digest(self.options.seed, asked.model, asked.messages, asked.seed)
         self.tries[request] += 1
         await asyncio.sleep(self.options.latency)
@@ -82,16 +79,6 @@ class Server:
         if fault and fault not in WORDLESS:
             return await self._play(fault, http, answer)
         return await self._answer(http, request, answer, fault or "200")
-
-    def _recalled(self, asked: Asked) -> Asked:
-        """The request; one to go on with a message gets the seed of the answer that begins with it."""
-        conversation = asked.messages if asked.said is None else asked.messages[:-1]
-        seeds = self.begun.setdefault(digest(asked.model, conversation), set())
-        if asked.said is None:
-            seeds.add(asked.seed)
-            return asked
-        begun = (replace(asked, seed=seed) for seed in sorted(seeds, key=str))
-        return next((one for one in begun if goes_on(self.options, one)), asked)
 
     def _fault(self, request: str) -> str | None:
         attempt = self.tries[request]

@@ -100,9 +100,7 @@ class Client:
         if found is None and self._by_completions:
             raise UserError(f'{place.name}: continue_by = "completions" needs /tokenize, as vLLM has it')
         if found is None:
-            self._say(
-                f"{place.name}: whether its chat template renders cut answers as they were is not known"
-            )
+            self._say(f"{place.name}: whether it renders cut answers as they were is not known")
         self._by_completions |= found is True
 
     def _fetch(self, place: Place) -> Fetch:
@@ -151,7 +149,11 @@ class Client:
             try:
                 completion = await self._try(slot, body, bounds, logprobs, so_far)
                 self._learn(unsent, frozenset(whole))
-                return replace(completion, unsent=unsent)
+                clean = self._cleaner.without_key
+                thought = completion.reasoning and clean(completion.reasoning)
+                return replace(
+                    completion, reasoning=thought, response=clean(completion.response), unsent=unsent
+                )
             except FieldRefused as e:
                 field = next((name for name in e.fields if name in whole and name not in unsent), None)
                 if field is None:

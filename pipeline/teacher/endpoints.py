@@ -126,6 +126,10 @@ class Cleaner:
         line = " ".join("[key]" if self._like_key(word) else word for word in words)
         return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 3] + "..."
 
+    def without_key(self, text: str) -> str:
+        """The text of an answer without our key: some servers quote what they were sent."""
+        return text if self.key is None or len(self.key) < 8 else text.replace(self.key, "[key]")
+
     def _like_key(self, word: str) -> bool:
         """Whether it holds our key, an end of it (servers quote those), or anything that looks like a key."""
         key = self.key

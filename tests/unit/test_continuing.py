@@ -127,7 +127,7 @@ def test_what_cannot_be_continued_is_refused_before_any_request() -> None:
 def test_a_server_that_does_not_show_its_template_is_told_of() -> None:
     script = Script((404, {}), chat(content="2.</think>It is 2."))
     _, (said,) = go_on(script, CUT)
-    assert "whether its chat template renders cut answers as they were is not known" in said
+    assert "whether it renders cut answers as they were is not known" in said
 
 
 @pytest.mark.parametrize(

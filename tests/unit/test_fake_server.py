@@ -30,6 +30,19 @@ def ask(server: FakeServer, content: str, seed: int = 0, model: str = "fake", **
         return answer.read()
 
 
+def test_what_continues_an_answer_depends_on_no_other_request(fake_server: StartFakeServer) -> None:
+    asked, fresh = fake_server(), fake_server()
+    for seed in range(20):
+        ask(asked, "What is 3 + 4?", seed=seed)
+    said = {"role": "assistant", "content": "<think>\nI look for the numbers in the question. I work it out"}
+    messages = [{"role": "user", "content": "What is 3 + 4?"}, said]
+    how = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    answers = [ask(asked, "", seed=seed, **how) for seed in range(20)]
+    assert answers == [ask(fresh, "", seed=seed, **how) for seed in range(20)]
+    assert len(set(answers)) > 5
+    assert all(b"step by step" in answer for answer in answers)
+
+
 def status_of(server: FakeServer, *args: str, **kwargs: Any) -> int:
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(server, *args, **kwargs)

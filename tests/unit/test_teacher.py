@@ -69,6 +69,20 @@ def asked(**settings: Any) -> dict[str, Any]:
     return script.asked[0]
 
 
+@pytest.mark.parametrize("stored", ["reasoning", "response"])
+def test_a_key_that_an_answer_quotes_is_not_kept(monkeypatch: pytest.MonkeyPatch, stored: str) -> None:
+    monkeypatch.setenv("A_KEY", "kqzvbkey9876543210")
+    script = Script(chat(content="<think>I was sent kqzvbkey9876543210</think>It is kqzvbkey9876543210."))
+
+    async def ask() -> Completion:
+        async with serving(script) as url:
+            return await complete(url, api_key_env="A_KEY")
+
+    said = getattr(asyncio.run(ask()), stored)
+    assert "[key]" in said
+    assert "kqzv" not in said
+
+
 async def many(teacher: Client, n: int) -> list[Completion]:
     message = [Message(role="user", content="1 + 1")]
     return await asyncio.gather(*(teacher.complete(message, SAMPLING, seed) for seed in range(n)))
