@@ -56,10 +56,11 @@ def needs(recipe: Recipe, run_dir: Path, to: str | None = None) -> list[Need]:
     if to is not None:
         found.append(_ask("publish", to, lambda: _check_target(to, recipe.run)))
     order = [*stages, "report", "publish"]
-    first: dict[str, Need] = {}  # what two stages lack in the same words is told once
+    told: dict[tuple[str, ...], Need] = {}  # what two stages lack in the same words is told once
     for need in sorted(found, key=lambda need: order.index(need.stage)):
-        first.setdefault(need.found or need.stage, need)
-    return list(first.values())
+        key = (need.found,) if need.state == "missing" else (need.stage, need.what, need.found)
+        told.setdefault(key, need)
+    return list(told.values())
 
 
 def print_needs(found: list[Need]) -> None:
