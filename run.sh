@@ -132,7 +132,7 @@ run_tests() {
     if [ $# -gt 0 ]; then
         "$VENV/bin/pytest" "$@"
     else # side by side, but for those that need the whole machine
-        "$VENV/bin/pytest" -n 4 -m "not alone"
+        "$VENV/bin/pytest" -n 4 --dist worksteal -m "not alone"
         "$VENV/bin/pytest" -m alone
     fi
 }
