@@ -17,9 +17,10 @@ from random import Random
 from typing import Any
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
-_MUSINGS = (
+_WORDS = (
     "again also but check each fact first hence here if maybe next now once only perhaps so still then why"
 )
+_MUSINGS = re.findall("[a-z]+", _WORDS)
 _PRODUCT = re.compile(r"\b(each|every|per|times|product|multipl\w+|rows? of|bags? of|boxes of)\b", re.I)
 _DIFFERENCE = re.compile(r"\b(left|remain\w*|g[ia]ves?|los[te]s?|ate|eats?|sold|spent|fewer|minus)\b", re.I)
 _SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "x": operator.mul, "\u00d7": operator.mul}
@@ -58,15 +59,28 @@ def pick(at: float, shares: dict[str, float]) -> str | None:
     return None
 
 
-def draw(options: argparse.Namespace, drawn: str, conversation: Messages) -> Text:
-    """The whole answer to a conversation; `drawn`: the hash that decides what it is."""
+def opening(drawn: str) -> list[str]:
+    """The first words of a long thought, on which all that follows hangs: whoever continues it knows how."""
+    return Random(drawn).choices(_MUSINGS, k=3)
+
+
+def opening_in(said: str) -> list[str] | None:
+    """The opening with which a text begins; None where it has none."""
+    words = said.removeprefix(OPEN).split()[:3]
+    return words if len(words) == 3 and {w.rstrip(".") for w in words} <= set(_MUSINGS) else None
+
+
+def draw(
+    options: argparse.Namespace, drawn: str, conversation: Messages, begun: list[str] | None = None
+) -> Text:
+    """The whole answer to a conversation; `drawn`: the hash that decides what it is, `begun`: its opening."""
     question = next((str(m["content"]) for m in reversed(conversation) if m.get("role") == "user"), "")
     right = _chance(options, question)
     shares = {"right": right, "malformed": options.malformed, "truncated": options.truncated}
     kind = pick(share(drawn, "kind"), shares) or "wrong"
     thought, answer = _judge(question, kind) or _calculate(question, kind, drawn)
     if options.words is not None:
-        thought = _at_length(thought, options.words, Random(drawn))
+        thought = _at_length(thought, options.words, begun or opening(drawn), Random(drawn))
     limit = len(thought.split()) // 2 if kind == "truncated" else None
     if options.plain:
         return Text(thought if kind == "malformed" else f"{thought}\n{answer}", 0, 0, limit)
@@ -106,10 +120,10 @@ def _chance(options: argparse.Namespace, question: str) -> float:
     return room * share(options.seed, "difficulty", question) ** max(room / options.right - 1, 0)
 
 
-def _at_length(thought: str, length: int, random: Random) -> str:
+def _at_length(thought: str, length: int, begun: list[str], random: Random) -> str:
     """The thought in as many words as asked: with musings before it, or only its end."""
     end = thought.split()[-length:]
-    words = random.choices(_MUSINGS.split(), k=length - len(end))
+    words = [*begun, *random.choices(_MUSINGS, k=length)][: length - len(end)]
     lines = [" ".join(words[i : i + 12]) + "." for i in range(0, len(words), 12)]
     return "\n".join([*lines, " ".join(end)])
 

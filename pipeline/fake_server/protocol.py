@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from pipeline.fake_server.answers import OPEN, Messages, Text, digest, draw
+from pipeline.fake_server.answers import OPEN, Messages, Text, digest, draw, opening, opening_in
 
 PIECE = 3  # tokens in one event of a stream
 VOCABULARY = 50_000  # token ids
@@ -133,7 +133,11 @@ def _text(options: argparse.Namespace, asked: Asked) -> tuple[str, Text]:
     """The whole answer, and the hash that decides it; what is to be continued is no part of the question."""
     conversation = asked.messages if asked.said is None else asked.messages[:-1]
     drawn = digest(options.seed, asked.model, conversation, asked.seed)
-    return drawn, draw(options, drawn, conversation)
+    if options.words is None:
+        return drawn, draw(options, drawn, conversation)
+    begun = opening_in(asked.said or "") or opening(drawn)
+    drawn = digest(options.seed, asked.model, conversation, begun)
+    return drawn, draw(options, drawn, conversation, begun)
 
 
 def _pieces(

@@ -14,7 +14,7 @@ from pipeline.config import Recipe
 from tests import tiny_student
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import retort, write_recipe
-from tests.e2e.test_recipes import FOLDER, rehearsal
+from tests.e2e.test_recipes import FOLDER, local, rehearsal
 from tests.stand_in_hub import Hub
 
 pytestmark = pytest.mark.slow
@@ -75,12 +75,13 @@ def recipe_of(name: str, url: str, folder: Path) -> Recipe:
     """A shipped recipe over small local files; its models stay those that it names."""
     import tomllib
 
-    changed = rehearsal(name, url, folder)
+    given = rehearsal(name, url, folder).model_dump(mode="json", exclude_defaults=True)
     whole = tomllib.loads((FOLDER / f"{name}.toml").read_text())
-    if "serve" not in whole["teacher"]:
-        return changed
-    given = changed.model_dump(mode="json", exclude_defaults=True)
-    return Recipe.model_validate(given | {"teacher": whole["teacher"]})
+    if "serve" in whole["teacher"]:
+        given["teacher"] = whole["teacher"]
+    for number, made in enumerate(given.get("evaluate", {}).get("sets", ())):
+        made["sources"] = [local(source, folder, 90 + number) for source in made["sources"]]
+    return Recipe.model_validate(given)
 
 
 @pytest.mark.parametrize(("name", "machine_of"), [("gsm8k", (1, 24)), ("r1-math", (8, 80)), ("api", (1, 48))])
