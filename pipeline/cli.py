@@ -211,6 +211,7 @@ def _execute(
     """
     from pipeline import ending, readiness
     from pipeline.progress import say
+    from pipeline.recipe import shown
     from pipeline.stage import DONE, check_made, execute
     from pipeline.stages import STAGES, stages_of
 
@@ -235,7 +236,8 @@ def _execute(
 
         results.print_table(commands.open_named(runs, folder))
     following = list(wanted)[list(wanted).index(names[-1]) + 1 :]
-    say(ending.next_command(runs, (following[0], *words) if following else ("report", recipe.run)))
+    again = (*words[:1], *map(shown, words[1:]))
+    say(ending.next_command(runs, (following[0], *again) if following else ("report", recipe.run)))
     return DONE
 
 

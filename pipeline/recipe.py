@@ -16,6 +16,7 @@ from pipeline.config.data import Filter
 from pipeline.config.endpoints import Judge, Teacher
 from pipeline.config.sources import DatasetSource, FileSource, GymSource
 from pipeline.errors import UserError, nearest
+from pipeline.secrets import HIDDEN, shareable
 
 DEEPEST = 20  # tables within tables
 
@@ -52,16 +53,29 @@ def recipe_of(data: dict[str, Any], overrides: Sequence[str], where: str) -> Rec
         raise UserError(f"{where}: {_explain(e, one_teacher)}") from None
 
 
+def shown(override: str) -> str:
+    """An override as it may be printed, without a secret that it holds."""
+    key, _, text = override.partition("=")
+    given: Any = _value(key, text)
+    for step in reversed(key.strip().split(".")):
+        given = {step: given}
+    return override if shareable(given) == given else f"{key}={HIDDEN}"
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except RecursionError:
+        raise UserError(f"override {key}: nested too deeply") from None
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string
+
+
 def _apply(data: dict[str, Any], override: str) -> None:
     key, eq, text = override.partition("=")
     if not eq or not key.strip():
         raise UserError(f"{override!r}: an override is key=value, e.g. generate.samples=2")
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except RecursionError:
-        raise UserError(f"override {key}: nested too deeply") from None
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
+    value = _value(key, text)
     *path, last = key.strip().split(".")
     at: Any = data
     for step in path:

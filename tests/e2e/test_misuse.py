@@ -60,7 +60,10 @@ def test_a_server_that_is_not_there_or_refuses_us_stops_at_once(
     assert "wrong-key-abcdef" not in message
     assert "401" in message
     right = {"KEY": "right-key-123456"}
-    assert "`other` does not exist" in refused(tmp_path, *with_key, "teacher.model=other", env=right)
+    unknown = retort(tmp_path, *with_key, "teacher.model=other", env=right)
+    assert unknown.returncode == 2
+    assert "it lists 'fake'" in unknown.stderr.splitlines()[0]
+    assert "`other` does not exist" in unknown.stderr.splitlines()[-1]
     dead = "teacher.base_url=http://127.0.0.1:9/v1"
     assert "127.0.0.1:9" in refused(tmp_path, "generate", recipe, dead, "teacher.max_retries=0")
     assert retort(tmp_path, *with_key, env=right).returncode == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from filters import FILTERS
 from pipeline.config import Recipe
 from pipeline.errors import UserError
 from pipeline.publish import publish
@@ -154,7 +155,7 @@ def test_the_card_tells_the_funnel_the_filters_the_prompt_and_the_scores(run: Ru
     assert f"out of {why.traces} traces" in text
     for reason, count in why.rejected.items():
         assert f"| rejected, {reason} | {count} |".replace("_", "\\_") in text
-    assert "| correct@4 | defaults |" in text
+    assert f"| correct@{FILTERS['correct'].version} | defaults |" in text
     assert "You solve arithmetic problems." in text
     assert "<https://example.com/terms>" in text
     assert "the student less base, paired by problem" in text

@@ -44,6 +44,7 @@ RUN = (
     "verify --gold",
 )
 CHECKED = (
+    "check pipeline/recipes/",
     "run pipeline/recipes/demo.toml",
     "evaluate --model Qwen/Qwen3-32B",
     "publish demo --to hub:OWNER/NAME",
