@@ -41,6 +41,18 @@ def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
         _add_seal(temporary)
 
 
+def load() -> None:
+    """Load what writing needs, before work that waits for nobody.
+
+    With its first file pyarrow loads pandas, which takes a second or more, in which answers that are paid
+    would lie in memory alone.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [0]}), pa.BufferOutputStream())
+
+
 @contextmanager
 def opened(path: Path, columns: Collection[str] | None = None) -> Iterator[pq.ParquetFile]:
     """A sealed file, to read these columns of, or all. Raises UserError when they are damaged or missing."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from pipeline import sealed
 from pipeline.errors import Stopped, UnitFailed, UserError
 from pipeline.progress import Progress, say
 from pipeline.rows import Row
@@ -79,6 +80,7 @@ async def work(
     watch: says why nothing can work any more, or None; asked twice a second.
     Raises Stopped when the work cannot go on, UserError from `do` as it is.
     """
+    sealed.load()
     journal = _Journal(progress)
     crew = _Crew(_Owed(todo, slots, after or {}), do, {**slots, **(after or {})}, journal)
     writer = asyncio.create_task(journal.run())
