@@ -209,8 +209,7 @@ def _execute(
     All of them are checked before any writes; `whole`: and all that they will need is looked for. `words`:
     what a command for the next stage has after its name.
     """
-    from pipeline import ending, readiness
-    from pipeline.progress import say
+    from pipeline import ending
     from pipeline.recipe import shown
     from pipeline.stage import DONE, check_made, execute
     from pipeline.stages import STAGES, stages_of
@@ -218,9 +217,12 @@ def _execute(
     wanted, folder = stages_of(recipe), runs / recipe.run
     stages = STAGES | wanted
     if whole:
+        from pipeline import readiness
+
         readiness.require(recipe, folder)
-    for name in () if whole else names:
-        stages[name].check(recipe)
+    else:
+        for name in names:
+            stages[name].check(recipe)
     for name in names:
         check_made(stages[name], recipe, folder)
     for name in names:

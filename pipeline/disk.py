@@ -133,16 +133,12 @@ def _remove_stale(left: Path, name: str) -> None:
     """Remove a leftover of this file, unless somebody may be writing it, from another machine perhaps."""
     match = _LEFTOVER.fullmatch(left.name)
     with suppress(OSError):
-        if (
-            match
-            and match[1] == name
-            and time.time() - left.stat().st_mtime > _STALE
-            and not _alive(match[2])
-        ):
+        if match and match[1] == name and time.time() - left.stat().st_mtime > _STALE and not alive(match[2]):
             left.unlink()
 
 
-def _alive(pid: str) -> bool:
+def alive(pid: str) -> bool:
+    """Whether there is such a process on this machine."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, OverflowError):

@@ -15,12 +15,12 @@ from pipeline import kv_cache, launching, machine, memory, model_cache
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.training import Train
 from pipeline.model_facts import ModelFacts
+from pipeline.stages.train import MODEL_BYTES, MOST_CHECKPOINTS
 
 State = Literal["ok", "missing", "unknown"]
 GB = 1e9
 CUDA = 0.5e9  # bytes that each process takes of its GPU before it does anything
 MARGIN = 0.3  # activations in pipeline/memory.py are right to within so much
-CHECKPOINTS = 3  # at most: two are kept, and the oldest goes when a new one is whole
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Need:
 
 def serving(stage: str, endpoint: Endpoint, facts: ModelFacts) -> Need:
     """Whether the weights, and the KV cache of one sequence of full length, fit where vLLM serves them."""
-    engine = {name.replace("-", "_"): value for name, value in endpoint.vllm.items()}
+    engine = _engine(endpoint)
     if facts.weight_bytes is None:
         return Need(
             stage, "memory to serve", "unknown", f"{facts.name}: the size of its weights is not known"
@@ -56,7 +56,7 @@ def serving(stage: str, endpoint: Endpoint, facts: ModelFacts) -> Need:
 
 def lengths(stage: str, endpoint: Endpoint, facts: ModelFacts, most: int, setting: str) -> Iterator[Need]:
     """Whether an answer of `most` tokens fits into what is served, and that into the model."""
-    engine = {name.replace("-", "_"): value for name, value in endpoint.vllm.items()}
+    engine = _engine(endpoint)
     served = engine.get("max_model_len")
     if isinstance(served, int) and most >= served:
         yield Need(
@@ -99,9 +99,9 @@ def training(
 def disk(folder: Path, parameters: int, train: Train) -> Need:
     """Whether checkpoints and the trained model fit beside what lies on the run's disk."""
     of_checkpoint = 4 + memory.OPTIMIZER[train.optimizer]  # a weight in float32, and the optimizer's state
-    wanted = parameters * (CHECKPOINTS * of_checkpoint + 4)
+    wanted = parameters * (MOST_CHECKPOINTS * of_checkpoint + MODEL_BYTES)
     free = model_cache.free(folder.absolute())
-    told = f"{wanted / GB:.1f} GB for {CHECKPOINTS} checkpoints and the student, {free / GB:.1f} GB free"
+    told = f"{wanted / GB:.1f} GB for {MOST_CHECKPOINTS} checkpoints and the student, {free / GB:.1f} GB free"
     state: State = "ok" if wanted <= free else "missing"
     return Need("train", "disk", state, f"{folder}: {told}")
 
@@ -138,6 +138,11 @@ def _fits(need: Need, gpus: int, least: float, most: float, share: float) -> Nee
     state: State = "missing" if least > has else "unknown" if most > has else "ok"
     tight = ": tight, try a small run first" if state == "unknown" else ""
     return replace(need, state=state, found=f"{need.found}; {has / GB:.1f} GB {where}{tight}")
+
+
+def _engine(endpoint: Endpoint) -> dict[str, Any]:
+    """vLLM's arguments, each under its one name."""
+    return {name.replace("-", "_"): value for name, value in endpoint.vllm.items()}
 
 
 def _number(engine: Mapping[str, Any], name: str) -> int:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.disk import alive
 from pipeline.errors import UserError
 
 HUB = "hub:"
@@ -127,16 +128,12 @@ def _clean_up(folder: Path) -> None:
     own = re.compile(rf"(\d+)@{node}({re.escape(UNFINISHED)}|{re.escape(OLD)})")
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
         made = own.fullmatch(path.name.removeprefix(f".{folder.name}."))
-        if made is None or _lives(int(made[1])):
+        if made is None or (made[1] != str(os.getpid()) and alive(made[1])):
             continue
         if made[2] == OLD and not folder.exists():
             path.rename(folder)
         else:
             shutil.rmtree(path)
-
-
-def _lives(pid: int) -> bool:
-    return pid != os.getpid() and Path(f"/proc/{pid}").exists()
 
 
 def _sync(stage: Path) -> None:

@@ -42,7 +42,7 @@ def facts(query: ModelQuery) -> ModelFacts:
         vocabulary=getattr(text, "vocab_size", None),
         tied=bool(getattr(text, "tie_word_embeddings", False)),
         context=getattr(text, "max_position_embeddings", None),
-        config=text.to_diff_dict() | {"quantized": getattr(config, "quantization_config", None) is not None},
+        config=text.to_diff_dict(),
         weight_bytes=size,
         downloaded=there,
         template_fault=_template_fault(query),
