@@ -37,6 +37,8 @@ EXAMPLE = Question(question="What is 3 + 2?", reference="5", answer_type="number
 def require(recipe: Recipe, run_dir: Path) -> None:
     """Raises UserError, one line, when something is missing that the run will need."""
     missing = [need for need in needs(recipe, run_dir) if need.state == "missing"]
+    # What the recipe itself has wrong comes before what a server says of it.
+    missing.sort(key=lambda need: need.what != "settings")
     if missing:
         more = f" (and {len(missing) - 1} more: `retort check RECIPE` lists them)" if missing[1:] else ""
         raise UserError(missing[0].found + more)
