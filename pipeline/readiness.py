@@ -36,9 +36,9 @@ EXAMPLE = Question(question="What is 3 + 2?", reference="5", answer_type="number
 
 def require(recipe: Recipe, run_dir: Path) -> None:
     """Raises UserError, one line, when something is missing that the run will need."""
-    missing = [need for need in needs(recipe, run_dir) if need.state == "missing"]
-    # What the recipe itself has wrong comes before what a server says of it.
-    missing.sort(key=lambda need: need.what != "settings")
+    # What the recipe itself has wrong is told at once: no server is asked and no model is read before.
+    missing = [need for need in _settings(recipe, run_dir) if need.state == "missing"]
+    missing = missing or [need for need in needs(recipe, run_dir) if need.state == "missing"]
     if missing:
         more = f" (and {len(missing) - 1} more: `retort check RECIPE` lists them)" if missing[1:] else ""
         raise UserError(missing[0].found + more)
@@ -46,9 +46,7 @@ def require(recipe: Recipe, run_dir: Path) -> None:
 
 def needs(recipe: Recipe, run_dir: Path, to: str | None = None) -> list[Need]:
     """What the stages still to be done need, in their order; `to`: and publishing there."""
-    stages = stages_of(recipe)
-    todo = [name for name, stage in stages.items() if not Output(run_dir / name, stage.row).complete]
-    found = [_ask(name, "settings", partial(stages[name].check, recipe)) for name in todo]
+    found = _settings(recipe, run_dir)
     # Where a stage's settings are wrong its models may not be those that are meant.
     right = [need.stage for need in found if need.state == "ok"]
     found += _addresses(recipe, right)
@@ -57,12 +55,21 @@ def needs(recipe: Recipe, run_dir: Path, to: str | None = None) -> list[Need]:
     found.append(charts if charts.state == "ok" else replace(charts, state="unknown"))
     if to is not None:
         found.append(_ask("publish", to, lambda: _check_target(to, recipe.run)))
-    order = [*stages, "report", "publish"]
+    order = [*stages_of(recipe), "report", "publish"]
     told: dict[tuple[str, ...], Need] = {}  # what two stages lack in the same words is told once
     for need in sorted(found, key=lambda need: order.index(need.stage)):
         key = (need.found,) if need.state == "missing" else (need.stage, need.what, need.found)
         told.setdefault(key, need)
     return list(told.values())
+
+
+def _settings(recipe: Recipe, run_dir: Path) -> list[Need]:
+    """Whether the settings of each stage still to be done can hold, as far as this machine alone can tell."""
+    return [
+        _ask(name, "settings", partial(stage.check, recipe))
+        for name, stage in stages_of(recipe).items()
+        if not Output(run_dir / name, stage.row).complete
+    ]
 
 
 def print_needs(found: list[Need]) -> None:

@@ -118,7 +118,9 @@ def test_run_asks_before_it_pays_whether_the_student_can_learn_what_it_will_be_t
     tiny_student.tokenizer(DROPS_THOUGHTS).save_pretrained(tmp_path / "student")
     server = fake_server()
     recipe = write_recipe(tmp_path, server.url)
-    done = retort(tmp_path / "runs", "run", str(recipe), f"student.model={tmp_path / 'student'}")
+    done = retort(
+        tmp_path / "runs", "run", str(recipe), f"student.model={tmp_path / 'student'}", "ingest.held_out=0.25"
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "the student's chat template drops the thought" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
