@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.publish.facts import public
 from pipeline.rows import AnswerType, Message, Row, Sampling, Trace, arrow_schema
@@ -71,15 +71,17 @@ def write(run: Run, folder: Path, with_traces: bool) -> Rows:
     """Write data/SPLIT-00000-of-NNNNN.parquet, and traces/ where they are wanted."""
     rows = Rows()
     made_by = _made_by(run)
-    parts = {split: _Parts(folder / "data", split, arrow_schema(Published)) for split in (TRAIN, VALIDATION)}
-    for examples, traces in zip(run.output("select").shards(), run.output("filter").shards(), strict=True):
-        table = _joined(examples, traces, made_by)
-        rows.by_source.update(zip(*(table[c].to_pylist() for c in ("source", "teacher")), strict=True))
-        splits = examples.column("split")
-        for split, part in parts.items():
-            part.write(table.filter([each == split for each in splits]))
-    for split, part in parts.items():
-        rows.splits[split] = part.close()
+    schema = arrow_schema(Published)
+    with _Parts(folder / "data", TRAIN, schema) as train, _Parts(folder / "data", VALIDATION, schema) as rest:
+        for examples, traces in zip(
+            run.output("select").shards(), run.output("filter").shards(), strict=True
+        ):
+            table = _joined(examples, traces, made_by)
+            rows.by_source.update(zip(*(table[c].to_pylist() for c in ("source", "teacher")), strict=True))
+            splits = examples.column("split")
+            for part in (train, rest):
+                part.write(table.filter([each == part.split for each in splits]))
+        rows.splits.update({part.split: part.close() for part in (train, rest)})
     if with_traces:
         rows.traces = _write_traces(run, folder / "traces", made_by)
     return rows
@@ -154,17 +156,17 @@ def _write_traces(run: Run, folder: Path, made_by: dict[str, str]) -> int:
             *(pa.field(name, pa.string(), nullable=False) for name in made_by),
         ]
     )
-    parts = _Parts(folder, TRAIN, schema)
-    for shard in run.output("filter").shards():
-        for batch in shard.batches(_LEFT_OUT):
-            table = pa.table({name: batch[name] for name in schema.names if name in batch.schema.names})
-            for column, shown in (("teacher", _public), ("verdicts", _without_errors)):
-                at = table.schema.get_field_index(column)
-                table = table.set_column(at, column, shown(batch[column]))
-            for name, value in made_by.items():
-                table = table.append_column(name, pa.repeat(value, len(batch)))
-            parts.write(table.cast(schema))
-    return parts.close()
+    with _Parts(folder, TRAIN, schema) as parts:
+        for shard in run.output("filter").shards():
+            for batch in shard.batches(_LEFT_OUT):
+                table = pa.table({name: batch[name] for name in schema.names if name in batch.schema.names})
+                for column, shown in (("teacher", _public), ("verdicts", _without_errors)):
+                    at = table.schema.get_field_index(column)
+                    table = table.set_column(at, column, shown(batch[column]))
+                for name, value in made_by.items():
+                    table = table.append_column(name, pa.repeat(value, len(batch)))
+                parts.write(table.cast(schema))
+        return parts.close()
 
 
 class _Parts:
@@ -174,6 +176,14 @@ class _Parts:
         self.folder, self.split, self.schema = folder, split, schema
         self.rows = self.files = self.bytes = 0
         self.writer: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """pyarrow closes what is still open when it collects it, and prints a traceback where that fails."""
+        if self.writer is not None:
+            self.writer.is_open = False
 
     def write(self, table: pa.Table) -> None:
         import pyarrow.parquet as pq

@@ -102,6 +102,21 @@ def test_a_report_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path
     ]
 
 
+def test_what_cannot_be_published_whole_is_not_published_and_told_in_one_line(
+    plain: tuple[Path, FakeServer], tmp_path: Path
+) -> None:
+    target = tmp_path / "published"
+    words = ("publish", "test", "--to", str(target), "--with-traces")
+    assert tried(plain[0], *words)[0] == 0
+    sizes = [path.stat().st_size for path in target.rglob("*.parquet")]
+    shutil.rmtree(target)
+    for most in (4, min(sizes) - 1, max(sizes) // 2, max(sizes) - 1):
+        code, said = tried(plain[0], *words, limit=limited(resource.RLIMIT_FSIZE, most))
+        assert code == 2
+        assert f"{target}: cannot write" in said
+        assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_is_moved_away_while_it_is_drawn_ends_in_one_line_and_goes_on_where_it_is(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
