@@ -3,7 +3,7 @@
 To add a filter:
 
 1. Write a function `my_filter(trace, *, limit: int = 100) -> Finding` in a file of this folder. It says
-   `fit()`, `unfit("short_code")` or `cannot_tell("short_code")` (`filters.finding`), with evidence where
+   `fit()`, `unfit("short_code")` or `cannot_tell("short_code")` (`filters.result`), with evidence where
    there is some. Parameters are keyword-only, with a type and a default; a recipe says `my_filter = true`
    under `[filter.rules]`, or sets them under `[filter.rules.my_filter]`. Raising counts as "cannot tell".
 2. Add a line to FILTERS below. Raise its version whenever a trace might be judged otherwise than before.
@@ -20,16 +20,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from filters import limits
-from filters.agreement import agreement
-from filters.correct import correct
-from filters.finding import Finding, cannot_tell, fit, unfit
-from filters.form import final_answer, finished, one_thought
-from filters.language import one_language
-from filters.layout import no_code, paragraphs
-from filters.leak import no_leak
-from filters.measures import confidence, length
-from filters.refusal import no_refusal
-from filters.repetition import no_repetition
+from filters.result import Finding, cannot_tell, fit, unfit
+from filters.rules.consistency import agreement
+from filters.rules.correct import correct
+from filters.rules.format import final_answer, finished, one_thought
+from filters.rules.language import one_language
+from filters.rules.layout import no_code, paragraphs
+from filters.rules.leak import no_leak
+from filters.rules.length import confidence, length
+from filters.rules.refusal import no_refusal
+from filters.rules.repetition import no_repetition
 from pipeline.errors import Stopped, UserError, nearest
 
 if TYPE_CHECKING:  # pydantic takes a third of the time that judging a thousand answers takes

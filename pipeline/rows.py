@@ -34,9 +34,8 @@ class Question(Row):
     reference: str | None  # the right answer, where one is known
     answer_type: AnswerType  # how an answer is compared with the reference
     source: str  # the name of the source in the recipe
-    metadata: str | None = (
-        None  # JSON: a reasoning-gym entry whole, or a program's tests as filters/code.py reads them
-    )
+    # JSON: a reasoning-gym entry whole, or a program's tests as filters/sandbox/python_tests.py reads them
+    metadata: str | None = None
 
 
 class Problem(Question):

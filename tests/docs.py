@@ -16,13 +16,13 @@ from pathlib import Path
 import click
 
 from filters import FILTERS
-from pipeline.cli import cli
-from pipeline.judging import VERSIONS
+from pipeline.cli.main import cli
+from pipeline.filter.apply import VERSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 MADE = "<!-- Made by `python -m tests.docs --write`; change the code it is made from. -->"
-FILES = ("__init__", "sources", "endpoints", "data", "training", "evaluation")  # of pipeline/config
+FILES = ("__init__", "sources", "endpoints", "traces", "training", "evaluation")  # of pipeline/config
 TABLES = {  # class -> how its table is written in a recipe
     "Recipe": "the top of the file",
     "Ingest": "[ingest]",

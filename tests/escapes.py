@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from filters.sandbox import run
-from filters.syscalls import BY_ARGUMENT, PLAIN
+from filters.sandbox.runner import run
+from filters.sandbox.syscalls import BY_ARGUMENT, PLAIN
 
 MACHINE = os.uname().machine
 COLUMN = 0 if MACHINE == "x86_64" else 1

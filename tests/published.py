@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from pipeline import open_run
-from pipeline.recipe import load_recipe
+from pipeline.config.load import load_recipe
+from pipeline.engine.stage import DONE, execute
+from pipeline.engine.store import Manifest, Output
+from pipeline.inspect.run import Run
 from pipeline.rows import Score, Step
-from pipeline.run import Run
-from pipeline.stage import DONE, execute
 from pipeline.stages import STAGES
-from pipeline.store import Manifest, Output
 from tests import tiny_student
 from tests.conftest import FakeServer
 from tests.e2e.runs import write_recipe

@@ -11,9 +11,9 @@ from typing import Any
 from aiohttp import web
 
 from pipeline.config.endpoints import Endpoint
+from pipeline.inference.client import Client
+from pipeline.inference.response import Completion
 from pipeline.rows import Message, Sampling
-from pipeline.teacher.client import Client
-from pipeline.teacher.replies import Completion
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=64)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.funnel import funnel
-from pipeline.recipe import recipe_of
+from pipeline.config.load import recipe_of
+from pipeline.engine.store import Manifest, Output
+from pipeline.filter.funnel import funnel
+from pipeline.inspect.run import Run, open_run
 from pipeline.rows import Example, Message, Problem, Row, Sampling, Score, Trace, Verdict
-from pipeline.run import Run, open_run
-from pipeline.store import Manifest, Output
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"
 SHARDS, PROBLEMS, SAMPLES = 3, 4, 3

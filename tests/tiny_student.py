@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
+from pipeline.engine.stage import Job
+from pipeline.engine.store import Manifest, Output
 from pipeline.rows import Example, Message, Step, Trace, arrow_schema
-from pipeline.stage import Job
-from pipeline.stages.select import SELECT
-from pipeline.stages.train import TRAIN
-from pipeline.store import Manifest, Output
+from pipeline.select.stage import SELECT
+from pipeline.train.stage import TRAIN
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "

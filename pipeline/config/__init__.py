@@ -1,4 +1,4 @@
-"""The recipe as frozen pydantic models, a table for each part; pipeline/recipe.py reads them from TOML.
+"""The recipe as frozen pydantic models, a table for each part; pipeline/config/load.py reads them from TOML.
 
 What each setting means stands beside it, in the files here. `identity()` gives the part of a table that
 changes a stage's output; names in a table's EXECUTION say how the work is done (ports, concurrency) and never
@@ -12,10 +12,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.base import Name, Table
-from pipeline.config.data import Filter, Generate, Select
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
 from pipeline.config.sources import Ingest, free
+from pipeline.config.traces import Filter, Generate, Select
 from pipeline.config.training import Train
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.engine.progress import say
 from pipeline.errors import UserError
-from pipeline.progress import say
+from pipeline.inspect.run import Run
 from pipeline.publish import card, dataset, facts, student, upload
 from pipeline.publish.target import Target, check_writable, staged
-from pipeline.run import Run
 
 STUDENT = "student"  # the model's folder within the published one
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.intervals import percent as interval
+from pipeline.evaluate.bootstrap import percent as interval
 from pipeline.publish.dataset import TRAIN, VALIDATION, Rows
 from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub
 

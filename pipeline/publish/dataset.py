@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pipeline.engine.shard import Shard
+from pipeline.inspect.run import Run
 from pipeline.publish.facts import public
 from pipeline.rows import AnswerType, Message, Row, Sampling, Trace, arrow_schema
-from pipeline.run import Run
-from pipeline.shard import Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import scoring, sources
 from pipeline.config import Recipe
 from pipeline.config.sources import GymSource, Source
 from pipeline.errors import UserError
-from pipeline.funnel import Funnel
+from pipeline.evaluate import metrics
+from pipeline.evaluate.metrics import Comparison, Summary
+from pipeline.filter.funnel import Funnel
+from pipeline.ingest import sources
+from pipeline.inspect.run import Run
 from pipeline.rows import Row, Score
-from pipeline.run import Run
-from pipeline.scoring import Comparison, Summary
 
 LINKS = {"select": "filter", "train": "select", "evaluate": "train"}  # stage -> what it was made from
 NOT_STATED = "not stated"
@@ -118,8 +119,8 @@ def gather(run: Run) -> Facts:
         funnel=funnel,
         selection=_shown(select["settings"], leave_out=("prompt", "seed")),
         scored=_scored(run),
-        summaries=tuple(scoring.summarise(scores)),
-        comparisons=tuple(scoring.comparisons(scores)),
+        summaries=tuple(metrics.summarise(scores)),
+        comparisons=tuple(metrics.comparisons(scores)),
         trained_on=run.report("evaluate").get("trained_on", {}),
     )
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.inspect.run import Run
 from pipeline.publish.facts import public
-from pipeline.run import Run
 
 _OWN_PATHS = ("_name_or_path", "name_or_path", "_model_name_or_path")  # where transformers notes its folder
 

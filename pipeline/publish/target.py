@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.disk import alive
+from pipeline.engine.atomic_files import alive
 from pipeline.errors import UserError
 
 HUB = "hub:"

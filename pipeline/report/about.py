@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline import ledger
-from pipeline.costs import costs
+from pipeline.config.redaction import shareable
+from pipeline.generate import usage
+from pipeline.inspect.costs import costs
+from pipeline.inspect.run import ROWS, Run
 from pipeline.report import charts
-from pipeline.run import ROWS, Run
-from pipeline.secrets import shareable
-from pipeline.training.job import Preflight, read_preflight
+from pipeline.train.job import Preflight, read_preflight
 
 _DRAWN = ("prompt", "samples", "temperature", "top_p", "max_tokens", "until_correct")
 _TRAINED = ("objective", "epochs", "learning_rate", "schedule", "batch_size", "max_length", "order")
@@ -75,7 +75,7 @@ def stages(run: Run) -> list[dict[str, Any]]:
 def cost(run: Run, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """What it has cost; `lines`: those of stages()."""
     rows = [cost.model_dump() | {"per_kept": cost.per_kept} for cost in costs(run)]
-    requests, retries = ledger.asked(ledger.read(run.output("generate").folder))
+    requests, retries = usage.asked(usage.read(run.output("generate").folder))
     seconds = [{"name": s["name"], "value": s["seconds"]} for s in lines if s["seconds"] and s["main"]]
     return {
         "rows": rows,

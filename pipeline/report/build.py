@@ -12,15 +12,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, installing
-from pipeline.disk import write_atomic
+from pipeline import __version__, install_hints
+from pipeline.config.redaction import shareable
+from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
+from pipeline.inspect.run import Run
 from pipeline.report import about, curves, evaluation, page, sample, yields
 from pipeline.report.tally import tally
 from pipeline.rows import Score
-from pipeline.run import Run
-from pipeline.secrets import shareable
-from pipeline.stages.select import LEFT_OUT
+from pipeline.select.stage import LEFT_OUT
 
 ANSWERS = 4  # of each source, outcome and reason of a model under evaluation that are in the browser
 LOOKED_AT = 24  # problems that training fixed, and that it broke, whose answers are in the browser
@@ -40,7 +40,7 @@ def write_report(run: Run, out: Path) -> Path:
 def check() -> None:
     """Raises UserError when the package that draws the charts is missing."""
     if find_spec("vl_convert") is None:
-        raise UserError(f"the report's charts need vl-convert-python: {installing.extra('report')}")
+        raise UserError(f"the report's charts need vl-convert-python: {install_hints.extra('report')}")
 
 
 def gather(run: Run) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from pipeline.progress import plain
+from pipeline.engine.progress import plain
 
 WIDTH = 520
 COLOURS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.inspect.run import Run
 from pipeline.report import charts
 from pipeline.rows import Step
-from pipeline.run import Run
-from pipeline.training.job import read_steps
+from pipeline.train.job import read_steps
 
 POINTS = 400  # of a curve
 

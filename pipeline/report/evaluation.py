@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import scoring
-from pipeline.funnel import batches
+from pipeline.evaluate import metrics
+from pipeline.filter.funnel import batches
+from pipeline.inspect.run import Run
 from pipeline.report import charts
 from pipeline.report.sample import clip
 from pipeline.rows import Score
-from pipeline.run import Run
 
 FIXED, BROKEN, BOTH, NEITHER = "fixed", "broken", "solved by both", "solved by neither"
 CHANGES = (FIXED, BROKEN, BOTH, NEITHER)
@@ -41,7 +41,7 @@ def models(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "pass_at": {k: percent(e) for k, e in summary.pass_at.items()},
             "majority": percent(summary.majority),
         }
-        for summary in scoring.summarise(scores)
+        for summary in metrics.summarise(scores)
     ]
 
 
@@ -56,7 +56,7 @@ def differences(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "retention": percent(c.retention) if c.retention else None,
             "said": c.verdict,
         }
-        for c in scoring.comparisons(scores)
+        for c in metrics.comparisons(scores)
     ]
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import sealed
-from pipeline.funnel import batches
+from pipeline.engine import sealed_file
+from pipeline.filter.funnel import batches
 from pipeline.rows import Trace
 
 EACH = 100  # traces of a stratum, at most
@@ -55,7 +55,7 @@ def places_of(stage: str, paths: Sequence[Path], problems: set[str]) -> list[Pla
     """The first trace of each of these problems."""
     found: dict[str, Place] = {}
     for path in paths:
-        with sealed.opened(path, ["problem_id"]) as file:
+        with sealed_file.opened(path, ["problem_id"]) as file:
             ids = file.read(columns=["problem_id"])["problem_id"].to_pylist()
         for row, problem in enumerate(ids):
             if problem in problems:
@@ -96,7 +96,7 @@ def _rows(places: Sequence[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
     for place in sorted(places, key=lambda place: (place.path, place.row)):
         by_path.setdefault(place.path, []).append(place)
     for path, wanted in by_path.items():
-        with sealed.opened(path, _COLUMNS) as file:
+        with sealed_file.opened(path, _COLUMNS) as file:
             begin = 0
             for number in range(file.num_row_groups):
                 end = begin + file.metadata.row_group(number).num_rows

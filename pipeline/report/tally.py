@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.funnel import BATCH, batches
+from pipeline.filter.funnel import BATCH, batches
 
 Ints = NDArray[np.int64]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.funnel import Funnel
+from pipeline.filter.funnel import Funnel
+from pipeline.inspect.run import Run
 from pipeline.report import charts
 from pipeline.report import tally as tallies
 from pipeline.report.tally import BANDS, Tally, bins, quantiles
-from pipeline.run import Run
 
 _OUTCOMES = ("kept", "rejected", "unknown", "unjudged")
 _DRAWN = 24  # outcomes and reasons in the chart of the funnel; the table has all

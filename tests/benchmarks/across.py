@@ -20,12 +20,12 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from filters.contamination import Contamination
-from filters.difficulty import difficulty
-from filters.duplicates import Duplicates
-from filters.finding import Finding
-from filters.majority import majority
-from filters.sketches import sketch
+from filters.dataset.contamination import Contamination
+from filters.dataset.difficulty import difficulty
+from filters.dataset.duplicates import Duplicates
+from filters.dataset.majority import majority
+from filters.dataset.minhash import sketch
+from filters.result import Finding
 from pipeline.rows import Sampling, Trace, Verdict
 
 SHARD = 1000

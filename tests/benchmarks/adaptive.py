@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import Recipe
-from pipeline.config.data import Generate
+from pipeline.config.traces import Generate
+from pipeline.engine.stage import execute
+from pipeline.engine.store import Output
 from pipeline.rows import Trace
-from pipeline.stage import execute
 from pipeline.stages import STAGES
-from pipeline.store import Output
 from tests.benchmarks.serving import demo
 
 

@@ -55,11 +55,11 @@ def retort(url: str, requests: int, in_flight: int, folder: Path) -> int:
     import jinja2.sandbox  # noqa: F401  what is imported when first needed, before the clock starts
     import openai  # noqa: F401
 
-    from pipeline.recipe import load_recipe
+    from pipeline.config.load import load_recipe
+    from pipeline.engine.stage import execute
+    from pipeline.engine.store import Output
     from pipeline.rows import Trace
-    from pipeline.stage import execute
     from pipeline.stages import STAGES
-    from pipeline.store import Output
 
     problems = folder / "problems.jsonl"
     problems.write_text(

@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.intervals import mean
+from pipeline.engine.store import Output
+from pipeline.evaluate.bootstrap import mean
+from pipeline.inspect.run import open_run
 from pipeline.rows import Score
-from pipeline.run import open_run
-from pipeline.store import Output
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
 DRAWN = ("ingest", "generate", "filter", "select", "evaluate/*/teacher*")

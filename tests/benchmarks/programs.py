@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.table import Table
 
-from filters.code import run_tests
+from filters.sandbox.python_tests import run_tests
 
 FUNCTION = "def f(x):\n    return x + 1"
 ASSERTS = json.dumps({"asserts": [f"assert f({n}) == {n + 1}" for n in range(3)]})

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.run import open_run
+from pipeline.inspect.run import open_run
 from tests.benchmarks.filtering import build
 
 

@@ -19,13 +19,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.recipe import load_recipe
+from pipeline.config.load import load_recipe
+from pipeline.engine.shard import Shard, done_line
+from pipeline.engine.stage import Job, execute, manifest_of
+from pipeline.engine.store import Output
+from pipeline.generate.sample_plan import sampling_seed, trace_id
 from pipeline.rows import Problem, Sampling, Trace
-from pipeline.sampling import sampling_seed, trace_id
-from pipeline.shard import Shard, done_line
-from pipeline.stage import Job, execute, manifest_of
 from pipeline.stages import STAGES
-from pipeline.store import Output
 from tests.benchmarks import stub
 from tests.benchmarks.client import RECIPE, question
 

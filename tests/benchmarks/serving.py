@@ -22,14 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 import prompts
-from pipeline import models, server
 from pipeline.config import Recipe
-from pipeline.recipe import load_recipe
+from pipeline.config.load import load_recipe
+from pipeline.engine.stage import execute
+from pipeline.engine.store import Output
+from pipeline.generate import stage as generate
+from pipeline.generate.sample_plan import sampling_seed
+from pipeline.inference import model_files, vllm_server
 from pipeline.rows import Problem, Trace
-from pipeline.sampling import sampling_seed
-from pipeline.stage import execute
-from pipeline.stages import STAGES, generate
-from pipeline.store import Output
+from pipeline.stages import STAGES
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
 
@@ -59,7 +60,7 @@ async def bare_loop(url: str, model: str, recipe: Recipe, problems: Sequence[Pro
         return sum(await asyncio.gather(*(one(p, s) for p in problems for s in range(table.most))))
 
 
-def ours(recipe: Recipe, serving: server.Server, run: Path) -> int:
+def ours(recipe: Recipe, serving: vllm_server.Server, run: Path) -> int:
     """The generate stage as the command runs it, but for the start of vLLM; gives the completion tokens."""
     draw = generate.draw_of(recipe)
     model = replace(draw.models[0], reach=lambda _job: nullcontext(serving))
@@ -69,15 +70,15 @@ def ours(recipe: Recipe, serving: server.Server, run: Path) -> int:
 
 
 @contextmanager
-def demo(problems: int) -> Iterator[tuple[Recipe, server.Server, Path]]:
+def demo(problems: int) -> Iterator[tuple[Recipe, vllm_server.Server, Path]]:
     """The demo's recipe for so many problems, its teacher served, and a folder that goes at the end."""
     limits = (f"ingest.sources.0.limit={problems}", "ingest.sources.1.size=1", "ingest.held_out=0")
     recipe = load_recipe(DEMO, limits)
     teacher = recipe.teacher[0]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        path = models.resolve(teacher.model, print)
-        with server.serving(teacher, path, "teacher", folder / "vllm.log", print) as serving:
+        path = model_files.resolve(teacher.model, print)
+        with vllm_server.serving(teacher, path, "teacher", folder / "vllm.log", print) as serving:
             yield recipe, serving, folder
 
 

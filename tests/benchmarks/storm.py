@@ -14,7 +14,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from pipeline import ledger, open_run
+from pipeline import open_run
+from pipeline.generate import usage
 from tests.conftest import FakeServer
 from tests.e2e.runs import SAMPLES, retort, write_recipe
 
@@ -42,7 +43,7 @@ def storm(folder: Path, server: FakeServer, problems: int) -> None:
     done = retort(folder, "generate", recipe, *settings, seconds=1200)
     seconds = time.perf_counter() - began
     ids = Counter(trace.id for trace in open_run(folder / "test").rows("generate"))
-    (last,) = ledger.read(folder / "test" / "generate")
+    (last,) = usage.read(folder / "test" / "generate")
     account = last.accounts[0]
     print(f"exit code {done.returncode} after {seconds:.0f} s, {len(ids):,} of {problems * SAMPLES:,} rows,")
     print(f"{account.requests:,} requests, retries: {account.retries}")

@@ -18,12 +18,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import models
+from pipeline.config.load import load_recipe
 from pipeline.config.training import Train
-from pipeline.machine import cores
-from pipeline.recipe import load_recipe
+from pipeline.hardware import cores
+from pipeline.inference import model_files
 from pipeline.rows import Example, arrow_schema
-from pipeline.training.job import TrainJob
+from pipeline.train.job import TrainJob
 from tests.benchmarks.training import DEMO, example
 
 
@@ -38,8 +38,8 @@ def write(folder: Path, count: int, terms: int) -> Path:
 
 def measure(job: TrainJob, processes: int) -> tuple[float, float]:
     """Tokens a second, and a second of a core's time."""
-    from pipeline.training.job import read_preflight
-    from pipeline.training.prepare import Part, prepare
+    from pipeline.train.job import read_preflight
+    from pipeline.train.trainer.prepare import Part, prepare
 
     os.sched_setaffinity(0, cores()[:processes])
     began, before = time.monotonic(), used()
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--terms", type=int, default=60)
     parser.add_argument("--model", default=load_recipe(DEMO).student.model)
     options = parser.parse_args()
-    model = models.resolve(options.model, print)
+    model = model_files.resolve(options.model, print)
     with tempfile.TemporaryDirectory() as temporary:
         shard = write(Path(temporary), options.examples, options.terms)
         for processes in sorted({len(cores()), 1}, reverse=True):

@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import models
+from pipeline.config.load import load_recipe
 from pipeline.config.training import Train
-from pipeline.launching import command, environment
-from pipeline.recipe import load_recipe
+from pipeline.inference import model_files
 from pipeline.rows import Example, Message, Step, arrow_schema
-from pipeline.training.job import TrainJob, read_steps
+from pipeline.train.job import TrainJob, read_steps
+from pipeline.train.launcher import command, environment
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
 WARM = 2  # steps that do not count
@@ -80,7 +80,7 @@ def plain(job: TrainJob) -> None:
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from pipeline.machine import computes_bf16
+    from pipeline.hardware import computes_bf16
 
     class Log(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -196,7 +196,7 @@ def main() -> None:
     if options.plain:
         plain(TrainJob.model_validate_json(options.plain.read_bytes()))
         return
-    model = models.resolve(options.model, print)
+    model = model_files.resolve(options.model, print)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

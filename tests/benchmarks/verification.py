@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from filters.correct import judge_response
+from filters.rules.correct import judge_response
 
 Row = dict[str, Any]
 Judge = Callable[[str, str], str]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import machine, readiness
+from pipeline import hardware
+from pipeline.check import requirements
 from pipeline.config import Recipe
 from tests import tiny_student
 from tests.conftest import StartFakeServer
@@ -67,8 +68,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def gpus() -> Iterator[Any]:
-    yield machine.assume
-    machine.assume(0, 1)
+    yield hardware.assume
+    hardware.assume(0, 1)
 
 
 def recipe_of(name: str, url: str, folder: Path) -> Recipe:
@@ -99,7 +100,7 @@ def test_a_shipped_recipe_is_ready_on_the_machine_that_it_promises_and_not_on_a_
     monkeypatch.syspath_prepend(tmp_path / "installed")
     recipe = recipe_of(name, fake_server().url, tmp_path)
     gpus(*machine_of)
-    found = readiness.needs(recipe, tmp_path / "run")
+    found = requirements.needs(recipe, tmp_path / "run")
     of_disk = {"disk", "download"}  # some want 300 GB, which the machine of a test may not have
     assert [need for need in found if need.state == "missing" and need.what not in of_disk] == []
     assert {"memory to serve", "memory to train", "chat template"} <= {
@@ -107,7 +108,7 @@ def test_a_shipped_recipe_is_ready_on_the_machine_that_it_promises_and_not_on_a_
     }
     assert of_disk <= {need.what for need in found}
     gpus(machine_of[0], 8)
-    small = {need.what for need in readiness.needs(recipe, tmp_path / "run") if need.state == "missing"}
+    small = {need.what for need in requirements.needs(recipe, tmp_path / "run") if need.state == "missing"}
     assert "memory to train" in small
 
 

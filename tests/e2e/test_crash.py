@@ -6,8 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from pipeline.engine.store import Output
 from pipeline.rows import Trace
-from pipeline.store import Output
 from tests.conftest import FakeServer, StartFakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.child import Child
 from pipeline.config.base import Scalar
 from pipeline.config.training import Train
-from pipeline.launching import command, environment
-from pipeline.machine import has_gpu
-from pipeline.training.job import TrainJob, read_steps
+from pipeline.engine.subprocess_guard import Child
+from pipeline.hardware import has_gpu
+from pipeline.train.job import TrainJob, read_steps
+from pipeline.train.launcher import command, environment
 from tests import tiny_student
 
 pytest.importorskip("trl")
@@ -124,7 +124,7 @@ def watched(module, **settings):
 def unsynced(*_):
     raise AssertionError("gradients would be held whole")
 PartialState.__init__, fsdp.fully_shard, Accelerator.no_sync = on_gpus, watched, unsynced
-from pipeline.training.launch import main
+from pipeline.train.trainer.launch import main
 sys.exit(main(sys.argv[1]))
 """
 
@@ -152,7 +152,7 @@ def run_as(script: str, job: TrainJob) -> None:
     folder = job.output.parent
     (folder / "script.py").write_text(script)
     line = command(job.train.accelerate, write_job(job))
-    line = [*line[: line.index("pipeline.training.launch") - 1], str(folder / "script.py"), line[-1]]
+    line = [*line[: line.index("pipeline.train.trainer.launch") - 1], str(folder / "script.py"), line[-1]]
     with Child(line, folder / "train.log", environment(job)) as child:
         assert child.wait(timeout=1200) == 0, child.log_tail(50)
 
@@ -166,7 +166,7 @@ def impatient(*args, **settings):
     settings["timeout"] = datetime.timedelta(seconds={seconds})
     begin(*args, **settings)
 dist.init_process_group = impatient
-from pipeline.training.launch import main
+from pipeline.train.trainer.launch import main
 sys.exit(main(sys.argv[1]))
 """
 # A second or so for each whole dialogue.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine.store import Output
 from pipeline.rows import Trace
-from pipeline.store import Output
 from tests.conftest import FakeServer, StartFakeServer
 from tests.e2e.runs import ROOT, retort, sealed, start, write_recipe
 from tests.small_run import write_run
@@ -147,7 +147,7 @@ def test_a_file_system_without_locks_is_told_and_worked_on(
         "def flock(*_): raise OSError(number, os.strerror(number))\n"
         "fcntl.flock = flock\n"
         "sys.argv = ['retort', *sys.argv[2:]]\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.cli.main import main\n"
         "main()"
     )
     words = ["--runs", str(tmp_path), "ingest", str(plain[0] / "recipe.toml")]
@@ -191,7 +191,7 @@ def test_a_user_without_a_home_is_told_which_folder_to_name(
         "import pwd\n"
         "def nobody(*_): raise KeyError('no such user')\n"
         "pwd.getpwuid = nobody\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.cli.main import main\n"
         "main()"
     )
     shutil.copytree(plain[0] / "test" / "ingest", tmp_path / "test" / "ingest")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from pipeline import open_run
-from pipeline.recipe import load_recipe
+from pipeline.config.load import load_recipe
+from pipeline.engine.stage import Job, execute
+from pipeline.engine.store import Output
+from pipeline.evaluate.models import answering, reading, subjects
+from pipeline.inference.vllm_server import Server
 from pipeline.rows import Example, Problem
-from pipeline.server import Server
-from pipeline.stage import Job, execute
 from pipeline.stages import STAGES
-from pipeline.stages.subjects import answering, reading, subjects
-from pipeline.store import Output
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import retort, write_recipe
 

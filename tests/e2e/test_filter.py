@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import judging, open_run
+from pipeline import open_run
+from pipeline.config.load import load_recipe
+from pipeline.engine.stage import execute
 from pipeline.errors import UserError
-from pipeline.recipe import load_recipe
+from pipeline.filter import apply
 from pipeline.rows import Trace
-from pipeline.stage import execute
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, write_recipe
@@ -115,7 +116,7 @@ def test_processes_side_by_side_write_the_bytes_that_one_writes(
     recipe = load_recipe(drawn / "recipe.toml")
     for name, alone in (("one", 10**6), ("many", 0)):
         shutil.copytree(drawn / "test", tmp_path / name)
-        monkeypatch.setattr(judging, "ALONE", alone)
+        monkeypatch.setattr(apply, "ALONE", alone)
         assert execute(STAGES["filter"], STAGES, recipe, tmp_path / name) == 0
     one, many = (
         {p.name: p.read_bytes() for p in (tmp_path / n / "filter").glob("*.parquet")} for n in ("one", "many")
@@ -136,7 +137,7 @@ def test_a_rule_that_rejects_nearly_everything_stops_the_run_unless_told_otherwi
 def test_a_run_stopped_by_such_a_rule_goes_on_when_all_is_judged_however_large_it_is(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "ALONE", 0)
+    monkeypatch.setattr(apply, "ALONE", 0)
     text = (drawn / "recipe.toml").read_text() + "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n"
     for name, more in (("plain", ""), ("compared", "[filter.duplicates]\n")):
         shutil.copytree(drawn / "test", tmp_path / name)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline import ledger, open_run
-from pipeline.costs import costs
+from pipeline import open_run
+from pipeline.engine.store import Output
+from pipeline.generate import usage
+from pipeline.inspect.costs import costs
 from pipeline.rows import Trace
-from pipeline.store import Output
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
 
@@ -235,7 +236,7 @@ def test_status_tells_what_a_run_costs_while_it_works_and_after(
     assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
     process = start(tmp_path, "generate", str(recipe), *prices, "generate.concurrency=3")
     folder = tmp_path / "test" / "generate"
-    while not ledger.read(folder) and process.poll() is None:
+    while not usage.read(folder) and process.poll() is None:
         time.sleep(0.05)
     shown = retort(tmp_path, "status", "test").stdout
     assert "spent" in shown
@@ -248,7 +249,7 @@ def test_status_tells_what_a_run_costs_while_it_works_and_after(
     assert (cost.prompt_tokens, cost.completion_tokens) == used
     assert cost.spend == (used[0] * 1.0 + used[1] * 5.0) / 1e6
     assert cost.kept == sum(t.outcome == "kept" for t in open_run(tmp_path / "test").rows("filter"))
-    (last,) = ledger.read(folder)
+    (last,) = usage.read(folder)
     assert last.accounts[0].requests == PROBLEMS * SAMPLES
     assert json.loads((folder / "ledger.json").read_text())
 
@@ -263,7 +264,7 @@ def test_tokens_that_no_server_counted_are_unknown_and_not_0(
     assert (cost.prompt_tokens, cost.completion_tokens, cost.spend, cost.per_kept) == (None,) * 4
     (line,) = [row.split() for row in status(tmp_path).splitlines() if row.split()[:1] == ["fake"]]
     assert line[2:] == [str(PROBLEMS * SAMPLES), "-", "-", "-", "-", "-"]
-    (account,) = ledger.read(tmp_path / "test" / "generate")[0].accounts
+    (account,) = usage.read(tmp_path / "test" / "generate")[0].accounts
     assert (account.uncounted, account.spend) == (PROBLEMS * SAMPLES, None)
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import judging, open_run
-from pipeline.recipe import load_recipe
+from pipeline import open_run
+from pipeline.config.load import load_recipe
+from pipeline.engine.stage import execute
+from pipeline.engine.store import Output
+from pipeline.filter import apply
+from pipeline.filter.stage import judging as judging_stage
 from pipeline.rows import Opinion, Trace
-from pipeline.stage import execute
 from pipeline.stages import STAGES
-from pipeline.stages.filter import judging as judging_stage
-from pipeline.store import Output
 from tests.conftest import FakeServer, StartFakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, sealed, start, write_recipe
 
@@ -172,7 +173,7 @@ def test_processes_side_by_side_use_the_same_opinions_with_duplicates_or_without
     asked = []
     for name, alone, wanted in (("one", 10**6, recipe), ("many", 0, recipe), ("twins", 0, twins)):
         shutil.copytree(drawn / "test", tmp_path / name)
-        monkeypatch.setattr(judging, "ALONE", alone)
+        monkeypatch.setattr(apply, "ALONE", alone)
         assert execute(STAGES["filter"], STAGES, wanted, tmp_path / name) == 0
         asked.append(server.stats()["requests"])
     assert asked == [asked[0], 2 * asked[0], 3 * asked[0]]

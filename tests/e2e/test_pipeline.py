@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from pipeline import open_run
-from pipeline.progress import plain
-from pipeline.run import Run
+from pipeline.engine.progress import plain
+from pipeline.inspect.run import Run
 from tests.conftest import FakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, write_recipe
 

@@ -16,10 +16,10 @@ import pytest
 
 from filters import FILTERS
 from pipeline.config import Recipe
+from pipeline.engine.stage import Job, manifest_of
 from pipeline.errors import UserError
+from pipeline.inspect.run import Run
 from pipeline.publish import publish
-from pipeline.run import Run
-from pipeline.stage import Job, manifest_of
 from pipeline.stages import STAGES
 from tests import published
 from tests.e2e.runs import ROOT, retort

@@ -22,8 +22,8 @@ import click
 import pytest
 
 import filters
-from pipeline.cli import cli
-from pipeline.recipe import load_recipe, recipe_of
+from pipeline.cli.main import cli
+from pipeline.config.load import load_recipe, recipe_of
 from tests.conftest import FakeServer
 from tests.e2e.runs import ROOT, retort
 

@@ -15,8 +15,8 @@ import pytest
 
 from pipeline import open_run
 from pipeline.config import Recipe
-from pipeline.recipe import load_recipe, recipe_of
-from pipeline.stage import DONE, execute
+from pipeline.config.load import load_recipe, recipe_of
+from pipeline.engine.stage import DONE, execute
 from pipeline.stages import STAGES
 from tests.conftest import StartFakeServer
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ledger, open_run
+from pipeline import open_run
+from pipeline.generate import usage
 from tests.conftest import FakeServer
 from tests.e2e.runs import retort, write_recipe
 
@@ -104,7 +105,7 @@ def test_run_says_what_each_stage_came_to_that_nothing_is_trained_and_what_is_ne
     assert f"generate: {funnel['traces']:,} traces, {tokens:,} tokens" in said
     assert f"ingest: {len(run.problems)} problems: " in said
     assert f"select: {funnel['kept']} kept traces = " in said
-    progress = ledger.read(run.path / "generate")[-1].line
+    progress = usage.read(run.path / "generate")[-1].line
     assert re.search(r"kept \d+ % \(\d+ judged\)", progress)
     assert said.count("next:") == 1
     assert said.splitlines()[-1] == f"next: retort --runs {done} report test"

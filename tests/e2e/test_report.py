@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline import open_run
+from pipeline.engine.store import Manifest, Output
 from pipeline.rows import Score, Step, Trace
-from pipeline.store import Manifest, Output
 from tests.conftest import FakeServer
 from tests.e2e.runs import retort, write_recipe
 from tests.unit.test_report import HOSTILE, score

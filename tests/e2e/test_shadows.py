@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import launching
 from pipeline.config.training import Train
-from pipeline.training.job import TrainJob
+from pipeline.train import launcher
+from pipeline.train.job import TrainJob
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import ROOT, write_recipe
 
@@ -22,7 +22,7 @@ size = 5
 [teacher]
 """
 # Judges in processes of their own, however few the traces are.
-POOLED = "from pipeline import judging; judging.ALONE = 0; from pipeline.cli import main; main()"
+POOLED = "from pipeline.filter import apply; apply.ALONE = 0; from pipeline.cli.main import main; main()"
 
 
 def folder_of(tmp_path: Path, *modules: str) -> Path:
@@ -62,8 +62,8 @@ def test_the_training_and_the_processes_that_it_starts_find_ours(tmp_path: Path)
     todo = TrainJob(
         model="", examples=(), output=tmp_path / "model", checkpoints=tmp_path / "checkpoints", train=Train()
     )
-    env = launching.environment(todo) | {"PYTHONPATH": str(ROOT)}
-    line = launching.command({}, tmp_path / "nowhere.json")
+    env = launcher.environment(todo) | {"PYTHONPATH": str(ROOT)}
+    line = launcher.command({}, tmp_path / "nowhere.json")
     done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert "wrong module" not in done.stdout + done.stderr
     assert "nowhere.json" in done.stderr  # it came as far as to look for its job

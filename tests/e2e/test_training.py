@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from pipeline.config.training import Train
-from pipeline.launching import command, environment
+from pipeline.engine.stage import DONE, execute
 from pipeline.rows import Step
-from pipeline.stage import DONE, execute
 from pipeline.stages import STAGES
-from pipeline.stages.train import TRAIN, model_folder
-from pipeline.training.job import TrainJob, last_step, read_steps
+from pipeline.train.job import TrainJob, last_step, read_steps
+from pipeline.train.launcher import command, environment
+from pipeline.train.stage import TRAIN, model_folder
 from tests import tiny_student
 
 pytest.importorskip("trl")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from filters.answers import extract
+from filters.extract.answer import extract
 
 CASES = [json.loads(line) for line in Path("tests/cases/answers.jsonl").read_text("utf-8").splitlines()]
 SIZE = 1_000_000

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from filters.asserts import for_program, read_assertions, without_stubs
-from filters.code import last_block, passes_tests, run_tests
+from filters.sandbox.asserts import for_program, read_assertions, without_stubs
+from filters.sandbox.python_tests import last_block, passes_tests, run_tests
 from tests.unit.test_filters import a_trace
 
 LIMITS = {"seconds": 1.0, "memory_mb": 256}

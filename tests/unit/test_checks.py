@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from filters.checks import EVAL_TASKS, PARSE_EXPR_TASKS, harmless
-from filters.verify import verify
+from filters.grade.grader import verify
+from filters.isolated.server import EVAL_TASKS, PARSE_EXPR_TASKS, harmless
 
 
 def an_entry(task, **settings):

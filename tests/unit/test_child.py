@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.child import Child
+from pipeline.engine.subprocess_guard import Child
 
 # Writes its own pid and that of a helper in another session to the file it is given, then sleeps.
 FAMILY = """
@@ -30,7 +30,7 @@ DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from pipeline.child import Child
+from pipeline.engine.subprocess_guard import Child
 child = Child(sys.argv[2:], Path(sys.argv[1]))
 worker = os.fork()
 if worker:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from filters.code import last_block, passes_tests, run_tests, same_output
+from filters.sandbox.python_tests import last_block, passes_tests, run_tests, same_output
 from tests.unit.test_filters import a_trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/code.jsonl").read_text("utf-8").splitlines()]

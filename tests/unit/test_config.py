@@ -4,9 +4,9 @@ import pytest
 
 from pipeline.config import Recipe
 from pipeline.config.base import identity
+from pipeline.config.load import load_recipe
 from pipeline.errors import UserError
-from pipeline.recipe import load_recipe
-from pipeline.stages.filter import FILTER
+from pipeline.filter.stage import FILTER
 
 RECIPE = """
 run = "test"

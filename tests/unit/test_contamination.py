@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from filters.contamination import Contamination
-from pipeline.config.data import Filter
+from filters.dataset.contamination import Contamination
+from pipeline.config.traces import Filter
 from pipeline.errors import UserError
-from pipeline.judging import contamination_of, questions_of
-from pipeline.sources import check
+from pipeline.filter.apply import contamination_of, questions_of
+from pipeline.ingest.sources import check
 from tests.unit.test_filters import a_trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/contamination.jsonl").read_text("utf-8").splitlines()]

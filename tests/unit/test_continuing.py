@@ -11,9 +11,9 @@ from pydantic_core import to_json
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
+from pipeline.inference.request_body import chat_body
+from pipeline.inference.response import Completion, can_continue
 from pipeline.rows import Message
-from pipeline.teacher.asking import chat_body
-from pipeline.teacher.replies import Completion, can_continue
 from tests.serving import SAMPLING, Script, as_response, chat, client, serving
 
 if TYPE_CHECKING:

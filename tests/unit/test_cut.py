@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import models
 from pipeline.errors import UserError
+from pipeline.inference import model_files
 from tests import tiny_student
 
 pytest.importorskip("transformers")
@@ -32,7 +32,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_kept_is_evenly_spread_with_the_first_and_the_last() -> None:
-    from pipeline.training.cut import spread
+    from pipeline.train.trainer.prune import spread
 
     assert spread(6, 12) == (0, 2, 4, 7, 9, 11)  # DistilBERT's, of BERT's twelve
     assert spread(1, 6) == (0,)
@@ -65,9 +65,9 @@ def test_a_cut_model_computes_what_its_layers_computed_before(whole: Path, own_c
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     said: list[str] = []
-    folder = Path(models.resolve(str(whole), said.append, 3))
+    folder = Path(model_files.resolve(str(whole), said.append, 3))
     assert folder.parent == own_cache
-    assert models.resolve(str(whole), said.append, 3) == str(folder)
+    assert model_files.resolve(str(whole), said.append, 3) == str(folder)
     assert len(said) == 1
     assert said[0].startswith(f"cutting 3 layers from {whole}, once")
     cut, before = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.bfloat16) for f in (folder, whole))
@@ -90,7 +90,7 @@ def test_a_cut_model_computes_what_its_layers_computed_before(whole: Path, own_c
 def test_lists_with_an_entry_a_layer_lose_the_same_ones(tmp_path: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from pipeline.training.cut import drop_layers
+    from pipeline.train.trainer.prune import drop_layers
 
     kinds = ["full_attention" if n % 3 == 2 else "sliding_attention" for n in range(LAYERS)]
     config = Qwen3Config(
@@ -114,24 +114,24 @@ def test_lists_with_an_entry_a_layer_lose_the_same_ones(tmp_path: Path) -> None:
 
 
 def test_more_layers_than_there_are_or_none_are_refused_before_any_work(whole: Path, own_cache: Path) -> None:
-    for ask in (models.check, lambda model, layers: models.resolve(model, None, layers)):
+    for ask in (model_files.check, lambda model, layers: model_files.resolve(model, None, layers)):
         with pytest.raises(UserError, match=r"^student\.layers = 7: .* has 6 layers$"):
             ask(str(whole), 7)
         with pytest.raises(UserError, match=r"^student\.layers = 0: a model needs 1 layer at least$"):
             ask(str(whole), 0)
     assert not own_cache.exists()
-    models.check(str(whole), 6)
+    model_files.check(str(whole), 6)
 
 
 def test_a_config_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1")
     with pytest.raises(UserError, match=r"config\.json cannot be read: Expecting"):
-        models.check(str(tmp_path), 1)
+        model_files.check(str(tmp_path), 1)
 
 
 @pytest.mark.slow
 def test_the_program_alone_refuses_in_one_line(whole: Path, tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "pipeline.training.cut", str(whole), "7", str(tmp_path / "out")]
+    line = [sys.executable, "-m", "pipeline.train.trainer.prune", str(whole), "7", str(tmp_path / "out")]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "it has 6 layers: 7 of them cannot be kept"
@@ -142,10 +142,10 @@ def test_the_program_alone_refuses_in_one_line(whole: Path, tmp_path: Path) -> N
 def test_a_gguf_file_is_converted_and_then_cut(own_cache: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = models.resolve(SMOLLM2, None, 24)
+    folder = model_files.resolve(SMOLLM2, None, 24)
     cut = AutoModelForCausalLM.from_pretrained(folder)
     assert (len(cut.model.layers), cut.config.num_hidden_layers) == (24, 24)
     assert cut.generation_config.eos_token_id == 2
     assert "<|im_start|>" in AutoTokenizer.from_pretrained(folder).chat_template
     with pytest.raises(UserError, match="has 30 layers"):
-        models.check(SMOLLM2, 31)
+        model_files.check(SMOLLM2, 31)

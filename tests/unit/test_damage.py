@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ledger
-from pipeline.cli import cli
+from pipeline.cli.main import cli
+from pipeline.engine.shard import Shard, done_line, failed_line
+from pipeline.engine.store import Manifest, Output
 from pipeline.errors import Stopped, UserError
+from pipeline.generate import usage
+from pipeline.inspect.run import open_run
 from pipeline.rows import Problem
-from pipeline.run import open_run
-from pipeline.shard import Shard, done_line, failed_line
-from pipeline.store import Manifest, Output
 from tests.small_run import write_run
 from tests.unit.test_sealed import flipped
 from tests.unit.test_shard import problem
@@ -80,7 +80,7 @@ def test_a_flipped_bit_changes_nothing_that_a_command_shows_or_is_told(runs: Pat
 def test_no_flipped_bit_in_any_other_file_is_a_traceback(runs: Path, name: str) -> None:
     path = runs / "run" / name
     if name.endswith("ledger.json"):
-        ledger.Ledger(path.parent, ()).save("12/40")
+        usage.Ledger(path.parent, ()).save("12/40")
     good = path.read_bytes()
     draw = random.Random(name)
     for _ in range(15):

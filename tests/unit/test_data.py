@@ -16,7 +16,7 @@ pytest.importorskip("trl")
 
 
 def splits(folder: Path, measures: list[dict[str, Any]], **train: Any) -> Any:
-    from pipeline.training import data
+    from pipeline.train.trainer import data
 
     rows = [tiny_student.example(n).model_copy(update=measure) for n, measure in enumerate(measures)]
     held_back = tiny_student.example(50, "validation")
@@ -56,7 +56,7 @@ def test_the_tokens_are_those_that_trl_makes(template: str, tmp_path: Path) -> N
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    from pipeline.training.data import tokens_of
+    from pipeline.train.trainer.data import tokens_of
 
     opens = tiny_student.CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
     tokenizer = tiny_student.tokenizer(opens if template == "opens" else tiny_student.CHATML)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import disk
+from pipeline.engine import atomic_files
 from pipeline.errors import Stopped, UserError, of_system
 
 
@@ -22,8 +22,8 @@ def ended_process() -> int:
 
 def test_a_file_takes_the_place_of_another_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    disk.write_atomic(path, b"old")
-    disk.write_atomic(path, b"new")
+    atomic_files.write_atomic(path, b"old")
+    atomic_files.write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["report.html"]
 
@@ -32,7 +32,7 @@ def test_what_a_full_disk_leaves_of_a_file_goes_at_once_and_the_old_one_stays(tm
     path = tmp_path / "report.html"
     path.write_bytes(b"old")
     code = (
-        "import pathlib, resource, signal, sys; from pipeline import disk\n"
+        "import pathlib, resource, signal, sys; from pipeline.engine import atomic_files as disk\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "disk.write_atomic(pathlib.Path(sys.argv[1]), b'x' * 5000)"
@@ -56,7 +56,7 @@ def test_what_a_killed_process_left_goes_with_the_next_write_and_strangers_files
     for file in (left, young, *(tmp_path / name for name in others)):
         file.write_bytes(b"x")
         os.utime(file, (0, 0) if file != young else None)
-    disk.write_atomic(path, b"new")
+    atomic_files.write_atomic(path, b"new")
     assert not left.exists()
     assert {"report.html", young.name, *others} == set(os.listdir(tmp_path))
 
@@ -65,13 +65,13 @@ def test_a_file_of_a_living_process_is_not_taken_from_it(tmp_path: Path) -> None
     held = tmp_path / f".report.html.{os.getppid()}.tmp"
     held.write_bytes(b"x")
     os.utime(held, (0, 0))
-    disk.write_atomic(tmp_path / "report.html", b"new")
+    atomic_files.write_atomic(tmp_path / "report.html", b"new")
     assert held.exists()
 
 
 def test_a_new_file_never_takes_the_place_of_one_that_is_there(tmp_path: Path) -> None:
     path = tmp_path / "shard"
-    with disk.new_file(path) as temporary:
+    with atomic_files.new_file(path) as temporary:
         temporary.write_bytes(b"late")
         path.write_bytes(b"first")
     assert path.read_bytes() == b"first"
@@ -86,7 +86,7 @@ def test_where_there_are_no_links_a_new_file_is_renamed_and_still_takes_no_place
 
     monkeypatch.setattr(os, "link", no_links)
     for said in (b"first", b"second"):
-        with disk.new_file(tmp_path / "shard") as temporary:
+        with atomic_files.new_file(tmp_path / "shard") as temporary:
             temporary.write_bytes(said)
     assert (tmp_path / "shard").read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["shard"]
@@ -104,21 +104,21 @@ def test_a_folder_that_cannot_be_synced_is_no_error_but_a_broken_disk_is(
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    disk.write_atomic(tmp_path / "a", b"x")
-    disk.append(tmp_path / "b", b"x")
+    atomic_files.write_atomic(tmp_path / "a", b"x")
+    atomic_files.append(tmp_path / "b", b"x")
     number = errno.EIO
     with pytest.raises(OSError, match="Input/output"):
-        disk.write_atomic(tmp_path / "a", b"y")
+        atomic_files.write_atomic(tmp_path / "a", b"y")
 
 
 def test_a_line_that_does_not_fit_is_not_there_in_part(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    disk.append(path, b"one\n")
+    atomic_files.append(path, b"one\n")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            disk.append(path, b"two which is longer than what is left\n")
+            atomic_files.append(path, b"two which is longer than what is left\n")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == b"one\n"
@@ -129,14 +129,14 @@ def test_a_file_system_without_locks_is_told_from_a_lock_that_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     with (tmp_path / "lock").open("w") as one, (tmp_path / "lock").open("w") as two:
-        assert disk.lock(one, fcntl.LOCK_EX, tries=1) is True
-        assert disk.lock(two, fcntl.LOCK_EX, tries=1) is False
+        assert atomic_files.lock(one, fcntl.LOCK_EX, tries=1) is True
+        assert atomic_files.lock(two, fcntl.LOCK_EX, tries=1) is False
 
         def flock(*_: object) -> None:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(fcntl, "flock", flock)
-        assert disk.lock(two, fcntl.LOCK_EX, tries=1) is None
+        assert atomic_files.lock(two, fcntl.LOCK_EX, tries=1) is None
 
 
 def test_a_refusal_of_the_system_is_one_line_that_names_the_file() -> None:
@@ -153,8 +153,8 @@ def test_a_refusal_of_the_system_is_one_line_that_names_the_file() -> None:
 def test_a_stale_file_is_left_while_somebody_may_be_writing_it(tmp_path: Path) -> None:
     left = tmp_path / f".a.{ended_process()}.tmp"
     left.write_bytes(b"x")
-    disk.write_atomic(tmp_path / "a", b"y")
+    atomic_files.write_atomic(tmp_path / "a", b"y")
     assert left.exists()
     os.utime(left, (time.time() - 3600,) * 2)
-    disk.write_atomic(tmp_path / "a", b"y")
+    atomic_files.write_atomic(tmp_path / "a", b"y")
     assert not left.exists()

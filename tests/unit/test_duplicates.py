@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from filters.duplicates import Duplicates
-from filters.sketches import SHINGLES, similarity, sketch
-from pipeline.config.data import Filter
-from pipeline.deduplicate import find_duplicates
-from pipeline.judging import Judges
+from filters.dataset.duplicates import Duplicates
+from filters.dataset.minhash import SHINGLES, similarity, sketch
+from pipeline.config.traces import Filter
+from pipeline.engine.shard import Shard
+from pipeline.filter.apply import Judges
+from pipeline.filter.dedup import find_duplicates
 from pipeline.rows import Trace
-from pipeline.shard import Shard
 from tests.unit.test_filters import a_trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/duplicates.jsonl").read_text("utf-8").splitlines()]
@@ -111,7 +111,9 @@ def test_a_crowd_of_texts_that_share_much_costs_a_bounded_number_of_comparisons(
     common = a_text(rng, 150)
     texts = [f"{common} {a_text(rng, 60)}" for _ in range(400)]  # alike to 0.55
     asked = []
-    monkeypatch.setattr("filters.duplicates.similarity", lambda a, b: asked.append(1) or similarity(a, b))
+    monkeypatch.setattr(
+        "filters.dataset.duplicates.similarity", lambda a, b: asked.append(1) or similarity(a, b)
+    )
     assert {finding.outcome for finding in findings(texts)} == {"pass"}
     assert len(asked) <= 16 * len(texts)
 

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import UserError
-from pipeline.teacher.endpoints import MAX_WORDS, Cleaner, check_address, proxy_for
-from pipeline.teacher.transport import RequestFailed
+from pipeline.inference.credentials import MAX_WORDS, Cleaner, check_address, proxy_for
+from pipeline.inference.http import RequestFailed
 from tests.serving import answered, client, complete, serving
 
 if TYPE_CHECKING:

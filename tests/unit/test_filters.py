@@ -7,7 +7,7 @@ import pytest
 
 import filters
 from filters import FILTERS, Filter, check_rules, fit, judge
-from filters.finding import EVIDENCE_LIMIT
+from filters.result import EVIDENCE_LIMIT
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Sampling, Trace
 

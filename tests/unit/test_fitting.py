@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import fitting, machine
+from pipeline import hardware
+from pipeline.check import fit
 from pipeline.config.endpoints import Student, Teacher
 from pipeline.config.training import Train
-from pipeline.model_facts import ModelFacts
+from pipeline.train.model_facts import ModelFacts
 
 QWEN3_32B = ModelFacts(
     name="Qwen/Qwen3-32B",
@@ -36,8 +37,8 @@ QWEN25_7B = ModelFacts(
 @pytest.fixture
 def gpus() -> Iterator[Any]:
     """gpus(8, 80): from here on the machine is said to have such; none again after the test."""
-    yield machine.assume
-    machine.assume(0, 1)
+    yield hardware.assume
+    hardware.assume(0, 1)
 
 
 def teacher(**engine: Any) -> Teacher:
@@ -56,20 +57,20 @@ def teacher(**engine: Any) -> Teacher:
 )
 def test_weights_and_one_sequence_have_to_fit_into_each_engine(gpus: Any, engine: Any, state: str) -> None:
     gpus(8, 80)
-    need = fitting.serving("generate", teacher(**engine), QWEN3_32B)
+    need = fit.serving("generate", teacher(**engine), QWEN3_32B)
     assert need.state == state, need.found
     assert "65.5 GB of weights" in need.found
 
 
 def test_a_model_of_unknown_size_is_unknown_and_not_missing(gpus: Any) -> None:
     gpus(1, 24)
-    assert fitting.serving("generate", teacher(), ModelFacts(name="x")).state == "unknown"
-    assert fitting.training(Train(), True, ModelFacts(name="x"), None, ()).state == "unknown"
+    assert fit.serving("generate", teacher(), ModelFacts(name="x")).state == "unknown"
+    assert fit.training(Train(), True, ModelFacts(name="x"), None, ()).state == "unknown"
 
 
 def test_without_a_gpu_main_memory_has_to_hold_the_model() -> None:
     huge = QWEN3_32B.model_copy(update={"weight_bytes": 10**15})
-    need = fitting.serving("generate", teacher(max_model_len=1024), huge)
+    need = fit.serving("generate", teacher(max_model_len=1024), huge)
     assert (need.state, "of main memory" in need.found) == ("missing", True)
 
 
@@ -89,7 +90,7 @@ def test_training_has_to_fit_on_each_gpu_and_they_have_to_be_there(
         gradient_checkpointing=True,
         accelerate={"config_file": str(config), "num_processes": 8},
     )
-    need = fitting.training(train, True, QWEN25_7B, None, ())
+    need = fit.training(train, True, QWEN25_7B, None, ())
     assert need.state == state, need.found
 
 
@@ -99,7 +100,7 @@ def test_an_estimate_near_the_limit_is_told_as_unknown(gpus: Any) -> None:
     states = []
     for gigabytes in (100, 125, 140, 200):
         gpus(1, gigabytes)
-        states.append(fitting.training(Train(**shape), True, QWEN25_7B, None, ()).state)
+        states.append(fit.training(Train(**shape), True, QWEN25_7B, None, ()).state)
     assert states == sorted(states, key=("missing", "unknown", "ok").index)
     assert set(states) >= {"missing", "ok"}
 
@@ -116,7 +117,7 @@ def test_answers_have_to_fit_into_what_is_served_and_that_into_the_model() -> No
     def found(length: int, most: int) -> list[str]:
         student = Student(model="x", vllm={"max_model_len": length})
         known = ModelFacts(name="x", context=32_768)
-        return [need.state for need in fitting.lengths("evaluate", student, known, most, "max_tokens")]
+        return [need.state for need in fit.lengths("evaluate", student, known, most, "max_tokens")]
 
     assert found(16_384, 8192) == []
     assert found(16_384, 16_384) == ["missing"]
@@ -124,8 +125,8 @@ def test_answers_have_to_fit_into_what_is_served_and_that_into_the_model() -> No
 
 
 def test_checkpoints_have_to_fit_on_the_disk(tmp_path: Path) -> None:
-    assert fitting.disk(tmp_path / "run", 1_000_000, Train()).state == "ok"
-    need = fitting.disk(tmp_path / "run", 10**15, Train())
+    assert fit.disk(tmp_path / "run", 1_000_000, Train()).state == "ok"
+    need = fit.disk(tmp_path / "run", 10**15, Train())
     assert need.state == "missing"
     assert "40000000.0 GB" in need.found  # 3 checkpoints of 12 bytes a parameter, and 4 bytes more
 
@@ -135,10 +136,10 @@ def test_weights_that_have_yet_to_come_have_to_fit_into_the_cache(
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     small = ModelFacts(name="x", weight_bytes=1000)
-    assert fitting.download("train", small.model_copy(update={"downloaded": True})) is None
+    assert fit.download("train", small.model_copy(update={"downloaded": True})) is None
     states = [
         need.state if need else None
         for size in (1000, 10**18, None)
-        if (need := fitting.download("train", small.model_copy(update={"weight_bytes": size})))
+        if (need := fit.download("train", small.model_copy(update={"weight_bytes": size})))
     ]
     assert states == ["ok", "missing", "missing"]

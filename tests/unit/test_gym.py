@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.config.sources import GymSource
 from pipeline.errors import UserError
+from pipeline.ingest.sources import check, fingerprint, read
 from pipeline.rows import Problem
-from pipeline.sources import check, fingerprint, read
 
 
 def task(name: str, size: int = 3, **more: Any) -> GymSource:

@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import pytest
 
-from filters.equal import compare
-from filters.fold import fold
-from filters.formula import parse
-from filters.identity import same
+from filters.formula.equivalence import same
+from filters.formula.lexer import Budget, TooLarge, Unreadable
+from filters.formula.parser import parse
+from filters.grade.compare import compare
 from filters.policy import DEFAULT
-from filters.tokens import Budget, TooLarge, Unreadable
+from filters.text.normalize import fold
 
 PLAIN = "0 1 2 3 10 -3 0.5 x y a e i I x_1 f(x) (1,2) [0,1)"
 LEAVES = [

@@ -1,6 +1,6 @@
 """Answers that only look right are never right, and odd ones that are right are seen to be."""
 
-from filters.correct import judge_response
+from filters.rules.correct import judge_response
 from tests.fair_pairs import fair
 from tests.hostile_pairs import MISSING, hostile
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline.config import Recipe
+from pipeline.engine.stage import DONE, execute
+from pipeline.engine.store import Output
 from pipeline.errors import UserError
+from pipeline.ingest.stage import INGEST, NAMED
 from pipeline.rows import Problem
-from pipeline.stage import DONE, execute
-from pipeline.stages.ingest import INGEST, NAMED
-from pipeline.store import Output
 
 
 def lines(path: Path, *rows: tuple[str, str | None] | str) -> dict[str, Any]:

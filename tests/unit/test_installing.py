@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline import installing
+from pipeline import install_hints
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -19,16 +19,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     (tmp_path / "pipeline").mkdir()
-    for name in ("__init__.py", "installing.py"):
+    for name in ("__init__.py", "install_hints.py"):
         shutil.copy(ROOT / "pipeline" / name, tmp_path / "pipeline")
     (tmp_path / "run.sh").touch()
     return tmp_path
 
 
 def said(root: Path, call: str, python: Path | str = sys.executable, cwd: Path | None = None) -> str:
-    probe = (
-        f"import sys; sys.path.insert(0, {str(root)!r}); from pipeline import installing as i; print({call})"
-    )
+    found = f"import sys; sys.path.insert(0, {str(root)!r}); from pipeline import install_hints as i"
+    probe = f"{found}; print({call})"
     done = subprocess.run([python, "-c", probe], cwd=cwd or root, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -59,6 +58,6 @@ def test_in_what_the_script_set_up_it_is_the_script_where_that_helps(clone: Path
 
 
 def test_the_names_are_those_of_the_project() -> None:
-    assert PROJECT["name"] == installing.DISTRIBUTION
+    assert PROJECT["name"] == install_hints.DISTRIBUTION
     assert pipeline.__version__ == PROJECT["version"]
-    assert set(installing._BY_THE_SCRIPT) < set(PROJECT["optional-dependencies"])
+    assert set(install_hints._BY_THE_SCRIPT) < set(PROJECT["optional-dependencies"])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.intervals import Estimate, mean, means, ratio, ratios, resampled_means, tail
+from pipeline.evaluate.bootstrap import Estimate, mean, means, ratio, ratios, resampled_means, tail
 
 SETS = 2000  # simulated evaluations
 RESAMPLES = 1000  # of each; those of all sets are the same draws, and their data are not

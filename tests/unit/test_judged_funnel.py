@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.funnel import Funnel, Rule
-from pipeline.stages.filter import _warn
+from pipeline.filter.funnel import Funnel, Rule
+from pipeline.filter.stage import _warn
 
 
 def funnel(fails: int, unknown: int, traces: int = 100) -> Funnel:

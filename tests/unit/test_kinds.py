@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from filters import check_rules
-from filters.correct import correct, judge_response
 from filters.policy import Policy
-from pipeline.cli import ANSWER_TYPES
+from filters.rules.correct import correct, judge_response
+from pipeline.cli.main import ANSWER_TYPES
 from pipeline.errors import UserError
 from pipeline.rows import AnswerType
 from tests.unit.test_filters import a_trace
@@ -97,7 +97,7 @@ def test_the_limits_of_a_program_are_parameters_of_the_rule():
 
 def test_no_type_but_python_loads_what_only_a_program_needs():
     probe = (
-        "import sys\nfrom pipeline.verifying import print_verdict\n"
+        "import sys\nfrom pipeline.cli.verify import print_verdict\n"
         "for kind, gold, pred in (('number', '7', '7'), ('choice', 'A', 'A'), ('yes_no', 'yes', 'Ja'),"
         " ('json', '[1]', '[1]')):\n    print_verdict(gold, pred, kind, ())\n"
         "print({'pydantic', 'numpy', 'sympy'} & set(sys.modules))"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.kv_cache import bytes_per_token
+from pipeline.inference.kv_cache import bytes_per_token
 
 QWEN3_32B = {"num_hidden_layers": 64, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128}
 QWEN25_7B = {

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import installing, launching
+from pipeline import install_hints
 from pipeline.config.training import Train
 from pipeline.errors import UserError
-from pipeline.launching import command, environment
-from pipeline.machine import has_gpu
-from pipeline.training.job import TrainJob
+from pipeline.hardware import has_gpu
+from pipeline.train import launcher
+from pipeline.train.job import TrainJob
+from pipeline.train.launcher import command, environment
 from tests import tiny_student
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipeline" / "recipes"
@@ -23,7 +24,7 @@ FSDP2, ZERO3 = str(RECIPES / "fsdp2.yaml"), str(RECIPES / "zero3.yaml")
 
 def complaint(**train: Any) -> str:
     with pytest.raises(UserError) as caught:
-        launching.check(tiny_student.recipe(**train))
+        launcher.check(tiny_student.recipe(**train))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -79,9 +80,9 @@ def test_a_file_that_accelerate_would_not_take_is_refused_in_one_line(text: str,
 def test_how_many_processes_is_said_by_the_recipe_or_else_by_its_file(tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text("distributed_type: FSDP\nnum_processes: 4\n")
     file = str(tmp_path / "f.yaml")
-    assert launching.processes({}) == 1
-    assert launching.processes({"config_file": file}) == 4
-    assert launching.processes({"config_file": file, "num_processes": 2}) == 2
+    assert launcher.processes({}) == 1
+    assert launcher.processes({"config_file": file}) == 4
+    assert launcher.processes({"config_file": file, "num_processes": 2}) == 2
     assert "micro_batch_size x processes = 4 x 4" in complaint(
         batch_size=8, micro_batch_size=4, accelerate={"config_file": file}
     )
@@ -95,7 +96,7 @@ def test_how_many_processes_is_said_by_the_recipe_or_else_by_its_file(tmp_path: 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="deepspeed is installed")
 @pytest.mark.parametrize("said", [{"config_file": ZERO3}, {"use_deepspeed": True}])
 def test_deepspeed_that_is_not_installed_is_named_with_the_way_to_get_it(said: dict[str, Any]) -> None:
-    how = installing.extra("deepspeed")
+    how = install_hints.extra("deepspeed")
     assert complaint(batch_size=16, micro_batch_size=2, accelerate={"num_processes": 8} | said) == (
         f"train.accelerate: DeepSpeed needs deepspeed, which is not installed: {how}"
     )
@@ -123,7 +124,7 @@ def test_what_needs_log_probabilities_says_so_before_the_teacher_is_asked(
 def test_on_gpus_as_many_processes_train_as_the_recipe_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launching, "has_gpu", lambda: True)
+    monkeypatch.setattr(launcher, "has_gpu", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     job = TrainJob(
         model="m", examples=(), output=tmp_path / "o", checkpoints=tmp_path / "c", train=Train(), seed=0
@@ -142,7 +143,7 @@ def test_what_accelerate_config_left_on_the_machine_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch = pytest.importorskip("accelerate.commands.launch")
-    monkeypatch.setattr(launching, "has_gpu", lambda: True)
+    monkeypatch.setattr(launcher, "has_gpu", lambda: True)
     line = command({}, tmp_path / "job.json")
     theirs = launch.launch_command_parser().parse_args(line[line.index("accelerate.commands.launch") + 1 :])
     args, *_ = launch._validate_launch_command(theirs)
@@ -166,9 +167,9 @@ def test_four_bits_without_a_gpu_are_refused() -> None:
 def test_an_optimizer_in_8_bits_needs_a_gpu_and_its_package_and_is_not_sharded(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launching, "has_gpu", lambda: False)
+    monkeypatch.setattr(launcher, "has_gpu", lambda: False)
     assert complaint(optimizer=name) == f'train.optimizer = "{name}" needs a GPU, and there is none'
-    monkeypatch.setattr(launching, "has_gpu", lambda: True)
+    monkeypatch.setattr(launcher, "has_gpu", lambda: True)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     assert "needs bitsandbytes, which is not installed" in complaint(optimizer=name)
     sharded = {"config_file": FSDP2, "num_processes": 8}
@@ -187,20 +188,20 @@ def test_an_optimizer_in_8_bits_needs_a_gpu_and_its_package_and_is_not_sharded(
 def test_an_attention_that_is_not_installed_is_refused_before_any_work(
     name: str, needs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launching, "has_gpu", lambda: True)
+    monkeypatch.setattr(launcher, "has_gpu", lambda: True)
     told = complaint(attention=name)
     assert told.startswith(
         f'train.attention = "{name}" needs {needs}, which is not installed; install it, or'
     )
     assert "leave the line out" in told
-    monkeypatch.setattr(launching, "has_gpu", lambda: False)
+    monkeypatch.setattr(launcher, "has_gpu", lambda: False)
     assert complaint(attention=name).startswith(f'train.attention = "{name}" needs a GPU')
 
 
 def test_an_attention_that_nobody_knows_is_refused_and_one_that_needs_nothing_is_not() -> None:
     assert "is none of sdpa, eager, flex_attention, flash_attention_2" in complaint(attention="flash")
     for name in (None, "sdpa", "eager"):
-        launching.check(tiny_student.recipe(attention=name))
+        launcher.check(tiny_student.recipe(attention=name))
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")

@@ -4,7 +4,7 @@ from email.utils import formatdate
 
 import pytest
 
-from pipeline.teacher.limits import (
+from pipeline.inference.rate_limit import (
     FIRST_GUESS,
     LONGEST_WAIT,
     TURNED_AWAY,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.inference.http import RequestFailed
+from pipeline.inference.logprobs import asked
+from pipeline.inference.response import Completion
 from pipeline.rows import Logprobs
-from pipeline.teacher.logprobs import asked
-from pipeline.teacher.replies import Completion
-from pipeline.teacher.transport import RequestFailed
 from tests.serving import SAMPLING, Script, answered, client, complete, events, serving, stop, usage
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from filters import FILTERS, judge
-from filters.repetition import RUN, STEP, STUTTER, find_repeats, find_stutter
+from filters.rules.repetition import RUN, STEP, STUTTER, find_repeats, find_stutter
 from tests.unit.test_filters import a_trace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import machine
+from pipeline import hardware
 
 LISTED = """#!/bin/sh
 echo '0, GPU-aa, NVIDIA H100 80GB HBM3, 81559'
@@ -24,14 +24,14 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    machine._listed.cache_clear()
+    hardware._listed.cache_clear()
     yield command
-    machine._listed.cache_clear()
+    hardware._listed.cache_clear()
 
 
 def test_gpus_are_those_that_nvidia_smi_lists_with_their_memory(smi: Path) -> None:
-    assert [gpu.memory // 2**20 for gpu in machine.gpus()] == [81559, 81559]
-    assert machine.gpus()[0].name == "NVIDIA H100 80GB HBM3"
+    assert [gpu.memory // 2**20 for gpu in hardware.gpus()] == [81559, 81559]
+    assert hardware.gpus()[0].name == "NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.parametrize(("visible", "found"), [("1", 1), ("GPU-aa,1", 2), ("", 0), ("7", 0)])
@@ -39,10 +39,10 @@ def test_gpus_hidden_from_us_are_not_counted(
     smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str, found: int
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert len(machine.gpus()) == found
+    assert len(hardware.gpus()) == found
 
 
 @pytest.mark.parametrize("said", ["echo 'NVIDIA-SMI has failed'; exit 9", "echo 'No devices were found'"])
 def test_a_driver_that_fails_or_lists_nothing_means_no_gpu(smi: Path, said: str) -> None:
     smi.write_text(f"#!/bin/sh\n{said}\n")
-    assert machine.gpus() == ()
+    assert hardware.gpus() == ()

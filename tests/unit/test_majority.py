@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from filters.difficulty import difficulty
-from filters.majority import majority
+from filters.dataset.difficulty import difficulty
+from filters.dataset.majority import majority
 from filters.policy import Policy
-from pipeline.config.data import Filter, Majority
-from pipeline.judging import Judges, _on_problem
+from pipeline.config.traces import Filter, Majority
+from pipeline.filter.apply import Judges, _on_problem
 from pipeline.rows import Verdict
 from tests.unit.test_filters import a_trace
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from filters.marks import END_MARKS, TURN_MARK, TURN_MARKS, without_end_marks
+from filters.text.turn_marks import END_MARKS, TURN_MARK, TURN_MARKS, without_end_marks
 
 
 @pytest.mark.parametrize("mark", END_MARKS)

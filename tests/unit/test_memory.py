@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from pipeline.config.training import Optimizer, Train
-from pipeline.memory import OPTIMIZER, Memory, Shape, needed
+from pipeline.train.memory import OPTIMIZER, Memory, Shape, needed
 
 SMALL = Shape(1_543_714_304, 28, 1536, 8960, 151_936, tied=True)  # Qwen2.5-1.5B
 LARGE = Shape(7_615_616_512, 28, 3584, 18_944, 152_064)  # Qwen2.5-7B

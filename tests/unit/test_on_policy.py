@@ -25,7 +25,7 @@ def saved(folder: Path, tokenizer: Any = None, size: int = 259) -> str:
 def made(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **arguments: Any) -> Any:
     import datasets
 
-    from pipeline.training import on_policy
+    from pipeline.train.trainer import on_policy
 
     prompts = [{"prompt": [{"role": "user", "content": f"{n} + 1?"}], "id": str(n)} for n in range(16)]
     given: dict[str, Any] = {

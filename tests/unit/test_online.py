@@ -26,7 +26,7 @@ def saved(folder: Path, seed: int, tokenizer: Any = None, size: int = 259) -> On
 def made(teachers: list[OnlineTeacher], student: Any = None, tokenizer: Any = None, **settings: Any) -> Any:
     import torch
 
-    from pipeline.training.online import OnlineObjective
+    from pipeline.train.trainer.online import OnlineObjective
 
     return OnlineObjective(
         Online(teachers=tuple(teachers), **settings),
@@ -62,7 +62,7 @@ def batch(packed: bool) -> tuple[dict[str, Any], Any, Any, Any]:
 
 
 def loss(objective: Any, student: Any, packed: bool) -> Any:
-    from pipeline.training.trainer import Supervised
+    from pipeline.train.trainer.trainer import Supervised
 
     inputs, targets, mask, positions = batch(packed)
     logits = student(**inputs, use_cache=False, logits_to_keep=positions).logits[mask]
@@ -81,7 +81,7 @@ def alone(model: Any) -> Any:
 def test_teachers_are_weighed_and_mixed_with_cross_entropy(tmp_path: Path, name: str, packed: bool) -> None:
     import torch
 
-    from pipeline.training import objectives
+    from pipeline.train.trainer import objectives
 
     teachers = [saved(tmp_path / "one", 1), saved(tmp_path / "three", 3)]
     student = tiny_student.model()
@@ -119,7 +119,7 @@ def test_another_vocabulary_is_refused_with_a_token_that_differs(tmp_path: Path)
 def test_embeddings_padded_to_another_size_are_cut_to_the_tokens_that_both_have(tmp_path: Path) -> None:
     import torch
 
-    from pipeline.training import objectives
+    from pipeline.train.trainer import objectives
 
     student = tiny_student.model()
     found = loss(made([saved(tmp_path / "padded", 1, size=320)], student), student, packed=False)
@@ -133,7 +133,7 @@ def test_a_teacher_without_logits_for_all_tokens_is_refused(tmp_path: Path) -> N
 
 
 def test_padding_that_only_the_student_has_is_no_other_vocabulary(tmp_path: Path) -> None:
-    from pipeline.training.trainer import Supervised
+    from pipeline.train.trainer.trainer import Supervised
 
     student, tokenizer = tiny_student.model(), tiny_student.tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from filters.finding import EVIDENCE_LIMIT
-from filters.verify import TEXT_LIMIT
-from pipeline.opinions import findings, is_judged, opinion_id, read_verdict
+from filters.grade.grader import TEXT_LIMIT
+from filters.result import EVIDENCE_LIMIT
+from pipeline.engine.shard import Shard
+from pipeline.filter.judge_verdict import findings, is_judged, opinion_id, read_verdict
 from pipeline.rows import Opinion
-from pipeline.shard import Shard
 
 CASES = [json.loads(line) for line in Path("tests/cases/opinions.jsonl").read_text("utf-8").splitlines()]
 

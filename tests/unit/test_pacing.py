@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pipeline.teacher.pacing import IN_A_ROW, LONGEST_ASIDE, Level, Place, Places
+from pipeline.inference.concurrency import IN_A_ROW, LONGEST_ASIDE, Level, Place, Places
 
 
 def fill(level: Level) -> None:

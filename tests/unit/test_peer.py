@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from filters.peer import OF_ASSERTIONS, OF_PROGRAM, Ended, Peer, Remote
-from filters.wire import Malformed, Writer, parse, read
+from filters.sandbox.peer import OF_ASSERTIONS, OF_PROGRAM, Ended, Peer, Remote
+from filters.sandbox.wire import Malformed, Writer, parse, read
 
 
 class Point:

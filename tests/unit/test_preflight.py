@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config.training import Train
 from pipeline.errors import UserError
-from pipeline.training.job import Check, Preflight, TrainJob, read_preflight
+from pipeline.train.job import Check, Preflight, TrainJob, read_preflight
 from tests import tiny_student
 from tests.tiny_student import CHATML
 
@@ -47,7 +47,7 @@ def prepared(
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    from pipeline.training import tokens
+    from pipeline.train.trainer import tokens
 
     tokenizer, model = tiny_student.tokenizer(template), tiny_student.model()
     tokens.set_padding(tokenizer, END)
@@ -81,7 +81,7 @@ def sound() -> tuple[Any, Any, Any]:
 
 
 def look(job: TrainJob, made: tuple[Any, Any, Any], *extra: Check) -> None:
-    from pipeline.training import packing, preflight, supervision
+    from pipeline.train.trainer import packing, preflight, supervision
 
     rows, model, tokenizer = made
     served = supervision.template(job.served_template)
@@ -257,7 +257,7 @@ def test_packing_is_measured_without_a_trace(sound: Any, tmp_path: Path, precisi
 def test_planted_marks_of_the_student_s_own_turns_in_what_is_learned(
     mark: str, where: str, tmp_path: Path
 ) -> None:
-    from pipeline.training.data import tokens_of
+    from pipeline.train.trainer.data import tokens_of
 
     def spoil(row: dict[str, Any], n: int) -> dict[str, Any]:
         prompt, (answer,) = row["prompt"], row["completion"]
@@ -283,7 +283,7 @@ def test_a_template_s_own_marks_within_an_answer_and_tags_of_a_thought_are_no_fa
     look(write_job(tmp_path), prepared(channel.replace("assistant\n' }}{% endif", "assistant\n' }}{% endif")))
     tags = prepared()
     tags[2].add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
-    from pipeline.training.data import tokens_of
+    from pipeline.train.trainer.data import tokens_of
 
     rows = tags[0].map(lambda row: tokens_of([row], tags[2])[0])
     look(write_job(tmp_path), (rows, *tags[1:]))
@@ -349,7 +349,7 @@ def test_a_check_made_elsewhere_stands_in_the_table_and_refuses_too(sound: Any, 
 
 
 def test_a_saved_student_that_writes_otherwise_is_refused(sound: Any, tmp_path: Path) -> None:
-    from pipeline.training import preflight
+    from pipeline.train.trainer import preflight
 
     messages = [message.model_dump() for message in tiny_student.example(0).messages]
     tokenizer = sound[2]

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config.training import Train
 from pipeline.errors import UserError
-from pipeline.training.job import Prepared, TrainJob, read_preflight
+from pipeline.train.job import Prepared, TrainJob, read_preflight
 from tests import tiny_student
 
 pytest.importorskip("trl")
@@ -25,7 +25,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of four examples, made in this process."""
-    from pipeline.training import prepare
+    from pipeline.train.trainer import prepare
 
     monkeypatch.setattr(prepare, "ROWS", 4)
     monkeypatch.setattr(prepare, "cores", lambda: [0])
@@ -52,7 +52,7 @@ def times(job: TrainJob) -> dict[str, int]:
 
 
 def splits(job: TrainJob) -> Any:
-    from pipeline.training import data
+    from pipeline.train.trainer import data
 
     return data.splits(Prepared.model_validate_json(job.prepared.read_bytes()).files, job.train)
 
@@ -60,8 +60,8 @@ def splits(job: TrainJob) -> Any:
 def test_all_examples_come_back_as_tokens_in_their_order_whatever_file_they_were_in(
     student: Path, tmp_path: Path
 ) -> None:
-    from pipeline.training.data import tokens_of
-    from pipeline.training.prepare import prepare
+    from pipeline.train.trainer.data import tokens_of
+    from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)
     prepare(job)
@@ -79,7 +79,7 @@ def test_all_examples_come_back_as_tokens_in_their_order_whatever_file_they_were
 
 
 def test_what_is_there_is_not_made_again_and_a_killed_one_goes_on(student: Path, tmp_path: Path) -> None:
-    from pipeline.training.prepare import prepare
+    from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)
     prepare(job)
@@ -125,7 +125,7 @@ def another_served_template(job: TrainJob, student: Path) -> TrainJob:
 def test_whatever_the_tokens_or_the_checks_hang_on_has_them_made_anew(
     change: Callable[[TrainJob, Path], TrainJob], student: Path, tmp_path: Path
 ) -> None:
-    from pipeline.training.prepare import prepare
+    from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)
     prepare(job)
@@ -135,7 +135,7 @@ def test_whatever_the_tokens_or_the_checks_hang_on_has_them_made_anew(
 
 
 def test_what_only_the_steps_hang_on_does_not(student: Path, tmp_path: Path) -> None:
-    from pipeline.training.prepare import prepare
+    from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)
     prepare(job)
@@ -145,7 +145,7 @@ def test_what_only_the_steps_hang_on_does_not(student: Path, tmp_path: Path) -> 
 
 
 def test_a_refused_preflight_is_refused_again_from_what_was_kept(student: Path, tmp_path: Path) -> None:
-    from pipeline.training.prepare import prepare
+    from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student, max_length=16)
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_a_refused_preflight_is_refused_again_from_what_was_kept(student: Path, 
 
 
 def test_an_example_that_the_template_refuses_is_named(student: Path, tmp_path: Path) -> None:
-    from pipeline.training.prepare import prepare
+    from pipeline.train.trainer.prepare import prepare
 
     folder = tiny_student.save(tmp_path / "strict")
     refuses = "{% if '9 + 1' in messages[0]['content'] %}{{ raise_exception('no nines') }}{% endif %}"
@@ -166,7 +166,7 @@ def test_an_example_that_the_template_refuses_is_named(student: Path, tmp_path: 
 
 
 def test_no_training_example_is_refused(student: Path, tmp_path: Path) -> None:
-    from pipeline.training.prepare import prepare
+    from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)
     none = tiny_student.write_examples(tmp_path / "none.parquet", [tiny_student.example(1, "validation")])
@@ -178,7 +178,7 @@ def test_no_training_example_is_refused(student: Path, tmp_path: Path) -> None:
 def test_several_processes_make_what_one_makes(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.training import prepare
+    from pipeline.train.trainer import prepare
 
     job = write_job(tmp_path, student)
     prepare.prepare(job)
@@ -190,7 +190,7 @@ def test_several_processes_make_what_one_makes(
 
 
 def write_checkpoint(folder: Path, number: int) -> Path:
-    from pipeline.training.checkpoints import mark
+    from pipeline.train.checkpoints import mark
 
     made = folder / f"checkpoint-{number}"
     (made / "shards").mkdir(parents=True)
@@ -224,7 +224,7 @@ def lost(path: Path) -> None:
 def test_of_a_damaged_checkpoint_a_line_is_said_and_the_one_before_is_gone_on_from(
     damage: Callable[[Path], None], told: str, tmp_path: Path
 ) -> None:
-    from pipeline.training import checkpoints
+    from pipeline.train import checkpoints
 
     first, second = write_checkpoint(tmp_path, 5), write_checkpoint(tmp_path, 10)
     torn = tmp_path / "checkpoint-15"
@@ -242,7 +242,7 @@ def test_of_a_damaged_checkpoint_a_line_is_said_and_the_one_before_is_gone_on_fr
 
 
 def test_a_mark_lists_every_file_and_an_older_empty_one_is_taken(tmp_path: Path) -> None:
-    from pipeline.training import checkpoints
+    from pipeline.train import checkpoints
 
     made = write_checkpoint(tmp_path, 5)
     assert json.loads((made / "complete").read_text()) == {"model.safetensors": 7, "shards/0.distcp": 7}

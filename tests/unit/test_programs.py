@@ -5,10 +5,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from filters.code import run_tests
+from filters.sandbox.python_tests import run_tests
 from pipeline.config.sources import FileSource
-from pipeline.files import BadRow
-from pipeline.sources import check
+from pipeline.ingest.files import BadRow
+from pipeline.ingest.sources import check
 from tests.unit.test_sources import bad, everything, file, problems, write_parquet
 
 SUM = [{"input": "2 3", "output": "5"}, {"input": "", "output": "0"}]

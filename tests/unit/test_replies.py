@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.teacher.endpoints import MAX_WORDS
-from pipeline.teacher.replies import Completion, Reader, can_continue, split_thought
-from pipeline.teacher.transport import RequestFailed, Retry
+from pipeline.inference.credentials import MAX_WORDS
+from pipeline.inference.http import RequestFailed, Retry
+from pipeline.inference.response import Completion, Reader, can_continue, split_thought
 from tests.serving import answered, chat, complete, events, stop, usage
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine.shard import Shard
 from pipeline.report import charts, curves, evaluation, page, sample
 from pipeline.report.tally import BANDS, band, bins, hits, quantiles, tally
 from pipeline.rows import Sampling, Score, Step, Trace, Verdict
-from pipeline.shard import Shard
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)><!--<script>\u2028\x1b[31m ${alert(1)} {{ 7 * 7 }} & "

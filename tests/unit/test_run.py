@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import open_run
 from pipeline.errors import UserError
-from pipeline.run import Run
+from pipeline.inspect.run import Run
 from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
 
 TRACES = SHARDS * PROBLEMS * SAMPLES

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine.scheduler import Plan, Unit
+from pipeline.engine.shard import Shard, done_line, failed_line
+from pipeline.generate.sample_plan import JUDGE, Rules, plan, sampling_seed, trace_id, wanted
 from pipeline.rows import Outcome, Problem, Sampling, Trace
-from pipeline.sampling import JUDGE, Rules, plan, sampling_seed, trace_id, wanted
-from pipeline.shard import Shard, done_line, failed_line
-from pipeline.units import Plan, Unit
 from tests.unit.test_shard import problem
 
 FIXED = Rules(most=4, until=None, continue_cut=0)

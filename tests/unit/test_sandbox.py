@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import filters
-from filters.code import run_tests
-from filters.sandbox import OUTPUT_LIMIT, _keeper, run
-from filters.syscalls import _MISSING, ARCHITECTURES, BY_ARGUMENT, PLAIN, allow_list
+from filters.sandbox.python_tests import run_tests
+from filters.sandbox.runner import OUTPUT_LIMIT, _keeper, run
+from filters.sandbox.syscalls import _MISSING, ARCHITECTURES, BY_ARGUMENT, PLAIN, allow_list
 from pipeline.errors import Stopped, UserError
 from tests.escapes import escapes
 from tests.unit.test_filters import a_trace
@@ -91,7 +91,9 @@ def test_roots_programs_run_under_an_id_of_their_own():
     may_mount = int(re.search(r"CapEff:\t(\w+)", status(os.getpid()))[1], 16) & 1 << 21
     if os.getuid() != 0 or not (may_mount or python_of(USER) == sys.executable):
         pytest.skip("only root gives up an id, and only for one that can read Python's own files")
-    code = "from filters.sandbox import run; run('import time; time.sleep(9)', seconds=1, memory_mb=256)"
+    code = (
+        "from filters.sandbox.runner import run; run('import time; time.sleep(9)', seconds=1, memory_mb=256)"
+    )
     with subprocess.Popen([sys.executable, "-c", POLL + code]) as parent:
         said = status(wait_for(lambda: asleep(parent.pid))[0])
         parent.kill()
@@ -224,7 +226,7 @@ def test_without_a_part_of_it_a_filter_is_refused_in_one_line(what, text, tmp_pa
 
 LACKING = """
 import os, resource, sys
-from filters.code import run_tests
+from filters.sandbox.python_tests import run_tests
 from pipeline.errors import Stopped, UserError
 resource.setrlimit({what}, ({most}, {most}))
 try:
@@ -300,7 +302,7 @@ def test_a_keeper_that_is_killed_is_no_verdict_and_another_takes_its_place():
 @pytest.mark.parametrize("sandbox", ["full", "limits"])
 def test_a_killed_parent_leaves_no_process_and_no_file(sandbox, tmp_path):
     settings = {"seconds": 60, "memory_mb": 256, "sandbox": sandbox}
-    code = f"from filters.sandbox import run\nrun('while True: pass', **{settings})"
+    code = f"from filters.sandbox.runner import run\nrun('while True: pass', **{settings})"
     parent = subprocess.Popen([sys.executable, "-c", POLL + code], env=os.environ | {"TMPDIR": str(tmp_path)})
     kept = wait_for(lambda: busy(descendants(parent.pid)[2:])) and descendants(parent.pid)
     parent.kill()

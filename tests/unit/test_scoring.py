@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.evaluate.metrics import comparisons, ks, majority, pass_at_k, summarise
+from pipeline.evaluate.metrics import score as score_of
 from pipeline.rows import Score, Trace, Verdict
-from pipeline.scoring import comparisons, ks, majority, pass_at_k, summarise
-from pipeline.scoring import score as score_of
 from tests.unit.test_filters import a_trace
 
 

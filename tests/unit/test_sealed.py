@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import sealed
+from pipeline.engine import sealed_file
+from pipeline.engine.shard import Shard
 from pipeline.errors import UserError
 from pipeline.rows import Trace
-from pipeline.shard import Shard
 from tests.small_run import write_run
 
 WORDS = pa.schema([("id", pa.string()), ("text", pa.string()), ("marks", pa.list_(pa.int32()))])
@@ -31,10 +31,10 @@ def flipped(data: bytes, place: int, bit: int) -> bytes:
 
 def test_a_sealed_file_is_a_plain_parquet_file_to_others(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    sealed.write(path, WORDS, [words(0, 5), words(5, 3)])
+    sealed_file.write(path, WORDS, [words(0, 5), words(5, 3)])
     assert pq.read_table(path).equals(words(0, 8))
     assert duckdb.sql(f"select count(*), max(len(marks)) from '{path}'").fetchall() == [(8, 2)]
-    with sealed.opened(path) as file:
+    with sealed_file.opened(path) as file:
         assert file.num_row_groups == 2
         assert file.read().equals(words(0, 8))
 
@@ -58,45 +58,45 @@ def test_a_flipped_bit_anywhere_in_a_sealed_shard_is_seen_and_the_file_named(tmp
 
 def test_only_the_columns_that_are_read_are_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    sealed.write(path, WORDS, [words(0, 50)])
-    with sealed.opened(path) as file:
+    sealed_file.write(path, WORDS, [words(0, 50)])
+    with sealed_file.opened(path) as file:
         column = file.metadata.row_group(0).column(1)
         place = column.data_page_offset + column.total_compressed_size // 2
     path.write_bytes(flipped(path.read_bytes(), place, 0))
-    with sealed.opened(path, ["id", "marks"]) as file:
+    with sealed_file.opened(path, ["id", "marks"]) as file:
         assert file.metadata.num_rows == 50
     with pytest.raises(UserError, match="the column 'text' is not as it was written"):
-        sealed.check(path, ["id", "text"])
+        sealed_file.check(path, ["id", "text"])
     with pytest.raises(UserError, match="it has no column 'colour'"):
-        sealed.check(path, ["colour"])
+        sealed_file.check(path, ["colour"])
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])
 def test_a_file_that_was_cut_is_damaged(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.parquet"
-    sealed.write(path, WORDS, [words(0, 50)])
+    sealed_file.write(path, WORDS, [words(0, 50)])
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(
         UserError, match=r"a\.parquet is damaged \(.+\): put a copy in its place, or delete it"
     ):
-        sealed.check(path, ())
+        sealed_file.check(path, ())
 
 
 def test_a_file_of_another_writer_is_read_without_checksums(tmp_path: Path) -> None:
     pq.write_table(words(0, 5), tmp_path / "a.parquet")
-    with sealed.opened(tmp_path / "a.parquet", ["id"]) as file:
+    with sealed_file.opened(tmp_path / "a.parquet", ["id"]) as file:
         assert file.metadata.num_rows == 5
 
 
 def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.parquet: is not there any more"):
-        sealed.check(tmp_path / "a.parquet")
+        sealed_file.check(tmp_path / "a.parquet")
 
 
 def test_what_another_process_sealed_first_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    sealed.write(path, WORDS, [words(0, 5)])
+    sealed_file.write(path, WORDS, [words(0, 5)])
     first = path.read_bytes()
-    sealed.write(path, WORDS, [words(0, 6)])
+    sealed_file.write(path, WORDS, [words(0, 6)])
     assert path.read_bytes() == first
     assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.secrets import HIDDEN, shareable
+from pipeline.config.redaction import HIDDEN, shareable
 
 
 @pytest.mark.parametrize(

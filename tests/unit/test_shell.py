@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli import cli
+from pipeline.cli.main import cli
 from pipeline.errors import UserError
 from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
 
@@ -175,7 +175,7 @@ def test_completion_prints_a_script_for_the_shell(runs: Path, shell: str) -> Non
 
 def test_completion_loads_neither_arrow_nor_the_recipe_models() -> None:
     probe = (
-        "import sys; from pipeline.cli import cli; from pipeline import completion;"
+        "import sys; from pipeline.cli.main import cli; from pipeline.cli import shell_completion;"
         "print([m for m in ('pyarrow', 'pydantic', 'rich', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

@@ -86,7 +86,7 @@ def rows(numbers: range) -> Any:
 
 
 def labelled(tmp_path: Path, traces: list[Trace], numbers: range) -> Any:
-    from pipeline.training import soft
+    from pipeline.train.trainer import soft
 
     half = len(traces) // 2
     files = [write(tmp_path / "a.parquet", traces[:half]), write(tmp_path / "b.parquet", traces[half:])]
@@ -96,7 +96,7 @@ def labelled(tmp_path: Path, traces: list[Trace], numbers: range) -> Any:
 
 
 def test_each_token_gets_what_the_teacher_thought_of_it(tmp_path: Path) -> None:
-    from pipeline.training import soft
+    from pipeline.train.trainer import soft
 
     others = [trace(f"p{n}-0", None) for n in range(90, 93)]
     made = labelled(
@@ -115,7 +115,7 @@ def test_each_token_gets_what_the_teacher_thought_of_it(tmp_path: Path) -> None:
 
 
 def test_white_space_and_an_opening_tag_that_differ_cost_only_their_own_labels(tmp_path: Path) -> None:
-    from pipeline.training import soft
+    from pipeline.train.trainer import soft
 
     raw = answer(1).removeprefix("<think>\n").replace("\n</think>\n\n", " </think>\n") + "\n\n"
     made = labelled(tmp_path, [trace("p1-0", logprobs(drawn_tokens(raw)))], range(1, 2))
@@ -131,7 +131,7 @@ def test_white_space_and_an_opening_tag_that_differ_cost_only_their_own_labels(t
 def test_a_response_that_is_taught_alone_finds_its_tokens_behind_the_thought(tmp_path: Path) -> None:
     import datasets
 
-    from pipeline.training import soft
+    from pipeline.train.trainer import soft
 
     thought, response = f"<think>\n{'Count on. ' * 200}\n</think>\n\n", "So it is 3."
     said = logprobs(drawn_tokens(thought + response)).model_copy(update={"thought": len(thought)})
@@ -145,7 +145,7 @@ def test_a_response_that_is_taught_alone_finds_its_tokens_behind_the_thought(tmp
 def test_a_long_text_is_aligned_across_what_was_put_in_and_left_out() -> None:
     import numpy as np
 
-    from pipeline.training.soft import align
+    from pipeline.train.trainer.soft import align
 
     chance = random.Random(0)
     drawn = [chance.randrange(50) for _ in range(30_000)]
@@ -160,7 +160,7 @@ def test_a_long_text_is_aligned_across_what_was_put_in_and_left_out() -> None:
 def test_texts_that_have_nothing_in_common_end_soon_and_without_a_match() -> None:
     import numpy as np
 
-    from pipeline.training.soft import align
+    from pipeline.train.trainer.soft import align
 
     assert (align(np.zeros(20_000, int), np.ones(20_000, int)) == -1).all()
     assert align(np.zeros(0, int), np.ones(3, int)).tolist() == []
@@ -208,7 +208,7 @@ def test_positions_that_are_no_distribution_get_no_label(tmp_path: Path) -> None
 def test_a_batch_gets_the_labels_of_its_rows_end_to_end(tmp_path: Path) -> None:
     import torch
 
-    from pipeline.training import soft
+    from pipeline.train.trainer import soft
 
     made = labelled(
         tmp_path,
@@ -230,8 +230,8 @@ def test_a_batch_gets_the_labels_of_its_rows_end_to_end(tmp_path: Path) -> None:
 def test_tokens_without_a_label_take_cross_entropy_alone(tmp_path: Path) -> None:
     import torch
 
-    from pipeline.training import objectives, soft
-    from pipeline.training.trainer import Supervised
+    from pipeline.train.trainer import objectives, soft
+    from pipeline.train.trainer.trainer import Supervised
 
     made = labelled(tmp_path, [trace("p1-0", logprobs(drawn_tokens(answer(1))))], range(1, 2))
     objective = soft.SoftObjective(Soft(alpha=0.8, temperature=2))

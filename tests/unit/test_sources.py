@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.config.sources import DatasetSource, FileSource, GymSource, Source
 from pipeline.errors import UserError
-from pipeline.files import BadRow
-from pipeline.lines import RECORD_LIMIT
+from pipeline.ingest.files import BadRow
+from pipeline.ingest.lines import RECORD_LIMIT
+from pipeline.ingest.sources import check, fingerprint, name_of, problem_id, read, split_of
 from pipeline.rows import Problem
-from pipeline.sources import check, fingerprint, name_of, problem_id, read, split_of
 
 ROWS = [{"question": "What is 1 + 1?", "answer": "2"}, {"question": "What is 2 + 2?", "answer": "4"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

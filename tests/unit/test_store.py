@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.engine.store import Manifest, Output
 from pipeline.errors import UserError
 from pipeline.rows import Problem
-from pipeline.store import Manifest, Output
 from tests.unit.test_shard import problem
 
 
@@ -75,7 +75,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     output = made(tmp_path)
     assert not output.busy
     code = (
-        "import sys, pathlib; from pipeline.store import Output; from pipeline.rows import Problem\n"
+        "import sys, pathlib; from pipeline.engine.store import Output; from pipeline.rows import Problem\n"
         "with Output(pathlib.Path(sys.argv[1]), Problem).lock(): pass"
     )
     with output.lock():

@@ -9,12 +9,12 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import Stopped, UserError
+from pipeline.inference.client import Client
+from pipeline.inference.credentials import MAX_WORDS
+from pipeline.inference.http import RequestFailed
+from pipeline.inference.rate_limit import TURNED_AWAY
+from pipeline.inference.response import Completion, can_continue
 from pipeline.rows import Message
-from pipeline.teacher.client import Client
-from pipeline.teacher.endpoints import MAX_WORDS
-from pipeline.teacher.limits import TURNED_AWAY
-from pipeline.teacher.replies import Completion, can_continue
-from pipeline.teacher.transport import RequestFailed
 from tests.serving import (
     SAMPLING,
     Script,
@@ -38,7 +38,7 @@ SOON = {"Retry-After": "0.01"}
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between tries as ever, but of 0.05 s at most."""
-    monkeypatch.setattr("pipeline.teacher.limits.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("pipeline.inference.rate_limit.LONGEST_WAIT", 0.05)
 
 
 def requests(*answers: Any, fails: type[Exception] | None = None, **settings: Any) -> int:

@@ -14,14 +14,14 @@ NO_END = CHATML.replace("<|im_end|>\n", "\n")
 
 
 def end_of_turn(template: str | None = CHATML, **special: str) -> int:
-    from pipeline.training import tokens
+    from pipeline.train.trainer import tokens
 
     messages = [m.model_dump() for m in tiny_student.example(0).messages]
     return tokens.end_of_turn(tiny_student.tokenizer(template, **special), messages)
 
 
 def test_padding_that_is_the_end_of_a_turn_is_replaced_by_a_token_that_is_there() -> None:
-    from pipeline.training import tokens
+    from pipeline.train.trainer import tokens
 
     tokenizer = tiny_student.tokenizer()
     tokens.set_padding(tokenizer, end=2)
@@ -29,7 +29,7 @@ def test_padding_that_is_the_end_of_a_turn_is_replaced_by_a_token_that_is_there(
 
 
 def test_a_token_for_padding_is_added_with_its_embedding_when_none_is_free() -> None:
-    from pipeline.training import tokens
+    from pipeline.train.trainer import tokens
 
     tokenizer, model = tiny_student.tokenizer(), tiny_student.model()
     tokens.set_padding(tokenizer, end=tokenizer.convert_tokens_to_ids("<|endoftext|>"))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import installing
+from pipeline import install_hints
 from pipeline.config.training import Train
+from pipeline.engine.store import Manifest
 from pipeline.errors import UserError
-from pipeline.launching import command, environment
 from pipeline.rows import Step
-from pipeline.stages.train import check, check_room, model_folder, preflight_lines, run
-from pipeline.store import Manifest
-from pipeline.training.job import Check, Preflight, TrainJob, last_step, read_steps
+from pipeline.train.job import Check, Preflight, TrainJob, last_step, read_steps
+from pipeline.train.launcher import command, environment
+from pipeline.train.stage import check, check_room, model_folder, preflight_lines, run
 from tests import tiny_student
 from tests.tiny_student import recipe, train_job
 
@@ -64,7 +64,7 @@ def test_an_argument_of_accelerate_that_is_none_is_refused() -> None:
 
 def test_missing_libraries_are_named_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
-    with pytest.raises(UserError, match=re.escape(f"training needs trl: {installing.extra('train')}")):
+    with pytest.raises(UserError, match=re.escape(f"training needs trl: {install_hints.extra('train')}")):
         check(recipe())
 
 
@@ -130,9 +130,9 @@ def test_no_room_for_checkpoints_is_said_with_both_sizes(tmp_path: Path) -> None
 
 def test_what_the_recipe_says_of_accelerate_comes_after_ours_and_replaces_it(tmp_path: Path) -> None:
     line = command({"num_processes": 8, "use_fsdp": True, "quiet": False}, tmp_path / "job.json")
-    prepare = ["-P", "-m", "pipeline.training.prepare", str(tmp_path / "job.json")]
+    prepare = ["-P", "-m", "pipeline.train.trainer.prepare", str(tmp_path / "job.json")]
     assert line[:9] == [sys.executable, *prepare, sys.executable, "-P", "-m", "accelerate.commands.launch"]
-    assert line[-3:] == ["-m", "pipeline.training.launch", str(tmp_path / "job.json")]
+    assert line[-3:] == ["-m", "pipeline.train.trainer.launch", str(tmp_path / "job.json")]
     assert "--num_processes=8" in line
     assert "--num_processes=1" not in line
     assert "--use_fsdp" in line

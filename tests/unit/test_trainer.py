@@ -20,7 +20,7 @@ def trainer(
     import datasets
     from trl import SFTConfig
 
-    from pipeline.training.trainer import StudentTrainer, Text
+    from pipeline.train.trainer.trainer import StudentTrainer, Text
 
     text = Text()
     return StudentTrainer(
@@ -46,7 +46,7 @@ def trainer(
 
 
 def rows() -> list[dict[str, Any]]:
-    from pipeline.training.data import tokens_of
+    from pipeline.train.trainer.data import tokens_of
 
     tokenizer = tiny_student.tokenizer()
     made = []
@@ -163,7 +163,7 @@ def test_filling_beside_examples_leaves_the_batch_as_it_was(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("processes", "order"), [(1, 45), (2, 48), (4, 48)])
 def test_an_epoch_has_each_example_once_and_is_filled_at_its_end_alone(processes: int, order: int) -> None:
-    from pipeline.training.filling import Filled
+    from pipeline.train.trainer.padding import Filled
 
     for seed in (7, None):
         sampler = Filled(45, 4 * processes if processes > 1 else 1, seed)
@@ -186,7 +186,7 @@ def test_packed_documents_attend_to_themselves_alone_with_the_attention_that_pac
     from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from pipeline.training.attention import for_packing
+    from pipeline.train.trainer.attention import for_packing
 
     sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 259}
@@ -209,7 +209,7 @@ def test_on_a_gpu_one_kernel_takes_all_packed_documents(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from pipeline.training import attention
+    from pipeline.train.trainer import attention
 
     asked: list[Any] = []
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import UserError
-from pipeline.teacher.transport import GRACE, MOST_AROUND, PIECE_GRACE, Bounds, RequestFailed
+from pipeline.inference.http import GRACE, MOST_AROUND, PIECE_GRACE, Bounds, RequestFailed
 from tests.serving import (
     SAMPLING,
     Script,

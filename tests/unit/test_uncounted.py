@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 
 from pipeline.config.endpoints import Endpoint
-from pipeline.ledger import Ledger, Meter
+from pipeline.evaluate.metrics import score, summarise
+from pipeline.generate.usage import Ledger, Meter
+from pipeline.inference.concurrency import Place, Places, Tally
+from pipeline.inference.response import Completion
+from pipeline.inspect.show import at_least
 from pipeline.rows import Sampling, Trace
-from pipeline.scoring import score, summarise
-from pipeline.show import at_least
-from pipeline.teacher.pacing import Place, Places, Tally
-from pipeline.teacher.replies import Completion
 
 COUNTED = Completion(None, "so", "stop", 1_000_000, 1_000_000)
 UNCOUNTED = Completion(None, "so", "stop", None, None)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.engine.progress import Progress
+from pipeline.engine.scheduler import MOST_IN_A_ROW, Plan, Unit, work
+from pipeline.engine.shard import Shard
 from pipeline.errors import Stopped, UnitFailed, UserError
-from pipeline.progress import Progress
 from pipeline.rows import Problem
-from pipeline.shard import Shard
-from pipeline.units import MOST_IN_A_ROW, Plan, Unit, work
 from tests.unit.test_shard import problem
 
 LANE = "lane"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from filters.correct import judge_response
-from filters.equal import compare
-from filters.numbers import read_number
+from filters.grade.compare import compare
+from filters.grade.grader import verify
+from filters.grade.numbers import read_number
 from filters.policy import DEFAULT, Policy
-from filters.verify import verify
+from filters.rules.correct import judge_response
 
 CASES = [json.loads(line) for line in Path("tests/cases/verify.jsonl").read_text("utf-8").splitlines()]
 
@@ -200,7 +200,7 @@ def test_eight_hostile_answers_at_once_wait_for_none_of_the_others():
 
 def test_verifying_loads_neither_pydantic_nor_sympy():
     probe = (
-        "import sys\nfrom filters.correct import judge_response\n"
+        "import sys\nfrom filters.rules.correct import judge_response\n"
         r"assert judge_response(r'2\sqrt{2}', r'\sqrt 8', 'math').outcome == 'pass'"
         "\n"
         "print({'pydantic', 'sympy', 'math_verify'} & set(sys.modules))"

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from pipeline.cli.verify import _pairs, judge_pairs
 from pipeline.errors import UserError
-from pipeline.verifying import _pairs, judge_pairs
 
 
 def retort(*arguments):

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from filters.words import WORD_LIMIT, batches, wholes, windows, words_of
+from filters.dataset.ngrams import WORD_LIMIT, batches, wholes, windows, words_of
 
 
 def said(text):

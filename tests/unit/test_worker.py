@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from filters import worker
+from filters.isolated import pool
 
 LONG = r"\sum_{n=1}^{1000000000} \sin(n^2)"
 
 
 def same(reference, answer, seconds=5.0):
-    return worker.check("math", {"reference": reference, "answer": answer}, seconds)
+    return pool.check("math", {"reference": reference, "answer": answer}, seconds)
 
 
 def test_it_serves_threads():
@@ -39,19 +39,19 @@ def test_a_late_check_is_ended_and_the_next_is_answered():
 
 
 def test_an_environment_that_cannot_check_is_an_error_not_an_outcome():
-    with pytest.raises(worker.WorkerError, match="no_such_task"):
-        worker.check("reasoning_gym", {"entry": {"task": "no_such_task", "settings": {}}, "answers": []}, 5.0)
+    with pytest.raises(pool.WorkerError, match="no_such_task"):
+        pool.check("reasoning_gym", {"entry": {"task": "no_such_task", "settings": {}}, "answers": []}, 5.0)
 
 
 def test_the_keys_of_apis_do_not_reach_it(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    assert "secret" not in worker._environment().values()
+    assert "secret" not in pool._environment().values()
 
 
 @pytest.mark.parametrize("answer", ["1+x", LONG], ids=["idle", "busy"])
 def test_it_does_not_outlive_a_parent_that_is_killed(answer):
     arguments = {"reference": "x+1", "answer": answer}
-    program = f"from filters import worker\nworker.check('math', {arguments}, 1.5)\n"
+    program = f"from filters.isolated import pool as worker\nworker.check('math', {arguments}, 1.5)\n"
     keep = "import time; time.sleep(60)\n"
     parent = subprocess.Popen(
         [sys.executable, "-c", program + keep], env=os.environ | {"PYTHONPATH": os.getcwd()}
@@ -66,7 +66,7 @@ def test_it_does_not_outlive_a_parent_that_is_killed(answer):
 
 def test_a_forked_process_asks_a_checking_process_of_its_own():
     program = (
-        "import os\nfrom filters import worker\n"
+        "import os\nfrom filters.isolated import pool as worker\n"
         "ask = lambda answer: worker.check('math', {'reference': 'x+1', 'answer': answer}, 5.0)\n"
         "assert ask('1+x') == 'correct'\n"
         "child = os.fork()\n"

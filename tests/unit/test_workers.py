@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import workers
+from pipeline.engine import worker_pool
 
 # A module that takes seconds to load, as what judges does, and what is asked of it.
 SLOW = """
@@ -88,10 +88,10 @@ def test_processes_of_a_killed_parent_end_whatever_they_are_doing(tmp_path: Path
 def test_work_comes_back_in_order_from_one_process_or_several() -> None:
     todo = [(i,) for i in range(9)]
     for worth_it in (False, True):
-        assert list(workers.side_by_side(double, 3, todo, worth_it)) == [3 * i for i in range(9)]
+        assert list(worker_pool.side_by_side(double, 3, todo, worth_it)) == [3 * i for i in range(9)]
 
 
 def test_an_error_of_the_system_comes_back_with_its_number() -> None:
     with pytest.raises(OSError, match="Too many open files") as caught:
-        list(workers.side_by_side(fail, None, [(1,), (2,)], worth_it=True))
+        list(worker_pool.side_by_side(fail, None, [(1,), (2,)], worth_it=True))
     assert caught.value.errno == 24

@@ -1,0 +1,156 @@
+"""Filter of mixed languages: DeepSeek-R1 dropped chains of thought that mix them (arXiv 2501.12948, 2.3.3).
+
+Two looks at the words alone, without code and formulas: at letters of another writing, where a single word is
+seen (我们), and at whole passages in another language, which CLD2 tells apart even within one writing. CLD2
+(`pycld2`, Apache-2.0) was the fastest of those tried, and says so when it is not sure.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from annotated_types import Interval
+
+from filters.result import Finding, fit, unfit
+from filters.text.prose import prose, thought
+
+if TYPE_CHECKING:
+    from pipeline.rows import Trace
+
+# ISO 639-1 -> the writings that its words have beside the Latin one, which names and formulas have anywhere.
+_SCRIPTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs"), ()),
+    **dict.fromkeys(("hu", "ro", "tr", "vi", "id"), ()),
+    **dict.fromkeys(("ru", "uk", "bg", "sr"), ("cyrillic",)),
+    **dict.fromkeys(("ar", "fa", "ur"), ("arabic",)),
+    **dict.fromkeys(("hi", "mr", "ne"), ("devanagari",)),
+    "zh": ("han",),
+    "ja": ("han", "kana"),
+    "ko": ("hangul", "han"),
+    "el": ("greek",),
+    "he": ("hebrew",),
+    "th": ("thai",),
+    "bn": ("bengali",),
+    "ta": ("tamil",),
+}
+# fmt: off
+Language = Literal[
+    "en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs", "hu", "ro", "tr", "vi",
+    "id", "ru", "uk", "bg", "sr", "ar", "fa", "ur", "hi", "mr", "ne", "zh", "ja", "ko", "el", "he", "th",
+    "bn", "ta",
+]
+# fmt: on
+
+# One letter is a symbol (π, ℵ, Ж), two are a word; in Greek up to three, as in αβγ, are angles and products.
+# One Han character may be a word: alone it is told from a symbol by its company.
+_FOREIGN = re.compile(
+    "(?P<han>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+)"
+    "|(?P<kana>[\u3041-\u3096\u30a1-\u30fa\u30fc]{2,})"
+    "|(?P<hangul>[\uac00-\ud7a3]{2,})"
+    "|(?P<cyrillic>[\u0400-\u052f]{2,})"
+    "|(?P<greek>[\u0386-\u03ff\u1f00-\u1fff]{4,})"
+    "|(?P<arabic>[\u0620-\u06d3]{2,})"
+    "|(?P<hebrew>[\u05d0-\u05ea]{2,})"
+    "|(?P<devanagari>[\u0904-\u0963]{2,})"
+    "|(?P<thai>[\u0e01-\u0e4e]{2,})"
+    "|(?P<bengali>[\u0980-\u09e3]{2,})"
+    "|(?P<tamil>[\u0b80-\u0bcd]{2,})"
+    "|(?P<other>[\u0530-\u058f\u0a00-\u0b7f\u0bce-\u0dff\u0f00-\u109f\u10a0-\u10ff\u1780-\u17ff]{2,})"
+)
+_ANY_FOREIGN = re.compile(
+    "[\u3400-\u9fff\uf900-\ufaff]|[\u0370-\u1cff\u1f00-\u1fff\u3041-\u30ff\uac00-\ud7a3]{2}"
+)
+SINGLES = 3  # Han characters that stand alone, from which on they are words
+# What is only mentioned: up to 60 characters in quotation marks, or a few words in brackets. An apostrophe
+# opens nothing after a letter (let's), and closes nothing before one.
+_MENTION = re.compile(
+    r"(?P<gloss>[(\[（][^()\[\]（）\n]{1,60}[)\]）])"  # noqa: RUF001
+    r"|[\"“„«「『](?=\S)[^\"“”«»「」『』\n]{1,60}[\"”“»」』]"
+    r"|(?<![^\W\d_])['‘’](?=\S)[^‘’'\n]{1,60}['’](?![^\W\d_])"  # noqa: RUF001
+)
+GLOSS_LETTERS, GLOSS_WORDS = 8, 4  # foreign ones in brackets, beyond which they are a sentence
+# What CLD2 calls apart, and people do not, or cannot by a few sentences.
+_KIN = {
+    "zh-Hant": "zh", "nn": "no", "nb": "no", "da": "no", "hr": "sr", "bs": "sr", "ms": "id", "iw": "he",
+    "sco": "en",
+}  # fmt: skip
+_UNSURE = frozenset({"un", "la", "xxx"})  # unknown; Latin, which it takes lists of names for
+_UNREADABLE = re.compile("[^\t\n -~\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\uffef\U00010000-\U0001fffd]")  # to CLD2
+SURE_BYTES = 200  # of a passage, below which CLD2 is not believed
+
+
+class Passages(NamedTuple):
+    main: str | None  # the language of most of a text, None where there is too little
+    shares: dict[str, float]  # of the text, by language
+
+
+def one_language(
+    trace: Trace,
+    *,
+    languages: list[Language] | None = None,
+    max_words: Annotated[int, Interval(ge=0)] = 0,
+    max_share: Annotated[float, Interval(ge=0, le=1)] = 0.1,
+) -> Finding:
+    """The thought is written in one of `languages`, by default the question's, and in no other.
+
+    At most `max_words` words in a writing that is none of theirs, where they are not quoted or a few in
+    brackets, and at most `max_share` of the text in passages of other languages. Where the question is too
+    short to tell, the language of most of the thought is taken for its own.
+    """
+    text = prose(thought(trace))
+    found = _passages(text)
+    if languages:
+        allowed = {_KIN.get(language, language) for language in languages}
+        scripts = frozenset(script for language in languages for script in _SCRIPTS[language])
+    else:
+        main, scripts = _of_question(trace.question)
+        main = main or found.main
+        allowed = {main} if main else set()
+        scripts = scripts.union(_SCRIPTS.get(main or "", ()))
+    foreign = {language: share for language, share in found.shares.items() if language not in allowed}
+    if (found.main and found.main not in allowed) or sum(foreign.values()) > max_share:
+        shares = (f"{language} {share:.0%}" for language, share in foreign.items())
+        return unfit("other_language", ", ".join(shares) or found.main)
+    words = _foreign_words(text, scripts)
+    return fit() if len(words) <= max_words else unfit("mixed_scripts", " ".join(words[:20]))
+
+
+def _foreign_words(text: str, scripts: frozenset[str]) -> list[str]:
+    if text.isascii() or not _ANY_FOREIGN.search(text):
+        return []
+    found = _FOREIGN.finditer(_MENTION.sub(_unless_a_sentence, text))
+    words = [match[0] for match in found if match.lastgroup not in scripts]
+    singles = sum(len(word) == 1 for word in words)
+    return words if singles >= SINGLES else [word for word in words if len(word) > 1]
+
+
+def _unless_a_sentence(mention: re.Match[str]) -> str:
+    if not mention["gloss"]:
+        return " "
+    words = [(match.lastgroup, match[0]) for match in _FOREIGN.finditer(mention[0])]
+    letters = sum(len(word) for writing, word in words if writing in ("han", "kana", "thai"))
+    return mention[0] if letters > GLOSS_LETTERS or len(words) > GLOSS_WORDS else " "
+
+
+@functools.lru_cache(maxsize=1024)  # one question has many samples
+def _of_question(question: str) -> tuple[str | None, frozenset[str]]:
+    """The language of a question and the writings of its words, those it only mentions included."""
+    found = _FOREIGN.finditer(question) if _ANY_FOREIGN.search(question) else ()
+    return _passages(prose(question)).main, frozenset(match.lastgroup or "" for match in found)
+
+
+def _passages(text: str) -> Passages:
+    """The languages of a text's passages, by CLD2; only what it is sure of."""
+    import pycld2
+
+    text = _UNREADABLE.sub(" ", text)
+    sure, size, details = pycld2.detect(text, bestEffort=False)
+    shares: dict[str, float] = {}
+    for _, code, percent, _ in details:
+        if code not in _UNSURE and percent * size >= SURE_BYTES * 100:
+            language = _KIN.get(code, code)
+            shares[language] = shares.get(language, 0.0) + percent / 100
+    main = details[0][1]
+    return Passages(_KIN.get(main, main) if sure and main not in _UNSURE else None, shares)

@@ -1,0 +1,138 @@
+"""Filter of refusals: a response that declines the task instead of answering it.
+
+The phrases are those that sets of instructions are usually cleaned of, written as patterns. They are looked
+for where a refusal stands, at the start of one of the first sentences: within a sentence or within quotation
+marks they are somebody else's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from filters.extract.answer import extract, is_prose
+from filters.result import Finding, fit, unfit
+
+if TYPE_CHECKING:
+    from pipeline.rows import Trace
+
+HEAD = 400  # characters of a response that are looked at
+SENTENCES = 3
+
+# What may stand before a refusal, up to a comma or stop; then perhaps a "but".
+_APOLOGIES = (
+    r"i'm (?:very |really |so |truly )?sorry|i am (?:very |really )?sorry|sorry|(?:my )?apologies"
+    r"|i (?:do )?apologi[sz]e|unfortunately|regrettably|thank you for|i(?:'m| am) afraid(?: that)?|however",
+    r"as an? (?:ai|artificial|large language|language)\b|als (?:ki\b|künstliche|sprachmodell)",
+    r"作为(?:一个|一名|一款)?(?:ai|人工智能|语言模型)",
+    r"(?:es )?tut mir leid|entschuldigung|leider",
+    r"(?:je suis )?désolée?|malheureusement",
+    r"lo siento|lo lamento|lamentablemente",
+    r"mi dispiace|spiacente|purtroppo",
+    r"desculpe|sinto muito|infelizmente",
+    r"(?:het )?spijt me|helaas",
+    r"przepraszam|niestety",
+    r"извините|простите|к сожалению|мне жаль",
+    r"(?:非常|很)?抱歉|对不起|對不起|不好意思",
+)
+_APOLOGY = rf"(?:{'|'.join(_APOLOGIES)})"
+_BUT = r"(?:(?:but|aber|mais|pero|ma|mas|maar|ale|но)\s|但是?)?\s?"
+_OPENINGS = (  # the apology alone; or with what it goes on to say, up to a mark
+    re.compile(rf"{_APOLOGY}\s?{_BUT}"),
+    re.compile(rf"{_APOLOGY}[^.!?\n。,，:;—]{{0,60}}[.!,，:;。—]{{1,3}}\s{{0,3}}{_BUT}"),  # noqa: RUF001
+)
+_END = r"(?=\s*(?:[.!*]|\Z))"
+# What is refused, in the rest of the clause; "I cannot write this as a square" and "give a smaller number"
+# are no refusals.
+_REQUEST = (
+    r"(?=[^.\n]{0,60}\b(?:requests?|questions?|information|instructions|advice|images?|files?|links?|content"
+    r"|conversation|you with|such(?! an?\b)|(?:this|that)(?=\s*(?:[.!*,;]|\Z|(?:kind|type|sort|specific"
+    r"|particular|topic|problem|task|for you)\b)))(?!\w))"
+)
+_ANSWER = (  # it may be one "in closed form", which is none either
+    r" (?:you )?(?:with )?(?:an?|the|any) (?:definitive |complete |specific |final |correct |direct )?"
+    r"(?:answer|solution|response)(?=\s*(?:[.!,;:]|to\b|for\b|at\b|here\b|\Z))"
+)
+_HELP = (
+    r"(?:help|assist)\b(?! but| it\b| \w{1,20}ing\b)|comply\b|fulfil|discuss\b|engage in\b|participate in\b"
+    rf"|do (?:that|this)(?:{_END}| for you\b)|(?:answer|respond|continue){_END}"
+    rf"|(?:solve|answer|do|complete) (?:this|that|the|your) (?:problem|question|task|exercise|request){_END}"
+    rf"|(?:provide|give|offer){_ANSWER}|(?:answer|provide|offer|create|generate|respond)\b{_REQUEST}"
+)
+_CANNOT = (
+    r"(?:cannot|can't|can not|(?:won't|will not) be able to"
+    r"|(?:am|'m) (?:unable|not able|not allowed|not permitted) to)"
+)
+_REFUSALS = {
+    "en": rf"i(?: simply)? ?(?:{_CANNOT}|won't|will not|refuse to|decline to|(?:am|'m) not going to)"
+    rf" (?:in good conscience |currently |directly |really )?(?:{_HELP})"
+    rf"|i(?: simply)? ?{_CANNOT} (?:give|write|share|complete|continue|access|view|see)\b{_REQUEST}"
+    rf"|unable to (?:help|assist|comply|fulfil|(?:answer|respond)(?:{_END}| this\b| that\b| your\b))"
+    rf"|i(?:'m| am) (?:not allowed|not permitted|not comfortable)\b{_REQUEST}"
+    r"|i(?:'m| am) not comfortable (?:answering|helping|doing)\b"
+    r"|i(?:'m| am) not (?:programmed|designed|trained) to\b"
+    r"|i (?:do not|don't) (?:have|hold) (?:personal |real |any )*(?:opinions?|feelings|beliefs|emotions"
+    r"|preferences|experiences|access to (?:your|this|real|the internet)|enough information to answer)\b"
+    r"|i (?:must|have to|need to) (?:respectfully |politely )?(?:decline|refuse)\b(?! \d)|i decline to\b"
+    r"|(?:this|your) request violates\b|my guidelines (?:prevent|forbid|do not allow)\b",
+    "de": r"(?:ich |dabei |damit |da )?(?:kann|darf|möchte|werde) (?:ich )?[^.\n]{0,60}?nicht "
+    r"(?:weiterhelfen|helfen|beantworten|unterstützen|bereitstellen|erfüllen|nachkommen)",
+    "fr": r"je ne (?:peux|puis|suis) (?:malheureusement )?pas (?:en mesure de )?(?:vous |t')?"
+    r"(?:aider|répondre|fournir|assister)",
+    "es": r"(?:yo )?no puedo (?:ayudar|responder|proporcionar|asistir|cumplir)",
+    "it": r"non posso (?:aiutar|risponder|fornir|assister)",
+    "pt": r"(?:eu )?não posso (?:ajud|respond|fornecer|auxiliar|atender)",
+    "nl": r"(?:ik )?kan (?:ik )?[^.\n]{0,40}?niet (?:\w{1,10} )?(?:helpen|beantwoorden)",
+    "pl": r"nie mogę (?:ci )?(?:w tym )?(?:pomóc|odpowiedzieć|udzielić)",
+    "ru": r"(?:я )?не (?:могу|буду|в состоянии) (?:вам |тебе )?"
+    r"(?:помочь|помогать|ответить|предоставить|выполнить)",
+    "zh": r"(?:但)?我?(?:无法|不能|不可以|没办法|無法)(?:[为帮向][您你])?"
+    r"(?:提供|回答|协助|帮助|满足|讨论|協助)",
+    "ja": r"(?:申し訳|すみません|ごめんなさい)[^。\n]{0,50}"
+    r"(?:手伝い|答え|応え|対応|提供|回答|協力)[^。\n]{0,14}(?:ません|かねます)",
+    "ko": r"(?:죄송|미안)[^.\n]{0,60}(?:도와|도움|답변|제공|응답|수행|지원)[^.\n]{0,16}(?:수 없|못|어렵)",
+}
+_REFUSAL = re.compile("|".join(_REFUSALS.values()))
+_SENTENCE_END = re.compile(r"[.!?\n][\s*_]*|[。！？]")  # noqa: RUF001
+
+
+def no_refusal(trace: Trace) -> Finding:
+    """The response does not open by refusing, in twelve languages; an answer that it states outweighs that.
+
+    A box or a tag counts anywhere, "the answer is" only after the refusal.
+    """
+    body = trace.response.lstrip(" \t\r\n*_#>")
+    refusal = _refusal(body[:HEAD].lower().replace("’", "'"))  # noqa: RUF001
+    if refusal is None:
+        return fit()
+    answer = extract(trace.response)
+    if answer and answer.how in ("boxed", "tag"):
+        return fit()
+    answer = extract(body[refusal.stop :])
+    if answer and answer.how == "phrase" and not is_prose(answer.text):
+        return fit()
+    return unfit("refused", body[refusal])
+
+
+def _refusal(head: str) -> slice | None:
+    """From the start of the sentence that refuses to the end of the words that do."""
+    at = 0
+    for _ in range(SENTENCES):
+        for start in _starts(head, at):
+            if match := _REFUSAL.match(head, start):
+                return slice(at, match.end())
+        end = _SENTENCE_END.search(head, at)
+        if end is None:
+            return None
+        at = end.end()
+    return None
+
+
+def _starts(head: str, at: int) -> list[int]:
+    """Where in a sentence a refusal may begin: at its start, and after apologies."""
+    starts = [at]
+    for start in starts:  # it grows
+        if len(starts) > 2 * SENTENCES:
+            break
+        starts += [found.end() for opening in _OPENINGS if (found := opening.match(head, start))]
+    return starts

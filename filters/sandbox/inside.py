@@ -1,0 +1,141 @@
+"""What runs within the sandbox: a program with its input, or one and, in another process, its assertions.
+
+The process of the assertions asks that of the program for each name it uses, and gets data or a `Remote`
+(`filters.sandbox.peer`). It alone reads the assertions, after it has parted from the program's: what is
+expected is never where the program is.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import importlib
+import json
+import os
+import socket
+import sys
+import types
+from typing import Any, NamedTuple
+
+from filters.sandbox.peer import OF_ASSERTIONS, OF_PROGRAM, Ended, Peer
+
+READING, WRITING = 3, 4  # descriptors of the pipes to and from the other process
+ASSERTIONS, REPORT = 5, 6  # in the process of the assertions
+
+
+class Role(NamedTuple):
+    """What a process has to run, and whether it answers for its assertions or makes them."""
+
+    kind: str  # "program", "answering" or "asserting"
+    setup: str
+    code: str
+
+    def run(self) -> None:
+        """Run it; an exception of the program's ends the process as it would end Python."""
+        sys.argv = ["answer.py"]
+        builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` does, which is not loaded
+        socket.socketpair = _ends_of_a_pipe  # type: ignore[assignment]
+        if self.kind == "asserting":
+            return _assert()
+        return _run(self)
+
+
+class _End:
+    """An end of a pipe with what asyncio asks of a socket, by which a loop wakes itself."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.fileno = lambda: descriptor
+
+    def setblocking(self, flag: bool) -> None:
+        os.set_blocking(self._descriptor, flag)
+
+    def recv(self, size: int) -> bytes:
+        return os.read(self._descriptor, size)
+
+    def send(self, data: bytes) -> int:
+        return os.write(self._descriptor, data)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _ends_of_a_pipe() -> tuple[_End, _End]:
+    """Instead of a pair of sockets, which the sandbox has not: one to read from, one to write to."""
+    reading, writing = os.pipe()
+    return _End(reading), _End(writing)
+
+
+def _module(name: str) -> dict[str, Any]:
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    return module.__dict__
+
+
+def _classes(space: dict[str, Any]) -> dict[str, type]:
+    """The classes that the setup defines, which both processes have."""
+    own = space["__name__"]
+    return {k: v for k, v in space.items() if isinstance(v, type) and v.__module__ == own}
+
+
+def _run(role: Role) -> None:
+    space = _module("__main__" if role.kind == "program" else "answer")
+    exec(compile(role.setup, "<setup>", "exec"), space)
+    classes = _classes(space)
+    exec(compile(role.code, "<answer>", "exec"), space)
+    if role.kind == "answering":
+
+        def find(name: str) -> Any:
+            if name in space:
+                return space[name]
+            raise NameError(f"name {name!r} is not defined")
+
+        peer = Peer(READING, WRITING, {**OF_PROGRAM, "find": find})
+        peer.classes = classes
+        peer.serve()
+
+
+def _assert() -> None:
+    """Run the assertions in order, and report how each went, until one fails."""
+    with open(ASSERTIONS, encoding="utf-8") as file:
+        given = json.load(file)
+    peer = Peer(READING, WRITING, OF_ASSERTIONS)
+    space = _module("answer")
+    number = 1
+    try:
+        exec(compile(given["setup"], "<setup>", "exec"), space)
+        peer.classes = _classes(space)
+        for name, module in given["modules"]:
+            found = importlib.import_module(module)
+            space[name] = found if name == module else getattr(found, name)
+        for name in set(given["names"]) - space.keys():
+            with contextlib.suppress(NameError):  # an assertion that needs it fails
+                space[name] = peer.ask("find", name)
+        for number, source in enumerate(given["sources"], 1):
+            peer.seen = None
+            exec(compile(source, "<test>", "exec"), space)
+            if peer.ended:
+                raise Ended(peer.ended)
+            _report({"passed": number})
+    except Ended as e:
+        _report({"failed": number, "reason": "ended_early", "evidence": str(e)})
+    except AssertionError as e:
+        _report({"failed": number, "reason": "wrong_value", "evidence": str(e) or _seen(peer)})
+    except MemoryError:
+        _report({"failed": number, "reason": "too_much_memory", "evidence": "of what it returned"})
+    except BaseException as e:  # noqa: BLE001 - whatever an assertion raises, it did not hold
+        _report({"failed": number, "reason": "raised", "evidence": f"{type(e).__name__}: {e}"})
+    os._exit(0)
+
+
+def _seen(peer: Peer) -> str:
+    """The last value of the program's, for people."""
+    try:
+        return repr(peer.seen)[:200]
+    except BaseException:  # noqa: BLE001 - a repr may be the program's
+        return ""
+
+
+def _report(said: dict[str, Any]) -> None:
+    said = {key: value[:300] if isinstance(value, str) else value for key, value in said.items()}
+    os.write(REPORT, json.dumps(said).encode() + b"\n")

@@ -1,0 +1,95 @@
+"""Rows of data sets that the `datasets` library reads: by name from the hub, or from a local folder.
+
+Rows are streamed and nothing is cached on disk. A folder that `save_to_disk` wrote is opened as such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.sources import DatasetSource
+from pipeline.errors import UserError
+from pipeline.ingest.files import HEAD, BadRow, Record
+
+
+def records(source: DatasetSource, columns: tuple[str, ...]) -> Iterator[Record | BadRow]:
+    """The rows, of the named columns only. Raises UserError when the data set cannot be had."""
+    with _one_line(source):
+        data = _open(source)
+        names = data.column_names
+        if names:  # leave images and the like undecoded; a stream of JSON does not know its columns yet
+            data = data.select_columns(_top_level(columns, names))
+        for number, row in enumerate(data, start=1):
+            yield Record(f"{source.path} {source.dataset_split} row {number}", row)
+
+
+def head(source: DatasetSource) -> Iterator[Record | BadRow]:
+    """The first rows, to learn the columns from; where there is a schema, that, looking like a row."""
+    with _one_line(source):
+        data = _open(source)
+        if not data.features:
+            yield from (Record(source.path, row) for row in islice(data, HEAD))
+        elif next(iter(data.select_columns(data.column_names[:1])), None) is not None:
+            yield Record(source.path, _skeleton(data.features))
+
+
+def fingerprint(source: DatasetSource) -> dict[str, Any]:
+    """What identifies the rows: a local folder's files by their content, a hub data set by its revision."""
+    known = {"subset": source.subset, "split": source.dataset_split}
+    folder = Path(source.path)
+    if not folder.is_dir():
+        return {"dataset": source.path, "revision": source.revision, **known}
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(str(path.relative_to(folder)).encode())
+    return {"folder": folder.name, "sha256": digest.hexdigest(), **known}
+
+
+def _top_level(columns: tuple[str, ...], names: list[str]) -> list[str]:
+    wanted = (c if c in names else c.partition(".")[0] for c in columns)
+    return [c for c in dict.fromkeys(wanted) if c in names]
+
+
+def _open(source: DatasetSource) -> Any:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+    from huggingface_hub.utils.logging import set_verbosity_error
+
+    set_verbosity_error()  # a hub that is not there is told in one line, not once for every retry
+    folder = Path(source.path)
+    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        data = load_from_disk(source.path)
+        if not isinstance(data, DatasetDict):
+            return data
+        if source.dataset_split not in data:
+            raise ValueError(f"no split {source.dataset_split!r}; there are {', '.join(data)}")
+        return data[source.dataset_split]
+    if folder.is_file():
+        raise ValueError('it is a file: use kind = "file"')
+    return load_dataset(
+        source.path, source.subset, split=source.dataset_split, revision=source.revision, streaming=True
+    )
+
+
+def _skeleton(features: Any) -> dict[str, Any]:
+    return {name: _skeleton(f) if isinstance(f, dict) else None for name, f in features.items()}
+
+
+@contextmanager
+def _one_line(source: DatasetSource) -> Iterator[None]:
+    """Turn what `datasets` and the hub raise, often pages of it, into one line."""
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+    from httpx2 import HTTPError
+
+    try:
+        yield
+    except (DatasetsError, HTTPError, OSError, ValueError, LookupError, RuntimeError, pa.ArrowException) as e:
+        text = " ".join(str(e).split())[:300] or type(e).__name__
+        raise UserError(f"data set {source.path}: {text}") from None

@@ -1,0 +1,113 @@
+"""What happens beside the steps of a training: its log, checkpoints that are whole, a stop when asked."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pipeline.engine.atomic_files import write_atomic
+from pipeline.errors import UserError
+from pipeline.rows import Step
+from pipeline.train.checkpoints import mark
+from pipeline.train.job import read_steps
+
+
+class StepLog(TrainerCallback):
+    """Appends a line for each step and each validation; stops a training whose loss is no number."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before: tuple[float, float] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.began = time.monotonic()
+        if state.is_world_process_zero:
+            self._rewind(state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        logs: dict[str, Any] = kwargs["logs"]
+        if "loss" not in logs and "eval_loss" not in logs:
+            return  # the summary at the end
+        step = Step(
+            id=f"{state.global_step}-validation" if "eval_loss" in logs else str(state.global_step),
+            step=state.global_step,
+            steps=state.max_steps,
+            epoch=state.epoch or 0,
+            loss=logs.get("loss"),
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=logs.get("grad_norm"),
+            tokens=int(state.num_input_tokens_seen) or None,  # on_policy counts none
+            seconds=round(time.monotonic() - self.began, 2),
+            tokens_per_second=self._speed(state) if "loss" in logs else None,
+            validation_loss=logs.get("eval_loss"),
+        )
+        for value in (step.loss, step.grad_norm, step.validation_loss):
+            if value is not None and not math.isfinite(value):
+                raise UserError(
+                    f"step {step.step}: the loss is no number any more: lower train.learning_rate"
+                )
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(step.model_dump_json() + "\n")
+
+    def _speed(self, state: TrainerState) -> float | None:
+        """Tokens a second since the last step; unknown for the first of a process."""
+        now, tokens = time.monotonic(), state.num_input_tokens_seen
+        before, self._before = self._before, (now, tokens)
+        return round((tokens - before[1]) / (now - before[0]), 1) if before else None
+
+    def _rewind(self, step: int) -> None:
+        """Forget the steps after the checkpoint that is resumed: they are taken again."""
+        kept = [s for s in read_steps(self.path) if s.step <= step]
+        write_atomic(self.path, "".join(s.model_dump_json() + "\n" for s in kept).encode())
+
+
+class Checkpoints(TrainerCallback):
+    """Marks a checkpoint once it is whole."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        PartialState().wait_for_everyone()  # each process writes a part
+        if state.is_world_process_zero and args.output_dir:
+            mark(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class StopWhenAsked(TrainerCallback):
+    """SIGTERM ends the training behind the step at hand, with a checkpoint; before step one, at once."""
+
+    def __init__(self) -> None:
+        self.asked = self.stopped = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self._any_process_was_asked(args.device):
+            self.stopped = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False  # it would come before the checkpoint, and may take long
+
+    def _any_process_was_asked(self, device: torch.device) -> bool:
+        """The same answer in every process: one that stopped alone would leave the others waiting for it."""
+        if PartialState().num_processes == 1:
+            return self.asked
+        return bool(reduce(torch.tensor(int(self.asked), device=device), "sum"))

@@ -1,0 +1,73 @@
+"""Writes what vLLM serves: weights, tokenizer, template, generation config. There whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from pipeline.train.job import TrainJob
+from pipeline.train.trainer.preflight import check_saved
+
+
+def save(
+    trainer: Trainer, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], job: TrainJob
+) -> None:
+    """Write the trained model to job.output, and adapters to job.adapter. Every process has to call this.
+
+    `messages`: a dialogue of the training, which the saved tokenizer has to render as the training did.
+    Raises UserError where it does not.
+
+    The weights are as the training computed with them: in bfloat16 after bf16, in float32 after fp32, where
+    rounding would lose part of what was learned (a fifth of the change, after 40 steps at 5e-5).
+    """
+    dtype = torch.bfloat16 if trainer.args.bf16 else torch.float32
+    # Of the wrapped model: what DeepSpeed spread over the processes only its engine can gather.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    part = job.output.with_name(job.output.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    if job.train.lora:
+        model.save_pretrained(job.adapter, state_dict=state)
+        model = _merged(job, model.get_base_model())
+        state = model.state_dict()
+    _write(model, state, dtype, part)
+    tokenizer.save_pretrained(part)
+    check_saved(part, tokenizer, messages)
+    for path in part.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    part.rename(job.output)
+
+
+def _merged(job: TrainJob, trained: Any) -> PreTrainedModel:
+    """The base as it was before it was quantised or rounded, with the adapters added to its weights."""
+    from peft import PeftModel
+
+    base: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
+    base.resize_token_embeddings(trained.get_input_embeddings().num_embeddings)
+    base.generation_config = trained.generation_config
+    for name in ("eos_token_id", "pad_token_id"):
+        setattr(base.config.get_text_config(), name, getattr(trained.config.get_text_config(), name))
+    merged: Any = PeftModel.from_pretrained(base, job.adapter).merge_and_unload()
+    return merged
+
+
+def _write(
+    model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype, folder: Path
+) -> None:
+    converted: dict[int, torch.Tensor] = {}  # tied weights stay tied: one tensor, so they are saved once
+    weights = {
+        name: converted.setdefault(w.data_ptr(), w.to(dtype)) if w.is_floating_point() else w
+        for name, w in state.items()
+    }
+    model.save_pretrained(folder, state_dict=weights)
+    model.config.dtype = dtype  # save_pretrained() wrote that of the weights in memory
+    model.config.save_pretrained(folder)
