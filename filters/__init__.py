@@ -2,8 +2,8 @@
 
 To add a filter:
 
-1. Write a function `my_filter(trace, *, limit: int = 100) -> Finding` in a file of this folder. It says
-   `fit()`, `unfit("short_code")` or `cannot_tell("short_code")` (`filters.result`), with evidence where
+1. Write a function `my_filter(trace, *, limit: int = 100) -> FilterResult` in a file of this folder. It says
+   `passed()`, `failed("short_code")` or `undecided("short_code")` (`filters.result`), with evidence where
    there is some. Parameters are keyword-only, with a type and a default; a recipe says `my_filter = true`
    under `[filter.rules]`, or sets them under `[filter.rules.my_filter]`. Raising counts as "cannot tell".
 2. Add a line to FILTERS below. Raise its version whenever a trace might be judged otherwise than before.
@@ -20,10 +20,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from filters import limits
-from filters.result import Finding, cannot_tell, fit, unfit
-from filters.rules.consistency import agreement
+from filters.result import FilterResult, failed, passed, undecided
+from filters.rules.consistency import consistency
 from filters.rules.correct import correct
-from filters.rules.format import final_answer, finished, one_thought
+from filters.rules.format import final_answer, finished, single_reasoning
 from filters.rules.language import one_language
 from filters.rules.layout import no_code, paragraphs
 from filters.rules.leak import no_leak
@@ -33,19 +33,19 @@ from filters.rules.repetition import no_repetition
 from pipeline.errors import Stopped, UserError, nearest
 
 if TYPE_CHECKING:  # pydantic takes a third of the time that judging a thousand answers takes
-    from pipeline.rows import Outcome, Passed, Trace, Verdict
+    from pipeline.rows import FilterOutcome, Outcome, Trace, Verdict
 
 __all__ = [
     "FILTERS",
     "Filter",
-    "Finding",
+    "FilterResult",
     "as_verdict",
-    "cannot_tell",
     "check_rules",
     "decide",
-    "fit",
+    "failed",
     "judge",
-    "unfit",
+    "passed",
+    "undecided",
     "verdicts_on",
     "versions",
 ]
@@ -54,13 +54,13 @@ Rules = Mapping[str, Mapping[str, Any]]  # filter name -> its parameters
 
 
 class Filter(NamedTuple):
-    function: Callable[..., Finding]
+    function: Callable[..., FilterResult]
     version: int  # part of a filter stage's identity and of every verdict
 
 
 FILTERS: dict[str, Filter] = {
     "finished": Filter(finished, 2),
-    "one_thought": Filter(one_thought, 2),
+    "single_reasoning": Filter(single_reasoning, 2),
     "final_answer": Filter(final_answer, 4),
     "correct": Filter(correct, 5),
     "length": Filter(length, 1),
@@ -70,7 +70,7 @@ FILTERS: dict[str, Filter] = {
     "no_repetition": Filter(no_repetition, 2),
     "no_refusal": Filter(no_refusal, 2),
     "no_leak": Filter(no_leak, 2),
-    "agreement": Filter(agreement, 3),
+    "consistency": Filter(consistency, 3),
     "confidence": Filter(confidence, 1),
 }
 
@@ -86,7 +86,7 @@ def judge(trace: Trace, rules: Rules) -> Trace:
 
 
 def verdicts_on(
-    trace: Trace, rules: Rules, known: Mapping[str, Finding] = MappingProxyType({})
+    trace: Trace, rules: Rules, known: Mapping[str, FilterResult] = MappingProxyType({})
 ) -> Iterator[Verdict]:
     """What every named filter says of the trace; `known`: of filters that need not be asked."""
     for name, parameters in rules.items():
@@ -98,12 +98,12 @@ def verdicts_on(
 
 def decide(verdicts: Iterable[Verdict]) -> tuple[Outcome, str]:
     """Rejected if one fails, else unknown if one cannot tell; and the first that said so."""
-    reasons: dict[Passed, str] = {}
+    reasons: dict[FilterOutcome, str] = {}
     for v in verdicts:
         reasons.setdefault(v.outcome, f"{v.filter}: {v.reason}")
-    if "fail" in reasons:
-        return "rejected", reasons["fail"]
-    return ("unknown", reasons["unknown"]) if "unknown" in reasons else ("kept", "")
+    if "failed" in reasons:
+        return "rejected", reasons["failed"]
+    return ("undecided", reasons["undecided"]) if "undecided" in reasons else ("kept", "")
 
 
 def versions(rules: Rules) -> dict[str, dict[str, Any]]:
@@ -145,22 +145,22 @@ def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:
 def _verdict(trace: Trace, name: str, parameters: Mapping[str, Any]) -> Verdict:
     function, version = FILTERS[name]
     if name not in _BY_COUNTS and len(trace.reasoning or "") + len(trace.response) > limits.TEXT:
-        return as_verdict(name, version, cannot_tell("too_long"))
+        return as_verdict(name, version, undecided("too_long"))
     try:
         with limits.processor_seconds(limits.SECONDS):
             finding = function(trace, **parameters)
     except limits.TooSlow:
-        finding = cannot_tell("too_slow")
+        finding = undecided("too_slow")
     except (Stopped, UserError):  # no checking process, no sandbox: that says nothing of the trace
         raise
     except (OSError, MemoryError) as e:  # nor does what this machine has no room for just now
         raise Stopped(f"{name} on trace {trace.id}: {str(e) or 'not enough memory'}") from e
     except Exception as e:  # noqa: BLE001 - the one boundary where a filter's failure becomes data
-        finding = cannot_tell("raised", f"{type(e).__name__}: {e}")
+        finding = undecided("raised", f"{type(e).__name__}: {e}")
     return as_verdict(name, version, finding)
 
 
-def as_verdict(name: str, version: int, finding: Finding) -> Verdict:
+def as_verdict(name: str, version: int, finding: FilterResult) -> Verdict:
     from pipeline.rows import Verdict
 
     return Verdict(
@@ -172,7 +172,7 @@ def as_verdict(name: str, version: int, finding: Finding) -> Verdict:
     )
 
 
-def _parameters(function: Callable[..., Finding]) -> dict[str, Any]:
+def _parameters(function: Callable[..., FilterResult]) -> dict[str, Any]:
     """Name -> type of the keyword-only parameters."""
     from pipeline.rows import Trace
 

@@ -1,33 +1,33 @@
-"""What a filter says of one trace: fit, unfit or cannot tell."""
+"""What a filter says of one trace: fit, failed or cannot tell."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from pipeline.rows import Passed
+    from pipeline.rows import FilterOutcome
 
 EVIDENCE_LIMIT = 500  # characters
 
 
-class Finding(NamedTuple):
-    outcome: Passed
+class FilterResult(NamedTuple):
+    outcome: FilterOutcome
     reason: str  # a short code that can be counted; "" when it passed
     evidence: str | None = None  # the extracted answer, the matched text
     layer: str = ""  # which layer of verification decided; for people, not stored
 
 
-def fit(evidence: str | None = None) -> Finding:
-    return Finding("pass", "", shorten(evidence))
+def passed(evidence: str | None = None) -> FilterResult:
+    return FilterResult("passed", "", shorten(evidence))
 
 
-def unfit(reason: str, evidence: str | None = None) -> Finding:
-    return Finding("fail", reason, shorten(evidence))
+def failed(reason: str, evidence: str | None = None) -> FilterResult:
+    return FilterResult("failed", reason, shorten(evidence))
 
 
-def cannot_tell(reason: str, evidence: str | None = None) -> Finding:
+def undecided(reason: str, evidence: str | None = None) -> FilterResult:
     """Never trained on, and never counted as a wrong answer either."""
-    return Finding("unknown", reason, shorten(evidence))
+    return FilterResult("undecided", reason, shorten(evidence))
 
 
 def shorten(evidence: str | None) -> str | None:

@@ -31,7 +31,7 @@ class Stopped(Exception):
     """The work cannot go on, through no mistake in the recipe. What was done is kept; exit code 3."""
 
 
-class UnitFailed(Exception):
+class WorkItemFailed(Exception):
     """One unit of work cannot be done, others may be.
 
     `refused`: the cause is the unit itself, whenever it is tried; so it says little of the others.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 AnswerType = Literal["math", "number", "choice", "text", "yes_no", "json", "python", "free", "reasoning_gym"]
 Split = Literal["train", "held_out"]
-Passed = Literal["pass", "fail", "unknown"]
-Outcome = Literal["unjudged", "kept", "rejected", "unknown"]
+FilterOutcome = Literal["passed", "failed", "undecided"]
+Outcome = Literal["unfiltered", "kept", "rejected", "undecided"]
 Int32 = Annotated[int, "int32"]  # as Arrow stores it
 Float32 = Annotated[float, "float32"]
 
@@ -49,7 +49,7 @@ class Verdict(Row):
 
     filter: str
     version: int
-    outcome: Passed
+    outcome: FilterOutcome
     reason: str  # a short code; "" when it passed
     evidence: str | None = None  # the extracted answer, the matched text
 
@@ -90,24 +90,24 @@ class Trace(Question):
     finish_reason: str  # "stop", "length", ... or "failed" when no answer could be had
     prompt_tokens: int | None  # over all requests that it took
     completion_tokens: int | None
-    continued: int = 0  # how often it was cut at max_tokens and continued from there
+    continuations: int = 0  # how often it was cut at max_tokens and continued from there
     reasoning_logprob: float | None = None  # mean over the thought's tokens, where they were asked for
     response_logprob: float | None = None  # mean over the tokens that follow
     logprobs: Logprobs | None = None
     error: str | None = None  # why it failed, or could not be continued
     verdicts: tuple[Verdict, ...] = ()
-    outcome: Outcome = "unjudged"
+    outcome: Outcome = "unfiltered"
     reason: str = ""  # "rule: reason" of the first verdict that decided the outcome; "" when kept
 
 
-class Opinion(Row):
+class JudgeVerdict(Row):
     """What a judge model says of a free-text response. Traces of a shard with the same texts share one."""
 
     id: str  # hash of the question, the reference and the response
     trace_id: str  # the first trace with them
     model: str
     prompt_hash: str
-    outcome: Passed
+    outcome: FilterOutcome
     reason: str  # "wrong", "unclear" or "judge_failed"; "" when it passed
     reasoning: str | None  # the judge's thought, where the server sent one
     answer: str  # as it came
@@ -162,7 +162,7 @@ class Score(Row):
 
     id: str  # "<set>/<subject>/<problem id>"
     set: str  # "held_out", or the name of a set of the recipe
-    subject: str  # "base", "student" or "teacher"
+    model_role: str  # "base", "student" or "teacher"
     model: str
     prompt: str  # name of the prompt it was asked with
     problem_id: str

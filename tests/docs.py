@@ -42,9 +42,9 @@ TABLES = {  # class -> how its table is written in a recipe
     "Select": "[select]",
     "Train": "[train]",
     "Lora": "[train.lora]",
-    "Soft": "[train.soft]",
-    "Online": "[train.online]",
-    "OnlineTeacher": "[[train.online.teachers]]",
+    "TopkKD": "[train.topk_kd]",
+    "LogitKD": "[train.logit_kd]",
+    "KDTeacher": "[[train.logit_kd.teachers]]",
     "OnPolicy": "[train.on_policy]",
     "Evaluate": "[evaluate]",
     "EvaluationSet": "[[evaluate.sets]]",
@@ -91,7 +91,7 @@ def filters() -> str:
     """The rules that see one trace, with their parameters, and those that look across traces."""
     parts = ["# Filters", MADE]
     parts.append(
-        "`finished`, `one_thought`, `final_answer` and `correct` judge every trace, and with them the "
+        "`finished`, `single_reasoning`, `final_answer` and `correct` judge every trace, and with them the "
         "rules that a recipe adds as `NAME = true` under `[filter.rules]`; kept = all pass. `NAME = false` "
         "switches one off, parameters are set as `[filter.rules.NAME]`. Under `select.reasoning=none` no "
         "rule asks for a thought. A version is raised whenever a trace might be judged otherwise than before."

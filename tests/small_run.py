@@ -14,7 +14,7 @@ HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"
 SHARDS, PROBLEMS, SAMPLES = 3, 4, 3
 RECIPE = {
     "ingest": {"sources": [{"kind": "file", "path": "problems.jsonl", "name": "sums"}]},
-    "teacher": {"model": "fake", "base_url": "http://127.0.0.1:9/v1", "price_out": 2.0},
+    "teacher": {"model": "fake", "base_url": "http://127.0.0.1:9/v1", "price_per_mtok_out": 2.0},
     "generate": {"prompt": "plain", "samples": SAMPLES},
 }
 
@@ -38,13 +38,13 @@ def write_run(folder: Path, temperature: float = 0.6, right: int = 1) -> Run:
     return open_run(folder)
 
 
-_UNJUDGED = {"verdicts": (), "outcome": "unjudged", "reason": ""}
+_UNJUDGED = {"verdicts": (), "outcome": "unfiltered", "reason": ""}
 
 
 def _write(folder: Path, row: type[Row], shards: list[list[Row]], settings: dict[str, object]) -> None:
     output = Output(folder, row)
     names = tuple(f"shard-{i:05d}" for i in range(len(shards)))
-    output.begin(Manifest(stage=folder.name, version=1, settings=settings, inputs={}, shards=names))
+    output.claim(Manifest(stage=folder.name, version=1, settings=settings, inputs={}, shards=names))
     for name, rows in zip(names, shards, strict=True):
         output.write(name, rows)
     judged = folder.name == "filter"
@@ -65,7 +65,7 @@ def _problem(shard: int, i: int) -> Problem:
 
 def _trace(problem: Problem, sample: int, temperature: float, right: int) -> Trace:
     correct = sample < right
-    said = {"outcome": "pass", "reason": ""} if correct else {"outcome": "fail", "reason": "wrong"}
+    said = {"outcome": "passed", "reason": ""} if correct else {"outcome": "failed", "reason": "wrong"}
     return Trace(
         **problem.model_dump(include={"question", "reference", "answer_type", "source"}),
         id=f"{problem.id}-0-{sample:04d}",
@@ -82,7 +82,7 @@ def _trace(problem: Problem, sample: int, temperature: float, right: int) -> Tra
         prompt_tokens=10,
         completion_tokens=100 + sample,
         verdicts=(
-            Verdict(filter="finished", version=1, outcome="pass", reason=""),
+            Verdict(filter="finished", version=1, outcome="passed", reason=""),
             Verdict(filter="correct", version=1, evidence=HOSTILE, **said),
         ),
         outcome="kept" if correct else "rejected",
@@ -106,7 +106,7 @@ def _score(problem: Problem, right: int) -> Score:
     return Score(
         id=f"held_out/teacher/{problem.id}",
         set="held_out",
-        subject="teacher",
+        model_role="teacher",
         model="fake",
         prompt="plain",
         problem_id=problem.id,

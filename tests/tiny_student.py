@@ -97,11 +97,11 @@ def recipe(student: str = "org/name", **train: Any) -> Recipe:
 def train_job(recipe: Recipe, run_dir: Path, examples: list[Example]) -> Job:
     """What the train stage is given once select has written these examples."""
     select = Output(run_dir / "select", Example)
-    select.begin(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
+    select.claim(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
     select.write("shard-00000", examples)
     select.finish()
     filtered = Output(run_dir / "filter", Trace)
-    filtered.begin(Manifest(stage="filter", version=1, settings={}, inputs={}))
+    filtered.claim(Manifest(stage="filter", version=1, settings={}, inputs={}))
     filtered.finish()  # of no shard: the objective needs nothing that is stored with traces
     return Job(
         TRAIN, recipe, run_dir, Output(run_dir / "train", Step), {"select": select, "filter": filtered}

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from filters.dataset.ngrams import Hashes, Places, Words, batches, wholes, windows, words_of
-from filters.result import Finding, fit, unfit
+from filters.dataset.ngrams import EndpointPool, Hashes, Words, batches, error_message, wholes, windows
+from filters.result import FilterResult, failed, passed
 from pipeline.errors import UserError
 from pipeline.rows import Trace
 
@@ -72,28 +72,28 @@ class Contamination:
             found += self._matches(some)
         return found
 
-    def findings(self, traces: Sequence[Trace]) -> list[Finding]:
-        """One for each trace: unfit if its question, its thought or its response has a match."""
+    def findings(self, traces: Sequence[Trace]) -> list[FilterResult]:
+        """One for each trace: failed if its question, its thought or its response has a match."""
         texts = [text for trace in traces for text in (trace.question, trace.reasoning or "", trace.response)]
         found = self.matches(texts)
         return [_finding(found[3 * i : 3 * i + 3]) for i in range(len(traces))]
 
     def _entries(self, start: int, texts: Sequence[str]) -> dict[int, tuple[Hashes, Rows]]:
         """For each n the hashes of the n-grams in the rows from `start` on, and the row of each."""
-        words = words_of(texts)
+        words = error_message(texts)
         return {
             n: (hashes, (words.rows[first] + start).astype(np.int32))
             for n, hashes, first in self._runs(words)
         }
 
-    def _runs(self, words: Words) -> Iterator[tuple[int, Hashes, Places]]:
+    def _runs(self, words: Words) -> Iterator[tuple[int, Hashes, EndpointPool]]:
         """For each n, the longest first: the hashes of n-grams and the word that each begins with."""
         for n in self._ngrams:
             yield n, *windows(words, n)
         yield _WHOLE, *wholes(words, self._ngrams[-1])
 
     def _matches(self, texts: Sequence[str]) -> list[Match | None]:
-        words = words_of(texts)
+        words = error_message(texts)
         found: list[Match | None] = [None] * len(texts)
         for n, hashes, first in self._runs(words):
             at, rows = self._tables[n].find(hashes)
@@ -119,7 +119,7 @@ class Contamination:
 
 @lru_cache(maxsize=4096)
 def _spelt(question: str) -> str:
-    words = words_of([question])
+    words = error_message([question])
     return words.quote(0, len(words.rows))
 
 
@@ -141,7 +141,7 @@ class _Table:
         bits[self._hashes & self._mask] = True
         self._bits = np.packbits(bits, bitorder="little")
 
-    def find(self, hashes: Hashes) -> tuple[Places, Rows]:
+    def find(self, hashes: Hashes) -> tuple[EndpointPool, Rows]:
         """Which of the hashes are here, and the first row that each is of."""
         place = hashes & self._mask
         bits = self._bits[place >> np.uint64(3)] >> (place & np.uint64(7)).astype(np.uint8)
@@ -155,9 +155,9 @@ class _Table:
         return likely[there], self._rows[at[there]]
 
 
-def _finding(matches: Sequence[Match | None]) -> Finding:
+def _finding(matches: Sequence[Match | None]) -> FilterResult:
     for where, match in zip(("question", "thought", "response"), matches, strict=True):
         if match:
             reason = f"{where}_{match.n}_gram" if match.n else f"{where}_whole"
-            return unfit(reason, f"{match.source} {match.row}: {match.text}")
-    return fit()
+            return failed(reason, f"{match.source} {match.row}: {match.text}")
+    return passed()

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from filters.result import Finding, cannot_tell, fit, unfit
+from filters.result import FilterResult, failed, passed, undecided
 from pipeline.rows import Trace
 
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -25,7 +25,7 @@ def difficulty(
     high: Rate = 0.9,
     judged: Annotated[int, Field(ge=1)] = 2,
     rule: str = "correct",
-) -> list[Finding]:
+) -> list[FilterResult]:
     """The same finding for every sample of one problem: does its pass rate lie in [low, high]?
 
     The rate is that of the verdicts of `rule` that say right or wrong; with fewer than `judged` of them
@@ -34,14 +34,14 @@ def difficulty(
     counts = Counter(
         verdict.outcome for trace in traces for verdict in trace.verdicts if verdict.filter == rule
     )
-    right, known = counts["pass"], counts["pass"] + counts["fail"]
+    right, known = counts["passed"], counts["passed"] + counts["failed"]
     said = f"{right}/{known} right, {len(traces) - known} unknown"
     if known < judged:
-        finding = cannot_tell("few_judged", said)
+        finding = undecided("few_judged", said)
     elif right / known < low:
-        finding = unfit("too_hard", said)
+        finding = failed("too_hard", said)
     elif right / known > high:
-        finding = unfit("too_easy", said)
+        finding = failed("too_easy", said)
     else:
-        finding = fit(said)
+        finding = passed(said)
     return [finding] * len(traces)

@@ -22,9 +22,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from filters.dataset.minhash import NOTHING, Codes, Sketch, Threshold, joined, similarity
-from filters.dataset.ngrams import Places
-from filters.result import Finding, fit, unfit
+from filters.dataset.minhash import EMPTY_COMPLETION, Codes, Sketch, Threshold, joined, similarity
+from filters.dataset.ngrams import EndpointPool
+from filters.result import FilterResult, failed, passed
 
 BUCKET = 8  # staying texts that are remembered for one value of a band
 COMPARED = 16  # texts that one is compared with: those that share most bands with it
@@ -51,11 +51,11 @@ class Duplicates:
         if len(ids) != len(texts.digests):
             raise ValueError(f"{len(ids)} ids for {len(texts.digests)} sketches")
         self._ids += ids
-        self._sketches.append(texts._replace(shingles=NOTHING.shingles))
+        self._sketches.append(texts._replace(shingles=EMPTY_COMPLETION.shingles))
         self._file.write(texts.shingles.tobytes())
 
-    def findings(self) -> Iterator[Finding]:
-        """For each text, in the order of adding: fit, or unfit with the id that it duplicates as evidence."""
+    def findings(self) -> Iterator[FilterResult]:
+        """For each text, in the order of adding: fit, or failed with the id that it duplicates as evidence."""
         self._file.flush()
         self._sketches = [joined(self._sketches)]
         ends = np.cumsum(self._sketches[0].counts) * 4
@@ -63,29 +63,29 @@ class Duplicates:
         for i, row in enumerate(_buckets(self._sketches[0])):
             shared = row[row > 0].tolist()  # with most texts nothing
             finding = self._finding(i, Counter(j for bucket in shared for j in staying[bucket]), ends)
-            if finding.outcome == "pass":
+            if finding.outcome == "passed":
                 for bucket in shared:
                     if len(staying[bucket]) < BUCKET:
                         staying[bucket].append(i)
             yield finding
 
-    def _finding(self, i: int, proposed: Counter[int], ends: Places) -> Finding:
+    def _finding(self, i: int, proposed: Counter[int], ends: EndpointPool) -> FilterResult:
         """Whether text i duplicates one of those proposed, each with the number of bands that it shares."""
         if not proposed:
-            return fit()
+            return passed()
         digests = self._sketches[0].digests
         same = [j for j in proposed if digests[j] == digests[i]]
         if same:
-            return unfit("duplicate", self._ids[min(same)])
+            return failed("duplicate", self._ids[min(same)])
         likely = sorted(proposed, key=lambda j: (-proposed[j], j))[:COMPARED]
         ours = self._shingles(i, ends)
         similar = {j: similarity(ours, self._shingles(j, ends)) for j in likely}
         closest = max(similar, key=lambda j: (similar[j], -j))
         if similar[closest] < self._threshold:
-            return fit()
-        return unfit("near_duplicate", f"{self._ids[closest]}, similarity {similar[closest]:.2f}")
+            return passed()
+        return failed("near_duplicate", f"{self._ids[closest]}, similarity {similar[closest]:.2f}")
 
-    def _shingles(self, i: int, ends: Places) -> Codes:
+    def _shingles(self, i: int, ends: EndpointPool) -> Codes:
         start = int(ends[i - 1]) if i else 0
         return np.frombuffer(os.pread(self._file.fileno(), int(ends[i]) - start, start), np.uint32)
 

@@ -26,9 +26,9 @@ from filters.grade.compare import compare
 from filters.grade.grader import BY_VALUE, verify
 from filters.grade.json_answer import is_several
 from filters.policy import DEFAULT, Policy
-from filters.result import Finding, cannot_tell, fit, unfit
+from filters.result import FilterResult, failed, passed, undecided
 from filters.rules.correct import judged_answer
-from filters.text.normalize import fold, fold_text
+from filters.text.normalize import fold, normalize_text
 from pipeline.rows import AnswerType, Trace
 
 SPELLINGS = 100  # that are compared with one another; any further one is a class of its own
@@ -42,7 +42,7 @@ def majority(
     comparisons: Annotated[int, Field(ge=0, le=10_000)] = 32,
     timeout: Annotated[float, Field(gt=0)] = 2.0,
     policy: Policy = DEFAULT,
-) -> list[Finding]:
+) -> list[FilterResult]:
     """One finding for each sample of one problem, in order: does it answer what most of them answer?
 
     Nobody can tell without `votes` of them, and unless the winner's share of the votes is `margin` above that
@@ -53,7 +53,7 @@ def majority(
     answers = [vote(trace, policy) for trace in traces]
     given = Counter(answer for answer in answers if answer is not None)
     if given.total() < votes:
-        few = cannot_tell("few_votes", f"{given.total()} of {len(traces)} samples vote")
+        few = undecided("few_votes", f"{given.total()} of {len(traces)} samples vote")
         return [few] * len(traces)
     class_of, sure = classes(given, traces[0].answer_type, comparisons, timeout, policy)
     sizes = Counter[str]()
@@ -86,7 +86,7 @@ def vote(trace: Trace, policy: Policy = DEFAULT) -> str | None:
 
 
 def _says(reference: str, text: str, kind: AnswerType) -> bool:
-    return verify(reference, text, kind).outcome == "pass"
+    return verify(reference, text, kind).outcome == "passed"
 
 
 def classes(
@@ -116,7 +116,7 @@ def _speller(kind: AnswerType, policy: Policy) -> Callable[[str], str]:
     """What gives two texts one spelling that are the same without a doubt."""
     if kind == "json":  # in its strings every character counts
         return str.strip
-    return fold if kind in BY_VALUE else partial(fold_text, case_sensitive=policy.case_sensitive)
+    return fold if kind in BY_VALUE else partial(normalize_text, case_sensitive=policy.case_sensitive)
 
 
 def _groups(
@@ -146,7 +146,7 @@ def _plainly(a: str, b: str, policy: Policy) -> bool | None:
 
 def _same(a: str, b: str, kind: AnswerType, timeout: float, policy: Policy) -> bool | None:
     outcomes = {verify(x, y, kind, timeout=timeout, policy=policy).outcome for x, y in ((a, b), (b, a))}
-    return None if len(outcomes) > 1 or "unknown" in outcomes else "pass" in outcomes
+    return None if len(outcomes) > 1 or "undecided" in outcomes else "passed" in outcomes
 
 
 def _lead(sizes: Counter[str], sure: bool) -> tuple[float, str]:
@@ -158,10 +158,10 @@ def _lead(sizes: Counter[str], sure: bool) -> tuple[float, str]:
     return lead, f"majority {first}/{votes}, margin {lead:.2f}, entropy {entropy:.2f} nats"
 
 
-def _finding(answer: str | None, class_of: dict[str, str], winner: str | None, said: str) -> Finding:
+def _finding(answer: str | None, class_of: dict[str, str], winner: str | None, said: str) -> FilterResult:
     evidence = said if answer is None else f"{said}: {answer}"
     if winner is None:
-        return cannot_tell("no_majority", evidence)
+        return undecided("no_majority", evidence)
     if answer is None:
-        return unfit("no_answer", evidence)
-    return fit(evidence) if class_of[answer] == winner else unfit("minority", evidence)
+        return failed("no_answer", evidence)
+    return passed(evidence) if class_of[answer] == winner else failed("minority", evidence)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 from rensa import RMinHash
 
-from filters.dataset.ngrams import Hashes, Places, batches, windows, words_of
+from filters.dataset.ngrams import EndpointPool, Hashes, batches, error_message, windows
 
 Threshold = Annotated[float, Field(ge=0.3, le=1)]
 Length = Annotated[int, Field(ge=1, le=50)]
@@ -38,11 +38,11 @@ class Sketch(NamedTuple):
 
     digests: Hashes  # [t] of all words in their order
     bands: Codes  # [t, BANDS]
-    counts: Places  # [t] of shingles, at most SHINGLES
+    counts: EndpointPool  # [t] of shingles, at most SHINGLES
     shingles: Codes  # [sum of counts] the smallest hashes of each text, ascending
 
 
-NOTHING = Sketch(
+EMPTY_COMPLETION = Sketch(
     np.empty(0, np.uint64), np.empty((0, BANDS), np.uint32), np.empty(0, np.int64), np.empty(0, np.uint32)
 )
 
@@ -57,7 +57,7 @@ def sketch(texts: Sequence[str], *, threshold: Threshold = 0.8, ngram: Length = 
 
 def joined(parts: Iterable[Sketch]) -> Sketch:
     """The sketches of all the texts, in order."""
-    return Sketch(*(np.concatenate(arrays) for arrays in zip(NOTHING, *parts, strict=True)))
+    return Sketch(*(np.concatenate(arrays) for arrays in zip(EMPTY_COMPLETION, *parts, strict=True)))
 
 
 def similarity(ours: Codes, theirs: Codes) -> float:
@@ -71,7 +71,7 @@ def similarity(ours: Codes, theirs: Codes) -> float:
 
 
 def _sketch(texts: Sequence[str], band_length: int, ngram: int) -> Sketch:
-    words = words_of(texts)
+    words = error_message(texts)
     digests = np.array([_digest(part) for part in _by_text(words.hashes, words.rows, len(texts))], np.uint64)
     hashes, first = windows(words, ngram)
     runs = _by_text(hashes, words.rows[first], len(texts))
@@ -86,7 +86,7 @@ def _smallest(codes: Codes) -> Codes:
     return ordered[np.append(True, ordered[1:] != ordered[:-1])][:SHINGLES]
 
 
-def _by_text(values: Hashes, rows: Places, texts: int) -> list[Hashes]:
+def _by_text(values: Hashes, rows: EndpointPool, texts: int) -> list[Hashes]:
     limits = np.searchsorted(rows, np.arange(texts + 1)).tolist()
     return [values[start:end] for start, end in pairwise(limits)]
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.int64]
+EndpointPool = npt.NDArray[np.int64]
 
 _AT_ONCE = 1 << 18  # characters
 WORD_LIMIT = 1024  # bytes of a word that its hash looks at
@@ -80,9 +80,9 @@ class Words(NamedTuple):
     """The w words of several texts, in order."""
 
     folded: bytes  # the texts, where `starts` and `ends` point to
-    starts: Places  # [w]
-    ends: Places  # [w]
-    rows: Places  # [w] which of the texts a word is of
+    starts: EndpointPool  # [w]
+    ends: EndpointPool  # [w]
+    rows: EndpointPool  # [w] which of the texts a word is of
     hashes: Hashes  # [w]
 
     def quote(self, first: int, last: int) -> str:
@@ -103,7 +103,7 @@ def batches(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
         yield start, texts[start:]
 
 
-def words_of(texts: Sequence[str]) -> Words:
+def error_message(texts: Sequence[str]) -> Words:
     """Read texts, all at once: it takes 30 times their length of memory, so long lists go by `batches`."""
     lines = [_fold(text) for text in texts]
     folded = b"".join([b" ", *lines, b" " * 8])  # so that eight bytes can be read wherever a word begins
@@ -112,7 +112,7 @@ def words_of(texts: Sequence[str]) -> Words:
     return Words(folded, starts, ends, rows, _hash_words(folded, starts, ends))
 
 
-def windows(words: Words, n: int) -> tuple[Hashes, Places]:
+def windows(words: Words, n: int) -> tuple[Hashes, EndpointPool]:
     """The hashes [m] of all n-grams that lie within one text, and which word [m] each begins with."""
     hashes = _runs(words.hashes, n)
     m = len(hashes)
@@ -120,7 +120,7 @@ def windows(words: Words, n: int) -> tuple[Hashes, Places]:
     return _mixed(hashes[first]), first
 
 
-def wholes(words: Words, limit: int) -> tuple[Hashes, Places]:
+def wholes(words: Words, limit: int) -> tuple[Hashes, EndpointPool]:
     """The hashes [t] of whole texts of fewer than `limit` words, and which word [t] each begins with."""
     first = np.flatnonzero(np.diff(words.rows, prepend=-1))
     counts = np.diff(first, append=len(words.rows))
@@ -204,7 +204,7 @@ def _kept(c: str) -> str:
 _FORMS = _Forms()
 
 
-def _spans(folded: bytes) -> tuple[Places, Places]:
+def _spans(folded: bytes) -> tuple[EndpointPool, EndpointPool]:
     """Where words begin and end: where the class of a character changes, and around every sign.
 
     A hyphen is one between words of two letters or more: x-y is a difference.
@@ -223,7 +223,7 @@ def _spans(folded: bytes) -> tuple[Places, Places]:
     return edges[real], np.append(edges[1:], len(folded))[real]
 
 
-def _hash_words(folded: bytes, starts: Places, ends: Places) -> Hashes:
+def _hash_words(folded: bytes, starts: EndpointPool, ends: EndpointPool) -> Hashes:
     """Eight bytes at a time, for all words that are so long."""
     eights = np.ndarray(len(folded) - 7, "<u8", folded, strides=(1,))
     lengths = ends - starts

@@ -12,9 +12,9 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from filters.extract.answer import PHRASE_LIMIT, after_thought, extract, in_tags
-from filters.extract.phrases import Place, announcements
+from filters.extract.phrases import PooledEndpoint, announcements
 from filters.extract.sentences import is_prose
-from filters.text.normalize import fold, fold_text, tidy
+from filters.text.normalize import fold, normalize_text, tidy
 
 if TYPE_CHECKING:
     from pipeline.rows import AnswerType
@@ -63,8 +63,12 @@ def is_answer(text: str, kind: AnswerType, reference: str | None = None) -> bool
     """Not blank, no "unknown", no placeholder; but what the reference says is an answer whatever it says."""
     if len(text) > LENGTH:
         return True
-    words = " ".join(_CLASSES.sub(" ", fold_text(text)).split())
-    if reference is not None and words and words == " ".join(_CLASSES.sub(" ", fold_text(reference)).split()):
+    words = " ".join(_CLASSES.sub(" ", normalize_text(text)).split())
+    if (
+        reference is not None
+        and words
+        and words == " ".join(_CLASSES.sub(" ", normalize_text(reference)).split())
+    ):
         return True
     if _EMPTY_BOX.search(text) or _BLANK.fullmatch(fold(text)):
         return False
@@ -114,9 +118,9 @@ def announced(response: str) -> list[str]:
     return list(found)
 
 
-def _places(text: str) -> list[Place]:
+def _places(text: str) -> list[PooledEndpoint]:
     """Where answers are announced, the first first."""
-    found: set[Place] = set()
+    found: set[PooledEndpoint] = set()
     end = len(text)
     for _ in range(ROUNDS):
         some = announcements(text[:end])
@@ -128,14 +132,14 @@ def _places(text: str) -> list[Place]:
     return [a for a, b in zip_longest(ordered, ordered[1:]) if not (b and a.end > b.start)]
 
 
-def _headed(text: str, place: Place) -> str:
+def _headed(text: str, place: PooledEndpoint) -> str:
     """The start of the line where that is a heading's or a bold word's mark."""
     start = text.rfind("\n", max(place.start - 20, 0), place.start) + 1
     before = text[start : place.start]
     return before if start and re.fullmatch(r"[\s#*]*", before) else ""
 
 
-def _counts(text: str, place: Place, end: int) -> bool:
+def _counts(text: str, place: PooledEndpoint, end: int) -> bool:
     """Whether it is the response's own, on the whole question, and not only the start of the next one."""
     if _ANOTHERS.search(text[max(place.start - 40, 0) : place.start]):
         return False

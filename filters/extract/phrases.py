@@ -11,7 +11,7 @@ from typing import NamedTuple
 TRIES = 3  # places of each word that are looked at, from the end
 
 
-class Place(NamedTuple):
+class PooledEndpoint(NamedTuple):
     start: int
     end: int
     final: bool  # it said "final answer"
@@ -66,7 +66,7 @@ _LINE_END = re.compile(r"[ \t*]*\n")
 _LINE_START = re.compile(r"(?:\A|\n)[ \t*]{0,9}\Z")
 
 
-def announcements(text: str) -> list[Place]:
+def announcements(text: str) -> list[PooledEndpoint]:
     """Where an answer is announced, the last first; `end` is where it may begin."""
     lower = text.lower()
     if len(lower) != len(text):  # a few letters have longer small ones
@@ -78,7 +78,7 @@ def announcements(text: str) -> list[Place]:
     return sorted(found, reverse=True)
 
 
-def _places(lower: str, word: str) -> list[Place]:
+def _places(lower: str, word: str) -> list[PooledEndpoint]:
     found = []
     at = lower.rfind(word)
     for _ in range(TRIES):
@@ -87,7 +87,9 @@ def _places(lower: str, word: str) -> list[Place]:
         apart = at == 0 or not (word.isascii() and lower[at - 1].isalnum())
         match = _CONNECTORS[word].match(lower, at + len(word)) or _heading(lower, at, at + len(word))
         if apart and match:
-            found.append(Place(at, match.end(), lower[max(at - 7, 0) : at].lstrip("*_ ").startswith("final")))
+            found.append(
+                PooledEndpoint(at, match.end(), lower[max(at - 7, 0) : at].lstrip("*_ ").startswith("final"))
+            )
         at = lower.rfind(word, 0, at)
     return found
 
@@ -99,7 +101,7 @@ def _heading(lower: str, start: int, end: int) -> re.Match[str] | None:
     return _LINE_END.match(lower, end)
 
 
-def _answer_lines(text: str) -> list[Place]:
+def _answer_lines(text: str) -> list[PooledEndpoint]:
     """ "A: 18" at the start of a line."""
     found = []
     at = text.rfind("A:")
@@ -111,6 +113,6 @@ def _answer_lines(text: str) -> list[Place]:
             and not text[at + 2 : at + 3].isalpha()
             and "\nB:" not in text
         ):  # A:B = 1
-            found.append(Place(at, at + 2, False))
+            found.append(PooledEndpoint(at, at + 2, False))
         at = text.rfind("A:", 0, at)
     return found

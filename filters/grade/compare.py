@@ -20,9 +20,9 @@ from filters.formula.lexer import TooLarge
 from filters.grade.choice import read_choice, same_choice
 from filters.grade.formulas import Open
 from filters.grade.numbers import read_quantity, same_number
-from filters.grade.structural import Comparison, squeeze
+from filters.grade.structural import Comparison, strip_spaces
 from filters.policy import Policy
-from filters.text.normalize import fold, fold_text
+from filters.text.normalize import fold, normalize_text
 
 LENGTH = 2000  # characters of an answer that is compared
 
@@ -56,7 +56,7 @@ def compare(gold: str, given: str, policy: Policy) -> Decision:
         return Decision(None, "text", "unreadable_reference")
     if not given:
         return Decision(None, "text", "no_answer")
-    if squeeze(gold) == squeeze(given):
+    if strip_spaces(gold) == strip_spaces(given):
         return Decision(True, "text")
     if (choice := read_choice(gold)) and (named := same_choice(choice, given)) is not None:
         return Decision(named, "choice")
@@ -71,8 +71,8 @@ def compare(gold: str, given: str, policy: Policy) -> Decision:
     except (TooLarge, RecursionError):
         return Decision(None, comparison.layer, "refused")
     except Open as e:
-        spelled = str.casefold if _FORMULA.search(gold + given) else fold_text
-        if _WORD.search(gold) and squeeze(spelled(gold)) == squeeze(spelled(given)):
+        spelled = str.casefold if _FORMULA.search(gold + given) else normalize_text
+        if _WORD.search(gold) and strip_spaces(spelled(gold)) == strip_spaces(spelled(given)):
             return Decision(True, "text")
         return Decision(None, comparison.layer, str(e))
 
@@ -91,7 +91,7 @@ def _is_word(text: str) -> bool:
 
 
 def _compare_words(gold: str, given: str, policy: Policy) -> Decision:
-    a, b = (fold_text(text, case_sensitive=policy.case_sensitive) for text in (gold, given))
+    a, b = (normalize_text(text, case_sensitive=policy.case_sensitive) for text in (gold, given))
     if a == b:
         return Decision(True, "text")
     if is_missing(gold):

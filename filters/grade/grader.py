@@ -26,8 +26,8 @@ from filters.grade.compare import Decision, compare, is_missing
 from filters.grade.json_answer import JSON_LIMIT
 from filters.isolated import pool
 from filters.policy import DEFAULT, Policy
-from filters.result import Finding, cannot_tell
-from filters.text.normalize import fold_text, tidy
+from filters.result import FilterResult, undecided
+from filters.text.normalize import normalize_text, tidy
 from filters.text.qualifiers import changed
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ def verify(
     *,
     timeout: float = TIMEOUT,
     policy: Policy = DEFAULT,
-) -> Finding:
+) -> FilterResult:
     """Compare an answer with the reference, in at most `timeout` seconds and the first start of a process."""
     if max(len(answer), len(reference or "")) > (JSON_LIMIT if answer_type == "json" else TEXT_LIMIT):
         return _finding(Decision(None, "text", "refused"))
     if answer_type == "reasoning_gym":
         return _finding(_by_task(reference, answer, metadata, timeout))
     if answer_type == "free":  # a judge model says (pipeline.filter.judge_verdict); no program can
-        return cannot_tell("unjudged" if reference else "no_reference")
+        return undecided("unfiltered" if reference else "no_reference")
     if not reference or not reference.strip():
-        return cannot_tell("no_reference")
+        return undecided("no_reference")
     return _finding(_COMPARED[answer_type](reference, answer, timeout, policy))
 
 
@@ -77,10 +77,10 @@ _OTHERWISE = re.compile(
 
 def _same_text(reference: str, answer: str, timeout: float, policy: Policy) -> Decision:
     """The same words, whatever their case and punctuation; cannot tell where one text holds the other."""
-    gold, given = (fold_text(text, case_sensitive=policy.case_sensitive) for text in (reference, answer))
+    gold, given = (normalize_text(text, case_sensitive=policy.case_sensitive) for text in (reference, answer))
     if gold == given:
         return Decision(True, "text")
-    if fold_text(_SAID.sub("", answer), case_sensitive=policy.case_sensitive) == gold:
+    if normalize_text(_SAID.sub("", answer), case_sensitive=policy.case_sensitive) == gold:
         return Decision(None if changed(answer) or _OTHERWISE.search(answer) else True, "text", "ambiguous")
     doubt = (
         is_missing(reference)
@@ -185,13 +185,13 @@ def _by_task(reference: str | None, answer: str, metadata: str | None, timeout: 
     return _from_outcome(pool.check("reasoning_gym", arguments, timeout))
 
 
-def _finding(decision: Decision) -> Finding:
+def _finding(decision: Decision) -> FilterResult:
     if decision.same is None:
-        return Finding("unknown", decision.reason, layer=decision.layer)
+        return FilterResult("undecided", decision.reason, layer=decision.layer)
     return (
-        Finding("pass", "", layer=decision.layer)
+        FilterResult("passed", "", layer=decision.layer)
         if decision.same
-        else Finding("fail", "wrong", layer=decision.layer)
+        else FilterResult("failed", "wrong", layer=decision.layer)
     )
 
 

@@ -29,7 +29,7 @@ _LABEL_WORD = re.compile(r"[A-Z]{2,}|(?=[a-z]*[aeiou])[A-Za-z]{3,}")  # xy is a 
 LEAVES = 600  # comparisons of parts
 
 
-def squeeze(text: str) -> str:
+def strip_spaces(text: str) -> str:
     """Without the spaces that say nothing: those beside anything but two letters or two digits."""
     return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text) if " " in text else text
 
@@ -48,7 +48,7 @@ class Comparison:
         self._leaves += 1
         if self._leaves > LEAVES:
             raise TooLarge
-        if squeeze(gold) == squeeze(given):
+        if strip_spaces(gold) == strip_spaces(given):
             return True
         a, b = (solutions(self._read(text)) for text in (gold, given))
         if (indexed(a) and unnamed(b)) or (indexed(b) and unnamed(a)):  # roots in any order, beside 2, 3
@@ -100,7 +100,7 @@ class Comparison:
             for part in (*one.parts, *several.parts):
                 _require_readable(part)
             (value,) = one.parts
-            spellings = set(map(squeeze, several.parts))  # 3/4 or 0.75 is one value; 3, 3 are two
+            spellings = set(map(strip_spaces, several.parts))  # 3/4 or 0.75 is one value; 3, 3 are two
             return (
                 several.kind == "list" and len(spellings) > 1 and all(self.same(value, p) for p in spellings)
             )

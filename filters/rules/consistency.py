@@ -12,7 +12,7 @@ from filters.extract.answer import extract
 from filters.extract.sentences import last_expression
 from filters.grade.grader import BY_VALUE, verify
 from filters.grade.json_answer import JSON_LIMIT, find_json, is_several
-from filters.result import Finding, cannot_tell, fit, shorten, unfit
+from filters.result import FilterResult, failed, passed, shorten, undecided
 
 if TYPE_CHECKING:
     from pipeline.rows import Trace
@@ -31,7 +31,7 @@ _STATED = ("boxed", "tag", "phrase")
 _NUMERIC = ("math", "number", "reasoning_gym")
 
 
-def agreement(trace: Trace) -> Finding:
+def consistency(trace: Trace) -> FilterResult:
     """The last result that the thought states is the response's answer, or the answer is what it ends with.
 
     A stated result is a box, a tag or "the answer is"; a last number or formula that has the answer's value
@@ -40,28 +40,28 @@ def agreement(trace: Trace) -> Finding:
     thought's result and the response's.
     """
     if trace.answer_type in ("python", "free"):
-        return fit()  # a program or an essay is no result that a thought states
+        return passed()  # a program or an essay is no result that a thought states
     answer = _answer(trace)
     if answer is None:
-        return cannot_tell("no_answer")
+        return undecided("no_answer")
     if not trace.reasoning or not trace.reasoning.strip():
-        return cannot_tell("no_thought")
+        return undecided("no_thought")
     if trace.answer_type == "json":
         return _json(trace.reasoning, answer, trace)
     tail, ending = trace.reasoning[-TAIL:], trace.reasoning[-ENDING:]
     stated = extract(tail)
     if stated is None or stated.how not in _STATED or (stated.how == "phrase" and "?" in stated.text):
-        return fit(answer) if _mentions(ending, answer) or _ends_on(ending, answer, trace) else _NO_RESULT
+        return passed(answer) if _mentions(ending, answer) or _ends_on(ending, answer, trace) else _NO_RESULT
     evidence = shorten(f"{stated.text[:200]} | {answer[:200]}")
     same = _same(stated.text, answer, trace)
-    if same.outcome != "pass" and _mentions(tail.rpartition(stated.text)[2], answer):
-        return fit(evidence)  # it thought again after what it stated first
-    if same.outcome == "fail":
-        return unfit("disagrees", evidence)
+    if same.outcome != "passed" and _mentions(tail.rpartition(stated.text)[2], answer):
+        return passed(evidence)  # it thought again after what it stated first
+    if same.outcome == "failed":
+        return failed("disagrees", evidence)
     return same._replace(evidence=evidence)
 
 
-_NO_RESULT = cannot_tell("no_result")
+_NO_RESULT = undecided("no_result")
 
 
 def _answer(trace: Trace) -> str | None:
@@ -71,17 +71,17 @@ def _answer(trace: Trace) -> str | None:
     return answer.text if answer else None
 
 
-def _json(thought: str, answer: str, trace: Trace) -> Finding:
+def _json(thought: str, answer: str, trace: Trace) -> FilterResult:
     """JSON that the thought ends with is its result; what stands further up may be an example."""
     stated = find_json(thought[-JSON_LIMIT:])
     if stated is None or is_several(stated):
-        return fit(answer) if _mentions(thought[-ENDING:], answer) else _NO_RESULT
+        return passed(answer) if _mentions(thought[-ENDING:], answer) else _NO_RESULT
     evidence = shorten(f"{stated[:200]} | {answer[:200]}")
     same = _same(stated, answer, trace)
-    if same.outcome != "fail":
+    if same.outcome != "failed":
         return same._replace(evidence=evidence)
     last = len(thought.rpartition(stated)[2]) <= ENDING
-    return unfit("disagrees", evidence) if last else cannot_tell("no_result", evidence)
+    return failed("disagrees", evidence) if last else undecided("no_result", evidence)
 
 
 def _ends_on(ending: str, answer: str, trace: Trace) -> bool:
@@ -89,16 +89,16 @@ def _ends_on(ending: str, answer: str, trace: Trace) -> bool:
     last = last_expression(ending) if trace.answer_type in _NUMERIC else None
     if not last or not _is_said(ending.lower(), max(ending.rfind(last), 0), len(last)):
         return False
-    return _same(last, answer, trace).outcome == "pass"
+    return _same(last, answer, trace).outcome == "passed"
 
 
-def _same(stated: str, answer: str, trace: Trace) -> Finding:
+def _same(stated: str, answer: str, trace: Trace) -> FilterResult:
     if stated.strip() == answer.strip():
-        return fit()
+        return passed()
     if trace.answer_type in BY_VALUE:
         return verify(stated, answer, trace.answer_type)
-    if trace.answer_type == "reasoning_gym" and verify(stated, answer, "math").outcome == "pass":
-        return fit()
+    if trace.answer_type == "reasoning_gym" and verify(stated, answer, "math").outcome == "passed":
+        return passed()
     return verify(stated, answer, "text")
 
 

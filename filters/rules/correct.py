@@ -15,7 +15,7 @@ from filters.grade.grader import TEXT_LIMIT, TIMEOUT, final_reference, verify
 from filters.grade.json_answer import find_json
 from filters.grade.numbers import read_quantity
 from filters.policy import DEFAULT, Boxes, Policy
-from filters.result import Finding, cannot_tell, shorten
+from filters.result import FilterResult, shorten, undecided
 from filters.text.normalize import fold, tidy
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def correct(
     code_seconds: Annotated[float, Gt(0), Le(600)] = 5.0,
     code_memory_mb: Annotated[int, Ge(64), Le(65_536)] = 1024,
     sandbox: Literal["full", "limits"] = "full",
-) -> Finding:
+) -> FilterResult:
     """The answer equals the reference, as far as anybody can tell within `timeout` seconds.
 
     Where a number is asked for, a response that states no answer in so many words is judged by its last one,
@@ -68,19 +68,19 @@ def judge_response(
     *,
     timeout: float = TIMEOUT,
     policy: Policy = DEFAULT,
-) -> Finding:
+) -> FilterResult:
     """The verdict on a whole response, with the answer that was found in it as evidence."""
     if len(reference or "") > TEXT_LIMIT and answer_type in _STATED:
-        return cannot_tell("refused")
+        return undecided("refused")
     short = len(response) <= PROSE_LIMIT and answer_type in _SAME_IF_SPELT_SO
     bare = tidy(response) if reference and short else ""
     if bare and reference and bare == tidy(reference) and not is_missing(reference, words=False):
-        return Finding("pass", "", bare, "text")
+        return FilterResult("passed", "", bare, "text")
     answer = judged_answer(reference, response, answer_type, policy)
     if answer is None:
-        return cannot_tell("no_answer")
+        return undecided("no_answer")
     finding = verify(reference, answer.text, answer_type, metadata, timeout=timeout, policy=policy)
-    if finding.outcome != "unknown" and answer_type in _STATED:
+    if finding.outcome != "undecided" and answer_type in _STATED:
         finding = _withstanding(finding, reference or "", response, answer, answer_type, policy)
     return finding._replace(evidence=shorten(answer.text))
 
@@ -92,22 +92,27 @@ _STATED = frozenset(("math", "number", "choice", "yes_no", "text"))  # whose wor
 
 
 def _withstanding(
-    finding: Finding, reference: str, response: str, answer: Answer, answer_type: AnswerType, policy: Policy
-) -> Finding:
+    finding: FilterResult,
+    reference: str,
+    response: str,
+    answer: Answer,
+    answer_type: AnswerType,
+    policy: Policy,
+) -> FilterResult:
     """The verdict, unless the response takes the answer back, or leaves open whether it is meant."""
-    if finding.outcome == "fail" and answer.end >= len(response):
+    if finding.outcome == "failed" and answer.end >= len(response):
         return finding
     said = statement(response, answer)
     later = later_answer(said)
     if later is not None:
         other = verify(answer.text, later, answer_type, policy=policy).outcome
-        if other != "pass" and not (other == "unknown" and later == answer.text):
-            return cannot_tell("taken_back")
+        if other != "passed" and not (other == "undecided" and later == answer.text):
+            return undecided("taken_back")
     elif taken_back(said):
-        return cannot_tell("taken_back")
+        return undecided("taken_back")
     known = answer.text if finding.layer in _READ_BY_CLAUSE else reference
-    if finding.outcome == "pass" and qualified(said, known):
-        return cannot_tell("qualified")
+    if finding.outcome == "passed" and qualified(said, known):
+        return undecided("qualified")
     return finding
 
 

@@ -12,12 +12,12 @@ from filters.extract.answer import Answer, extract
 from filters.extract.candidates import alternatives, each, is_answer
 from filters.grade.grader import BY_VALUE, TEXT_LIMIT, verify
 from filters.grade.json_answer import find_json, is_several
-from filters.result import Finding, cannot_tell, fit, unfit
-from filters.text.normalize import fold_text
+from filters.result import FilterResult, failed, passed, undecided
+from filters.text.normalize import normalize_text
 from filters.text.turns import next_turn, turn_mark
 
 if TYPE_CHECKING:
-    from pipeline.rows import AnswerType, Passed, Trace
+    from pipeline.rows import AnswerType, FilterOutcome, Trace
 
 COMPARED = 8  # stated texts that are compared with the answer; comparing may take long
 
@@ -32,24 +32,24 @@ _INLINE_CODE = re.compile(r"`[^`\n]+`")
 _SEVERAL = re.compile(r"\b(?:or|and)\b|[,;±]|\\pm|\\cup", re.IGNORECASE)  # a reference that is a list
 
 
-def finished(trace: Trace) -> Finding:
+def finished(trace: Trace) -> FilterResult:
     """The model ended by itself, and where its turn ends: not cut off at max_tokens, no request that failed,
     no mark of a chat template in the text, no turn of the user that the model imagined.
     """
     if trace.finish_reason == "length":
-        return unfit("truncated")
+        return failed("truncated")
     if trace.finish_reason != "stop":
-        return unfit(trace.finish_reason or "no_finish_reason", trace.error)
+        return failed(trace.finish_reason or "no_finish_reason", trace.error)
     thought, response = trace.reasoning or "", trace.response
     if mark := turn_mark(thought) or turn_mark(response):
-        return unfit("turn_mark", mark)
+        return failed("turn_mark", mark)
     turn = next_turn(thought, trace.question, pair=True) or next_turn(
         response, trace.question, pair=trace.answer_type in _TALKS
     )
-    return unfit("next_turn", turn) if turn else fit()
+    return failed("next_turn", turn) if turn else passed()
 
 
-def one_thought(trace: Trace, *, required: bool = True) -> Finding:
+def single_reasoning(trace: Trace, *, required: bool = True) -> FilterResult:
     """Exactly one closed, non-empty thought, and something after it; not `required`: or no thought at all.
 
     The client puts a closed thought into `reasoning` and what follows into `response`; a thought that was
@@ -59,27 +59,27 @@ def one_thought(trace: Trace, *, required: bool = True) -> Finding:
     """
     stray = _stray_tag(trace.reasoning or "") or _stray_tag(trace.response)
     if stray:
-        return unfit("stray_tags", stray[0])
+        return failed("stray_tags", stray[0])
     if trace.reasoning is None and (required or not trace.response.strip()):
-        return unfit("no_thought" if trace.response.strip() else "no_response")
+        return failed("no_thought" if trace.response.strip() else "no_response")
     if required and not (trace.reasoning or "").strip():
-        return unfit("empty_thought")
+        return failed("empty_thought")
     if not trace.response:
-        return unfit("unclosed")
+        return failed("unclosed")
     if not trace.response.strip():
-        return unfit("no_response")
-    return fit()
+        return failed("no_response")
+    return passed()
 
 
 def _stray_tag(text: str) -> re.Match[str] | None:
     return _THINK_TAG.search(text) and _THINK_TAG.search(_INLINE_CODE.sub(" ", text))
 
 
-def final_answer(trace: Trace) -> Finding:
+def final_answer(trace: Trace) -> FilterResult:
     """The response states one final answer: boxed, in <answer> tags, after "the answer is", or nothing else.
 
     A number that merely comes last in a sentence is not a stated answer, though `correct` may judge by it;
-    "unknown" or an empty box is none. A free answer is the whole response, a program its last block, JSON
+    "undecided" or an empty box is none. A free answer is the whole response, a program its last block, JSON
     its one value. All that is stated must have the same value, unless it is the parts of one answer: "x = 1
     and y = 2"; "7 or 8" decides for none, unless the reference is a list.
     """
@@ -92,51 +92,51 @@ def final_answer(trace: Trace) -> Finding:
         or answer.how == "last"
         or not is_answer(answer.text, trace.answer_type, trace.reference)
     ):
-        return unfit("no_answer", answer.text if answer and answer.how != "last" else None)
+        return failed("no_answer", answer.text if answer and answer.how != "last" else None)
     kind = trace.answer_type
     others = [(text, firm) for text, firm in each(trace.response) if text not in _spelt(answer)]
     for text, firm in others[:COMPARED]:
         same = _same(answer.text, text, kind)
-        if same == "fail" or (same == "unknown" and firm):
+        if same == "failed" or (same == "undecided" and firm):
             both = f"{text[:200]} | {answer.text[:200]}"
-            return (unfit if same == "fail" else cannot_tell)("several_answers", both)
-    return _undecided(trace, answer) or fit(answer.text)
+            return (failed if same == "failed" else undecided)("several_answers", both)
+    return _undecided(trace, answer) or passed(answer.text)
 
 
 def _spelt(answer: Answer) -> tuple[str, ...]:
     return (answer.text, *answer.text.split(", "))
 
 
-def _same(answer: str, other: str, kind: AnswerType) -> Passed:
+def _same(answer: str, other: str, kind: AnswerType) -> FilterOutcome:
     """Whether two stated texts say the same; of words, one may say more than the other."""
     if kind in BY_VALUE:
         return verify(answer, other, kind).outcome
     if len(answer) + len(other) > TEXT_LIMIT:
-        return "pass" if answer == other else "unknown"
-    a, b = fold_text(answer), fold_text(other)
-    if a == b or verify(answer, other, "math").outcome == "pass":
-        return "pass"
-    return "unknown" if f" {a} " in f" {b} " or f" {b} " in f" {a} " else "fail"
+        return "passed" if answer == other else "undecided"
+    a, b = normalize_text(answer), normalize_text(other)
+    if a == b or verify(answer, other, "math").outcome == "passed":
+        return "passed"
+    return "undecided" if f" {a} " in f" {b} " or f" {b} " in f" {a} " else "failed"
 
 
-def _undecided(trace: Trace, answer: Answer) -> Finding | None:
+def _undecided(trace: Trace, answer: Answer) -> FilterResult | None:
     """Several values of which the answer names none: without a reference they may be all the solutions."""
     if trace.answer_type not in BY_VALUE or answer.how == "boxed":
         return None
     first, *others = alternatives(answer.text) or [""]
-    if all(_same(first, other, trace.answer_type) != "fail" for other in others[:COMPARED]):
+    if all(_same(first, other, trace.answer_type) != "failed" for other in others[:COMPARED]):
         return None
     if trace.reference is None:
-        return cannot_tell("several_answers", answer.text)
-    return None if _SEVERAL.search(trace.reference) else unfit("several_answers", answer.text)
+        return undecided("several_answers", answer.text)
+    return None if _SEVERAL.search(trace.reference) else failed("several_answers", answer.text)
 
 
-def _one_whole(trace: Trace, whole: str) -> Finding:
+def _one_whole(trace: Trace, whole: str) -> FilterResult:
     if not whole.strip():
-        return unfit("no_answer")
+        return failed("no_answer")
     if trace.answer_type == "json" and is_several(whole):
-        return unfit("several_answers", whole)
-    return fit(whole)
+        return failed("several_answers", whole)
+    return passed(whole)
 
 
 def _whole(trace: Trace) -> str | None:

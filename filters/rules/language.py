@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from annotated_types import Interval
 
-from filters.result import Finding, fit, unfit
+from filters.result import FilterResult, failed, passed
 from filters.text.prose import prose, thought
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def one_language(
     languages: list[Language] | None = None,
     max_words: Annotated[int, Interval(ge=0)] = 0,
     max_share: Annotated[float, Interval(ge=0, le=1)] = 0.1,
-) -> Finding:
+) -> FilterResult:
     """The thought is written in one of `languages`, by default the question's, and in no other.
 
     At most `max_words` words in a writing that is none of theirs, where they are not quoted or a few in
@@ -112,9 +112,9 @@ def one_language(
     foreign = {language: share for language, share in found.shares.items() if language not in allowed}
     if (found.main and found.main not in allowed) or sum(foreign.values()) > max_share:
         shares = (f"{language} {share:.0%}" for language, share in foreign.items())
-        return unfit("other_language", ", ".join(shares) or found.main)
+        return failed("other_language", ", ".join(shares) or found.main)
     words = _foreign_words(text, scripts)
-    return fit() if len(words) <= max_words else unfit("mixed_scripts", " ".join(words[:20]))
+    return passed() if len(words) <= max_words else failed("mixed_scripts", " ".join(words[:20]))
 
 
 def _foreign_words(text: str, scripts: frozenset[str]) -> list[str]:

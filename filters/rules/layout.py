@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Interval
 
-from filters.result import Finding, fit, unfit
+from filters.result import FilterResult, failed, passed
 from filters.text.prose import count_words, prose, thought
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _FENCE = re.compile(
 _FORMULAS = frozenset(("math", "latex", "tex", "katex"))  # what a fence says that sets a formula apart
 
 
-def paragraphs(trace: Trace, *, max_words: Annotated[int, Interval(ge=1)] = 400) -> Finding:
+def paragraphs(trace: Trace, *, max_words: Annotated[int, Interval(ge=1)] = 400) -> FilterResult:
     """No paragraph of the thought has more than so many words.
 
     A new line begins a new paragraph, so lists and tables are none; numbers and formulas are no words. Lines
@@ -44,8 +44,8 @@ def paragraphs(trace: Trace, *, max_words: Annotated[int, Interval(ge=1)] = 400)
             for paragraph in _paragraphs(block):
                 words = _count(paragraph) if _may_have(paragraph, max_words) else 0
                 if words > max_words:
-                    return unfit("long_paragraph", f"{words} words: {paragraph.strip()}")
-    return fit()
+                    return failed("long_paragraph", f"{words} words: {paragraph.strip()}")
+    return passed()
 
 
 def _may_have(text: str, max_words: int) -> bool:
@@ -78,15 +78,15 @@ def _was_wrapped(lines: list[str]) -> bool:
     return full >= 0.8 * breaks and alike <= 0.4 * breaks and ends <= 0.4 * breaks
 
 
-def no_code(trace: Trace, *, max_blocks: Annotated[int, Interval(ge=0)] = 0) -> Finding:
+def no_code(trace: Trace, *, max_blocks: Annotated[int, Interval(ge=0)] = 0) -> FilterResult:
     """The thought holds at most so many blocks of code, fenced or in HTML; code within a line does not count,
     nor does a formula in a fence.
     """
     text = thought(trace)
     if not any(mark in text for mark in ("```", "~~~", "<pre")):
-        return fit()
+        return passed()
     starts = _blocks(text)
-    return fit() if len(starts) <= max_blocks else unfit("code_block", text[starts[max_blocks] :])
+    return passed() if len(starts) <= max_blocks else failed("code_block", text[starts[max_blocks] :])
 
 
 def _blocks(text: str) -> list[int]:

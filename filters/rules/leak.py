@@ -12,7 +12,7 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
-from filters.result import Finding, fit, unfit
+from filters.result import FilterResult, failed, passed
 from filters.text.prose import thought
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ _PHRASES = {
 _PATTERNS = {word: re.compile("|".join(phrases)) for word, phrases in _PHRASES.items()}
 
 
-def no_leak(trace: Trace, *, phrases: list[str] | None = None) -> Finding:
+def no_leak(trace: Trace, *, phrases: list[str] | None = None) -> FilterResult:
     """The thought does not speak of a reference answer or solution, nor of a prompt or examples it was shown.
 
     `phrases`: words of the prompt that no thought may hold, whatever their case. What the question holds too,
@@ -107,13 +107,13 @@ def no_leak(trace: Trace, *, phrases: list[str] | None = None) -> Finding:
     for phrase in (p.lower() for p in phrases or () if p.strip()):
         at = text.find(phrase)
         if at >= 0 and phrase not in question:
-            return unfit("prompt_words", text[max(at - AROUND, 0) : at + len(phrase) + AROUND])
+            return failed("prompt_words", text[max(at - AROUND, 0) : at + len(phrase) + AROUND])
     for word, pattern in _PATTERNS.items():
         for start, end in _windows(text, word):
             for match in pattern.finditer(text, start, end):
                 if not (_guessed(text, match) or match[0] in question or _presented(question, word)):
-                    return unfit("leaked_reference", text[start : match.end() + AROUND])
-    return fit()
+                    return failed("leaked_reference", text[start : match.end() + AROUND])
+    return passed()
 
 
 def _windows(text: str, word: str) -> list[tuple[int, int]]:

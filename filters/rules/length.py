@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Interval
 
-from filters.result import Finding, cannot_tell, fit, unfit
+from filters.result import FilterResult, failed, passed, undecided
 from filters.text.prose import count_words
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def length(
     max_thought: Tokens = 32_768,
     min_answer: Tokens = 1,
     max_answer: Tokens = 8_192,
-) -> Finding:
+) -> FilterResult:
     """Thought and response are neither too short nor too long, in tokens.
 
     A server counts the two together: they share its count as their characters do, unless log-probabilities
@@ -37,10 +37,10 @@ def length(
         ("answer", answer, min_answer, max_answer),
     ):
         if count < least:
-            return unfit(f"short_{part}", str(count))
+            return failed(f"short_{part}", str(count))
         if count > most:
-            return unfit(f"long_{part}", str(count))
-    return fit(f"{thought} + {answer}")
+            return failed(f"long_{part}", str(count))
+    return passed(f"{thought} + {answer}")
 
 
 def token_counts(trace: Trace) -> tuple[int, int]:
@@ -58,7 +58,9 @@ def token_counts(trace: Trace) -> tuple[int, int]:
     return thought, total - thought
 
 
-def confidence(trace: Trace, *, min_thought: Probability = 0.5, min_answer: Probability = 0.7) -> Finding:
+def confidence(
+    trace: Trace, *, min_thought: Probability = 0.5, min_answer: Probability = 0.7
+) -> FilterResult:
     """The teacher was sure enough: the geometric mean of its tokens' probabilities reaches the least one set.
 
     The mean log-probability of a trace is the usual measure in selective distillation, and the average
@@ -74,8 +76,8 @@ def confidence(trace: Trace, *, min_thought: Probability = 0.5, min_answer: Prob
         if not present:
             continue
         if logprob is None or math.isnan(logprob):
-            return cannot_tell("no_logprobs", part)
+            return undecided("no_logprobs", part)
         means.append(f"{part} {math.exp(min(logprob, 0.0)):.3f}")
         if math.exp(min(logprob, 0.0)) < least:
-            return unfit(f"unsure_{part}", means[-1])
-    return fit(", ".join(means)) if means else cannot_tell("no_logprobs")
+            return failed(f"unsure_{part}", means[-1])
+    return passed(", ".join(means)) if means else undecided("no_logprobs")

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from filters.extract.answer import extract, is_prose
-from filters.result import Finding, fit, unfit
+from filters.result import FilterResult, failed, passed
 
 if TYPE_CHECKING:
     from pipeline.rows import Trace
@@ -71,7 +71,7 @@ _REFUSALS = {
     rf"|i(?:'m| am) (?:not allowed|not permitted|not comfortable)\b{_REQUEST}"
     r"|i(?:'m| am) not comfortable (?:answering|helping|doing)\b"
     r"|i(?:'m| am) not (?:programmed|designed|trained) to\b"
-    r"|i (?:do not|don't) (?:have|hold) (?:personal |real |any )*(?:opinions?|feelings|beliefs|emotions"
+    r"|i (?:do not|don't) (?:have|hold) (?:personal |real |any )*(?:judge_verdicts?|feelings|beliefs|emotions"
     r"|preferences|experiences|access to (?:your|this|real|the internet)|enough information to answer)\b"
     r"|i (?:must|have to|need to) (?:respectfully |politely )?(?:decline|refuse)\b(?! \d)|i decline to\b"
     r"|(?:this|your) request violates\b|my guidelines (?:prevent|forbid|do not allow)\b",
@@ -96,7 +96,7 @@ _REFUSAL = re.compile("|".join(_REFUSALS.values()))
 _SENTENCE_END = re.compile(r"[.!?\n][\s*_]*|[。！？]")  # noqa: RUF001
 
 
-def no_refusal(trace: Trace) -> Finding:
+def no_refusal(trace: Trace) -> FilterResult:
     """The response does not open by refusing, in twelve languages; an answer that it states outweighs that.
 
     A box or a tag counts anywhere, "the answer is" only after the refusal.
@@ -104,14 +104,14 @@ def no_refusal(trace: Trace) -> Finding:
     body = trace.response.lstrip(" \t\r\n*_#>")
     refusal = _refusal(body[:HEAD].lower().replace("’", "'"))  # noqa: RUF001
     if refusal is None:
-        return fit()
+        return passed()
     answer = extract(trace.response)
     if answer and answer.how in ("boxed", "tag"):
-        return fit()
+        return passed()
     answer = extract(body[refusal.stop :])
     if answer and answer.how == "phrase" and not is_prose(answer.text):
-        return fit()
-    return unfit("refused", body[refusal])
+        return passed()
+    return failed("refused", body[refusal])
 
 
 def _refusal(head: str) -> slice | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from annotated_types import Interval
 
-from filters.result import Finding, fit, unfit
+from filters.result import FilterResult, failed, passed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ def no_repetition(
     min_last_words: Annotated[int, Interval(ge=2 * RUN)] = 75,
     max_share: Annotated[float, Interval(ge=0, le=1)] = 0.4,
     max_compression: Annotated[float, Interval(ge=1)] = 15.0,
-) -> Finding:
+) -> FilterResult:
     """Neither thought nor response loops, repeats too much of itself, or says next to nothing in many words.
 
     A loop is a stretch that follows upon itself more than `max_loop` times and is `min_loop_words` long in
@@ -77,19 +77,19 @@ def no_repetition(
     """
     for text in (trace.reasoning or "", trace.response):
         if stutter := find_stutter(text):
-            return unfit("loop", f"{len(stutter)} characters: {stutter}")
+            return failed("loop", f"{len(stutter)} characters: {stutter}")
         words = _words(text)
         enough = len(words) >= min(min_last_words, min_loop_words)
         repeats = find_repeats(words) if enough else _NOTHING
         for loop, least in ((repeats.longest, min_loop_words), (repeats.last, min_last_words)):
             if loop.words > max_loop * loop.period and loop.words >= least * _patience(words, loop):
-                return unfit("loop", f"{loop.words // loop.period} times: {_round(words, loop)}")
+                return failed("loop", f"{loop.words // loop.period} times: {_round(words, loop)}")
         found = _little_said(text, words, repeats, max_share, max_compression)
         if found and (rest := _without_rows(text)) is not text:
             found = _of_the_rest(rest, text, max_share, max_compression)
         if found:
             return found
-    return fit()
+    return passed()
 
 
 def find_stutter(text: str) -> str:
@@ -129,12 +129,12 @@ def _patience(words: list[str], loop: Loop) -> int:
 
 def _little_said(
     text: str, words: list[str], repeats: Repeats, max_share: float, max_compression: float
-) -> Finding | None:
+) -> FilterResult | None:
     if len(words) >= LEAST_WORDS and repeats.share > max_share:
-        return unfit("repeats", f"{repeats.share:.0%}: {_round(words, repeats.longest)}")
+        return failed("repeats", f"{repeats.share:.0%}: {_round(words, repeats.longest)}")
     shrinks, where = compression(text)
     if shrinks > max_compression:
-        return unfit("compressible", f"{shrinks:.1f} times: {text[where : where + 400]}")
+        return failed("compressible", f"{shrinks:.1f} times: {text[where : where + 400]}")
     return None
 
 
@@ -145,7 +145,7 @@ def _without_rows(text: str) -> str:
     return "\n".join(saying) if len(saying) < len(lines) else text
 
 
-def _of_the_rest(rest: str, text: str, max_share: float, max_compression: float) -> Finding | None:
+def _of_the_rest(rest: str, text: str, max_share: float, max_compression: float) -> FilterResult | None:
     """The same of a text whose rows were left out, unless it was rows for the most part."""
     if 2 * len(rest) < len(text):
         return None

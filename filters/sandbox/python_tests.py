@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from filters.result import Finding, cannot_tell, fit, unfit
+from filters.result import FilterResult, failed, passed, undecided
 from filters.sandbox.asserts import asserts_something, for_program, read_assertions, without_stubs
 from filters.sandbox.runner import Assertions, Ran, Sandbox, run
 from filters.text.code_blocks import closed_blocks
@@ -73,7 +73,7 @@ class Tests(BaseModel):
 
 def passes_tests(
     trace: Trace, *, seconds: Seconds = 5.0, memory_mb: Megabytes = 1024, sandbox: Sandbox = "full"
-) -> Finding:
+) -> FilterResult:
     """The program in the response passes all tests of the problem: the last block that fits them.
 
     As DeepSeek-R1 checks its answers to programming problems (arXiv 2501.12948, 2.2.2 and 2.3.3). `seconds`
@@ -81,7 +81,7 @@ def passes_tests(
     """
     blocks = _programs(trace.response)
     if not blocks:
-        return cannot_tell("no_answer")
+        return undecided("no_answer")
     code = blocks[-1] if len(blocks) == 1 else _fitting(blocks, trace.metadata)
     return run_tests(code, trace.metadata, seconds=seconds, memory_mb=memory_mb, sandbox=sandbox)
 
@@ -117,7 +117,7 @@ def run_tests(
     seconds: float = 5.0,
     memory_mb: int = 1024,
     sandbox: Sandbox = "full",
-) -> Finding:
+) -> FilterResult:
     """Run a program against tests (JSON, see above) until one fails.
 
     A program that is too slow or takes too much memory is wrong: the limits are part of the task. Cannot tell
@@ -127,26 +127,26 @@ def run_tests(
     try:
         tests, assertions = _read_tests(metadata)
     except ValueError as e:
-        return cannot_tell("tests_unreadable", str(e))
+        return undecided("tests_unreadable", str(e))
     if not tests.tests and not assertions:
-        return cannot_tell("no_tests")
+        return undecided("no_tests")
     if len(code) > SOURCE_LIMIT:
-        return unfit("too_long")
+        return failed("too_long")
     limits: _Limits = {"seconds": seconds, "memory_mb": memory_mb, "sandbox": sandbox}
-    found = fit()
+    found = passed()
     setup = for_program(assertions) if assertions else tests.setup
     for number, pair in enumerate(tests.tests, 1):
         ran = run(code, stdin=pair.input, setup=setup, **limits)
         found = _judge_output(ran, pair.output, f"test {number}")
-        if found.outcome != "pass":
+        if found.outcome != "passed":
             break
-    if found.outcome == "pass" and assertions:
+    if found.outcome == "passed" and assertions:
         ran = run(code, setup=setup, assertions=assertions, **limits)
         found = _judge_report(ran, len(assertions.sources))
-    if found.outcome == "fail" and (missing := _ELSEWHERE.search(code)):
-        return cannot_tell("missing_module", f"{missing[1]}; {found.reason}: {found.evidence}")
-    if found.outcome == "pass":
-        return fit(f"{len(tests.tests) + len(tests.asserts)} tests")
+    if found.outcome == "failed" and (missing := _ELSEWHERE.search(code)):
+        return undecided("missing_module", f"{missing[1]}; {found.reason}: {found.evidence}")
+    if found.outcome == "passed":
+        return passed(f"{len(tests.tests) + len(tests.asserts)} tests")
     return found
 
 
@@ -181,15 +181,15 @@ def _check_python(source: str, what: str) -> None:
         raise ValueError(f"{what} is not Python: {e}") from None
 
 
-def _judge_output(ran: Ran, expected: str, test: str) -> Finding:
+def _judge_output(ran: Ran, expected: str, test: str) -> FilterResult:
     failure = _failure(ran, test)
     if failure is not None:
         return failure
     said = ran.output.decode("utf-8", "replace")
-    return fit() if same_output(expected, said) else unfit("wrong_output", f"{test}: {said[:200]}")
+    return passed() if same_output(expected, said) else failed("wrong_output", f"{test}: {said[:200]}")
 
 
-def _judge_report(ran: Ran, count: int) -> Finding:
+def _judge_report(ran: Ran, count: int) -> FilterResult:
     """By what the assertions' process reports, and by how the program's ended if they met its end."""
     last = ran.report[-1] if ran.report else {}
     number = last.get("failed", last.get("passed", 0) + 1)
@@ -197,24 +197,24 @@ def _judge_report(ran: Ran, count: int) -> Finding:
     if failure is not None:
         return failure
     if "failed" in last:
-        return unfit(last["reason"], f"assert {number}: {last['evidence']}")
-    return fit() if number > count else unfit("ended_early", f"after {number - 1} of {count}")
+        return failed(last["reason"], f"assert {number}: {last['evidence']}")
+    return passed() if number > count else failed("ended_early", f"after {number - 1} of {count}")
 
 
-def _failure(ran: Ran, test: str) -> Finding | None:
+def _failure(ran: Ran, test: str) -> FilterResult | None:
     """What went wrong with a run, if anything did."""
     if ran.ending == "slow":
-        return unfit("too_slow", test)
+        return failed("too_slow", test)
     if ran.overflowed:
-        return unfit("too_much_output", test)
+        return failed("too_much_output", test)
     if ran.ending == "killed":
-        return unfit("crashed", test)
+        return failed("crashed", test)
     if ran.ending == "done":
         return None
     evidence = f"{test}: {ran.errors}"
     if ran.errors.startswith("MemoryError"):
-        return unfit("too_much_memory", evidence)
-    return unfit("wrong_value" if ran.errors.startswith("AssertionError") else "raised", evidence)
+        return failed("too_much_memory", evidence)
+    return failed("wrong_value" if ran.errors.startswith("AssertionError") else "raised", evidence)
 
 
 def same_output(expected: str, said: str) -> bool:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 
-class Unit(NamedTuple):
+class WorkItem(NamedTuple):
     measures: str
     size: Fraction  # in the first unit of its kind below
 
@@ -94,7 +94,7 @@ _TABLE: dict[str, dict[str, str]] = {
     "cubic units": {"1": "cubic_unit unit^3"},
 }
 UNITS = {
-    name: Unit(kind, Fraction(size))
+    name: WorkItem(kind, Fraction(size))
     for kind, sizes in _TABLE.items()
     for size, names in sizes.items()
     for name in names.split()

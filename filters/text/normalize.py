@@ -98,7 +98,7 @@ def fold(text: str) -> str:
     return IN_SIGNS.get(text.casefold(), text)
 
 
-def fold_text(text: str, *, case_sensitive: bool = False) -> str:
+def normalize_text(text: str, *, case_sensitive: bool = False) -> str:
     """The same for words: punctuation, a leading article and, unless told otherwise, case do not count."""
     text = re.sub(r"[\"'!?.,;:()_\\]+", " ", fold(text))
     text = _ARTICLE.sub("", " ".join(text.split()))

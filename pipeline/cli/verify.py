@@ -17,12 +17,12 @@ from typing import Any, TextIO
 
 from filters.grade.grader import TIMEOUT, final_reference
 from filters.policy import Policy
-from filters.result import Finding
+from filters.result import FilterResult
 from filters.rules.correct import judge_response
 from pipeline.errors import UserError
 from pipeline.ingest.files import Number
 
-VERDICTS = {"pass": "correct", "fail": "incorrect", "unknown": "unknown"}
+VERDICTS = {"passed": "correct", "failed": "incorrect", "undecided": "undecided"}
 
 
 def print_verdict(gold: str, pred: str, answer_type: str, settings: Sequence[str]) -> None:
@@ -55,7 +55,7 @@ def judge_pairs(path: Path, answer_type: str, settings: Sequence[str], out: Text
 
 def _judge(
     gold: str | None, pred: str, answer_type: Any, timeout: float, policy: Policy
-) -> tuple[Finding, float]:
+) -> tuple[FilterResult, float]:
     start = time.perf_counter()
     finding = judge_response(gold, pred, answer_type, timeout=timeout, policy=policy)
     return finding, (time.perf_counter() - start) * 1000

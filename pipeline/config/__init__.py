@@ -39,7 +39,7 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _names_tell_teachers_apart(self) -> Recipe:
-        names = [teacher.called for teacher in self.teacher]
+        names = [teacher.display_name for teacher in self.teacher]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two teachers are called {name!r}: give each a name of its own")
@@ -57,8 +57,8 @@ class Recipe(Table):
         why = f'the source {source!r} has answer_type = "free" and the rule "correct" judges it'
         if source and self.judge is None:
             raise ValueError(f"{why}: that takes a judge model, as a table [judge] with model and base_url")
-        if self.judged and self.generate.until_correct is not None:
+        if self.judged and self.generate.target_kept is not None:
             raise ValueError(
-                f"{why}: its judge is asked after generate, so until_correct cannot be; set generate.samples"
+                f"{why}: its judge is asked after generate, so target_kept cannot be; set generate.samples"
             )
         return self

@@ -23,12 +23,12 @@ class Endpoint(Table):
             "start_timeout",
             "stream",
             "stall_timeout",
-            "patience",
+            "unavailable_timeout",
             "max_retries",
             "requests_per_minute",
             "tokens_per_minute",
-            "price_in",
-            "price_out",
+            "price_per_mtok_in",
+            "price_per_mtok_out",
             "continue_by",
             "omit",  # what is drawn otherwise for it is in `drawing.not_sent`
         }
@@ -43,14 +43,18 @@ class Endpoint(Table):
     start_timeout: Annotated[float, Field(gt=0)] = 900  # seconds to wait until it answers
     stream: bool = True  # have tokens sent as they come, so that a slow answer is told from a dead one
     stall_timeout: Annotated[float, Field(gt=0)] = 300  # seconds without text until an answer is given up
-    patience: Annotated[float, Field(gt=0)] = 600  # seconds without any good answer until the run stops
+    unavailable_timeout: Annotated[float, Field(gt=0)] = (
+        600  # seconds without any good answer until the run stops
+    )
     max_retries: Annotated[int, Field(ge=0)] = (
         5  # of a request that failed or broke off, as a second try may not
     )
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None  # prompt and completion together
-    price_in: Annotated[float, Field(ge=0)] | None = None  # per million prompt tokens, in any currency
-    price_out: Annotated[float, Field(ge=0)] | None = None  # per million completion tokens
+    price_per_mtok_in: Annotated[float, Field(ge=0)] | None = (
+        None  # per million prompt tokens, in any currency
+    )
+    price_per_mtok_out: Annotated[float, Field(ge=0)] | None = None  # per million completion tokens
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # as the server calls it
     extra_body: dict[str, Any] = {}  # sent along with each request, e.g. { top_k = 20 }
     # Names of fields to leave out of each request, for a server that refuses them
@@ -81,7 +85,7 @@ class Teacher(Endpoint):
     share: Annotated[float, Field(gt=0)] | None = None  # of the problems, in proportion; None: all of them
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         return self.name or self.model
 
 
@@ -97,10 +101,10 @@ class Student(Endpoint):
 class Judge(Endpoint):
     """The model that compares answers with the reference where answer_type is "free"."""
 
-    EXECUTION: ClassVar[frozenset[str]] = Endpoint.EXECUTION | {"concurrency", "accept_failed"}
+    EXECUTION: ClassVar[frozenset[str]] = Endpoint.EXECUTION | {"concurrency", "max_failed_fraction"}
     prompt: str = "judge"  # a file of prompts/ without .txt, or a path to one
     temperature: Annotated[float, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1
     max_tokens: Annotated[int, Field(ge=1)] = 4096  # an answer cut there tells nothing
     concurrency: Annotated[int, Field(ge=1)] = 64  # requests in flight, at most
-    accept_failed: Share = 0  # share of the opinions that may be failures for the stage to go on
+    max_failed_fraction: Share = 0  # share of the judge_verdicts that may be failures for the stage to go on

@@ -22,7 +22,7 @@ class EvaluationSet(Table):
 
 
 class Evaluate(Table):
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "accept_failed"})
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "max_failed_fraction"})
     held_out: bool = True  # the problems that ingest holds out are a set, called held_out
     sets: tuple[EvaluationSet, ...] = ()
     prompt: str | None = None  # for the base student and the trained one; default: select.prompt
@@ -33,7 +33,7 @@ class Evaluate(Table):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: Annotated[int, Field(ge=1)] = 4096
     concurrency: Annotated[int, Field(ge=1)] = 64
-    accept_failed: Share = 0
+    max_failed_fraction: Share = 0
 
     @model_validator(mode="after")
     def _sets_have_names_of_their_own(self) -> Evaluate:

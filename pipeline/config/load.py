@@ -22,7 +22,7 @@ DEEPEST = 20  # tables within tables
 
 # What rules are told where select.reasoning = "none", unless the recipe says otherwise.
 THOUGHT_OPTIONAL: dict[str, dict[str, Any]] = {
-    "one_thought": {"required": False},
+    "single_reasoning": {"required": False},
     "length": {"min_thought": 0},
 }
 

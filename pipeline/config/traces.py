@@ -11,29 +11,27 @@ from pipeline.config.sources import Source
 
 
 class Generate(Table):
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "accept_failed"})
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "max_failed_fraction"})
     prompt: str  # a file of prompts/ without .txt, or a path to one
     samples: Annotated[int, Field(ge=1)] | None = None  # traces a problem, of each teacher; default: 4
-    until_correct: Annotated[int, Field(ge=1)] | None = (
-        None  # or: draw until so many are kept by the filters,
-    )
+    target_kept: Annotated[int, Field(ge=1)] | None = None  # or: draw until so many are kept by the filters,
     max_samples: Annotated[int, Field(ge=1)] | None = None  # and this many at most
     temperature: Annotated[float, Field(ge=0)] = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: Annotated[int, Field(ge=1)] = 4096  # of one request
-    continue_cut: Annotated[int, Field(ge=0)] = 0  # how often a thought cut at max_tokens is continued
+    max_continuations: Annotated[int, Field(ge=0)] = 0  # how often a thought cut at max_tokens is continued
     logprobs: Annotated[int, Field(ge=0)] | None = None  # keep those of the k likeliest tokens; 0: mean only
     concurrency: Annotated[int, Field(ge=1)] = 64  # requests in flight at each teacher, at most
-    accept_failed: Share = 0  # share of the traces that may be failures for the stage to count as done
+    max_failed_fraction: Share = 0  # share of the traces that may be failures for the stage to count as done
 
     @model_validator(mode="after")
     def _one_way_to_say_how_many(self) -> Generate:
-        if (self.until_correct is None) != (self.max_samples is None):
-            raise ValueError("until_correct and max_samples are set together")
-        if self.until_correct is not None and self.samples is not None:
-            raise ValueError("set either samples, or until_correct and max_samples")
-        if self.until_correct is not None and self.until_correct > self.most:
-            raise ValueError("until_correct is more than max_samples")
+        if (self.target_kept is None) != (self.max_samples is None):
+            raise ValueError("target_kept and max_samples are set together")
+        if self.target_kept is not None and self.samples is not None:
+            raise ValueError("set either samples, or target_kept and max_samples")
+        if self.target_kept is not None and self.target_kept > self.most:
+            raise ValueError("target_kept is more than max_samples")
         return self
 
     @property
@@ -81,12 +79,12 @@ class Duplicates(Table):
 
 
 class Filter(Table):
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"most_rejected"})
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"max_rejected_fraction"})
     # filter name -> its parameters; every filter runs on every trace, kept = all pass. Those that a recipe
     # names are laid over the default ones: `no_leak = true` adds one, `correct = false` switches one off
     rules: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
         "finished": {},
-        "one_thought": {},
+        "single_reasoning": {},
         "final_answer": {},
         "correct": {},
     }
@@ -95,7 +93,7 @@ class Filter(Table):
     contamination: Contamination | None = None
     duplicates: Duplicates | None = None
     # share of the traces that one rule may reject, or not tell of, before the run stops to ask
-    most_rejected: Share = 0.98
+    max_rejected_fraction: Share = 0.98
 
     @model_validator(mode="after")
     def _difficulty_has_verdicts(self) -> Filter:

@@ -32,26 +32,26 @@ class Lora(Table):
     quantize: Literal["nf4"] | None = None  # QLoRA (Dettmers et al. 2023): the base in 4 bits; needs a GPU
 
 
-class Soft(Table):
-    """objective = "soft": the teacher's stored log-probabilities as soft labels (Hinton et al. 2015)."""
+class TopkKD(Table):
+    """objective = "topk_kd": the teacher's stored log-probabilities as soft labels (Hinton et al. 2015)."""
 
     alpha: Share = 0.5  # of the divergence; the rest is cross-entropy on the teacher's text
     temperature: Annotated[float, Field(gt=0)] = 1
 
 
-class OnlineTeacher(Table):
+class KDTeacher(Table):
     model: str  # as teacher.model; its vocabulary has to be the student's
     weight: Annotated[float, Field(gt=0)] = 1
 
 
-class Online(Table):
-    """objective = "online": teachers' whole distributions, computed beside the student."""
+class LogitKD(Table):
+    """objective = "logit_kd": teachers' whole distributions, computed beside the student."""
 
     divergence: Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd"] = "forward_kl"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the mixture in the skew ones and jsd
     alpha: Share = 1  # of the divergence; the rest is cross-entropy on the teacher's text
     temperature: Annotated[float, Field(gt=0)] = 1
-    teachers: tuple[OnlineTeacher, ...] = ()  # default: those of the recipe, alike in weight
+    teachers: tuple[KDTeacher, ...] = ()  # default: those of the recipe, alike in weight
 
 
 class OnPolicy(Table):
@@ -75,9 +75,9 @@ class Train(Table):
             "trackers",
         }
     )
-    objective: Literal["sft", "soft", "online", "on_policy"] = "sft"
-    soft: Soft = Soft()
-    online: Online = Online()
+    objective: Literal["sft", "topk_kd", "logit_kd", "on_policy"] = "sft"
+    topk_kd: TopkKD = TopkKD()
+    logit_kd: LogitKD = LogitKD()
     on_policy: OnPolicy = OnPolicy()
     lora: Lora | None = None  # None: all weights are trained
     epochs: Annotated[float, Field(gt=0)] = 3
@@ -94,7 +94,9 @@ class Train(Table):
     packing: bool = False  # those of a micro batch end to end instead of padded; no step learns otherwise
     attention: str | None = None  # as transformers names it; None: PyTorch's own, which needs nothing
     max_length: Annotated[int, Field(ge=16)] = 4096  # tokens; no example is ever cut
-    most_too_long: Share = 0  # share of the examples that may be longer, and are left out; more: refused
+    max_overlong_fraction: Share = (
+        0  # share of the examples that may be longer, and are left out; more: refused
+    )
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor computes in it
     gradient_checkpointing: bool = False
     save_steps: Annotated[int, Field(ge=1)] = 50

@@ -20,16 +20,16 @@ from typing import Any
 from pipeline.engine import sealed_file
 from pipeline.engine.progress import Progress, say
 from pipeline.engine.shard import Shard, done_line, failed_line
-from pipeline.errors import Stopped, UnitFailed, UserError
+from pipeline.errors import Stopped, UserError, WorkItemFailed
 from pipeline.rows import Row
 
 MOST_IN_A_ROW = 20  # failures without one success between them; then the run stops, the cause is not the unit
 REFUSALS = 10  # of units for their own sake that count as one of these
-LOOKED_AHEAD = 20_000  # units in sight, at most: a lane that is ahead of the others waits for them
+MAX_PENDING = 20_000  # units in sight, at most: a lane that is ahead of the others waits for them
 
 
 @dataclass(frozen=True)
-class Unit:
+class WorkItem:
     key: str  # the id of the row it gives
     args: Any
     lane: str = ""  # whose slots it takes
@@ -48,8 +48,8 @@ class Plan:
     shard: Shard
     order: Sequence[str]  # all keys that may come, in the order in which their rows will lie
     held: set[str]  # those that are in; the engine adds to them
-    units: Sequence[Unit]  # owed now
-    follow: Callable[[Any], Sequence[Unit]] = lambda row: ()
+    units: Sequence[WorkItem]  # owed now
+    follow: Callable[[Any], Sequence[WorkItem]] = lambda row: ()
     missing: int = field(init=False)
     counted: frozenset[str] = field(init=False)  # keys of rows that were there, and stand in the progress
 
@@ -63,8 +63,8 @@ Todo = Iterable[tuple[Shard, Callable[[], Plan]]]
 
 async def work(
     todo: Todo,
-    do: Callable[[Unit], Awaitable[Row]],
-    give_up: Callable[[Unit, str], Row],
+    do: Callable[[WorkItem], Awaitable[Row]],
+    give_up: Callable[[WorkItem, str], Row],
     *,
     slots: Mapping[str, int],
     after: Mapping[str, int] | None = None,
@@ -82,7 +82,7 @@ async def work(
     """
     sealed_file.load()
     journal = _Journal(progress)
-    crew = _Crew(_Owed(todo, slots, after or {}), do, {**slots, **(after or {})}, journal)
+    crew = _WorkerPool(_PendingQueue(todo, slots, after or {}), do, {**slots, **(after or {})}, journal)
     writer = asyncio.create_task(journal.run())
     given_up = 0
     try:
@@ -97,20 +97,22 @@ async def work(
         await writer
 
 
-class _Owed:
+class _PendingQueue:
     """Units that are owed, by lane. Shards are opened as the slots ask for more."""
 
     def __init__(self, todo: Todo, slots: Mapping[str, int], after: Iterable[str]) -> None:
         self._shards = iter(todo)
         self._ahead = slots
-        self._lanes: dict[str, list[tuple[float, int, Plan, Unit]]] = {lane: [] for lane in (*slots, *after)}
+        self._lanes: dict[str, list[tuple[float, int, Plan, WorkItem]]] = {
+            lane: [] for lane in (*slots, *after)
+        }
         self._turn = count()  # those of one length come in the order in which they were owed
 
-    def add(self, plan: Plan, units: Iterable[Unit]) -> None:
+    def add(self, plan: Plan, units: Iterable[WorkItem]) -> None:
         for unit in units:
             heapq.heappush(self._lanes[unit.lane], (-unit.length, next(self._turn), plan, unit))
 
-    def next(self, lane: str) -> tuple[Plan, Unit] | None:
+    def next(self, lane: str) -> tuple[Plan, WorkItem] | None:
         """The longest of the lane's units within reach: as many as its slots are always kept in sight."""
         waiting = self._lanes[lane]
         while len(waiting) <= self._ahead.get(lane, -1) and self._in_sight() and self._open_shard():
@@ -118,7 +120,7 @@ class _Owed:
         return heapq.heappop(waiting)[2:] if waiting else None
 
     def _in_sight(self) -> bool:
-        return sum(map(len, self._lanes.values())) < LOOKED_AHEAD
+        return sum(map(len, self._lanes.values())) < MAX_PENDING
 
     def _open_shard(self) -> bool:
         for shard, make_plan in self._shards:
@@ -134,22 +136,26 @@ class _Owed:
         return False
 
 
-class _Crew:
+class _WorkerPool:
     """Runs units side by side, as many in each lane as it has slots."""
 
     def __init__(
-        self, owed: _Owed, do: Callable[[Unit], Awaitable[Row]], slots: Mapping[str, int], journal: _Journal
+        self,
+        owed: _PendingQueue,
+        do: Callable[[WorkItem], Awaitable[Row]],
+        slots: Mapping[str, int],
+        journal: _Journal,
     ) -> None:
         self._owed, self._do, self._slots, self._journal = owed, do, slots, journal
         self._running: Counter[str] = Counter()
         self._streak: Counter[bool] = Counter()  # failures in a row: refused for their own sake, or not
-        self.failed: list[tuple[Plan, Unit, str]] = []
+        self.failed: list[tuple[Plan, WorkItem, str]] = []
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._fill(group)
 
-    def settle_failed(self, give_up: Callable[[Unit, str], Row]) -> None:
+    def settle_failed(self, give_up: Callable[[WorkItem, str], Row]) -> None:
         """Write the units that failed as the rows they are given up with."""
         failed, self.failed = self.failed, []
         self._streak.clear()
@@ -162,13 +168,13 @@ class _Crew:
                 self._running[lane] += 1
                 group.create_task(self._one(group, *taken))
 
-    async def _one(self, group: asyncio.TaskGroup, plan: Plan, unit: Unit) -> None:
+    async def _one(self, group: asyncio.TaskGroup, plan: Plan, unit: WorkItem) -> None:
         try:
             row = await self._do(unit)
         except (UserError, Stopped, OSError, MemoryError):  # the last two: of this machine, not of the unit
             raise
         except Exception as e:  # noqa: BLE001  the boundary that turns a failing unit into data
-            own = isinstance(e, UnitFailed) and e.refused
+            own = isinstance(e, WorkItemFailed) and e.refused
             self._failure(plan, unit, f"{type(e).__name__}: {e}", own)
         else:
             self._streak.clear()
@@ -176,7 +182,7 @@ class _Crew:
         self._running[unit.lane] -= 1
         self._fill(group)
 
-    def _settle(self, plan: Plan, unit: Unit, row: Row) -> None:
+    def _settle(self, plan: Plan, unit: WorkItem, row: Row) -> None:
         more = plan.follow(row)
         plan.held.add(unit.key)
         plan.missing += len(more) - 1
@@ -184,7 +190,7 @@ class _Crew:
         self._journal.put(plan, done_line(row), done=new)
         self._owed.add(plan, more)
 
-    def _failure(self, plan: Plan, unit: Unit, error: str, own: bool) -> None:
+    def _failure(self, plan: Plan, unit: WorkItem, error: str, own: bool) -> None:
         self.failed.append((plan, unit, error))
         self._journal.put(plan, failed_line(unit.key, error), failed=True)
         if not unit.tried:  # what failed in an earlier try too says nothing of the server

@@ -34,7 +34,7 @@ class Stage:
     name: str
     version: int  # raised when the same settings give another output
     row: type[Row]
-    mirrors: str | None  # the stage whose shards it carries 1:1; None: its shards are its own
+    shards_from: str | None  # the stage whose shards it carries 1:1; None: its shards are its own
     reads: tuple[str, ...]  # stages that must be complete before it
     settings: Callable[[Recipe], dict[str, Any]]  # all that changes its output, as plain JSON values
     check: Callable[[Recipe], None]  # what can be known before any work; raises UserError
@@ -62,8 +62,8 @@ class Job:
 
     def pairs(self) -> list[tuple[Shard, Shard]]:
         """The shards of the mirrored stage, each with the shard of this stage that comes of it."""
-        assert self.stage.mirrors is not None
-        return list(zip(self.inputs[self.stage.mirrors].shards(), self.output.shards(), strict=True))
+        assert self.stage.shards_from is not None
+        return list(zip(self.inputs[self.stage.shards_from].shards(), self.output.shards(), strict=True))
 
     def owes_nothing(self) -> bool:
         return all(shard.sealed for shard in self.output.shards())
@@ -103,7 +103,7 @@ def execute(stage: Stage, stages: dict[str, Stage], recipe: Recipe, run_dir: Pat
     try:
         with output.lock():
             record = _record(job, stages) if stage.tables else None
-            output.begin(manifest_of(job), anew=stage.free)
+            output.claim(manifest_of(job), overwrite=stage.free)
             if record is not None:
                 _keep(run_dir / "recipe.json", record)
             if output.complete:
@@ -150,7 +150,7 @@ def _code_of(error: Exception) -> int:
 def manifest_of(job: Job) -> Manifest:
     """Under which settings, of which inputs, a job's folder is made."""
     manifests = {name: given.manifest() for name, given in job.inputs.items()}
-    mirrored = manifests[job.stage.mirrors] if job.stage.mirrors else None
+    mirrored = manifests[job.stage.shards_from] if job.stage.shards_from else None
     made = _manifest(job.stage, job.recipe, {name: m.content_id for name, m in manifests.items() if m})
     return made.model_copy(update={"shards": mirrored.shards if mirrored else None})
 

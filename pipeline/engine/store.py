@@ -85,18 +85,18 @@ class Output:
         manifest = self.manifest()
         return manifest is not None and manifest.digests is not None and all(s.sealed for s in self.shards())
 
-    def begin(self, manifest: Manifest, anew: bool = False) -> None:
+    def claim(self, manifest: Manifest, overwrite: bool = False) -> None:
         """Take the folder for this work. One made under other settings is refused, naming what differs.
 
-        A folder where nothing was done yet, as after a refused try, belongs to nobody. `anew`: shards of
+        A folder where nothing was done yet, as after a refused try, belongs to nobody. `overwrite`: shards of
         other settings are taken away instead; the folders within are others' and stay.
         """
         held = self.manifest()
         if held is not None and held.identity == manifest.identity:
             return
-        if not anew:
+        if not overwrite:
             self.check(manifest)
-        for path in self.folder.glob("*.parquet") if anew else ():
+        for path in self.folder.glob("*.parquet") if overwrite else ():
             path.unlink()
         self._save(manifest)
 

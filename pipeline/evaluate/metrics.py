@@ -15,14 +15,17 @@ from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate, Floats
 from pipeline.rows import Row, Score, Trace
 
-FORM = ("one_thought", "final_answer")  # a trace that fails one of these and was not cut off is malformed
+FORM = (
+    "single_reasoning",
+    "final_answer",
+)  # a trace that fails one of these and was not cut off is malformed
 
 
 class Summary(Row):
     """One line of the evaluation's table: one model on one set. Shares are of all samples."""
 
     set: str
-    subject: str
+    model_role: str
     model: str
     prompt: str
     problems: int
@@ -54,21 +57,21 @@ class Comparison(Row):
 
 def score(set_name: str, subject: str, model: str, traces: Sequence[Trace]) -> Score:
     """The score of one problem from all of its judged traces."""
-    failing = [{v.filter for v in t.verdicts if v.outcome == "fail"} for t in traces]
+    failing = [{v.filter for v in t.verdicts if v.outcome == "failed"} for t in traces]
     correct = [_correct(trace) for trace in traces]
     first = traces[0]
     return Score(
         id=f"{set_name}/{subject}/{first.problem_id}",
         set=set_name,
-        subject=subject,
+        model_role=subject,
         model=model,
         prompt=first.prompt,
         problem_id=first.problem_id,
         source=first.source,
         samples=len(traces),
-        correct=correct.count("pass"),
+        correct=correct.count("passed"),
         majority=majority(traces),
-        unknown=correct.count("unknown"),
+        unknown=correct.count("undecided"),
         truncated=sum(t.finish_reason == "length" for t in traces),
         malformed=sum(
             t.finish_reason not in ("length", "failed") and bool(f & set(FORM))
@@ -85,7 +88,7 @@ def _tokens(traces: Sequence[Trace]) -> int | None:
 
 
 def _correct(trace: Trace) -> str:
-    return next((v.outcome for v in trace.verdicts if v.filter == "correct"), "unknown")
+    return next((v.outcome for v in trace.verdicts if v.filter == "correct"), "undecided")
 
 
 def majority(traces: Sequence[Trace]) -> float:
@@ -95,7 +98,7 @@ def majority(traces: Sequence[Trace]) -> float:
     A class is as right as its votes were judged, which is 0 or 1 but where the judge could not tell of some.
     A sample without an answer does not vote; where none votes, nothing is right.
     """
-    voted = [(answer, _correct(t) == "pass") for t in traces if (answer := vote(t)) is not None]
+    voted = [(answer, _correct(t) == "passed") for t in traces if (answer := vote(t)) is not None]
     if not voted:
         return 0.0
     class_of, _ = classes(Counter(answer for answer, _ in voted), traces[0].answer_type)
@@ -137,7 +140,7 @@ def by_set(scores: Iterable[Score]) -> dict[str, dict[str, list[Score]]]:
     """Set -> subject -> its scores, in the order in which they come."""
     found: dict[str, dict[str, list[Score]]] = {}
     for s in scores:
-        found.setdefault(s.set, {}).setdefault(s.subject, []).append(s)
+        found.setdefault(s.set, {}).setdefault(s.model_role, []).append(s)
     return found
 
 
@@ -161,7 +164,7 @@ def paired(scores: Sequence[Score], others: Sequence[Score]) -> tuple[Floats, Fl
 
 def _comparison(student: Sequence[Score], others: Sequence[Score]) -> Comparison:
     own, theirs = paired(student, others)
-    name = others[0].subject
+    name = others[0].model_role
     return Comparison(
         set=others[0].set,
         other=name,
@@ -181,7 +184,7 @@ def _summary(rows: list[Score]) -> Summary:
 
     return Summary(
         set=rows[0].set,
-        subject=rows[0].subject,
+        model_role=rows[0].model_role,
         model=rows[0].model,
         prompt=rows[0].prompt,
         problems=len(rows),
@@ -190,7 +193,7 @@ def _summary(rows: list[Score]) -> Summary:
         majority=most,
         truncated=share("truncated"),
         malformed=share("malformed"),
-        unknown=share("unknown"),
+        unknown=share("undecided"),
         failed=share("failed"),
         tokens=None if any(s.completion_tokens is None for s in rows) else share("completion_tokens"),
     )

@@ -21,7 +21,7 @@ from pipeline.engine.stage import Job, Stage
 from pipeline.filter import stage as filtering
 from pipeline.generate import sample_plan, sampler
 from pipeline.generate import stage as generate
-from pipeline.generate.sampler import Draw, Model
+from pipeline.generate.sampler import Model, SamplingJob
 from pipeline.inference import model_files
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import stage as ingest
@@ -30,7 +30,7 @@ from pipeline.train.stage import model_folder
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalModel:
     """One of the models compared, on one of the sets."""
 
     set: str
@@ -57,11 +57,11 @@ class Subject:
         )
 
 
-def subjects(recipe: Recipe, run_dir: Path) -> list[Subject]:
+def subjects(recipe: Recipe, run_dir: Path) -> list[EvalModel]:
     """The models compared, set by set: teachers, base and student; without a student the teachers."""
     table = recipe.evaluate
     plain, worked = table.prompt or recipe.select.prompt, table.teacher_prompt or recipe.generate.prompt
-    found: list[Subject] = []
+    found: list[EvalModel] = []
     if table.held_out:
         found += _of_set(recipe, run_dir, HELD_OUT, "ingest", bool(recipe.judged), plain, worked)
     for given in table.sets:
@@ -73,16 +73,16 @@ def subjects(recipe: Recipe, run_dir: Path) -> list[Subject]:
 
 def _of_set(
     recipe: Recipe, run_dir: Path, name: str, problems: str, judged: bool, plain: str, worked: str
-) -> Iterator[Subject]:
+) -> Iterator[EvalModel]:
     several = len(recipe.teacher) > 1
     for t in recipe.teacher:
-        called = f"teacher-{model_files.label(t.called)}" if several else "teacher"
-        yield Subject(name, problems, judged, called, t.called, t.model, t, worked)
+        called = f"teacher-{model_files.label(t.display_name)}" if several else "teacher"
+        yield EvalModel(name, problems, judged, called, t.display_name, t.model, t, worked)
     if base := recipe.student:
         model = f"{base.model} cut to {base.layers} layers" if base.layers else base.model
-        yield Subject(name, problems, judged, "base", model, base.model, base, plain, layers=base.layers)
+        yield EvalModel(name, problems, judged, "base", model, base.model, base, plain, layers=base.layers)
         folder = str(model_folder(run_dir))
-        yield Subject(
+        yield EvalModel(
             name, problems, judged, "student", f"{recipe.run} student", folder, base, plain, trained=True
         )
 
@@ -100,7 +100,7 @@ def reading(given: EvaluationSet) -> Stage:
         name=problems_of(given),
         version=ingest.INGEST.version,
         row=Problem,
-        mirrors=None,
+        shards_from=None,
         reads=(),
         settings=lambda recipe: ingest.settings(table, recipe.seed),
         check=lambda _: None,
@@ -109,23 +109,23 @@ def reading(given: EvaluationSet) -> Stage:
 
 
 def answering(
-    subject: Subject, recipe: Recipe, reach: Callable[[Job], AbstractContextManager[Server]]
+    subject: EvalModel, recipe: Recipe, reach: Callable[[Job], AbstractContextManager[Server]]
 ) -> Stage:
     """The stage that draws a subject's answers."""
     table = recipe.evaluate
-    draw = Draw(
+    draw = SamplingJob(
         split="held_out",
         models=(Model(subject.model, subject.endpoint, reach),),
         prompt=subject.prompt,
         table=table,
-        wanted=sample_plan.Rules(most=table.samples, until=None, continue_cut=0),
+        wanted=sample_plan.Rules(most=table.samples, until=None, max_continuations=0),
         filters=recipe.filter.rules,
     )
     return Stage(
         name=subject.folder("generate"),
         version=generate.GENERATE.version,
         row=Trace,
-        mirrors=subject.problems,
+        shards_from=subject.problems,
         reads=(subject.problems, "train") if subject.trained else (subject.problems,),
         settings=lambda recipe: sampler.settings(draw, recipe.seed),
         check=lambda _: None,
@@ -133,7 +133,7 @@ def answering(
     )
 
 
-def judging(subject: Subject, recipe: Recipe) -> Stage:
+def judging(subject: EvalModel, recipe: Recipe) -> Stage:
     """The stage that judges a subject's answers by the rules."""
     return filtering.judging(
         subject.folder("filter"), subject.folder("generate"), by_rules(recipe), subject.judged

@@ -25,7 +25,7 @@ from pipeline.engine.store import Output
 from pipeline.errors import Stopped, UserError
 from pipeline.evaluate import metrics
 from pipeline.evaluate import models as subjects
-from pipeline.evaluate.models import Subject
+from pipeline.evaluate.models import EvalModel
 from pipeline.filter import llm_judge as judge
 from pipeline.filter import stage as filtering
 from pipeline.generate import sampler
@@ -44,7 +44,7 @@ def run(job: Job) -> dict[str, Any]:
     for given in job.recipe.evaluate.sets:
         _complete(job, subjects.reading(given))
     todo = subjects.subjects(job.recipe, job.run_dir)
-    by_server: dict[tuple[str, int | None, str], list[Subject]] = {}
+    by_server: dict[tuple[str, int | None, str], list[EvalModel]] = {}
     for subject in todo:
         by_server.setdefault(subject.server, []).append(subject)
     for sharing in by_server.values():
@@ -60,7 +60,7 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def _answer(job: Job, sharing: list[Subject]) -> None:
+def _answer(job: Job, sharing: list[EvalModel]) -> None:
     with contextlib.ExitStack() as stack:
         opened: list[Server] = []
 
@@ -99,7 +99,7 @@ def _complete(job: Job, stage: Stage) -> None:
         raise Stopped(f"{stage.name} is unfinished; the same command goes on")
 
 
-def _scores(job: Job, subject: Subject) -> Iterator[Score]:
+def _scores(job: Job, subject: EvalModel) -> Iterator[Score]:
     judged = Output(job.run_dir / subject.folder("filter"), Trace)
     for _, traces in groupby(judged.rows(), key=lambda trace: trace.problem_id):
         yield metrics.score(subject.set, subject.name, subject.model, list(traces))
@@ -112,7 +112,7 @@ def _trained_on(job: Job, scores: list[Score]) -> dict[str, int]:
         for shard in Output(job.run_dir / "select", Example).shards():
             pairs = zip(shard.column("problem_id"), shard.column("split"), strict=True)
             learned |= {problem for problem, split in pairs if split == "train"}
-    found = Counter(s.set for s in scores if s.subject == "student" and s.problem_id in learned)
+    found = Counter(s.set for s in scores if s.model_role == "student" and s.problem_id in learned)
     for name, problems in found.items():
         job.say(f"evaluate: {metrics.trained_on(name, problems)}")
     return dict(found)
@@ -167,7 +167,7 @@ EVALUATE = Stage(
     name="evaluate",
     version=2,
     row=Score,
-    mirrors=None,
+    shards_from=None,
     reads=("ingest", "train"),
     settings=_settings,
     check=_check,

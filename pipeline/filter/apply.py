@@ -17,7 +17,7 @@ import filters
 from filters.dataset.difficulty import difficulty
 from filters.dataset.majority import majority
 from filters.policy import Policy
-from filters.result import Finding
+from filters.result import FilterResult
 from pipeline.config.sources import GymSource, Source
 from pipeline.config.traces import Filter
 from pipeline.engine import worker_pool
@@ -43,13 +43,13 @@ VERSIONS = {
     "duplicate_trace": 2,
 }
 _NO_QUESTION = "no question"  # what `sources` says of a row in which there is nothing to look for
-ALONE = 4000  # traces that are judged sooner than other processes have started
+MIN_PARALLEL_ROWS = 4000  # traces that are judged sooner than other processes have started
 _UNREAD = ("logprobs",)
 _SCORED = ("python", "reasoning_gym")  # judged by a program's tests or the task's scorer, without a reference
 
 
 @dataclass(frozen=True)
-class Judges:
+class FilterContext:
     """What is asked of every trace; has to be picklable."""
 
     settings: Filter
@@ -60,22 +60,24 @@ class Judges:
         return contamination_of(self.settings)
 
 
-def judge_shard(judges: Judges, traces: Shard, judged: Shard, opinions: Shard | None = None) -> int:
-    """Write the shard of judged traces; gives how many. `opinions`: on the free-text answers among them."""
-    found = findings(opinions) if opinions else {}
+def judge_shard(
+    judges: FilterContext, traces: Shard, judged: Shard, judge_verdicts: Shard | None = None
+) -> int:
+    """Write the shard of judged traces; gives how many. `judge_verdicts`: on the free-text answers among them."""
+    found = findings(judge_verdicts) if judge_verdicts else {}
     verdicts = [v for problem in _by_problem(traces) for v in _on_problem(judges, problem, found)]
     judged.write_groups(with_verdicts(traces, verdicts))
     return len(verdicts)
 
 
 def side_by_side(
-    work: Callable[..., T], judges: Judges, todo: Sequence[tuple[Any, ...]], rows: int
+    work: Callable[..., T], judges: FilterContext, todo: Sequence[tuple[Any, ...]], rows: int
 ) -> Iterator[T]:
     """What `work(judges, *arguments)` gives for each of the arguments, in their order.
 
     In processes side by side where so many rows are worth it.
     """
-    return worker_pool.side_by_side(work, judges, todo, rows > ALONE)
+    return worker_pool.side_by_side(work, judges, todo, rows > MIN_PARALLEL_ROWS)
 
 
 def _by_problem(traces: Shard) -> Iterator[list[Trace]]:
@@ -87,7 +89,7 @@ def _by_problem(traces: Shard) -> Iterator[list[Trace]]:
 
 
 def _on_problem(
-    judges: Judges, traces: Sequence[Trace], found: Mapping[str, Finding]
+    judges: FilterContext, traces: Sequence[Trace], found: Mapping[str, FilterResult]
 ) -> Iterator[list[Verdict]]:
     """Every rule on each trace, then what sees all samples of the problem and the verdicts so far."""
     settings = judges.settings
@@ -96,7 +98,7 @@ def _on_problem(
     rules = {name: given for name, given in settings.rules.items() if not (by_vote and name == "correct")}
     verdicts = [list(filters.verdicts_on(trace, rules, _known(trace, found))) for trace in traces]
 
-    def add(name: str, said: Sequence[Finding]) -> None:
+    def add(name: str, said: Sequence[FilterResult]) -> None:
         for each, finding in zip(verdicts, said, strict=True):
             each.append(filters.as_verdict(name, VERSIONS[name], finding))
 
@@ -118,7 +120,7 @@ def _policy(settings: Filter) -> Policy:
     return Policy(**{f.name: given[f.name] for f in fields(Policy) if f.name in given})
 
 
-def _known(trace: Trace, found: Mapping[str, Finding]) -> dict[str, Finding]:
+def _known(trace: Trace, found: Mapping[str, FilterResult]) -> dict[str, FilterResult]:
     """What a judge model said of the trace."""
     if trace.answer_type != "free":
         return {}

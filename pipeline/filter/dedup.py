@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filters
-from filters.result import Finding, fit
+from filters.result import FilterResult, passed
 from pipeline.engine.shard import Shard
-from pipeline.filter.apply import VERSIONS, Judges, side_by_side, with_verdicts
+from pipeline.filter.apply import VERSIONS, FilterContext, side_by_side, with_verdicts
 from pipeline.rows import Verdict
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 SHORT = 50  # words of a trace that is compared with those of its own problem alone
 PROBLEM, TRACE = "duplicate_problem", "duplicate_trace"  # the names of the rules
 _TEXTS = ("id", "problem_id", "question", "reasoning", "response", "outcome")
-Found = dict[str, dict[str, Finding]]  # rule -> id of a problem or trace -> what it duplicates
+Found = dict[str, dict[str, FilterResult]]  # rule -> id of a problem or trace -> what it duplicates
 
 
-def find_duplicates(judges: Judges, shards: Sequence[Shard], rows: int, folder: Path) -> Found:
+def find_duplicates(judges: FilterContext, shards: Sequence[Shard], rows: int, folder: Path) -> Found:
     """The problems and traces that say the same as one before them.
 
     `folder` takes temporary files, about 4 bytes a word of what is compared.
@@ -43,7 +43,7 @@ def find_duplicates(judges: Judges, shards: Sequence[Shard], rows: int, folder: 
     for name, texts in compared.items():
         with texts:
             findings = zip(ids[name], texts.findings(), strict=True)
-            found[name] = {key: finding for key, finding in findings if finding.outcome == "fail"}
+            found[name] = {key: finding for key, finding in findings if finding.outcome == "failed"}
     return found
 
 
@@ -60,17 +60,17 @@ def _with(record: dict[str, Any], found: Found) -> Iterator[Verdict]:
     if filters.decide(verdicts)[0] != "rejected":  # the others were compared with nothing
         for name, key in ((PROBLEM, record["problem_id"]), (TRACE, record["id"])):
             if name in found:
-                yield filters.as_verdict(name, VERSIONS[name], found[name].get(key, fit()))
+                yield filters.as_verdict(name, VERSIONS[name], found[name].get(key, passed()))
 
 
-def _thresholds(judges: Judges) -> dict[str, float]:
+def _thresholds(judges: FilterContext) -> dict[str, float]:
     wanted = judges.settings.duplicates
     assert wanted is not None
     both = {PROBLEM: wanted.problems, TRACE: wanted.traces}
     return {name: threshold for name, threshold in both.items() if threshold is not None}
 
 
-def _sketch_shard(judges: Judges, judged: Shard) -> dict[str, tuple[list[str], Sketch]]:
+def _sketch_shard(judges: FilterContext, judged: Shard) -> dict[str, tuple[list[str], Sketch]]:
     """For each rule the ids and the texts' sketches: of problems with a trace left, and of these traces."""
     from filters.dataset.minhash import sketch
 

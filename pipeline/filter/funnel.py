@@ -57,13 +57,13 @@ def funnel(paths: Sequence[Path]) -> Funnel:
                 {reason: n for (outcome, reason), n in outcomes.items() if outcome == which}
             ).most_common()
         )
-        for which in ("kept", "rejected", "unknown")
+        for which in ("kept", "rejected", "undecided")
     }
     return Funnel(
         traces=outcomes.total(),
         kept=sum(by_outcome["kept"].values()),
         rejected=by_outcome["rejected"],
-        unknown=by_outcome["unknown"],
+        unknown=by_outcome["undecided"],
         rules=rules,
     )
 
@@ -83,11 +83,11 @@ def _verdicts(verdicts: Any) -> tuple[Any, Any, Any, Any]:
 
     flat = verdicts.flatten()
     names, outcomes = flat.field("filter"), flat.field("outcome")
-    failing = pc.equal(outcomes, "fail").to_numpy(zero_copy_only=False)
+    failing = pc.equal(outcomes, "failed").to_numpy(zero_copy_only=False)
     of = pc.list_parent_indices(verdicts).to_numpy(zero_copy_only=False)
     failures = np.bincount(of[failing], minlength=len(verdicts)) if len(of) else np.zeros(len(verdicts), int)
     only = failing & (failures[of] == 1)
-    return names, pa.array(failing), pa.array(only), pc.equal(outcomes, "unknown")
+    return names, pa.array(failing), pa.array(only), pc.equal(outcomes, "undecided")
 
 
 def _counts(values: Any) -> dict[str, int]:

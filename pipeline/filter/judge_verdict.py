@@ -12,21 +12,21 @@ import json
 import re
 
 from filters.grade.grader import TEXT_LIMIT
-from filters.result import EVIDENCE_LIMIT, Finding
+from filters.result import EVIDENCE_LIMIT, FilterResult
 from pipeline.engine.shard import Shard
-from pipeline.rows import AnswerType, Opinion, Passed
+from pipeline.rows import AnswerType, FilterOutcome, JudgeVerdict
 
 FAILED = "judge_failed"  # the reason of an opinion that could not be had
-_OUTCOMES: dict[str, tuple[Passed, str]] = {
-    "correct": ("pass", ""),
-    "incorrect": ("fail", "wrong"),
-    "unclear": ("unknown", "unclear"),
+_OUTCOMES: dict[str, tuple[FilterOutcome, str]] = {
+    "correct": ("passed", ""),
+    "incorrect": ("failed", "wrong"),
+    "unclear": ("undecided", "unclear"),
 }
 # Models set the line in bold, add a full stop, write it in small letters; they may not add a word.
 _VERDICT = re.compile(r"[\W_]*verdict[\W_]+(correct|incorrect|unclear)[\W_]*", re.IGNORECASE)
 
 
-def read_verdict(answer: str, finish_reason: str) -> tuple[Passed, str]:
+def read_verdict(answer: str, finish_reason: str) -> tuple[FilterOutcome, str]:
     """The outcome and its reason; "unclear" where the answer does not end in a verdict.
 
     Earlier lines may quote the response, verdicts that it states included, and so may an answer that did not
@@ -47,12 +47,12 @@ def opinion_id(question: str, reference: str | None, response: str) -> str:
     return hashlib.sha256(json.dumps([question, reference, response]).encode()).hexdigest()[:32]
 
 
-def findings(opinions: Shard) -> dict[str, Finding]:
-    """What a sealed shard of opinions says of the rule `correct`, by the opinion's id."""
-    return {opinion.id: _finding(opinion) for opinion in opinions.rows()}
+def findings(judge_verdicts: Shard) -> dict[str, FilterResult]:
+    """What a sealed shard of judge_verdicts says of the rule `correct`, by the opinion's id."""
+    return {opinion.id: _finding(opinion) for opinion in judge_verdicts.rows()}
 
 
-def _finding(opinion: Opinion) -> Finding:
+def _finding(opinion: JudgeVerdict) -> FilterResult:
     """The end of the answer is the evidence: the verdict stands there."""
     said = opinion.error or opinion.answer
-    return Finding(opinion.outcome, opinion.reason, said[-EVIDENCE_LIMIT:], "judge")
+    return FilterResult(opinion.outcome, opinion.reason, said[-EVIDENCE_LIMIT:], "judge")

@@ -1,7 +1,7 @@
 """judge: a model says of free-text answers whether they are right; a part of filter, in a folder of its own.
 
 It is asked as the teacher is: what it said is on disk before it counts, a failed request is tried again by
-the same command. Of equal texts in a shard it is asked once. Leaves out what an answer says (opinions.py).
+the same command. Of equal texts in a shard it is asked once. Leaves out what an answer says (judge_verdicts.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import prompts
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Judge
-from pipeline.engine.scheduler import Plan, Unit, work
+from pipeline.engine.scheduler import Plan, WorkItem, work
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import DONE, Job, Stage, execute
 from pipeline.engine.store import Output
@@ -24,22 +24,22 @@ from pipeline.filter.judge_verdict import FAILED, is_judged, opinion_id, read_ve
 from pipeline.generate import sampler
 from pipeline.generate import stage as generate
 from pipeline.generate.sample_plan import sampling_seed
-from pipeline.generate.usage import Ledger, Meter
+from pipeline.generate.usage import Ledger, UsageMeter
 from pipeline.inference.client import Client
 from pipeline.inference.vllm_server import Server
-from pipeline.rows import Opinion, Outcome, Passed, Sampling, Trace
+from pipeline.rows import FilterOutcome, JudgeVerdict, Outcome, Sampling, Trace
 
 _READ = ("id", "question", "reference", "response", "answer_type")  # of a trace
-_AS_OUTCOME: dict[Passed, Outcome] = {"pass": "kept", "fail": "rejected", "unknown": "unknown"}
+_AS_OUTCOME: dict[FilterOutcome, Outcome] = {"passed": "kept", "failed": "rejected", "undecided": "undecided"}
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
-    """All that changes the opinions: the model, how its weights are read, the prompt, the sampling."""
+    """All that changes the judge_verdicts: the model, how its weights are read, the prompt, the sampling."""
     judge = _judge(recipe)
     prompt = prompts.load(judge.prompt, judging=True)
     return {
         **identity(judge),
-        "weights": sampler.served_as(judge),
+        "weights": sampler.output_affecting_args(judge),
         **sampler.not_sent(judge),
         "prompt": {"name": prompt.name, "text": prompt.text},
         "seed": recipe.seed,
@@ -53,14 +53,14 @@ def check(recipe: Recipe) -> None:
     generate.check(judge)
 
 
-def opinions(job: Job, name: str, reads: str) -> list[Shard]:
-    """The shards of the opinions on another stage's traces, in order; what is owed of them is asked first.
+def judge_verdicts(job: Job, name: str, reads: str) -> list[Shard]:
+    """The shards of the judge_verdicts on another stage's traces, in order; what is owed of them is asked first.
 
     Raises Stopped when some could not be had, UserError when the judge cannot be reached.
     """
     if execute(stage(name, reads), {reads: generate.GENERATE}, job.recipe, job.run_dir) != DONE:
         raise Stopped(f"{name} is unfinished; the same command goes on")
-    return Output(job.run_dir / name, Opinion).shards()
+    return Output(job.run_dir / name, JudgeVerdict).shards()
 
 
 def stage(name: str, reads: str) -> Stage:
@@ -68,8 +68,8 @@ def stage(name: str, reads: str) -> Stage:
     return Stage(
         name=name,
         version=1,
-        row=Opinion,
-        mirrors=reads,
+        row=JudgeVerdict,
+        shards_from=reads,
         reads=(reads,),
         settings=settings,
         check=check,
@@ -101,7 +101,7 @@ def _run(job: Job) -> dict[str, Any]:
 async def _ask_all(job: Job, judge: Judge, reached: Server, total: int) -> None:
     async with generate.client_of(judge, reached, judge.concurrency) as client:
         await client.check(job.say)
-        ledger = Ledger(job.output.folder, [Meter(judge.model, judge, client.tally)])
+        ledger = Ledger(job.output.folder, [UsageMeter(judge.model, judge, client.tally)])
         asker = _Asker(judge, client, ledger, job.recipe.seed)
         with job.progress(total) as progress:
             async with generate.reporting(progress, ledger, lambda: total):
@@ -110,7 +110,7 @@ async def _ask_all(job: Job, judge: Judge, reached: Server, total: int) -> None:
                     asker.do,
                     asker.give_up,
                     slots={"": judge.concurrency},
-                    accept=lambda: int(judge.accept_failed * total),
+                    accept=lambda: int(judge.max_failed_fraction * total),
                     progress=progress,
                     watch=reached.died,
                 )
@@ -120,7 +120,7 @@ def _plan(traces: Shard, written: Shard) -> Plan:
     held = written.held()
     asked = dict(_asked(traces))
     units = [
-        Unit(key, record, length=len(record["response"]), tried=key in held.failed)
+        WorkItem(key, record, length=len(record["response"]), tried=key in held.failed)
         for key, record in asked.items()
         if key not in held.rows
     ]
@@ -150,7 +150,7 @@ class _Asker:
             temperature=judge.temperature, top_p=judge.top_p, max_tokens=judge.max_tokens
         )
 
-    async def do(self, unit: Unit) -> Opinion:
+    async def do(self, unit: WorkItem) -> JudgeVerdict:
         messages = self._prompt.fill({name: unit.args[name] for name in prompts.JUDGED})
         seed = sampling_seed(unit.key, 0, self._seed)
         said = await self._client.complete(messages, self._sampling, seed)
@@ -169,14 +169,14 @@ class _Asker:
             }
         )
 
-    def give_up(self, unit: Unit, error: str | None) -> Opinion:
+    def give_up(self, unit: WorkItem, error: str | None) -> JudgeVerdict:
         """The row of a unit that has no answer."""
-        return Opinion(
+        return JudgeVerdict(
             id=unit.key,
             trace_id=unit.args["id"],
             model=self._judge.model,
             prompt_hash=self._prompt.hash,
-            outcome="unknown",
+            outcome="undecided",
             reason=FAILED,
             reasoning=None,
             answer="",

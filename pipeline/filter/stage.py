@@ -21,13 +21,13 @@ from pipeline.engine.store import Output
 from pipeline.errors import Stopped, UserError
 from pipeline.filter import dedup
 from pipeline.filter import llm_judge as judge
-from pipeline.filter.apply import VERSIONS, Judges, judge_shard, questions_of, side_by_side
+from pipeline.filter.apply import VERSIONS, FilterContext, judge_shard, questions_of, side_by_side
 from pipeline.filter.funnel import Funnel, funnel
 from pipeline.generate.stage import GENERATE
 from pipeline.ingest import sources
 from pipeline.rows import Trace
 
-PLAIN = "one_thought: no_thought"  # what is said of a trace that reasons in plain text
+PLAIN = "single_reasoning: no_thought"  # what is said of a trace that reasons in plain text
 FEW = 50  # traces of which no rule can be said to reject nearly all
 
 
@@ -51,23 +51,23 @@ def judging(name: str, reads: str, table: Filter, judged: bool) -> Stage:
         name=name,
         version=2,
         row=Trace,
-        mirrors=reads,
+        shards_from=reads,
         reads=(reads,),
         settings=lambda recipe: settings(recipe, table, judged),
         check=_check,
         run=lambda job: _judge(job, table, judged).model_dump(),
-        parts=lambda recipe, run_dir: [judge.stage(_opinions(name), reads)] if judged else [],
+        parts=lambda recipe, run_dir: [judge.stage(_judge_verdicts(name), reads)] if judged else [],
     )
 
 
-def _opinions(name: str) -> str:
+def _judge_verdicts(name: str) -> str:
     """The folder of what a judge model says of the traces that the stage `name` judges."""
     return f"{name.removesuffix('/each')}/judge"
 
 
 def _judge(job: Job, table: Filter, judged: bool) -> Funnel:
     (reads,) = job.stage.reads
-    judges = Judges(table)
+    judges = FilterContext(table)
     rows = job.inputs[reads].counts().rows
     todo = [arguments for arguments in _shards(job, reads, judged) if not arguments[1].sealed]
     with job.progress(rows) as progress:
@@ -77,11 +77,11 @@ def _judge(job: Job, table: Filter, judged: bool) -> Funnel:
 
 
 def _shards(job: Job, reads: str, judged: bool) -> Sequence[tuple[Shard, ...]]:
-    """The shards of traces, of judged traces and, where there are some, of opinions on them."""
+    """The shards of traces, of judged traces and, where there are some, of judge_verdicts on them."""
     if not judged:
         return job.pairs()
-    opinions = judge.opinions(job, _opinions(job.stage.name), reads)
-    return [(*pair, given) for pair, given in zip(job.pairs(), opinions, strict=True)]
+    judge_verdicts = judge.judge_verdicts(job, _judge_verdicts(job.stage.name), reads)
+    return [(*pair, given) for pair, given in zip(job.pairs(), judge_verdicts, strict=True)]
 
 
 def _counted(job: Job) -> Funnel:
@@ -103,7 +103,7 @@ def _run(job: Job) -> dict[str, Any]:
     alone = table.duplicates is None
     _say_rules(job, table)
     counted = _judge(job, table, judged) if alone else _judge_without_duplicates(job, table, judged)
-    _warn(counted, table.most_rejected)
+    _warn(counted, table.max_rejected_fraction)
     return counted.model_dump()
 
 
@@ -125,7 +125,7 @@ def _judge_without_duplicates(job: Job, table: Filter, judged: bool) -> Funnel:
     if execute(stage, {"generate": GENERATE}, job.recipe, job.run_dir) != DONE:
         raise Stopped(f"{stage.name} is unfinished; the same command goes on")
     each = Output(job.run_dir / stage.name, Trace)
-    judges, shards, rows = Judges(table), each.shards(), each.counts().rows
+    judges, shards, rows = FilterContext(table), each.shards(), each.counts().rows
     found = dedup.find_duplicates(judges, shards, rows, job.output.folder)
     with job.progress(rows) as progress:
         for traces, written in zip(shards, job.output.shards(), strict=True):
@@ -143,7 +143,7 @@ def _parts(recipe: Recipe, run_dir: Path) -> list[Stage]:
     judged = bool(recipe.judged)
     if recipe.filter.duplicates is not None:
         return [_each(recipe.filter, judged)]
-    return [judge.stage(_opinions("filter"), "generate")] if judged else []
+    return [judge.stage(_judge_verdicts("filter"), "generate")] if judged else []
 
 
 def _warn(counted: Funnel, most: float) -> None:
@@ -162,7 +162,7 @@ def _warn(counted: Funnel, most: float) -> None:
         plain = ' select.reasoning = "none" teaches plain text;' if why == PLAIN else ""
         raise UserError(
             f"the rule {name!r} {does} of {counted.traces} traces ({why}): look at some with `retort why`;"
-            f"{plain} filter.most_rejected=1 goes on all the same"
+            f"{plain} filter.max_rejected_fraction=1 goes on all the same"
         )
 
 
@@ -180,7 +180,7 @@ FILTER = Stage(
     name="filter",
     version=2,
     row=Trace,
-    mirrors="generate",
+    shards_from="generate",
     reads=("generate",),
     settings=_settings,
     check=_check,

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.engine.scheduler import Plan, Unit
+from pipeline.engine.scheduler import Plan, WorkItem
 from pipeline.engine.shard import Held, Shard
 from pipeline.inference.response import Completion, can_continue
 from pipeline.rows import Outcome, Problem, Trace
 
 FAILED = "failed"  # the finish_reason of a sample that was given up
 JUDGE = "judge"  # the lane of the units that judge a trace
-_FIELDS = ("finish_reason", "continued", "outcome", "error")
+_FIELDS = ("finish_reason", "continuations", "outcome", "error")
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Rules:
 
     most: int  # samples of each teacher, at most
     until: int | None  # enough once so many are kept; None: always `most`
-    continue_cut: int  # how often a cut thought is continued
+    max_continuations: int  # how often a cut thought is continued
 
 
 @dataclass(frozen=True)
-class Ask:
+class SampleRequest:
     """One sample of a problem: to be drawn, or, where its row is there, to be continued or judged."""
 
     problem: Problem
@@ -45,9 +45,9 @@ def trace_id(problem_id: str, teacher: int, sample: int) -> str:
     return f"{problem_id}-{teacher}-{sample:04d}"
 
 
-def sampling_seed(problem_id: str, sample: int, run_seed: int, continued: int = 0) -> int:
+def sampling_seed(problem_id: str, sample: int, run_seed: int, continuations: int = 0) -> int:
     """A seed of 31 bits from the unit alone, so that order and concurrency change nothing."""
-    text = f"{run_seed} {problem_id} {sample} {continued}"
+    text = f"{run_seed} {problem_id} {sample} {continuations}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
@@ -67,7 +67,7 @@ def wanted(outcomes: Mapping[int, Outcome], rules: Rules) -> int:
     return rules.most
 
 
-class Series:
+class ProblemSamples:
     """The samples of one problem by one teacher."""
 
     def __init__(self, problem: Problem, teacher: int, rules: Rules, finished: Callable[[int], None]) -> None:
@@ -80,7 +80,7 @@ class Series:
         """Of every sample that may come."""
         return [trace_id(self.problem.id, self.teacher, sample) for sample in range(self.rules.most)]
 
-    def begin(self, held: Held) -> Iterator[Unit]:
+    def begin(self, held: Held) -> Iterator[WorkItem]:
         """What is owed at first, beside what `take` says of the rows in `pending`."""
         for sample, key in enumerate(self.ids()):
             row = held.rows.get(key)
@@ -92,10 +92,10 @@ class Series:
         """Keys of rows that are there and need something done to them."""
         return [key for key in self.ids() if key in held.rows and self._is_pending(held.rows[key])]
 
-    def take(self, row: Trace) -> list[Unit]:
+    def take(self, row: Trace) -> list[WorkItem]:
         """What is owed because of a row."""
         self._longest = max(self._longest, row.completion_tokens or 0)
-        if self._is_cut(row.finish_reason, row.continued, row.error) and can_continue(completion_of(row)):
+        if self._is_cut(row.finish_reason, row.continuations, row.error) and can_continue(completion_of(row)):
             return [self._unit(row.sample, str(self.teacher), row)]
         if self._is_unjudged(row.finish_reason, row.outcome):
             return [self._unit(row.sample, JUDGE, row)]
@@ -107,24 +107,24 @@ class Series:
         self.outcomes[sample] = "kept" if finish_reason == FAILED else outcome
 
     def _is_pending(self, row: dict[str, Any]) -> bool:
-        cut = self._is_cut(row["finish_reason"], row["continued"], row["error"])
+        cut = self._is_cut(row["finish_reason"], row["continuations"], row["error"])
         return cut or self._is_unjudged(row["finish_reason"], row["outcome"])
 
     def _is_unjudged(self, finish_reason: str, outcome: Outcome) -> bool:
-        return self.rules.until is not None and outcome == "unjudged" and finish_reason != FAILED
+        return self.rules.until is not None and outcome == "unfiltered" and finish_reason != FAILED
 
-    def _is_cut(self, finish_reason: str, continued: int, error: str | None) -> bool:
-        return finish_reason == "length" and error is None and continued < self.rules.continue_cut
+    def _is_cut(self, finish_reason: str, continuations: int, error: str | None) -> bool:
+        return finish_reason == "length" and error is None and continuations < self.rules.max_continuations
 
-    def _more(self) -> list[Unit]:
+    def _more(self) -> list[WorkItem]:
         first, self._asked = self._asked, wanted(self.outcomes, self.rules)
         if len(self.outcomes) == self._asked:
             self.finished(self._asked)
         return [self._unit(sample, str(self.teacher)) for sample in range(first, self._asked)]
 
-    def _unit(self, sample: int, lane: str, row: Trace | None = None) -> Unit:
-        ask = Ask(self.problem, self.teacher, sample, row)
-        return Unit(trace_id(self.problem.id, self.teacher, sample), ask, lane, self._longest)
+    def _unit(self, sample: int, lane: str, row: Trace | None = None) -> WorkItem:
+        ask = SampleRequest(self.problem, self.teacher, sample, row)
+        return WorkItem(trace_id(self.problem.id, self.teacher, sample), ask, lane, self._longest)
 
 
 def plan(
@@ -138,11 +138,11 @@ def plan(
     `finished` is told, once for each problem and teacher, how many samples it took.
     """
     held = traces.held(_FIELDS)
-    series = {(p.id, t): Series(p, t, rules, finished) for p, teachers in problems for t in teachers}
+    series = {(p.id, t): ProblemSamples(p, t, rules, finished) for p, teachers in problems for t in teachers}
     units = [unit for each in series.values() for unit in each.begin(held)]
     pending = {key for each in series.values() for key in each.pending(held)}
 
-    def follow(row: Trace) -> list[Unit]:
+    def follow(row: Trace) -> list[WorkItem]:
         return series[row.problem_id, int(row.id.split("-")[-2])].take(row)
 
     if pending:

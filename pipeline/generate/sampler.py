@@ -1,6 +1,6 @@
 """What to draw of which models, and how one unit of it becomes a row: asked, continued, judged.
 
-Generate and evaluate draw the same way; what differs between them is a value, a Draw. Leaves out which
+Generate and evaluate draw the same way; what differs between them is a value, a SamplingJob. Leaves out which
 samples are wanted (sampling.py) and who runs the units (units.py).
 """
 
@@ -18,12 +18,12 @@ from pipeline.config.base import identity
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.evaluation import Evaluate
 from pipeline.config.traces import Generate
-from pipeline.engine.scheduler import Unit
+from pipeline.engine.scheduler import WorkItem
 from pipeline.engine.stage import Job
 from pipeline.engine.store import Output
 from pipeline.errors import Stopped
 from pipeline.generate import sample_plan
-from pipeline.generate.sample_plan import FAILED, JUDGE, Ask
+from pipeline.generate.sample_plan import FAILED, JUDGE, SampleRequest
 from pipeline.generate.usage import Ledger
 from pipeline.inference.client import Client
 from pipeline.inference.http import RequestFailed
@@ -32,7 +32,7 @@ from pipeline.inference.vllm_server import Server
 from pipeline.rows import Sampling, Split, Trace
 
 # Engine arguments of vLLM that say how fast it answers, not what.
-SPEED = frozenset(
+PERFORMANCE_ARGS = frozenset(
     {
         "async_scheduling",
         "block_size",
@@ -54,8 +54,8 @@ SPEED = frozenset(
     }
 )
 _WHERE = frozenset({"prompt", "teacher_prompt", "held_out", "sets"})  # they say where, not how it is sampled
-NOTHING = Completion(None, "", FAILED, None, None)  # the answer of a request that has none
-PEEK_EVERY = 0.05  # seconds, at least, between two traces judged for the line of progress alone
+EMPTY_COMPLETION = Completion(None, "", FAILED, None, None)  # the answer of a request that has none
+PREVIEW_INTERVAL = 0.05  # seconds, at least, between two traces judged for the line of progress alone
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplingJob:
     """What to ask of which models."""
 
     split: Split  # which problems
     models: tuple[Model, ...]
     prompt: str
-    table: Generate | Evaluate  # temperature, top_p, max_tokens, concurrency, accept_failed
+    table: Generate | Evaluate  # temperature, top_p, max_tokens, concurrency, max_failed_fraction
     wanted: sample_plan.Rules
     filters: filters.Rules  # what makes a trace a kept one
     logprobs: int | None = None
 
 
-def settings(draw: Draw, seed: int) -> dict[str, Any]:
+def settings(draw: SamplingJob, seed: int) -> dict[str, Any]:
     """All that changes the traces: the models, how their weights are read, the prompt, the sampling."""
     prompt = prompts.load(draw.prompt)
     judging = {"rules": filters.versions(draw.filters)} if draw.wanted.until is not None else {}
@@ -102,7 +102,7 @@ def model_settings(name: str, endpoint: Endpoint) -> dict[str, Any]:
     return {
         "name": name,
         "model": endpoint.model,
-        "weights": served_as(endpoint),
+        "weights": output_affecting_args(endpoint),
         "extra_body": endpoint.extra_body,
         **not_sent(endpoint),
     }
@@ -131,15 +131,15 @@ def unsent_in(output: Output) -> dict[str, list[str]]:
     return {teacher: sorted(names) for teacher, names in sorted(found.items())}
 
 
-def served_as(endpoint: Endpoint) -> dict[str, Any]:
+def output_affecting_args(endpoint: Endpoint) -> dict[str, Any]:
     """The engine arguments that may change what the model says: all but those known to be about speed."""
-    return {k: v for k, v in endpoint.vllm.items() if k not in SPEED}
+    return {k: v for k, v in endpoint.vllm.items() if k not in PERFORMANCE_ARGS}
 
 
-class Drawer:
+class Sampler:
     """Does one unit: asks for a sample, goes on with one that was cut, or judges one."""
 
-    def __init__(self, draw: Draw, clients: Sequence[Client], ledger: Ledger, seed: int) -> None:
+    def __init__(self, draw: SamplingJob, clients: Sequence[Client], ledger: Ledger, seed: int) -> None:
         self._draw, self._clients, self._ledger, self._seed = draw, clients, ledger, seed
         self._prompt = prompts.load(draw.prompt)
         table = draw.table
@@ -148,8 +148,8 @@ class Drawer:
         )
         self._peeking: asyncio.Task[None] | None = None
 
-    async def do(self, unit: Unit) -> Trace:
-        ask: Ask = unit.args
+    async def do(self, unit: WorkItem) -> Trace:
+        ask: SampleRequest = unit.args
         if unit.lane == JUDGE:
             assert ask.row is not None
             return await self._judged(ask.row)
@@ -157,18 +157,18 @@ class Drawer:
             return await self._continued(ask, ask.row)
         seed = sample_plan.sampling_seed(ask.problem.id, ask.sample, self._seed)
         trace = self._trace(ask, seed, await self._complete(ask, seed))
-        self._peek(trace)
+        self._preview_yield(trace)
         return trace
 
-    def give_up(self, unit: Unit, error: str) -> Trace:
+    def give_up(self, unit: WorkItem, error: str) -> Trace:
         """The row of a unit that failed: what there was of it before, with the error."""
-        ask: Ask = unit.args
+        ask: SampleRequest = unit.args
         seed = sample_plan.sampling_seed(ask.problem.id, ask.sample, self._seed)
-        nothing = replace(NOTHING, unsent=self._clients[ask.teacher].unsent)
+        nothing = replace(EMPTY_COMPLETION, unsent=self._clients[ask.teacher].unsent)
         row = ask.row or self._trace(ask, seed, nothing)
         return row.model_copy(update={"error": error})
 
-    async def _complete(self, ask: Ask, seed: int, so_far: Completion | None = None) -> Completion:
+    async def _complete(self, ask: SampleRequest, seed: int, so_far: Completion | None = None) -> Completion:
         completion = await self._clients[ask.teacher].complete(
             self._prompt.render(ask.problem),
             self._sampling,
@@ -179,8 +179,8 @@ class Drawer:
         self._ledger.meters[ask.teacher].add(completion, so_far)
         return completion
 
-    async def _continued(self, ask: Ask, row: Trace) -> Trace:
-        seed = sample_plan.sampling_seed(row.problem_id, row.sample, self._seed, row.continued + 1)
+    async def _continued(self, ask: SampleRequest, row: Trace) -> Trace:
+        seed = sample_plan.sampling_seed(row.problem_id, row.sample, self._seed, row.continuations + 1)
         try:
             completion = await self._complete(ask, seed, sample_plan.completion_of(row))
         except RequestFailed as e:
@@ -190,7 +190,7 @@ class Drawer:
         seed_sent = row.seed if "seed" not in completion.unsent else None
         return row.model_copy(
             update=_said(completion)
-            | {"continued": row.continued + 1}
+            | {"continuations": row.continuations + 1}
             | {"sampling": _sent(row.sampling, completion), "seed": seed_sent}
         )
 
@@ -199,7 +199,7 @@ class Drawer:
         self._ledger.outcomes[outcome] += 1
         return row.model_copy(update={"outcome": outcome})
 
-    def _peek(self, trace: Trace) -> None:
+    def _preview_yield(self, trace: Trace) -> None:
         """Judge a trace now and then, so that people see early how many are kept. It changes no row."""
         if self._draw.wanted.until is not None or trace.answer_type == "free":
             return
@@ -209,9 +209,9 @@ class Drawer:
     async def _peek_at(self, trace: Trace) -> None:
         with suppress(Stopped):  # no checking process: the filter stage will say so
             await self._judged(trace)
-            await asyncio.sleep(PEEK_EVERY)
+            await asyncio.sleep(PREVIEW_INTERVAL)
 
-    def _trace(self, ask: Ask, seed: int, completion: Completion) -> Trace:
+    def _trace(self, ask: SampleRequest, seed: int, completion: Completion) -> Trace:
         """The row of a sample."""
         problem = ask.problem
         return Trace(

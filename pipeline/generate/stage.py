@@ -26,8 +26,8 @@ from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.generate import sample_plan, sampler
 from pipeline.generate.sample_plan import FAILED, JUDGE
-from pipeline.generate.sampler import Draw, Drawer, Model
-from pipeline.generate.usage import SAVE_EVERY, Ledger, Meter
+from pipeline.generate.sampler import Model, Sampler, SamplingJob
+from pipeline.generate.usage import SAVE_EVERY, Ledger, UsageMeter
 from pipeline.hardware import cores
 from pipeline.inference import model_files, vllm_server
 from pipeline.inference.client import Client
@@ -81,7 +81,7 @@ def check(endpoint: Endpoint) -> None:
         model_files.check(endpoint.model)
 
 
-def run(job: Job, draw: Draw) -> dict[str, Any]:
+def run(job: Job, draw: SamplingJob) -> dict[str, Any]:
     """Draw every trace that is owed. The report says nothing that the rows do not."""
     if not job.owes_nothing():
         _draw(job, draw)
@@ -89,14 +89,14 @@ def run(job: Job, draw: Draw) -> dict[str, Any]:
     return {"not_sent": unsent} if unsent else {}
 
 
-def _draw(job: Job, draw: Draw) -> None:
+def _draw(job: Job, draw: SamplingJob) -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(model.reach(job)) for model in draw.models]
         gc.freeze()  # what is imported stays; looking through it again and again costs a tenth of the time
         asyncio.run(_draw_all(job, draw, servers))
 
 
-async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
+async def _draw_all(job: Job, draw: SamplingJob, servers: Sequence[Server]) -> None:
     pairs = job.pairs()
     expected = _Expected(draw, pairs)
     async with AsyncExitStack() as stack:
@@ -108,11 +108,11 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
         ]
         for client in clients:
             await client.check(job.say)
-            if draw.wanted.continue_cut:
+            if draw.wanted.max_continuations:
                 await client.check_continuing(draw.logprobs)
-        meters = [Meter(m.name, m.endpoint, c.tally) for m, c in zip(draw.models, clients, strict=True)]
+        meters = [UsageMeter(m.name, m.endpoint, c.tally) for m, c in zip(draw.models, clients, strict=True)]
         ledger = Ledger(job.output.folder, meters)
-        drawer = Drawer(draw, clients, ledger, job.recipe.seed)
+        drawer = Sampler(draw, clients, ledger, job.recipe.seed)
         with job.progress(expected.total()) as progress:
             await stack.enter_async_context(reporting(progress, ledger, expected.total))
             await work(
@@ -121,7 +121,7 @@ async def _draw_all(job: Job, draw: Draw, servers: Sequence[Server]) -> None:
                 drawer.give_up,
                 slots={str(i): draw.table.concurrency for i in range(len(clients))},
                 after={JUDGE: 2 * len(cores())},
-                accept=lambda: int(draw.table.accept_failed * expected.total()) - expected.given_up,
+                accept=lambda: int(draw.table.max_failed_fraction * expected.total()) - expected.given_up,
                 progress=progress,
                 watch=lambda: next(filter(None, (reached.died() for reached in servers)), None),
             )
@@ -139,7 +139,7 @@ def client_of(endpoint: Endpoint, reached: Server, concurrency: int, answered: b
     )
 
 
-def _plan(problems: Shard, traces: Shard, draw: Draw, expected: _Expected) -> Plan:
+def _plan(problems: Shard, traces: Shard, draw: SamplingJob, expected: _Expected) -> Plan:
     asked = [(p, _asked(p, draw.models)) for p in problems.rows() if p.split == draw.split]
     return sample_plan.plan(asked, traces, draw.wanted, expected.add)
 
@@ -168,7 +168,7 @@ def _asked(problem: Problem, asked: Sequence[Model]) -> list[int]:
 class _Expected:
     """How many traces there will be; where sampling adapts, judged by the problems that have enough."""
 
-    def __init__(self, draw: Draw, pairs: Sequence[tuple[Shard, Shard]]) -> None:
+    def __init__(self, draw: SamplingJob, pairs: Sequence[tuple[Shard, Shard]]) -> None:
         per_problem = sum(m.share is None for m in draw.models) + any(m.share for m in draw.models)
         self._most = draw.wanted.most
         self._series = self._finished = self._drawn = 0
@@ -179,7 +179,7 @@ class _Expected:
             if traces.sealed:
                 self._finished += series
                 self._drawn += traces.count().rows
-            if draw.table.accept_failed:
+            if draw.table.max_failed_fraction:
                 self.given_up += _given_up(traces)
 
     def add(self, samples: int) -> None:
@@ -213,24 +213,24 @@ async def reporting(progress: Progress, ledger: Ledger, total: Callable[[], int]
         await report()
 
 
-def draw_of(recipe: Recipe) -> Draw:
+def draw_of(recipe: Recipe) -> SamplingJob:
     """What the recipe wants drawn for training."""
     table = recipe.generate
-    return Draw(
+    return SamplingJob(
         split="train",
         models=tuple(_model(teacher, table) for teacher in recipe.teacher),
         prompt=table.prompt,
         table=table,
-        wanted=sample_plan.Rules(table.most, table.until_correct, table.continue_cut),
+        wanted=sample_plan.Rules(table.most, table.target_kept, table.max_continuations),
         filters=recipe.filter.rules,
         logprobs=table.logprobs,
     )
 
 
 def _model(teacher: Teacher, table: Generate) -> Model:
-    label = model_files.label(teacher.called)
+    label = model_files.label(teacher.display_name)
     reached = partial(reach, teacher, teacher.model, label, table.logprobs, table=table)
-    return Model(teacher.called, teacher, reached, teacher.share)
+    return Model(teacher.display_name, teacher, reached, teacher.share)
 
 
 def _check(recipe: Recipe) -> None:
@@ -244,7 +244,7 @@ GENERATE = Stage(
     name="generate",
     version=2,
     row=Trace,
-    mirrors="ingest",
+    shards_from="ingest",
     reads=("ingest",),
     settings=lambda recipe: sampler.settings(draw_of(recipe), recipe.seed),
     check=_check,

@@ -54,7 +54,7 @@ _Tries = TypeAdapter(tuple[Try, ...])
 
 
 @dataclass
-class Meter:
+class UsageMeter:
     """Counts the tokens that one teacher was paid for."""
 
     teacher: str
@@ -89,7 +89,7 @@ class Ledger:
     """The ledger of a stage's folder: earlier tries as they were left, and this one."""
 
     folder: Path
-    meters: Sequence[Meter]
+    meters: Sequence[UsageMeter]
     outcomes: Counter[Outcome] = field(default_factory=Counter)  # of the traces judged so far
 
     def __post_init__(self) -> None:
@@ -132,9 +132,12 @@ class Ledger:
 
 def price(endpoint: Endpoint, prompt_tokens: int, completion_tokens: int) -> float | None:
     """What so many tokens cost; None where the endpoint names no price."""
-    if endpoint.price_in is None and endpoint.price_out is None:
+    if endpoint.price_per_mtok_in is None and endpoint.price_per_mtok_out is None:
         return None
-    return (prompt_tokens * (endpoint.price_in or 0) + completion_tokens * (endpoint.price_out or 0)) / 1e6
+    return (
+        prompt_tokens * (endpoint.price_per_mtok_in or 0)
+        + completion_tokens * (endpoint.price_per_mtok_out or 0)
+    ) / 1e6
 
 
 def read(folder: Path) -> tuple[Try, ...]:

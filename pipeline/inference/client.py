@@ -16,12 +16,19 @@ from pydantic_core import to_json
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
-from pipeline.inference.concurrency import FIRST_LEVEL, Place, Places, Slot, Tally
-from pipeline.inference.credentials import Cleaner, NoList, check_address, list_models, nearest, read_key
+from pipeline.inference.concurrency import FIRST_LEVEL, EndpointPool, PooledEndpoint, Slot, Tally
+from pipeline.inference.credentials import (
+    ModelListError,
+    Redactor,
+    check_address,
+    list_models,
+    nearest,
+    read_key,
+)
 from pipeline.inference.http import CHAT, COMPLETIONS, Bounds, ErrorStatus, RequestFailed, Retry, Transport
-from pipeline.inference.http_errors import FieldRefused, Hopeless, judge
+from pipeline.inference.http_errors import FatalError, FieldRefused, judge
 from pipeline.inference.logprobs import NoLogprobs
-from pipeline.inference.rate_limit import Quota, Tries
+from pipeline.inference.rate_limit import RateLimiter, Tries
 from pipeline.inference.request_body import Fetch, as_completion, chat_body, must_complete
 from pipeline.inference.response import Completion, Reader
 from pipeline.rows import Message, Sampling
@@ -49,17 +56,17 @@ class Client:
     ) -> None:
         self.model = model
         self._endpoint = endpoint
-        self._cleaner = Cleaner(read_key(endpoint.api_key_env))
+        self._cleaner = Redactor(read_key(endpoint.api_key_env))
         self._urls = list(base_urls)
         self._ours, self._answered = ours, answered
         first = concurrency if ours else FIRST_LEVEL
-        places = [Place(check_address(url), concurrency, first) for url in self._urls]
-        self._places = Places(places, concurrency)
+        places = [PooledEndpoint(check_address(url), concurrency, first) for url in self._urls]
+        self._places = EndpointPool(places, concurrency)
         self.tally = Tally(self._places)
         self._transports = {
             place: Transport(url, self._cleaner.key) for place, url in zip(places, self._urls, strict=True)
         }
-        self._quota = Quota(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self._quota = RateLimiter(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self._bad_since: float | None = None  # the first failure since the last good answer
         self._good = 0  # answers so far
         self._capped = False  # a wait that a server asked for, and that was said
@@ -95,7 +102,7 @@ class Client:
 
     async def check_continuing(self, logprobs: int | None) -> None:
         """Find out how an answer that was cut can be continued as it began. UserError where it cannot."""
-        place = min(self._places.places, key=lambda place: place.aside_until)
+        place = min(self._places.places, key=lambda place: place.cooldown_until)
         found = await must_complete(self._fetch(place), self.model, self._endpoint, logprobs)
         if found is None and self._by_completions:
             raise UserError(f'{place.name}: continue_by = "completions" needs /tokenize, as vLLM has it')
@@ -103,13 +110,13 @@ class Client:
             self._say(f"{place.name}: whether it renders cut answers as they were is not known")
         self._by_completions |= found is True
 
-    def _fetch(self, place: Place) -> Fetch:
+    def _fetch(self, place: PooledEndpoint) -> Fetch:
         return partial(self._transports[place].fetch, bounds=Bounds(self._endpoint.stall_timeout, 1))
 
     async def _flaw(self, base_url: str) -> str | None:
         try:
             known = await list_models(base_url, self._cleaner, self._endpoint.max_retries)
-        except NoList as e:
+        except ModelListError as e:
             if e.useless:
                 return str(e)
             hint = str(e)
@@ -135,7 +142,7 @@ class Client:
 
         `logprobs`: how many of the likeliest tokens to keep at each position. Raises RequestFailed when this
         request has no answer, UserError when none would have one, Stopped when nothing good came from any
-        address for `patience` seconds. A field that the request can do without and the server refuses is left
+        address for `unavailable_timeout` seconds. A field that the request can do without and the server refuses is left
         out; of this request alone where it was taken of others.
         """
         whole = chat_body(self._endpoint, self.model, messages, sampling, seed, logprobs, so_far)
@@ -194,12 +201,12 @@ class Client:
             self._note(place, e, started, clock())
             raise
         except RequestFailed:
-            place.lives()
+            place.record_response()
             raise
         finally:
             self._quota.settle(guess, reader.tokens, clock())
         # From here on a refusal is about its own request: some gateways moderate with 403.
-        place.good()
+        place.record_success()
         self._bad_since = None
         self._good += 1
         self._gave_logprobs |= completion.logprobs is not None
@@ -223,10 +230,10 @@ class Client:
             why = f"{e}, which generate.logprobs needs; vLLM gives them"
             raise UserError(f"{place.name}: model {self.model!r}: {why}") from None
 
-    def _judged(self, error: ErrorStatus, place: Place, continuing: bool, began: bool) -> Exception:
+    def _judged(self, error: ErrorStatus, place: PooledEndpoint, continuing: bool, began: bool) -> Exception:
         """What a refusal means: for this try, for this request, for its address or for all of them."""
         refusal = judge(error, self._cleaner, began)
-        if not isinstance(refusal, Hopeless):
+        if not isinstance(refusal, FatalError):
             return refusal
         # Where it answered well before, or is asked to go on with a message, it need not be about all others;
         # but nor for ever about this one: a key or an address can be put right.
@@ -240,60 +247,64 @@ class Client:
         self._set_aside(place, reason)
         return Retry("refused", reason, counts=False, refused=True)
 
-    def _set_aside(self, place: Place, reason: str) -> None:
+    def _set_aside(self, place: PooledEndpoint, reason: str) -> None:
         now = asyncio.get_running_loop().time()
-        if place.aside_until <= now:
+        if place.cooldown_until <= now:
             self._say(f"{place.name} is set aside: {reason}")
-            place.set_aside(now)
+            place.start_cooldown(now)
 
-    def _note(self, place: Place, failure: Retry, started: float, now: float) -> None:
+    def _note(self, place: PooledEndpoint, failure: Retry, started: float, now: float) -> None:
         self._bad_since = now if self._bad_since is None else self._bad_since
         if failure.busy:
             place.level.overloaded()
         if failure.counts or failure.refused:
             place.failed(started, now, failure.refused)
         else:
-            place.lives()
+            place.record_response()
 
     async def _wait(self, failure: Retry, tries: Tries) -> None:
         """Until the next try. Raises Stopped when nothing good came for too long, RequestFailed when that is
         known of this request alone."""
         # After a refused connection its address is set aside; others need no rest.
         wait = 0.0 if failure.refused else max(tries.waits, failure.after or 0.0)
-        patience = self._endpoint.patience
+        unavailable_timeout = self._endpoint.unavailable_timeout
         if failure.word == "stalled":  # a request that stalls at each try is to fail by itself
-            patience = max(patience, self._endpoint.stall_timeout * (self._endpoint.max_retries + 1))
-        if wait > patience and not self._capped:
+            unavailable_timeout = max(
+                unavailable_timeout, self._endpoint.stall_timeout * (self._endpoint.max_retries + 1)
+            )
+        if wait > unavailable_timeout and not self._capped:
             self._capped = True
-            self._say(f"a server asks to wait {wait:,.0f} s (Retry-After): asked again after {patience:g} s")
+            self._say(
+                f"a server asks to wait {wait:,.0f} s (Retry-After): asked again after {unavailable_timeout:g} s"
+            )
         clock = asyncio.get_running_loop().time
-        until = clock() + min(wait, patience)
+        until = clock() + min(wait, unavailable_timeout)
         while True:
-            left = self._patience_left(clock(), failure, patience, tries)
+            left = self._time_left(clock(), failure, unavailable_timeout, tries)
             if (rest := until - clock()) <= 0:
                 return
             await asyncio.sleep(min(rest, left))
 
-    def _patience_left(self, now: float, failure: Retry, patience: float, tries: Tries) -> float:
+    def _time_left(self, now: float, failure: Retry, unavailable_timeout: float, tries: Tries) -> float:
         if self._bad_since is None:
-            return patience
+            return unavailable_timeout
         heard = max(transport.heard_at for transport in self._transports.values())
         self._bad_since = max(self._bad_since, heard)  # an answer on its way is good news too
-        left = self._bad_since + patience - now
+        left = self._bad_since + unavailable_timeout - now
         if left <= 0:
             names = ", ".join(place.name for place in self._places.places)
             reason = self._cleaner.clean(failure.reason)
-            why = f"{names}: no good answer for {patience:g} s; the last: {reason}"
+            why = f"{names}: no good answer for {unavailable_timeout:g} s; the last: {reason}"
             if failure.refused or not (self._answered or self._good):
                 raise Stopped(why)
             # The server is there and answered others: it may be this request that it cannot answer. Where it
             # is the server, so many requests soon fail that the run stops.
             if tries.failed > self._endpoint.max_retries:
                 raise RequestFailed(why)
-            return patience
+            return unavailable_timeout
         return left
 
-    def _refusal(self, place: Place, reason: str) -> str:
+    def _refusal(self, place: PooledEndpoint, reason: str) -> str:
         env = self._endpoint.api_key_env
         key = f"key from the environment variable {env}" if env else "no api_key_env is set"
         return f"{place.name}: cannot use model {self.model!r} ({key}): {reason}"

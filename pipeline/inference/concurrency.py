@@ -17,11 +17,11 @@ SLOWER = 3  # times the best; beyond it requests are queueing
 SMOOTHING = 0.2  # weight of the newest time to the first byte
 SHRINK = 0.7
 SINGLE = 3  # overloads in a round that say nothing, however short it is
-LONGEST_ASIDE = 60.0  # seconds
+MAX_COOLDOWN = 60.0  # seconds
 IN_A_ROW = 8  # failures at one address until it is set aside
 
 
-class Level:
+class ConcurrencyLimit:
     """The limit of requests in flight at one address: grows while it answers quickly, shrinks on overload.
 
     A round ends when all requests in flight have begun to be answered, or as many first bytes and overloads
@@ -82,24 +82,24 @@ class Level:
         self._shrunk, self._most = False, self.in_flight
 
 
-class Place:
+class PooledEndpoint:
     """One address: its level, and whether it is set aside for a while."""
 
     def __init__(self, name: str, ceiling: int, first: int = FIRST_LEVEL) -> None:
         self.name = name
-        self.level = Level(ceiling, first)
+        self.level = ConcurrencyLimit(ceiling, first)
         self.answered = False  # well, ever
         self.refusal: str | None = None  # why it would refuse every request, as far as is known
-        self.aside_until = float("-inf")
-        self._aside_since = float("-inf")
-        self._times_aside = 0
+        self.cooldown_until = float("-inf")
+        self._cooldown_since = float("-inf")
+        self._cooldowns = 0
         self._failures = 0  # in a row
         self._probing = False  # was set aside and did not answer since: gets one request at a time
 
     def use(self, now: float) -> float | None:
         """The share of its level that is in use; None when it takes no request now."""
         limit = 1 if self._probing else int(self.level.limit)
-        if now < self.aside_until or self.level.in_flight >= limit:
+        if now < self.cooldown_until or self.level.in_flight >= limit:
             return None
         return self.level.in_flight / limit
 
@@ -108,37 +108,37 @@ class Place:
         self._probing = False
         self.level.first_byte(seconds)
 
-    def good(self) -> None:
+    def record_success(self) -> None:
         self.answered, self.refusal = True, None
-        self._failures = self._times_aside = 0
+        self._failures = self._cooldowns = 0
 
-    def lives(self) -> None:
+    def record_response(self) -> None:
         """It answered, if not what was hoped for."""
         self._failures, self._probing = 0, False
 
     def failed(self, started: float, now: float, refused: bool) -> None:
         """A request begun at `started` failed; `refused`: no connection could be had."""
         self._failures += 1
-        if started >= self._aside_since and (refused or self._probing or self._failures >= IN_A_ROW):
-            self.set_aside(now, min(LONGEST_ASIDE, 2.0 ** min(self._times_aside, 6)))
+        if started >= self._cooldown_since and (refused or self._probing or self._failures >= IN_A_ROW):
+            self.start_cooldown(now, min(MAX_COOLDOWN, 2.0 ** min(self._cooldowns, 6)))
 
-    def set_aside(self, now: float, seconds: float = LONGEST_ASIDE) -> None:
-        self.aside_until, self._aside_since = now + seconds, now
-        self._times_aside, self._probing, self._failures = self._times_aside + 1, True, 0
+    def start_cooldown(self, now: float, seconds: float = MAX_COOLDOWN) -> None:
+        self.cooldown_until, self._cooldown_since = now + seconds, now
+        self._cooldowns, self._probing, self._failures = self._cooldowns + 1, True, 0
 
 
 @dataclass
 class Slot:
     """The room of one request at a place."""
 
-    place: Place
+    place: PooledEndpoint
     begun: bool = False  # to be answered
 
 
-class Places:
+class EndpointPool:
     """Hands out room for requests: at the place with the most of it, in the order of asking."""
 
-    def __init__(self, places: Sequence[Place], most: int) -> None:
+    def __init__(self, places: Sequence[PooledEndpoint], most: int) -> None:
         self.places = places
         self._most = most  # in flight over all of them
         self._waiting: deque[asyncio.Future[Slot]] = deque()
@@ -208,7 +208,7 @@ class Places:
 
     def _wake_later(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """When the first address that is set aside may be tried again."""
-        until = [place.aside_until for place in self.places if place.aside_until > now]
+        until = [place.cooldown_until for place in self.places if place.cooldown_until > now]
         if self._timer:
             self._timer.cancel()
         self._timer = loop.call_at(min(until), self.wake) if until else None
@@ -217,7 +217,7 @@ class Places:
 class Tally:
     """What a client did so far and does now: live counts."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: EndpointPool) -> None:
         self._places = places
         self.requests = 0  # sent
         self.retries: Counter[str] = Counter()  # by what went wrong: "429", "5xx", "cut", ...

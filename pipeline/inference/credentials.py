@@ -33,7 +33,7 @@ _SECRET = re.compile(r"(?i)(^|&)[^=&]*(key|token|secret|password|sig(nature)?)="
 _KEY_LIKE = re.compile(r"(?i)\b(sk|pk|hf|gsk|xai)[-_]\S{6}|\*\*\*")  # "sk-...", and the masked "abcd****wxyz"
 
 
-class NoList(Exception):
+class ModelListError(Exception):
     """A server did not tell its models; the message says why in one line.
 
     `useless`: nor would it take a request now: nobody answers, the key is wrong, or it is unwell.
@@ -111,13 +111,13 @@ def shown(url: str) -> str:
 
 
 @dataclass(frozen=True)
-class Cleaner:
+class Redactor:
     """Makes what a server says fit to be shown."""
 
     key: str | None = None
 
     def __repr__(self) -> str:  # the key stays out of tracebacks and logs
-        return "Cleaner()"
+        return "Redactor()"
 
     def clean(self, text: str) -> str:
         """One printable line without keys, at most MAX_WORDS characters."""
@@ -137,7 +137,7 @@ class Cleaner:
         return bool(_KEY_LIKE.search(word)) or any(end in word for end in ends)
 
 
-def words_of(body: object) -> str | None:
+def error_message(body: object) -> str | None:
     """The message in the body of an error, whose form differs from server to server."""
     for name in ("error", "message", "detail"):
         if isinstance(body, dict) and body.get(name):
@@ -153,8 +153,8 @@ class _ModelList(BaseModel):
     data: list[_Model]
 
 
-async def list_models(base_url: str, cleaner: Cleaner, max_retries: int) -> list[str] | None:
-    """The names of the models that a server knows, None where it answers but keeps no list. Raises NoList."""
+async def list_models(base_url: str, cleaner: Redactor, max_retries: int) -> list[str] | None:
+    """The names of the models that a server knows, None where it answers but keeps no list. Raises ModelListError."""
     import httpx2
     import openai
 
@@ -172,19 +172,19 @@ async def list_models(base_url: str, cleaner: Cleaner, max_retries: int) -> list
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(p) for p in first["loc"])
-        raise NoList(f"its list of models cannot be read: {where}: {first['msg']}") from None
+        raise ModelListError(f"its list of models cannot be read: {where}: {first['msg']}") from None
     except TimeoutError:
-        raise NoList(f"no answer after {LIST_TIMEOUT * (1 + LIST_RETRIES)} s", useless=True) from None
+        raise ModelListError(f"no answer after {LIST_TIMEOUT * (1 + LIST_RETRIES)} s", useless=True) from None
     except openai.APIStatusError as e:
         if e.status_code in _UNLISTED:
             return None  # the first request will tell whether the address is right
-        words = words_of(e.body) or e.response.text
+        words = error_message(e.body) or e.response.text
         reason = f"HTTP {e.status_code}: {cleaner.clean(words) or 'no reason given'}"
-        raise NoList(reason, useless=e.status_code == 401 or e.status_code >= 500) from None
+        raise ModelListError(reason, useless=e.status_code == 401 or e.status_code >= 500) from None
     except (openai.OpenAIError, httpx2.HTTPError) as e:
         cause = e.__cause__ or e
         reason = f"no answer: {cleaner.clean(str(cause)) or type(cause).__name__}"
-        raise NoList(reason, useless=True) from None
+        raise ModelListError(reason, useless=True) from None
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -200,5 +200,5 @@ async def _list_body(api: openai.AsyncOpenAI) -> bytes:
         async for chunk in answer.iter_bytes():
             body += chunk
             if len(body) > MAX_LIST:
-                raise NoList(f"its list of models is larger than {MAX_LIST >> 20} MiB")
+                raise ModelListError(f"its list of models is larger than {MAX_LIST >> 20} MiB")
     return bytes(body)

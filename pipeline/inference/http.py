@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from pipeline.errors import UnitFailed
+from pipeline.errors import WorkItemFailed
 from pipeline.inference.credentials import proxy_for, redirected, shown
 from pipeline.inference.rate_limit import read_retry_after
 
@@ -43,7 +43,7 @@ MOST_REDIRECTS = 3
 _REPEATED = {301, 302, 307, 308}  # redirects after which the POST is sent again; 303 asks for a GET
 
 
-class RequestFailed(UnitFailed):
+class RequestFailed(WorkItemFailed):
     """This request cannot be answered, others may be. The message is one short line saying why."""
 
     def __init__(self, reason: str, *, refused: bool = False) -> None:

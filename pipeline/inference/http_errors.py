@@ -10,7 +10,7 @@ import re
 
 from pydantic_core import from_json, to_json
 
-from pipeline.inference.credentials import Cleaner, words_of
+from pipeline.inference.credentials import Redactor, error_message
 from pipeline.inference.http import ErrorStatus, RequestFailed, Retry
 from pipeline.inference.sse import words_in
 
@@ -64,7 +64,7 @@ class FieldRefused(RequestFailed):
         self.fields = fields
 
 
-class Hopeless(Exception):
+class FatalError(Exception):
     """Every other request would be refused the same way. The message is one short line saying why.
 
     `account`: it is about the account's money, whatever was answered before.
@@ -75,16 +75,16 @@ class Hopeless(Exception):
         self.account = account
 
 
-def judge(error: ErrorStatus, cleaner: Cleaner, began: bool = False) -> Retry | RequestFailed | Hopeless:
+def judge(error: ErrorStatus, cleaner: Redactor, began: bool = False) -> Retry | RequestFailed | FatalError:
     """What a refusal means. `began`: it broke an answer off, which has to be paid as far as it came."""
     status, body = error.status, _parsed(error.body)
     reason = f"HTTP {status}: {cleaner.clean(_words(body)) or 'no reason given'}"
     if status == 402 or _no_money(body, reason):
-        return Hopeless(reason, account=True)
+        return FatalError(reason, account=True)
     if status in (400, 422) and (fields := _spare_fields(body)):
         return FieldRefused(reason, fields)
     if _hopeless(status, body, reason):
-        return Hopeless(reason)
+        return FatalError(reason)
     word = "5xx" if status >= 500 else str(status)
     if _TOO_LARGE.search(reason):
         return RequestFailed(reason, refused=True)
@@ -135,6 +135,6 @@ def _parsed(body: object) -> object:
 
 
 def _words(body: object) -> str:
-    if words := words_of(body):
+    if words := error_message(body):
         return words
     return body if isinstance(body, str) else to_json(body).decode() if body else ""

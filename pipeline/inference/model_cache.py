@@ -53,7 +53,7 @@ def made(target: Path, program: Sequence[str], doing: str, say: Callable[[str], 
     Two processes that want the same take turns, and the second finds it done. Raises UserError.
     """
     if not target.exists():
-        with _our_turn(target):
+        with _exclusive(target):
             if not target.exists():
                 _make(target, program, doing, say)
     return str(target)
@@ -80,7 +80,7 @@ def _make(target: Path, program: Sequence[str], doing: str, say: Callable[[str],
 
 
 @contextmanager
-def _our_turn(target: Path) -> Iterator[None]:
+def _exclusive(target: Path) -> Iterator[None]:
     """One process at a time; the kernel lets go of the lock when we end, however we end."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

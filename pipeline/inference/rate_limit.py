@@ -47,7 +47,7 @@ class Bucket:
         self._at = now
 
 
-class Quota:
+class RateLimiter:
     """The limits of requests and of tokens a minute that one account has."""
 
     def __init__(self, requests: float | None, tokens: float | None) -> None:

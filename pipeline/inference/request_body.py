@@ -170,5 +170,5 @@ def _field(body: bytes, name: str) -> Any:
 
 def _cannot(model: str, why: str) -> UserError:
     return UserError(
-        f"model {model!r}: cut answers cannot be continued: {why}; set generate.continue_cut = 0"
+        f"model {model!r}: cut answers cannot be continued: {why}; set generate.max_continuations = 0"
     )

@@ -66,7 +66,7 @@ class Server:
         """None while it runs; after the death of one started here, what to tell the user."""
         if self.child is None or (code := self.child.poll()) is None:
             return None
-        return _obituary(self.child, f"vLLM for {self.model} ended (exit code {code})")
+        return _crash_message(self.child, f"vLLM for {self.model} ended (exit code {code})")
 
 
 def check(endpoint: Endpoint) -> None:
@@ -216,9 +216,9 @@ def _wait(child: Child, url: str, name: str, timeout: float) -> None:
     while not _lists(url, name):
         code = child.poll()
         if code is not None:
-            raise ServerDied(_obituary(child, f"vLLM could not start for {name} (exit code {code})"))
+            raise ServerDied(_crash_message(child, f"vLLM could not start for {name} (exit code {code})"))
         if time.monotonic() > deadline:
-            raise ServerDied(_obituary(child, f"vLLM for {name} does not answer after {timeout:g} s"))
+            raise ServerDied(_crash_message(child, f"vLLM for {name} does not answer after {timeout:g} s"))
         time.sleep(POLL)
 
 
@@ -230,7 +230,7 @@ def _lists(url: str, name: str) -> bool:
         return False  # not yet, or not a server that we know
 
 
-def _obituary(child: Child, what: str) -> str:
+def _crash_message(child: Child, what: str) -> str:
     """What happened, and the log's last words; an engine's own error stands above its server's farewell."""
     lines = [line for line in child.log_tail(400).split("\n") if not _NOISE.search(line)]
     errors = [line for line in lines[:-LAST_LINES] if _ERROR.search(line)]

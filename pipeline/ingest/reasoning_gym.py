@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from pipeline.errors import UserError, nearest
 
 ENTRY_SECONDS = 60.0  # for one problem; with impossible settings some generators look for ever
-NONSENSE = "no answer at all"
+WRONG_ANSWER = "no answer at all"
 TASK_ERRORS = (  # what the code of a task raises when it is not content with its settings or finds no problem
     ArithmeticError,
     AssertionError,
@@ -113,9 +113,9 @@ def _made(task: str, settings: dict[str, Any], size: int, seed: int) -> Iterator
 
 def _reply(dataset: Any, scorer: Any, index: int, origin: dict[str, Any]) -> dict[str, Any]:
     entry = dataset[index]
-    # Texts stand for what JSON does not know, such as fractions; whether that does, _distrust sees.
+    # Texts stand for what JSON does not know, such as fractions; whether that does, _scorer_problem sees.
     stored = json.loads(json.dumps(entry, default=str))
-    why = _distrust(scorer, entry, stored)
+    why = _scorer_problem(scorer, entry, stored)
     return {"failed": why} if why else {"entry": {**stored, **origin}}
 
 
@@ -164,9 +164,9 @@ def _wrong_type(field: Field[Any], config: type, value: Any) -> str | None:
     return None
 
 
-def _distrust(scorer: Any, entry: dict[str, Any], stored: dict[str, Any]) -> str | None:
+def _scorer_problem(scorer: Any, entry: dict[str, Any], stored: dict[str, Any]) -> str | None:
     """Why the task's scorer is not to be trusted with an entry that was stored as JSON."""
-    if _score(scorer, NONSENSE, stored) >= 1:
+    if _score(scorer, WRONG_ANSWER, stored) >= 1:
         return "its scorer takes any text for right"
     if isinstance(stored["answer"], str) and _score(scorer, stored["answer"], stored) < 1:
         return "its scorer does not take its own answer for right once the entry is stored"

@@ -32,7 +32,7 @@ class Cost(Row):
 
 def costs(run: Run) -> list[Cost]:
     """What the generate stage has cost so far: sealed shards and open journals together."""
-    endpoints = {teacher.called: teacher for teacher in run.recipe.teacher}
+    endpoints = {teacher.display_name: teacher for teacher in run.recipe.teacher}
     kept = _kept(run)
     rows = []
     for (teacher, source), used in sorted(_used(run).items()):

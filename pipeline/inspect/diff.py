@@ -51,7 +51,7 @@ class ScoreDiff(Row):
     """One model of both runs on one set."""
 
     set: str
-    subject: str
+    model_role: str
     problems: int  # of both
     a: float  # pass@1 over these
     b: float
@@ -143,7 +143,7 @@ def _side(run: Run) -> Side:
         traces=sum(c.traces for c in spent),
         kept=report.get("kept"),
         rejected=report.get("rejected"),
-        unknown=report.get("unknown"),
+        unknown=report.get("undecided"),
         prompt_tokens=_sum([c.prompt_tokens for c in spent]),
         completion_tokens=_sum([c.completion_tokens for c in spent]),
         uncounted=sum(c.uncounted for c in spent),
@@ -165,7 +165,7 @@ def _scores(a: list[Score], b: list[Score]) -> Iterator[ScoreDiff]:
             if len(new):
                 yield ScoreDiff(
                     set=name,
-                    subject=subject,
+                    model_role=subject,
                     problems=len(new),
                     a=float(old.mean()),
                     b=float(new.mean()),
@@ -178,7 +178,7 @@ def _yields(diff: Diff) -> Table:
     sides = (diff.a, diff.b)
     table.add_row("traces", *(f"{s.traces:,}" for s in sides))
     table.add_row("kept", *(_share(s.kept, s) for s in sides))
-    for what in ("rejected", "unknown"):
+    for what in ("rejected", "undecided"):
         found = [getattr(s, what) or {} for s in sides]
         for reason in dict.fromkeys((*found[0], *found[1])):
             counts = (_share(f.get(reason, 0), s) for f, s in zip(found, sides, strict=True))
@@ -200,6 +200,6 @@ def _share(count: int | None, side: Side) -> str:
 def _sentence(s: ScoreDiff) -> str:
     mean, low, high = (100 * x for x in s.difference)
     return (
-        f"{s.set}, {s.subject}: {100 * s.a:.1f} % -> {100 * s.b:.1f} %, {mean:+.1f} points, "
+        f"{s.set}, {s.model_role}: {100 * s.a:.1f} % -> {100 * s.b:.1f} %, {mean:+.1f} points, "
         f"95 % from {low:+.1f} to {high:+.1f}, over {s.problems} problems"
     )

@@ -22,7 +22,7 @@ from pipeline.engine.store import Output
 from pipeline.errors import UserError, nearest
 from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.table import Rows, Verdicts
-from pipeline.rows import Example, Opinion, Problem, Row, Score, Step, Trace
+from pipeline.rows import Example, JudgeVerdict, Problem, Row, Score, Step, Trace
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,7 +35,10 @@ ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
     "train": Step,
     "evaluate": Score,
 }
-WITHIN: dict[str, type[Row]] = {"judge": Opinion, "problems": Problem}  # within those of filter and evaluate
+WITHIN: dict[str, type[Row]] = {
+    "judge": JudgeVerdict,
+    "problems": Problem,
+}  # within those of filter and evaluate
 _ANSWERS = ("filter/judge", "evaluate/*/*/generate", "evaluate/*/*/filter/judge")
 
 
@@ -151,7 +154,7 @@ class Run:
     def reasons(self, name: str, stage: str = "filter") -> list[str]:
         """The reasons, as "rule: code", that name this rule or this code. UserError where none does."""
         report = self.report(stage)
-        known = [*report.get("rejected", {}), *report.get("unknown", {})]
+        known = [*report.get("rejected", {}), *report.get("undecided", {})]
         found = [why for why in known if name in (why, *why.split(": ", 1)) or why.startswith(f"no_{name}: ")]
         if not found:
             raise UserError(f"{self.path}: no trace was decided by {name!r}" + nearest(name, known))

@@ -58,7 +58,7 @@ def _table(summaries: Sequence[Summary]) -> Table:
         shares = [f"{100 * x:.1f} %" for x in (s.truncated, s.malformed, s.unknown, s.failed)]
         tokens = "-" if s.tokens is None else f"{s.tokens:.0f}"
         of = f"{s.problems} x {s.samples / s.problems:g}"
-        table.add_row(s.subject, s.prompt, percent(s.pass_at[1]), *shares, tokens, of)
+        table.add_row(s.model_role, s.prompt, percent(s.pass_at[1]), *shares, tokens, of)
     return table
 
 
@@ -68,7 +68,7 @@ def _several(summaries: Sequence[Summary]) -> Table:
     table = Table("", *(f"pass@{k}" for k in ks), "majority", box=None)
     for s in summaries:
         cells = [percent(s.pass_at[k]) if k in s.pass_at else "-" for k in ks]
-        table.add_row(s.subject, *cells, percent(s.majority))
+        table.add_row(s.model_role, *cells, percent(s.majority))
     return table
 
 

@@ -53,7 +53,7 @@ def _filter(run: Run) -> Iterator[str]:
     funnel = run.report("filter")
     rules = []
     for name, rule in funnel["rules"].items():
-        unknown = f" and cannot tell of {rule['unknown']:,}" if rule["unknown"] else ""
+        unknown = f" and cannot tell of {rule['unknown']:,}" if rule["undecided"] else ""
         rules.append(f"{name} {rule['fails']:,}{unknown}")
     yield f"rejected by each rule: {', '.join(rules)}"
     share = f" ({100 * funnel['kept'] / funnel['traces']:.1f} %)" if funnel["traces"] else ""

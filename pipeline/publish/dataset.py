@@ -139,7 +139,7 @@ def _without_errors(verdicts: Any) -> Any:
 
     flat = verdicts.flatten()
     fields = {field.name: flat.field(field.name) for field in flat.type}
-    unknown = pc.equal(fields["outcome"], "unknown")
+    unknown = pc.equal(fields["outcome"], "undecided")
     fields["evidence"] = pc.if_else(unknown, pa.scalar(None, pa.string()), fields["evidence"])
     plain = pa.StructArray.from_arrays(list(fields.values()), fields=list(flat.type))
     offsets = pc.subtract(verdicts.offsets, verdicts.offsets[0])

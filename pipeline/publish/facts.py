@@ -105,7 +105,7 @@ def gather(run: Run) -> Facts:
         run=run.path.name,
         recipe=select["identity"],
         teachers=tuple(
-            Licensed(name=public(t.called), licence=t.licence, terms=t.terms) for t in recipe.teacher
+            Licensed(name=public(t.display_name), licence=t.licence, terms=t.terms) for t in recipe.teacher
         ),
         student=Licensed(name=public(recipe.student.model), licence=recipe.student.licence)
         if recipe.student

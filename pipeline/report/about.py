@@ -11,7 +11,7 @@ from pipeline.inspect.run import ROWS, Run
 from pipeline.report import charts
 from pipeline.train.job import Preflight, read_preflight
 
-_DRAWN = ("prompt", "samples", "temperature", "top_p", "max_tokens", "until_correct")
+_DRAWN = ("prompt", "samples", "temperature", "top_p", "max_tokens", "target_kept")
 _TRAINED = ("objective", "epochs", "learning_rate", "schedule", "batch_size", "max_length", "order")
 
 
@@ -28,7 +28,7 @@ def settings(run: Run) -> list[tuple[str, str]]:
     evaluate = recipe.evaluate
     said = [
         ("sources", ", ".join(str(s.name or getattr(s, "path", "")) for s in recipe.ingest.sources)),
-        ("teacher", ", ".join(t.called for t in recipe.teacher)),
+        ("teacher", ", ".join(t.display_name for t in recipe.teacher)),
         ("traces", _said(drawn)),
         ("rules", ", ".join(recipe.filter.rules)),
         ("student", f"{student}{layers}{lora}"),

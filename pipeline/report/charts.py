@@ -22,9 +22,9 @@ COLOURS = {
     "wrong": "var(--bad)",
     "kept": "var(--good)",
     "rejected": "var(--bad)",
-    "unknown": "var(--unsure)",
+    "undecided": "var(--unsure)",
     "not judged": "var(--unsure)",
-    "unjudged": "var(--unsure)",
+    "unfiltered": "var(--unsure)",
 }
 _SVG = "{http://www.w3.org/2000/svg}"
 _DRAWS = frozenset(

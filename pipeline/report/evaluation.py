@@ -62,7 +62,7 @@ def differences(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 def changes(scores: Iterable[Score]) -> dict[tuple[str, str], str]:
     """(set, problem id) -> what training changed, for the problems of base and student."""
-    solved = {(s.set, s.problem_id, s.subject): 2 * s.correct >= s.samples for s in scores}
+    solved = {(s.set, s.problem_id, s.model_role): 2 * s.correct >= s.samples for s in scores}
     found = {}
     for (set_name, problem, subject), student in solved.items():
         base = solved.get((set_name, problem, "base"))
@@ -90,7 +90,7 @@ def problems(scores: Sequence[Score], questions: Mapping[str, tuple[str, str]]) 
                 "right": {},
             },
         )
-        row["right"][s.subject] = [s.correct, s.samples]
+        row["right"][s.model_role] = [s.correct, s.samples]
     order = [*CHANGES, ""]
     return sorted(rows.values(), key=lambda row: order.index(row["change"]))
 
@@ -123,7 +123,7 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
     several = len({row["set"] for row in table}) > 1
     drawn = [
         dict(zip(("mean", "low", "high"), row["pass_at"][1], strict=True))
-        | {"name": f"{row['set']}: {row['subject']}" if several else row["subject"]}
+        | {"name": f"{row['set']}: {row['subject']}" if several else row["model_role"]}
         for row in table
     ]
     apart = [

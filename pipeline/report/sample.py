@@ -28,7 +28,7 @@ _COLUMNS = [name for name in Trace.model_fields if name not in ("logprobs", "met
 Label = tuple[str, ...]
 
 
-class Place(NamedTuple):
+class PooledEndpoint(NamedTuple):
     """Where a trace lies."""
 
     stage: str
@@ -36,41 +36,43 @@ class Place(NamedTuple):
     row: int
 
 
-def strata(stage: str, paths: Sequence[Path], each: int = EACH) -> dict[Label, list[Place]]:
+def strata(stage: str, paths: Sequence[Path], each: int = EACH) -> dict[Label, list[PooledEndpoint]]:
     """(source, outcome, reason) -> places of `each` of its traces or fewer, drawn evenly."""
-    heaps: dict[Label, list[tuple[float, Place]]] = {}
+    heaps: dict[Label, list[tuple[float, PooledEndpoint]]] = {}
     draw = np.random.default_rng(0)
     for path in paths:
         for first, labels in _labels(path):
             for row, (label, key) in enumerate(zip(labels, draw.random(len(labels)).tolist(), strict=True)):
                 heap = heaps.setdefault(label, [])
                 if len(heap) < each:
-                    heapq.heappush(heap, (-key, Place(stage, path, first + row)))
+                    heapq.heappush(heap, (-key, PooledEndpoint(stage, path, first + row)))
                 elif -key > heap[0][0]:
-                    heapq.heapreplace(heap, (-key, Place(stage, path, first + row)))
+                    heapq.heapreplace(heap, (-key, PooledEndpoint(stage, path, first + row)))
     return {label: [place for _, place in sorted(heap)] for label, heap in heaps.items()}
 
 
-def places_of(stage: str, paths: Sequence[Path], problems: set[str]) -> list[Place]:
+def places_of(stage: str, paths: Sequence[Path], problems: set[str]) -> list[PooledEndpoint]:
     """The first trace of each of these problems."""
-    found: dict[str, Place] = {}
+    found: dict[str, PooledEndpoint] = {}
     for path in paths:
         with sealed_file.opened(path, ["problem_id"]) as file:
             ids = file.read(columns=["problem_id"])["problem_id"].to_pylist()
         for row, problem in enumerate(ids):
             if problem in problems:
-                found.setdefault(problem, Place(stage, path, row))
+                found.setdefault(problem, PooledEndpoint(stage, path, row))
     return list(found.values())
 
 
-def pick(first: Iterable[Place], groups: Sequence[dict[Label, list[Place]]], most: int = MOST) -> list[Place]:
+def pick(
+    first: Iterable[PooledEndpoint], groups: Sequence[dict[Label, list[PooledEndpoint]]], most: int = MOST
+) -> list[PooledEndpoint]:
     """Those wanted anyway, then one of each stratum in turn, the rarest strata first."""
     lists = sorted((places for group in groups for places in group.values()), key=len)
     turns = (place for turn in zip_longest(*lists) for place in turn if place is not None)
     return list(dict.fromkeys(chain(first, turns)))[:most]
 
 
-def read(places: Sequence[Place], budget: int = BYTES) -> list[dict[str, Any]]:
+def read(places: Sequence[PooledEndpoint], budget: int = BYTES) -> list[dict[str, Any]]:
     """These traces as the browser takes them, in order, those that fit into `budget` bytes of JSON."""
     rows = dict(_rows(places))
     shown, spent = [], 0
@@ -90,9 +92,9 @@ def _labels(path: Path) -> Iterator[tuple[int, list[Label]]]:
         first += len(batch)
 
 
-def _rows(places: Sequence[Place]) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _rows(places: Sequence[PooledEndpoint]) -> Iterator[tuple[PooledEndpoint, dict[str, Any]]]:
     """Read row group by row group, so that no file is ever held whole."""
-    by_path: dict[Path, list[Place]] = {}
+    by_path: dict[Path, list[PooledEndpoint]] = {}
     for place in sorted(places, key=lambda place: (place.path, place.row)):
         by_path.setdefault(place.path, []).append(place)
     for path, wanted in by_path.items():

@@ -93,7 +93,7 @@ def hits(paths: Sequence[Path], rule: str = "contamination") -> tuple[int, list[
     count = 0
     for batch in batches(paths, ("id", "source", "verdicts"), BATCH):
         flat = batch.column("verdicts").flatten()
-        failing = pc.and_(pc.equal(flat.field("filter"), rule), pc.equal(flat.field("outcome"), "fail"))
+        failing = pc.and_(pc.equal(flat.field("filter"), rule), pc.equal(flat.field("outcome"), "failed"))
         count += pc.sum(failing).as_py() or 0
         if len(found) < HITS:
             of = pc.list_parent_indices(batch.column("verdicts")).filter(failing)
@@ -132,7 +132,7 @@ def _correct(verdicts: Any) -> Ints:
     of = pc.list_parent_indices(verdicts).to_numpy(zero_copy_only=False)
     said = np.zeros(len(verdicts), dtype=np.int64)
     named = pc.equal(flat.field("filter"), "correct").to_numpy(zero_copy_only=False)
-    for outcome, value in (("pass", 1), ("fail", -1)):
+    for outcome, value in (("passed", 1), ("failed", -1)):
         mask = pc.equal(flat.field("outcome"), outcome).to_numpy(zero_copy_only=False)
         said[of[named & mask]] = value
     return said

@@ -10,7 +10,7 @@ from pipeline.report import charts
 from pipeline.report import tally as tallies
 from pipeline.report.tally import BANDS, Tally, bins, quantiles
 
-_OUTCOMES = ("kept", "rejected", "unknown", "unjudged")
+_OUTCOMES = ("kept", "rejected", "undecided", "unfiltered")
 _DRAWN = 24  # outcomes and reasons in the chart of the funnel; the table has all
 
 
@@ -20,7 +20,7 @@ def funnel(run: Run) -> dict[str, Any]:
     counted = Funnel.model_validate(report) if report else run.why()
     reasons = [
         *(("rejected", reason, count) for reason, count in counted.rejected.items()),
-        *(("unknown", reason, count) for reason, count in counted.unknown.items()),
+        *(("undecided", reason, count) for reason, count in counted.unknown.items()),
     ]
     share = 100 / max(counted.traces, 1)
     rows: list[dict[str, Any]] = [{"name": "kept", "what": "kept", "traces": counted.kept}]

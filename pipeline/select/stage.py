@@ -70,8 +70,8 @@ def _nothing(report: Mapping[str, int], run: str) -> str:
 def pass_rate(traces: Iterable[Trace]) -> float | None:
     """Share of a problem's samples judged right or wrong that are right; None where none was judged."""
     said = [v.outcome for trace in traces for v in trace.verdicts if v.filter == "correct"]
-    judged = [outcome for outcome in said if outcome != "unknown"]
-    return judged.count("pass") / len(judged) if judged else None
+    judged = [outcome for outcome in said if outcome != "undecided"]
+    return judged.count("passed") / len(judged) if judged else None
 
 
 def confidence(trace: Trace) -> float | None:
@@ -173,7 +173,7 @@ SELECT = Stage(
     name="select",
     version=3,  # 2: pass rate, confidence and tokens are in the rows; 3: `reasoning` says what is taught
     row=Example,
-    mirrors="filter",
+    shards_from="filter",
     reads=("filter",),
     settings=_settings,
     check=_check,

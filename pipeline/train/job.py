@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config.training import OnlineTeacher, Train
+from pipeline.config.training import KDTeacher, Train
 from pipeline.hardware import computes_bf16
 from pipeline.rows import Step
 
@@ -35,7 +35,7 @@ class TrainJob(BaseModel):
     seed: int = 0
     name: str = ""  # of the run, for trackers
     traces: tuple[Path, ...] = ()  # Parquet files of the Trace rows that the examples were made of
-    teachers: tuple[OnlineTeacher, ...] = ()  # models as `model` is one, for online and on_policy
+    teachers: tuple[KDTeacher, ...] = ()  # models as `model` is one, for online and on_policy
     reasoning: Literal["tags", "none"] = "tags"  # what the examples teach, as select.reasoning says
     served_template: str | None = None  # path or text, as vLLM takes it, when it is served with another
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pipeline import install_hints
 from pipeline.config import Recipe
 from pipeline.config.base import Scalar
-from pipeline.config.training import OnlineTeacher, Train
+from pipeline.config.training import KDTeacher, Train
 from pipeline.errors import UserError
 from pipeline.hardware import cores, has_gpu
 from pipeline.train.job import TrainJob
@@ -110,8 +110,10 @@ def _distributed(package: str) -> bool:
 def _check_logprobs(recipe: Recipe) -> None:
     """What learns from the teacher's log-probabilities needs them to have been kept."""
     kept = recipe.generate.logprobs
-    if recipe.train.objective == "soft" and not kept:
-        raise UserError("train.objective = 'soft' learns from stored candidates: set generate.logprobs = 20")
+    if recipe.train.objective == "topk_kd" and not kept:
+        raise UserError(
+            "train.objective = 'topk_kd' learns from stored candidates: set generate.logprobs = 20"
+        )
     if kept is None and recipe.train.weight_by == "confidence":
         raise UserError("train.weight_by = 'confidence' needs generate.logprobs = 0 or more")
 
@@ -167,27 +169,27 @@ def _need(package: str, what: str, extra: str) -> None:
         raise UserError(f"{what} needs {package}, which is not installed: {install_hints.extra(extra)}")
 
 
-def teachers(recipe: Recipe) -> tuple[OnlineTeacher, ...]:
+def teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
     """The models that have to be at hand while the student is trained, as the objective wants them.
 
     Raises UserError where the recipe names none that could be: a hosted one says only what it is asked.
     """
     train = recipe.train
-    if train.objective not in ("online", "on_policy"):
+    if train.objective not in ("logit_kd", "on_policy"):
         return ()
-    if train.objective == "online" and train.online.teachers:
-        return train.online.teachers
+    if train.objective == "logit_kd" and train.logit_kd.teachers:
+        return train.logit_kd.teachers
     if train.objective == "on_policy" and train.on_policy.teacher:
-        return (OnlineTeacher(model=train.on_policy.teacher),)
+        return (KDTeacher(model=train.on_policy.teacher),)
     for teacher in recipe.teacher:
         if teacher.serve is None:
             raise UserError(
                 f"train.objective = {train.objective!r} needs the teacher's weights beside the student, and "
-                f"{teacher.called!r} is reached at a base_url: name a model in train.{train.objective}"
+                f"{teacher.display_name!r} is reached at a base_url: name a model in train.{train.objective}"
             )
     if train.objective == "on_policy" and len(recipe.teacher) > 1:
         raise UserError("train.objective = 'on_policy' has one teacher: name it as train.on_policy.teacher")
-    return tuple(OnlineTeacher(model=teacher.model) for teacher in recipe.teacher)
+    return tuple(KDTeacher(model=teacher.model) for teacher in recipe.teacher)
 
 
 def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:

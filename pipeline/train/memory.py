@@ -19,7 +19,7 @@ NF4 = 0.52  # bytes of a weight in 4 bits with its scales
 TILE = 4096 * 32768  # logits that TRL's fused loss holds at once
 # Bytes for each logit (supervised token x vocabulary) that a loss without tiles holds at its peak: alone, and
 # sharded, where accelerate converts no output. Measured on a CPU with the same casts.
-LOGIT = {"sft": (12.0, 8.2), "soft": (16.0, 8.2), "online": (14.3, 10.2)}
+LOGIT = {"sft": (12.0, 8.2), "topk_kd": (16.0, 8.2), "logit_kd": (14.3, 10.2)}
 SECOND_TEACHER = (4.0, 0.4)  # and each further one
 
 

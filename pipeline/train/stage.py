@@ -212,7 +212,7 @@ def _report(steps: list[Step], looked: Preflight | None) -> dict[str, Any]:
 
 def _learning(train: Train) -> dict[str, Any]:
     """The settings that change what is learned; of the objectives those of the one that is used."""
-    unused = {"soft", "online", "on_policy"} - {train.objective}
+    unused = {"topk_kd", "logit_kd", "on_policy"} - {train.objective}
     return {name: value for name, value in identity(train).items() if name not in unused}
 
 
@@ -231,7 +231,7 @@ TRAIN = Stage(
     name="train",
     version=3,  # 3: no example comes twice in an epoch of several processes; validation is the loss a token
     row=Step,
-    mirrors=None,
+    shards_from=None,
     reads=("filter", "select"),
     settings=_settings,
     check=check,

@@ -25,7 +25,7 @@ from filters.dataset.difficulty import difficulty
 from filters.dataset.duplicates import Duplicates
 from filters.dataset.majority import majority
 from filters.dataset.minhash import sketch
-from filters.result import Finding
+from filters.result import FilterResult
 from pipeline.rows import Sampling, Trace, Verdict
 
 SHARD = 1000
@@ -79,7 +79,7 @@ def _step(rng: random.Random) -> str:
 
 
 def a_trace(i: int, response: str = "The answer is 4.", reasoning: str = "") -> Trace:
-    right = Verdict(filter="correct", version=1, outcome="pass" if i % 3 else "fail", reason="")
+    right = Verdict(filter="correct", version=1, outcome="passed" if i % 3 else "failed", reason="")
     return Trace(
         id=f"{i // SAMPLES:016x}-0-{i % SAMPLES}",
         problem_id=f"{i // SAMPLES:016x}",
@@ -114,7 +114,7 @@ class Clock:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def __call__(self, function: Callable[[], list[Finding]]) -> list[Finding]:
+    def __call__(self, function: Callable[[], list[FilterResult]]) -> list[FilterResult]:
         began = time.perf_counter()
         findings = function()
         self.seconds += time.perf_counter() - began
@@ -137,7 +137,7 @@ def run_duplicates(traces: int, clock: Clock) -> tuple[Counter[str], int]:
     size = 0
     with tempfile.TemporaryDirectory() as folder, Duplicates(folder=Path(folder)) as duplicates:
 
-        def add(at: int, some: list[str]) -> list[Finding]:
+        def add(at: int, some: list[str]) -> list[FilterResult]:
             duplicates.add([f"{i:016x}-0-0" for i in range(at, at + len(some))], sketch(some))
             return []
 

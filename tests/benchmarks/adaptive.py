@@ -1,4 +1,4 @@
-"""What adaptive sampling saves: the demo's teacher asked n times each, beside until_correct = k of at most n.
+"""What adaptive sampling saves: the demo's teacher asked n times each, beside target_kept = k of at most n.
 
     python -m tests.benchmarks.adaptive [--problems 80] [--samples 8] [--until 1]
 
@@ -43,9 +43,7 @@ def main() -> None:
         there = recipe.teacher[0].model_copy(update={"serve": None, "base_url": url, "model": "teacher"})
         recipe = recipe.model_copy(update={"teacher": (there,)})
         fixed = drawn(recipe, folder / "fixed", samples=options.samples)
-        adaptive = drawn(
-            recipe, folder / "adaptive", until_correct=options.until, max_samples=options.samples
-        )
+        adaptive = drawn(recipe, folder / "adaptive", target_kept=options.until, max_samples=options.samples)
     show(options, fixed, adaptive)
 
 

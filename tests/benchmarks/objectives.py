@@ -4,7 +4,7 @@
 
 For each seed the demo is run whole, with the teacher's log-probabilities kept; the other objectives train on
 a copy of its examples, so nothing is drawn twice but the answers of what differs: the student, and for
-`online` its base too. There the `sft` student is the teacher beside a student cut from it to --layers layers:
+`logit_kd` its base too. There the `sft` student is the teacher beside a student cut from it to --layers layers:
 the demo's own teacher knows how to answer only from the examples in its prompt, which the student does not
 see. The same command goes on where it stopped; --dry-run lists the commands alone.
 """
@@ -42,17 +42,17 @@ def objectives(layers: int, epochs: int, first: Path) -> dict[str, Objective]:
     """`sft` draws everything, as the run `first`; a student that is cut needs longer to recover."""
     taught = first.resolve() / "train" / "model"
     cut = (
-        "train.objective=online",
+        "train.objective=logit_kd",
         f"student.model={taught}",
         f"student.layers={layers}",
-        f'train.online.teachers=[{{model="{taught}"}}]',
+        f'train.logit_kd.teachers=[{{model="{taught}"}}]',
         f"train.epochs={epochs}",
     )
     again = ("train", "evaluate")
     return {
         "sft": Objective((), (), ("run",)),
-        "soft": Objective(("train.objective=soft",), (*DRAWN, "evaluate/*/base"), again),
-        "online": Objective(cut, DRAWN, again),
+        "topk_kd": Objective(("train.objective=topk_kd",), (*DRAWN, "evaluate/*/base"), again),
+        "logit_kd": Objective(cut, DRAWN, again),
     }
 
 
@@ -85,7 +85,7 @@ def complete(run: Path) -> bool:
 def pass_at_1(run: Path, subject: str) -> dict[str, float]:
     """Share of right answers by problem."""
     rows = open_run(run).scores
-    return {s.problem_id: s.correct / s.samples for s in rows if s.subject == subject}
+    return {s.problem_id: s.correct / s.samples for s in rows if s.model_role == subject}
 
 
 def training_seconds(run: Path) -> float:
@@ -121,8 +121,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--objectives", default="sft,soft,online")
-    parser.add_argument("--layers", type=int, default=24, help="of the student of `online`")
-    parser.add_argument("--epochs", type=int, default=4, help="of the training of `online`")
+    parser.add_argument("--layers", type=int, default=24, help="of the student of `logit_kd`")
+    parser.add_argument("--epochs", type=int, default=4, help="of the training of `logit_kd`")
     parser.add_argument("--recipe", type=Path, default=DEMO)
     parser.add_argument("--runs", type=Path, default=Path("data/objectives"))
     parser.add_argument("--dry-run", action="store_true")

@@ -25,11 +25,11 @@ OUTPUT = json.dumps({"tests": [{"input": "2 3", "output": "5"}]})
 
 
 def asserted() -> None:
-    assert run_tests(FUNCTION, ASSERTS).outcome == "pass"
+    assert run_tests(FUNCTION, ASSERTS).outcome == "passed"
 
 
 def printed() -> None:
-    assert run_tests(PROGRAM, OUTPUT).outcome == "pass"
+    assert run_tests(PROGRAM, OUTPUT).outcome == "passed"
 
 
 def bare() -> None:

@@ -66,7 +66,7 @@ def begun(folder: Path, url: str, problems: int) -> tuple[Path, Job]:
     execute(STAGES["ingest"], STAGES, recipe, run)
     inputs = {"ingest": Output(run / "ingest", Problem)}
     job = Job(STAGES["generate"], recipe, run, Output(run / "generate", Trace), inputs)
-    job.output.begin(manifest_of(job))
+    job.output.claim(manifest_of(job))
     return path, job
 
 

@@ -61,9 +61,9 @@ def equivalence(path: Path) -> None:
         verdicts = [judge(row["gold"], row["pred"]) for row in rows]
         seconds = time.perf_counter() - start
         errors = Counter(
-            (verdict == "pass", row["expected"])
+            (verdict == "passed", row["expected"])
             for row, verdict in zip(rows, verdicts, strict=True)
-            if (verdict == "pass") != row["expected"]
+            if (verdict == "passed") != row["expected"]
         )
         print(
             f"  {name:12} {1 - errors.total() / len(rows):7.2%} right, {errors[True, False]} false yes, "
@@ -88,7 +88,7 @@ def solutions(path: Path) -> None:
     ]
     for name, judge, part in (("retort", ours, samples), ("math-verify", theirs, samples[::10])):
         start = time.perf_counter()
-        disagree = sum((judge(gold, pred) == "pass") != label for gold, pred, label in part)
+        disagree = sum((judge(gold, pred) == "passed") != label for gold, pred, label in part)
         seconds = time.perf_counter() - start
         print(
             f"  {name:12} {len(part)} solutions, {1 - disagree / len(part):.2%} agree, "
@@ -136,7 +136,7 @@ def ours(gold: str, pred: str) -> str:
 def theirs(gold: str, pred: str) -> str:
     from math_verify import parse, verify
 
-    return "pass" if verify(parse(gold), parse(pred)) else "fail"
+    return "passed" if verify(parse(gold), parse(pred)) else "failed"
 
 
 def text_of(value: Any) -> str:

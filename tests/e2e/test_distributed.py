@@ -119,7 +119,7 @@ def watched(module, **settings):
     policy = settings["mp_policy"]
     print("sharded", policy.param_dtype, policy.reduce_dtype, policy.output_dtype, flush=True)
     group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
-    print("patience", group.options._timeout, flush=True)
+    print("unavailable_timeout", group.options._timeout, flush=True)
     return shard(module, **settings)
 def unsynced(*_):
     raise AssertionError("gradients would be held whole")

@@ -73,7 +73,9 @@ def test_one_model_and_one_file_are_scored_by_one_command(
     run = open_run(tmp_path / "fake-sums")
     scores = list(run.scores)
     assert len(scores) == PROBLEMS
-    assert {(s.set, s.subject, s.prompt, s.samples) for s in scores} == {("held_out", "teacher", "plain", 4)}
+    assert {(s.set, s.model_role, s.prompt, s.samples) for s in scores} == {
+        ("held_out", "teacher", "plain", 4)
+    }
     assert 0 < sum(s.correct for s in scores) < 4 * PROBLEMS
     again = retort(tmp_path, *alone, *columns, *EVALUATE)
     assert (again.returncode, again.stdout) == (0, done.stdout)
@@ -128,7 +130,7 @@ def test_sets_are_scored_each_with_its_prompt_and_one_that_is_added_asks_for_no_
     assert 0 < held_out < 20
     asked = server.stats()["requests"]
     assert asked == 2 * 4 * (held_out + PROBLEMS)
-    prompts = {(s.set, s.subject, s.prompt) for s in run.scores}
+    prompts = {(s.set, s.model_role, s.prompt) for s in run.scores}
     assert prompts == {
         ("held_out", "teacher-fake", "arithmetic"),
         ("held_out", "teacher-second", "arithmetic"),
@@ -167,7 +169,7 @@ def test_an_evaluation_whose_requests_failed_goes_on_with_those_alone(
     assert "evaluate/one/teacher-fake/generate is unfinished" in first.stderr
     before = server.stats()["requests"]
     done = retort(
-        tmp_path, "evaluate", recipe, "evaluate.held_out=false", *EVALUATE, "evaluate.accept_failed=0.2"
+        tmp_path, "evaluate", recipe, "evaluate.held_out=false", *EVALUATE, "evaluate.max_failed_fraction=0.2"
     )
     assert done.returncode == 0, done.stderr
     # the four that failed once more, and all of the second teacher
@@ -253,7 +255,7 @@ def test_all_models_are_compared_and_problems_that_the_student_learned_are_count
         return {}
 
     for stage in (
-        replace(STAGES["select"], mirrors=None, reads=(), run=select),
+        replace(STAGES["select"], shards_from=None, reads=(), run=select),
         replace(STAGES["train"], reads=("select",), run=train),
     ):
         assert execute(stage, STAGES, recipe, folder) == 0
@@ -286,7 +288,9 @@ def test_a_model_that_is_there_for_several_subjects_and_sets_is_served_once(tmp_
     (tmp_path / "recipe.toml").write_text(
         text.partition("[teacher]")[0] + served + text.partition("[generate]")[2]
     )
-    recipe = load_recipe(tmp_path / "recipe.toml", ["ingest.held_out=0.5", sets, "student.price_in=1"])
+    recipe = load_recipe(
+        tmp_path / "recipe.toml", ["ingest.held_out=0.5", sets, "student.price_per_mtok_in=1"]
+    )
     todo = subjects(recipe, tmp_path)
     assert [(s.set, s.name) for s in todo] == [
         (name, subject) for name in ("held_out", "one") for subject in ("teacher", "base", "student")

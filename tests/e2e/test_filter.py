@@ -52,7 +52,7 @@ def test_a_trace_that_says_the_same_as_one_before_it_is_rejected_and_names_it(
         assert (first.problem_id, first.response) == (trace.problem_id, trace.response)
     for trace in traces:  # what other rules reject is compared with nothing
         asked = {v.filter for v in trace.verdicts} & {"duplicate_trace", "duplicate_problem"}
-        assert bool(asked) == (trace.outcome == "kept" or trace in duplicates or trace.outcome == "unknown")
+        assert bool(asked) == (trace.outcome == "kept" or trace in duplicates or trace.outcome == "undecided")
     funnel = open_run(tmp_path / "test").why()
     assert (
         funnel.traces
@@ -68,7 +68,7 @@ def test_traces_of_an_evaluation_set_are_rejected_with_the_words_they_share(
     exam.write_text(json.dumps({"question": "What is 3 + 2?", "answer": "5"}) + "\n")
     table = "[filter.contamination]\nngrams = [6]\n[[filter.contamination.against]]\n"
     table += f'kind = "file"\npath = "{exam}"\n'
-    hit = [t for t in filtered(drawn, tmp_path, table) if verdicts([t], "contamination")["pass"] == 0]
+    hit = [t for t in filtered(drawn, tmp_path, table) if verdicts([t], "contamination")["passed"] == 0]
     assert {t.question for t in hit} == {"What is 3 + 2?"}
     assert len(hit) == SAMPLES
     (said,) = [v.evidence for v in hit[0].verdicts if v.filter == "contamination"]
@@ -81,12 +81,12 @@ def test_problems_too_easy_or_too_hard_are_left_out(drawn: Path, tmp_path: Path)
     for trace in traces:
         correct = next(v.outcome for v in trace.verdicts if v.filter == "correct")
         if correct != "unknown":
-            right.setdefault(trace.problem_id, []).append(correct == "pass")
+            right.setdefault(trace.problem_id, []).append(correct == "passed")
     for trace in traces:
         rate = sum(right[trace.problem_id]) / len(right[trace.problem_id])
         (said,) = [v.outcome for v in trace.verdicts if v.filter == "difficulty"]
         if len(right[trace.problem_id]) >= 2:
-            assert (said == "pass") == (0.3 <= rate <= 0.8)
+            assert (said == "passed") == (0.3 <= rate <= 0.8)
 
 
 def test_without_a_reference_the_majority_stands_for_it_and_is_marked(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_processes_side_by_side_write_the_bytes_that_one_writes(
     recipe = load_recipe(drawn / "recipe.toml")
     for name, alone in (("one", 10**6), ("many", 0)):
         shutil.copytree(drawn / "test", tmp_path / name)
-        monkeypatch.setattr(apply, "ALONE", alone)
+        monkeypatch.setattr(apply, "MIN_PARALLEL_ROWS", alone)
         assert execute(STAGES["filter"], STAGES, recipe, tmp_path / name) == 0
     one, many = (
         {p.name: p.read_bytes() for p in (tmp_path / n / "filter").glob("*.parquet")} for n in ("one", "many")
@@ -131,13 +131,13 @@ def test_a_rule_that_rejects_nearly_everything_stops_the_run_unless_told_otherwi
     recipe = str(tmp_path / "recipe.toml")
     said = retort(tmp_path, "filter", recipe).stderr
     assert "the rule 'difficulty' rejects" in said
-    assert retort(tmp_path, "filter", recipe, "filter.most_rejected=1").returncode == 0
+    assert retort(tmp_path, "filter", recipe, "filter.max_rejected_fraction=1").returncode == 0
 
 
 def test_a_run_stopped_by_such_a_rule_goes_on_when_all_is_judged_however_large_it_is(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apply, "ALONE", 0)
+    monkeypatch.setattr(apply, "MIN_PARALLEL_ROWS", 0)
     text = (drawn / "recipe.toml").read_text() + "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n"
     for name, more in (("plain", ""), ("compared", "[filter.duplicates]\n")):
         shutil.copytree(drawn / "test", tmp_path / name)
@@ -145,5 +145,5 @@ def test_a_run_stopped_by_such_a_rule_goes_on_when_all_is_judged_however_large_i
         path.write_text(text + more)
         with pytest.raises(UserError, match="'difficulty' rejects"):
             execute(STAGES["filter"], STAGES, load_recipe(path), tmp_path / name)
-        told = load_recipe(path, ["filter.most_rejected=1"])
+        told = load_recipe(path, ["filter.max_rejected_fraction=1"])
         assert execute(STAGES["filter"], STAGES, told, tmp_path / name) == 0

@@ -17,7 +17,7 @@ from pipeline.rows import Trace
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
 
-ADAPTIVE = ("generate.until_correct=2", "generate.max_samples=8")
+ADAPTIVE = ("generate.target_kept=2", "generate.max_samples=8")
 
 
 def generate(runs: Path, recipe: Path, *words: str, code: int = 0) -> str:
@@ -84,17 +84,17 @@ def test_a_thought_cut_at_max_tokens_is_continued_and_its_tokens_add_up(
     whole = fake_server("--words", "60", "--right", "1", "--malformed", "0", "--truncated", "0")
     recipe = write_recipe(tmp_path, whole.url)
     generate(tmp_path / "whole", recipe)
-    generate(tmp_path / "cut", recipe, "generate.max_tokens=25", "generate.continue_cut=5")
+    generate(tmp_path / "cut", recipe, "generate.max_tokens=25", "generate.max_continuations=5")
     for one, other in zip(traces(tmp_path / "whole"), traces(tmp_path / "cut"), strict=True):
-        assert other.continued >= 2
+        assert other.continuations >= 2
         assert (one.reasoning, one.response, one.finish_reason) == (
             other.reasoning,
             other.response,
             other.finish_reason,
         )
         assert one.completion_tokens == other.completion_tokens
-    generate(tmp_path / "once", recipe, "generate.max_tokens=25", "generate.continue_cut=1")
-    assert {(t.finish_reason, t.continued) for t in traces(tmp_path / "once")} == {("length", 1)}
+    generate(tmp_path / "once", recipe, "generate.max_tokens=25", "generate.max_continuations=1")
+    assert {(t.finish_reason, t.continuations) for t in traces(tmp_path / "once")} == {("length", 1)}
 
 
 def test_a_trace_claims_no_setting_that_its_server_was_not_sent(
@@ -118,11 +118,11 @@ def test_a_trace_claims_no_setting_that_its_server_was_not_sent(
 def test_what_cannot_be_continued_stays_and_says_so(tmp_path: Path, fake_server: StartFakeServer) -> None:
     server = fake_server("--words", "60", "--no-continue")
     recipe = write_recipe(tmp_path, server.url)
-    generate(tmp_path, recipe, "generate.max_tokens=25", "generate.continue_cut=5")
+    generate(tmp_path, recipe, "generate.max_tokens=25", "generate.max_continuations=5")
     cut = [t for t in traces(tmp_path) if t.finish_reason == "length"]
     assert cut
     assert all(t.error and t.error.startswith("could not be continued: HTTP 400") for t in cut)
-    assert all(t.reasoning and not t.continued for t in cut)
+    assert all(t.reasoning and not t.continuations for t in cut)
 
 
 def test_several_teachers_share_the_problems_or_take_all_and_every_trace_names_its_own(
@@ -190,7 +190,9 @@ def test_a_server_that_stays_gone_stops_the_run_and_nothing_is_lost(
     server = fake_server("--latency", "0.2")
     recipe = write_recipe(tmp_path, server.url)
     assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
-    process = start(tmp_path, "generate", str(recipe), "generate.concurrency=4", "teacher.patience=2")
+    process = start(
+        tmp_path, "generate", str(recipe), "generate.concurrency=4", "teacher.unavailable_timeout=2"
+    )
     while server.stats()["requests"] < 10:
         time.sleep(0.01)
     server.stop()
@@ -232,7 +234,7 @@ def test_status_tells_what_a_run_costs_while_it_works_and_after(
 ) -> None:
     server = fake_server("--latency", "0.1")
     recipe = write_recipe(tmp_path, server.url)
-    prices = ("teacher.price_in=1.0", "teacher.price_out=5.0")
+    prices = ("teacher.price_per_mtok_in=1.0", "teacher.price_per_mtok_out=5.0")
     assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
     process = start(tmp_path, "generate", str(recipe), *prices, "generate.concurrency=3")
     folder = tmp_path / "test" / "generate"
@@ -258,7 +260,7 @@ def test_tokens_that_no_server_counted_are_unknown_and_not_0(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     recipe = write_recipe(tmp_path, fake_server("--no-usage").url)
-    generate(tmp_path, recipe, "teacher.price_in=1.0", "teacher.price_out=5.0")
+    generate(tmp_path, recipe, "teacher.price_per_mtok_in=1.0", "teacher.price_per_mtok_out=5.0")
     (cost,) = costs(open_run(tmp_path / "test"))
     assert cost.uncounted == cost.traces == PROBLEMS * SAMPLES
     assert (cost.prompt_tokens, cost.completion_tokens, cost.spend, cost.per_kept) == (None,) * 4

@@ -16,7 +16,7 @@ from pipeline.engine.stage import execute
 from pipeline.engine.store import Output
 from pipeline.filter import apply
 from pipeline.filter.stage import judging as judging_stage
-from pipeline.rows import Opinion, Trace
+from pipeline.rows import JudgeVerdict, Trace
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer, StartFakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, sealed, start, write_recipe
@@ -69,7 +69,9 @@ def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
 ) -> None:
     server = fake_server("--right", "0.8", "--malformed", "0.1", "--truncated", "0.1")
     recipe = judged_by(server, drawn, tmp_path)
-    done = retort(tmp_path, "filter", str(recipe), "judge.price_out=100", "judge.env.TOKEN=hidden-value")
+    done = retort(
+        tmp_path, "filter", str(recipe), "judge.price_per_mtok_out=100", "judge.env.TOKEN=hidden-value"
+    )
     assert done.returncode == 0, done.stderr
     run = open_run(tmp_path / "test")
     traces = list(run.rows("filter"))
@@ -77,29 +79,29 @@ def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
     for trace in traces:
         outcome, reason, evidence = correct(trace)
         if not trace.response:
-            assert (outcome, reason) == ("unknown", "no_answer")
-        elif outcome == "unknown":
+            assert (outcome, reason) == ("undecided", "no_answer")
+        elif outcome == "undecided":
             assert reason == "unclear"
             assert "VERDICT" not in evidence
         else:
-            assert (outcome, reason) == (("pass", "") if is_right(trace) else ("fail", "wrong"))
+            assert (outcome, reason) == (("passed", "") if is_right(trace) else ("failed", "wrong"))
             assert evidence.endswith("VERDICT: correct" if is_right(trace) else "VERDICT: incorrect")
     assert {correct(trace)[:2] for trace in traces if trace.response} == {
-        ("pass", ""),
-        ("fail", "wrong"),
+        ("passed", ""),
+        ("failed", "wrong"),
         ("unknown", "unclear"),
     }
     assert any(trace.outcome == "kept" for trace in traces)
     funnel = run.why()
     counted = funnel.kept + sum([*funnel.rejected.values(), *funnel.unknown.values()])
     assert counted == funnel.traces == PROBLEMS * SAMPLES
-    opinions = list(run.rows("filter/judge"))
-    assert {o.reasoning for o in opinions if o.outcome == "pass"} == {
+    judge_verdicts = list(run.rows("filter/judge"))
+    assert {o.reasoning for o in judge_verdicts if o.outcome == "passed"} == {
         "I compare the response with the reference."
     }
-    assert Counter(o.outcome for o in opinions).total() == len(texts(traces))
+    assert Counter(o.outcome for o in judge_verdicts).total() == len(texts(traces))
     status = retort(tmp_path, "status", "test").stdout
-    assert f"filter/judge: {len(opinions)} requests" in status
+    assert f"filter/judge: {len(judge_verdicts)} requests" in status
     assert "hidden-value" not in (run.path / "recipe.json").read_text()
     assert "done already" in retort(tmp_path, "filter", str(recipe)).stderr
     other = retort(tmp_path, "filter", str(recipe), "judge.temperature=0.5")
@@ -116,7 +118,7 @@ def test_a_judge_killed_and_asked_again_is_paid_once_and_ends_with_the_same_byte
     recipe = str(judged_by(server, drawn, calm))
     assert retort(calm, "filter", recipe).returncode == 0
     judged_by(server, drawn, killed)
-    output = Output(killed / "test" / "filter" / "judge", Opinion)
+    output = Output(killed / "test" / "filter" / "judge", JudgeVerdict)
     for _ in range(2):
         process = start(killed, "filter", recipe, f"judge.concurrency={rng.choice([2, 5])}")
         rows = rng.randint(3, 12) + (output.counts().rows if output.manifest() else 0)
@@ -125,11 +127,11 @@ def test_a_judge_killed_and_asked_again_is_paid_once_and_ends_with_the_same_byte
         process.send_signal(signal.SIGKILL)
         process.communicate()
     held, before = output.counts().rows, server.stats()["requests"]
-    opinions = Output(calm / "test" / "filter" / "judge", Opinion)
-    assert 0 < held < opinions.counts().rows
+    judge_verdicts = Output(calm / "test" / "filter" / "judge", JudgeVerdict)
+    assert 0 < held < judge_verdicts.counts().rows
     assert retort(killed, "filter", recipe).returncode == 0
-    assert server.stats()["requests"] - before == opinions.counts().rows - held
-    assert sealed(output.folder) == sealed(opinions.folder)
+    assert server.stats()["requests"] - before == judge_verdicts.counts().rows - held
+    assert sealed(output.folder) == sealed(judge_verdicts.folder)
     assert sealed(killed / "test" / "filter") == sealed(calm / "test" / "filter")
 
 
@@ -155,7 +157,7 @@ def test_opinions_that_fail_end_with_3_and_may_be_accepted_as_cannot_tell(
     assert first.returncode == 3
     assert "filter/judge" in first.stderr
     before = server.stats()["requests"]
-    second = retort(tmp_path, "filter", recipe, "judge.accept_failed=0.1")
+    second = retort(tmp_path, "filter", recipe, "judge.max_failed_fraction=0.1")
     assert second.returncode == 0, second.stderr
     assert server.stats()["requests"] - before <= SAMPLES
     failed = [t for t in open_run(tmp_path / "test").rows("filter") if correct(t)[1] == "judge_failed"]
@@ -173,7 +175,7 @@ def test_processes_side_by_side_use_the_same_opinions_with_duplicates_or_without
     asked = []
     for name, alone, wanted in (("one", 10**6, recipe), ("many", 0, recipe), ("twins", 0, twins)):
         shutil.copytree(drawn / "test", tmp_path / name)
-        monkeypatch.setattr(apply, "ALONE", alone)
+        monkeypatch.setattr(apply, "MIN_PARALLEL_ROWS", alone)
         assert execute(STAGES["filter"], STAGES, wanted, tmp_path / name) == 0
         asked.append(server.stats()["requests"])
     assert asked == [asked[0], 2 * asked[0], 3 * asked[0]]
@@ -193,8 +195,8 @@ def test_answers_of_a_model_that_is_compared_are_judged_in_a_folder_of_their_own
     run = open_run(tmp_path / "test")
     assert "evaluate/held_out/student/filter/judge" in run.answers()
     assert not (run.path / "filter").exists()
-    opinions = list(run.rows("evaluate/held_out/student/filter/judge"))
-    assert len(opinions) == len(texts(list(run.rows("evaluate/held_out/student/filter"))))
+    judge_verdicts = list(run.rows("evaluate/held_out/student/filter/judge"))
+    assert len(judge_verdicts) == len(texts(list(run.rows("evaluate/held_out/student/filter"))))
 
 
 def test_free_answers_without_a_judge_or_drawn_until_correct_are_refused_before_any_work(
@@ -202,12 +204,12 @@ def test_free_answers_without_a_judge_or_drawn_until_correct_are_refused_before_
 ) -> None:
     recipe = free_recipe(tmp_path, "http://127.0.0.1:9/v1")
     recipe.write_text(recipe.read_text().replace(f"samples = {SAMPLES}\n", ""))
-    adaptive = retort(tmp_path, "generate", str(recipe), "generate.until_correct=1", "generate.max_samples=4")
+    adaptive = retort(tmp_path, "generate", str(recipe), "generate.target_kept=1", "generate.max_samples=4")
     unknown = retort(tmp_path, "ingest", str(recipe), "judge.modle=x")
     recipe.write_text(recipe.read_text().partition("[judge]")[0])
     without = retort(tmp_path, "ingest", str(recipe))
     for done, words in (
-        (adaptive, ("problems.jsonl", "until_correct cannot be")),
+        (adaptive, ("problems.jsonl", "target_kept cannot be")),
         (unknown, ("judge.modle", "did you mean 'model'")),
         (without, ("problems.jsonl", "[judge]")),
     ):

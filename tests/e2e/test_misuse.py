@@ -82,7 +82,7 @@ def test_units_that_fail_end_with_3_and_a_count_and_the_same_command_retries_the
     before = server.stats()["requests"]
     assert retort(tmp_path, "generate", recipe).returncode == 3
     assert server.stats()["requests"] - before <= SAMPLES
-    assert retort(tmp_path, "generate", recipe, "generate.accept_failed=0.05").returncode == 0
+    assert retort(tmp_path, "generate", recipe, "generate.max_failed_fraction=0.05").returncode == 0
     assert retort(tmp_path, "filter", recipe).returncode == 0
     funnel = json.loads((tmp_path / "test/filter/manifest.json").read_text())["report"]
     assert funnel["rejected"]["finished: failed"] == SAMPLES

@@ -34,7 +34,7 @@ def test_every_count_adds_up_from_problems_to_examples(run: Run) -> None:
     rejected = sum(report["rejected"].values())
     assert report["traces"] == report["kept"] + rejected + sum(report["unknown"].values())
     assert 0 < report["kept"] < report["traces"]
-    assert {"finished: truncated", "one_thought: unclosed"} <= set(report["rejected"])
+    assert {"finished: truncated", "single_reasoning: unclosed"} <= set(report["rejected"])
     chosen = run.report("select")
     assert chosen["kept"] == report["kept"]
     assert chosen["kept"] == chosen["same_text"] + chosen["over_per_problem"] + len(run.examples)
@@ -43,9 +43,14 @@ def test_every_count_adds_up_from_problems_to_examples(run: Run) -> None:
 def test_rejected_traces_stay_with_their_reasons_and_examples_are_of_kept_ones(run: Run) -> None:
     traces = {trace.id: trace for trace in run.traces}
     for trace in traces.values():
-        fails = [v for v in trace.verdicts if v.outcome == "fail"]
+        fails = [v for v in trace.verdicts if v.outcome == "failed"]
         assert (trace.outcome == "rejected") == bool(fails)
-        assert [v.filter for v in trace.verdicts] == ["finished", "one_thought", "final_answer", "correct"]
+        assert [v.filter for v in trace.verdicts] == [
+            "finished",
+            "single_reasoning",
+            "final_answer",
+            "correct",
+        ]
         assert trace.question
         assert trace.prompt_hash
         assert trace.teacher == "fake"
@@ -70,9 +75,9 @@ def test_python_gives_arrow_pandas_and_datasets(run: Run) -> None:
     assert run.examples.to_datasets()[0]["messages"][-1]["role"] == "assistant"
     why = run.why()
     assert why.model_dump() == run.report("filter")
-    fails = [v.filter for v in run.verdicts if v.outcome == "fail"]
+    fails = [v.filter for v in run.verdicts if v.outcome == "failed"]
     assert {name: rule.fails for name, rule in why.rules.items() if rule.fails} == Counter(fails)
-    only = [{v.filter for v in t.verdicts if v.outcome == "fail"} for t in run.traces]
+    only = [{v.filter for v in t.verdicts if v.outcome == "failed"} for t in run.traces]
     assert {name: rule.alone for name, rule in why.rules.items()} == {
         name: only.count({name}) for name in why.rules
     }

@@ -27,10 +27,10 @@ def test_kept_traces_that_give_no_example_are_refused_with_the_reason_and_the_wa
     drawn: Path, tmp_path: Path
 ) -> None:
     recipe = copied(drawn, tmp_path)
-    filtered = retort(tmp_path, "filter", recipe, "filter.rules.one_thought=false")
+    filtered = retort(tmp_path, "filter", recipe, "filter.rules.single_reasoning=false")
     assert filtered.returncode == 0, filtered.stderr
     assert f"filter: kept {PROBLEMS * SAMPLES} of {PROBLEMS * SAMPLES} traces" in filtered.stderr
-    refused = retort(tmp_path, "select", recipe, "filter.rules.one_thought=false")
+    refused = retort(tmp_path, "select", recipe, "filter.rules.single_reasoning=false")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert f"of {PROBLEMS * SAMPLES} kept traces {PROBLEMS * SAMPLES} without a thought" in refused.stderr
     assert 'select.reasoning = "none"' in refused.stderr
@@ -43,7 +43,7 @@ def test_the_default_rules_say_why_and_none_is_what_lets_plain_text_pass(drawn: 
     recipe = copied(drawn, tmp_path)
     stopped = retort(tmp_path, "filter", recipe)
     assert stopped.returncode == 2
-    assert "one_thought: no_thought" in stopped.stderr
+    assert "single_reasoning: no_thought" in stopped.stderr
     assert 'select.reasoning = "none"' in stopped.stderr
     shutil.rmtree(tmp_path / "test" / "filter")
     for stage in ("filter", "select"):
@@ -78,7 +78,7 @@ def test_a_thought_that_stands_apart_is_counted_where_it_is_not_taught(tmp_path:
 
 def test_no_trace_kept_is_no_example_either(drawn: Path, tmp_path: Path) -> None:
     recipe = copied(drawn, tmp_path)
-    assert retort(tmp_path, "filter", recipe, "filter.most_rejected=1").returncode == 0
+    assert retort(tmp_path, "filter", recipe, "filter.max_rejected_fraction=1").returncode == 0
     refused = retort(tmp_path, "select", recipe)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert "no trace was kept; `retort why test`" in refused.stderr
@@ -90,12 +90,12 @@ def test_the_rules_that_judge_are_printed_and_one_that_reads_the_reference_is_mi
     recipe = copied(drawn, tmp_path)
     words = ("filter.rules.correct.rounding_digits=3", "select.reasoning=none")
     said = retort(tmp_path, "filter", recipe, *words).stderr
-    rules = "finished, one_thought (required = False), final_answer, correct (rounding_digits = 3)"
+    rules = "finished, single_reasoning (required = False), final_answer, correct (rounding_digits = 3)"
     assert f"filter: rules: {rules}" in said
-    assert "filter: rejected by each rule: finished 0, one_thought 0, final_answer 0, correct 0" in said
+    assert "filter: rejected by each rule: finished 0, single_reasoning 0, final_answer 0, correct 0" in said
     assert "warning" not in said
     settings = json.loads((tmp_path / "test" / "filter" / "manifest.json").read_text())["settings"]
-    assert list(settings["rules"]) == ["finished", "one_thought", "final_answer", "correct"]
+    assert list(settings["rules"]) == ["finished", "single_reasoning", "final_answer", "correct"]
     shutil.rmtree(tmp_path / "test" / "filter")
     off = retort(tmp_path, "filter", recipe, "filter.rules.correct=false", "select.reasoning=none").stderr
     assert off.count("warning: `correct` is switched off, so no rule reads the reference") == 1

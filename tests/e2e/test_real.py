@@ -13,7 +13,7 @@ SMALL = (
     "ingest.shard_size=16",
     "generate.samples=4",
     "generate.max_tokens=48",  # some thoughts are cut there, and continued
-    "generate.continue_cut=1",
+    "generate.max_continuations=1",
     "generate.logprobs=3",
     "evaluate.samples=1",
     "train.epochs=1",
@@ -45,7 +45,7 @@ def test_the_demo_recipe_runs_from_problems_to_the_table(tmp_path: Path) -> None
         assert all(lp <= 0 for lp in kept.logprobs)
         assert min(kept.tokens) >= 0
         assert 0 <= kept.thought <= len(kept.tokens)
-    assert any(trace.continued and trace.finish_reason == "stop" for trace in run.traces)
+    assert any(trace.continuations and trace.finish_reason == "stop" for trace in run.traces)
     held_out = sum(problem.split == "held_out" for problem in run.problems)
     assert len(run.scores) == 3 * held_out
     losses = [step.loss for step in run.rows("train") if step.loss is not None]

@@ -53,7 +53,7 @@ def rehearsal(name: str, url: str, folder: Path) -> Recipe:
     if "samples" in given["generate"]:
         given["generate"]["samples"] = 2
     given["generate"]["concurrency"] = 8
-    given["filter"]["most_rejected"] = 1
+    given["filter"]["max_rejected_fraction"] = 1
     return recipe_of(given, (), name)
 
 

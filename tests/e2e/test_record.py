@@ -88,10 +88,10 @@ def test_the_recipe_on_record_is_what_each_stage_was_made_under(done: Path, run:
 
 
 def test_settings_that_change_no_output_may_differ_and_are_kept(done: Path, run: Path) -> None:
-    words = ("teacher.price_out=1000", "generate.concurrency=3", "evaluate.concurrency=2")
+    words = ("teacher.price_per_mtok_out=1000", "generate.concurrency=3", "evaluate.concurrency=2")
     again = retort(run.parent, "run", str(done / "recipe.toml"), *words)
     assert again.returncode == 0, again.stderr
-    assert open_run(run).recipe.teacher[0].price_out == 1000
+    assert open_run(run).recipe.teacher[0].price_per_mtok_out == 1000
     assert " spent" in again.stderr
     manifest = json.loads((run / "generate" / "manifest.json").read_text())
     assert manifest == json.loads((done / "test" / "generate" / "manifest.json").read_text())

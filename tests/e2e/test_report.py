@@ -24,7 +24,7 @@ THOUGHT = f"{HOSTILE} then $\\frac{{3}}{{4}}$ and $${'{' * 1400}$$ and $${MACROS
 
 def seal(folder: Path, row: type, rows: list[Any], report: dict[str, Any]) -> None:
     output = Output(folder, row)
-    output.begin(Manifest(stage=folder.name, version=1, settings={}, inputs={}))
+    output.claim(Manifest(stage=folder.name, version=1, settings={}, inputs={}))
     output.write("shard-00000", rows)
     output.finish(report)
 

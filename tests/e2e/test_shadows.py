@@ -21,8 +21,8 @@ task = "chain_sum"
 size = 5
 [teacher]
 """
-# Judges in processes of their own, however few the traces are.
-POOLED = "from pipeline.filter import apply; apply.ALONE = 0; from pipeline.cli.main import main; main()"
+# Judged in processes of their own, however few the traces are.
+POOLED = "from pipeline.filter import apply; apply.MIN_PARALLEL_ROWS = 0; from pipeline.cli.main import main; main()"
 
 
 def folder_of(tmp_path: Path, *modules: str) -> Path:

@@ -1,4 +1,4 @@
-"""Finding the final answer, on golden cases and on text made to hurt."""
+"""FilterResult the final answer, on golden cases and on text made to hurt."""
 
 import json
 from pathlib import Path

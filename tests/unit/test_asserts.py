@@ -20,7 +20,7 @@ def test_a_fence_may_stand_in_a_list_with_its_code():
         "\t```python\n\tdef f():\n\t    return 3\n\t```\n",
         "    ```python\ndef f():\n    return 3\n    ```\n",
     ):
-        assert run_tests(last_block(response), FUNCTION, **LIMITS).outcome == "pass", response
+        assert run_tests(last_block(response), FUNCTION, **LIMITS).outcome == "passed", response
 
 
 def test_a_fence_within_a_line_or_deep_in_a_block_is_none():
@@ -32,16 +32,16 @@ def test_a_fence_within_a_line_or_deep_in_a_block_is_none():
 def test_the_block_is_taken_that_defines_what_the_assertions_use():
     good, usage = "def f():\n    return 3", "result = f()\nprint(result)"
     for response, outcome in (
-        (f"```python\n{good}\n```\nExample usage:\n```python\n{usage}\n```", "pass"),
-        ("```python\nf = lambda: 3\n```\nor\n```python\nassert f() == 3\n```", "pass"),
-        (f"```python\n{good}\n```\nBetter:\n```python\n{good}4\n```", "fail"),
-        (f"```python\n{good}\n```\nBetter:\n```python\ndef f(:\n```", "fail"),
-        (f"```python\n{usage}\n```", "fail"),
+        (f"```python\n{good}\n```\nExample usage:\n```python\n{usage}\n```", "passed"),
+        ("```python\nf = lambda: 3\n```\nor\n```python\nassert f() == 3\n```", "passed"),
+        (f"```python\n{good}\n```\nBetter:\n```python\n{good}4\n```", "failed"),
+        (f"```python\n{good}\n```\nBetter:\n```python\ndef f(:\n```", "failed"),
+        (f"```python\n{usage}\n```", "failed"),
     ):
         assert passes_tests(a_trace(response=response, metadata=FUNCTION)).outcome == outcome, response
     helped = json.dumps({"asserts": ["result = f()\nassert result == 3"]})
     response = f"```python\n{good}\n```\n```python\n{usage}\n```"
-    assert passes_tests(a_trace(response=response, metadata=helped)).outcome == "pass"
+    assert passes_tests(a_trace(response=response, metadata=helped)).outcome == "passed"
 
 
 @pytest.mark.parametrize(

@@ -25,25 +25,25 @@ def gym(task, answer, **settings):
 
 def test_the_tasks_own_scorer_decides():
     reference, _ = an_entry("chain_sum")
-    assert gym("chain_sum", reference).outcome == "pass"
-    assert gym("chain_sum", f" ${reference}$. ").outcome == "pass"
+    assert gym("chain_sum", reference).outcome == "passed"
+    assert gym("chain_sum", f" ${reference}$. ").outcome == "passed"
     assert gym("chain_sum", f"{reference}1").reason == "wrong"
 
 
 def test_another_answer_that_the_scorer_accepts_is_right():
     reference, _ = an_entry("polynomial_multiplication")
-    assert gym("polynomial_multiplication", f"0 + {reference}").outcome == "pass"
+    assert gym("polynomial_multiplication", f"0 + {reference}").outcome == "passed"
     assert gym("polynomial_multiplication", f"1 + {reference}").reason == "wrong"
 
 
 def test_a_formula_may_end_its_sentence():
     reference, _ = an_entry("countdown")
     assert gym("countdown", f"0 + {reference}.").reason == "wrong"
-    assert gym("countdown", f"({reference}).").outcome == "pass"
+    assert gym("countdown", f"({reference}).").outcome == "passed"
 
 
 def test_a_scorer_is_built_with_the_settings_of_its_problems():
-    assert gym("puzzle24", "10 + 10 + 2 + 2").outcome == "pass"
+    assert gym("puzzle24", "10 + 10 + 2 + 2").outcome == "passed"
     assert gym("puzzle24", "10 + 10 + 2 + 2", max_value=9).reason == "wrong"
 
 
@@ -61,7 +61,7 @@ def test_code_in_an_answer_does_not_run(task, tmp_path):
     mark = tmp_path / "mark"
     for code in (f"__import__('os').system('touch {mark}')", f" [open('{mark}', 'w') for _ in '1']"):
         finding = gym(task, code)
-        assert (finding.outcome, finding.reason) == ("unknown", "refused")
+        assert (finding.outcome, finding.reason) == ("undecided", "refused")
     assert not mark.exists()
 
 

@@ -53,11 +53,11 @@ def test_outputs_are_compared_word_by_word():
 def test_only_the_text_of_a_program_says_that_a_module_is_missing_that_other_judges_have(module):
     for code, outcome in (
         (f"import {module}\nprint(5)", "unknown"),
-        (f"try:\n    import {module}\nexcept ImportError:\n    pass\nprint(5)", "pass"),
+        (f"try:\n    import {module}\nexcept ImportError:\n    pass\nprint(5)", "passed"),
         (f"try:\n    from {module} import x\nexcept ImportError:\n    pass\nprint(6)", "unknown"),
-        (f"raise ModuleNotFoundError(\"No module named '{module}'\")", "fail"),
-        (f"print('import {module}')", "fail"),
-        (f"import {module}s", "fail"),
+        (f"raise ModuleNotFoundError(\"No module named '{module}'\")", "failed"),
+        (f"print('import {module}')", "failed"),
+        (f"import {module}s", "failed"),
     ):
         assert run_tests(code, TESTS, **LIMITS).outcome == outcome, code
 
@@ -72,4 +72,4 @@ def test_programs_run_side_by_side_in_threads():
         thread.start()
     for thread in threads:
         thread.join()
-    assert [f.outcome for f in findings] == ["pass"] * 8
+    assert [f.outcome for f in findings] == ["passed"] * 8

@@ -115,9 +115,9 @@ TWO = RECIPE.replace("[teacher]", "[[teacher]]").replace(
 
 def test_several_teachers_are_an_array_of_tables(tmp_path: Path) -> None:
     recipe = load(tmp_path, text=TWO)
-    assert [t.called for t in recipe.teacher] == ["teacher", "other"]
+    assert [t.display_name for t in recipe.teacher] == ["teacher", "other"]
     assert recipe.teacher[1].base_urls == ("http://a/v1", "http://b/v1")
-    assert load(tmp_path, "teacher.1.name=mine", text=TWO).teacher[1].called == "mine"
+    assert load(tmp_path, "teacher.1.name=mine", text=TWO).teacher[1].display_name == "mine"
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
@@ -133,10 +133,10 @@ def test_a_mistake_in_a_teacher_is_named_as_it_was_written(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["generate.until_correct=2"], "set together"),
+        (["generate.target_kept=2"], "set together"),
         (["generate.max_samples=2"], "set together"),
-        (["generate.until_correct=2", "generate.max_samples=1"], "more than max_samples"),
-        (["generate.until_correct=2", "generate.max_samples=8", "generate.samples=4"], "set either samples"),
+        (["generate.target_kept=2", "generate.max_samples=1"], "more than max_samples"),
+        (["generate.target_kept=2", "generate.max_samples=8", "generate.samples=4"], "set either samples"),
     ],
 )
 def test_how_many_samples_is_said_in_one_way(tmp_path: Path, overrides: list[str], words: str) -> None:
@@ -165,7 +165,7 @@ def test_confidence_needs_log_probabilities(tmp_path: Path) -> None:
         FILTER.check(load(tmp_path, "filter.rules.confidence={}"))
 
 
-DEFAULT = ["finished", "one_thought", "final_answer", "correct"]
+DEFAULT = ["finished", "single_reasoning", "final_answer", "correct"]
 
 
 def test_naming_a_rule_adds_to_the_default_ones(tmp_path: Path) -> None:
@@ -195,10 +195,10 @@ def test_false_switches_a_rule_off_and_is_no_place_for_a_slip_of_the_pen(tmp_pat
 def test_where_no_thought_is_taught_no_rule_asks_for_one(tmp_path: Path) -> None:
     plain = ("select.reasoning=none", "filter.rules.length={}")
     rules = load(tmp_path, *plain).filter.rules
-    assert (rules["one_thought"], rules["length"]) == ({"required": False}, {"min_thought": 0})
-    asked = load(tmp_path, *plain, "filter.rules.one_thought.required=true").filter.rules
-    assert asked["one_thought"] == {"required": True}
-    assert load(tmp_path).filter.rules["one_thought"] == {}
+    assert (rules["single_reasoning"], rules["length"]) == ({"required": False}, {"min_thought": 0})
+    asked = load(tmp_path, *plain, "filter.rules.single_reasoning.required=true").filter.rules
+    assert asked["single_reasoning"] == {"required": True}
+    assert load(tmp_path).filter.rules["single_reasoning"] == {}
 
 
 @pytest.mark.parametrize(

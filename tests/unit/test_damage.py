@@ -184,10 +184,10 @@ def test_a_shard_that_a_late_process_wrote_under_other_settings_is_never_taken_f
 ) -> None:
     output = Output(tmp_path, Problem)
     old = Manifest(stage="filter", version=1, settings={"rules": "old"}, inputs={}, shards=("a", "b"))
-    output.begin(old)
+    output.claim(old)
     late = output.shards()[1]  # held by a process that will live on
     new = old.model_copy(update={"settings": {"rules": "new"}})
-    output.begin(new)
+    output.claim(new)
     output.write("a", [problem("x")])
     late.write([problem("old").model_dump()])
     output.write("b", [problem("new")])  # sealed already, by the other one

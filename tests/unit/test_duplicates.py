@@ -13,7 +13,7 @@ from filters.dataset.duplicates import Duplicates
 from filters.dataset.minhash import SHINGLES, similarity, sketch
 from pipeline.config.traces import Filter
 from pipeline.engine.shard import Shard
-from pipeline.filter.apply import Judges
+from pipeline.filter.apply import FilterContext
 from pipeline.filter.dedup import find_duplicates
 from pipeline.rows import Trace
 from tests.unit.test_filters import a_trace
@@ -40,7 +40,7 @@ def a_text(rng, words=300):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_a_duplicate_is_told_and_what_merely_looks_like_one_is_not(case):
     first, second = findings([case["first"], case["second"]], **case["settings"])
-    assert first.outcome == "pass"
+    assert first.outcome == "passed"
     assert second.reason == case["reason"]
 
 
@@ -66,11 +66,11 @@ def test_nearly_all_pairs_above_the_threshold_are_found_and_none_below():
     texts = [a_text(rng) for _ in range(300)]
     copies = [changed(text, rng.uniform(0, 0.05), rng) for text in texts]
     given = findings(texts + copies)
-    assert all(finding.outcome == "pass" for finding in given[:300])
+    assert all(finding.outcome == "passed" for finding in given[:300])
     true = [
         similarity(sketch([a]).shingles, sketch([b]).shingles) for a, b in zip(texts, copies, strict=True)
     ]
-    alike = [finding.outcome == "fail" for finding in given[300:]]
+    alike = [finding.outcome == "failed" for finding in given[300:]]
     assert not any(found for found, exact in zip(alike, true, strict=True) if exact < 0.8)
     wanted = [found for found, exact in zip(alike, true, strict=True) if exact >= 0.8]
     assert len(wanted) > 150
@@ -114,7 +114,7 @@ def test_a_crowd_of_texts_that_share_much_costs_a_bounded_number_of_comparisons(
     monkeypatch.setattr(
         "filters.dataset.duplicates.similarity", lambda a, b: asked.append(1) or similarity(a, b)
     )
-    assert {finding.outcome for finding in findings(texts)} == {"pass"}
+    assert {finding.outcome for finding in findings(texts)} == {"passed"}
     assert len(asked) <= 16 * len(texts)
 
 
@@ -139,7 +139,7 @@ def of_a_shard(folder, *traces):
     shard = Shard(folder, "s", Trace, {})
     shard.write([trace.model_dump() for trace in traces])
     (found,) = find_duplicates(
-        Judges(Filter(duplicates={"problems": None})), [shard], len(traces), folder
+        FilterContext(Filter(duplicates={"problems": None})), [shard], len(traces), folder
     ).values()
     return {key: finding.reason for key, finding in found.items()}
 

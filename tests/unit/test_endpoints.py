@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import UserError
-from pipeline.inference.credentials import MAX_WORDS, Cleaner, check_address, proxy_for
+from pipeline.inference.credentials import MAX_WORDS, Redactor, check_address, proxy_for
 from pipeline.inference.http import RequestFailed
 from tests.serving import answered, client, complete, serving
 
@@ -209,6 +209,6 @@ def test_a_key_that_is_missing_or_none_is_refused_before_any_request(
 
 
 def test_a_servers_words_are_one_printable_line_of_bounded_length() -> None:
-    clean = Cleaner().clean
+    clean = Redactor().clean
     assert clean("the prompt\x00\x1b\n is\u202e too long") == "the prompt is too long"
     assert len(clean("x" * 10**6)) == MAX_WORDS

@@ -80,8 +80,8 @@ def test_the_same_request_gets_the_same_bytes_from_any_process(fake_server: Star
 def test_every_status_is_played_and_counted(fake_server: StartFakeServer, stream: bool) -> None:
     server = fake_server("--retry-after=7.5", faults=dict.fromkeys(("429", "500", "502", "503", "529"), 0.2))
     answers = asyncio.run(ask_many(server, range(60), stream=stream))
-    patience = {status: retry for status, retry, _ in answers}
-    assert patience == {429: "7.5", 500: None, 502: None, 503: "7.5", 529: "7.5"}
+    unavailable_timeout = {status: retry for status, retry, _ in answers}
+    assert unavailable_timeout == {429: "7.5", 500: None, 502: None, 503: "7.5", 529: "7.5"}
     assert server.stats()["outcomes"] == Counter(str(status) for status, _, _ in answers)
     assert server.stats()["answered"] == {}
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 import filters
-from filters import FILTERS, Filter, check_rules, fit, judge
-from filters.result import EVIDENCE_LIMIT
+from filters import FILTERS, Filter, check_rules, judge
+from filters.result import EVIDENCE_LIMIT, passed
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Sampling, Trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/filters.jsonl").read_text("utf-8").splitlines()]
-ALL = {"finished": {}, "one_thought": {}, "final_answer": {}, "correct": {}}
+ALL = {"finished": {}, "single_reasoning": {}, "final_answer": {}, "correct": {}}
 
 
 def a_trace(**changes):
@@ -48,7 +48,7 @@ def test_a_filter_passes_what_it_must_and_refuses_the_near_miss(case):
 
 def test_every_filter_has_cases_of_both_kinds():
     for name in FILTERS:
-        assert {"pass", "fail"} <= {c["outcome"] for c in CASES if c["filter"] == name}, name
+        assert {"passed", "failed"} <= {c["outcome"] for c in CASES if c["filter"] == name}, name
 
 
 def test_a_trace_is_kept_when_all_pass_and_every_filter_runs_on_every_trace():
@@ -56,15 +56,15 @@ def test_a_trace_is_kept_when_all_pass_and_every_filter_runs_on_every_trace():
     rejected = judge(a_trace(finish_reason="length", response="The answer is 8."), ALL)
     assert rejected.outcome == "rejected"
     assert [(v.filter, v.outcome) for v in rejected.verdicts] == [
-        ("finished", "fail"),
-        ("one_thought", "pass"),
-        ("final_answer", "pass"),
-        ("correct", "fail"),
+        ("finished", "failed"),
+        ("single_reasoning", "passed"),
+        ("final_answer", "passed"),
+        ("correct", "failed"),
     ]
 
 
 def test_not_knowing_keeps_nothing_but_does_not_outweigh_a_failure():
-    assert judge(a_trace(reference=None), ALL).outcome == "unknown"
+    assert judge(a_trace(reference=None), ALL).outcome == "undecided"
     assert judge(a_trace(reference=None, finish_reason="length"), ALL).outcome == "rejected"
 
 
@@ -72,14 +72,14 @@ def test_the_extracted_answer_is_the_evidence_and_is_bounded():
     verdict = judge(a_trace(), {"correct": {}}).verdicts[0]
     assert verdict.evidence == "7"
     verdict = judge(a_trace(response="The answer is " + "9" * 5000), {"correct": {}}).verdicts[0]
-    assert verdict.outcome == "unknown"
+    assert verdict.outcome == "undecided"
     assert len(verdict.evidence) <= EVIDENCE_LIMIT
 
 
 def test_a_filter_that_raises_cannot_tell(monkeypatch):
     monkeypatch.setitem(filters.FILTERS, "broken", Filter(lambda trace: 1 / 0, 3))
     judged = judge(a_trace(), {"broken": {}})
-    assert judged.outcome == "unknown"
+    assert judged.outcome == "undecided"
     assert judged.verdicts[0].reason == "raised"
     assert judged.verdicts[0].evidence == "ZeroDivisionError: division by zero"
 
@@ -95,7 +95,7 @@ def test_what_this_machine_has_no_room_for_stops_the_work_and_is_no_verdict(monk
 
 
 def _typed(trace, *, least: int = 1, word: str = "a"):
-    return fit(word * least)
+    return passed(word * least)
 
 
 def test_rules_that_fit_their_filters_are_accepted(monkeypatch):

@@ -30,20 +30,22 @@ def test_every_type_is_judged_and_shown_for_two_texts_where_these_suffice():
     assert set(ANSWER_TYPES) == set(get_args(AnswerType)) - {"free", "python", "reasoning_gym"}
     for kind in get_args(AnswerType):
         trace = a_trace(answer_type=kind, reference=None, response="The answer is 7.", finish_reason="stop")
-        assert correct(trace).outcome != "pass", kind
+        assert correct(trace).outcome != "passed", kind
 
 
 def test_the_policies_of_numbers_hold_where_a_number_is_asked_for():
-    assert judge_response("1/3", "0.33", "number", policy=Policy(rounding_digits=2)).outcome == "pass"
-    assert judge_response("18", "18 dollars", "number", policy=Policy(unit_optional=False)).outcome == "fail"
+    assert judge_response("1/3", "0.33", "number", policy=Policy(rounding_digits=2)).outcome == "passed"
+    assert (
+        judge_response("18", "18 dollars", "number", policy=Policy(unit_optional=False)).outcome == "failed"
+    )
 
 
 def test_the_end_of_a_long_response_says_which_option_and_whether():
     talk = "Let us see whether A or B or C is meant, which is true or false. " * 50
-    assert judge_response("D", f"{talk}So it must be D.", "choice").outcome == "pass"
-    assert judge_response("B", f"{talk}So it must be D.", "choice").outcome == "fail"
+    assert judge_response("D", f"{talk}So it must be D.", "choice").outcome == "passed"
+    assert judge_response("B", f"{talk}So it must be D.", "choice").outcome == "failed"
     quiet = "Let us look at all of it with care. " * 50
-    assert judge_response("no", f"{quiet}Hence the claim is false.", "yes_no").outcome == "pass"
+    assert judge_response("no", f"{quiet}Hence the claim is false.", "yes_no").outcome == "passed"
 
 
 @pytest.mark.parametrize(
@@ -61,24 +63,24 @@ def test_the_end_of_a_long_response_says_which_option_and_whether():
     ids=lambda response: f"{response[:8]!r} {len(response)}",
 )
 def test_hostile_json_is_never_right(response):
-    assert judge_response("[2]", response, "json").outcome != "pass"
+    assert judge_response("[2]", response, "json").outcome != "passed"
 
 
 def test_json_that_is_nested_too_deeply_to_compare_is_refused():
     deep = "[" * 150 + "]" * 150
     assert judge_response(deep, deep, "json").reason == "refused"
-    assert judge_response("[[]]", "[[]]", "json").outcome == "pass"
+    assert judge_response("[[]]", "[[]]", "json").outcome == "passed"
 
 
 @pytest.mark.parametrize("kind", ["choice", "yes_no", "number"])
 @pytest.mark.parametrize("piece", ["A, ", "yes. ", "B because ", "(C) ", "not ", "1,", "\\boxed{A", "？"])  # noqa: RUF001
 def test_a_hostile_answer_of_a_known_kind_costs_little(kind, piece):
     for response in (piece * 30_000, f"<answer>{piece * 30_000}</answer>"):
-        assert judge_response("H" if kind == "choice" else "no", response, kind).outcome != "pass"
+        assert judge_response("H" if kind == "choice" else "no", response, kind).outcome != "passed"
 
 
 def test_a_program_is_judged_by_its_tests_and_needs_no_reference():
-    for body, outcome in (("x + x", "pass"), ("x + 1", "fail")):
+    for body, outcome in (("x + x", "passed"), ("x + 1", "failed")):
         response = f"```python\ndef double(x):\n    return {body}\n```"
         trace = a_trace(answer_type="python", reference=None, metadata=TESTS, response=response)
         assert correct(trace, code_seconds=2).outcome == outcome
@@ -91,8 +93,8 @@ def test_the_limits_of_a_program_are_parameters_of_the_rule():
     assert correct(trace, code_seconds=0.5).reason == "too_slow"
     hoard = response.replace("while True: pass", "b = bytearray(400 << 20); return x + x")
     trace = trace.model_copy(update={"response": hoard})
-    assert correct(trace, code_memory_mb=128).outcome == "fail"
-    assert correct(trace, code_memory_mb=1024, sandbox="limits").outcome == "pass"
+    assert correct(trace, code_memory_mb=128).outcome == "failed"
+    assert correct(trace, code_memory_mb=1024, sandbox="limits").outcome == "passed"
 
 
 def test_no_type_but_python_loads_what_only_a_program_needs():

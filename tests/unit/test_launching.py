@@ -111,7 +111,7 @@ def test_sharding_where_accelerate_would_not_shard_is_refused(said: dict[str, An
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"objective": "soft"}, "generate.logprobs = 20"),
+        ({"objective": "topk_kd"}, "generate.logprobs = 20"),
         ({"weight_by": "confidence"}, "generate.logprobs = 0"),
     ],
 )

@@ -9,7 +9,7 @@ from pipeline.inference.rate_limit import (
     LONGEST_WAIT,
     TURNED_AWAY,
     Bucket,
-    Quota,
+    RateLimiter,
     Tries,
     backoff,
     read_retry_after,
@@ -58,7 +58,7 @@ def test_one_that_is_larger_than_a_minute_goes_through_and_is_paid_after() -> No
 
 
 def test_tokens_are_guessed_from_the_answers_before() -> None:
-    quota = Quota(None, 6000)
+    quota = RateLimiter(None, 6000)
     assert quota.wait(500, 0.0) == 0
     assert quota.take(500, 0.0) == 500
     quota.settle(500, 90, 0.0)
@@ -67,13 +67,13 @@ def test_tokens_are_guessed_from_the_answers_before() -> None:
 
 
 def test_before_any_answer_a_long_limit_is_no_guess() -> None:
-    quota = Quota(None, 60_000)
+    quota = RateLimiter(None, 60_000)
     assert quota.take(32_768, 0.0) == FIRST_GUESS
     assert quota.wait(32_768, 0.0) < 60
 
 
 def test_a_wait_gets_shorter_when_an_answer_was_short() -> None:
-    quota = Quota(None, 6000)
+    quota = RateLimiter(None, 6000)
     guess = quota.take(1000, 0.0)
     before = quota.wait(1000, 0.0)
     quota.settle(guess, 50, 0.0)
@@ -81,21 +81,21 @@ def test_a_wait_gets_shorter_when_an_answer_was_short() -> None:
 
 
 def test_tokens_of_a_request_that_failed_are_given_back() -> None:
-    quota = Quota(None, 60)
+    quota = RateLimiter(None, 60)
     for _ in range(5):
         assert quota.wait(500, 0.0) == 0
         quota.settle(quota.take(500, 0.0), 0, 0.0)
 
 
 def test_without_limits_nothing_waits() -> None:
-    quota = Quota(None, None)
+    quota = RateLimiter(None, None)
     for _ in range(1000):
         assert quota.wait(10**6, 0.0) == 0
         quota.settle(quota.take(10**6, 0.0), 10**6, 0.0)
 
 
 def test_the_slower_of_both_limits_counts() -> None:
-    quota = Quota(60, 60)
+    quota = RateLimiter(60, 60)
     quota.take(1, 0.0)
     quota.settle(1, 10, 0.0)
     assert quota.wait(10, 0.0) > 5

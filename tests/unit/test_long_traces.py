@@ -190,5 +190,5 @@ def test_random_text_of_every_alphabet_breaks_no_rule():
         text = "".join(
             chr(chance.choice([chance.randrange(0x20, 0x7F), chance.randrange(0x11000)])) for _ in range(300)
         )
-        for name in set(FILTERS) - {"correct", "agreement", "final_answer"}:
+        for name in set(FILTERS) - {"correct", "consistency", "final_answer"}:
             assert verdict(name, question=text[:50], reasoning=text, response=text[::-1]).reason != "raised"

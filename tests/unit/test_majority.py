@@ -9,12 +9,12 @@ from filters.dataset.difficulty import difficulty
 from filters.dataset.majority import majority
 from filters.policy import Policy
 from pipeline.config.traces import Filter, Majority
-from pipeline.filter.apply import Judges, _on_problem
+from pipeline.filter.apply import FilterContext, _on_problem
 from pipeline.rows import Verdict
 from tests.unit.test_filters import a_trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/majority.jsonl").read_text("utf-8").splitlines()]
-OUTCOMES = {"p": "pass", "f": "fail", "u": "unknown"}
+OUTCOMES = {"p": "passed", "f": "failed", "u": "unknown"}
 
 
 def samples(answers, **changes):
@@ -44,7 +44,7 @@ def test_a_trace_that_was_cut_off_does_not_vote():
 
 def test_an_answer_that_equals_two_others_joins_them():
     findings = majority(samples([r"\sqrt{4}", "2", "2.0", r"\frac{4}{2}", "2"]))
-    assert {finding.outcome for finding in findings} == {"pass"}
+    assert {finding.outcome for finding in findings} == {"passed"}
 
 
 def test_text_answers_are_counted_by_their_words():
@@ -52,7 +52,7 @@ def test_text_answers_are_counted_by_their_words():
         a_trace(answer_type="text", reference=None, response=response)
         for response in ("The answer is Paris.", "Paris", "paris", "The answer is **Paris**", "Rome")
     ]
-    assert [finding.outcome for finding in majority(traces)] == ["pass"] * 4 + ["fail"]
+    assert [finding.outcome for finding in majority(traces)] == ["passed"] * 4 + ["failed"]
 
 
 @pytest.mark.parametrize(
@@ -88,15 +88,15 @@ def test_answers_are_read_as_they_are_where_there_is_a_reference(kind, responses
 def test_the_policy_of_the_reading_holds_for_the_votes():
     traces = samples(["0.33", "1/3", "0.33", "1/3"])
     assert {finding.reason for finding in majority(traces)} == {"no_majority"}
-    assert {finding.outcome for finding in majority(traces, policy=Policy(rounding_digits=2))} == {"pass"}
+    assert {finding.outcome for finding in majority(traces, policy=Policy(rounding_digits=2))} == {"passed"}
     texts = [a_trace(answer_type="text", reference=None, response=text) for text in ("pH", "PH") * 2]
-    assert {finding.outcome for finding in majority(texts)} == {"pass"}
+    assert {finding.outcome for finding in majority(texts)} == {"passed"}
     strict = majority(texts, policy=Policy(case_sensitive=True))
     assert {finding.reason for finding in strict} == {"no_majority"}
 
 
 def on_problem(traces, **settings):
-    rows = list(_on_problem(Judges(Filter(majority=Majority(), **settings)), traces, {}))
+    rows = list(_on_problem(FilterContext(Filter(majority=Majority(), **settings)), traces, {}))
     return [{verdict.filter: verdict.outcome for verdict in verdicts} for verdicts in rows]
 
 
@@ -106,12 +106,12 @@ def test_what_has_a_scorer_or_tests_is_never_judged_by_a_vote():
         traces = samples(["7"] * 4, answer_type=kind, metadata=metadata)
         for verdicts in on_problem(traces):
             assert "majority" not in verdicts
-            assert verdicts["correct"] != "pass"
+            assert verdicts["correct"] != "passed"
 
 
 def test_the_vote_takes_the_policy_of_the_rule_correct():
     traces = samples(["0.33", "1/3", "0.33", "1/3"])
-    for given, outcome in (({}, "unknown"), ({"rounding_digits": 2, "timeout": 1}, "pass")):
+    for given, outcome in (({}, "undecided"), ({"rounding_digits": 2, "timeout": 1}, "passed")):
         for verdicts in on_problem(traces, rules={"correct": given}):
             assert verdicts == {"majority": outcome}
 
@@ -122,8 +122,8 @@ def test_no_samples_give_no_findings():
 
 
 def judged(letters):
-    verdict = Verdict(filter="correct", version=1, outcome="pass", reason="")
-    other = Verdict(filter="finished", version=1, outcome="pass", reason="")
+    verdict = Verdict(filter="correct", version=1, outcome="passed", reason="")
+    other = Verdict(filter="finished", version=1, outcome="passed", reason="")
     return [
         a_trace(verdicts=(other, verdict.model_copy(update={"outcome": OUTCOMES[letter]})))
         for letter in letters
@@ -133,13 +133,13 @@ def judged(letters):
 @pytest.mark.parametrize(
     ("letters", "settings", "outcome", "reason", "evidence"),
     [
-        ("pfff", {}, "pass", "", "1/4 right, 0 unknown"),
-        ("pppp", {}, "fail", "too_easy", "4/4 right, 0 unknown"),
-        ("ffff", {}, "fail", "too_hard", "0/4 right, 0 unknown"),
-        ("ffff", {"low": 0.0}, "pass", "", "0/4 right, 0 unknown"),
-        ("pffuu", {"high": 0.3}, "fail", "too_easy", "1/3 right, 2 unknown"),
-        ("pffuu", {"high": 0.34}, "pass", "", "1/3 right, 2 unknown"),
-        ("pfff", {"low": 0.25, "high": 0.25}, "pass", "", "1/4 right, 0 unknown"),
+        ("pfff", {}, "passed", "", "1/4 right, 0 unknown"),
+        ("pppp", {}, "failed", "too_easy", "4/4 right, 0 unknown"),
+        ("ffff", {}, "failed", "too_hard", "0/4 right, 0 unknown"),
+        ("ffff", {"low": 0.0}, "passed", "", "0/4 right, 0 unknown"),
+        ("pffuu", {"high": 0.3}, "failed", "too_easy", "1/3 right, 2 unknown"),
+        ("pffuu", {"high": 0.34}, "passed", "", "1/3 right, 2 unknown"),
+        ("pfff", {"low": 0.25, "high": 0.25}, "passed", "", "1/4 right, 0 unknown"),
         ("puuu", {}, "unknown", "few_judged", "1/1 right, 3 unknown"),
         ("uuuu", {}, "unknown", "few_judged", "0/0 right, 4 unknown"),
         ("pf", {"rule": "majority"}, "unknown", "few_judged", "0/0 right, 2 unknown"),

@@ -46,7 +46,7 @@ def test_what_fits_on_24_gb_is_told_from_what_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"objective": "soft"}, {"objective": "online"}, {"weight_by": "confidence"}], ids=str
+    "said", [{"objective": "topk_kd"}, {"objective": "logit_kd"}, {"weight_by": "confidence"}], ids=str
 )
 def test_a_loss_without_tiles_holds_all_logits_of_a_micro_batch(said: dict[str, Any]) -> None:
     logits = 2 * 32768 * 152_064
@@ -61,7 +61,7 @@ def test_adapters_have_the_only_gradients_and_a_base_in_4_bits_is_a_quarter_of_o
 
 
 def test_teachers_are_held_whole_on_each_gpu() -> None:
-    assert of(SMALL, 8, sharded=True, teachers=(7_000_000_000,), objective="online").teachers == 14 * GB
+    assert of(SMALL, 8, sharded=True, teachers=(7_000_000_000,), objective="logit_kd").teachers == 14 * GB
 
 
 def test_every_optimizer_that_a_recipe_may_name_is_counted() -> None:

@@ -7,29 +7,29 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import Online, OnlineTeacher
+from pipeline.config.training import KDTeacher, LogitKD
 from pipeline.errors import UserError
 from tests import tiny_student
 
 pytest.importorskip("trl")
 
 
-def saved(folder: Path, seed: int, tokenizer: Any = None, size: int = 259) -> OnlineTeacher:
+def saved(folder: Path, seed: int, tokenizer: Any = None, size: int = 259) -> KDTeacher:
     model = tiny_student.model(seed)
     if size != 259:
         model.resize_token_embeddings(size, mean_resizing=False)
     model.save_pretrained(folder)
     (tokenizer or tiny_student.tokenizer()).save_pretrained(folder)
-    return OnlineTeacher(model=str(folder), weight=seed)
+    return KDTeacher(model=str(folder), weight=seed)
 
 
-def made(teachers: list[OnlineTeacher], student: Any = None, tokenizer: Any = None, **settings: Any) -> Any:
+def made(teachers: list[KDTeacher], student: Any = None, tokenizer: Any = None, **settings: Any) -> Any:
     import torch
 
-    from pipeline.train.trainer.online import OnlineObjective
+    from pipeline.train.trainer.logit_kd import OnlineObjective
 
     return OnlineObjective(
-        Online(teachers=tuple(teachers), **settings),
+        LogitKD(teachers=tuple(teachers), **settings),
         student or tiny_student.model(),
         tokenizer or tiny_student.tokenizer(),
         torch.device("cpu"),
@@ -148,9 +148,9 @@ def test_padding_that_only_the_student_has_is_no_other_vocabulary(tmp_path: Path
 def test_a_model_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"teacher .* cannot be loaded"):
-        made([OnlineTeacher(model=str(tmp_path))])
+        made([KDTeacher(model=str(tmp_path))])
 
 
 def test_no_teacher_at_all_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train.online.teachers is empty"):
+    with pytest.raises(UserError, match=r"train.logit_kd.teachers is empty"):
         made([])

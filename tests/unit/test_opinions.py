@@ -9,9 +9,11 @@ from filters.grade.grader import TEXT_LIMIT
 from filters.result import EVIDENCE_LIMIT
 from pipeline.engine.shard import Shard
 from pipeline.filter.judge_verdict import findings, is_judged, opinion_id, read_verdict
-from pipeline.rows import Opinion
+from pipeline.rows import JudgeVerdict
 
-CASES = [json.loads(line) for line in Path("tests/cases/opinions.jsonl").read_text("utf-8").splitlines()]
+CASES = [
+    json.loads(line) for line in Path("tests/cases/judge_verdicts.jsonl").read_text("utf-8").splitlines()
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["answer"][-40:])
@@ -48,9 +50,13 @@ def test_the_evidence_is_the_end_of_the_answer_or_the_error(tmp_path: Path) -> N
         "prompt_tokens": None,
         "completion_tokens": None,
     }
-    said = Opinion(id="a", outcome="fail", reason="wrong", answer="x" * 999 + "VERDICT: incorrect", **whole)
-    failed = Opinion(id="b", outcome="unknown", reason="judge_failed", answer="", error="HTTP 400", **whole)
-    shard = Shard(tmp_path, "s", Opinion, {})
+    said = JudgeVerdict(
+        id="a", outcome="failed", reason="wrong", answer="x" * 999 + "VERDICT: incorrect", **whole
+    )
+    failed = JudgeVerdict(
+        id="b", outcome="undecided", reason="judge_failed", answer="", error="HTTP 400", **whole
+    )
+    shard = Shard(tmp_path, "s", JudgeVerdict, {})
     shard.write([said.model_dump(), failed.model_dump()])
     found = findings(shard)
     assert str(found["a"].evidence).endswith("xVERDICT: incorrect")

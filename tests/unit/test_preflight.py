@@ -207,8 +207,11 @@ def test_few_that_are_too_long_are_left_out_and_named(sound: Any, tmp_path: Path
     from datasets import concatenate_datasets
 
     mixed = concatenate_datasets([rows.select([0, 1]), long, rows.select([4])]), model, tokenizer
-    assert refusal(write_job(tmp_path, max_length=200, most_too_long=0.2), mixed)[0] == "at most 200 tokens"
-    job = write_job(tmp_path, max_length=200, most_too_long=0.25)
+    assert (
+        refusal(write_job(tmp_path, max_length=200, max_overlong_fraction=0.2), mixed)[0]
+        == "at most 200 tokens"
+    )
+    job = write_job(tmp_path, max_length=200, max_overlong_fraction=0.25)
     look(job, mixed)
     assert table(job).examples == 3
     assert table(job).left_out == ("p3-0",)
@@ -216,7 +219,7 @@ def test_few_that_are_too_long_are_left_out_and_named(sound: Any, tmp_path: Path
 
 
 def test_a_training_of_which_nothing_is_left_is_refused(sound: Any, tmp_path: Path) -> None:
-    why = refusal(write_job(tmp_path, max_length=16, most_too_long=1), sound)[1]
+    why = refusal(write_job(tmp_path, max_length=16, max_overlong_fraction=1), sound)[1]
     assert why.endswith("without them nothing is left to train on")
 
 

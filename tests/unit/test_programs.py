@@ -44,8 +44,8 @@ def test_tests_in_every_usual_form_judge_a_program(tmp_path, tests, program):
     check(rows)
     (problem,) = problems(rows)
     assert (problem.answer_type, problem.reference) == ("python", None)
-    assert run_tests(program, problem.metadata, seconds=2).outcome == "pass"
-    assert run_tests("total = print", problem.metadata, seconds=2).outcome == "fail"
+    assert run_tests(program, problem.metadata, seconds=2).outcome == "passed"
+    assert run_tests("total = print", problem.metadata, seconds=2).outcome == "failed"
 
 
 def test_tests_are_read_from_parquet_and_inside_another_column(tmp_path):

@@ -46,7 +46,7 @@ def test_evidence_of_what_could_not_be_told_stays_here() -> None:
     rows = [
         [],
         [said | {"outcome": "unknown", "evidence": "http://10.0.0.1 refused"}],
-        [said | {"outcome": "fail", "evidence": "7"}, said | {"outcome": "pass", "evidence": None}],
+        [said | {"outcome": "failed", "evidence": "7"}, said | {"outcome": "passed", "evidence": None}],
     ]
     given = pa.array(rows, arrow_schema(Trace).field("verdicts").type)
     for part, skipped in ((given, 0), (given.slice(1), 1)):

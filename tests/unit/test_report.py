@@ -19,9 +19,9 @@ HOSTILE = (
 
 
 def trace(problem: str, number: int, correct: str | None, **fields: object) -> Trace:
-    reason = "" if correct == "pass" else "wrong"
+    reason = "" if correct == "passed" else "wrong"
     said = {"filter": "correct", "version": 1, "outcome": correct, "reason": reason}
-    outcome = {"pass": "kept", "fail": "rejected", "unknown": "unknown", None: "unjudged"}[correct]
+    outcome = {"passed": "kept", "failed": "rejected", "unknown": "unknown", None: "unfiltered"}[correct]
     return Trace.model_validate(
         {
             "id": f"{problem}-0-{number:04d}",
@@ -43,7 +43,7 @@ def trace(problem: str, number: int, correct: str | None, **fields: object) -> T
             "completion_tokens": 10,
             "verdicts": (said,) if correct else (),
             "outcome": outcome,
-            "reason": "correct: wrong" if correct in ("fail", "unknown") else "",
+            "reason": "correct: wrong" if correct in ("failed", "unknown") else "",
         }
         | fields
     )
@@ -59,7 +59,7 @@ def score(problem: str, subject: str, correct: int, samples: int = 4) -> Score:
     return Score(
         id=f"held_out/{subject}/{problem}",
         set="held_out",
-        subject=subject,
+        model_role=subject,
         model=subject,
         prompt="plain",
         problem_id=problem,
@@ -76,9 +76,9 @@ def score(problem: str, subject: str, correct: int, samples: int = 4) -> Score:
 
 
 def test_every_trace_is_counted_once_by_outcome_length_and_pass_rate(tmp_path: Path) -> None:
-    said = ["pass", "pass", "fail", "unknown", "fail", "fail", "pass", "pass", "unknown"]
+    said = ["passed", "passed", "failed", "unknown", "failed", "failed", "passed", "passed", "unknown"]
     traces = [trace(f"p{i // 3}", i % 3, correct, completion_tokens=10 * i) for i, correct in enumerate(said)]
-    traces.append(trace("p9", 0, "pass", completion_tokens=None))
+    traces.append(trace("p9", 0, "passed", completion_tokens=None))
     counted = tally(written(tmp_path, traces))
     assert counted.traces == len(traces)
     assert sum(int(c.sum()) for c in counted.lengths.values()) + counted.uncounted == len(traces)
@@ -93,21 +93,21 @@ def test_a_problem_whose_traces_lie_in_two_batches_is_one_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.report.tally.BATCH", 2)
-    traces = [trace("a", i, "pass" if i else "fail") for i in range(5)] + [trace("b", 0, "fail")]
+    traces = [trace("a", i, "passed" if i else "failed") for i in range(5)] + [trace("b", 0, "failed")]
     counted = tally(written(tmp_path, traces))
     assert counted.problems == {"80-99 %": 1, "0 %": 1}
 
 
 def test_traces_without_verdicts_are_counted_too_and_an_empty_run_counts_nothing(tmp_path: Path) -> None:
     counted = tally(written(tmp_path, [trace("a", 0, None), trace("b", 0, None)]))
-    assert counted.outcomes == {("sums", "unjudged"): 2}
+    assert counted.outcomes == {("sums", "unfiltered"): 2}
     assert counted.unrated == 2
     assert tally([]).traces == 0
     assert bins({}) == []
 
 
 def test_a_number_of_tokens_beyond_belief_takes_no_memory_for_it(tmp_path: Path) -> None:
-    counted = tally(written(tmp_path, [trace("a", 0, "pass", completion_tokens=10**15)]))
+    counted = tally(written(tmp_path, [trace("a", 0, "passed", completion_tokens=10**15)]))
     assert sum(row["traces"] for row in bins(counted.lengths)) == 1
 
 
@@ -123,24 +123,24 @@ def test_bands_cover_every_pass_rate_and_keep_never_and_always_apart() -> None:
 
 
 def test_quantiles_are_those_of_the_traces(tmp_path: Path) -> None:
-    traces = [trace("a", i, "pass", completion_tokens=i + 1) for i in range(100)]
+    traces = [trace("a", i, "passed", completion_tokens=i + 1) for i in range(100)]
     counted = tally(written(tmp_path, traces))
     assert quantiles(counted.lengths["right"]) == (5, 50, 95)
 
 
 def test_contaminated_traces_are_shown_with_what_they_share(tmp_path: Path) -> None:
     hit = Verdict(
-        filter="contamination", version=1, outcome="fail", reason="question", evidence="gsm8k: a b c"
+        filter="contamination", version=1, outcome="failed", reason="question", evidence="gsm8k: a b c"
     )
-    traces = [trace("a", 0, "pass"), trace("b", 0, "pass", verdicts=(hit,)), trace("c", 0, "fail")]
+    traces = [trace("a", 0, "passed"), trace("b", 0, "passed", verdicts=(hit,)), trace("c", 0, "failed")]
     count, shown = hits(written(tmp_path, traces))
     assert count == 1
     assert shown[0] == ("b-0-0000", "sums", "question", "gsm8k: a b c")
 
 
 def test_the_sample_has_what_is_rare_and_stays_within_its_bytes(tmp_path: Path) -> None:
-    traces = [trace(f"p{i}", 0, "pass", response=f"{i} " * 200) for i in range(300)]
-    traces.insert(150, trace("rare", 0, "fail"))
+    traces = [trace(f"p{i}", 0, "passed", response=f"{i} " * 200) for i in range(300)]
+    traces.insert(150, trace("rare", 0, "failed"))
     paths = written(tmp_path, traces)
     found = sample.strata("filter", paths)
     assert {label: len(places) for label, places in found.items()} == {

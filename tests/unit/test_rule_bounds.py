@@ -35,7 +35,7 @@ def test_a_rule_that_computes_for_too_long_is_stopped_and_tells_nothing(monkeypa
     monkeypatch.setitem(FILTERS, "stuck", Filter(stuck, 1))
     monkeypatch.setattr(limits, "SECONDS", 0.2)
     stopped, after = verdicts_on(a_trace(), {"stuck": {}, "finished": {}})
-    assert (stopped.outcome, stopped.reason, after.outcome) == ("unknown", "too_slow", "pass")
+    assert (stopped.outcome, stopped.reason, after.outcome) == ("undecided", "too_slow", "passed")
 
 
 def test_no_handler_within_a_rule_swallows_the_bound():
@@ -51,7 +51,7 @@ def test_no_handler_within_a_rule_swallows_the_bound():
 def test_a_text_longer_than_any_model_writes_is_not_judged():
     trace = a_trace(response="7 " * 600_000)
     rules = {name: {} for name in FILTERS if name not in ("finished", "length", "confidence")}
-    assert {(v.outcome, v.reason) for v in verdicts_on(trace, rules)} == {("unknown", "too_long")}
+    assert {(v.outcome, v.reason) for v in verdicts_on(trace, rules)} == {("undecided", "too_long")}
     cut = a_trace(response="7 " * 600_000, finish_reason="length")
     assert next(verdicts_on(cut, {"finished": {}})).reason == "truncated"
 

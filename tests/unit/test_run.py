@@ -37,7 +37,7 @@ def test_tables_count_iterate_and_convert(run: Run) -> None:
     assert len(run.problems.to_pandas()) == SHARDS * PROBLEMS
     assert run.examples.columns(["id", "tokens"]).column_names == ["id", "tokens"]
     assert run.examples.to_datasets().num_rows == len(run.examples) == SHARDS * PROBLEMS
-    assert {score.subject for score in run.scores} == {"teacher"}
+    assert {score.model_role for score in run.scores} == {"teacher"}
     assert f"{TRACES} rows of Trace in 3 shards" in repr(run.traces)
 
 
@@ -53,7 +53,7 @@ def test_where_takes_values_lists_none_and_conditions_of_arrow(run: Run) -> None
 
 def test_verdicts_are_a_table_of_their_own(run: Run) -> None:
     assert len(run.verdicts) == 2 * TRACES == len(list(run.verdicts))
-    wrong = run.verdicts.where(outcome="fail")
+    wrong = run.verdicts.where(outcome="failed")
     assert Counter((v.filter, v.reason) for v in wrong) == {("correct", "wrong"): TRACES * 2 // SAMPLES}
     assert len(wrong) == run.why().rules["correct"].fails
     ids = {t.id: t.problem_id for t in run.traces}

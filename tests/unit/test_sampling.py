@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.scheduler import Plan, Unit
+from pipeline.engine.scheduler import Plan, WorkItem
 from pipeline.engine.shard import Shard, done_line, failed_line
 from pipeline.generate.sample_plan import JUDGE, Rules, plan, sampling_seed, trace_id, wanted
 from pipeline.rows import Outcome, Problem, Sampling, Trace
 from tests.unit.test_shard import problem
 
-FIXED = Rules(most=4, until=None, continue_cut=0)
-ADAPTIVE = Rules(most=6, until=2, continue_cut=0)
+FIXED = Rules(most=4, until=None, max_continuations=0)
+ADAPTIVE = Rules(most=6, until=2, max_continuations=0)
 PROBLEMS = [problem("a"), problem("b")]
 
 
@@ -114,7 +114,7 @@ def test_each_trace_that_is_not_kept_leads_to_one_more_until_there_are_enough(tm
     assert keys(u for u in here.units if u.key.startswith("a")) == ["a-0-0000", "a-0-0001"]
     assert keys(here.follow(trace("a-0-0001", outcome="rejected"))) == ["a-0-0002"]
     assert keys(here.follow(trace("a-0-0000", outcome="kept"))) == []
-    assert keys(here.follow(trace("a-0-0002", outcome="unknown"))) == ["a-0-0003"]
+    assert keys(here.follow(trace("a-0-0002", outcome="undecided"))) == ["a-0-0003"]
     assert keys(here.follow(trace("a-0-0003", outcome="kept"))) == []
 
 
@@ -137,8 +137,8 @@ def test_a_problem_with_enough_is_told_once_however_it_got_there(tmp_path: Path)
 CUT = {"finish_reason": "length", "reasoning": "I thi", "response": ""}
 
 
-def continuing(row: Trace, folder: Path, most: int = 2) -> list[Unit]:
-    rules = Rules(most=4, until=None, continue_cut=most)
+def continuing(row: Trace, folder: Path, most: int = 2) -> list[WorkItem]:
+    rules = Rules(most=4, until=None, max_continuations=most)
     return list(planned(shard_of(folder), rules).follow(row))
 
 
@@ -146,8 +146,8 @@ def test_a_cut_thought_is_continued_as_often_as_it_may(tmp_path: Path) -> None:
     row = trace("a-0-0000", **CUT)
     (unit,) = continuing(row, tmp_path)
     assert (unit.key, unit.args.row) == ("a-0-0000", row)
-    assert len(continuing(row.model_copy(update={"continued": 1}), tmp_path)) == 1
-    assert continuing(row.model_copy(update={"continued": 2}), tmp_path) == []
+    assert len(continuing(row.model_copy(update={"continuations": 1}), tmp_path)) == 1
+    assert continuing(row.model_copy(update={"continuations": 2}), tmp_path) == []
     assert continuing(row, tmp_path, most=0) == []
 
 
@@ -158,10 +158,10 @@ def test_what_cannot_be_continued_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_cut_thought_in_the_journal_is_still_owed_its_continuation(tmp_path: Path) -> None:
-    rules = Rules(most=1, until=None, continue_cut=1)
+    rules = Rules(most=1, until=None, max_continuations=1)
     here = planned(shard_of(tmp_path, trace("a-0-0000", **CUT)), rules)
     assert sorted(keys(here.units)) == ["a-0-0000", "b-0-0000"]
-    done = planned(shard_of(tmp_path, trace("a-0-0000", **CUT, continued=1)), rules)
+    done = planned(shard_of(tmp_path, trace("a-0-0000", **CUT, continuations=1)), rules)
     assert keys(done.units) == ["b-0-0000"]
 
 

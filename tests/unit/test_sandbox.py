@@ -164,7 +164,7 @@ def test_nothing_is_needed_of_and_left_in_the_temporary_directory(tmp_path, monk
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     monkeypatch.setattr("tempfile.tempdir", None)
     _keeper.stop()
-    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "pass"
+    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -219,7 +219,7 @@ def test_without_a_part_of_it_a_filter_is_refused_in_one_line(what, text, tmp_pa
         with pytest.raises(UserError, match=f'{text}.*docs/sandbox.md.*sandbox = "limits"') as caught:
             filters.judge(trace, {"correct": {}})
         assert "\n" not in str(caught.value)
-        assert filters.judge(trace, {"correct": {"sandbox": "limits"}}).verdicts[0].outcome == "pass"
+        assert filters.judge(trace, {"correct": {"sandbox": "limits"}}).verdicts[0].outcome == "passed"
     finally:
         _keeper.stop()
 
@@ -268,18 +268,18 @@ def test_a_program_that_the_system_kills_for_want_of_memory_gets_no_verdict():
         except Stopped as e:
             raised.append(str(e))
 
-    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "pass"
+    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
     keeper = _keeper._server._process.pid
     thread = threading.Thread(target=judge)
     thread.start()
     os.kill(wait_for(lambda: asleep(keeper))[0], signal.SIGKILL)  # as the kernel would
     thread.join()
     assert "memory runs out" in raised[0]
-    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "pass"
+    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
 
 
 def test_a_keeper_that_is_killed_is_no_verdict_and_another_takes_its_place():
-    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "pass"
+    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
     keeper = _keeper._server._process
     thread_said = []
 
@@ -296,7 +296,7 @@ def test_a_keeper_that_is_killed_is_no_verdict_and_another_takes_its_place():
     thread.join()
     assert "the sandbox has ended" in thread_said[0]
     wait_for(lambda: not any(map(runs, kept)))
-    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "pass"
+    assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
 
 
 @pytest.mark.parametrize("sandbox", ["full", "limits"])
@@ -329,7 +329,7 @@ def test_a_program_is_given_time_when_others_have_the_processors():
     busy_ones = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
     try:
         code = "import time\nwhile time.process_time() < 0.45: pass\nprint(5)"
-        assert run_tests(code, TESTS, seconds=1.0, memory_mb=256).outcome == "pass", allowed
+        assert run_tests(code, TESTS, seconds=1.0, memory_mb=256).outcome == "passed", allowed
     finally:
         for each in busy_ones:
             each.kill()

@@ -13,7 +13,7 @@ from tests.unit.test_filters import a_trace
 
 def score(subject: str, problem: str, correct: int, samples: int = 4, majority: float = 0) -> Score:
     return Score(
-        id=f"held_out/{subject}/{problem}", set="held_out", subject=subject, model="m", prompt="plain",
+        id=f"held_out/{subject}/{problem}", set="held_out", model_role=subject, model="m", prompt="plain",
         problem_id=problem, source="s", samples=samples, correct=correct, majority=majority, unknown=0,
         truncated=1, malformed=2, failed=0, completion_tokens=40,
     )  # fmt: skip
@@ -62,17 +62,17 @@ def test_k_goes_as_far_as_every_problem_has_samples() -> None:
 
 
 def test_the_majority_is_right_by_class_shared_on_a_tie_and_without_the_answerless() -> None:
-    assert majority(answers(("1/2", "pass"), ("0.5", "pass"), ("3", "fail"), ("7", "fail"))) == 1
-    assert majority(answers(("3", "fail"), ("3", "fail"), ("1/2", "pass"))) == 0
-    assert majority(answers(("1/2", "pass"), ("3", "fail"))) == 0.5
-    assert majority(answers(("2", "pass"), ("3", "fail"), ("4", "fail"))) == pytest.approx(1 / 3)
-    assert majority(answers(("2", "pass"), (None, "fail"), (None, "fail"))) == 1
-    assert majority(answers((None, "fail"))) == 0
-    assert majority(answers(("2", "pass"), ("2", "pass"), finish_reason="length")) == 0
+    assert majority(answers(("1/2", "passed"), ("0.5", "passed"), ("3", "failed"), ("7", "failed"))) == 1
+    assert majority(answers(("3", "failed"), ("3", "failed"), ("1/2", "passed"))) == 0
+    assert majority(answers(("1/2", "passed"), ("3", "failed"))) == 0.5
+    assert majority(answers(("2", "passed"), ("3", "failed"), ("4", "failed"))) == pytest.approx(1 / 3)
+    assert majority(answers(("2", "passed"), (None, "failed"), (None, "failed"))) == 1
+    assert majority(answers((None, "failed"))) == 0
+    assert majority(answers(("2", "passed"), ("2", "passed"), finish_reason="length")) == 0
 
 
 def test_a_score_counts_the_samples_of_one_problem() -> None:
-    traces = answers(("2", "pass"), ("2", "pass"), ("3", "fail"), ("x", "unknown"))
+    traces = answers(("2", "passed"), ("2", "passed"), ("3", "failed"), ("x", "unknown"))
     made = score_of("aime", "student", "m", traces)
     assert made.id == f"aime/student/{traces[0].problem_id}"
     assert (made.samples, made.correct, made.unknown, made.majority) == (4, 2, 1, 1)

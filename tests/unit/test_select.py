@@ -102,8 +102,8 @@ def test_the_pass_rate_counts_what_was_judged_right_or_wrong_alone() -> None:
         )
         return trace("a", 0).model_copy(update={"verdicts": (verdict,)})
 
-    assert pass_rate([judged("pass"), judged("fail"), judged("unknown")]) == 0.5
-    assert pass_rate([judged("unknown")]) is None
+    assert pass_rate([judged("passed"), judged("failed"), judged("undecided")]) == 0.5
+    assert pass_rate([judged("undecided")]) is None
 
 
 def test_preferring_confident_traces_is_refused_before_the_teacher_is_asked_where_none_will_say() -> None:

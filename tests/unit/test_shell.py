@@ -91,7 +91,7 @@ def test_show_finds_a_trace_a_problem_and_a_row_of_a_stage_by_id(runs: Path) -> 
     whole = document(runs, "show", "first", "--id", trace["problem_id"])["rows"]
     assert [r["stage"] for r in whole] == ["problem"] + ["filter"] * SAMPLES
     (drawn,) = document(runs, "show", "first", "--stage", "generate", "--id", trace["id"])["rows"]
-    assert drawn["row"]["outcome"] == "unjudged"
+    assert drawn["row"]["outcome"] == "unfiltered"
 
 
 def test_show_wraps_long_texts_and_cannot_drive_the_terminal(runs: Path) -> None:
@@ -130,7 +130,11 @@ def test_diff_names_settings_yield_cost_and_paired_scores(runs: Path) -> None:
     assert (diff["a"]["kept"], diff["b"]["kept"]) == (TRACES // SAMPLES, 2 * TRACES // SAMPLES)
     assert diff["a"]["spend"] == pytest.approx(2.0 * diff["a"]["completion_tokens"] / 1e6)
     (score,) = diff["scores"]
-    assert (score["set"], score["subject"], score["problems"]) == ("held_out", "teacher", SHARDS * PROBLEMS)
+    assert (score["set"], score["model_role"], score["problems"]) == (
+        "held_out",
+        "teacher",
+        SHARDS * PROBLEMS,
+    )
     assert score["difference"][0] == pytest.approx(1 / SAMPLES)
     printed = text(runs, "diff", "first", "second")
     assert "temperature: 0.6 -> 0.9" in printed

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import Soft
+from pipeline.config.training import TopkKD
 from pipeline.errors import UserError
 from pipeline.rows import Logprobs, Sampling, Trace, arrow_schema
 from tests import tiny_student
@@ -86,17 +86,17 @@ def rows(numbers: range) -> Any:
 
 
 def labelled(tmp_path: Path, traces: list[Trace], numbers: range) -> Any:
-    from pipeline.train.trainer import soft
+    from pipeline.train.trainer import topk_kd
 
     half = len(traces) // 2
     files = [write(tmp_path / "a.parquet", traces[:half]), write(tmp_path / "b.parquet", traces[half:])]
-    made = soft.add_labels(rows(numbers), files, VOCABULARY, tmp_path / "scratch")
-    soft.check(*soft.counts(made))
+    made = topk_kd.add_labels(rows(numbers), files, VOCABULARY, tmp_path / "scratch")
+    topk_kd.check(*topk_kd.counts(made))
     return made
 
 
 def test_each_token_gets_what_the_teacher_thought_of_it(tmp_path: Path) -> None:
-    from pipeline.train.trainer import soft
+    from pipeline.train.trainer import topk_kd
 
     others = [trace(f"p{n}-0", None) for n in range(90, 93)]
     made = labelled(
@@ -105,23 +105,23 @@ def test_each_token_gets_what_the_teacher_thought_of_it(tmp_path: Path) -> None:
         range(4),
     )
     for row in made:
-        wanted = soft.supervised(row).tolist()
+        wanted = topk_kd.supervised(row).tolist()
         top = [row["soft_tokens"][at : at + K] for at in range(0, len(row["soft_tokens"]), K)]
         assert top[:-1] == [[(token + n) % VOCABULARY for n in range(K)] for token in wanted[:-1]]
         assert top[-1] == [-1] * K  # the line break behind the end of a turn, which no teacher draws
         assert (row["soft_matched"], row["soft_supervised"]) == (len(wanted) - 1, len(wanted))
-    matched, tokens = soft.counts(made)
+    matched, tokens = topk_kd.counts(made)
     assert 0.9 < matched / tokens < 1
 
 
 def test_white_space_and_an_opening_tag_that_differ_cost_only_their_own_labels(tmp_path: Path) -> None:
-    from pipeline.train.trainer import soft
+    from pipeline.train.trainer import topk_kd
 
     raw = answer(1).removeprefix("<think>\n").replace("\n</think>\n\n", " </think>\n") + "\n\n"
     made = labelled(tmp_path, [trace("p1-0", logprobs(drawn_tokens(raw)))], range(1, 2))
     text = tiny_student.tokenizer()
     row = made[0]
-    wanted = soft.supervised(row).tolist()
+    wanted = topk_kd.supervised(row).tolist()
     found = [token for at, token in enumerate(wanted) if row["soft_tokens"][at * K] >= 0]
     assert {row["soft_tokens"][at * K] for at in range(len(wanted))} - set(wanted) <= {-1}
     assert text.decode(found).startswith("Count 1 up from 2.</think>\n")
@@ -131,21 +131,23 @@ def test_white_space_and_an_opening_tag_that_differ_cost_only_their_own_labels(t
 def test_a_response_that_is_taught_alone_finds_its_tokens_behind_the_thought(tmp_path: Path) -> None:
     import datasets
 
-    from pipeline.train.trainer import soft
+    from pipeline.train.trainer import topk_kd
 
     thought, response = f"<think>\n{'Count on. ' * 200}\n</think>\n\n", "So it is 3."
     said = logprobs(drawn_tokens(thought + response)).model_copy(update={"thought": len(thought)})
     file = write(tmp_path / "a.parquet", [trace("p1-0", said)])
     learned = drawn_tokens(response)
     row = {"id": "p1-0", "input_ids": [1, *learned], "labels": [-100, *learned]}
-    made = soft.add_labels(datasets.Dataset.from_list([row]), [file], VOCABULARY, tmp_path / "cache", False)
+    made = topk_kd.add_labels(
+        datasets.Dataset.from_list([row]), [file], VOCABULARY, tmp_path / "cache", False
+    )
     assert made[0]["soft_matched"] == made[0]["soft_supervised"] == len(learned)
 
 
 def test_a_long_text_is_aligned_across_what_was_put_in_and_left_out() -> None:
     import numpy as np
 
-    from pipeline.train.trainer.soft import align
+    from pipeline.train.trainer.topk_kd import align
 
     chance = random.Random(0)
     drawn = [chance.randrange(50) for _ in range(30_000)]
@@ -160,7 +162,7 @@ def test_a_long_text_is_aligned_across_what_was_put_in_and_left_out() -> None:
 def test_texts_that_have_nothing_in_common_end_soon_and_without_a_match() -> None:
     import numpy as np
 
-    from pipeline.train.trainer.soft import align
+    from pipeline.train.trainer.topk_kd import align
 
     assert (align(np.zeros(20_000, int), np.ones(20_000, int)) == -1).all()
     assert align(np.zeros(0, int), np.ones(3, int)).tolist() == []
@@ -208,7 +210,7 @@ def test_positions_that_are_no_distribution_get_no_label(tmp_path: Path) -> None
 def test_a_batch_gets_the_labels_of_its_rows_end_to_end(tmp_path: Path) -> None:
     import torch
 
-    from pipeline.train.trainer import soft
+    from pipeline.train.trainer import topk_kd
 
     made = labelled(
         tmp_path,
@@ -218,9 +220,9 @@ def test_a_batch_gets_the_labels_of_its_rows_end_to_end(tmp_path: Path) -> None:
         ],
         range(2),
     )
-    objective = soft.SoftObjective(Soft(alpha=0.5))
+    objective = topk_kd.SoftObjective(TopkKD(alpha=0.5))
     extra = objective.collate(list(made), {})
-    targets = torch.tensor([token for row in made for token in soft.supervised(row)])
+    targets = torch.tensor([token for row in made for token in topk_kd.supervised(row)])
     assert extra["soft_tokens"].shape == extra["soft_logprobs"].shape == (len(targets), K)
     labels = extra["soft_tokens"][:, 0]
     assert (labels[labels >= 0] == targets[labels >= 0]).all()
@@ -230,13 +232,13 @@ def test_a_batch_gets_the_labels_of_its_rows_end_to_end(tmp_path: Path) -> None:
 def test_tokens_without_a_label_take_cross_entropy_alone(tmp_path: Path) -> None:
     import torch
 
-    from pipeline.train.trainer import objectives, soft
+    from pipeline.train.trainer import objectives, topk_kd
     from pipeline.train.trainer.trainer import Supervised
 
     made = labelled(tmp_path, [trace("p1-0", logprobs(drawn_tokens(answer(1))))], range(1, 2))
-    objective = soft.SoftObjective(Soft(alpha=0.8, temperature=2))
+    objective = topk_kd.SoftObjective(TopkKD(alpha=0.8, temperature=2))
     extra = objective.collate([made[0]], {})
-    targets = torch.tensor(soft.supervised(made[0]))
+    targets = torch.tensor(topk_kd.supervised(made[0]))
     logits = torch.randn(len(targets), VOCABULARY)
     nothing = torch.zeros(0)
     loss = objective(Supervised(logits, targets, nothing, nothing, {}, extra))

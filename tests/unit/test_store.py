@@ -17,7 +17,7 @@ def manifest(**settings: Any) -> Manifest:
 
 def made(tmp_path: Path) -> Output:
     output = Output(tmp_path / "ingest", Problem)
-    output.begin(manifest())
+    output.claim(manifest())
     output.write("shard-00000", [problem("a")])
     return output
 
@@ -34,26 +34,26 @@ def test_a_stage_is_complete_only_once_it_is_finished(tmp_path: Path) -> None:
 
 def test_a_folder_made_under_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
     output = made(tmp_path)
-    output.begin(manifest())
+    output.claim(manifest())
     with pytest.raises(UserError, match=r"temperature: 0\.6 -> 0\.9;"):
-        output.begin(manifest(temperature=0.9))
+        output.claim(manifest(temperature=0.9))
     with pytest.raises(UserError, match=r'prompt\.text: null -> "x"'):
-        output.begin(manifest(prompt={"text": "x"}))
+        output.claim(manifest(prompt={"text": "x"}))
 
 
 def test_a_folder_in_which_nothing_was_done_yet_is_anybodys(tmp_path: Path) -> None:
     output = Output(tmp_path / "generate", Problem)
-    output.begin(manifest())
-    output.begin(manifest(temperature=0.9))
+    output.claim(manifest())
+    output.claim(manifest(temperature=0.9))
     assert output.manifest() == manifest(temperature=0.9)
 
 
 def test_the_setting_that_differs_is_found_inside_lists_and_shown_short(tmp_path: Path) -> None:
     output = Output(tmp_path / "ingest", Problem)
-    output.begin(manifest(sources=[{"limit": 260, "path": "a"}], prompt="long " * 99))
+    output.claim(manifest(sources=[{"limit": 260, "path": "a"}], prompt="long " * 99))
     output.write("shard-00000", [problem("a")])
     with pytest.raises(UserError, match=r"sources\.0\.limit: 260 -> 100 \(and 1 more\);") as caught:
-        output.begin(manifest(sources=[{"limit": 100, "path": "a"}], prompt="short"))
+        output.claim(manifest(sources=[{"limit": 100, "path": "a"}], prompt="short"))
     assert len(str(caught.value)) < 300
 
 

@@ -197,7 +197,10 @@ def test_a_request_that_is_turned_away_for_ever_fails_while_the_others_go_on() -
             await poisoned
 
     async def run() -> None:
-        async with serving(Script(poison)) as url, client(url, max_retries=0, patience=60) as teacher:
+        async with (
+            serving(Script(poison)) as url,
+            client(url, max_retries=0, unavailable_timeout=60) as teacher,
+        ):
             await ask(teacher)
 
     asyncio.run(run())
@@ -209,7 +212,7 @@ def test_a_request_that_is_turned_away_for_ever_fails_while_the_others_go_on() -
 def test_the_last_request_fails_alone_when_nothing_good_comes_for_too_long(status: int) -> None:
     async def ask() -> int:
         script = Script(SO, (status, "no", SOON))
-        async with serving(script) as url, client(url, max_retries=1, patience=0.5) as teacher:
+        async with serving(script) as url, client(url, max_retries=1, unavailable_timeout=0.5) as teacher:
             await teacher.complete([], SAMPLING, 1)
             with pytest.raises(
                 RequestFailed, match=rf"no good answer for 0\.5 s; the last: HTTP {status}: no"
@@ -286,7 +289,7 @@ def test_no_retry_after_switches_the_waits_between_tries_off(after: str) -> None
         script = Script((429, "", {"Retry-After": after}))
         async with serving(script) as url:
             with pytest.raises(Stopped):
-                await complete(url, patience=0.5)
+                await complete(url, unavailable_timeout=0.5)
         return len(script.asked)
 
     assert asyncio.run(ask()) < 60  # some 20; hundreds without a wait
@@ -297,7 +300,7 @@ def test_a_wait_longer_than_our_patience_is_cut_short_and_told_once() -> None:
 
     async def ask() -> None:
         script = Script((429, "", {"Retry-After": "43200"}))
-        async with serving(script) as url, client(url, patience=0.2) as teacher:
+        async with serving(script) as url, client(url, unavailable_timeout=0.2) as teacher:
             await teacher.check(said.append)
             await many(teacher, 3)
 
@@ -341,12 +344,12 @@ def test_nothing_good_for_too_long_stops_the_run() -> None:
     words = r"http.*/v1: no good answer for 0\.3 s; the last: "
     for retry_after in ({}, SOON, {"Retry-After": "3600"}, {"Retry-After": "9" * 9}):
         with pytest.raises(Stopped, match=words + "HTTP 429: slow down"):
-            answered((429, {"error": "slow down"}, retry_after), patience=0.3)
+            answered((429, {"error": "slow down"}, retry_after), unavailable_timeout=0.3)
 
 
 def test_a_server_that_fails_everything_stops_the_run_though_each_request_has_tries_left() -> None:
     with pytest.raises(Stopped, match=r"no good answer for 0\.3 s; the last: HTTP 500"):
-        answered((500, "", {"Retry-After": "0.05"}), max_retries=1000, patience=0.3)
+        answered((500, "", {"Retry-After": "0.05"}), max_retries=1000, unavailable_timeout=0.3)
 
 
 def test_a_redirect_that_names_the_address_does_not_show_its_query() -> None:
@@ -366,7 +369,7 @@ def test_a_server_that_stays_away_stops_the_run(fake_server: StartFakeServer) ->
     server = fake_server()
     server.stop()
     with pytest.raises(Stopped, match=f"^{server.url}: no good answer for 0.3 s; the last: no answer"):
-        asyncio.run(complete(server.url, max_retries=0, patience=0.3))
+        asyncio.run(complete(server.url, max_retries=0, unavailable_timeout=0.3))
 
 
 def test_a_server_that_comes_back_is_waited_for() -> None:
@@ -375,7 +378,7 @@ def test_a_server_that_comes_back_is_waited_for() -> None:
         async with serving(script) as url:
             pass
         port = int(url.split(":")[2].split("/")[0])
-        async with client(url, max_retries=0, patience=60) as teacher:
+        async with client(url, max_retries=0, unavailable_timeout=60) as teacher:
             asking = asyncio.create_task(many(teacher, 20))
             while not teacher.tally.retries["connection"]:
                 await asyncio.sleep(0.01)
@@ -396,7 +399,10 @@ def test_requests_wait_while_others_are_answered() -> None:
                 return web.Response(status=429, headers=SOON)
             return web.Response(text=json.dumps(SO))
 
-        async with serving(Script(moody)) as url, client(url, max_retries=50, patience=1) as teacher:
+        async with (
+            serving(Script(moody)) as url,
+            client(url, max_retries=50, unavailable_timeout=1) as teacher,
+        ):
             refused = asyncio.create_task(teacher.complete([], SAMPLING, 0))
             while not refused.done():
                 await teacher.complete([], SAMPLING, 1)

@@ -76,7 +76,7 @@ def test_a_run_without_a_training_example_is_refused_before_anything_starts(tmp_
 
 def test_a_model_that_is_there_is_not_trained_again_and_what_only_training_needs_goes(tmp_path: Path) -> None:
     given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
-    given.output.begin(Manifest(stage="train", version=1, settings={}, inputs={}))
+    given.output.claim(Manifest(stage="train", version=1, settings={}, inputs={}))
     model_folder(tmp_path).mkdir(parents=True)
     (tmp_path / "train" / "checkpoints" / "checkpoint-5").mkdir(parents=True)
     lines = [step(1, loss=2.0), step(2, loss=0.5)]
@@ -112,7 +112,7 @@ def test_the_preflights_table_is_shown_whole_and_drives_no_terminal() -> None:
 
 def test_the_report_names_what_the_preflight_counted(tmp_path: Path) -> None:
     given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
-    given.output.begin(Manifest(stage="train", version=1, settings={}, inputs={}))
+    given.output.claim(Manifest(stage="train", version=1, settings={}, inputs={}))
     model_folder(tmp_path).mkdir(parents=True)
     (tmp_path / "train" / "log.jsonl").write_text(step(1).model_dump_json() + "\n")
     (tmp_path / "train" / "preflight.json").write_text(TABLE.model_dump_json())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.evaluate.metrics import score, summarise
-from pipeline.generate.usage import Ledger, Meter
-from pipeline.inference.concurrency import Place, Places, Tally
+from pipeline.generate.usage import Ledger, UsageMeter
+from pipeline.inference.concurrency import EndpointPool, PooledEndpoint, Tally
 from pipeline.inference.response import Completion
 from pipeline.inspect.show import at_least
 from pipeline.rows import Sampling, Trace
@@ -17,9 +17,9 @@ COUNTED = Completion(None, "so", "stop", 1_000_000, 1_000_000)
 UNCOUNTED = Completion(None, "so", "stop", None, None)
 
 
-def meter(*got: Completion) -> Meter:
-    endpoint = Endpoint(model="m", base_url="http://x/v1", price_in=1, price_out=2)
-    made = Meter("m", endpoint, Tally(Places([Place("x", 1)], 1)))
+def meter(*got: Completion) -> UsageMeter:
+    endpoint = Endpoint(model="m", base_url="http://x/v1", price_per_mtok_in=1, price_per_mtok_out=2)
+    made = UsageMeter("m", endpoint, Tally(EndpointPool([PooledEndpoint("x", 1)], 1)))
     for one in got:
         made.add(one)
     return made

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.engine.progress import Progress
-from pipeline.engine.scheduler import MOST_IN_A_ROW, Plan, Unit, work
+from pipeline.engine.scheduler import MOST_IN_A_ROW, Plan, WorkItem, work
 from pipeline.engine.shard import Shard
-from pipeline.errors import Stopped, UnitFailed, UserError
+from pipeline.errors import Stopped, UserError, WorkItemFailed
 from pipeline.rows import Problem
 from tests.unit.test_shard import problem
 
@@ -21,15 +21,15 @@ LANE = "lane"
 class Bench:
     """Three shards of ten units each, and a record of what was asked."""
 
-    def follow(self, row: Problem) -> Sequence[Unit]:
+    def follow(self, row: Problem) -> Sequence[WorkItem]:
         return ()
 
     def __init__(self, folder: Path) -> None:
         self.shards = [Shard(folder, f"shard-{i}", Problem, {}) for i in range(3)]
         self.asked: list[str] = []
 
-    def units(self, shard: Shard) -> Sequence[Unit]:
-        return [Unit(f"{shard.name}-{i}", f"{shard.name}-{i}", LANE) for i in range(10)]
+    def units(self, shard: Shard) -> Sequence[WorkItem]:
+        return [WorkItem(f"{shard.name}-{i}", f"{shard.name}-{i}", LANE) for i in range(10)]
 
     def plan(self, shard: Shard) -> Plan:
         units, held = self.units(shard), shard.held()
@@ -44,7 +44,7 @@ class Bench:
         watch: Callable[[], str | None] = lambda: None,
         **options: Any,
     ) -> None:
-        async def once(unit: Unit) -> Problem:
+        async def once(unit: WorkItem) -> Problem:
             self.asked.append(unit.key)
             await asyncio.sleep(0.001 * (hash(unit.key) % 7))
             return do(unit.args)
@@ -164,8 +164,8 @@ def test_a_disk_that_refuses_stops_the_work(tmp_path: Path) -> None:
 class Chains(Bench):
     """Each row of an even number leads to another row; each row is done once more in another lane."""
 
-    def units(self, shard: Shard) -> Sequence[Unit]:
-        return [Unit(f"{shard.name}-{i}", f"{shard.name}-{i}", LANE, length=i) for i in range(5)]
+    def units(self, shard: Shard) -> Sequence[WorkItem]:
+        return [WorkItem(f"{shard.name}-{i}", f"{shard.name}-{i}", LANE, length=i) for i in range(5)]
 
     def plan(self, shard: Shard) -> Plan:
         first = super().plan(shard)
@@ -176,12 +176,12 @@ class Chains(Bench):
             units += self.follow(row)
         return Plan(shard, order, set(held), units, self.follow)
 
-    def follow(self, row: Problem) -> Sequence[Unit]:
+    def follow(self, row: Problem) -> Sequence[WorkItem]:
         name, _, number = row.id.rpartition("-")
         if row.origin == "here:1":
-            return [Unit(row.id, f"{row.id}!", "later")]
+            return [WorkItem(row.id, f"{row.id}!", "later")]
         if int(number) % 2 == 0 and int(number) < 5:
-            return [Unit(f"{name}-{int(number) + 5}", f"{name}-{int(number) + 5}", LANE)]
+            return [WorkItem(f"{name}-{int(number) + 5}", f"{name}-{int(number) + 5}", LANE)]
         return ()
 
 
@@ -243,7 +243,7 @@ def test_the_longest_units_within_reach_start_first(tmp_path: Path) -> None:
 
 
 def test_units_refused_for_their_own_sake_stop_the_work_only_when_there_are_many(tmp_path: Path) -> None:
-    class Refused(UnitFailed):
+    class Refused(WorkItemFailed):
         refused = True
 
     def do(name: str) -> Problem:

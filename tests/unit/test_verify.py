@@ -45,7 +45,7 @@ def test_a_hostile_answer_is_never_right_and_costs_the_caller_little(answer):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     finding = verify("7", answer, "math", timeout=1)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert finding.outcome != "pass"
+    assert finding.outcome != "passed"
     assert after - before < 100_000, "kilobytes"
 
 
@@ -53,22 +53,22 @@ def test_a_hostile_answer_is_never_right_and_costs_the_caller_little(answer):
 def test_code_in_an_answer_does_not_run(tmp_path, answer_type):
     mark = tmp_path / "mark"
     for code in (f"__import__('os').system('touch {mark}')", f"[open('{mark}', 'w') for _ in '1']"):
-        assert verify("7", code, answer_type, timeout=2).outcome != "pass"
-        assert verify("7", f"${code}$", answer_type, timeout=2).outcome != "pass"
+        assert verify("7", code, answer_type, timeout=2).outcome != "passed"
+        assert verify("7", f"${code}$", answer_type, timeout=2).outcome != "passed"
     assert not mark.exists()
 
 
 def test_a_comparison_that_takes_too_long_is_no_verdict():
     finding = verify("7", r"\lim_{x \to 0} \sum_{n=1}^{1000000000} \sin(n^2 x)", "math", timeout=0.5)
-    assert (finding.outcome, finding.reason, finding.layer) == ("unknown", "timeout", "worker")
+    assert (finding.outcome, finding.reason, finding.layer) == ("undecided", "timeout", "worker")
 
 
 @pytest.mark.parametrize(
     ("reference", "answer", "outcome"),
     [
-        (r"\int_0^1 x^2 dx", r"\frac13", "pass"),
-        (r"\lim_{x \to 2} x^2", "4", "pass"),
-        (r"\int_0^1 x^2 dx", r"\frac14", "fail"),
+        (r"\int_0^1 x^2 dx", r"\frac13", "passed"),
+        (r"\lim_{x \to 2} x^2", "4", "passed"),
+        (r"\int_0^1 x^2 dx", r"\frac14", "failed"),
     ],
 )
 def test_what_is_not_read_here_is_asked_of_math_verify(reference, answer, outcome):
@@ -78,7 +78,7 @@ def test_what_is_not_read_here_is_asked_of_math_verify(reference, answer, outcom
 
 def test_a_reference_that_nobody_can_read_is_no_verdict():
     finding = verify(r"\frac{\frac{", "7", "math")
-    assert (finding.outcome, finding.reason) == ("unknown", "unreadable_reference")
+    assert (finding.outcome, finding.reason) == ("undecided", "unreadable_reference")
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_each_policy_is_a_setting(reference, answer, policy, by_default, then):
 
 def test_several_boxes_are_one_list_or_the_last_counts():
     response = r"So \boxed{1} and \boxed{2}."
-    assert judge_response("1, 2", response, "math").outcome == "pass"
-    assert judge_response("1, 2", response, "math", policy=Policy(several_boxes="last")).outcome == "fail"
-    assert judge_response("2", response, "math", policy=Policy(several_boxes="last")).outcome == "pass"
+    assert judge_response("1, 2", response, "math").outcome == "passed"
+    assert judge_response("1, 2", response, "math", policy=Policy(several_boxes="last")).outcome == "failed"
+    assert judge_response("2", response, "math", policy=Policy(several_boxes="last")).outcome == "passed"
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_formulas_that_are_equal_only_after_cancelling_are_seen_to_be(reference,
     ("reference", "response", "outcome"),
     [
         ("12", "The answer is 12, not 13.", "unknown"),
-        ("5", "We get $x = 5$ or $x = -3$, but x>0 so $x=5$.", "pass"),
-        ("5", "The answer is 5 or 6.", "fail"),
+        ("5", "We get $x = 5$ or $x = -3$, but x>0 so $x=5$.", "passed"),
+        ("5", "The answer is 5 or 6.", "failed"),
         (r"\frac{9}{2}", r"3 1\frac{1}{2}", "unknown"),
     ],
 )
@@ -195,7 +195,7 @@ def test_eight_hostile_answers_at_once_wait_for_none_of_the_others():
         findings = list(
             threads.map(lambda answer: verify("7", answer, "math", timeout=1), list(HOSTILE.values()) * 2)
         )
-    assert "pass" not in {finding.outcome for finding in findings}
+    assert "passed" not in {finding.outcome for finding in findings}
 
 
 def test_verifying_loads_neither_pydantic_nor_sympy():

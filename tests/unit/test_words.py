@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from filters.dataset.ngrams import WORD_LIMIT, batches, wholes, windows, words_of
+from filters.dataset.ngrams import WORD_LIMIT, batches, error_message, wholes, windows
 
 
 def said(text):
-    words = words_of([text])
+    words = error_message([text])
     return words.quote(0, len(words.rows))
 
 
@@ -47,9 +47,9 @@ def test_a_text_is_its_words_in_one_spelling(text, words):
 def test_texts_read_together_have_the_words_that_each_has_alone():
     rng = random.Random(1)
     texts = ["".join(rng.choices("ab 1.,-*é漢\\$+\n", k=rng.randrange(60))) for _ in range(300)]
-    together = words_of(texts)
+    together = error_message(texts)
     for i, text in enumerate(texts):
-        alone = words_of([text])
+        alone = error_message([text])
         here = np.flatnonzero(together.rows == i)
         assert together.hashes[here].tolist() == alone.hashes.tolist()
         assert together.quote(*(here[0], here[-1] + 1) if len(here) else (0, 0)) == said(text)
@@ -59,7 +59,7 @@ def test_texts_read_together_have_the_words_that_each_has_alone():
 def test_two_runs_of_words_have_the_same_hash_only_if_they_are_the_same(n):
     rng = random.Random(n)
     texts = [" ".join(rng.choices(["a", "b", "aa", "+", "7"], k=rng.randrange(40))) for _ in range(100)]
-    words = words_of(texts)
+    words = error_message(texts)
     hashes, first = windows(words, n)
     quotes = [words.quote(i, i + n) for i in first.tolist()]
     wanted = [" ".join(t.split()[i : i + n]) for t in texts for i in range(len(t.split()) - n + 1)]
@@ -71,7 +71,7 @@ def test_two_runs_of_words_have_the_same_hash_only_if_they_are_the_same(n):
 
 def test_whole_short_texts_have_hashes_of_their_own():
     texts = ["a b", "", "b a", "a b c d", "a", "A, b!", "a b c"]
-    words = words_of(texts)
+    words = error_message(texts)
     hashes, first = wholes(words, 4)
     assert words.rows[first].tolist() == [0, 2, 4, 5, 6]
     assert hashes[0] == hashes[3]
@@ -80,11 +80,11 @@ def test_whole_short_texts_have_hashes_of_their_own():
 
 def test_a_word_is_hashed_as_far_as_its_limit_and_by_its_length():
     same, longer, other = "a" * WORD_LIMIT, "a" * (WORD_LIMIT + 1), "b" + "a" * (WORD_LIMIT - 1)
-    assert len(set(words_of([f"{same} {longer} {other}"]).hashes.tolist())) == 3
+    assert len(set(error_message([f"{same} {longer} {other}"]).hashes.tolist())) == 3
 
 
 def test_hashes_are_the_same_in_every_process():
-    assert words_of(["one 2 +"]).hashes.tolist() == [
+    assert error_message(["one 2 +"]).hashes.tolist() == [
         12914860095451781108,
         15263003201147282981,
         15115808864189122588,

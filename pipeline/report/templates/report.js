@@ -67,7 +67,7 @@ function later(action, wait = 120) {
   return () => { clearTimeout(timer); timer = setTimeout(action, wait); };
 }
 
-const said = (outcome) => ({ unknown: "cannot tell", unjudged: "not judged" })[outcome] ?? outcome;
+const said = (outcome) => ({ unknown: "cannot tell", unfiltered: "not judged" })[outcome] ?? outcome;
 
 // Themes and tips.
 {

@@ -24,7 +24,17 @@ from trl import SFTConfig
 from pipeline.errors import UserError
 from pipeline.train import checkpoints
 from pipeline.train.job import Prepared, TrainJob
-from pipeline.train.trainer import callbacks, data, load, on_policy, online, packing, preflight, soft, tokens
+from pipeline.train.trainer import (
+    callbacks,
+    data,
+    load,
+    logit_kd,
+    on_policy,
+    packing,
+    preflight,
+    tokens,
+    topk_kd,
+)
 from pipeline.train.trainer.arguments import TIMEOUT, arguments
 from pipeline.train.trainer.save import save
 from pipeline.train.trainer.trainer import Objective, StudentTrainer, Text
@@ -124,12 +134,12 @@ def _trainer(
 def _objective(
     job: TrainJob, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: Objective
 ) -> Objective:
-    if job.train.objective == "soft":
-        return soft.SoftObjective(job.train.soft)
-    if job.train.objective == "online":
-        settings = job.train.online.model_copy(update={"teachers": job.teachers})
+    if job.train.objective == "topk_kd":
+        return topk_kd.SoftObjective(job.train.topk_kd)
+    if job.train.objective == "logit_kd":
+        settings = job.train.logit_kd.model_copy(update={"teachers": job.teachers})
         dtype = torch.bfloat16 if job.bf16 else torch.float32
-        return online.OnlineObjective(settings, model, tokenizer, PartialState().device, dtype)
+        return logit_kd.OnlineObjective(settings, model, tokenizer, PartialState().device, dtype)
     return text
 
 

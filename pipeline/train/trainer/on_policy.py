@@ -59,7 +59,7 @@ def trainer(
     if (theirs := teachers.vocabulary(loaded)) != (ours := teachers.vocabulary(model)):
         raise UserError(
             f"teacher {teacher}: it gives {theirs} logits and the student {ours}, whose tokens are the same: "
-            'on_policy needs as many; train.objective = "online" does not'
+            'on_policy needs as many; train.objective = "logit_kd" does not'
         )
     return DistillationTrainer(
         model=model,

@@ -132,8 +132,11 @@ def _too_long(seen: Seen, train: Train) -> Check:
     told += f"{seen.longest_of_all}: "
     names = ", ".join(left_out[:NAMED]) + (", ..." if len(left_out) > NAMED else "")
     why = ""
-    if len(left_out) > train.most_too_long * seen.of:
-        why = told + "raise it, keep shorter traces, or let a share be left out with train.most_too_long"
+    if len(left_out) > train.max_overlong_fraction * seen.of:
+        why = (
+            told
+            + "raise it, keep shorter traces, or let a share be left out with train.max_overlong_fraction"
+        )
     elif not seen.to_train:
         why = told + "without them nothing is left to train on"
     return Check(

@@ -40,7 +40,7 @@ from pipeline.errors import UserError
 from pipeline.hardware import cores
 from pipeline.train import checkpoints
 from pipeline.train.job import Check, Prepared, TrainJob
-from pipeline.train.trainer import data, load, preflight, soft, supervision, tokens
+from pipeline.train.trainer import data, load, preflight, supervision, tokens, topk_kd
 from pipeline.train.trainer.data import Piece
 
 VERSION = 1  # raised when the same examples give other tokens, or other checks are made
@@ -81,10 +81,10 @@ class Maker:
             data.write_tokens(rows, self.tokenizer, made)
             examples = datasets.Dataset.from_file(str(made))
             part = Part(seen=preflight.look(examples, self.tokenizer, self.end, self.served, self.job))
-            if self.job.train.objective == "soft":
+            if self.job.train.objective == "topk_kd":
                 with_thought = self.job.reasoning == "tags"
-                labelled = soft.add_labels(examples, traces, self.vocabulary, Path(scratch), with_thought)
-                part.matched, part.labelled = soft.counts(labelled)
+                labelled = topk_kd.add_labels(examples, traces, self.vocabulary, Path(scratch), with_thought)
+                part.matched, part.labelled = topk_kd.counts(labelled)
                 made = Path(labelled.cache_files[0]["filename"])
             with made.open("rb") as file:
                 os.fsync(file.fileno())
@@ -120,9 +120,9 @@ def prepare(job: TrainJob) -> None:
 
 def _labels(job: TrainJob, parts: Sequence[Part]) -> Iterator[Check]:
     """The check of soft labels, where the objective wants them. Raises UserError where too few matched."""
-    if job.train.objective == "soft":
+    if job.train.objective == "topk_kd":
         matched, wanted = sum(part.matched for part in parts), sum(part.labelled for part in parts)
-        soft.check(matched, wanted)
+        topk_kd.check(matched, wanted)
         yield Check(name="soft labels", value=f"{matched / wanted:.1%} of the supervised tokens", ok=True)
 
 
@@ -174,7 +174,7 @@ def _make(number: int, rows: Sequence[Piece], traces: Sequence[Path]) -> None:
 
 def _traces(job: TrainJob, parts: Sequence[Sequence[Piece]]) -> list[list[Path]]:
     """For each part the files of traces that its examples were made of, where the objective reads them."""
-    if job.train.objective != "soft":
+    if job.train.objective != "topk_kd":
         return [[] for _ in parts]
     holds = {path: set(_ids(path)) for path in job.traces}
     found = []
@@ -206,7 +206,7 @@ def _clear_unless(cache: Path, key: str) -> None:
 def _key(maker: Maker) -> str:
     """What the tokens, the labels and the checks hang on, as a hash."""
     job = maker.job
-    soft_labels = job.train.objective == "soft"
+    soft_labels = job.train.objective == "topk_kd"
     made_of: list[Any] = [
         VERSION,
         (ROWS, MOST_PARTS),

@@ -1,4 +1,4 @@
-"""objective = "online": teachers read what the student reads; their whole distributions are its labels.
+"""objective = "logit_kd": teachers read what the student reads; their whole distributions are its labels.
 
 Each teacher sees the same tokens, masks and positions as the student, packed or padded, and gives logits at
 the same places. Leaves out the divergences (objectives.py) and who teaches when the recipe names nobody.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.config.training import Online
+from pipeline.config.training import LogitKD
 from pipeline.errors import UserError
 from pipeline.train.trainer import objectives, teachers
 from pipeline.train.trainer.trainer import Objective, Supervised
@@ -28,7 +28,7 @@ class OnlineObjective(Objective):
 
     def __init__(
         self,
-        settings: Online,
+        settings: LogitKD,
         student: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         device: torch.device,
@@ -36,7 +36,7 @@ class OnlineObjective(Objective):
     ) -> None:
         """Load `settings.teachers` to the device. Raises UserError as teachers.load() does."""
         if not settings.teachers:
-            raise UserError("train.online.teachers is empty: name a model with the student's vocabulary")
+            raise UserError("train.logit_kd.teachers is empty: name a model with the student's vocabulary")
         self.settings = settings
         self.divergence = _divergence(settings)
         total = sum(teacher.weight for teacher in settings.teachers)
@@ -67,7 +67,7 @@ class OnlineObjective(Objective):
         return self.divergence(given.logits[:, :both], labels[:, :both])
 
 
-def _divergence(settings: Online) -> Callable[[Tensor, Tensor], Tensor]:
+def _divergence(settings: LogitKD) -> Callable[[Tensor, Tensor], Tensor]:
     """The divergence of the settings, of student's and teacher's logits (N, V) -> (N,)."""
     beta, temperature = settings.beta, settings.temperature
     if settings.divergence == "forward_kl":

@@ -1,4 +1,4 @@
-"""objective = "soft": the teacher's log-probabilities, kept with the traces, as soft labels of the examples.
+"""objective = "topk_kd": the teacher's log-probabilities, kept with the traces, as soft labels of the examples.
 
 `add_labels()` finds them: an example's supervised tokens are its trace's text as the student's tokenizer
 writes it, with tags and an end of its own; the tokens that the teacher drew are laid beside them, and where
@@ -20,7 +20,7 @@ import pyarrow.dataset
 import torch
 from torch import Tensor
 
-from pipeline.config.training import Soft
+from pipeline.config.training import TopkKD
 from pipeline.errors import UserError
 from pipeline.train.trainer import objectives
 from pipeline.train.trainer.tokens import IGNORED, common_prefix
@@ -49,7 +49,7 @@ class SoftObjective(Objective):
 
     columns = ("soft_tokens", "soft_logprobs")
 
-    def __init__(self, settings: Soft) -> None:
+    def __init__(self, settings: TopkKD) -> None:
         self.settings = settings
 
     def collate(self, rows: Rows, batch: dict[str, Any]) -> dict[str, Any]:
