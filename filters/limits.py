@@ -1,8 +1,8 @@
-"""The bounds under which every rule runs: the size of a text, and the time of the processor.
+"""Limits under which every rule runs: the size of the text and the CPU time.
 
-Every rule is meant to be linear in a text's length; nobody can prove that of all that a model may write. So a
-text that is longer than any model's is not judged, and a rule that computes for too long is stopped. Both are
-"cannot tell", never "wrong". Time that the machine gave to others does not count.
+Every rule should be linear in the length of the text, but that cannot be proven for everything a model may
+write. So a text longer than any model's output is not filtered, and a rule that computes for too long is
+interrupted. Both leave the trace undecided. Time spent waiting for a processor does not count.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TEXT = 1_000_000  # characters of a thought and its response: 250,000 tokens
-SECONDS = 3.0  # of the processor for one rule on one trace
+TEXT = 1_000_000  # characters of reasoning and response together, about 250,000 tokens
+SECONDS = 3.0  # CPU time of one rule on one trace
 
 
 class TooSlow(BaseException):
-    """A rule has used up its time. No `except Exception` within the rule may stop it."""
+    """A rule used up its CPU time. A BaseException, so that no `except Exception` in a rule catches it."""
 
 
 @contextmanager
-def processor_seconds(seconds: float) -> Iterator[None]:
-    """Raise TooSlow in what is computed here for longer, a regular expression's search included.
+def cpu_seconds(seconds: float) -> Iterator[None]:
+    """Raises TooSlow in the body once it has used this much CPU time, even within a regular expression.
 
-    Only in a process's main thread, where signals arrive; in other threads nothing is bounded here.
+    Works in the main thread only, where Python delivers signals; in other threads nothing is limited.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

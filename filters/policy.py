@@ -1,6 +1,6 @@
-"""What counts as the same answer where mathematics alone does not say: one table of settings and defaults.
+"""Settings that decide when two answers count as equal, where mathematics alone does not.
 
-Each is a parameter of the filter `correct`, so that a recipe can set it.
+Each one is also a parameter of the filter `correct`, so a recipe can set it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ Boxes = Literal["join", "last"]
 
 @dataclass(frozen=True)
 class Policy:
-    """Defaults are what a strict teacher would accept without asking back."""
+    """Grading settings. The defaults follow a strict teacher."""
 
-    # Significant digits from which a rounded decimal stands for what it rounds: 0.33333 is 1/3, 0.33 is not.
-    # 0: a decimal is its own value and nothing else.
     rounding_digits: int = 5
-    # 10 % is 0.1. With True the sign may also be left out or added where the number is above 1: 10 % is 10.
+    """Significant digits a decimal needs to stand for the value it rounds: 0.33333 is 1/3, 0.33 is not.
+    0 turns rounding off."""
     percent_sign_optional: bool = True
-    # A unit that only one of the two states does not count: 18 is 18 dollars. Two stated units must agree.
+    """10 % is always 0.1. True also accepts 10 for 10 %, for numbers above 1."""
     unit_optional: bool = True
-    # The order of a bare list (1, 2) counts; that of a tuple always does, that of a set never.
+    """Accepts 18 for 18 dollars. Two stated units must agree in any case."""
     ordered_lists: bool = False
-    # Boxes joined by "and", "or" or a comma are one list; else, and with "last", the last box is the answer.
+    """The order of a bare list (1, 2) counts. The order of a tuple always counts, that of a set never."""
     several_boxes: Boxes = "join"
-    # Upper and lower case differ in words. In mathematics they always do.
+    """"join": boxes joined by "and", "or" or a comma are one list. "last": only the last box counts."""
     case_sensitive: bool = False
+    """Case counts in words. In mathematics it always counts."""
 
 
 DEFAULT = Policy()

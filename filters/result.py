@@ -1,4 +1,4 @@
-"""What a filter says of one trace: fit, failed or cannot tell."""
+"""The result of applying one filter to one trace."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ EVIDENCE_LIMIT = 500  # characters
 
 class FilterResult(NamedTuple):
     outcome: FilterOutcome
-    reason: str  # a short code that can be counted; "" when it passed
-    evidence: str | None = None  # the extracted answer, the matched text
-    layer: str = ""  # which layer of verification decided; for people, not stored
+    reason: str  # a short code that can be counted; "" if the trace passed
+    evidence: str | None = None  # the extracted answer or the matched text
+    layer: str = ""  # the grading layer that decided; shown to people, not stored
 
 
 def passed(evidence: str | None = None) -> FilterResult:
@@ -26,12 +26,12 @@ def failed(reason: str, evidence: str | None = None) -> FilterResult:
 
 
 def undecided(reason: str, evidence: str | None = None) -> FilterResult:
-    """Never trained on, and never counted as a wrong answer either."""
+    """An undecided trace is never trained on, and never counts as incorrect."""
     return FilterResult("undecided", reason, shorten(evidence))
 
 
 def shorten(evidence: str | None) -> str | None:
-    """Evidence of bounded length: it is stored with every trace."""
+    """Limits the evidence to EVIDENCE_LIMIT characters, since it is stored with every trace."""
     if evidence is None or len(evidence) <= EVIDENCE_LIMIT:
         return evidence
     return evidence[: EVIDENCE_LIMIT - 1] + "…"

@@ -1,6 +1,6 @@
-"""retort: distil reasoning. `from pipeline import open_run; run = open_run("data/runs/demo")`.
+"""retort distills reasoning. `from pipeline import open_run; run = open_run("data/runs/demo")`.
 
-Names are imported when they are first used, so `import pipeline` costs nothing.
+Names are imported on first use, so `import pipeline` is free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ __all__ = ["Example", "Problem", "Run", "Score", "Trace", "Verdict", "open_run"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
-    return getattr(
-        importlib.import_module("pipeline.inspect.run" if name in ("Run", "open_run") else "pipeline.rows"),
-        name,
-    )
+    module = "pipeline.inspect.run" if name in ("Run", "open_run") else "pipeline.rows"
+    return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

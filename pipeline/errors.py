@@ -1,4 +1,4 @@
-"""What ends a command, or a unit of its work, and is no bug: shown as a short message without a traceback."""
+"""Exceptions that end a command or a work item with a short message in place of a traceback."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import errno
 import os
 from collections.abc import Iterable
 
-# What the system may have again by itself; all else it refuses is for the user to put right.
-_PASSING = (
+from filters.errors import Stopped as Stopped
+from filters.errors import UserError as UserError
+
+# Errors of the operating system that may pass without the user; the others are the user's to correct.
+_TRANSIENT = (
     errno.EAGAIN,
     errno.EBUSY,
     errno.EINTR,
@@ -23,37 +26,34 @@ _PASSING = (
 )
 
 
-class UserError(Exception):
-    """Something the user can put right, in one line: what was wrong, where, what is right. Exit code 2."""
-
-
-class Stopped(Exception):
-    """The work cannot go on, through no mistake in the recipe. What was done is kept; exit code 3."""
-
-
 class WorkItemFailed(Exception):
-    """One unit of work cannot be done, others may be.
+    """A work item failed; others may succeed.
 
-    `refused`: the cause is the unit itself, whenever it is tried; so it says little of the others.
+    `refused`: the item itself is the cause, so its failure says little about the others.
     """
 
     refused = False
 
 
 def of_system(error: OSError | MemoryError, where: str) -> UserError | Stopped:
-    """What a refusal of the system ends a command with.
+    """Returns the exception that ends a command after an error of the operating system.
 
-    `where` it came from is said when the error names no file.
+    `where` names its origin if the error names no file.
     """
     if isinstance(error, MemoryError):
         return Stopped(f"{where}: not enough memory")
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else where
-    why = os.strerror(error.errno) if error.errno else " ".join(str(error).split()) or type(error).__name__
-    return Stopped(f"{name}: {why}") if error.errno in _PASSING else UserError(f"{name}: {why}")
+    why = os.strerror(error.errno) if error.errno else one_line(error)
+    return Stopped(f"{name}: {why}") if error.errno in _TRANSIENT else UserError(f"{name}: {why}")
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Returns an error's text on one line of at most `most` characters; its type's name if it has no text."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:most]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """How an error about an unknown word ends: with the known one that is nearest, or with all of them."""
+    """Returns the end of an error about an unknown word: the nearest known word, or all of them."""
     known = sorted(known)
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if match:

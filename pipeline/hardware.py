@@ -1,4 +1,4 @@
-"""What this machine can do, asked without loading torch."""
+"""GPUs, memory and processors of this machine, found without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA or AMD GPU is there, and a torch that was not built for the CPU alone."""
+    """Returns whether there is an NVIDIA or AMD GPU, and no torch that was built for CPUs only."""
     if _assumed:
         return True
     try:
@@ -25,37 +25,37 @@ def has_gpu() -> bool:
 @dataclass(frozen=True)
 class Gpu:
     name: str
-    memory: int  # bytes in all, whoever uses them
+    memory: int  # bytes, used ones included
 
 
 _assumed: list[Gpu] = []
 
 
 def assume(count: int, gigabytes: float) -> None:
-    """From here on, answer for a machine with such GPUs: to look at a recipe where there is none.
+    """Makes this module answer for a machine with such GPUs, for `retort check --gpus`.
 
-    gigabytes: as GPUs are sold, of 2^30 bytes.
+    `gigabytes` are 2^30 bytes, as in the names of GPUs.
     """
     _assumed[:] = [Gpu(f"GPU of {gigabytes:g} GB", int(gigabytes * 2**30))] * count
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that we may use; none where nothing lists them."""
+    """Returns the GPUs that this process may use; none if nothing lists them."""
     return tuple(_assumed) or _listed()
 
 
 @lru_cache
 def _listed() -> tuple[Gpu, ...]:
-    """NVIDIA's, as nvidia-smi lists them, without those that CUDA_VISIBLE_DEVICES hides."""
-    asked = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+    """Lists NVIDIA GPUs by nvidia-smi, without those that CUDA_VISIBLE_DEVICES hides."""
+    command = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     wanted = None if visible is None else {word.strip() for word in visible.split(",")}
     found = []
-    for line in said.splitlines():
+    for line in listed.splitlines():
         words = [word.strip() for word in line.split(",")]
         if len(words) == 4 and words[3].isdigit() and (wanted is None or wanted & set(words[:2])):
             found.append(Gpu(words[2], int(words[3]) * 2**20))
@@ -63,18 +63,20 @@ def _listed() -> tuple[Gpu, ...]:
 
 
 def main_memory() -> int:
-    """Bytes of main memory in all."""
+    """Returns the size of the main memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def cores() -> list[int]:
-    """The processors that we may run on."""
+    """Returns the numbers of the processors that this process may run on."""
     return sorted(os.sched_getaffinity(0))
 
 
 def computes_bf16() -> bool:
-    """Whether matrix products run in bfloat16. On a processor without such instructions it is emulated:
-    SmolLM2-135M trained 4 times slower so, and was served several times slower, than in float32.
+    """Returns whether matrix products run in bfloat16.
+
+    Processors without such instructions emulate it: SmolLM2-135M trained 4 times slower than in float32, and
+    was served several times slower.
     """
     if has_gpu():
         return True

@@ -1,4 +1,4 @@
-"""What to type for a package that is missing: one answer in a clone, another where retort is installed."""
+"""The command that installs a missing package, in a clone and where retort is installed."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import sys
 from pathlib import Path
 
 DISTRIBUTION = "retort-distill"  # as in pyproject.toml; `retort` on PyPI is another project
-_BY_THE_SCRIPT = ("train", "qlora", "vllm", "sql", "report")  # extras that run.sh installs
+RUN_SH_EXTRAS = ("train", "qlora", "vllm", "report")  # extras that run.sh installs
 
 
 def extra(name: str) -> str:
-    """The end of an error about what an extra of pyproject.toml brings."""
+    """Returns the command that installs an extra of pyproject.toml."""
     root = Path(__file__).resolve().parents[1]
     script = root / "run.sh"
     if not script.is_file():
         return package(f"{DISTRIBUTION}[{name}]")
-    made_by_it = Path(sys.prefix, "install.log").is_file() and Path(sys.prefix).resolve().parent == root
-    if name in _BY_THE_SCRIPT and made_by_it:
+    set_up = Path(sys.prefix, "install.log").is_file() and Path(sys.prefix).resolve().parent == root
+    if name in RUN_SH_EXTRAS and set_up:
         return f"{shlex.quote(_shown(script))} setup"
     return package("-e", f"{_shown(root)}[{name}]")
 
 
 def package(*words: str) -> str:
-    """The end of an error about any package; `words`: what pip is given, options too.
+    """Returns the pip command for a package; `words` are pip's arguments, options included.
 
-    The pip is that of the Python which runs: the shell's may be another one's.
+    It is the pip of the running Python, since the shell's may belong to another one.
     """
     return shlex.join([_shown(Path(sys.executable)), "-m", "pip", "install", *words])
 
 
 def _shown(path: Path) -> str:
-    """As it is typed from the current folder: ./run.sh, ./.venv/bin/python, a dot for the folder itself."""
+    """Shortens a path to how it is typed in the current folder: ./run.sh, or a dot for the folder."""
     here = Path.cwd()
     if path == here:
         return "."

@@ -1,8 +1,8 @@
-"""The rows that stages write: frozen pydantic types, and the Arrow schemas declared by them.
+"""The rows that stages write, as frozen pydantic types, and the Arrow schemas derived from them.
 
-Every row explains itself: a trace carries its question, reference answer, teacher, sampling settings,
-prompt hash, finish reason, token counts and verdicts. But for the training's curve no row holds a time or a
-host name, so a deterministic teacher gives the same bytes on every run.
+Every row explains itself: a trace carries its question, reference, teacher, sampling settings, prompt hash,
+finish reason, token counts and verdicts. No row but a training Step holds a time or a host name, so a
+deterministic teacher gives the same bytes in every run.
 """
 
 from __future__ import annotations
@@ -28,54 +28,54 @@ class Row(BaseModel):
 
 
 class Question(Row):
-    """What is asked, and what is needed to judge an answer to it."""
+    """A question and what is needed to grade an answer to it."""
 
     question: str
-    reference: str | None  # the right answer, where one is known
+    reference: str | None  # the known correct answer
     answer_type: AnswerType  # how an answer is compared with the reference
     source: str  # the name of the source in the recipe
-    # JSON: a reasoning-gym entry whole, or a program's tests as filters/sandbox/python_tests.py reads them
+    # JSON: a whole reasoning-gym entry, or the tests of a program (filters/sandbox/python_tests.py)
     metadata: str | None = None
 
 
 class Problem(Question):
     id: str  # hash of the question's text
     split: Split
-    origin: str  # where it was read, for people: "problems.jsonl:12"
+    origin: str  # where it was read, for people, such as "problems.jsonl:12"
 
 
 class Verdict(Row):
-    """What one filter says of one trace."""
+    """The result of one filter on one trace."""
 
     filter: str
     version: int
     outcome: FilterOutcome
-    reason: str  # a short code; "" when it passed
-    evidence: str | None = None  # the extracted answer, the matched text
+    reason: str  # a short code; "" if passed
+    evidence: str | None = None  # such as the extracted answer or the matched text
 
 
 class Sampling(Row):
-    temperature: float | None  # None, as of the next: not sent, the server's own was used
+    temperature: float | None  # None here and below: not sent, the server used its default
     top_p: float | None
     max_tokens: int
 
 
 class Logprobs(Row):
-    """The teacher's log-probabilities (natural) of the n tokens it drew, and of its k likeliest at each.
+    """The teacher's natural log-probabilities of its n tokens, and of the k likeliest at each position.
 
-    9.6 bytes a token and candidate at k = 5, before compression.
+    Takes 9.6 bytes per token and candidate at k = 5, before compression.
     """
 
     k: int
-    thought: int  # the first of the n tokens, this many, are the thought with its tags
-    tokens: tuple[Int32, ...]  # n ids; -1 where the server gave none
+    reasoning_tokens: int  # the first tokens of the n that are reasoning, its tags included
+    tokens: tuple[Int32, ...]  # n ids; -1 where the server sent none
     logprobs: tuple[Float32, ...]  # n
-    top_tokens: tuple[Int32, ...]  # n * k ids, position by position, likeliest first; -1 fills up
+    top_tokens: tuple[Int32, ...]  # n * k ids, by position, likeliest first; padded with -1
     top_logprobs: tuple[Float32, ...]  # n * k
 
 
 class Trace(Question):
-    """One sampled completion for a problem, with the verdicts on it once it was filtered."""
+    """One sample of a teacher for a problem, with its verdicts once it is filtered."""
 
     id: str  # "<problem id>-<teacher's position in the recipe>-<sample>"
     problem_id: str
@@ -85,36 +85,36 @@ class Trace(Question):
     prompt_hash: str
     sampling: Sampling
     seed: int | None  # None: not sent
-    reasoning: str | None  # the thought, however the server sent it; None when there was none
-    response: str  # what follows the thought
-    finish_reason: str  # "stop", "length", ... or "failed" when no answer could be had
-    prompt_tokens: int | None  # over all requests that it took
+    reasoning: str | None  # however the server sent it; None if there is none
+    response: str  # the text after the reasoning
+    finish_reason: str  # "stop", "length", ... or "failed" if every request failed
+    prompt_tokens: int | None  # of all its requests, continuations included
     completion_tokens: int | None
-    continuations: int = 0  # how often it was cut at max_tokens and continued from there
-    reasoning_logprob: float | None = None  # mean over the thought's tokens, where they were asked for
-    response_logprob: float | None = None  # mean over the tokens that follow
+    continuations: int = 0  # how often it was truncated at max_tokens and continued
+    reasoning_logprob: float | None = None  # mean over the reasoning tokens, with generate.logprobs
+    response_logprob: float | None = None  # mean over the other tokens
     logprobs: Logprobs | None = None
-    error: str | None = None  # why it failed, or could not be continued
+    error: str | None = None  # why it failed or could not be continued
     verdicts: tuple[Verdict, ...] = ()
     outcome: Outcome = "unfiltered"
-    reason: str = ""  # "rule: reason" of the first verdict that decided the outcome; "" when kept
+    reason: str = ""  # "filter: code" of the first verdict that decided the outcome; "" if kept
 
 
 class JudgeVerdict(Row):
-    """What a judge model says of a free-text response. Traces of a shard with the same texts share one."""
+    """The LLM judge's verdict on a free-text response. Traces of a shard with the same texts share one."""
 
     id: str  # hash of the question, the reference and the response
-    trace_id: str  # the first trace with them
+    trace_id: str  # the first trace with these texts
     model: str
     prompt_hash: str
     outcome: FilterOutcome
-    reason: str  # "wrong", "unclear" or "judge_failed"; "" when it passed
-    reasoning: str | None  # the judge's thought, where the server sent one
-    answer: str  # as it came
+    reason: str  # "wrong", "unclear" or "judge_failed"; "" if passed
+    reasoning: str | None  # the judge's
+    answer: str  # the judge's response, as sent
     finish_reason: str
     prompt_tokens: int | None
     completion_tokens: int | None
-    error: str | None = None  # why there is no answer
+    error: str | None = None  # why the judge gave no answer
 
 
 Role = Literal["system", "user", "assistant"]
@@ -126,8 +126,8 @@ class Message(Row):
 
 
 class Example(Row):
-    """One training row. The last message is the assistant's: <think>thought</think>, then the answer;
-    or the answer alone, as select.reasoning says.
+    """A training example. The assistant's last message has the reasoning in <think> tags and the response,
+    or with select.reasoning = "none" the response alone.
     """
 
     id: str  # the trace's id
@@ -135,50 +135,50 @@ class Example(Row):
     source: str
     teacher: str
     split: Literal["train", "validation"]
-    pass_rate: float | None  # share of the problem's judged samples that are right
-    confidence: float | None  # mean log-probability of a token, where it is known
-    tokens: int | None  # of thought and answer, as the teacher's server counted them
+    pass_rate: float | None  # fraction of the problem's graded samples that are correct
+    confidence: float | None  # mean log-probability per token
+    tokens: int | None  # of reasoning and response, as the teacher's server counted them
     messages: tuple[Message, ...]
 
 
 class Step(Row):
-    """One line of a training's curve."""
+    """One logged step of a training."""
 
     id: str  # the step, or "<step>-validation"
     step: int
-    steps: int  # of the whole training
+    steps: int  # planned steps of the whole training
     epoch: float
     loss: float | None
     learning_rate: float | None
     grad_norm: float | None
     tokens: int | None  # supervised and prompt tokens seen so far
     seconds: float | None  # since this process started training
-    tokens_per_second: float | None  # over all devices, since the line before
+    tokens_per_second: float | None  # over all devices, since the previous row
     validation_loss: float | None
 
 
 class Score(Row):
-    """One problem, one model: how many of its samples were right, cut off, malformed."""
+    """How many samples of one model for one problem were correct, truncated, malformed and so on."""
 
-    id: str  # "<set>/<subject>/<problem id>"
+    id: str  # "<set>/<model role>/<problem id>"
     set: str  # "held_out", or the name of a set of the recipe
     model_role: str  # "base", "student" or "teacher"
     model: str
-    prompt: str  # name of the prompt it was asked with
+    prompt: str  # name of the prompt
     problem_id: str
     source: str
     samples: int
     correct: int
-    majority: float  # whether the answer given most often is right; shared where several are
-    unknown: int  # verdicts that could not tell; never counted as correct
+    majority: float  # 1 if the most frequent answer is correct; the fraction of correct ones in a tie
+    undecided: int  # neither correct nor incorrect; never counted as correct
     truncated: int
     malformed: int
     failed: int
-    completion_tokens: int | None  # over all samples; None where a server did not count those of one
+    completion_tokens: int | None  # of all samples; None if the server did not count one of them
 
 
 def arrow_schema(row: type[Row]) -> pa.Schema:
-    """The Arrow schema that a row type declares; a field is nullable only where its type admits None."""
+    """Returns the Arrow schema of a row type; a field is nullable only if its type admits None."""
     import pyarrow as pa
 
     return pa.schema([_arrow_field(name, f.annotation) for name, f in row.model_fields.items()])

@@ -1,7 +1,8 @@
-"""The six stages, and the one table that names them, in the order in which they run.
+"""The table of stages, in the order in which they run.
 
-To add a stage: write a file here that ends in a Stage value and add it to the table; give it settings in the
-recipe (config/) and a row type (rows.py); name it in run.ROWS and cli.HELP, which load no stage.
+To add a stage: write a package with a `stage.py` that defines a `Stage`, and add it here; give it settings
+in `config/` and a row type in `rows.py`; add its name to `inspect.run.ROWS` and `cli.main.SECTIONS`, which
+import no stage.
 """
 
 from dataclasses import replace
@@ -19,8 +20,8 @@ STAGES: dict[str, Stage] = {s.name: s for s in (INGEST, GENERATE, FILTER, SELECT
 
 
 def stages_of(recipe: Recipe) -> dict[str, Stage]:
-    """The stages that a recipe has use for: without a student nothing is trained, or waited for."""
+    """The stages that a recipe needs: without a student there is no training to run or to wait for."""
     if recipe.student is not None:
         return STAGES
-    without = {name: stage for name, stage in STAGES.items() if name != "train"}
-    return without | {"evaluate": replace(EVALUATE, reads=("ingest",))}
+    stages = {name: stage for name, stage in STAGES.items() if name != "train"}
+    return stages | {"evaluate": replace(EVALUATE, reads=("ingest",))}

@@ -1,7 +1,7 @@
-"""Prompts as people edit them: one text file a prompt, read, checked and rendered here.
+"""Prompts: text files in this folder or anywhere, loaded, checked and rendered as chat messages.
 
-A file is a list of turns, each under a line that names its role in brackets. The last turn is [user] and
-asks the question; user and assistant turns before it are worked examples; [system] may open the file:
+A file is a list of turns, each under a line with its role in brackets. [system] may come first, pairs of
+[user] and [assistant] turns are worked examples, and the last [user] turn asks the question:
 
     [system]
     Solve the problem.
@@ -16,9 +16,8 @@ asks the question; user and assistant turns before it are worked examples; [syst
     [user]
     {{ question }}
 
-Fields are Jinja's; FIELDS lists them. The reference answer is not among them, so no prompt can leak it; only
-the prompt of a judge has fields of its own, JUDGED.
-To add a prompt, write prompts/NAME.txt and name it in the recipe.
+The fields are Jinja variables (FIELDS). The reference is not one of them, so no prompt can leak it; only the
+LLM judge's prompt has it (JUDGE_FIELDS). To add a prompt, write prompts/NAME.txt and set it in the recipe.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 FIELDS = ("question", "source")
-NEEDED = ("question",)
-JUDGED = ("question", "reference", "response")  # a judge's prompt: all of them are needed
+REQUIRED = ("question",)
+JUDGE_FIELDS = ("question", "reference", "response")  # all of them required
 _ROLE = re.compile(r"^\[(system|user|assistant)\]\s*$", re.MULTILINE)
 
 
@@ -54,11 +53,11 @@ class Prompt:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def render(self, question: Question) -> tuple[Message, ...]:
-        """The messages that ask the question; its text is inserted as it stands, never read as a template."""
+        """Returns the messages that ask the question. Its text is inserted verbatim, never as a template."""
         return self.fill({name: getattr(question, name) for name in FIELDS})
 
     def fill(self, fields: Mapping[str, str]) -> tuple[Message, ...]:
-        """The messages with these texts in them, each as it stands."""
+        """Returns the messages with these texts inserted verbatim."""
         return tuple(
             turn if isinstance(turn, Message) else Message(role=turn[0], content=turn[1].render(fields))
             for turn in _compiled(self.text)
@@ -66,9 +65,9 @@ class Prompt:
 
 
 def load(name: str, *, judging: bool = False) -> Prompt:
-    """A prompt by the name of a file here, or by a path; `judging`: one that a judge is asked with.
+    """Loads a prompt by the name of a file in this folder, or by a path that ends in .txt.
 
-    Raises UserError naming what is wrong with it.
+    `judging` loads the LLM judge's prompt. Raises UserError that names the mistake in a file.
     """
     path = Path(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
     try:
@@ -76,7 +75,7 @@ def load(name: str, *, judging: bool = False) -> Prompt:
     except (OSError, UnicodeDecodeError, ValueError) as e:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.txt")))
         raise UserError(f"prompt {name!r} cannot be read ({e}); prompts here: {known}") from None
-    _check(str(path), text, *((JUDGED, JUDGED) if judging else (FIELDS, NEEDED)))
+    _check(str(path), text, *((JUDGE_FIELDS, JUDGE_FIELDS) if judging else (FIELDS, REQUIRED)))
     return Prompt(path.stem, text)
 
 
@@ -90,7 +89,7 @@ def _turns(text: str) -> list[Message]:
 
 @lru_cache
 def _compiled(text: str) -> list[Message | tuple[Role, Template]]:
-    """The turns, ready to be rendered; those that mention no field are rendered already."""
+    """Compiles the turns; those without a field are rendered once, here."""
     from jinja2 import meta
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -105,15 +104,15 @@ def _compiled(text: str) -> list[Message | tuple[Role, Template]]:
     return compiled
 
 
-def _check(path: str, text: str, known: Sequence[str], needed: Sequence[str]) -> None:
+def _check(path: str, text: str, known: Sequence[str], required: Sequence[str]) -> None:
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.sandbox import SandboxedEnvironment
 
     roles = [turn.role for turn in _turns(text)]
     dialogue = roles[1:] if roles[:1] == ["system"] else roles
-    if not dialogue or dialogue != _alternating(len(dialogue)):
+    if len(dialogue) % 2 == 0 or dialogue != (["user", "assistant"] * len(dialogue))[: len(dialogue)]:
         raise UserError(
-            f"{path}: turns must be [system] (or none), then [user] and [assistant] in turn, [user] last"
+            f"{path}: turns must be [system] (optional), then [user] and [assistant] alternating, [user] last"
         )
     try:
         parsed = [SandboxedEnvironment().parse(turn.content) for turn in _turns(text)]
@@ -122,10 +121,6 @@ def _check(path: str, text: str, known: Sequence[str], needed: Sequence[str]) ->
     unknown = set().union(*map(meta.find_undeclared_variables, parsed)) - set(known)
     if unknown:
         raise UserError(f"{path}: unknown field {min(unknown)!r}; known fields: {', '.join(known)}")
-    asked = meta.find_undeclared_variables(parsed[-1])
-    if missing := next((name for name in needed if name not in asked), None):
+    present = meta.find_undeclared_variables(parsed[-1])
+    if missing := next((name for name in required if name not in present), None):
         raise UserError(f"{path}: the last [user] turn does not contain {{{{ {missing} }}}}")
-
-
-def _alternating(n: int) -> Sequence[str]:
-    return [("user", "assistant")[i % 2] for i in range(n)] if n % 2 else []

@@ -1,4 +1,4 @@
-"""What several tests need: the fake OpenAI-compatible server, as a real process."""
+"""Fixtures that several tests share: the fake OpenAI-compatible server, as a real process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class FakeServer:
-    """A running `python -m pipeline.fake_server`; `url` ends in /v1."""
+    """A running fake server, by default the one with faults; `url` ends in /v1."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, module: str = "tests.faulty_server"
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.fake_server", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=os.environ | (env or {}),
             stdout=subprocess.PIPE,
@@ -50,19 +52,19 @@ StartFakeServer = Callable[..., FakeServer]
 
 @pytest.fixture
 def fake_server() -> Iterator[StartFakeServer]:
-    """start("--latency", "0.05", faults={"429": 0.2}, env={...}) -> FakeServer; stopped at the test's end."""
-    with ExitStack() as stopping:
+    """start("--latency", "0.05", faults={"429": 0.2}, env={...}) -> FakeServer; stopped after the test."""
+    with ExitStack() as stack:
 
         def start(*arguments: str, faults: dict[str, float] | None = None, **kwargs: Any) -> FakeServer:
             server = FakeServer("--faults", json.dumps(faults or {}), *arguments, **kwargs)
-            stopping.callback(server.stop)
+            stack.callback(server.stop)
             return server
 
         yield start
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes whole processes or the whole machine is slow."""
+    """Marks tests that run whole commands, or need the whole machine, as slow."""
     for item in items:
         if "e2e" in item.path.parts or item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.slow)

@@ -192,7 +192,7 @@ def _facts(path: Path) -> tuple[int, int, int]:
 def _said(code: str) -> str:
     """What a program said, or how it ended if not as programs do."""
     ran = run(HELP + code, seconds=5, memory_mb=512)
-    said = ran.output.decode() + ("" if ran.ending == "done" else f"{ran.ending} {ran.errors}")
+    said = ran.output.decode() + ("" if ran.ending == "done" else f"{ran.ending} {ran.error}")
     return said.strip()
 
 

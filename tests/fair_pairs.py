@@ -1,4 +1,4 @@
-"""Right answers in odd words or forms: (kind, answer type, reference, response), every one right."""
+"""Correct answers in unusual words or forms, as (group, answer type, reference, response)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FAIR_TRUTHS = """
 
 
 def fair() -> Iterator[Pair]:
-    """Pairs of which all are right."""
+    """Yields pairs of which all are correct."""
     for a, b in pairs(FAIR_FORMULAS) + pairs(FAIR_FLOATS) + pairs(FAIR_PAIRS):
         yield "the same", "math", a, b
         yield "the same", "math", b, rf"The answer is \boxed{{{a}}}."

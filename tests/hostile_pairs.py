@@ -1,7 +1,7 @@
-"""Answers that only look right: made from templates, kind by kind. Right ones are in `tests.fair_pairs`.
+"""Answers that only look correct, made from templates. Correct ones are in `tests.fair_pairs`.
 
-Each is (kind, answer type, reference, response), and no verdict on one may be "right". A template is tried
-with more than one number or word.
+Each is (group, answer type, reference, response), and none may be graded as correct. Templates take
+several numbers or words in turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NUMBERS = ("5", "18", "7.5", "120")
 OTHERS = {"5": "6", "18": "21", "7.5": "8", "120": "100"}
 CITIES = ("Paris", "Lyon", "New Delhi")
 
-# Formulas that agree near 0, at positive numbers, at all but a few points, or to many digits.
+# Formulas that agree near 0, at positive numbers, almost everywhere, or to many digits.
 NEARLY = r"""
 x+3 ~ |x+3| | x+3 ~ abs(x+3) | x-7 ~ -|x-7| | x ~ \min(x,100) | x ~ min(x, 1000) | x ~ \max(x,-50)
 x ~ max(x, -10000) | 2x ~ |x|+x | x+40 ~ \sqrt{(x+40)^2}
@@ -183,7 +183,7 @@ The opposite of %n | less than %n | half %n | nobody says %n | %n in most cases
 
 
 def hostile() -> Iterator[Pair]:
-    """Pairs of which none is right."""
+    """Yields pairs of which none is correct."""
     for a, b in pairs(NEARLY):
         yield "nearly the same formula", "math", a, b
         yield "nearly the same formula", "math", b, f"The answer is ${a}$."
@@ -229,15 +229,15 @@ def hostile() -> Iterator[Pair]:
 
 
 def entries(table: str) -> list[str]:
-    """The entries of a table, parted by | and by lines."""
+    """Returns the entries of a table, separated by | and line ends."""
     return [entry.strip() for line in table.strip().splitlines() for entry in line.split(" | ")]
 
 
 def pairs(table: str) -> list[tuple[str, str]]:
-    """The pairs of a table, parted by ~."""
+    """Returns the pairs of a table, separated by ~."""
     return [(a, b) for a, _, b in (entry.partition(" ~ ") for entry in entries(table))]
 
 
 def filled(text: str, n: str, o: str) -> str:
-    """A template with its value and another one."""
+    """Fills a template with a value and another one."""
     return text.replace("%n", n).replace("%o", o).replace(r"\n", "\n")

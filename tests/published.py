@@ -29,7 +29,7 @@ NAMES = ("ingest", "generate", "filter", "select")
 
 def make(folder: Path, stated: str = STATED) -> Run:
     """ingest to select, at most two examples a problem, some of them for validation."""
-    server = FakeServer("--malformed", "0.2", "--truncated", "0.1", "--right", "0.5")
+    server = FakeServer("--malformed", "0.2", "--truncated", "0.1", "--correct", "0.5")
     try:
         recipe = write_recipe(folder, server.url)
         text = recipe.read_text().replace("[generate]", stated.format(secret=SECRET) + "\n[generate]")
@@ -82,7 +82,7 @@ def _score(run: Run, subject: str, number: int, right: int) -> Score:
         samples=4,
         correct=right if number % 2 else 1,
         majority=1,
-        unknown=0,
+        undecided=0,
         truncated=0,
         malformed=0,
         failed=0,

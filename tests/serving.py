@@ -24,16 +24,16 @@ def client(
     model: str = "fake",
     concurrency: int = 64,
     answered: bool = False,
-    ours: bool = False,
+    own_server: bool = False,
     **settings: Any,
 ) -> Client:
     endpoint = Endpoint(model=model, base_url=urls, **settings)
-    return Client(endpoint, urls, model, concurrency=concurrency, answered=answered, ours=ours)
+    return Client(endpoint, urls, model, concurrency=concurrency, answered=answered, own_server=own_server)
 
 
 async def complete(*urls: str, question: str = "What is 12 + 30?", **settings: Any) -> Completion:
     """One completion by a client of its own."""
-    asked = {name: settings.pop(name) for name in ("logprobs", "so_far") if name in settings}
+    asked = {name: settings.pop(name) for name in ("logprobs", "before") if name in settings}
     async with client(*urls, **settings) as teacher:
         return await teacher.complete([Message(role="user", content=question)], SAMPLING, 1, **asked)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config.load import recipe_of
+from pipeline.config.load import parse_recipe
 from pipeline.engine.store import Manifest, Output
 from pipeline.filter.funnel import funnel
 from pipeline.inspect.run import Run, open_run
@@ -23,7 +23,7 @@ def write_run(folder: Path, temperature: float = 0.6, right: int = 1) -> Run:
     """3 shards of 4 problems with 3 traces each: the first `right` are kept, the others are wrong."""
     folder.mkdir(parents=True)
     generate = RECIPE["generate"] | {"temperature": temperature}
-    recipe = recipe_of(RECIPE | {"run": folder.name, "generate": generate}, (), "here")
+    recipe = parse_recipe(RECIPE | {"run": folder.name, "generate": generate}, (), "here")
     (folder / "recipe.json").write_text(recipe.model_dump_json())
     problems = [[_problem(shard, i) for i in range(PROBLEMS)] for shard in range(SHARDS)]
     traces = [[_trace(p, n, temperature, right) for p in some for n in range(SAMPLES)] for some in problems]
@@ -114,7 +114,7 @@ def _score(problem: Problem, right: int) -> Score:
         samples=SAMPLES,
         correct=right,
         majority=0.0,
-        unknown=0,
+        undecided=0,
         truncated=0,
         malformed=0,
         failed=0,

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
+from pipeline.config.training import Train
 from pipeline.engine.stage import Job
 from pipeline.engine.store import Manifest, Output
 from pipeline.rows import Example, Message, Step, Trace, arrow_schema
 from pipeline.select.stage import SELECT
+from pipeline.train.job import TrainJob
 from pipeline.train.stage import TRAIN
 
 CHATML = (
@@ -19,7 +21,7 @@ CHATML = (
 
 
 def tokenizer(template: str | None = CHATML, **special: str) -> Any:
-    """Bytes as tokens; padding is the end of a turn, as with SmolLM2, unless `special` says else."""
+    """A byte-level tokenizer; padding is the end of turn, as with SmolLM2, unless `special` overrides it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -29,9 +31,9 @@ def tokenizer(template: str | None = CHATML, **special: str) -> Any:
     bare.decoder = decoders.ByteLevel()
     bare.add_special_tokens(names[:3])
     tokens = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"} | special
-    made = PreTrainedTokenizerFast(tokenizer_object=bare, **tokens)
-    made.chat_template = template
-    return made
+    loaded = PreTrainedTokenizerFast(tokenizer_object=bare, **tokens)
+    loaded.chat_template = template
+    return loaded
 
 
 def model(seed: int = 0, layers: int = 2) -> Any:
@@ -57,8 +59,8 @@ def save(folder: Path, layers: int = 2) -> Path:
 
 def example(number: int, split: str = "train") -> Example:
     a, b = number % 9 + 1, number // 9 + 1
-    thought = f"<think>\nCount {b} up from {a}.\n</think>\n\n\\boxed{{{a + b}}}"
-    asked = Message(role="user", content=f"{a} + {b}?")
+    question = Message(role="user", content=f"{a} + {b}?")
+    answer = f"<think>\nCount {b} up from {a}.\n</think>\n\n\\boxed{{{a + b}}}"
     return Example(
         id=f"p{number}-0",
         problem_id=f"p{number}",
@@ -68,7 +70,7 @@ def example(number: int, split: str = "train") -> Example:
         pass_rate=None,
         confidence=None,
         tokens=None,
-        messages=(asked, Message(role="assistant", content=thought)),
+        messages=(question, Message(role="assistant", content=answer)),
     )
 
 
@@ -94,15 +96,26 @@ def recipe(student: str = "org/name", **train: Any) -> Recipe:
     )
 
 
+def job(folder: Path, model: Path | str = "", examples: tuple[Path, ...] = (), **train: Any) -> TrainJob:
+    """A training job with its output in the folder."""
+    return TrainJob(
+        model=str(model),
+        examples=examples,
+        output=folder / "model",
+        checkpoints=folder / "checkpoints",
+        train=Train.model_validate(train),
+    )
+
+
 def train_job(recipe: Recipe, run_dir: Path, examples: list[Example]) -> Job:
-    """What the train stage is given once select has written these examples."""
+    """The job of the train stage after select has written these examples."""
     select = Output(run_dir / "select", Example)
     select.claim(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
     select.write("shard-00000", examples)
     select.finish()
     filtered = Output(run_dir / "filter", Trace)
     filtered.claim(Manifest(stage="filter", version=1, settings={}, inputs={}))
-    filtered.finish()  # of no shard: the objective needs nothing that is stored with traces
+    filtered.finish()  # no shards: the objective reads no traces
     return Job(
         TRAIN, recipe, run_dir, Output(run_dir / "train", Step), {"select": select, "filter": filtered}
     )

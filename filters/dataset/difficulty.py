@@ -1,7 +1,7 @@
-"""How hard a problem is for the teacher: the share of its samples that are right, and the band to keep.
+"""Filter by difficulty: the pass rate of a problem's samples must lie within a band.
 
-A problem that is always answered teaches little, and one that never is may have a wrong reference. Recipes
-keep pass rates of 0.1 to 0.9; OpenMathReasoning (Moshkov et al. 2025) calls a problem hard up to 0.3.
+A problem that is always solved teaches little, and one that never is may have a wrong reference. Recipes keep
+pass rates of 0.1 to 0.9; OpenMathReasoning (Moshkov et al. 2025) calls a problem hard up to 0.3.
 """
 
 from __future__ import annotations
@@ -23,25 +23,23 @@ def difficulty(
     *,
     low: Rate = 0.1,
     high: Rate = 0.9,
-    judged: Annotated[int, Field(ge=1)] = 2,
+    graded: Annotated[int, Field(ge=1)] = 2,
     rule: str = "correct",
 ) -> list[FilterResult]:
-    """The same finding for every sample of one problem: does its pass rate lie in [low, high]?
+    """Gives all samples of one problem the same result: whether their pass rate lies in [low, high].
 
-    The rate is that of the verdicts of `rule` that say right or wrong; with fewer than `judged` of them
-    nobody can tell. Those that could not are left out and counted in the evidence.
+    The rate counts verdicts of `rule` that passed or failed; with fewer than `graded` of them the problem is
+    undecided. The evidence also counts undecided samples.
     """
-    counts = Counter(
-        verdict.outcome for trace in traces for verdict in trace.verdicts if verdict.filter == rule
-    )
-    right, known = counts["passed"], counts["passed"] + counts["failed"]
-    said = f"{right}/{known} right, {len(traces) - known} unknown"
-    if known < judged:
-        finding = undecided("few_judged", said)
-    elif right / known < low:
-        finding = failed("too_hard", said)
-    elif right / known > high:
-        finding = failed("too_easy", said)
+    counts = Counter(v.outcome for trace in traces for v in trace.verdicts if v.filter == rule)
+    correct, decided = counts["passed"], counts["passed"] + counts["failed"]
+    evidence = f"{correct}/{decided} correct, {len(traces) - decided} undecided"
+    if decided < graded:
+        result = undecided("few_graded", evidence)
+    elif correct / decided < low:
+        result = failed("too_hard", evidence)
+    elif correct / decided > high:
+        result = failed("too_easy", evidence)
     else:
-        finding = passed(said)
-    return [finding] * len(traces)
+        result = passed(evidence)
+    return [result] * len(traces)

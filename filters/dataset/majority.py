@@ -1,11 +1,10 @@
-"""Without a reference: what most samples of a problem answer is taken for right (Wang et al. 2022).
+"""Majority vote for problems without a reference (self-consistency, Wang et al. 2022).
 
-Answers are put into classes: 1/2 and 0.5 are one. Texts are the same by their words; two of mathematics if
-each of them, taken as the reference, makes the other correct; an answer that is the same as two others makes
-these the same, too. A trace that ended by itself and holds an answer, read as `filters.rules.correct` reads
-it, votes; the others do not, nor does one that says that the answer is not known. That most agree is no
-proof, so the evidence of every verdict says that it rests on a vote: "majority 6/8, margin 0.50, entropy 0.56
-nats".
+Answers are grouped into classes: 1/2 and 0.5 are one. Texts are equal if their words are, mathematical
+answers if each is correct with the other as reference. Equality is transitive: an answer equal to two others
+joins their classes. A trace votes if it finished, holds an answer (extracted as in `filters.rules.correct`)
+and does not retract it. A majority is no proof, so the evidence of every verdict tells the vote:
+"majority 6/8, margin 0.50, entropy 0.56 nats".
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from typing import Annotated
 from pydantic import Field
 
 from filters.extract.candidates import is_answer
-from filters.extract.context import statement, taken_back
-from filters.extract.sentences import in_prose, is_prose
+from filters.extract.context import is_retracted, statement
+from filters.extract.sentences import expression_in_sentence, is_prose
 from filters.grade.compare import compare
-from filters.grade.grader import BY_VALUE, verify
+from filters.grade.grader import COMPARED_BY_VALUE, grade_answer
 from filters.grade.json_answer import is_several
 from filters.policy import DEFAULT, Policy
 from filters.result import FilterResult, failed, passed, undecided
-from filters.rules.correct import judged_answer
-from filters.text.normalize import fold, normalize_text
+from filters.rules.correct import answer_to_grade
+from filters.text.normalize import normalize, normalize_words
 from pipeline.rows import AnswerType, Trace
 
-SPELLINGS = 100  # that are compared with one another; any further one is a class of its own
+MAX_SPELLINGS = 100  # compared with each other; any further one is a class of its own
 
 
 def majority(
@@ -43,12 +42,13 @@ def majority(
     timeout: Annotated[float, Field(gt=0)] = 2.0,
     policy: Policy = DEFAULT,
 ) -> list[FilterResult]:
-    """One finding for each sample of one problem, in order: does it answer what most of them answer?
+    """One result per sample of one problem, in order: whether it gives the majority's answer.
 
-    Nobody can tell without `votes` of them, and unless the winner's share of the votes is `margin` above that
-    of the second. At most `comparisons` pairs of answers that are more than plain numbers are compared, each
-    in twice `timeout` seconds. Where a pair was not, or nobody could tell, all but the winner's votes count
-    as the second's: several spellings of one wrong answer never make a margin. `policy`: as `correct` has it.
+    Undecided with fewer than `votes` votes, or if the winner's share of the votes is less than `margin` above
+    that of the second. At most `comparisons` pairs of answers that are more than plain numbers are compared,
+    each in twice `timeout` seconds. If a pair is not compared or stays undecided, all votes but the winner's
+    count as the second's, so that spellings of one wrong answer never create a margin. `policy`: as in
+    `correct`.
     """
     answers = [vote(trace, policy) for trace in traces]
     given = Counter(answer for answer in answers if answer is not None)
@@ -59,34 +59,34 @@ def majority(
     sizes = Counter[str]()
     for answer, number in given.items():
         sizes[class_of[answer]] += number
-    lead, said = _lead(sizes, sure)
+    lead, evidence = _lead(sizes, sure)
     ((winner, _),) = sizes.most_common(1)
-    return [_finding(answer, class_of, winner if lead >= margin else None, said) for answer in answers]
+    return [_result(answer, class_of, winner if lead >= margin else None, evidence) for answer in answers]
 
 
 def vote(trace: Trace, policy: Policy = DEFAULT) -> str | None:
-    """The answer that a trace votes for; None where it does not vote."""
-    if trace.finish_reason != "stop":  # cut off, what looks like an answer may be the start of one
+    """The answer that a trace votes for; None if it does not vote."""
+    if trace.finish_reason != "stop":  # a truncated answer may be the start of another
         return None
     kind = trace.answer_type
-    answer = judged_answer(trace.reference, trace.response, kind, policy)
+    answer = answer_to_grade(trace.reference, trace.response, kind, policy)
     if answer is None or not is_answer(text := answer.text, kind, trace.reference):
         return None
-    if kind != "json" and taken_back(statement(trace.response, answer)):
+    if kind != "json" and is_retracted(statement(trace.response, answer)):
         return None
     if kind == "json" and is_several(text):
         return None
     if kind == "choice":
-        return next((letter for letter in "ABCDEFGHIJ" if _says(letter, text, kind)), None)
+        return next((letter for letter in "ABCDEFGHIJ" if _equals(letter, text, kind)), None)
     if kind == "yes_no":
-        return next((word for word in ("yes", "no") if _says(word, text, kind)), None)
+        return next((word for word in ("yes", "no") if _equals(word, text, kind)), None)
     if kind in ("math", "number") and is_prose(text):
-        return in_prose(text)  # what a clause is about; where that is no number or formula, it says nothing
+        return expression_in_sentence(text)  # None if the sentence has no formula: no vote
     return text
 
 
-def _says(reference: str, text: str, kind: AnswerType) -> bool:
-    return verify(reference, text, kind).outcome == "passed"
+def _equals(reference: str, text: str, kind: AnswerType) -> bool:
+    return grade_answer(reference, text, kind).outcome == "passed"
 
 
 def classes(
@@ -96,61 +96,63 @@ def classes(
     timeout: float = 2.0,
     policy: Policy = DEFAULT,
 ) -> tuple[dict[str, str], bool]:
-    """Each answer -> the one that stands for its class, the most frequent in it; and whether that is sure.
+    """Answer -> the most frequent answer of its class, and whether all pairs could be decided.
 
-    given: answer -> how often it was voted for. The others: as `majority` takes them.
+    `given`: answer -> its votes. The other arguments are those of `majority`.
     """
     spell = _speller(kind, policy)
-    answers: dict[str, str] = {}  # spelling -> the first answer so spelt, the most frequent first
+    answers: dict[str, str] = {}  # spelling -> its most frequent answer, most frequent first
     for answer, _ in given.most_common():
         answers.setdefault(spell(answer), answer)
-    group, sure = list(range(len(answers))), True
-    if kind in BY_VALUE:
-        group, sure = _groups(list(answers.items()), kind, comparisons, timeout, policy)
-    firsts = list(answers.values())
-    stands_for = dict(zip(answers, (firsts[first] for first in group), strict=True))
-    return {answer: stands_for[spell(answer)] for answer in given}, sure
+    class_ids, sure = list(range(len(answers))), True
+    if kind in COMPARED_BY_VALUE:
+        class_ids, sure = _class_ids(list(answers.items()), kind, comparisons, timeout, policy)
+    first = list(answers.values())
+    representative = dict(zip(answers, (first[i] for i in class_ids), strict=True))
+    return {answer: representative[spell(answer)] for answer in given}, sure
 
 
 def _speller(kind: AnswerType, policy: Policy) -> Callable[[str], str]:
-    """What gives two texts one spelling that are the same without a doubt."""
-    if kind == "json":  # in its strings every character counts
+    """The normalization under which equal texts are certainly the same answer."""
+    if kind == "json":  # every character counts in its strings
         return str.strip
-    return fold if kind in BY_VALUE else partial(normalize_text, case_sensitive=policy.case_sensitive)
+    if kind in COMPARED_BY_VALUE:
+        return normalize
+    return partial(normalize_words, case_sensitive=policy.case_sensitive)
 
 
-def _groups(
+def _class_ids(
     answers: Sequence[tuple[str, str]], kind: AnswerType, comparisons: int, timeout: float, policy: Policy
 ) -> tuple[list[int], bool]:
-    """For each spelling and answer the first that says the same; and whether every pair could be told."""
-    group, sure = list(range(len(answers))), len(answers) <= SPELLINGS
-    for i, j in sorted(combinations(range(min(len(answers), SPELLINGS)), 2), key=lambda pair: pair[1]):
-        if group[i] == group[j]:
+    """The class index of each answer, given with its spelling; False if any pair is undecided."""
+    ids, sure = list(range(len(answers))), len(answers) <= MAX_SPELLINGS
+    for i, j in sorted(combinations(range(min(len(answers), MAX_SPELLINGS)), 2), key=lambda pair: pair[1]):
+        if ids[i] == ids[j]:
             continue
-        same = _plainly(answers[i][0], answers[j][0], policy) if kind == "math" else None
+        same = _same_quickly(answers[i][0], answers[j][0], policy) if kind == "math" else None
         if same is None and comparisons > 0:
-            comparisons -= kind == "math"  # the others never take long
+            comparisons -= kind == "math"  # other types are compared fast
             same = _same(answers[i][1], answers[j][1], kind, timeout, policy)
         if same:
-            first, second = sorted((group[i], group[j]))
-            group = [first if g == second else g for g in group]
+            first, second = sorted((ids[i], ids[j]))
+            ids = [first if k == second else k for k in ids]
         sure = sure and same is not None
-    return group, sure
+    return ids, sure
 
 
-def _plainly(a: str, b: str, policy: Policy) -> bool | None:
-    """As this process reads them; whichever of the two is the reference."""
-    said = {compare(x, y, policy).same for x, y in ((a, b), (b, a))}
-    return said.pop() if len(said) == 1 else None
+def _same_quickly(a: str, b: str, policy: Policy) -> bool | None:
+    """Compares both ways in this process; None if undecided."""
+    same = {compare(x, y, policy).equal for x, y in ((a, b), (b, a))}
+    return same.pop() if len(same) == 1 else None
 
 
 def _same(a: str, b: str, kind: AnswerType, timeout: float, policy: Policy) -> bool | None:
-    outcomes = {verify(x, y, kind, timeout=timeout, policy=policy).outcome for x, y in ((a, b), (b, a))}
+    outcomes = {grade_answer(x, y, kind, timeout=timeout, policy=policy).outcome for x, y in ((a, b), (b, a))}
     return None if len(outcomes) > 1 or "undecided" in outcomes else "passed" in outcomes
 
 
 def _lead(sizes: Counter[str], sure: bool) -> tuple[float, str]:
-    """How far the biggest class is ahead of the second, as a share of all votes; and that in words."""
+    """The lead of the largest class over the second as a share of all votes, and the evidence text."""
     votes = sizes.total()
     first, second, *_ = [*sorted(sizes.values(), reverse=True), 0]
     lead = (first - (second if sure else votes - first)) / votes
@@ -158,8 +160,8 @@ def _lead(sizes: Counter[str], sure: bool) -> tuple[float, str]:
     return lead, f"majority {first}/{votes}, margin {lead:.2f}, entropy {entropy:.2f} nats"
 
 
-def _finding(answer: str | None, class_of: dict[str, str], winner: str | None, said: str) -> FilterResult:
-    evidence = said if answer is None else f"{said}: {answer}"
+def _result(answer: str | None, class_of: dict[str, str], winner: str | None, evidence: str) -> FilterResult:
+    evidence = evidence if answer is None else f"{evidence}: {answer}"
     if winner is None:
         return undecided("no_majority", evidence)
     if answer is None:

@@ -1,7 +1,7 @@
-r"""What stands around a stated answer, and whether it takes the answer back, limits it or denies it.
+r"""Reads the text around a stated answer for words that retract, limit or deny it.
 
-The firmer an answer is stated, the less its surroundings weigh: of a box only its neighbours count, of a
-number that merely comes last its whole sentence. What the reference says as well ("at least 5") is no doubt.
+The firmer the form of an answer, the less of its context counts: the direct neighbors of a box, but the whole
+sentence of a mere last number. Words that the reference contains too ("at least 5") cast no doubt.
 """
 
 from __future__ import annotations
@@ -9,16 +9,25 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from filters.extract.answer import Answer, after_thought, extract
+from filters.extract.answer import Answer, after_reasoning, extract
 from filters.extract.phrases import announcements
 from filters.extract.sentences import is_prose
-from filters.text.qualifiers import CONDITION, DENIED, HEDGED, NOT, WORDS, any_of, changed, doubted
+from filters.text.qualifiers import (
+    CONDITION,
+    DENIALS,
+    DOUBTS,
+    HEDGES,
+    NEGATIONS,
+    any_phrase,
+    is_changed,
+    is_doubted,
+)
 
-BEFORE = 160  # characters before a statement in which its sentence may have begun
-BESIDE = 25  # characters on either side of a number in which a word or mark may change it
-AFTER = 4000  # characters behind a statement in which it may be taken back
+BEFORE = 160  # characters read before a statement, for the start of its sentence
+BESIDE = 25  # characters read on either side of a number, for words that change it
+AFTER = 4000  # characters read after a statement, for a retraction
 
-# Directly before a box or a tag, with what may stand between.
+# Directly before a box or a tag, with optional filler.
 _GAP = r"\s(?:(?:the|a|an|equal to|to be|be|that|it is|is)\s)*[\s$\\(\[{*:\"“]*\Z"
 _LIMITS = """
 might be | may be | could be | maybe | perhaps | possibly | almost | nearly | less than | more than
@@ -28,20 +37,20 @@ half | half of | twice | double | triple | minus | negative
 _THINKS = (
     "doubt | false | not true | not think | not believe | n't think | n't believe | wrong answer | suppose"
 )
-_BESIDE_BOX = re.compile(
-    rf"(?:{any_of(NOT, DENIED, _LIMITS)}|n['’]t){_GAP}"  # noqa: RUF001
+_BEFORE_BOX = re.compile(
+    rf"(?:{any_phrase(NEGATIONS, DENIALS, _LIMITS)}|n['’]t){_GAP}"  # noqa: RUF001
     rf"|(?:{CONDITION.pattern})[^.,;]{{1,60}},\s(?:then\s)?(?:(?:the answer|it) is\s)?[\s$\\(\[{{*:\"“]*\Z"
-    rf"|{any_of(_THINKS)}[^.,;]{{0,40}}\Z"
+    rf"|{any_phrase(_THINKS)}[^.,;]{{0,40}}\Z"
     r"|(?:[\dA-Za-z)}\]]|(?<!\n)-|[+/^<>≠≥≤]\s?|[\dA-Za-z)}]\s?\*\s?)[$({]*\Z"  # 2\boxed{5}
     r"|\\(?:sqrt|frac|neq?|[lg]t|[lg]eq?|cdot|times|pm|div)(?:\{[^{}]*\})?\s?[({]*\Z",
     re.IGNORECASE,
 )
-_BEHIND_BOX = re.compile(
+_AFTER_BOX = re.compile(
     r"\s?(?:[\^!/]|\\(?:cdot|times|pm|div|pi|over|sqrt|frac|to|(?:long)?rightarrow|implies)(?![a-z])|[-+*]\s?\d|[-=]>|[→⇒])"
     r"|[xynkπie](?![A-Za-z])",
     re.IGNORECASE,
 )
-# What stands before "answer" in its clause.
+# Before "answer", in its clause.
 _OF_ANOTHER = """
 false | say | says | said | half | twice | double | triple | thrice | third | quarter | than | half of
 square of | cube of | root of | reciprocal of | negative of | inverse of | part of | percent of | sum of
@@ -52,20 +61,20 @@ his | her | their | your | previous | initial | intermediate | first | earlier |
 possible | an | a | each | every | one | some | alternative | expected | approximate
 """
 _BEFORE_PHRASE = re.compile(
-    rf"{WORDS}|{any_of(_OF_ANOTHER)}|(?:{any_of(_NOT_THE)}|['’]s?)\s(?:(?:final|correct|possible|right|\w+ly)\s){{0,2}}\Z",  # noqa: RUF001
+    rf"{DOUBTS}|{any_phrase(_OF_ANOTHER)}|(?:{any_phrase(_NOT_THE)}|['’]s?)\s(?:(?:final|correct|possible|right|\w+ly)\s){{0,2}}\Z",  # noqa: RUF001
     re.IGNORECASE,
 )
 _TO_ANOTHER = re.compile(
     r"\b(?:part|step|first|second|third|different|another|other|\(\w\)|question \d)\b", re.IGNORECASE
 )
-# In the clause of a number that merely comes last: what denies it, however far away, or beside it.
+# In the clause of a mere last number: denials at any distance, negations next to it.
 _OF_THE_LAST = re.compile(
-    rf"{any_of(DENIED, HEDGED)}|(?:{any_of(NOT)}|n['’]t)(?:\s[^\W\d]+){{0,2}}[\s$\\(]*\Z"  # noqa: RUF001
-    rf"|(?:{any_of(NOT)}|n['’]t)\s(?:think|believe|say|know|sure|certain)",  # noqa: RUF001
+    rf"{any_phrase(DENIALS, HEDGES)}|(?:{any_phrase(NEGATIONS)}|n['’]t)(?:\s[^\W\d]+){{0,2}}[\s$\\(]*\Z"  # noqa: RUF001
+    rf"|(?:{any_phrase(NEGATIONS)}|n['’]t)\s(?:think|believe|say|know|sure|certain)",  # noqa: RUF001
     re.IGNORECASE,
 )
-_NOT_BESIDE = re.compile(rf"(?:{any_of(NOT)}|n['’]t)(?=(?:\s[^\W\d]+){{3}})", re.IGNORECASE)  # noqa: RUF001
-# A condition of which the number is all that follows, or one on a letter.
+_NOT_BESIDE = re.compile(rf"(?:{any_phrase(NEGATIONS)}|n['’]t)(?=(?:\s[^\W\d]+){{3}})", re.IGNORECASE)  # noqa: RUF001
+# A condition directly before the number, or one on a letter.
 _ONLY_IF = re.compile(
     r"\b(?:if|when|unless|suppose|assuming)\b[^,]*,\s(?:then\s)?(?:[^\W\d]+\s){0,2}[\s$\\(]*\Z"
     r"|\b(?:if|when|unless|for|suppose|assuming)\s(?:odd|even|[$\\(]*[b-hj-z]\b)|\b(?:unless|whether|otherwise|else)\b",
@@ -73,12 +82,11 @@ _ONLY_IF = re.compile(
 )
 _CLAUSE_END = re.compile(r"[.!?;:,\n]\s|\n|[。！？，；：]")  # noqa: RUF001
 _SENTENCE_END = re.compile(r"[.!?]\s|\n|[。！？]")  # noqa: RUF001
-_BEGINS = re.compile(
-    r"\s(?=(?:The|So|Thus|Hence|Therefore|My|Our|Final)\b[^.,]{0,30}\Z)"
-)  # without a stop before it
+# The start of a sentence without a period before it.
+_BEGINS = re.compile(r"\s(?=(?:The|So|Thus|Hence|Therefore|My|Our|Final)\b[^.,]{0,30}\Z)")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _AN_ANSWER = re.compile(r"\banswer\w*(?:['’]s)?(?=\s*\w)", re.IGNORECASE)  # noqa: RUF001
-# Directly behind a statement.
+# Directly after a statement.
 _GOES_ON = """
 except | plus | minus | times | squared | cubed | percent of | per cent of | hundred | thousand | million
 billion | dozen | or maybe | or perhaps | or possibly | or so | or more | or less | or fewer | and a half
@@ -91,11 +99,11 @@ _IS_WRONG = (
     r"(?:not|wrong|incorrect|false|no|mistaken|unlikely|too)\b"
 )
 _CONTINUED = re.compile(
-    rf"[\s}}$)*.\\\]]*(?:[,;(—–-]|\.\.\.|…)?\s*(?:{CONDITION.pattern}|{any_of(_GOES_ON)}|[?!✗✘❌👎]"  # noqa: RUF001
+    rf"[\s}}$)*.\\\]]*(?:[,;(—–-]|\.\.\.|…)?\s*(?:{CONDITION.pattern}|{any_phrase(_GOES_ON)}|[?!✗✘❌👎]"  # noqa: RUF001
     rf"|(?:(?:which|that|this|it)\s)?{_IS_WRONG}|[(\[—–-]\s?(?:wrong|incorrect)\b)",  # noqa: RUF001
     re.IGNORECASE,
 )
-# Behind a statement: what takes it back, whatever follows.
+# After a statement: a retraction, whatever follows.
 _WITHDRAWS = """
 scratch that | take that back | take this back | take it back | forget that | never mind | nevermind
 ignore that | ignore the above | cannot be right | can't be right | cannot be correct | can't be correct
@@ -103,14 +111,14 @@ couldn't be right | i was wrong | i made a | i misread | i doubt | i am not | i'
 i'm unsure | i miscounted | i miscalculated | not sure | no idea | just guessing | just a guess | a guess
 just kidding
 """
-_TAKEN_BACK = re.compile(
-    rf"{any_of(_WITHDRAWS)}|(?<!\w)(?:that|this|it|which|answer|above|\d)"
+_RETRACTION = re.compile(
+    rf"{any_phrase(_WITHDRAWS)}|(?<!\w)(?:that|this|it|which|answer|above|\d)"
     r"(?:['’]s| is| was| seems| looks)? (?:\w+ly )?"  # noqa: RUF001
     r"(?:not (?:the (?:right |correct |final )?answer|right|correct|true|so)"
     r"|wrong|incorrect|false|mistaken|a mistake|an error|impossible)\b",
     re.IGNORECASE,
 )
-# And what does where another value follows.
+# After a statement: a retraction if another value follows.
 _TURNS = """
 wait | hold on | hang on | hm | hmm* | actually | correction | corrected | oops | sorry | apolog*
 on second thought | on second thoughts | rather | instead | i mean | i meant | should be
@@ -118,7 +126,7 @@ should have been | misread | mistaken | there is a mistake | there was a mistake
 there was an error | some say | some think | others say | others think | many say | many think
 people say | people think | the real answer | the true answer
 """
-_ANOTHER = re.compile(rf"(?:\A|[.!?\n—–-]\s*)[\s}}$)*.]*no\b|{any_of(_TURNS)}", re.IGNORECASE)  # noqa: RUF001
+_ANOTHER = re.compile(rf"(?:\A|[.!?\n—–-]\s*)[\s}}$)*.]*no\b|{any_phrase(_TURNS)}", re.IGNORECASE)  # noqa: RUF001
 _VALUE = re.compile(
     r"\d|\b(?:true|false|yes|no|[B-J])\b(?!['’])|\\boxed"  # noqa: RUF001
     r"|\b(?:it|answer|that|this|choose|option)(?:['’]s| is| should be)\b",  # noqa: RUF001
@@ -127,72 +135,72 @@ _VALUE = re.compile(
 
 
 class Statement(NamedTuple):
-    """An answer, and what stands around it."""
+    """An answer and its context."""
 
-    before: str  # up to BEFORE characters of the text before it
-    words: str  # that announce it, as "the answer is"; "" where none do
+    before: str  # up to BEFORE characters
+    phrase: str  # the words that announce it, such as "the answer is", or ""
     text: str
-    after: str  # up to AFTER characters of the text behind it
+    after: str  # up to AFTER characters
     how: str
 
 
 def statement(response: str, answer: Answer) -> Statement:
-    """An answer that `extract` found, in its surroundings."""
-    text = after_thought(response)
+    """Returns an answer found by `extract` with its context."""
+    text = after_reasoning(response)
     before = text[max(answer.start - BEFORE, 0) : answer.start]
-    words = text[answer.start : answer.start + 60] if answer.how == "phrase" else ""
+    phrase = text[answer.start : answer.start + 60] if answer.how == "phrase" else ""
     if answer.how in ("boxed", "tag"):
-        place = next(iter(announcements(before)), None)
-        if place and len(before) - place.end <= 6:
-            before, words = before[: place.start], before[place.start :]
-    return Statement(before, words, answer.text, text[answer.end : answer.end + AFTER], answer.how)
+        announced = next(iter(announcements(before)), None)
+        if announced and len(before) - announced.end <= 6:
+            before, phrase = before[: announced.start], before[announced.start :]
+    return Statement(before, phrase, answer.text, text[answer.end : answer.end + AFTER], answer.how)
 
 
-def qualified(said: Statement, reference: str) -> bool:
-    """Whether something in or beside a statement leaves open whether its answer is meant."""
-    if doubted(said.text, reference) or _CONTINUED.match(said.after):
+def is_qualified(stated: Statement, reference: str) -> bool:
+    """Whether words in or next to a statement leave open whether the answer is meant."""
+    if is_doubted(stated.text, reference) or _CONTINUED.match(stated.after):
         return True
-    if said.how in ("boxed", "tag") and (
-        _BESIDE_BOX.search(said.before + said.words) or _BEHIND_BOX.match(said.after)
+    if stated.how in ("boxed", "tag") and (
+        _BEFORE_BOX.search(stated.before + stated.phrase) or _AFTER_BOX.match(stated.after)
     ):
         return True
-    if said.words:
-        return _of_another(said)
-    return said.how == "last" and _changed_beside(said)
+    if stated.phrase:
+        return _of_another(stated)
+    return stated.how == "last" and _changed_beside(stated)
 
 
-def _of_another(said: Statement) -> bool:
-    """Whether what is announced is not the response's own answer, or not the whole one."""
-    sentence = _BEGINS.split(_SENTENCE_END.split(said.before)[-1])[-1]
+def _of_another(stated: Statement) -> bool:
+    """Whether the phrase announces another answer than the response's own, or a part of it."""
+    sentence = _BEGINS.split(_SENTENCE_END.split(stated.before)[-1])[-1]
     clause = _COMMAND.sub(" ", _CLAUSE_END.split(sentence)[-1])
-    announced = said.words.partition(said.text[:1])[0]
+    announced = stated.phrase.partition(stated.text[:1])[0]
     return bool(_BEFORE_PHRASE.search(clause) or CONDITION.search(sentence) or _TO_ANOTHER.search(announced))
 
 
-def _changed_beside(said: Statement) -> bool:
-    """The same of a number that nothing announces: what its whole sentence says of it."""
-    sentence, rest = _SENTENCE_END.split(said.before)[-1], _CLAUSE_END.split(said.after, maxsplit=1)[0]
+def _changed_beside(stated: Statement) -> bool:
+    """Whether the sentence of a mere last number denies or changes the number."""
+    sentence, rest = _SENTENCE_END.split(stated.before)[-1], _CLAUSE_END.split(stated.after, maxsplit=1)[0]
     clause = _CLAUSE_END.split(sentence)[-1]
     if _OF_THE_LAST.search(clause) or _AN_ANSWER.search(clause) or _ONLY_IF.search(sentence):
         return True
-    beside = re.sub(r"[<>≤≥≠](?!\s?[$\\(]*\Z)", " ", clause[-BESIDE:])  # of x > 0 so 5 the 5 is no bound
-    return changed(_NOT_BESIDE.sub(" ", beside) + said.text + rest[:BESIDE])
+    beside = re.sub(r"[<>≤≥≠](?!\s?[$\\(]*\Z)", " ", clause[-BESIDE:])  # in "x > 0 so 5", 5 is no bound
+    return is_changed(_NOT_BESIDE.sub(" ", beside) + stated.text + rest[:BESIDE])
 
 
-def later_answer(said: Statement) -> str | None:
-    """Another answer that is announced behind a statement, in a tag or in words."""
-    if said.how not in ("boxed", "tag", "phrase") or not said.after.strip(" .$*}"):
+def later_answer(stated: Statement) -> str | None:
+    """Returns another answer announced after a statement, in a tag or by a phrase."""
+    if stated.how not in ("boxed", "tag", "phrase") or not stated.after.strip(" .$*}"):
         return None
-    later = extract(said.after)
+    later = extract(stated.after)
     return later.text if later and later.how in ("tag", "phrase") and not is_prose(later.text) else None
 
 
-def taken_back(said: Statement) -> bool:
-    """Whether the text behind a statement withdraws it or goes on to another value."""
-    if _TAKEN_BACK.search(said.after):
+def is_retracted(stated: Statement) -> bool:
+    """Whether the text after a statement retracts it or turns to another value."""
+    if _RETRACTION.search(stated.after):
         return True
-    turn = _ANOTHER.search(said.after)
+    turn = _ANOTHER.search(stated.after)
     if turn is None:
         return False
-    rest = said.after[turn.end() :].replace(said.text, " ")
-    return bool(_VALUE.search(rest) or (said.text.replace(" ", "").isalpha() and re.search(r"\w", rest)))
+    rest = stated.after[turn.end() :].replace(stated.text, " ")
+    return bool(_VALUE.search(rest) or (stated.text.replace(" ", "").isalpha() and re.search(r"\w", rest)))

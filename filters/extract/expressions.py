@@ -1,7 +1,6 @@
-r"""The expression that a number in a sentence belongs to: "we get 2\sqrt{3}." ends on 2\sqrt{3}, not on 3.
+r"""Finds the expression around a number in a sentence: "we get 2\sqrt{3}." ends on 2\sqrt{3}, not on 3.
 
-Reads a bounded part of the text around the number, once. What the expression means is for
-`filters.grade.compare` to say.
+Reads a bounded part of the text around the number once.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from filters.formula.lexer import ALIASES, FUNCTIONS
 from filters.text.measurement_units import UNITS, unit_of
 
-BEFORE, AFTER = 200, 100  # characters around the number that are read
+BEFORE, AFTER = 200, 100  # characters read around the number
 
 Span = tuple[int, int]
 
@@ -32,7 +31,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _NAMES = FUNCTIONS | ALIASES.keys() | {"pi"}
-_BEGINS = frozenset(("number", "minus", "open", "atom", "letter"))
+_STARTS = frozenset(("number", "minus", "open", "atom", "letter"))
 _BEFORE_NOUN = re.compile(r" [\w\\$(]")
 _LAST_FACTOR = re.compile(r"\s*(?:[-+*/^=.,)\]}]|\Z)")  # 3 + 4 i.
 _DIVIDED = re.compile(r"\s?/\s?\d")
@@ -49,14 +48,14 @@ class _Piece(NamedTuple):
 
 
 def expression_at(text: str, number: Span) -> Span:
-    """The span of the expression around the span of a number: its powers, brackets, unit, equation, list.
+    """Returns the span of the expression that contains a number: powers, brackets, unit, equation, list.
 
-    Of a chain, "3 + 4 = 7", the last link, which is its value; unless letters make it an equation.
+    In a chain such as "3 + 4 = 7" it is the last link, unless letters make the chain an equation.
     """
     if _stands_alone(text, number):
         return number
-    run = _closed(_run(text, number), number)
-    if not run or run[0].start == number[0] - BEFORE > 0:  # none, or one that was cut off
+    run = _trimmed(_run(text, number), number)
+    if not run or run[0].start == number[0] - BEFORE > 0:  # no expression, or only its end was read
         return number
     if [piece.kind for piece in run] == ["number", "letter"] and text[run[1].start] in UNITS:
         return run[0].start, run[0].end  # 2600g
@@ -70,7 +69,7 @@ def expression_at(text: str, number: Span) -> Span:
 
 
 def _stands_alone(text: str, number: Span) -> bool:
-    """Between a word and the end of a sentence, as nearly always: there is nothing to look for."""
+    """Whether the number stands between a word and the end of a sentence, the usual case."""
     if text[number[1] : number[1] + 2] not in (".", "", ".\n"):
         return False
     word = text[max(number[0] - 12, 0) : number[0]].removesuffix("$").rpartition("\n")[2].split(" ")
@@ -78,10 +77,12 @@ def _stands_alone(text: str, number: Span) -> bool:
 
 
 def _run(text: str, number: Span) -> list[_Piece]:
-    """The longest piece of mathematics around the number; a list only where "is" or a colon begins it, or
-    where it names one unknown again and again."""
+    """Returns the longest run of mathematics around the number.
+
+    A list counts only after "is" or a colon, or if all its parts name the same unknown.
+    """
     run: list[_Piece] = []
-    said = False  # what comes is what the sentence says of something
+    after_copula = False
     for match in _TOKEN.finditer(text, max(number[0] - BEFORE, 0), number[1] + AFTER):
         piece = _Piece(_kind(match), *match.span())
         if run and _joins(text, run, piece):
@@ -89,36 +90,33 @@ def _run(text: str, number: Span) -> list[_Piece]:
             continue
         if run and run[-1].end > number[0]:
             break
-        begins = piece.kind in _BEGINS
-        said = piece.kind == "copula" or (said and (begins or piece.kind == "space"))
-        run = [piece] if begins else []
-    return run if said or _solutions(text, run) else _part(run, number)
+        starts = piece.kind in _STARTS
+        after_copula = piece.kind == "copula" or (after_copula and (starts or piece.kind == "space"))
+        run = [piece] if starts else []
+    return run if after_copula or _are_solutions(text, run) else _part(run, number)
 
 
-def _solutions(text: str, run: list[_Piece]) -> bool:
-    """x = 1 or x = -2: all of them are the answer."""
-    parts = [_SOLUTION.fullmatch(part) for part in re.split(r",|\b(?:and|or)\b", _text(text, run))]
+def _are_solutions(text: str, run: list[_Piece]) -> bool:
+    """Whether a list gives one unknown several values, which together are the answer: x = 1 or x = -2."""
+    listed = text[run[0].start : run[-1].end] if run else ""
+    parts = [_SOLUTION.fullmatch(part) for part in re.split(r",|\b(?:and|or)\b", listed)]
     return all(parts) and len({part[1] for part in parts if part}) == 1
 
 
-def _text(text: str, run: list[_Piece]) -> str:
-    return text[run[0].start : run[-1].end] if run else ""
-
-
 def _kind(match: re.Match[str]) -> str:
-    """A word is an "atom" where it names a function, a "letter" where it is one that is no word."""
+    """Returns a token's kind. A word that names a function is an "atom", a variable a "letter"."""
     kind = match.lastgroup or "other"
     if kind != "word":
         return kind
     if match[0] in _NAMES:
         return "atom"
     article = match[0] in "aAI" and _BEFORE_NOUN.match(match.string, match.end())
-    torn = match.string[match.start() - 1 : match.start()] in ("'", "\u2019")  # it's
-    return "letter" if len(match[0]) == 1 and not article and not torn else "other"
+    contracted = match.string[match.start() - 1 : match.start()] in ("'", "\u2019")  # it's
+    return "letter" if len(match[0]) == 1 and not article and not contracted else "other"
 
 
 def _joins(text: str, run: list[_Piece], piece: _Piece) -> bool:
-    """Whether a token goes on with the expression before it."""
+    """Whether a token continues the expression before it."""
     if piece.kind in ("other", "copula", "annotation"):
         return False
     if run[-1].kind != "space" or len(run) < 2 or run[-2].kind not in ("number", "letter", "close"):
@@ -131,7 +129,7 @@ def _joins(text: str, run: list[_Piece], piece: _Piece) -> bool:
 
 
 def _one_number(text: str, run: list[_Piece], piece: _Piece) -> bool:
-    r"""2 1/2, 1 234 567 or \log_2 5, but not "in 2020 15"."""
+    r"""Whether two numbers form one: 2 1/2, 1 234 567 or \log_2 5, but not "in 2020 15"."""
     before = run[-2]
     if before.kind != "number":
         return False
@@ -142,7 +140,7 @@ def _one_number(text: str, run: list[_Piece], piece: _Piece) -> bool:
 
 
 def _part(run: list[_Piece], number: Span) -> list[_Piece]:
-    """The part between separators, brackets aside, that the number is in."""
+    """Returns the part between separators outside brackets that contains the number."""
     depth = 0
     part: list[_Piece] = []
     for piece in run:
@@ -156,9 +154,9 @@ def _part(run: list[_Piece], number: Span) -> list[_Piece]:
     return part
 
 
-def _closed(run: list[_Piece], number: Span) -> list[_Piece]:
-    """Without what no expression begins or ends with, and without brackets that stand alone."""
-    while run and not _can_begin(run):
+def _trimmed(run: list[_Piece], number: Span) -> list[_Piece]:
+    """Removes pieces that no expression starts or ends with, and unmatched brackets."""
+    while run and not _can_start(run):
         run = run[1:]
     while run and run[-1].kind not in ("number", "close", "atom", "letter"):
         run = run[:-1]
@@ -167,23 +165,23 @@ def _closed(run: list[_Piece], number: Span) -> list[_Piece]:
         if piece.kind == "open":
             opened.append(i)
         elif piece.kind == "close" and not opened:
-            return _closed(run[:i] if number[0] < piece.start else run[i + 1 :], number)
+            return _trimmed(run[:i] if number[0] < piece.start else run[i + 1 :], number)
         elif piece.kind == "close":
             opened.pop()
     if opened:
         at = opened[0]
-        return _closed(run[:at] if number[0] < run[at].start else run[at + 1 :], number)
+        return _trimmed(run[:at] if number[0] < run[at].start else run[at + 1 :], number)
     return run
 
 
-def _can_begin(run: list[_Piece]) -> bool:
-    """Not a dash with a space behind it: that begins a line."""
+def _can_start(run: list[_Piece]) -> bool:
+    """Whether an expression can start here. A dash followed by a space marks a list item."""
     dash = run[0].kind == "minus" and run[1:2] and run[1].kind == "space"
-    return run[0].kind in _BEGINS and not dash
+    return run[0].kind in _STARTS and not dash
 
 
 def _last_link(text: str, start: int, end: int) -> int:
-    """Where the last link of 5 * 3 = 15 begins; x^2 + y^2 = 25 and 2/3 ≈ 0.67 stay whole."""
+    """Returns the start of the last link of 5 * 3 = 15. Keeps x^2 + y^2 = 25 and 2/3 ≈ 0.67 whole."""
     links = text[start:end].split("=")
     whole = len(links) == 1 or (len(links) == 2 and _LETTER.search(links[0]))
     return start if whole else end - len(links[-1].lstrip())

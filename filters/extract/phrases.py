@@ -1,23 +1,24 @@
-"""How a text announces its answer, in several languages: "the answer is", "Antwort:", "答案是".
+"""Finds phrases that announce an answer, in several languages: "the answer is", "Antwort:", "答案是".
 
-Only words that can mean nothing else are here; "so we get" and "therefore" stand before steps too.
+Only unambiguous phrases are listed. "So we get" and "therefore" also introduce intermediate steps.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
-TRIES = 3  # places of each word that are looked at, from the end
+MAX_OCCURRENCES = 3  # of each word that are tried, from the end of the text
 
 
-class PooledEndpoint(NamedTuple):
+class Announcement(NamedTuple):
     start: int
     end: int
-    final: bool  # it said "final answer"
+    final: bool  # the phrase says "final answer"
 
 
-# What may follow the word before what is announced, for words of a language; None is any of the marks alone.
+# Word -> what follows it before the answer. %s stands for _MARK, %n for _REMARK.
 _MARK = r"[ \t*_]{0,9}(?::|：|=)"  # noqa: RUF001
 _WORDS: dict[str, str] = {
     "answer": r"(?:[ \t]+(?:to|of|for)\b[^\n.:=]{0,40})?"
@@ -49,10 +50,10 @@ _WORDS: dict[str, str] = {
     "उत्तर": r"[ \t]+है|%s",
     "الإجابة": r"[ \t]+هي|%s",
     "الجواب": r"[ \t]+هو|%s",
-    # How GSM8K ends; a heading, "#### 2. Result", is none.
+    # The end of a GSM8K solution, but not a heading such as "#### 2. Result".
     "####": r"(?![ \t]*\d{1,2}[.)][ \t]+[A-Za-z*])(?:(?=[ \t]*[-+$\\(\d\[])|(?=[^\n]*\s*\Z))",
 }
-# What is said of an answer and is none: "the answer is correct", "is in cm".
+# Remarks on an answer instead of the answer: "the answer is correct", "the answer is in cm".
 _REMARK = (
     r"[ \t]+(?:(?:rounded|correct|right|verified|clear|(?:very )?helpful|useful|obtained|found|given"
     r"|confirmed|based|as follows|below)\b|in (?!\[|\())"
@@ -66,53 +67,43 @@ _LINE_END = re.compile(r"[ \t*]*\n")
 _LINE_START = re.compile(r"(?:\A|\n)[ \t*]{0,9}\Z")
 
 
-def announcements(text: str) -> list[PooledEndpoint]:
-    """Where an answer is announced, the last first; `end` is where it may begin."""
+def announcements(text: str) -> list[Announcement]:
+    """Returns the announcements of a text, the last one first. The answer may start at `end`."""
     lower = text.lower()
-    if len(lower) != len(text):  # a few letters have longer small ones
+    if len(lower) != len(text):  # the lower case of a few letters is longer
         lower = text
     words = _ASCII if text.isascii() else _WORDS
-    found = [place for word in words if word in lower for place in _places(lower, word)]
-    if "A:" in text:
-        found += _answer_lines(text)
+    found = [
+        Announcement(at, match.end(), lower[max(at - 7, 0) : at].lstrip("*_ ").startswith("final"))
+        for word in words
+        for at in _occurrences(lower, word)
+        if (match := _announces(lower, word, at))
+    ]
+    if "\nB:" not in text:
+        found += [Announcement(at, at + 2, False) for at in _occurrences(text, "A:") if _is_label(text, at)]
     return sorted(found, reverse=True)
 
 
-def _places(lower: str, word: str) -> list[PooledEndpoint]:
-    found = []
-    at = lower.rfind(word)
-    for _ in range(TRIES):
+def _occurrences(text: str, word: str) -> Iterator[int]:
+    """Yields the offsets of the last MAX_OCCURRENCES occurrences of a word, from the end."""
+    at = len(text)
+    for _ in range(MAX_OCCURRENCES):
+        at = text.rfind(word, 0, at)
         if at < 0:
-            break
-        apart = at == 0 or not (word.isascii() and lower[at - 1].isalnum())
-        match = _CONNECTORS[word].match(lower, at + len(word)) or _heading(lower, at, at + len(word))
-        if apart and match:
-            found.append(
-                PooledEndpoint(at, match.end(), lower[max(at - 7, 0) : at].lstrip("*_ ").startswith("final"))
-            )
-        at = lower.rfind(word, 0, at)
-    return found
+            return
+        yield at
 
 
-def _heading(lower: str, start: int, end: int) -> re.Match[str] | None:
-    """ "## Answer" or "**Final answer**" with a line of its own."""
-    if not _HEADED.search(lower, max(start - 20, 0), start):
+def _announces(lower: str, word: str, at: int) -> re.Match[str] | None:
+    """Matches the text between a word and the answer, or the end of a heading such as "## Answer"."""
+    if at > 0 and word.isascii() and lower[at - 1].isalnum():
         return None
-    return _LINE_END.match(lower, end)
+    end = at + len(word)
+    if match := _CONNECTORS[word].match(lower, end):
+        return match
+    return _LINE_END.match(lower, end) if _HEADED.search(lower, max(at - 20, 0), at) else None
 
 
-def _answer_lines(text: str) -> list[PooledEndpoint]:
-    """ "A: 18" at the start of a line."""
-    found = []
-    at = text.rfind("A:")
-    for _ in range(TRIES):
-        if at < 0:
-            break
-        if (
-            _LINE_START.search(text, max(at - 10, 0), at)
-            and not text[at + 2 : at + 3].isalpha()
-            and "\nB:" not in text
-        ):  # A:B = 1
-            found.append(PooledEndpoint(at, at + 2, False))
-        at = text.rfind("A:", 0, at)
-    return found
+def _is_label(text: str, at: int) -> bool:
+    """Whether "A:" starts a line, as in "A: 18" but not in "A:B = 1"."""
+    return bool(_LINE_START.search(text, max(at - 10, 0), at)) and not text[at + 2 : at + 3].isalpha()

@@ -1,11 +1,11 @@
-"""Are two formulas the same? Exactly where they are rational numbers, else by their values at points.
+"""Decides whether two formulas are equal: exactly if both are rational, else by their values at points.
 
-Floating point refutes, fast: values that differ by far more than rounding belong to different formulas. What
-agrees is confirmed with mpmath, so that 10^12 and sqrt(10^24 + 1) are told apart. Variables take values at
-fixed points, positive and negative; where only one of the two is real, or, at negative points, any is not,
-the point says nothing. A probabilistic test of identity (Schwartz 1980, Zippel 1979). Analytic functions that
-agree near 0 agree everywhere; others, such as |x| and max(x, -9), are also compared far from 0, beside the
-numbers that they name, and at whole numbers.
+A probabilistic identity test (Schwartz 1980, Zippel 1979). Floating point refutes quickly: values that differ
+by far more than rounding belong to different formulas. Agreement is confirmed with mpmath, which tells 10^12
+from sqrt(10^24 + 1). Variables take fixed values, positive and negative. A point says nothing if only one
+formula is real there, or, at negative values, if any is not. Analytic functions that agree near 0 agree
+everywhere. Others, such as |x| and max(x, -9), are also compared far from 0, near the numbers that they
+contain, and at whole numbers.
 """
 
 from __future__ import annotations
@@ -14,36 +14,44 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from filters.formula.evaluate import Evaluation, Values, spread
-from filters.formula.functions import FLOATS, digits
-from filters.formula.lexer import INFINITY, Budget, TooLarge, Tree, Unreadable
-from filters.formula.matrices import flat, shape
-from filters.formula.parser import parts
-from filters.formula.rational import exact
+from filters.formula.evaluate import Evaluation, Values, sample_value
+from filters.formula.functions import FLOATS, with_digits
+from filters.formula.matrices import entries, shape
+from filters.formula.rational import exact_value
+from filters.formula.tree import (
+    INFINITY,
+    Budget,
+    TooLarge,
+    Tree,
+    UnsupportedFormula,
+    canonical_form,
+    children,
+    variables,
+)
 
-CLEAR = 1e-7  # relative difference below which floating point agrees
-DOUBTFUL = 1e-3  # and above which it refutes
-DIGITS = 100, 150  # with which numbers are computed that agree in floating point
-CONFIRMED = 1e-135  # of the largest number met, what may be left of a difference in 150 digits
-VANISHING = 1e-10  # how 50 digits more shrink a difference that is only rounding
+AGREES = 1e-7  # relative difference below which floating-point values agree
+DIFFERS = 1e-3  # relative difference above which they differ
+DIGITS = 100, 150  # for the confirmation of values that agree in floating point
+MAX_RESIDUE = 1e-135  # of the largest intermediate value, left of a difference with 150 digits
+MAX_SHRINKAGE = 1e-10  # 50 more digits shrink a mere rounding difference to at most this
 POSITIVE, NEGATIVE = 8, 6  # points
-ENOUGH = 3  # points that must agree
-FAR_OPERATIONS = 200_000  # as those of a Budget, for the points far from 0
-NUMBERS = 8  # that formulas name, beside which they are compared
+MIN_AGREEING = 3  # points
+DISTANT_OPERATIONS = 200_000  # the budget for points far from 0
+MAX_CONSTANTS = 8  # of the formulas, near which they are compared
 
 
-def same(gold: Tree, given: Tree, budget: Budget) -> bool | None:
-    """Whether two trees are the same function; None where that cannot be seen. Raises TooLarge."""
-    if canonical(gold) == canonical(given):
+def equivalent(reference: Tree, answer: Tree, budget: Budget) -> bool | None:
+    """Whether two trees are the same function, None if undecided. Raises TooLarge."""
+    if canonical_form(reference) == canonical_form(answer):
         return True
-    if _infinite(gold) or _infinite(given):
+    if _infinite(reference) or _infinite(answer):
         return False
-    a, b = exact(gold, budget), exact(given, budget)
+    a, b = exact_value(reference, budget), exact_value(answer, budget)
     if a is not None and b is not None:
         return a == b
     try:
-        return _same_at_points(gold, given, budget)
-    except Unreadable:
+        return _equal_at_points(reference, answer, budget)
+    except UnsupportedFormula:
         return None
 
 
@@ -51,129 +59,92 @@ def _infinite(tree: Tree) -> bool:
     return INFINITY in (tree, tree[-1])
 
 
-def canonical(tree: Tree) -> str:
-    """The tree as text, in one order where order does not matter."""
-    parts = [canonical(part) if isinstance(part, tuple) else str(part) for part in tree[1:]]
-    if tree[0] in ("add", "mul"):
-        parts.sort()
-    return f"{tree[0]}({','.join(parts)})"
+def sample_points(names: set[str], count: int, sign: int = 1) -> list[Values]:
+    """Returns points with fixed values, the same for the same names on every run."""
+    return [{name: sign * sample_value(name, index) for name in names} for index in range(count)]
 
 
-def variables(tree: Tree) -> set[str]:
-    """The names that take values; e and i are numbers."""
-    if tree[0] == "var":
-        return set() if tree[1] in ("e", "i") else {tree[1]}
-    if tree[0] in ("sum", "prod"):
-        inner = variables(tree[4]) - variables(tree[1])
-        return inner | variables(tree[2]) | variables(tree[3])
-    return set().union(*(variables(part) for part in parts(tree)))
-
-
-def replaced(tree: Tree, name: str, other: Tree) -> Tree:
-    """The tree with another in the place of a variable."""
-    if tree == ("var", name):
-        return other
-    return tuple(replaced(part, name, other) if isinstance(part, tuple) else part for part in tree)
-
-
-def points(names: set[str], count: int, sign: int = 1) -> list[Values]:
-    """The same values for the same names on every run."""
-    return [{name: sign * spread(name, index) for name in names} for index in range(count)]
-
-
-_PIECES = frozenset(
-    [
-        "abs",
-        "max",
-        "min",
-        "floor",
-        "ceil",
-        "sqrt",
-        "conj",
-        "ln",
-        "log",
-        "lg",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "gcd",
-        "lcm",
-    ]
-)
+_PIECEWISE = "abs max min floor ceil sqrt conj ln log lg arcsin arccos arctan gcd lcm"
+_PIECES = frozenset(_PIECEWISE.split())
 _STEPS = frozenset(("floor", "ceil", "gcd", "lcm"))
 _SIZES = (10.0, 100.0, 1e3, 1e4, 1e6, 1e9)
 _AT_STEPS = (1.0, 2.0, 3.0, -1.0, -4.0, 12.0, 0.5, 2.5, -1.5, 3 - 2.0**-20, -2 - 2.0**-20, 7 + 2.0**-20)
 
 
-def piecewise(tree: Tree) -> bool:
-    """Whether a formula may go on otherwise somewhere, though it agrees with another one near 0."""
+def is_piecewise(tree: Tree) -> bool:
+    """Whether a formula that agrees with another one near 0 may differ from it elsewhere."""
     if not variables(tree):
         return False
-    whole = tree[0] != "pow" or not variables(tree[1]) or (exact(tree[2], Budget()) or 0.5) % 1 == 0
-    return not whole or (tree[0] == "fn" and tree[1] in _PIECES) or any(map(piecewise, parts(tree)))
+    if tree[0] == "pow" and variables(tree[1]) and (exact_value(tree[2], Budget()) or 0.5) % 1 != 0:
+        return True  # a root
+    return (tree[0] == "fn" and tree[1] in _PIECES) or any(map(is_piecewise, children(tree)))
 
 
-def far_points(names: set[str], *trees: Tree) -> list[Values]:
-    """Points of several sizes and signs, beside the numbers of the trees, and where steps are."""
+def distant_points(names: set[str], *trees: Tree) -> list[Values]:
+    """Returns points of several sizes and signs, near the numbers in the trees, and at whole numbers."""
     found: list[Values] = []
     for index, size in enumerate(_SIZES):
         for flip in (1, -1):
-            signs = {name: flip * (-1 if index and spread(name, index) > 1 else 1) for name in names}
-            found.append({name: signs[name] * size * (0.5 + spread(name, index * 4)) for name in names})
-    told = sorted({n for tree in trees for n in _numbers(tree) if n not in (0, 1, 2) and n < 10**99})[
-        :NUMBERS
-    ]
-    near = [sign * float(n) * (1 + by / 512) for n in told for by in (-1, 1) for sign in (1, -1)]
+            signs = {name: flip * (-1 if index and sample_value(name, index) > 1 else 1) for name in names}
+            found.append({name: signs[name] * size * (0.5 + sample_value(name, index * 4)) for name in names})
+    constants = sorted({n for tree in trees for n in _numbers(tree) if n not in (0, 1, 2) and n < 10**99})
+    kept = constants[:MAX_CONSTANTS]
+    near = [sign * float(n) * (1 + by / 512) for n in kept for by in (-1, 1) for sign in (1, -1)]
     if any(_has_steps(tree) for tree in trees):
         near += _AT_STEPS
     for name in sorted(names)[:2]:
-        found += [{other: spread(other, 1) for other in names} | {name: value} for value in near]
+        found += [{other: sample_value(other, 1) for other in names} | {name: value} for value in near]
     return found
 
 
 def _numbers(tree: Tree) -> set[Fraction]:
-    return {abs(tree[1])} if tree[0] == "num" else set[Fraction]().union(*map(_numbers, parts(tree)))
+    return {abs(tree[1])} if tree[0] == "num" else set[Fraction]().union(*map(_numbers, children(tree)))
 
 
 def _has_steps(tree: Tree) -> bool:
-    return (tree[0] == "fn" and tree[1] in _STEPS) or any(map(_has_steps, parts(tree)))
+    return (tree[0] == "fn" and tree[1] in _STEPS) or any(map(_has_steps, children(tree)))
 
 
-def _same_at_points(gold: Tree, given: Tree, budget: Budget) -> bool | None:
-    names = variables(gold) | variables(given)
-    if names <= {"I"}:  # a capital I that is alone is SymPy's imaginary unit
-        return _agree(gold, given, {}, budget, strict=True)
+def _equal_at_points(reference: Tree, answer: Tree, budget: Budget) -> bool | None:
+    names = variables(reference) | variables(answer)
+    if names <= {"I"}:  # without other variables, I is SymPy's imaginary unit
+        return _agree(reference, answer, {}, budget, strict=True)
     agreed = 0
     for sign, count in ((1, POSITIVE), (-1, NEGATIVE)):
-        for values in points(names, count, sign):
-            answer = _agree(gold, given, values, budget, strict=sign > 0, confirm=agreed < 2)
-            if answer is False:
-                return None if _undefined(gold) or _undefined(given) else False
-            agreed += answer is True
-    if agreed < ENOUGH:
+        for values in sample_points(names, count, sign):
+            agree = _agree(reference, answer, values, budget, strict=sign > 0, confirm=agreed < 2)
+            if agree is False:
+                return None if _undefined(reference) or _undefined(answer) else False
+            agreed += agree is True
+    if agreed < MIN_AGREEING:
         return None
-    return _same_far(gold, given, names) if piecewise(gold) or piecewise(given) else True
+    if is_piecewise(reference) or is_piecewise(answer):
+        return _equal_far_out(reference, answer, names)
+    return True
 
 
-def _same_far(gold: Tree, given: Tree, names: set[str]) -> bool | None:
-    """Whether nothing is seen to differ where a formula of several pieces may go on otherwise than near 0."""
-    budget = Budget(FAR_OPERATIONS)
-    for values in far_points(names, gold, given):
+def _equal_far_out(reference: Tree, answer: Tree, names: set[str]) -> bool | None:
+    """Whether no point far from 0 tells the formulas apart, None if undecided."""
+    budget = Budget(DISTANT_OPERATIONS)
+    for values in distant_points(names, reference, answer):
         try:
-            if _agree(gold, given, values, budget, strict=False) is False:
-                return None if _undefined(gold) or _undefined(given) else False
+            if _agree(reference, answer, values, budget, strict=False) is False:
+                return None if _undefined(reference) or _undefined(answer) else False
         except TooLarge:
             continue
-    return None if budget.spent else True
+    return None if budget.exhausted else True
 
 
 def _agree(
-    gold: Tree, given: Tree, values: Values, budget: Budget, *, strict: bool, confirm: bool = True
+    reference: Tree, answer: Tree, values: Values, budget: Budget, *, strict: bool, confirm: bool = True
 ) -> bool | None:
-    """Whether both have the same value here; None where one has none. `strict`: complex values count."""
+    """Whether both formulas have the same value at a point, None if one has none.
+
+    `strict`: complex values count. `confirm`: agreement in floating point is confirmed with many digits.
+    """
     evaluations = Evaluation(FLOATS, values, budget), Evaluation(FLOATS, values, budget)
     try:
-        a, b = (e.value(tree) for e, tree in zip(evaluations, (gold, given), strict=True))
+        a, b = (e.value(tree) for e, tree in zip(evaluations, (reference, answer), strict=True))
     except (ArithmeticError, ValueError):
         return None
     if shape(a) != shape(b):
@@ -181,40 +152,45 @@ def _agree(
     real = _real(a), _real(b)
     if not all(real) and (not strict or (values and any(real))):
         return None
-    apart = _apart(a, b)
-    if apart > DOUBTFUL and not any(map(_noisy, evaluations, (a, b))):
+    difference = _relative_difference(a, b)
+    if difference > DIFFERS and not any(map(_is_noisy, evaluations, (a, b))):
         return False
-    if apart <= CLEAR and not confirm:
+    if difference <= AGREES and not confirm:
         return True
-    return _agree_in_digits(gold, given, values, budget)
+    return _agree_in_digits(reference, answer, values, budget)
 
 
-def _agree_in_digits(gold: Tree, given: Tree, values: Values, budget: Budget) -> bool | None:
-    """The same with many digits; values near zero agree when their difference shrinks with more of them."""
+def _agree_in_digits(reference: Tree, answer: Tree, values: Values, budget: Budget) -> bool | None:
+    """Compares with many digits. Values agree if their difference shrinks with more digits."""
     try:
-        found = [
-            [(e := Evaluation(digits(n), values, budget), e.value(tree)) for tree in (gold, given)]
-            for n in DIGITS
-        ]
+        (less, _), (more, evaluations) = (_difference(reference, answer, values, budget, n) for n in DIGITS)
     except (ArithmeticError, ValueError):
         return None
-    less, more = (max(abs(p - q) for p, q in zip(flat(x), flat(y), strict=True)) for (_, x), (_, y) in found)
-    if more > VANISHING * less and more > CONFIRMED * max(e.largest for e, _ in found[1]):
+    if more > MAX_SHRINKAGE * less and more > MAX_RESIDUE * max(e.largest for e in evaluations):
         return False
-    return None if any(e.lost for e, _ in found[1]) else True
+    return None if any(e.precision_lost for e in evaluations) else True
 
 
-def _noisy(evaluation: Evaluation, value: Any) -> bool:
-    """Whether floating point met numbers so large that their difference, or their sine, is noise."""
-    return evaluation.largest > 1e6 * max(map(abs, flat(value))) or evaluation.largest > 1e9
+def _difference(
+    reference: Tree, answer: Tree, values: Values, budget: Budget, digits: int
+) -> tuple[Any, list[Evaluation]]:
+    """Returns the largest absolute difference of the entries, and the two evaluations."""
+    evaluations = [Evaluation(with_digits(digits), values, budget) for _ in range(2)]
+    a, b = (e.value(tree) for e, tree in zip(evaluations, (reference, answer), strict=True))
+    return max(abs(p - q) for p, q in zip(entries(a), entries(b), strict=True)), evaluations
 
 
-def _apart(a: Any, b: Any) -> Any:
-    """The relative difference, of matrices the largest; infinite where one is undefined."""
+def _is_noisy(evaluation: Evaluation, value: Any) -> bool:
+    """Whether intermediate values were so large that their difference, or their sine, is noise."""
+    return evaluation.largest > 1e6 * max(map(abs, entries(value))) or evaluation.largest > 1e9
+
+
+def _relative_difference(a: Any, b: Any) -> Any:
+    """Returns the largest relative difference of the entries, infinity if one is undefined."""
     largest: Any = 0
-    for p, q in zip(flat(a), flat(b), strict=True):
+    for p, q in zip(entries(a), entries(b), strict=True):
         difference = abs(p - q)
-        if difference != difference:
+        if math.isnan(difference):
             return math.inf
         if difference:
             largest = max(largest, difference / max(abs(p), abs(q)))
@@ -222,8 +198,8 @@ def _apart(a: Any, b: Any) -> Any:
 
 
 def _real(value: Any) -> bool:
-    return all(abs(x.imag) <= 1e-9 * abs(x) for x in flat(value))
+    return all(abs(x.imag) <= 1e-9 * abs(x) for x in entries(value))
 
 
 def _undefined(tree: Tree) -> bool:
-    return tree[0] == "apply" or any(map(_undefined, parts(tree)))
+    return tree[0] == "apply" or any(map(_undefined, children(tree)))

@@ -1,4 +1,4 @@
-"""The value of a formula, in floating point or with many digits; bounded in operations and in size."""
+"""Evaluates formulas in floating point or with many digits, in bounded operations and sizes."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from fractions import Fraction
 from typing import Any
 
 from filters.formula.functions import FLOATS, Library
-from filters.formula.lexer import Budget, TooLarge, Tree, Unreadable
-from filters.formula.matrices import determinant, plus, times
+from filters.formula.matrices import add, determinant, multiply
+from filters.formula.tree import Budget, TooLarge, Tree, UnsupportedFormula
 
-TERMS = 1000  # of a sum or product that is written with its sign
-MAGNITUDE = 1e5  # natural logarithm of the largest power
+MAX_TERMS = 1000  # of a series
+MAX_LOG_POWER = 1e5  # natural logarithm of the largest power
 
 Values = dict[str, Any]
 
 
-def value_at(tree: Tree, values: Values, budget: Budget) -> complex:
-    """The value where the variables have these.
+def evaluate(tree: Tree, values: Values, budget: Budget) -> complex:
+    """Returns the value of a formula for these values of its variables.
 
-    Raises Unreadable, TooLarge, ArithmeticError or ValueError.
+    Raises UnsupportedFormula, TooLarge, ArithmeticError or ValueError.
     """
     value = Evaluation(FLOATS, values, budget).value(tree)
     if isinstance(value, tuple):
-        raise Unreadable("a matrix")
+        raise UnsupportedFormula("a matrix")
     return complex(value)
 
 
-def root(tree: Tree, name: str, values: Values, start: float, budget: Budget) -> complex | None:
-    """A zero of the tree in one variable, by the secant method; None where it finds none."""
+def find_root(tree: Tree, name: str, values: Values, start: float, budget: Budget) -> complex | None:
+    """Returns a zero of the tree in one variable by the secant method, None if it does not converge."""
 
     def at(x: complex) -> complex:
-        return value_at(tree, values | {name: x}, budget)
+        return evaluate(tree, values | {name: x}, budget)
 
     try:
         a, b = complex(start), complex(start * 1.1 + 0.1)
@@ -45,36 +45,35 @@ def root(tree: Tree, name: str, values: Values, start: float, budget: Budget) ->
             a, b, fa = b, b - fb * (b - a) / (fb - fa), fb
             fb = at(b)
         return b if abs(fb) < 1e-9 else None
-    except (ArithmeticError, ValueError, Unreadable):
+    except (ArithmeticError, ValueError, UnsupportedFormula):
         return None
 
 
-_CURVED = frozenset(
+_NONLINEAR = frozenset(
     ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp", "arcsin", "arccos", "arctan"]
 )
-_SCALES = (1.0, 0.05, 1.0, 0.3)  # a high power hides beside it what is small at one scale, not at all of them
+_SCALES = (1.0, 0.05, 1.0, 0.3)  # a high power may mask small terms at one scale, but not at all of them
 
 
-def spread(name: str, index: int) -> float:
-    """A value between 0.3 and 2.7, or smaller by a scale, that no formula is likely to be special at."""
+def sample_value(name: str, index: int) -> float:
+    """Returns a value between 0.3 and 2.7, times a scale, at which no formula is likely to be special."""
     return _SCALES[index % 4] * (0.3 + (zlib.crc32(f"{name}:{index}".encode()) % 999_983) / 999_983 * 2.4)
 
 
 class Evaluation:
-    """One walk through a tree, with floating point or with mpmath."""
+    """Evaluates one tree with the numbers of a library."""
 
     def __init__(self, library: Library, values: Values, budget: Budget) -> None:
         self._library, self._values, self._budget = library, values, budget
-        self.largest = 0.0  # magnitude met on the way
-        # Whether many digits were too few for all that was added or put into a function.
-        self.lost = False
-        self._least: Any = library.get("least")
-        self._tiny: Any = library.get("tiny")
+        self.largest = 0.0  # magnitude of an intermediate value
+        self.precision_lost = False  # even with many digits
+        self._smallest_term: Any = library.get("smallest_term")
+        self._smallest_argument: Any = library.get("smallest_argument")
 
     def value(self, tree: Tree) -> Any:
-        """The tree's value, a number or a matrix (a tuple of rows).
+        """Returns the tree's value, a number or a matrix (a tuple of rows).
 
-        Raises Unreadable for what is no number, TooLarge, and ArithmeticError or ValueError where undefined.
+        Raises UnsupportedFormula, TooLarge, or for an undefined value ArithmeticError or ValueError.
         """
         self._budget.spend(self._library["cost"])
         op, *arguments = tree
@@ -97,7 +96,7 @@ class Evaluation:
     def _number(self, tree: Tree) -> Any:
         value = self.value(tree)
         if isinstance(value, tuple):
-            raise Unreadable("a matrix where a number should be")
+            raise UnsupportedFormula("a matrix instead of a number")
         return value
 
     def _variable(self, name: str) -> Any:
@@ -105,80 +104,80 @@ class Evaluation:
             return self._library["number"](self._values[name])
         if name in ("e", "i", "I"):
             return self._library[name]
-        raise Unreadable(name)
+        raise UnsupportedFormula(name)
 
     def _operate(self, op: str, values: list[Any]) -> Any:
         result = values[0]
         if op == "neg":
-            return times(result, -1)
+            return multiply(result, -1)
         if op == "inv":
             return self._inverse(result)
         for value in values[1:]:
             if op == "add":
-                if self._least:
-                    self._watch(result, value)
-                result = plus(result, value)
+                self._check_precision(result, value)
+                result = add(result, value)
             elif op == "mul":
-                result = times(result, value)
+                result = multiply(result, value)
             elif op == "div":
-                result = times(result, self._inverse(value))
+                result = multiply(result, self._inverse(value))
             else:
                 result = self._power(result, value)
         return result
 
     def _inverse(self, value: Any) -> Any:
         if isinstance(value, tuple):
-            raise Unreadable("the inverse of a matrix")
+            raise UnsupportedFormula("the inverse of a matrix")
         return 1 / value
 
-    def _watch(self, a: Any, b: Any) -> None:
-        """See whether one of two numbers that are added is too small to show."""
-        if isinstance(a, tuple) or isinstance(b, tuple) or a == 0 or b == 0:
+    def _check_precision(self, a: Any, b: Any) -> None:
+        """Records whether one of two terms is too small to change their sum."""
+        if not self._smallest_term or isinstance(a, tuple) or isinstance(b, tuple) or a == 0 or b == 0:
             return
-        self.lost |= not self._least < abs(a / b) < 1 / self._least
+        self.precision_lost |= not self._smallest_term < abs(a / b) < 1 / self._smallest_term
 
     def _power(self, base: Any, exponent: Any) -> Any:
         if isinstance(base, tuple) or isinstance(exponent, tuple):
-            raise Unreadable("a power of a matrix")
+            raise UnsupportedFormula("a power of a matrix")
         if base == 0:
             if exponent.real <= 0 and exponent != 0:
                 raise ZeroDivisionError
             return self._library["number"](1 if exponent == 0 else 0)
-        if abs(exponent) * abs(self._library["ln"](base)) > MAGNITUDE:
+        if abs(exponent) * abs(self._library["ln"](base)) > MAX_LOG_POWER:
             raise TooLarge
-        if self._tiny:
-            self.lost |= 0 < abs(exponent) < self._tiny
+        if self._smallest_argument:
+            self.precision_lost |= 0 < abs(exponent) < self._smallest_argument
         return base**exponent
 
     def _function(self, name: str, values: list[Any], op: str) -> Any:
         if name == "det":
             return determinant(values[0])
         if any(isinstance(value, tuple) for value in values):
-            raise Unreadable("a function of a matrix")
-        if op == "apply":  # any function will do, if it is the same one on both sides
-            return sum((self._library["sin"](spread(name, n) * v + n) for n, v in enumerate(values)), start=0)
+            raise UnsupportedFormula("a function of a matrix")
+        if op == "apply":  # an arbitrary function, the same for both formulas
+            sin = self._library["sin"]
+            return sum((sin(sample_value(name, n) * v + n) for n, v in enumerate(values)), start=0)
         if name in ("sin", "cos", "tan", "cot", "sec", "csc") and abs(values[0]) > 1e4:
             self.largest = max(self.largest, 1e10)
-        if self._tiny and name in _CURVED:  # cos(10^-99) is 1 to many digits, and so is tanh(999)
-            most = 150 if name == "tanh" else 1 / self._tiny
-            self.lost |= any(v != 0 and not self._tiny < abs(v) < most for v in values)
+        if (low := self._smallest_argument) and name in _NONLINEAR:
+            high = 150 if name == "tanh" else 1 / low  # cos(10^-99) and tanh(999) are 1 to many digits
+            self.precision_lost |= any(v != 0 and not low < abs(v) < high for v in values)
         found: Callable[..., Any] | None = self._library.get(name)
         if found is None:
-            raise Unreadable(name)
+            raise UnsupportedFormula(name)
         return found(*values)
 
     def _series(self, op: str, variable: Tree, low: Tree, high: Tree, body: Tree) -> Any:
         first, last = (complex(self._number(end)) for end in (low, high))
         if first.imag or last.imag or first.real % 1 or last.real % 1:
-            raise Unreadable("the ends of a sum")
-        if last.real - first.real > TERMS:
+            raise UnsupportedFormula("bounds of a series that are no whole numbers")
+        if last.real - first.real > MAX_TERMS:
             raise TooLarge
         result: Any = 0 if op == "sum" else 1
-        kept, name = self._values, variable[1]
+        outer, name = self._values, variable[1]
         for n in range(int(first.real), int(last.real) + 1):
             self._budget.spend(2 * self._library["cost"])
-            self._values = kept | {name: Fraction(n)}
+            self._values = outer | {name: Fraction(n)}
             value = self.value(body)
-            result = plus(result, value) if op == "sum" else times(result, value)
-        self._values = kept
+            result = add(result, value) if op == "sum" else multiply(result, value)
+        self._values = outer
         return result

@@ -1,32 +1,32 @@
-"""Arithmetic with matrices as tuples of rows, beside plain numbers; numbers of any library.
+"""Adds and multiplies numbers and matrices (tuples of rows), with the numbers of any library.
 
-What cannot be added or multiplied raises Unreadable.
+Raises UnsupportedFormula for operands whose shapes do not match.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from filters.formula.lexer import TooLarge, Unreadable
+from filters.formula.tree import TooLarge, UnsupportedFormula
 
-ROWS = 5  # of a determinant
+MAX_ROWS = 5  # of a determinant
 
 
-def flat(value: Any) -> list[Any]:
-    """The entries, of a number itself."""
+def entries(value: Any) -> list[Any]:
+    """Returns the entries of a matrix, or the number itself."""
     return [x for row in value for x in row] if isinstance(value, tuple) else [value]
 
 
 def shape(value: Any) -> tuple[int, int]:
-    """(rows, columns); (0, 0) for a number."""
+    """Returns (rows, columns), (0, 0) for a number."""
     return (len(value), len(value[0])) if isinstance(value, tuple) else (0, 0)
 
 
 def determinant(matrix: Any) -> Any:
-    """By its first column: for the few rows that an answer has."""
+    """Expands the determinant along the first column, which suits small matrices."""
     if not isinstance(matrix, tuple) or len(matrix) != len(matrix[0]):
-        raise Unreadable("a determinant of no square matrix")
-    if len(matrix) > ROWS:
+        raise UnsupportedFormula("a determinant of no square matrix")
+    if len(matrix) > MAX_ROWS:
         raise TooLarge
     if len(matrix) == 1:
         return matrix[0][0]
@@ -34,22 +34,20 @@ def determinant(matrix: Any) -> Any:
     return sum(((-1) ** n * matrix[n][0] * minor for n, minor in enumerate(minors)), start=0)
 
 
-def plus(a: Any, b: Any) -> Any:
-    """a + b."""
+def add(a: Any, b: Any) -> Any:
     if not isinstance(a, tuple) and not isinstance(b, tuple):
         return a + b
     if shape(a) != shape(b):
-        raise Unreadable("matrices of different shapes")
+        raise UnsupportedFormula("matrices of different shapes")
     return tuple(tuple(x + y for x, y in zip(r, s, strict=True)) for r, s in zip(a, b, strict=True))
 
 
-def times(a: Any, b: Any) -> Any:
-    """a b, of matrices or numbers."""
+def multiply(a: Any, b: Any) -> Any:
     if isinstance(a, tuple) and isinstance(b, tuple):
         if len(a[0]) != len(b):
-            raise Unreadable("matrices that do not multiply")
+            raise UnsupportedFormula("matrices that do not multiply")
         columns = list(zip(*b, strict=True))
         return tuple(tuple(sum(x * y for x, y in zip(r, c, strict=True)) for c in columns) for r in a)
     if isinstance(a, tuple):
         return tuple(tuple(x * b for x in row) for row in a)
-    return times(b, a) if isinstance(b, tuple) else a * b
+    return multiply(b, a) if isinstance(b, tuple) else a * b

@@ -1,64 +1,62 @@
-r"""Read a formula, in LaTeX or plain, into a tree. Nothing is computed here, and nothing is ever executed.
+r"""Parses a formula, in LaTeX or plain text, into a tree. Nothing is computed or executed.
 
-A tree is a tuple: an operation's name, then its arguments.
-
-    ("num", Fraction) ("var", name) ("add", *n) ("mul", *n) ("div", a, b) ("inv", a)
-    ("pow", a, b) ("neg", a)
-    ("fn", name, *arguments)          one of `FUNCTIONS`
-    ("apply", name, *arguments)       a function that nobody defined: f(x)
-    ("sum" | "prod", variable, from, to, body)
-    ("matrix", row, row, ...)         each row a tuple of trees
-
-Bounded: by the text's length, by the depth of nesting, by the digits of a number. What is beyond raises
-TooLarge, what is no formula raises Unreadable. Text is expected as `filters.text.normalize` leaves it.
+Recursive descent over a text that `filters.text.normalize` has normalized. Text length, nesting and the
+digits of a number are bounded. Raises TooLarge beyond these bounds, UnsupportedFormula for any other text.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from filters.formula.lexer import INFINITY, Token, TooLarge, Tree, Unreadable, tokens
-from filters.formula.parse_commands import read_command, read_matrix
+from filters.formula.lexer import ALIASES, CLOSING, FUNCTIONS, GREEK, TRIGONOMETRIC, TokenStream, tokenize
+from filters.formula.tree import (
+    INFINITY,
+    TooLarge,
+    Tree,
+    UnsupportedFormula,
+    flat_text,
+    is_mixed_number,
+    product,
+)
 
-DEPTH = 60  # brackets, fractions and powers inside one another
-DIGITS = 400  # of one number
+MAX_DEPTH = 60  # of nested brackets, fractions and powers
+MAX_DIGITS = 400  # of one number
 
-
-_UNDEFINED = frozenset("fghFGHPQ")  # letters that, before a bracket, apply rather than multiply
+_UNDEFINED = frozenset("fghFGHPQ")  # letters that are functions before a bracket, not factors
 _SPLITTING = ("over", "choose")
-_OPENING = {"(": ")", "[": "]", "{": "}", "⦃": "⦄"}
-_STOPS = frozenset((")", "]", "}", "⦄", ",", "&", "=", "+", "-", "*", "/", "row", "end", ""))
+_SUFFIXES = ("^", "!", "%", "'")
+_NO_FACTOR = frozenset((*")]}⦄,&=+-*/_", *_SUFFIXES, "row", "end", ""))  # kinds of token
+_ACCENTS = ["vec", "hat", "bar", "overline", "tilde", "widehat", "overrightarrow", "mathbb"]
+_ACCENTS += ["mathcal", "mathscr"]
+_MAX_ARGUMENTS = {"ln": 2, "log": 2, **dict.fromkeys(("max", "min", "gcd", "lcm"), 100)}  # else 1
 
 
-def parse(text: str) -> Tree:
-    """The tree of a whole text. Raises Unreadable or TooLarge."""
-    reader = Reader(tokens(text))
-    tree = reader.group()
-    if reader.kind != "":
-        raise Unreadable(reader.text)
+def parse_formula(text: str) -> Tree:
+    """Returns the tree of a whole text. Raises UnsupportedFormula or TooLarge."""
+    parser = Parser(text)
+    tree = parser.group()
+    if parser.kind != "":
+        raise UnsupportedFormula(parser.text)
     return tree
 
 
-class Reader:
-    """Recursive descent; every rule leaves the reader behind what it read."""
+class Parser(TokenStream):
+    """Each method reads the construct that its docstring names and stops after the last token of it."""
 
-    def __init__(self, tokens: list[Token]) -> None:
-        self._tokens, self._at, self._depth = tokens, 0, 0
-        self._bars = 0  # open absolute values
-        self.kind, self.text = tokens[0]
+    def __init__(self, text: str) -> None:
+        super().__init__(tokenize(text))
+        self._depth = 0
+        self._open_bars = 0  # of absolute values
 
     def group(self) -> Tree:
-        r"""What a bracket or the whole text holds: a sum, or plain TeX's a \over b and n \choose k."""
+        r"""A sum in brackets or a whole text; also plain TeX's a \over b and n \choose k."""
         tree = self.sum()
         if self.kind == "command" and self.text in _SPLITTING:
             tree = ("div", tree, self.sum()) if self.next() == "over" else ("fn", "binom", tree, self.sum())
         return tree
 
     def sum(self) -> Tree:
-        """Terms between + and -."""
-        self._depth += 1
-        if self._depth > DEPTH:
-            raise TooLarge
+        self._enter()
         terms = [self.term()]
         while self.kind in ("+", "-"):
             minus = self.next() == "-"
@@ -66,44 +64,49 @@ class Reader:
         self._depth -= 1
         return terms[0] if len(terms) == 1 else ("add", *terms)
 
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise TooLarge
+
     def term(self) -> Tree:
-        """Factors joined by *, / or nothing, from left to right: 1/2x is x/2. A sign belongs to all."""
-        minus = self._sign()
+        """Factors joined by *, / or nothing, from left to right: 1/2x is x/2. A sign applies to all."""
+        minus = self.sign()
         factors = [self.factor()]
-        while self.kind in ("*", "/") or self.starts_factor():
-            mark = self.next() if self.kind in ("*", "/") else ""
-            if mark:
-                minus ^= self._sign()
+        while self.kind in ("*", "/") or self._starts_factor():
+            operator = self.next() if self.kind in ("*", "/") else ""
+            if operator:
+                minus ^= self.sign()
             elif self.kind == "num" and factors[-1][0] == "num":
-                raise Unreadable("two numbers side by side")
+                raise UnsupportedFormula("two numbers side by side")
             factor = self.factor()
-            if not mark and len(factors) == 1 and _is_mixed(factors[0], factor):
+            if not operator and len(factors) == 1 and is_mixed_number(factors[0], factor):
                 factors = [("add", factors[0], factor)]
             else:
-                factors.append(("inv", factor) if mark == "/" else factor)
-        tree = factors[0] if len(factors) == 1 else ("mul", *factors)
+                factors.append(("inv", factor) if operator == "/" else factor)
+        tree = product(factors)
         return ("neg", tree) if minus else tree
 
-    def _sign(self) -> bool:
-        """Whether the signs here, any number of them, come to a minus."""
-        minus = False
-        while self.kind in ("+", "-"):
-            minus ^= self.next() == "-"
-        return minus
+    def _starts_factor(self) -> bool:
+        """Whether the current token starts a factor, which multiplies the factor before it."""
+        if self.kind == "|":
+            return self._open_bars == 0
+        if self.kind == "command":
+            return self.text not in ("rfloor", "rceil", "degrees", *_SPLITTING)
+        return self.kind not in _NO_FACTOR
 
     def factor(self) -> Tree:
-        """An atom with its powers, factorials, primes."""
+        """An atom with its powers, factorials, primes, percent and degree signs."""
         tree = self.atom()
-        while self.kind in ("^", "!", "%", "'") or (self.kind, self.text) == ("command", "degrees"):
-            mark = self.next()
-            if mark == "degrees":
+        while self.kind in _SUFFIXES or (self.kind, self.text) == ("command", "degrees"):
+            suffix = self.next()
+            if suffix == "degrees":
                 tree = ("mul", tree, ("fn", "pi"), ("num", Fraction(1, 180)))
-                continue
-            if mark == "!":
+            elif suffix == "!":
                 tree = ("fn", "factorial", tree)
-            elif mark == "%":
+            elif suffix == "%":
                 tree = ("div", tree, ("num", Fraction(100)))
-            elif mark == "'":
+            elif suffix == "'":
                 tree = ("apply", "'", tree)
             else:
                 power = self.exponent()
@@ -113,17 +116,15 @@ class Reader:
         return tree
 
     def exponent(self) -> Tree:
-        """What follows ^: a group, or a tower of atoms, read from the right."""
-        self._depth += 1
-        if self._depth > DEPTH:
-            raise TooLarge
+        """A group, or a tower of atoms that is read from the right."""
+        self._enter()
         if self.kind in ("+", "-"):
             tree: Tree = ("neg", self.exponent()) if self.next() == "-" else self.exponent()
         elif self.kind == "{":
             tree = self._bracketed()
         else:
             tree = self.atom()
-            if self.kind == "^":  # a tower is read from the right
+            if self.kind == "^":
                 self.next()
                 tree = ("pow", tree, self.exponent())
             while self.kind == "!":
@@ -133,130 +134,166 @@ class Reader:
         return tree
 
     def atom(self) -> Tree:
-        """A number, a letter, a bracket, a command."""
-        kind, text = self.kind, self.text
-        if kind == "num":
-            self.next()
-            return ("num", _number(text))
-        if kind == "word":
-            return self.letter()
-        if kind in _OPENING:
+        """A number, a letter, a bracket, a command or a matrix."""
+        if self.kind == "num":
+            return ("num", _number(self.next()))
+        if self.kind == "word":
+            return self._letter()
+        if self.kind in CLOSING:
             return self._bracketed()
-        if kind == "|":
-            return self._absolute()
-        if kind == "command":
-            return read_command(self)
-        if kind == "begin":
-            return read_matrix(self)
-        if kind == "∞":
+        if self.kind == "|":
+            return self._absolute_value()
+        if self.kind == "command":
+            return self._command()
+        if self.kind == "begin":
+            return self._matrix()
+        if self.kind == "∞":
             self.next()
             return INFINITY
-        raise Unreadable(text)
-
-    def _bracketed(self) -> Tree:
-        closing = _OPENING[self.next()]
-        bars, self._bars = self._bars, 0
-        tree = self.group()
-        self._bars = bars
-        self.expect(closing)
-        return tree
-
-    def _absolute(self) -> Tree:
-        self.next()
-        self._bars += 1
-        tree = self.sum()
-        self._bars -= 1
-        self.expect("|")
-        return ("fn", "abs", tree)
-
-    def letter(self) -> Tree:
-        name = self.next()
-        name += self.subscript()
-        if name[0] in _UNDEFINED and self.kind == "(":
-            return ("apply", name, *self.arguments())
-        return ("var", name)
-
-    def subscript(self) -> str:
-        """`_{...}` as a part of a name."""
-        if self.kind != "_":
-            return ""
-        self.next()
-        if self.kind not in ("{", "("):
-            return "_" + self.next()
-        closing, name = _OPENING[self.next()], "_"
-        while self.kind != closing:
-            if self.kind == "" or self.kind in _OPENING:
-                raise Unreadable(self.text)
-            name += self.next()
-        self.next()
-        return name
-
-    def arguments(self) -> list[Tree]:
-        """What stands in brackets, between commas."""
-        closing = _OPENING[self.next()]
-        trees = [self.sum()]
-        while self.kind == ",":
-            self.next()
-            trees.append(self.sum())
-        self.expect(closing)
-        return trees
+        raise UnsupportedFormula(self.text)
 
     def argument(self) -> Tree:
-        r"""What a command takes: a group, or one digit or letter (\frac12)."""
+        r"""The argument of a command: a group, or one digit or letter (\frac12)."""
         if self.kind == "{":
             return self._bracketed()
         if self.kind == "num" and len(self.text) > 1 and self.text.isdigit():
-            first, rest = self.text[0], self.text[1:]
-            self.kind, self.text = self._tokens[self._at] = Token("num", rest)
-            return ("num", _number(first))
+            return ("num", _number(self.next_digit()))
         return self.atom()
 
-    def starts_factor(self) -> bool:
-        """Whether a factor begins here, so that it multiplies what was before."""
-        if self.kind == "|":
-            return self._bars == 0
-        if self.kind == "command":
-            return self.text not in ("rfloor", "rceil", "degrees", *_SPLITTING)
-        return self.kind not in _STOPS and self.kind not in ("^", "_", "!", "%", "'")
+    def _bracketed(self) -> Tree:
+        closing = CLOSING[self.next()]
+        bars, self._open_bars = self._open_bars, 0
+        tree = self.group()
+        self._open_bars = bars
+        self.expect(closing)
+        return tree
 
-    def next(self) -> str:
-        """The text of this token; the reader moves on to the next."""
-        text = self.text
-        self._at += 1
-        if self._at >= len(self._tokens):
-            raise Unreadable("the end")
-        self.kind, self.text = self._tokens[self._at]
-        return text
-
-    def expect(self, kind: str) -> None:
-        """Move past a token of this kind. Raises Unreadable where it is another."""
-        if self.kind != kind:
-            raise Unreadable(f"{self.text} where {kind} should be")
+    def _absolute_value(self) -> Tree:
         self.next()
+        self._open_bars += 1
+        tree = self.sum()
+        self._open_bars -= 1
+        self.expect("|")
+        return ("fn", "abs", tree)
 
-    def expect_command(self, name: str) -> None:
-        """Move past this command. Raises Unreadable where it is another."""
-        if (self.kind, self.text) != ("command", name):
-            raise Unreadable(f"{self.text} where {name} should be")
-        self.next()
+    def _letter(self) -> Tree:
+        name = self.next() + self.subscript()
+        if name[0] in _UNDEFINED and self.kind == "(":
+            return ("apply", name, *self._arguments())
+        return ("var", name)
+
+    def _arguments(self) -> list[Tree]:
+        """Sums in brackets, separated by commas."""
+        closing = CLOSING[self.next()]
+        trees = self._separated(",")
+        self.expect(closing)
+        return trees
+
+    def _separated(self, separator: str) -> list[Tree]:
+        trees = [self.sum()]
+        while self.kind == separator:
+            self.next()
+            trees.append(self.sum())
+        return trees
+
+    def _command(self) -> Tree:
+        name = self.next()
+        name = ALIASES.get(name, name)
+        if name == "frac":
+            numerator, denominator = self.argument(), self.argument()
+            if numerator == ("var", "d") or numerator[:2] == ("var", "partial"):
+                raise UnsupportedFormula("a derivative")
+            return ("div", numerator, denominator)
+        if name == "det":
+            return ("fn", "det", self.factor())
+        if name == "binom":
+            return ("fn", "binom", self.argument(), self.argument())
+        if name == "sqrt":
+            return self._root()
+        if name in ("sum", "prod"):
+            return self._series(name)
+        if name in ("lfloor", "lceil"):
+            tree = self.sum()
+            if self.next() != "r" + name[1:]:
+                raise UnsupportedFormula(f"{name} without its closing command")
+            return ("fn", name[1:], tree)
+        if name in FUNCTIONS:
+            return self._function(name)
+        if name in _ACCENTS:
+            return self._accented(name)
+        if name == "pi":
+            return ("fn", "pi")
+        if name in ("infinity", "inf"):
+            return INFINITY
+        if name in GREEK:
+            applied = name[0].isupper()
+            name += self.subscript()
+            return ("apply", name, *self._arguments()) if applied and self.kind == "(" else ("var", name)
+        raise UnsupportedFormula(name)
+
+    def _root(self) -> Tree:
+        degree = self._bracketed() if self.kind == "[" else ("num", Fraction(2))
+        # \sqrt 12 and sqrt3 are roots of the whole number, not \sqrt{1}2
+        return ("fn", "sqrt", self.atom() if self.kind == "num" else self.argument(), degree)
+
+    def _function(self, name: str) -> Tree:
+        base: list[Tree] = []
+        power: Tree | None = None
+        while self.kind in ("_", "^"):
+            if self.next() == "_":
+                base = [self.argument()]
+            else:
+                power = self.exponent()
+        arguments = self._arguments() if self.kind in ("(", "[", "{") else [self._bare_argument()]
+        if power == ("neg", ("num", Fraction(1))) and name in TRIGONOMETRIC:
+            name, power = f"arc{name}", None
+        if not 1 <= len(arguments) + len(base) <= _MAX_ARGUMENTS.get(name, 1):
+            raise UnsupportedFormula(f"the arguments of {name}")
+        tree: Tree = ("fn", name, *arguments, *base)
+        return tree if power is None else ("pow", tree, power)
+
+    def _bare_argument(self) -> Tree:
+        r"""An argument without brackets, up to an operator or the next function: \sin 2x."""
+        minus = self.kind == "-" and bool(self.next())
+        factors = [self.factor()]
+        while self._starts_factor() and not (self.kind == "command" and self.text in FUNCTIONS - {"sqrt"}):
+            factors.append(self.factor())
+        tree = product(factors)
+        return ("neg", tree) if minus else tree
+
+    def _accented(self, name: str) -> Tree:
+        inner = self.argument()
+        if name in ("overline", "bar") and inner[0] not in ("var", "num", "mul"):
+            return ("fn", "conj", inner)
+        name = "bar" if name == "overline" else name
+        return ("var", f"{name} {flat_text(inner)}" + self.subscript())
+
+    def _series(self, name: str) -> Tree:
+        self.expect("_", "{")
+        variable = self._command() if self.kind == "command" else self._letter()
+        self.expect("=")
+        low = self.sum()
+        self.expect("}", "^")
+        high = self.exponent()
+        if INFINITY in (high, high[-1]):
+            raise UnsupportedFormula("an infinite series")
+        return (name, variable, low, high, self.term())
+
+    def _matrix(self) -> Tree:
+        """A matrix, or the determinant of a vmatrix."""
+        is_determinant = "{vmatrix}" in self.next()
+        rows: list[tuple[Tree, ...]] = []
+        while self.kind not in ("end", ""):
+            rows.append(tuple(self._separated("&")))
+            if self.kind == "row":
+                self.next()
+        self.expect("end")
+        if len({len(row) for row in rows}) != 1:
+            raise UnsupportedFormula("rows of different lengths")
+        return ("fn", "det", ("matrix", *rows)) if is_determinant else ("matrix", *rows)
 
 
 def _number(text: str) -> Fraction:
-    if len(text) > DIGITS:
+    if len(text) > MAX_DIGITS:
         raise TooLarge
     return Fraction(text.replace(",", ""))
-
-
-def _is_mixed(whole: Tree, part: Tree) -> bool:
-    r"""2\frac{1}{2}: a whole number before a proper fraction of whole numbers."""
-    if whole[0] != "num" or part[0] != "div" or whole[1].denominator != 1:
-        return False
-    above, below = part[1:]
-    return bool(above[0] == below[0] == "num" and 0 < above[1] < below[1])
-
-
-def parts(tree: Tree) -> list[Tree]:
-    """The trees directly inside a tree."""
-    if tree[0] == "matrix":
-        return [part for row in tree[1:] for part in row]
-    return [part for part in tree[1:] if isinstance(part, tuple)]

@@ -1,23 +1,22 @@
-"""Letters of multiple choice: what letter an answer names, where it names one alone.
-
-Leaves out what the options say: that is in the question, and the reference may give it.
-"""
+"""Compares multiple-choice answers by the letter of the option, or by its text if the reference gives it."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-from filters.text.qualifiers import CONDITION, WORDS
+from filters.grade.decision import MAX_CHARS, Decision
+from filters.text.normalize import normalize
+from filters.text.qualifiers import CONDITION, DOUBTS
 
 
 class Choice(NamedTuple):
-    letter: str  # upper case
-    text: str  # what stands beside it, "" where nothing does
+    letter: str  # in upper case
+    text: str  # of the option, "" if there is none
 
 
 class Letters(NamedTuple):
-    """How the letters of options are written."""
+    """Patterns for the letters of options."""
 
     bracketed: re.Pattern[str]
     leading: re.Pattern[str]
@@ -26,7 +25,7 @@ class Letters(NamedTuple):
     listed: re.Pattern[str]
 
 
-# Another part: "(a) 3 (b) 5" is no choice of (a); nor is "(a) + b" or "(a)^2".
+# Texts that start with (a) and are not the option: "(a) 3 (b) 5", "(a) + b", "(a)^2".
 _SECOND = re.compile(r"[(\[]\s?[A-Ja-j]\s?[)\]]|\A\s*[-+*/^=]|\A[a-z]\^")
 
 
@@ -47,22 +46,21 @@ def _letters(last: str) -> Letters:
     )
 
 
-MATH = _letters("H")  # I and J are words and variables more often than options
-CHOICE = _letters("J")  # where an option is asked for; MMLU-Pro has ten
+MATH = _letters("H")  # in mathematics, I and J are usually words or variables
+CHOICE = _letters("J")  # MMLU-Pro has ten options
 
 _CLAUSE = re.compile(r"[,;.:!](?:\s|$)|\n|\bbut\b|\bbecause\b|\bsince\b")
 _DOUBTED = re.compile(
     rf"\b(?:not|no|never|cannot|nor|neither|none|if|false|than|non|nicht|kein\w*|falsch|pas|faux|não|не"
-    rf"|least|worst)\b|{WORDS}"
+    rf"|least|worst)\b|{DOUBTS}"
     r"|n['’]t\b|[不错]",  # noqa: RUF001
     re.IGNORECASE,
 )
-# What has a letter for a name and is no option: company B, vitamin D.
 _SENTENCE = re.compile(r"(?<=[.!?\n])(?=\s)")
-# What makes a sentence state nothing: a condition, a question, "all but B", "Wrong: B".
-_OPEN = re.compile(
+# Sentences that state nothing: a condition, a question, "all but B", "Wrong: B".
+_NO_STATEMENT = re.compile(
     rf"{CONDITION.pattern}|\b(?:all|any\w*|every\w*|none)\s+but\b|\?\s*\Z|\bor (?:maybe|perhaps|possibly)\b"
-    rf"|\bnot sure\b|\bnone of\b|(?:{WORDS})[^.:]{{0,20}}:\s",
+    rf"|\bnot sure\b|\bnone of\b|(?:{DOUBTS})[^.:]{{0,20}}:\s",
     re.IGNORECASE,
 )
 _TURNS = re.compile(r"\b(?:wait|actually|hmm+|correction|sorry|oops|no(?=[:,]))\b", re.IGNORECASE)
@@ -82,6 +80,7 @@ _CHOSEN = re.compile(
     r"|\(.*|[-–—]\s.*|as\b.*|in (?:all|the end)\b.*|here\b.*))?\s*",  # noqa: RUF001
     re.IGNORECASE | re.DOTALL,
 )
+# Things with a letter for a name that are no options: company B, vitamin D.
 _THING = re.compile(
     r"\b(?:company|triangle|vitamin|group|type|class|team|person|player|point|line|plan|figure|hepatitis|influenza"
     r"|virus|antigen|case|part|section|city|town|train|car|box|bag|set|matrix|event|angle|circle|square|side|column"
@@ -90,13 +89,13 @@ _THING = re.compile(
     r"|star|immunoglobulin|coenzyme|phase|region|zone|district|room|node|vertex|cell|gene|allele)\s$",
     re.IGNORECASE,
 )
-# What a clause in words has and a formula has not.
+# Found in clauses of words, not in formulas.
 _WORDS = re.compile(r"[a-z]{2}|[\u0400-\u04ff]{2}|[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _REASON = re.compile(r"(?:,\s?|\s)(?:because|since)\s[^.\n]*")
 
 
-def read_choice(text: str, letters: Letters = MATH) -> Choice | None:
-    """The choice that a folded text is: "C", "(C)", "C.", "(C) Alina", "C: Alina"; None for any other."""
+def parse_choice(text: str, letters: Letters = MATH) -> Choice | None:
+    """Parses a normalized text that is one option: "C", "(C)", "C.", "(C) Alina", "C: Alina"."""
     if (match := letters.bracketed.fullmatch(text)) and not _SECOND.search(match[2] or ""):
         return Choice(match[1].upper(), (match[2] or "").strip())
     if match := letters.leading.fullmatch(text):
@@ -107,18 +106,18 @@ def read_choice(text: str, letters: Letters = MATH) -> Choice | None:
 
 
 def named_choices(text: str, letters: Letters) -> set[str]:
-    """The letters that a folded text names for its answer; more than one where it does not decide.
+    """Returns the letters that a normalized text names as its answer, several if it does not decide.
 
-    What its last undoubted clause says counts, unless it began with another letter: "B. (...) So it is C."
+    The last clause without doubt counts, and with it a letter at the start: "B. (...) So it is C."
     """
-    if (choice := read_choice(text, letters)) and not choice.text:
+    if (choice := parse_choice(text, letters)) and not choice.text:
         return {choice.letter}
     if _TURNS.search(text) and len({match[1] for match in letters.alone.finditer(text)}) > 1:
         return set()
-    firm = "".join(sentence for sentence in _SENTENCE.split(text) if not _OPEN.search(sentence))
-    clauses = _CLAUSE.split(letters.listed.sub(r"\1 and ", firm))
+    statements = "".join(sentence for sentence in _SENTENCE.split(text) if not _NO_STATEMENT.search(sentence))
+    clauses = _CLAUSE.split(letters.listed.sub(r"\1 and ", statements))
     named = [found for clause in clauses if (found := _named(clause, letters))]
-    first = read_choice(clauses[0].strip(), letters)
+    first = parse_choice(clauses[0].strip(), letters)
     if first is None:
         return named[-1] if named else set()
     return {first.letter}.union(*named)
@@ -130,9 +129,9 @@ def _named(clause: str, letters: Letters) -> set[str]:
     if doubt := _DOUBTED.search(clause):
         if doubt[0].casefold() not in ("not", "non", "nicht", "不"):
             return set()
-        chosen = read_choice(clause[: doubt.start()].strip(), letters)  # "C, not A" without the comma
+        chosen = parse_choice(clause[: doubt.start()].strip(), letters)  # "C, not A" without the comma
         return {chosen.letter} if chosen and not chosen.text else set()
-    if choice := read_choice(clause.strip(), letters):
+    if choice := parse_choice(clause.strip(), letters):
         return {choice.letter}
     if not _WORDS.search(clause):
         return set()
@@ -145,7 +144,7 @@ def _is_thing(clause: str, letter: re.Match[str]) -> bool:
 
 
 def _is_chosen(clause: str, letter: re.Match[str]) -> bool:
-    """Whether the words beside a letter say that it is the answer; in other languages, that none deny it."""
+    """Whether the words around a letter make it the answer. Outside ASCII, it is enough that none deny it."""
     if not clause.isascii():
         return True
     before = clause[max(letter.start() - 40, 0) : letter.start()]
@@ -153,24 +152,41 @@ def _is_chosen(clause: str, letter: re.Match[str]) -> bool:
 
 
 def without_reasons(text: str) -> str:
-    """The text without what follows "because": a letter or a "true" there is no answer."""
+    """Removes reasons ("because ..."), whose letters and truth values are no answers."""
     return _REASON.sub("", text)
 
 
-def _alike(text: str, other: str) -> bool:
-    return "".join(text.casefold().split()) == "".join(other.casefold().split())
+def compare_choices(reference: str, answer: str) -> Decision:
+    """Compares answers that are options, A to J."""
+    expected = parse_choice(normalize(reference.strip()), CHOICE)
+    expected = expected or parse_choice(reference.strip().upper(), CHOICE)
+    if expected is None:
+        return Decision(None, "choice", "unreadable_reference")
+    if len(answer) > MAX_CHARS:
+        return Decision(None, "choice", "refused")
+    answer = normalize(answer)
+    if expected.text and answer.casefold() == expected.text.casefold():
+        return Decision(True, "text")
+    named = named_choices(answer.upper() if len(answer) == 1 else without_reasons(answer), CHOICE)
+    if len(named) != 1:
+        return Decision(None, "choice", "ambiguous" if named else "unreadable_answer")
+    return Decision(named == {expected.letter}, "choice")
 
 
-def same_choice(gold: Choice, given: str, *, case_sensitive: bool = False) -> bool | None:
-    """Whether a folded text names the reference's option; None where it names none, or several."""
-    choice = read_choice(given)
-    if choice is None and not gold.text and len(given) == 1 and not case_sensitive and given.isalpha():
-        return given.upper() == gold.letter
+def names_choice(expected: Choice, answer: str) -> bool | None:
+    """Whether a normalized answer of type math names an option, None if it names none or several."""
+    choice = parse_choice(answer)
+    if choice is None and not expected.text and len(answer) == 1 and answer.isalpha():
+        return answer.upper() == expected.letter
     if choice is not None:
-        if choice.letter == gold.letter and gold.text and choice.text and not _alike(gold.text, choice.text):
-            return None  # the letter of the one, the text of another
-        return choice.letter == gold.letter
-    if gold.text and given.casefold() == gold.text.casefold():
+        if choice.letter == expected.letter and expected.text and choice.text:
+            return True if _same_words(expected.text, choice.text) else None
+        return choice.letter == expected.letter
+    if expected.text and answer.casefold() == expected.text.casefold():
         return True
-    named = named_choices(given, MATH)
-    return named == {gold.letter} if len(named) == 1 else None
+    named = named_choices(answer, MATH)
+    return named == {expected.letter} if len(named) == 1 else None
+
+
+def _same_words(text: str, other: str) -> bool:
+    return "".join(text.casefold().split()) == "".join(other.casefold().split())

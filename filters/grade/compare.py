@@ -1,104 +1,94 @@
-r"""Do two answers say the same? In layers, the cheap and certain first; yes, no, or why that cannot be seen.
+r"""Compares two mathematical answers in layers, the cheap and certain ones first.
 
-    text       the same spelling after folding
+    text       the same spelling after normalization
     choice     the letter of an option
     number     two plain numbers, read exactly, with percent signs and units
     structure  lists, tuples, sets, intervals, relations: their parts, compared by the same layers
-    formula    two trees: exact where rational, else by values at points
+    formula    two trees: exact if rational, else by values at points
 
-Everything here runs in the caller's process on text that nobody vouches for: lengths, nesting, digits and the
-number of comparisons are bounded, and what is beyond is "refused". What two texts leave open because one of
-them is not read is for `filters.grade.grader` to ask the checking process about.
+This runs in the caller's process on untrusted text. Lengths, nesting, digits and the number of comparisons
+are bounded; the reason is "refused" beyond these bounds. `filters.grade.grader` may pass answers that are not
+readable here to math-verify.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
-from filters.formula.lexer import TooLarge
-from filters.grade.choice import read_choice, same_choice
-from filters.grade.formulas import Open
-from filters.grade.numbers import read_quantity, same_number
+from filters.formula.tree import TooLarge
+from filters.grade.choice import names_choice, parse_choice
+from filters.grade.decision import MAX_CHARS, Decision, Undecided
+from filters.grade.numbers import equal_numbers, parse_quantity
 from filters.grade.structural import Comparison, strip_spaces
 from filters.policy import Policy
-from filters.text.normalize import fold, normalize_text
-
-LENGTH = 2000  # characters of an answer that is compared
-
-
-class Decision(NamedTuple):
-    same: bool | None
-    layer: str
-    reason: str = ""  # why it cannot be seen
-
+from filters.text.normalize import normalize, normalize_words
 
 _PLAIN = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
-# How tables say that an answer is missing; and words for that which may as well be one.
+# Marks for a missing value in tables, and words that may mean the same.
 _MISSING = frozenset(("nan", "null", "na", "n/a", "n.a", "<na>", "#n/a", "nil", "-", "--", "?", "missing"))
-_NOTHING = frozenset(("none", "unknown", "undefined", "not available", "not applicable"))
+_MISSING_WORDS = frozenset(("none", "unknown", "undefined", "not available", "not applicable"))
 
 
 def is_missing(reference: str, *, words: bool = True) -> bool:
-    """Whether a reference says that there is none; `words`: or may say so, as "none" and "unknown" do."""
+    """Whether a reference marks a missing value. `words`: "none" and "unknown" count too."""
     text = reference.strip(" \t\n.$").replace("—", "-").replace("–", "-").casefold()  # noqa: RUF001
-    return text in _MISSING or (words and text in _NOTHING)
+    return text in _MISSING or (words and text in _MISSING_WORDS)
 
 
-def compare(gold: str, given: str, policy: Policy) -> Decision:
-    """Compare a reference with an answer, both bare."""
-    if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(given):
-        return Decision(gold == given, "number")
-    if len(gold) > LENGTH or len(given) > LENGTH:
+def compare(reference: str, answer: str, policy: Policy) -> Decision:
+    """Compares a reference with an answer, both without surrounding text."""
+    if _PLAIN.fullmatch(reference) and _PLAIN.fullmatch(answer):
+        return Decision(reference == answer, "number")
+    if len(reference) > MAX_CHARS or len(answer) > MAX_CHARS:
         return Decision(None, "text", "refused")
-    gold, given = fold(gold), fold(given)
-    if not gold or is_missing(gold, words=False):
+    reference, answer = normalize(reference), normalize(answer)
+    if not reference or is_missing(reference, words=False):
         return Decision(None, "text", "unreadable_reference")
-    if not given:
+    if not answer:
         return Decision(None, "text", "no_answer")
-    if strip_spaces(gold) == strip_spaces(given):
+    if strip_spaces(reference) == strip_spaces(answer):
         return Decision(True, "text")
-    if (choice := read_choice(gold)) and (named := same_choice(choice, given)) is not None:
+    if (choice := parse_choice(reference)) and (named := names_choice(choice, answer)) is not None:
         return Decision(named, "choice")
-    if _is_word(gold) or _is_word(given):
-        return _compare_words(gold, given, policy)
-    a, b = read_quantity(gold), read_quantity(given)
-    if a and b and (equal := same_number(a, b, policy)) is not None:
+    if _is_words(reference) or _is_words(answer):
+        return _compare_words(reference, answer, policy)
+    a, b = parse_quantity(reference), parse_quantity(answer)
+    if a and b and (equal := equal_numbers(a, b, policy)) is not None:
         return Decision(equal, "number")
     comparison = Comparison(policy)
     try:
-        return Decision(comparison.same(gold, given), comparison.layer)
+        return Decision(comparison.equal(reference, answer), comparison.layer)
     except (TooLarge, RecursionError):
         return Decision(None, comparison.layer, "refused")
-    except Open as e:
-        spelled = str.casefold if _FORMULA.search(gold + given) else normalize_text
-        if _WORD.search(gold) and strip_spaces(spelled(gold)) == strip_spaces(spelled(given)):
+    except Undecided as e:
+        spelling = str.casefold if _FORMULA.search(reference + answer) else normalize_words
+        if _WORD.search(reference) and strip_spaces(spelling(reference)) == strip_spaces(spelling(answer)):
             return Decision(True, "text")
         return Decision(None, comparison.layer, str(e))
 
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_FORMULA = re.compile(r"[\d^/_=+]|[!'](?!s\b)")  # where signs and brackets have a meaning
+_FORMULA = re.compile(r"[\d^/_=+]|[!'](?!s\b)")  # here signs and brackets have a meaning
 _LETTERS = re.compile(r"[^\W\d_]{3,}(?:[\s'’.!?-]+[^\W\d_]+)*[.!?]?|[^\W\d_]+(?:\s[^\W\d_]{3,})+")  # noqa: RUF001
-_SHORT = frozenset(("no", "ja", "si", "sí"))  # else two letters are a product
+_SHORT = frozenset(("no", "ja", "si", "sí"))  # any other two letters are a product
 _NOT_WORDS = frozenset(("inf", "infinity"))
 
 
-def _is_word(text: str) -> bool:
-    """Letters only, as in "Paris" or "no solution": a text, though "abc" might be a product."""
+def _is_words(text: str) -> bool:
+    """Whether a text has letters only, such as "Paris" or "no solution", though "abc" may be a product."""
     folded = text.casefold()
     return folded in _SHORT or (bool(_LETTERS.fullmatch(text)) and folded not in _NOT_WORDS)
 
 
-def _compare_words(gold: str, given: str, policy: Policy) -> Decision:
-    a, b = (normalize_text(text, case_sensitive=policy.case_sensitive) for text in (gold, given))
+def _compare_words(reference: str, answer: str, policy: Policy) -> Decision:
+    a, b = (normalize_words(text, case_sensitive=policy.case_sensitive) for text in (reference, answer))
     if a == b:
         return Decision(True, "text")
-    if is_missing(gold):
+    if is_missing(reference):
         return Decision(None, "text", "unreadable_reference")
-    if _is_word(gold) and _is_word(given):
-        alike = sorted(a) == sorted(b) or f" {a} " in f" {b} " or f" {b} " in f" {a} "
-        return Decision(None if alike else False, "text", "ambiguous")
-    if _is_word(gold):
-        return Decision(None, "text", "unreadable_reference" if _WORD.search(given) else "ambiguous")
+    if _is_words(reference) and _is_words(answer):
+        similar = sorted(a) == sorted(b) or f" {a} " in f" {b} " or f" {b} " in f" {a} "
+        return Decision(None if similar else False, "text", "ambiguous")
+    if _is_words(reference):
+        return Decision(None, "text", "unreadable_reference" if _WORD.search(answer) else "ambiguous")
     return Decision(None, "text", "unreadable_answer")

@@ -1,6 +1,6 @@
-r"""Exact reading of one number, with or without a unit or a percent sign.
+r"""Parses one number exactly, with an optional unit or percent sign, and compares two such numbers.
 
-Pure and cheap: no text can make it slow. It speaks only of what it reads whole; anything else is None.
+Pure and cheap on any text. A text that is not a number as a whole gives None.
 """
 
 from __future__ import annotations
@@ -8,23 +8,24 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import NamedTuple
 
-from filters.grade.floats import same_float
+from filters.grade.floats import is_printed_float
 from filters.policy import Policy
 from filters.text.measurement_units import UNITS, compound, unit_of
 
-DIGITS = 50  # of a number; longer ones are not plain
-EXPONENT = 330  # its size; that of a double is less
-UNIT_LIMIT = 60  # characters at the end in which a unit is looked for
-NUMBER_LIMIT = 200  # characters of a text that may be one number
+MAX_DIGITS = 50
+MAX_EXPONENT = 330  # a little more than that of a double
+MAX_UNIT_CHARS = 60
+MAX_NUMBER_CHARS = 200
 
 
 class Number(NamedTuple):
     value: Fraction
-    decimals: int | None = None  # digits after the point where it was written as a decimal, else None
-    percent: bool = False  # `value` is then what stands before the sign
-    unit: str = ""  # as written, folded; "" for a bare number
+    decimals: int | None = None  # digits after the point, None if it is not written as a decimal
+    percent: bool = False  # `value` is the number before the sign
+    unit: str = ""  # normalized, "" for a bare number
 
 
 _DECIMAL = re.compile(
@@ -35,26 +36,23 @@ _DECIMAL = re.compile(
 _DECIMAL_COMMA = re.compile(r"([-+]?)(0|\d{1,3}(?:\.\d{3})*|\d+),(\d+)", re.ASCII)
 _DOTTED = re.compile(r"-?[1-9]\d{0,2}(?:\.\d{3}){2,}", re.ASCII)  # 1.234.567
 _FRACTION = re.compile(r"(-?) ?(?:(\d+) (?:and )?)?\(? ?(-?\d+)\)? ?/ ?\(?(-?\d+)\)?", re.ASCII)
-_LATEX_FRACTION = re.compile(
-    r"\\frac ?(?:\{ ?(-?\d+) ?\}|(\d)) ?(?:\{ ?(-?\d+) ?\}|(\d))",
-    re.ASCII,
-)
+_LATEX_FRACTION = re.compile(r"\\frac ?(?:\{ ?(-?\d+) ?\}|(\d)) ?(?:\{ ?(-?\d+) ?\}|(\d))", re.ASCII)
 _CURRENCIES = {"USD": "dollar", "US": "dollar", "$": "dollar", "EUR": "euro", "€": "euro", "£": "pound"}
 _CURRENCY = "|".join((*map(re.escape, _CURRENCIES), "[¥₹¢]"))
 _UNIT = re.compile(
     r"(.*?[\d}.)])(?:\s|(?=[A-Za-zµΩÅ\u3040-\u9fff\uac00-\ud7af]))\s*"
     r"([A-Za-zµΩÅ][A-Za-zµΩÅ.^/* 0-9{}\-]*|[\u3040-\u9fff\uac00-\ud7af]{1,6})"
 )
-# A counter or unit in kana, Han or Hangul; not a number's, but 千米 is a kilometre.
 _UNIT_AFTER_LETTER = re.compile(
     r"(.*?(?:[A-Za-z](?<!degree)(?<!degrees)|[A-Za-z]\)))\s+"
     r"((?:square |cubic )?[A-Za-z]{2,}(?:\s?\^\s?[23])?)"
 )
-_UNPARTED = re.compile(r"(?!(?:[十百千万萬亿億成折割]|分之)(?![米克瓦卡赫升]))[\u3040-\u9fff\uac00-\ud7af]+")
+# A counter or unit in kana, Han or Hangul. Numerals are none, but 千米 is a kilometer.
+_CJK_UNIT = re.compile(r"(?!(?:[十百千万萬亿億成折割]|分之)(?![米克瓦卡赫升]))[\u3040-\u9fff\uac00-\ud7af]+")
 _MONEY = re.compile(
     rf"(?P<sign>-?)\s?(?P<before>{_CURRENCY})\s?(?P<rest>[-.\d].*)|(?P<number>.*\d)\s?(?P<after>{_CURRENCY})"
 )
-# Words after a number that are not its unit but change it, or join it to something else.
+# Words after a number that change it or join it to something else.
 _NOT_UNITS = re.compile(
     r"\b(?:and|or|to|not|if|is|than|less|more|fewer|minus|plus|times|over|mod|base|(?<=per )cent|not|no"
     r"|hundred|thousand|million|billion|trillion|quadrillion|lakh|crore|bn|mil|mn|gross|ten|dozen|score|pair"
@@ -83,45 +81,43 @@ _SCALES = {
 }
 
 
-def read_number(text: str, *, decimal_comma: bool = False) -> Number | None:
-    r"""A decimal (-1,234.5, 1e3) or a fraction (1/2, 2 1/2, \frac{1}{2}) of bounded length; else None.
+def parse_number(text: str, *, decimal_comma: bool = False) -> Number | None:
+    r"""Parses a decimal (-1,234.5, 1e3) or a fraction (1/2, 2 1/2, \frac{1}{2}).
 
-    `decimal_comma` also reads "2,74", which may as well be a list of two.
+    `decimal_comma`: also "2,74", which may be a list of two.
     """
-    if len(text) > NUMBER_LIMIT or not text:
+    if len(text) > MAX_NUMBER_CHARS or not text:
         return None
     if match := _DECIMAL.fullmatch(text):
-        return _decimal(
-            match[1], (match[2] or "").replace(",", "").replace(" ", ""), match[3] or "", match[4]
-        )
+        whole = (match[2] or "").replace(",", "").replace(" ", "")
+        return _decimal(match[1], whole, match[3] or "", match[4])
     if _DOTTED.fullmatch(text):
-        return read_number(text.replace(".", ""))
+        return parse_number(text.replace(".", ""))
     if decimal_comma and (match := _DECIMAL_COMMA.fullmatch(text)):
         return _decimal(match[1], match[2].replace(".", ""), match[3], None)
     return _fraction(text)
 
 
-def read_quantity(text: str, *, decimal_comma: bool = False) -> Number | None:
-    """A number, with or without a percent sign, a unit of a few words after it or a currency before it."""
-    if len(text) > NUMBER_LIMIT or not any(map(str.isdigit, text)):
+def parse_quantity(text: str, *, decimal_comma: bool = False) -> Number | None:
+    """Parses a number with an optional percent sign, unit, scale ("million") or currency."""
+    if len(text) > MAX_NUMBER_CHARS or not any(map(str.isdigit, text)):
         return None
-    number = read_number(text, decimal_comma=decimal_comma)
-    if number is not None:
+    number_in = partial(parse_number, decimal_comma=decimal_comma)
+    if number := number_in(text):
         return number
     if money := _MONEY.fullmatch(text):
-        found = read_quantity(
-            (money["sign"] or "") + (money["rest"] or money["number"]), decimal_comma=decimal_comma
-        )
+        amount = (money["sign"] or "") + (money["rest"] or money["number"])
+        number = parse_quantity(amount, decimal_comma=decimal_comma)
         currency = money["before"] or money["after"]
-        return found and (found if found.unit else found._replace(unit=_CURRENCIES.get(currency, currency)))
+        return number and number._replace(unit=number.unit or _CURRENCIES.get(currency, currency))
     if match := _PERCENT.fullmatch(text):
-        number = read_number(match[1], decimal_comma=decimal_comma)
+        number = number_in(match[1])
         return number and number._replace(percent=True)
     if match := _SCALE.fullmatch(text):
-        number = read_number(match[1], decimal_comma=decimal_comma)
+        number = number_in(match[1])
         return number and Number(number.value * _SCALES[match[2].casefold()])
     if match := _ORDINAL.fullmatch(text):
-        return read_number(match[1])
+        return parse_number(match[1])
     if match := _REPEATING.fullmatch(text) or _RECURRING.fullmatch(text):
         return _repeating(*match.groups()[:4])
     if match := _IN_BASE.fullmatch(text):
@@ -129,82 +125,79 @@ def read_quantity(text: str, *, decimal_comma: bool = False) -> Number | None:
     if match := _COMPOUND.fullmatch(text):
         return _compound(*match.groups())
     text, unit = split_unit(text)
-    number = read_number(text, decimal_comma=decimal_comma)
+    number = number_in(text)
     return number and number._replace(unit=unit)
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """The text before a unit, and the unit; "" where there is none. A word of its own may be any unit."""
-    start = max(len(text) - UNIT_LIMIT, 0)
+    """Splits off a unit, "" if there is none. A separate word may be an unknown unit."""
+    start = max(len(text) - MAX_UNIT_CHARS, 0)
     if (after := _UNIT_AFTER_LETTER.fullmatch(text)) and unit_of(after[2]) in UNITS:
         return after[1], unit_of(after[2])  # 12 pi cm^2
     match = _UNIT.fullmatch(text, start)
     if not match or _NOT_UNITS.search(match[2]):
         return text, ""
-    words = match[2].strip()
-    if _UNPARTED.fullmatch(match[2]):
-        return text[: match.end(1)].strip(), match[2].strip()
+    core, words = text[: match.end(1)].strip(), match[2].strip()
+    if _CJK_UNIT.fullmatch(match[2]):
+        return core, words
     apart = text[match.end(1)] == " "
     known = unit_of(words) in UNITS and (apart or len(words) > 1)  # 5m is five times m
     if apart and (several := compound(words)):
-        return text[: match.end(1)].strip(), several
+        return core, several
     if known or (apart and re.fullmatch(r"[A-Za-z]{2,}\.?(?: [A-Za-z]{2,}\.?){0,2}", words)):
-        return text[: match.end(1)].strip(), unit_of(words)
+        return core, unit_of(words)
     return text, ""
 
 
-def same_number(gold: Number, given: Number, policy: Policy) -> bool | None:
-    """Whether two plain numbers agree; None where a unit is not known here, or digits were lost."""
-    if "_" in (gold.unit[:1], given.unit[:1]) and not (gold.unit and given.unit):
-        return gold.value == given.value or _in_ten(gold) == _in_ten(given)
-    if gold.unit and given.unit and gold.unit != given.unit:
-        return _same_in_units(gold, given, policy)
-    if bool(gold.unit) != bool(given.unit) and not policy.unit_optional:
+def equal_numbers(reference: Number, answer: Number, policy: Policy) -> bool | None:
+    """Whether two plain numbers are equal, None if a unit is unknown or digits were lost."""
+    if "_" in (reference.unit[:1], answer.unit[:1]) and not (reference.unit and answer.unit):
+        return reference.value == answer.value or _in_base_ten(reference) == _in_base_ten(answer)
+    if reference.unit and answer.unit and reference.unit != answer.unit:
+        return _equal_in_units(reference, answer, policy)
+    if bool(reference.unit) != bool(answer.unit) and not policy.unit_optional:
         return False
-    if gold.percent != given.percent and (gold.unit or given.unit):  # 5% beside 5 dollars
-        return None if gold.value == given.value else False
-    if gold.percent != given.percent:
-        return _same_percent(gold, given, policy)
-    if _equal(gold, given, policy):
+    if reference.percent != answer.percent:
+        if reference.unit or answer.unit:  # 5% and 5 dollars
+            return None if reference.value == answer.value else False
+        return _equal_percent(reference, answer, policy)
+    if _equal(reference, answer, policy):
         return True
     if not policy.rounding_digits:
         return False
-    floats = same_float(gold, given.value), same_float(given, gold.value)
+    floats = is_printed_float(reference, answer.value), is_printed_float(answer, reference.value)
     return any(floats) or (None if None in floats else False)
 
 
 def rounds_to(decimal: Number, exact: Fraction, policy: Policy) -> bool:
-    """Whether a decimal is the exact value, rounded or cut off, with digits enough to stand for it."""
+    """Whether a decimal is the exact value, rounded or truncated, with enough digits to stand for it."""
     if decimal.decimals is None or not policy.rounding_digits:
         return False
     unit = Fraction(1, 10) ** decimal.decimals
     if abs(decimal.value) / unit < 10 ** (policy.rounding_digits - 1):
         return False
     error = exact - decimal.value
-    cut_off = 0 <= error * (1 if exact > 0 else -1) < unit
-    return abs(error) * 2 <= unit or cut_off
+    truncated = 0 <= error * (1 if exact > 0 else -1) < unit
+    return abs(error) * 2 <= unit or truncated
 
 
 def _decimal(sign: str, whole: str, part: str, exponent: str | None) -> Number | None:
     power = int(exponent or 0)
-    if len(whole) + len(part) > DIGITS or abs(power) > EXPONENT:
+    if len(whole) + len(part) > MAX_DIGITS or abs(power) > MAX_EXPONENT:
         return None
     value = Fraction(Decimal(f"{sign}{whole or 0}.{part or 0}")) * Fraction(10) ** power
     return Number(value, max(len(part) - power, 0) if part else None)
 
 
 def _repeating(sign: str, whole: str, part: str, repeated: str) -> Number:
-    """0.1\\overline{6}."""
-    scale = 10 ** len(part)
-    value = (
-        Fraction(int(whole + part or 0) * (10 ** len(repeated) - 1) + int(repeated), 10 ** len(repeated) - 1)
-        / scale
-    )
+    r"""Reads 0.1\overline{6} as 1/6."""
+    value = int(whole + part or 0) + Fraction(int(repeated), 10 ** len(repeated) - 1)
+    value /= 10 ** len(part)
     return Number(-value if sign else value)
 
 
 def _compound(large: str, large_unit: str, small: str, small_unit: str) -> Number | None:
-    """1 hour 30 minutes, in the first unit."""
+    """Converts 1 hour 30 minutes to the first unit."""
     a, b = UNITS.get(unit_of(large_unit)), UNITS.get(unit_of(small_unit))
     if a is None or b is None or a.measures != b.measures or a.size <= b.size:
         return None
@@ -212,7 +205,7 @@ def _compound(large: str, large_unit: str, small: str, small_unit: str) -> Numbe
 
 
 def _in_base(sign: str, digits: str, base: int) -> Number | None:
-    """1012_3: as its digits, with the base for a unit; a base that one side leaves out does not count."""
+    """Reads 1012_3 as its digits with the base as a unit, since one side may omit the base."""
     if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits) or not digits.isdigit():
         return None
     return Number(Fraction(int(sign + digits)), unit=f"_{base}")
@@ -221,10 +214,10 @@ def _in_base(sign: str, digits: str, base: int) -> Number | None:
 def _fraction(text: str) -> Number | None:
     text = _LATEX_FRACTION.sub(_plain_fraction, text).strip()
     match = _FRACTION.fullmatch(text)
-    if not match or max(map(len, match.groups(""))) > DIGITS or int(match[4]) == 0:
+    if not match or max(map(len, match.groups(""))) > MAX_DIGITS or int(match[4]) == 0:
         return None
     part = Fraction(int(match[3]), int(match[4]))
-    if match[2] and not 0 <= part < 1:  # "2 3/2" is not how anybody writes a mixed number
+    if match[2] and not 0 <= part < 1:  # "2 3/2" is no mixed number
         return None
     value = int(match[2] or 0) + part
     return Number(-value if match[1] else value)
@@ -234,47 +227,47 @@ def _plain_fraction(match: re.Match[str]) -> str:
     return f" {match[1] or match[2]}/{match[3] or match[4]}"
 
 
-def _in_ten(number: Number) -> Fraction:
+def _in_base_ten(number: Number) -> Fraction:
     return Fraction(int(str(number.value), int(number.unit[1:]))) if number.unit else number.value
 
 
-def _equal(gold: Number, given: Number, policy: Policy) -> bool:
-    if gold.value == given.value:
+def _equal(reference: Number, answer: Number, policy: Policy) -> bool:
+    if reference.value == answer.value:
         return True
-    if gold.decimals is not None and given.decimals is not None:
-        short, long = sorted((gold, given), key=lambda n: n.decimals or 0)
+    if reference.decimals is not None and answer.decimals is not None:
+        short, long = sorted((reference, answer), key=lambda n: n.decimals or 0)
         half = Fraction(1, 2) * Fraction(1, 10) ** (short.decimals or 0)
         return rounds_to(short, long.value, policy) and abs(short.value - long.value) <= half
-    if gold.value.denominator == 1 and given.value.denominator == 1:
+    if reference.value.denominator == 1 and answer.value.denominator == 1:
         return False
-    if gold.decimals is None and gold.value.denominator != 1:
-        return rounds_to(given, gold.value, policy)
-    if given.decimals is None and given.value.denominator != 1:
-        return rounds_to(gold, given.value, policy)
+    if reference.decimals is None and reference.value.denominator != 1:
+        return rounds_to(answer, reference.value, policy)
+    if answer.decimals is None and answer.value.denominator != 1:
+        return rounds_to(reference, answer.value, policy)
     return False
 
 
-def _same_percent(gold: Number, given: Number, policy: Policy) -> bool:
-    percent, plain = (gold, given) if gold.percent else (given, gold)
+def _equal_percent(reference: Number, answer: Number, policy: Policy) -> bool:
+    percent, plain = (reference, answer) if reference.percent else (answer, reference)
     hundredth = percent._replace(
         value=percent.value / 100, decimals=None if percent.decimals is None else percent.decimals + 2
     )
-    if _equal(hundredth, plain, policy) or same_float(hundredth, plain.value):
+    if _equal(hundredth, plain, policy) or is_printed_float(hundredth, plain.value):
         return True
     return policy.percent_sign_optional and abs(plain.value) > 1 and _equal(percent, plain, policy)
 
 
-def _same_in_units(gold: Number, given: Number, policy: Policy) -> bool | None:
-    if gold.unit[0] == given.unit[0] == "_":
-        return _in_ten(gold) == _in_ten(given)
-    a, b = UNITS.get(gold.unit), UNITS.get(given.unit)
+def _equal_in_units(reference: Number, answer: Number, policy: Policy) -> bool | None:
+    if reference.unit[0] == answer.unit[0] == "_":
+        return _in_base_ten(reference) == _in_base_ten(answer)
+    a, b = UNITS.get(reference.unit), UNITS.get(answer.unit)
     if a is None or b is None:
-        unlike = a is b and " " not in gold.unit + given.unit
-        return None if _equal(gold, given, policy) else False if unlike else None
+        unlike = a is b and " " not in reference.unit + answer.unit
+        return None if _equal(reference, answer, policy) else False if unlike else None
     if a.measures != b.measures:
         return False
     return _equal(
-        Number(gold.value * a.size, gold.decimals),
-        Number(given.value * b.size, given.decimals),
+        Number(reference.value * a.size, reference.decimals),
+        Number(answer.value * b.size, answer.decimals),
         policy,
     )

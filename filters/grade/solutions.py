@@ -1,21 +1,21 @@
-"""What equations and inequalities leave to their unknowns: intervals, unions, points."""
+"""Converts equations and inequalities to the solutions that they state: intervals, unions, points."""
 
 from __future__ import annotations
 
 import re
 
 from filters.grade.relations import FLIPPED, LABEL, label_of
-from filters.grade.structure import Structure, gaps, structure
+from filters.grade.structure import Structure, complement, parse_structure
 
 
 def interval(relation: Structure) -> Structure | None:
-    """The interval that an inequality, or "x ∈ [a, b]", leaves to its one name; None for any other."""
+    """Returns the interval or union that an inequality or "x ∈ [a, b]" states for its one name, or None."""
     parts, marks = relation.parts, relation.marks
     if marks == ("∈",) and label_of(relation):
-        inner = structure(parts[1])
+        inner = parse_structure(parts[1])
         return inner if inner.kind == "tuple" else None
     if marks == ("≠",) and label_of(relation):
-        return Structure("union", gaps((parts[1],)))
+        return Structure("union", complement((parts[1],)))
     if not set(marks) <= set("<>≤≥") or label_of(relation) is None:
         return None
     if len(parts) == 3 and len({mark in "<≤" for mark in marks}) == 1:
@@ -42,55 +42,52 @@ _DOMAIN = re.compile(r"[A-Za-z](?:\s?,\s?[A-Za-z])*\s?∈\s?\\mathbb.*")
 
 
 def without_conditions(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """Without what a variable ranges over: k pi, k ∈ Z."""
+    """Removes the domain of a variable: k pi, k ∈ Z."""
     kept = tuple(part for part in parts if not _DOMAIN.fullmatch(part))
     return kept or parts
 
 
 def joined_bounds(text: str, parts: tuple[str, ...]) -> Structure | None:
-    """Inequalities of one name that "and" or "or" joins, as an interval or a union; None for others."""
+    """Returns inequalities of one name, joined by "and" or "or", as an interval or a union, or None."""
     words = {word for word in ("and", "or") if re.search(rf"(?<![a-z\\]){word}(?![a-z])", text)}
-    bounds = [structure(part) for part in parts]
+    bounds = [parse_structure(part) for part in parts]
     if len(words) != 1 or any(not set(bound.marks) & set("<>≤≥") for bound in bounds):
         return None
-    if len({label_of(bound) for bound in bounds}) != 1 or None in (
-        sets := [interval(bound) for bound in bounds]
-    ):
-        return None
-    found = [side for side in sets if side is not None]
-    if any(side.kind != "tuple" for side in found):
+    found = [interval(bound) for bound in bounds]
+    intervals = [side for side in found if side is not None and side.kind == "tuple"]
+    if len({label_of(bound) for bound in bounds}) != 1 or len(intervals) < len(bounds):
         return None
     if words == {"or"}:
-        return Structure(
-            "union", tuple(side.marks[0] + ",".join(side.parts) + side.marks[1] for side in found)
-        )
-    if len(found) != 2:
+        return Structure("union", tuple(f"{i.marks[0]}{','.join(i.parts)}{i.marks[1]}" for i in intervals))
+    if len(intervals) != 2:
         return None
-    low, high = sorted(found, key=lambda side: side.parts[0] == "-∞")
+    low, high = sorted(intervals, key=lambda side: side.parts[0] == "-∞")
     if low.parts[1] != "∞" or high.parts[0] != "-∞":
         return None
     return Structure("tuple", (low.parts[0], high.parts[1]), (low.marks[0], high.marks[1]))
 
 
-def indexed(several: Structure) -> bool:
+def is_indexed(several: Structure) -> bool:
     """Whether a list names the values of one unknown: x_1 = 3, x_2 = 2."""
     labels = {label_of(part) or "" for part in several.parts} if several.kind == "list" else set()
-    alike = len({label[:1] for label in labels}) == 1 and all("_" in label for label in labels)
-    return alike and len(labels) == len(several.parts) > 1
+    one_unknown = len({label[:1] for label in labels}) == 1 and all("_" in label for label in labels)
+    return one_unknown and len(labels) == len(several.parts) > 1
 
 
-def unnamed(several: Structure) -> bool:
+def is_unnamed(several: Structure) -> bool:
     return all(label_of(part) is None for part in several.parts)
 
 
-def values(several: Structure) -> Structure:
-    """A list of assignments without the names."""
+def without_names(several: Structure) -> Structure:
+    """Returns the values of a list of assignments."""
     return several._replace(parts=tuple(part.partition("=")[2].strip() for part in several.parts))
 
 
 def solutions(several: Structure) -> Structure:
-    """A list as the points that solve something: p = 5, q = 2; p = 7, q = 2 is (5, 2), (7, 2), the names in
-    order; and a point is one solution however often it is named, though a number may stand twice."""
+    """Returns a list of assignments as points: p = 5, q = 2; p = 7, q = 2 becomes (5, 2), (7, 2).
+
+    Coordinates are in the order of their names. Repeated points count once, repeated numbers do not.
+    """
     if several.kind != "list":
         return several
     parts = several.parts
@@ -99,11 +96,10 @@ def solutions(several: Structure) -> Structure:
     if len(parts) == count and all(len(label) == 1 for label in labels):  # y = 1, x = 2
         parts = tuple(part for _, part in sorted(zip(labels, parts, strict=True)))
     if 1 < count < len(parts) and labels == labels[:count] * (len(parts) // count):
-        given = values(several).parts
+        values = without_names(several).parts
         order = sorted(range(count), key=labels.__getitem__)
-        parts = tuple(
-            f"({','.join(given[first + i] for i in order)})" for first in range(0, len(parts), count)
-        )
+        starts = range(0, len(parts), count)
+        parts = tuple(f"({','.join(values[start + i] for i in order)})" for start in starts)
     if all(part[:1] == "(" for part in parts):
         parts = tuple(dict.fromkeys(part.replace(" ", "") for part in parts))
     return several._replace(parts=parts)

@@ -1,6 +1,6 @@
-"""Compare two folded texts part by part: lists, tuples, sets, relations, and in the end numbers and formulas.
+"""Compares two normalized texts part by part: lists, tuples, sets, relations, finally numbers and formulas.
 
-What the parts leave undecided raises Open; what would cost too much raises TooLarge.
+Raises Undecided, or TooLarge if a comparison costs too much.
 """
 
 from __future__ import annotations
@@ -8,230 +8,222 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from filters.formula.lexer import Budget, TooLarge
-from filters.grade.formulas import Open, read_formula, same_formulas
-from filters.grade.numbers import read_quantity, same_number
-from filters.grade.relations import label_of, same_equation, same_relation, values_of
+from filters.formula.tree import Budget, TooLarge
+from filters.grade.decision import Undecided
+from filters.grade.formulas import equal_formulas, parse_with_unit
+from filters.grade.numbers import equal_numbers, parse_quantity
+from filters.grade.relations import equal_equations, equal_inequalities, label_of, values_of
 from filters.grade.solutions import (
-    indexed,
     interval,
+    is_indexed,
+    is_unnamed,
     joined_bounds,
     solutions,
-    unnamed,
-    values,
     without_conditions,
+    without_names,
 )
-from filters.grade.structure import Structure, expand_signs, structure, vector
+from filters.grade.structure import Structure, expand_signs, parse_structure, vector
 from filters.policy import Policy
 from filters.text.latex_tables import UNION
 
 _LABEL_WORD = re.compile(r"[A-Z]{2,}|(?=[a-z]*[aeiou])[A-Za-z]{3,}")  # xy is a product
-LEAVES = 600  # comparisons of parts
+MAX_COMPARISONS = 600  # of parts
 
 
 def strip_spaces(text: str) -> str:
-    """Without the spaces that say nothing: those beside anything but two letters or two digits."""
+    """Removes spaces unless they separate two letters or two digits."""
     return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text) if " " in text else text
 
 
 class Comparison:
-    """One comparison, its bounds, and the deepest layer that it needed."""
+    """One comparison with its limits. `layer` is the deepest layer that it needed."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._leaves = 0
+        self._comparisons = 0
         self._budget = Budget()
         self.layer = "number"
 
-    def same(self, gold: str, given: str) -> bool:
-        """Whether two folded texts say the same. Raises Open where that cannot be seen."""
-        self._leaves += 1
-        if self._leaves > LEAVES:
+    def equal(self, reference: str, answer: str) -> bool:
+        """Whether two normalized texts are equal. Raises Undecided or TooLarge."""
+        self._comparisons += 1
+        if self._comparisons > MAX_COMPARISONS:
             raise TooLarge
-        if strip_spaces(gold) == strip_spaces(given):
+        if strip_spaces(reference) == strip_spaces(answer):
             return True
-        a, b = (solutions(self._read(text)) for text in (gold, given))
-        if (indexed(a) and unnamed(b)) or (indexed(b) and unnamed(a)):  # roots in any order, beside 2, 3
-            a, b = (values(side) if indexed(side) else side for side in (a, b))
-        if {a.kind, b.kind} == {"set", "tuple"} and 1 in (len(a.parts), len(b.parts)):  # {(1, 2)}
-            a, b = (structure(side.parts[0]) if len(side.parts) == 1 else side for side in (a, b))
-        if {a.kind, b.kind} == {"one", "tuple"}:  # a column is a tuple
-            a, b = ((vector(side.parts[0]) or side) if side.kind == "one" else side for side in (a, b))
-        if a.kind == b.kind == "one":
-            return self._same_things(a.parts[0], b.parts[0])
+        a, b = _aligned(*(solutions(_parse(text)) for text in (reference, answer)))
+        if a.kind == b.kind == "single":
+            return self._equal_singles(a.parts[0], b.parts[0])
         self.layer = "structure"
         if a.kind == b.kind == "list" or {a.kind, b.kind} <= {"list", "set", "union"}:
-            return self._same_parts(a, b)
+            return self._equal_parts(a, b)
         if "chain" in (a.kind, b.kind):
-            return self._same_chains(a, b)
-        return self._same_collections(a, b)
-
-    def _read(self, text: str) -> Structure:
-        found = structure(text)
-        readings = expand_signs(found.parts[0]) if found.kind == "one" else ()
-        if found.kind == "chain" and len(found.parts) == 2 and found.marks == ("=",):
-            readings = expand_signs(text)
-        if found.kind == "list":
-            parts = without_conditions(found.parts)
-            if (solved := joined_bounds(text, parts)) is not None:
-                return solved
-            readings = tuple(reading for part in parts for reading in expand_signs(part))
-            return Structure("list", readings) if len(readings) > 1 else structure(readings[0])
-        if found.kind == "tuple":
-            readings = expand_signs(text)
-        if found.kind == "union" and all(structure(part).kind == "set" for part in found.parts):
-            return Structure("set", tuple(x for part in found.parts for x in structure(part).parts))
-        return Structure("list", readings) if len(readings) > 1 else found
-
-    def _same_collections(self, a: Structure, b: Structure) -> bool:
-        """A tuple beside anything, or one thing beside several."""
+            return self._equal_chains(a, b)
         if a.kind == b.kind == "tuple":
-            return self._same_tuples(a, b)
-        if "one" in (a.kind, b.kind):
-            one, several = (a, b) if a.kind == "one" else (b, a)
-            if len(several.parts) == 1:
-                return self.same(one.parts[0], several.parts[0])
-            if (number := read_quantity(one.parts[0], decimal_comma=True)) and several.kind == "list":
-                other = read_quantity(",".join(several.parts), decimal_comma=True)
-                if other and number.decimals is not None and same_number(number, other, self._policy):
-                    if len(several.parts[1]) == 1 or (several is a and several.parts[0] != "0"):
-                        raise Open("ambiguous")  # 1,2 beside 1.2: a list or a decimal comma
-                    return True  # 2,74 beside the reference 2.74
-            for part in (*one.parts, *several.parts):
-                _require_readable(part)
-            (value,) = one.parts
-            spellings = set(map(strip_spaces, several.parts))  # 3/4 or 0.75 is one value; 3, 3 are two
-            return (
-                several.kind == "list" and len(spellings) > 1 and all(self.same(value, p) for p in spellings)
-            )
-        ordered = len(a.parts) == len(b.parts) and all(map(self.same, a.parts, b.parts))
-        marks = {side.marks for side in (a, b) if side.kind == "tuple" and len(side.parts) == 2}
-        if ordered and ("list" not in (a.kind, b.kind) or ("[", "]") in marks):
-            raise Open("ambiguous")  # (1, 2) beside {1, 2}: an interval, a point or a set
-        return ordered and not marks & {("[", ")"), ("(", "]")}
+            return self._equal_tuples(a, b)
+        if "single" in (a.kind, b.kind):
+            return self._equal_single_and_several(a, b)
+        return self._equal_tuple_and_other(a, b)
 
-    def _same_tuples(self, a: Structure, b: Structure) -> bool:
+    def _equal_singles(self, reference: str, answer: str) -> bool:
+        a, b = (parse_quantity(text, decimal_comma=True) for text in (reference, answer))
+        if a and b:
+            if (equal := equal_numbers(a, b, self._policy)) is None:
+                raise Undecided("units_differ" if a.unit and b.unit else "ambiguous")
+            return equal
+        self.layer = "formula"
+        return equal_formulas(reference, answer, (a, b), self._policy, self._budget)
+
+    def _equal_single_and_several(self, a: Structure, b: Structure) -> bool:
+        single, several = (a, b) if a.kind == "single" else (b, a)
+        (value,) = single.parts
+        if len(several.parts) == 1:
+            return self.equal(value, several.parts[0])
+        if (number := parse_quantity(value, decimal_comma=True)) and several.kind == "list":
+            other = parse_quantity(",".join(several.parts), decimal_comma=True)
+            if other and number.decimals is not None and equal_numbers(number, other, self._policy):
+                if len(several.parts[1]) == 1 or (several is a and several.parts[0] != "0"):
+                    raise Undecided("ambiguous")  # 1,2 and 1.2: a list or a decimal comma
+                return True  # 2,74 for the reference 2.74
+        for part in (value, *several.parts):
+            _require_readable(part)
+        spellings = dict.fromkeys(map(strip_spaces, several.parts))  # 3/4 or 0.75 is one value, 3, 3 are two
+        return several.kind == "list" and len(spellings) > 1 and all(self.equal(value, p) for p in spellings)
+
+    def _equal_tuple_and_other(self, a: Structure, b: Structure) -> bool:
+        """Compares a tuple with a list, a set or a union."""
+        equal = len(a.parts) == len(b.parts) and all(map(self.equal, a.parts, b.parts))
+        marks = {side.marks for side in (a, b) if side.kind == "tuple" and len(side.parts) == 2}
+        if equal and ("list" not in (a.kind, b.kind) or ("[", "]") in marks):
+            raise Undecided("ambiguous")  # (1, 2) and {1, 2}: an interval, a point or a set
+        return equal and not marks & {("[", ")"), ("(", "]")}
+
+    def _equal_tuples(self, a: Structure, b: Structure) -> bool:
+        if len(a.parts) != len(b.parts) or (len(a.parts) == 2 and a.marks != b.marks):
+            return False
+        return all(map(self.equal, a.parts, b.parts))
+
+    def _equal_parts(self, a: Structure, b: Structure) -> bool:
+        """Compares lists, sets and unions: each part of one is a part of the other."""
+        if not a.kind == b.kind == "list":
+            return self._contains(a, b) and self._contains(b, a)
         if len(a.parts) != len(b.parts):
             return False
-        if len(a.parts) == 2 and a.marks != b.marks:
-            return False
-        return all(map(self.same, a.parts, b.parts))
-
-    def _same_parts(self, a: Structure, b: Structure) -> bool:
-        """Lists, sets, unions: each part of one is a part of the other."""
-        labels = [{label_of(part) for part in side.parts} for side in (a, b)]
-        named = [len(side - {None}) > 1 for side in labels]
-        if a.kind == b.kind == "list" and (self._policy.ordered_lists or named[0] != named[1]):
-            return len(a.parts) == len(b.parts) and all(map(self.same, a.parts, b.parts))
-        if a.kind == b.kind == "list":
-            return self._same_lists(a.parts, b.parts)
-        return self._contains(a, b) and self._contains(b, a)
-
-    def _same_lists(self, a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-        """The same things as often, in whatever order; open where a part is like none and may be like one."""
-        if len(a) != len(b):
-            return False
-        for part in a:
-            at = self._first_same((part, other) for other in b)
+        named = [len({label_of(part) for part in side.parts} - {None}) > 1 for side in (a, b)]
+        if self._policy.ordered_lists or named[0] != named[1]:
+            return all(map(self.equal, a.parts, b.parts))
+        rest = b.parts
+        for part in a.parts:  # in any order, but each as often as in the other list
+            at = self._first_equal((part, other) for other in rest)
             if at is None:
                 return False
-            b = b[:at] + b[at + 1 :]
+            rest = rest[:at] + rest[at + 1 :]
         return True
 
     def _contains(self, a: Structure, b: Structure) -> bool:
-        """Whether every part of `b` is in `a`; open where a part is in none and may be in one."""
-        return all(self._first_same((other, part) for other in a.parts) is not None for part in b.parts)
+        """Whether `a` contains every part of `b`."""
+        return all(self._first_equal((other, part) for other in a.parts) is not None for part in b.parts)
 
-    def _first_same(self, pairs: Iterable[tuple[str, str]]) -> int | None:
-        """The place of the first pair that says the same, None where none does. Raises Open where one may."""
-        undecided: Open | None = None
+    def _first_equal(self, pairs: Iterable[tuple[str, str]]) -> int | None:
+        """Returns the index of the first equal pair, or None. Raises Undecided if there may be one."""
+        undecided: Undecided | None = None
         for at, (one, other) in enumerate(pairs):
             try:
-                if self.same(one, other):
+                if self.equal(one, other):
                     return at
-            except Open as e:
+            except Undecided as e:
                 undecided = e
         if undecided:
             raise undecided
         return None
 
-    def _same_chains(self, a: Structure, b: Structure) -> bool:
-        """Equations and inequalities, beside each other or beside what they are solved to."""
-        readings = [interval(side) if side.kind == "chain" else side for side in (a, b)]
-        if all(readings) and any(side.kind == "chain" for side in (a, b)):
-            x, y = readings
-            assert x is not None
-            assert y is not None
-            if _names_agree(a, b) and x.kind == y.kind:
-                return self._same_tuples(x, y) if x.kind == "tuple" else self._same_parts(x, y)
+    def _equal_chains(self, a: Structure, b: Structure) -> bool:
+        """Compares relations with each other or with their solution."""
+        x, y = (interval(side) if side.kind == "chain" else side for side in (a, b))
+        if x and y and _names_agree(a, b) and x.kind == y.kind:
+            return self._equal_tuples(x, y) if x.kind == "tuple" else self._equal_parts(x, y)
         if a.kind == b.kind == "chain":
-            return self._same_relations(a, b)
-        chain, other, swapped = (a, b, False) if a.kind == "chain" else (b, a, True)
-        texts = values_of(chain)
-        if texts is None:
-            raise Open("ambiguous")
-        beside = other.parts[0] if other.kind == "one" else _written(other)
-        return any(self.same(beside, t) if swapped else self.same(t, beside) for t in texts)
+            return self._equal_relations(a, b)
+        chain, other = (a, b) if a.kind == "chain" else (b, a)
+        values = values_of(chain)
+        if values is None:
+            raise Undecided("ambiguous")
+        solution = other.parts[0] if other.kind == "single" else _as_text(other)
+        return any(self.equal(*((v, solution) if chain is a else (solution, v))) for v in values)
 
-    def _same_relations(self, a: Structure, b: Structure) -> bool:
+    def _equal_relations(self, a: Structure, b: Structure) -> bool:
         x, y = label_of(a), label_of(b)
-        values = values_of(a), values_of(b)
-        if values[0] and values[1] and x is not None and y is not None:
-            equal = any(self.same(p, q) for p in values[0] for q in values[1])
+        a_values, b_values = values_of(a), values_of(b)
+        if a_values and b_values and x is not None and y is not None:
+            equal = any(self.equal(p, q) for p in a_values for q in b_values)
             if x == y or (not equal and len(a.parts) > 2):
                 return equal
             words = [bool(_LABEL_WORD.fullmatch(label)) for label in (x, y)]
             if equal and all(words) and x.casefold() != y.casefold():
-                raise Open("ambiguous")  # AB = 4 beside CD = 4
+                raise Undecided("ambiguous")  # AB = 4 and CD = 4
             if equal and (any(words) or ("(" in x) != ("(" in y)):
-                return True  # a label in words, or f(x), beside a letter
+                return True  # a label in words, or f(x), and a letter
         self.layer = "formula"
-        verdict = (
-            same_equation(a, b, self._budget)
-            if set(a.marks + b.marks) <= {"="}
-            else same_relation(a, b, self._budget)
-        )
+        compare = equal_equations if set(a.marks + b.marks) <= {"="} else equal_inequalities
+        verdict = compare(a, b, self._budget)
+        if verdict is None and a_values and b_values and (x is None or y is None):
+            return any(self.equal(p, q) for p in a_values for q in b_values)
         if verdict is None:
-            if values[0] and values[1] and (x is None or y is None):
-                return any(self.same(p, q) for p in values[0] for q in values[1])
-            raise Open("ambiguous")
+            raise Undecided("ambiguous")
         return verdict
 
-    def _same_things(self, gold: str, given: str) -> bool:
-        a, b = (read_quantity(text, decimal_comma=True) for text in (gold, given))
-        if a and b:
-            if (equal := same_number(a, b, self._policy)) is None:
-                raise Open("units_differ" if a.unit and b.unit else "ambiguous")
-            return equal
-        self.layer = "formula"
-        return same_formulas((gold, given), (a, b), self._policy, self._budget)
+
+def _parse(text: str) -> Structure:
+    """Splits a text and expands the signs ± in it."""
+    found = parse_structure(text)
+    readings: tuple[str, ...] = ()
+    if found.kind == "single":
+        readings = expand_signs(found.parts[0])
+    elif found.kind == "tuple" or (found.kind == "chain" and found.marks == ("=",)):
+        readings = expand_signs(text)
+    elif found.kind == "list":
+        parts = without_conditions(found.parts)
+        if (bounds := joined_bounds(text, parts)) is not None:
+            return bounds
+        readings = tuple(reading for part in parts for reading in expand_signs(part))
+        if len(readings) == 1:
+            return parse_structure(readings[0])
+    elif found.kind == "union" and all(parse_structure(part).kind == "set" for part in found.parts):
+        return Structure("set", tuple(x for part in found.parts for x in parse_structure(part).parts))
+    return Structure("list", readings) if len(readings) > 1 else found
+
+
+def _aligned(a: Structure, b: Structure) -> tuple[Structure, Structure]:
+    """Converts two structures that state the same in different forms to the same form."""
+    if (is_indexed(a) and is_unnamed(b)) or (is_indexed(b) and is_unnamed(a)):  # x_1 = 3, x_2 = 2 and 2, 3
+        a, b = (without_names(side) if is_indexed(side) else side for side in (a, b))
+    if {a.kind, b.kind} == {"set", "tuple"} and 1 in (len(a.parts), len(b.parts)):  # {(1, 2)}
+        a, b = (parse_structure(side.parts[0]) if len(side.parts) == 1 else side for side in (a, b))
+    if {a.kind, b.kind} == {"single", "tuple"}:  # a column is a tuple
+        a, b = ((vector(side.parts[0]) or side) if side.kind == "single" else side for side in (a, b))
+    return a, b
 
 
 def _names_agree(a: Structure, b: Structure) -> bool:
-    """Two inequalities speak of the same variable; an interval speaks of any."""
+    """Whether two inequalities are about the same variable. An interval may be about any."""
     x, y = (label_of(side) if side.kind == "chain" else None for side in (a, b))
     return x is None or y is None or x == y
 
 
-def _written(several: Structure) -> str:
-    """A structure as text again."""
+def _as_text(several: Structure) -> str:
+    if several.kind == "union":
+        return UNION.join(several.parts)
     inner = ",".join(several.parts)
-    if several.kind == "tuple":
-        return several.marks[0] + inner + several.marks[1]
-    return (
-        f"⦃{inner}⦄"
-        if several.kind == "set"
-        else UNION.join(several.parts)
-        if several.kind == "union"
-        else inner
-    )
+    if several.kind == "set":
+        return f"⦃{inner}⦄"
+    return several.marks[0] + inner + several.marks[1] if several.kind == "tuple" else inner
 
 
 def _require_readable(text: str) -> None:
-    """Raise Open unless a text is all mathematics: "12, not 13" is no list of two."""
-    found = structure(text)
+    """Raises Undecided unless a text is mathematics as a whole. "12, not 13" is no list of two."""
+    found = parse_structure(text)
     for part in found.parts:
-        if found.kind != "one":
+        if found.kind != "single":
             _require_readable(part)
-        elif not read_quantity(part, decimal_comma=True) and part not in ("∞", "-∞"):
-            read_formula(part, "unreadable_answer")
+        elif not parse_quantity(part, decimal_comma=True) and part not in ("∞", "-∞"):
+            parse_with_unit(part, "unreadable_answer")

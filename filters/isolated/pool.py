@@ -1,9 +1,9 @@
-"""A checking process that is started once and forks a child for each check, ended by the kernel when late.
+"""Client of a fork server that runs each check in a child process with bounded memory and time.
 
-Runs `filters.isolated.server`, and works from threads, from asyncio (through `asyncio.to_thread`) and after a
-fork. Only bytes cross the pipe, never pickles: what has read hostile text is not trusted either. The process
-ends with its parent, however that ends: it waits on the pipe between checks, and the kernel's timer bounds
-each.
+The server (`filters.isolated.server`) starts with the first check. `check` works from threads, from asyncio
+(through `asyncio.to_thread`) and after a fork. Only bytes cross the pipe, never pickles, because a process
+that has read hostile text is not trusted. The server exits when its parent's end of the socket closes; the
+kernel ends a check that is late.
 """
 
 from __future__ import annotations
@@ -22,112 +22,128 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import Stopped
+from filters.errors import Stopped
 
-START_LIMIT = 120.0  # seconds to start and import; a cold disk is slow, and it is nobody's answer
-AT_ONCE = max(8, 2 * (os.cpu_count() or 1))  # checks; more wait, and their waiting counts
+START_TIMEOUT = 120.0  # seconds to start and import, which may be slow on a cold disk
+MAX_PARALLEL = max(8, 2 * (os.cpu_count() or 1))  # checks; others wait, and their waiting counts
 STARTED, REPLY_LIMIT = b"started", 200  # bytes
-NO_ROOM = "no_room"  # an error of the system, such as too many open files: no answer of the text's
+NO_RESOURCES = "no_resources"  # a system error such as too many open files; not caused by the text
 
-# What a Python needs to start; the keys of APIs stay here.
+# Variables that Python needs to start; API keys are not passed on.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR")
 
 
-class WorkerError(Stopped):
-    """The checking process could not be started: nothing that an answer could cause."""
+class CheckerError(Stopped):
+    """The checking process failed in a way that no answer can cause."""
 
 
 def check(name: str, arguments: dict[str, Any], seconds: float) -> str:
-    """The outcome of one of `filters.isolated.server.CHECKS`, or "timeout" or "crashed". Raises WorkerError.
+    """Runs one of `filters.isolated.server.CHECKS`; returns its outcome, "timeout" or "crashed".
 
-    `seconds` counts from the asking; only starting the process and importing its libraries, which happens
-    once, does not count.
+    `seconds` includes waiting for other checks, but not starting the server and importing its libraries,
+    which happens once. Raises CheckerError.
     """
     request = json.dumps({"check": name, "arguments": arguments, "seconds": seconds}).encode()
-    asked = time.monotonic()
-    if not _checks.slots.acquire(timeout=seconds):  # no more than AT_ONCE; waiting for that counts
+    start = time.monotonic()
+    if not _checker.slots.acquire(timeout=seconds):
         return "timeout"
     try:
-        return _ask(request, max(seconds - (time.monotonic() - asked), 0.01))
+        return _request(request, max(seconds - (time.monotonic() - start), 0.01))
     finally:
-        _checks.slots.release()
+        _checker.slots.release()
 
 
-class Server:
-    """A process that is sent connections on a socket, and ends when that is closed."""
+def _request(request: bytes, seconds: float) -> str:
+    with _checker.connect() as connection:
+        try:
+            connection.send_bytes(request)
+            if not connection.poll(START_TIMEOUT):
+                raise CheckerError(f"the checking process did not start within {START_TIMEOUT:.0f} s")
+            ready = connection.recv_bytes(REPLY_LIMIT)
+        except (EOFError, OSError):
+            raise CheckerError("the checking process ended before it started to check") from None
+        if ready != STARTED:
+            raise CheckerError(ready.decode("utf-8", "replace"))
+        if not connection.poll(seconds):
+            return "timeout"
+        try:
+            outcome = connection.recv_bytes(REPLY_LIMIT).decode("ascii", "replace")
+        except (EOFError, OSError):
+            return "crashed"
+        if outcome == NO_RESOURCES:
+            raise CheckerError("the system refused the checking process a resource")
+        return outcome
+
+
+class _Server:
+    """A process that receives connections on a socket and exits when the socket is closed."""
 
     def __init__(self, command: Sequence[str], arguments: Sequence[str], environment: dict[str, str]) -> None:
         try:
             self._control, theirs = socket.socketpair()
             with theirs:
-                self._process = subprocess.Popen(
+                self.process = subprocess.Popen(
                     [*command, str(theirs.fileno()), *arguments],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env=environment,
-                    start_new_session=True,  # Ctrl-C reaches a whole group; whoever started it decides
+                    start_new_session=True,  # Ctrl-C reaches a whole process group; the parent decides
                 )
         except OSError as e:
-            raise WorkerError(f"no process can be started: {e.strerror or e}") from e
+            raise CheckerError(f"cannot start a process: {e.strerror or e}") from e
 
     def connect(self, *descriptors: int) -> Connection:
-        """A connection of its own for one request, which comes with these descriptors."""
+        """Opens a connection for one request and sends these descriptors with it."""
         try:
             ours, theirs = Pipe()
         except OSError as e:
-            raise WorkerError(f"no process can be asked: {e.strerror or e}") from e
+            raise CheckerError(f"cannot open a pipe: {e.strerror or e}") from e
         with theirs:
             try:
                 socket.send_fds(self._control, [b"+"], [theirs.fileno(), *descriptors])
             except OSError:
                 ours.close()
-                raise WorkerError("the checking process has ended") from None
+                raise CheckerError("the checking process has ended") from None
         return ours
 
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
     def stop(self) -> None:
+        self.disconnect()
+        self.process.kill()
+        self.process.wait()
+
+    def disconnect(self) -> None:
         self._control.close()
-        self._process.kill()
-        self._process.wait()
-
-    def forget(self) -> None:
-        """In a forked process: the server is the parent's."""
-        self._control.close()
 
 
-class Kept:
-    """The server of this process, started with the first request; a forked process starts its own."""
+class ForkServer:
+    """A server started with the first request and restarted if it died. A forked process starts its own."""
 
     def __init__(
         self, command: Sequence[str], arguments: Sequence[str], environment: Callable[[], dict[str, str]]
     ) -> None:
         self._command, self._arguments, self._environment = command, arguments, environment
-        self._server: Server | None = None
-        self.reset()
+        self._server: _Server | None = None
+        self._reset()
         atexit.register(self.stop)
-        os.register_at_fork(after_in_child=self.reset)  # a parent's process answers its parent alone
+        os.register_at_fork(after_in_child=self._reset)
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         if self._server is not None:
-            self._server.forget()
+            self._server.disconnect()  # the server belongs to the parent process
         self._server = None
         self._starting = threading.Lock()
-        self.slots = threading.BoundedSemaphore(AT_ONCE)
+        self.slots = threading.BoundedSemaphore(MAX_PARALLEL)
 
     def connect(self, *descriptors: int) -> Connection:
-        return self._running().connect(*descriptors)
-
-    def _running(self) -> Server:
         with self._starting:
-            if self._server is None or not self._server.alive():
-                if self._server is not None:
-                    self._server.stop()
-                self._server = Server(self._command, self._arguments, self._environment())
-            return self._server
+            if self._server is not None and self._server.process.poll() is not None:
+                self.stop()
+            if self._server is None:
+                self._server = _Server(self._command, self._arguments, self._environment())
+            server = self._server
+        return server.connect(*descriptors)
 
     def stop(self) -> None:
         if self._server is not None:
@@ -135,37 +151,14 @@ class Kept:
             self._server = None
 
 
-def _ask(request: bytes, seconds: float) -> str:
-    with _checks.connect() as connection:
-        try:
-            connection.send_bytes(request)
-            if not connection.poll(START_LIMIT):
-                raise WorkerError(f"the checking process did not start within {START_LIMIT:.0f} s")
-            ready = connection.recv_bytes(REPLY_LIMIT)
-        except (EOFError, OSError):
-            raise WorkerError("the checking process ended before it started to check") from None
-        if ready != STARTED:
-            raise WorkerError(ready.decode("utf-8", "replace"))
-        if not connection.poll(seconds):
-            return "timeout"
-        try:
-            said = connection.recv_bytes(REPLY_LIMIT).decode("ascii", "replace")
-        except (EOFError, OSError):
-            return "crashed"
-        if said == NO_ROOM:
-            raise WorkerError("the system refused a checking process what it needs")
-        return said
-
-
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return kept | {
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "PYTHONHASHSEED": "0",  # the order of SymPy's sets
-        "OPENBLAS_NUM_THREADS": "1",  # each thread would reserve address space
+        "PYTHONHASHSEED": "0",  # SymPy's results depend on the order of sets
+        "OPENBLAS_NUM_THREADS": "1",  # each thread reserves address space
         "OMP_NUM_THREADS": "1",
     }
 
 
-_checks = Kept([sys.executable, "-P", "-m", "filters.isolated.server"], [], _environment)
+_checker = ForkServer([sys.executable, "-P", "-m", "filters.isolated.server"], [], _environment)

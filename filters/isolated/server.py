@@ -1,14 +1,14 @@
-"""What runs in the checking process: math-verify, and reasoning-gym's own scorers.
+"""The checking process: math-verify and the scorers of reasoning-gym, away from the caller.
 
-Both hand a model's text to large libraries that can be slow, eat memory or, in a few scorers, run Python
-(`eval`, SymPy's `parse_expr`). So they run here, in processes of their own with bounded memory and without
-the caller's secrets, started by `filters.isolated.pool`; and text that could run as code is refused before a
-scorer sees it.
+Both pass a model's text to large libraries that can be slow, use much memory or even execute it: some scorers
+call `eval` or SymPy's `parse_expr`. So they run in child processes with bounded memory and without the
+caller's secrets, requested through `filters.isolated.pool`, and text that could run as code is refused before
+a scorer sees it.
 
-A check does the slow part that can be trusted (imports, building a task) and returns the part that touches
-the model's text. The server does the first and forks a child for the second, which the kernel ends when it
-is late: so each check starts from the same memory, and ending one costs the others nothing. It answers
-"correct", "wrong", or why it cannot tell.
+A check function does the slow, trusted part (imports, building a task) in the server and returns a function
+for the part that touches the model's text. That part runs in a forked child, which the kernel ends if it is
+late. So every check starts from the same memory, and ending one costs the others nothing. The outcome is
+"correct", "wrong", or the reason why it is undecided.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from filters.isolated.pool import NO_ROOM, REPLY_LIMIT, STARTED
+from filters.isolated.pool import NO_RESOURCES, REPLY_LIMIT, STARTED
 
 MEMORY = 1 << 30  # bytes of address space of a child
-GRACE = 0.2  # seconds after which the kernel ends a check that its asker no longer waits for
+GRACE = 0.2  # seconds after the timeout of the caller, when the kernel ends a check
 ROUNDING = 1e-5  # relative: 0.333333 is 1/3
-FULL_SCORE = 0.99  # scorers give parts of a point for answers that are nearly right
+FULL_SCORE = 0.99  # scorers give partial credit for nearly correct answers
 
-# The scorers that hand the model's text to eval (of a list of rows) or to parse_expr (of a formula).
-# A test reads the installed package's source and fails when another one does.
+# Scorers that call eval (on a list of rows) or parse_expr (on a formula) with the model's text. A test reads
+# the source of the installed package and fails if there is another one.
 EVAL_TASKS = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
 PARSE_EXPR_TASKS = frozenset(
     {"countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"}
 )
 _FUNCTION = re.compile(r"a?(?:sin|cos|tan)|(?:sin|cos|tan)h|cot|sec|csc|exp|log|ln|sqrt|erf|Abs")
 _NOT_FINITE = frozenset({"nan", "-nan", "+nan"})
-FORMULA_LIMIT = 2000  # characters of a text that eval or parse_expr may see
+FORMULA_LIMIT = 2000  # characters of a text for eval or parse_expr
 
-Judge = Callable[[], str]
+Check = Callable[[], str]  # returns an outcome
 
 
-def check_math(reference: str, answer: str) -> Judge:
-    """math-verify, with its own time-outs off: they come back as a plain "no"."""
+def check_math(reference: str, answer: str) -> Check:
+    """Compares with math-verify. Its own timeouts are off, since it reports them as a plain "no"."""
     _warm_up()
     return lambda: _same_mathematics(reference, answer)
 
 
 @functools.cache
 def _warm_up() -> None:
-    """Load what math-verify loads with its first formula: later ones take 20 ms, not 300."""
+    """Loads what math-verify loads with its first formula; later ones then take 20 ms instead of 300."""
     _same_mathematics(
         r"\frac{x+1}{2} + \int_0^1 t dt", r"\frac{1}{2} (1+x) + \lim_{t \to 0} \sin t + \frac12"
     )
@@ -82,36 +82,36 @@ def _read_mathematics(text: str) -> list[Any]:
     return found if any(not isinstance(f, str) for f in found) else []
 
 
-def check_gym(entry: dict[str, Any], answers: list[str]) -> Judge:
-    """The task's own scorer; `answers` are readings of one answer, and the best one counts.
+def check_gym(entry: dict[str, Any], answers: list[str]) -> Check:
+    """Scores with the task's own scorer; `answers` are readings of one answer, of which the best counts.
 
-    `entry` is a reasoning-gym entry with the `task` and the `settings` that it was made with. A scorer's no
-    is believed only if it says yes to the entry's own answer.
+    `entry` is a reasoning-gym entry with the `task` and `settings` that generated it. A low score counts only
+    if the scorer accepts the entry's own answer.
     """
     task = entry["task"]
     score = _scorer(task, json.dumps(entry["settings"], sort_keys=True))
 
-    def judge() -> str:
-        readable = [answer for answer in answers if harmless(task, answer)]
-        if not readable:
+    def check() -> str:
+        harmless = [answer for answer in answers if is_harmless(task, answer)]
+        if not harmless:
             return "refused"
-        if any(score(answer=answer, entry=entry) >= FULL_SCORE for answer in readable):
+        if any(score(answer=answer, entry=entry) >= FULL_SCORE for answer in harmless):
             return "correct"
-        own = entry["answer"]
-        if own is not None and score(answer=own, entry=entry) < FULL_SCORE:
+        reference = entry["answer"]
+        if reference is not None and score(answer=reference, entry=entry) < FULL_SCORE:
             return "scorer_refuses_reference"
         return "wrong"
 
-    return judge
+    return check
 
 
-CHECKS: dict[str, Callable[..., Judge]] = {"math": check_math, "reasoning_gym": check_gym}
+CHECKS: dict[str, Callable[..., Check]] = {"math": check_math, "reasoning_gym": check_gym}
 
 
-def harmless(task: str, answer: str) -> bool:
-    """Whether this task's scorer can be given the text: it cannot call, import or reach into anything."""
+def is_harmless(task: str, answer: str) -> bool:
+    """Whether this task's scorer may see the text, because it cannot call, import or access anything."""
     if answer.strip().casefold() in _NOT_FINITE:
-        return False  # complex_arithmetic finds nan as near to the answer as can be
+        return False  # complex_arithmetic gives nan a full score
     if task not in EVAL_TASKS and task not in PARSE_EXPR_TASKS:
         return True
     if len(answer) > FORMULA_LIMIT:
@@ -119,20 +119,20 @@ def harmless(task: str, answer: str) -> bool:
     try:
         tree = ast.parse(answer.strip(), mode="eval")
     except SyntaxError:
-        # eval refuses what is not Python; parse_expr rewrites it first, and may make Python of it
+        # eval rejects what is not Python; parse_expr rewrites it first and may make it Python
         return task in EVAL_TASKS
     except (ValueError, MemoryError, RecursionError):
         return False
-    return all(map(_plain_formula if task in PARSE_EXPR_TASKS else _plain_list, ast.walk(tree)))
+    return all(map(_allowed_in_formula if task in PARSE_EXPR_TASKS else _allowed_in_list, ast.walk(tree)))
 
 
-def _plain_list(node: ast.AST) -> bool:
+def _allowed_in_list(node: ast.AST) -> bool:
     allowed = (ast.Expression, ast.List, ast.Tuple, ast.Constant, ast.Name, ast.UnaryOp, ast.USub, ast.Load)
     return isinstance(node, allowed)
 
 
-def _plain_formula(node: ast.AST) -> bool:
-    """Numbers, letters, operators, calls of known functions; no strings, which SymPy would evaluate."""
+def _allowed_in_formula(node: ast.AST) -> bool:
+    """Allows numbers, letters, operators and known functions; no strings, which SymPy would evaluate."""
     if isinstance(node, ast.Constant):
         return type(node.value) in (int, float)
     if isinstance(node, ast.Name):
@@ -147,7 +147,7 @@ def _plain_formula(node: ast.AST) -> bool:
 
 
 def _small_power(exponent: ast.AST) -> bool:
-    """Powers of more than two digits, and towers of powers, are costly and no task's answer."""
+    """Rejects exponents over 99 and towers of powers: they are costly, and no task has such an answer."""
     for node in ast.walk(exponent):
         if isinstance(node, ast.Pow):
             return False
@@ -165,11 +165,11 @@ def _scorer(task: str, settings: str) -> Callable[..., float]:
 
 
 def _apart(a: Any, b: Any) -> bool:
-    """Whether two numbers differ by more than rounding: math-verify takes two tiny ones for the same."""
+    """Whether two numbers differ by more than rounding; math-verify treats two tiny numbers as equal."""
     from sympy import Expr, UnevaluatedExpr
 
     if not all(isinstance(e, Expr) and e.is_number and not e.has(UnevaluatedExpr) for e in (a, b)):
-        return False  # not numbers; or percentages, which are written so
+        return False  # no numbers, or percentages, which math-verify reads as unevaluated
     x, y = abs(a.evalf(30)), abs(b.evalf(30))
     return bool(abs(a.evalf(30) - b.evalf(30)) > ROUNDING * max(x, y))
 
@@ -178,18 +178,18 @@ _PLAIN_NAME = re.compile(r"(?<![\\A-Za-z])(pi|sin|cos|tan|exp|log|ln)(?![A-Za-z]
 
 
 def _as_latex(text: str) -> str:
-    """math-verify reads LaTeX only between delimiters; on one line, or `$` does not delimit."""
+    """Puts text between delimiters and on one line, as math-verify needs it."""
     text = _PLAIN_NAME.sub(r"\\\1", " ".join(text.split())).replace("**", "^")
     return text if any(mark in text for mark in ("$", r"\(", r"\[", r"\boxed")) else f"${text}$"
 
 
 def serve(control: socket.socket) -> None:
-    """Answer checks until the parent closes its end, which it also does by dying.
+    """Serves checks until the parent closes its end of `control` or dies.
 
-    Each byte on `control` brings the descriptor of a connection, for one request and its reply.
+    Each byte on `control` carries the descriptor of a connection for one request and its reply.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a child: the kernel buries it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
         byte, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -203,35 +203,34 @@ def serve(control: socket.socket) -> None:
 def _serve_one(connection: Connection, control: socket.socket) -> None:
     try:
         request = json.loads(connection.recv_bytes())
-        judge = CHECKS[request["check"]](**request["arguments"])
+        check = CHECKS[request["check"]](**request["arguments"])
     except (EOFError, OSError):
-        return  # the asker is gone
-    except Exception as error:  # noqa: BLE001 - said to the parent, which raises it
+        return  # the caller is gone
+    except Exception as error:  # noqa: BLE001 - sent to the caller, which raises it
         connection.send_bytes(f"{type(error).__name__}: {error}".encode()[:REPLY_LIMIT])
         return
-    gc.freeze()  # what is loaded is shared with the children, and no collection may copy it
+    gc.freeze()  # keeps loaded pages shared with the children, as a collection would copy them
     if os.fork() == 0:
         control.close()
-        _judge(judge, request["seconds"], connection)
+        _run(check, request["seconds"], connection)
         os._exit(0)
 
 
-def _judge(judge: Judge, seconds: float, connection: Connection) -> None:
-    """In the child: the part that touches a model's text."""
+def _run(check: Check, seconds: float, connection: Connection) -> None:
+    """Runs the part of a check that touches the model's text, in the child."""
     try:
-        # The signal's default is to end the process, in the kernel, even inside one long C call.
+        # By default SIGALRM ends the process, in the kernel, even inside one long C call.
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        random.seed(0)  # SymPy guesses with it: the same question must get the same answer
+        random.seed(0)  # SymPy tests equality at random points; outcomes must repeat
         connection.send_bytes(STARTED)
         try:
-            outcome = judge()
-        except Exception as error:  # noqa: BLE001 - a library met hostile text: whatever it raises is an answer
-            outcome = (
-                NO_ROOM if isinstance(error, OSError) and error.errno else f"error_{type(error).__name__}"
-            )
+            outcome = check()
+        except Exception as error:  # noqa: BLE001 - a library on hostile text may raise anything
+            by_system = isinstance(error, OSError) and error.errno
+            outcome = NO_RESOURCES if by_system else f"error_{type(error).__name__}"
         connection.send_bytes(outcome.encode())
-    except BaseException:  # noqa: BLE001 - the connection is gone; nothing of the server's may run in a child
+    except BaseException:  # noqa: BLE001 - the connection is gone; no server code may run in a child
         os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Filter of correctness: the answer found in the response, compared with the reference."""
+"""Filter of correctness: the answer extracted from the response, compared with the reference."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from filters.extract.answer import Answer, after_thought, extract
-from filters.extract.context import later_answer, qualified, statement, taken_back
-from filters.grade.choice import read_choice
+from filters.extract.answer import Answer, after_reasoning, extract
+from filters.extract.context import is_qualified, is_retracted, later_answer, statement
+from filters.grade.choice import parse_choice
 from filters.grade.compare import is_missing
-from filters.grade.grader import TEXT_LIMIT, TIMEOUT, final_reference, verify
+from filters.grade.grader import TEXT_LIMIT, TIMEOUT, final_reference, grade_answer
 from filters.grade.json_answer import find_json
-from filters.grade.numbers import read_quantity
+from filters.grade.numbers import parse_quantity
 from filters.policy import DEFAULT, Boxes, Policy
 from filters.result import FilterResult, shorten, undecided
-from filters.text.normalize import fold, tidy
+from filters.text.normalize import normalize, strip_markup
 
 if TYPE_CHECKING:
     from pipeline.rows import AnswerType, Trace
 
-PROSE_LIMIT = 300  # characters of a response that is judged whole
+PROSE_LIMIT = 300  # characters of a response that may be graded as a whole
+# Other types must be parsed first: two equal texts may be no number, or JSON that is refused.
+_EQUAL_IF_SAME_TEXT = frozenset(("math", "text", "reasoning_gym"))
+_GRADED_BY_CLAUSE = frozenset(("choice", "yes_no"))  # their readers weigh the words of each clause
+_STATED = frozenset(("math", "number", "choice", "yes_no", "text"))  # words around the answer matter
 
 
 def correct(
@@ -38,29 +42,27 @@ def correct(
     code_memory_mb: Annotated[int, Ge(64), Le(65_536)] = 1024,
     sandbox: Literal["full", "limits"] = "full",
 ) -> FilterResult:
-    """The answer equals the reference, as far as anybody can tell within `timeout` seconds.
+    """The answer equals the reference, as far as can be decided within `timeout` seconds.
 
-    Where a number is asked for, a response that states no answer in so many words is judged by its last one,
-    so that a model that never learned a format is still measured by what it can do. A program is run against
-    its problem's tests instead (`filters.sandbox.python_tests`), within `code_seconds` of CPU time for each
-    input and `code_memory_mb`, in the `sandbox` of `filters.sandbox.runner.run`. The other parameters are
+    If the answer is a number and the response does not state one explicitly, its last number is graded, so
+    that a model that never learned an answer format is still measured. A program is run against the tests of
+    its problem (`filters.sandbox.python_tests`), with `code_seconds` of CPU time for each input and
+    `code_memory_mb` of memory, in the `sandbox` of `filters.sandbox.runner.run`. The other parameters are
     those of `filters.policy.Policy`.
     """
     if trace.answer_type == "python":
-        from filters.sandbox.python_tests import (
-            passes_tests,  # it imports pydantic, which no other answer needs
-        )
+        from filters.sandbox.python_tests import passes_tests  # it loads pydantic, which only programs need
 
         return passes_tests(trace, seconds=code_seconds, memory_mb=code_memory_mb, sandbox=sandbox)
     policy = Policy(
         rounding_digits, percent_sign_optional, unit_optional, ordered_lists, several_boxes, case_sensitive
     )
-    return judge_response(
+    return grade_response(
         trace.reference, trace.response, trace.answer_type, trace.metadata, timeout=timeout, policy=policy
     )
 
 
-def judge_response(
+def grade_response(
     reference: str | None,
     response: str,
     answer_type: AnswerType,
@@ -69,57 +71,51 @@ def judge_response(
     timeout: float = TIMEOUT,
     policy: Policy = DEFAULT,
 ) -> FilterResult:
-    """The verdict on a whole response, with the answer that was found in it as evidence."""
+    """Grades a whole response; the evidence is the answer extracted from it."""
     if len(reference or "") > TEXT_LIMIT and answer_type in _STATED:
         return undecided("refused")
-    short = len(response) <= PROSE_LIMIT and answer_type in _SAME_IF_SPELT_SO
-    bare = tidy(response) if reference and short else ""
-    if bare and reference and bare == tidy(reference) and not is_missing(reference, words=False):
+    short = len(response) <= PROSE_LIMIT and answer_type in _EQUAL_IF_SAME_TEXT
+    bare = strip_markup(response) if reference and short else ""
+    if bare and reference and bare == strip_markup(reference) and not is_missing(reference, words=False):
         return FilterResult("passed", "", bare, "text")
-    answer = judged_answer(reference, response, answer_type, policy)
+    answer = answer_to_grade(reference, response, answer_type, policy)
     if answer is None:
         return undecided("no_answer")
-    finding = verify(reference, answer.text, answer_type, metadata, timeout=timeout, policy=policy)
-    if finding.outcome != "undecided" and answer_type in _STATED:
-        finding = _withstanding(finding, reference or "", response, answer, answer_type, policy)
-    return finding._replace(evidence=shorten(answer.text))
+    result = grade_answer(reference, answer.text, answer_type, metadata, timeout=timeout, policy=policy)
+    if result.outcome != "undecided" and answer_type in _STATED:
+        result = _unless_withdrawn(result, reference or "", response, answer, answer_type, policy)
+    return result._replace(evidence=shorten(answer.text))
 
 
-# The others have to be read first: two equal texts may be no number, or JSON that is refused.
-_SAME_IF_SPELT_SO = frozenset(("math", "text", "reasoning_gym"))
-_READ_BY_CLAUSE = frozenset(("choice", "yes_no"))  # by readers that weigh each clause's words
-_STATED = frozenset(("math", "number", "choice", "yes_no", "text"))  # whose words beside the answer count
-
-
-def _withstanding(
-    finding: FilterResult,
+def _unless_withdrawn(
+    result: FilterResult,
     reference: str,
     response: str,
     answer: Answer,
     answer_type: AnswerType,
     policy: Policy,
 ) -> FilterResult:
-    """The verdict, unless the response takes the answer back, or leaves open whether it is meant."""
-    if finding.outcome == "failed" and answer.end >= len(response):
-        return finding
-    said = statement(response, answer)
-    later = later_answer(said)
+    """The result, or undecided if the response retracts the answer or makes it conditional."""
+    if result.outcome == "failed" and answer.end >= len(response):
+        return result
+    stated = statement(response, answer)
+    later = later_answer(stated)
     if later is not None:
-        other = verify(answer.text, later, answer_type, policy=policy).outcome
+        other = grade_answer(answer.text, later, answer_type, policy=policy).outcome
         if other != "passed" and not (other == "undecided" and later == answer.text):
-            return undecided("taken_back")
-    elif taken_back(said):
-        return undecided("taken_back")
-    known = answer.text if finding.layer in _READ_BY_CLAUSE else reference
-    if finding.outcome == "passed" and qualified(said, known):
+            return undecided("retracted")
+    elif is_retracted(stated):
+        return undecided("retracted")
+    known = answer.text if result.layer in _GRADED_BY_CLAUSE else reference
+    if result.outcome == "passed" and is_qualified(stated, known):
         return undecided("qualified")
-    return finding
+    return result
 
 
-def judged_answer(
+def answer_to_grade(
     reference: str | None, response: str, answer_type: AnswerType, policy: Policy
 ) -> Answer | None:
-    """The part of a response that is judged for its answer; None where there is none."""
+    """The part of a response to grade as its answer; None if there is none."""
     if answer_type == "json":
         found = find_json(response)
         return None if found is None else Answer(found, "whole")
@@ -132,27 +128,27 @@ def judged_answer(
         return answer
     if answer_type == "math":
         return _mathematical(reference, response, answer)
-    if reference is not None and read_quantity(fold(reference)):
+    if reference is not None and parse_quantity(normalize(reference)):
         return answer
-    return _entire(response.strip())  # a board, a list of words: the whole response is the answer
+    return _entire(response.strip())  # a board or a list of words: the whole response is the answer
 
 
 def _mathematical(reference: str | None, response: str, answer: Answer | None) -> Answer | None:
-    """The last formula or number; where the reference is an option's letter, a short response as it is."""
-    response = after_thought(response).strip()
-    if reference and len(response) <= PROSE_LIMIT and read_choice(fold(final_reference(reference))):
+    """The last formula or number; if the reference is the letter of an option, all of a short response."""
+    response = after_reasoning(response).strip()
+    if reference and len(response) <= PROSE_LIMIT and parse_choice(normalize(final_reference(reference))):
         return _entire(response)
     return answer
 
 
 def _ending(response: str) -> Answer | None:
-    """The response where it is short, else its last PROSE_LIMIT characters less a torn word."""
-    response = after_thought(response).strip()
+    """The last PROSE_LIMIT characters of the response, starting at a whole word."""
+    response = after_reasoning(response).strip()
     if len(response) > PROSE_LIMIT:
         response = response[-PROSE_LIMIT:].partition(" ")[2].strip()
     return _entire(response)
 
 
 def _entire(text: str) -> Answer | None:
-    """A text that is its own statement, with nothing around it."""
+    """An answer that is the whole text, with nothing around it."""
     return Answer(text, "whole", 0, sys.maxsize) if text else None

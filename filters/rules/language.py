@@ -1,25 +1,23 @@
-"""Filter of mixed languages: DeepSeek-R1 dropped chains of thought that mix them (arXiv 2501.12948, 2.3.3).
+"""Filter of mixed languages, which DeepSeek-R1 also removed from its data (arXiv 2501.12948, section 2.3.3).
 
-Two looks at the words alone, without code and formulas: at letters of another writing, where a single word is
-seen (我们), and at whole passages in another language, which CLD2 tells apart even within one writing. CLD2
-(`pycld2`, Apache-2.0) was the fastest of those tried, and says so when it is not sure.
+It checks the words without code and formulas in two ways. Letters of another script reveal even a single word
+(我们). CLD2 finds whole passages in another language, even of the same script. CLD2 (`pycld2`, Apache-2.0)
+was the fastest detector tried, and it reports when it is not sure.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Interval
 
 from filters.result import FilterResult, failed, passed
-from filters.text.prose import prose, thought
+from filters.text.prose import prose, reasoning_of
+from pipeline.rows import Trace
 
-if TYPE_CHECKING:
-    from pipeline.rows import Trace
-
-# ISO 639-1 -> the writings that its words have beside the Latin one, which names and formulas have anywhere.
+# ISO 639-1 code -> the scripts of its words other than Latin, which names and formulas use in any language.
 _SCRIPTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs"), ()),
     **dict.fromkeys(("hu", "ro", "tr", "vi", "id"), ()),
@@ -43,8 +41,8 @@ Language = Literal[
 ]
 # fmt: on
 
-# One letter is a symbol (π, ℵ, Ж), two are a word; in Greek up to three, as in αβγ, are angles and products.
-# One Han character may be a word: alone it is told from a symbol by its company.
+# One letter is a symbol (π, ℵ, Ж), two are a word; up to three Greek letters may be a product (αβγ).
+# A single Han character may be a word or a symbol: it counts if there are SINGLES of them.
 _FOREIGN = re.compile(
     "(?P<han>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+)"
     "|(?P<kana>[\u3041-\u3096\u30a1-\u30fa\u30fc]{2,})"
@@ -62,28 +60,28 @@ _FOREIGN = re.compile(
 _ANY_FOREIGN = re.compile(
     "[\u3400-\u9fff\uf900-\ufaff]|[\u0370-\u1cff\u1f00-\u1fff\u3041-\u30ff\uac00-\ud7a3]{2}"
 )
-SINGLES = 3  # Han characters that stand alone, from which on they are words
-# What is only mentioned: up to 60 characters in quotation marks, or a few words in brackets. An apostrophe
-# opens nothing after a letter (let's), and closes nothing before one.
+SINGLES = 3  # isolated Han characters, from which on they count as words
+# Text that is only mentioned: up to 60 characters in quotation marks, or a few words in brackets. An
+# apostrophe after a letter (let's) opens no quotation, and one before a letter closes none.
 _MENTION = re.compile(
     r"(?P<gloss>[(\[（][^()\[\]（）\n]{1,60}[)\]）])"  # noqa: RUF001
     r"|[\"“„«「『](?=\S)[^\"“”«»「」『』\n]{1,60}[\"”“»」』]"
     r"|(?<![^\W\d_])['‘’](?=\S)[^‘’'\n]{1,60}['’](?![^\W\d_])"  # noqa: RUF001
 )
-GLOSS_LETTERS, GLOSS_WORDS = 8, 4  # foreign ones in brackets, beyond which they are a sentence
-# What CLD2 calls apart, and people do not, or cannot by a few sentences.
-_KIN = {
+GLOSS_LETTERS, GLOSS_WORDS = 8, 4  # with more foreign ones than these, brackets hold a sentence
+# Languages that CLD2 distinguishes but readers do not, or not from a few sentences.
+_SAME_LANGUAGE = {
     "zh-Hant": "zh", "nn": "no", "nb": "no", "da": "no", "hr": "sr", "bs": "sr", "ms": "id", "iw": "he",
     "sco": "en",
 }  # fmt: skip
-_UNSURE = frozenset({"un", "la", "xxx"})  # unknown; Latin, which it takes lists of names for
-_UNREADABLE = re.compile("[^\t\n -~\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\uffef\U00010000-\U0001fffd]")  # to CLD2
-SURE_BYTES = 200  # of a passage, below which CLD2 is not believed
+_UNSURE = frozenset({"un", "la", "xxx"})  # unknown, and Latin, which CLD2 reports for lists of names
+_UNREADABLE = re.compile("[^\t\n -~\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\uffef\U00010000-\U0001fffd]")  # by CLD2
+MIN_PASSAGE = 200  # bytes; CLD2 is not reliable on shorter passages
 
 
 class Passages(NamedTuple):
-    main: str | None  # the language of most of a text, None where there is too little
-    shares: dict[str, float]  # of the text, by language
+    main: str | None  # language of most of the text; None if the text is too short
+    shares: dict[str, float]  # language -> share of the text
 
 
 def one_language(
@@ -93,16 +91,16 @@ def one_language(
     max_words: Annotated[int, Interval(ge=0)] = 0,
     max_share: Annotated[float, Interval(ge=0, le=1)] = 0.1,
 ) -> FilterResult:
-    """The thought is written in one of `languages`, by default the question's, and in no other.
+    """The reasoning is written only in `languages`, by default in the question's language.
 
-    At most `max_words` words in a writing that is none of theirs, where they are not quoted or a few in
-    brackets, and at most `max_share` of the text in passages of other languages. Where the question is too
-    short to tell, the language of most of the thought is taken for its own.
+    At most `max_words` words may be in another script, not counting quotations and short glosses in brackets,
+    and at most `max_share` of the text in passages of other languages. If the question is too short to detect
+    its language, the main language of the reasoning is allowed.
     """
-    text = prose(thought(trace))
+    text = prose(reasoning_of(trace))
     found = _passages(text)
     if languages:
-        allowed = {_KIN.get(language, language) for language in languages}
+        allowed = {_SAME_LANGUAGE.get(language, language) for language in languages}
         scripts = frozenset(script for language in languages for script in _SCRIPTS[language])
     else:
         main, scripts = _of_question(trace.question)
@@ -120,37 +118,38 @@ def one_language(
 def _foreign_words(text: str, scripts: frozenset[str]) -> list[str]:
     if text.isascii() or not _ANY_FOREIGN.search(text):
         return []
-    found = _FOREIGN.finditer(_MENTION.sub(_unless_a_sentence, text))
+    found = _FOREIGN.finditer(_MENTION.sub(_blank_mention, text))
     words = [match[0] for match in found if match.lastgroup not in scripts]
     singles = sum(len(word) == 1 for word in words)
     return words if singles >= SINGLES else [word for word in words if len(word) > 1]
 
 
-def _unless_a_sentence(mention: re.Match[str]) -> str:
+def _blank_mention(mention: re.Match[str]) -> str:
+    """A blank, or the mention itself if its brackets hold a foreign sentence."""
     if not mention["gloss"]:
         return " "
     words = [(match.lastgroup, match[0]) for match in _FOREIGN.finditer(mention[0])]
-    letters = sum(len(word) for writing, word in words if writing in ("han", "kana", "thai"))
+    letters = sum(len(word) for script, word in words if script in ("han", "kana", "thai"))
     return mention[0] if letters > GLOSS_LETTERS or len(words) > GLOSS_WORDS else " "
 
 
 @functools.lru_cache(maxsize=1024)  # one question has many samples
 def _of_question(question: str) -> tuple[str | None, frozenset[str]]:
-    """The language of a question and the writings of its words, those it only mentions included."""
+    """The language of a question and the scripts of its words, including quoted ones."""
     found = _FOREIGN.finditer(question) if _ANY_FOREIGN.search(question) else ()
     return _passages(prose(question)).main, frozenset(match.lastgroup or "" for match in found)
 
 
 def _passages(text: str) -> Passages:
-    """The languages of a text's passages, by CLD2; only what it is sure of."""
+    """The languages of a text's passages that CLD2 is sure of."""
     import pycld2
 
     text = _UNREADABLE.sub(" ", text)
     sure, size, details = pycld2.detect(text, bestEffort=False)
     shares: dict[str, float] = {}
     for _, code, percent, _ in details:
-        if code not in _UNSURE and percent * size >= SURE_BYTES * 100:
-            language = _KIN.get(code, code)
+        if code not in _UNSURE and percent * size >= MIN_PASSAGE * 100:
+            language = _SAME_LANGUAGE.get(code, code)
             shares[language] = shares.get(language, 0.0) + percent / 100
     main = details[0][1]
-    return Passages(_KIN.get(main, main) if sure and main not in _UNSURE else None, shares)
+    return Passages(_SAME_LANGUAGE.get(main, main) if sure and main not in _UNSURE else None, shares)

@@ -1,45 +1,43 @@
-"""Filters of how a thought is laid out: paragraphs that nobody can read, blocks of code.
+"""Filters of the layout of reasoning: very long paragraphs, code blocks.
 
 DeepSeek-R1 filtered out chains of thought "with mixed languages, long paragraphs, and code blocks", being
-"chaotic and difficult to read" (arXiv 2501.12948, 2.3.3). It gives no figures: the defaults are ours.
+"chaotic and difficult to read" (arXiv 2501.12948, section 2.3.3). It gives no figures; the defaults are ours.
 """
 
 from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from annotated_types import Interval
 
 from filters.result import FilterResult, failed, passed
-from filters.text.prose import count_words, prose, thought
+from filters.text.prose import count_words, prose, reasoning_of
+from pipeline.rows import Trace
 
-if TYPE_CHECKING:
-    from pipeline.rows import Trace
-
-WIDTHS = range(50, 301)  # characters to which a text may have been broken
+WIDTHS = range(50, 301)  # characters per line of hard-wrapped text
 _BLANK_LINES = re.compile(r"\n\s*\n")
-_FIRST_WORD = re.compile(r"\s*([\u3040-\u30ff\u3400-\u9fff]|\S{1,20})")  # writings of Asia break anywhere
+_FIRST_WORD = re.compile(r"\s*([\u3040-\u30ff\u3400-\u9fff]|\S{1,20})")  # East Asian lines break anywhere
 _SENTENCE_END = tuple(".!?:;。！？：；")  # noqa: RUF001
 _NUMBER = re.compile(r"\d[\d.,]*")
-# A fence at the start of a line or of an item of a list, however far it is set in; or HTML for the same.
+# A fence at the start of a line or of a list item, indented or not; or the HTML equivalent.
 _FENCE = re.compile(
     r"^[ \t]{0,80}(?:(?:[-*+>]|\d{1,3}[.)])[ \t]{1,3}){0,3}(?P<mark>```|~~~)[`~]*[ \t]*(?P<language>\w*)"
-    r"(?![^\n]*```)"  # which closes in its line
+    r"(?![^\n]*```)"  # not one that closes on its own line
     r"|(?P<pre><pre\b[^<>\n]{0,80}>(?=\s{0,9}<code\b)|^[ \t]{0,80}<pre\b[^<>\n]{0,80}>)",
     re.MULTILINE,
 )
-_FORMULAS = frozenset(("math", "latex", "tex", "katex"))  # what a fence says that sets a formula apart
+_FORMULAS = frozenset(("math", "latex", "tex", "katex"))  # fences with these languages hold formulas
 
 
 def paragraphs(trace: Trace, *, max_words: Annotated[int, Interval(ge=1)] = 400) -> FilterResult:
-    """No paragraph of the thought has more than so many words.
+    """No paragraph of the reasoning has more than `max_words` words.
 
-    A new line begins a new paragraph, so lists and tables are none; numbers and formulas are no words. Lines
-    that were only broken to a width are one paragraph.
+    Every line is a paragraph, so lists and tables pass; only hard-wrapped lines are joined into one. Numbers
+    and formulas do not count as words.
     """
-    for block in _BLANK_LINES.split(thought(trace)):
+    for block in _BLANK_LINES.split(reasoning_of(trace)):
         if _may_have(block, max_words):
             for paragraph in _paragraphs(block):
                 words = _count(paragraph) if _may_have(paragraph, max_words) else 0
@@ -49,7 +47,7 @@ def paragraphs(trace: Trace, *, max_words: Annotated[int, Interval(ge=1)] = 400)
 
 
 def _may_have(text: str, max_words: int) -> bool:
-    """Whether there is room for more words: where blanks part them, each takes two characters."""
+    """Quick test whether so many words fit: a word and its blank take at least two characters."""
     return len(text) >= (2 * max_words if text.isascii() else max_words)
 
 
@@ -59,13 +57,13 @@ def _count(paragraph: str) -> int:
 
 def _paragraphs(block: str) -> list[str]:
     lines = block.split("\n")
-    return [" ".join(lines)] if _was_wrapped(lines) else lines
+    return [" ".join(lines)] if _is_wrapped(lines) else lines
 
 
-def _was_wrapped(lines: list[str]) -> bool:
-    """Whether lines were broken to a width: nearly all but the last have no room for the next one's word.
+def _is_wrapped(lines: list[str]) -> bool:
+    """Whether lines are hard-wrapped: on nearly all but the last, the next line's first word does not fit.
 
-    Most lines of a list end a sentence, or begin alike and go on otherwise.
+    Excludes lists, whose lines mostly end a sentence, or begin alike and then differ.
     """
     width, breaks = max(map(len, lines)), len(lines) - 1
     if breaks < 2 or width not in WIDTHS:
@@ -79,10 +77,10 @@ def _was_wrapped(lines: list[str]) -> bool:
 
 
 def no_code(trace: Trace, *, max_blocks: Annotated[int, Interval(ge=0)] = 0) -> FilterResult:
-    """The thought holds at most so many blocks of code, fenced or in HTML; code within a line does not count,
-    nor does a formula in a fence.
+    """The reasoning has at most `max_blocks` code blocks, fenced or in HTML, not counting inline code and
+    fenced formulas.
     """
-    text = thought(trace)
+    text = reasoning_of(trace)
     if not any(mark in text for mark in ("```", "~~~", "<pre")):
         return passed()
     starts = _blocks(text)
@@ -90,9 +88,9 @@ def no_code(trace: Trace, *, max_blocks: Annotated[int, Interval(ge=0)] = 0) -> 
 
 
 def _blocks(text: str) -> list[int]:
-    """Where blocks of code start; the last may never close."""
+    """Start positions of code blocks; the last block may be unclosed."""
     starts = []
-    inside = None  # the mark that closes the block
+    inside = None  # the fence that closes the current block
     for fence in _FENCE.finditer(text):
         if inside:
             inside = None if fence["mark"] == inside else inside

@@ -1,33 +1,30 @@
-"""Filter of leaked references: a thought that speaks of an answer it was given, or of its instructions.
+"""Filter of leaked references: reasoning that mentions an answer it was given, or its prompt.
 
-A teacher that is shown the reference, or worked examples, may reason towards it ("the answer given is 12, so
-..."), which teaches a student to justify instead of to solve; STaR (Zelikman et al. 2022, arXiv 2203.14465)
-calls such traces rationalisations and asks that they read as if nothing had been given. What the question
-itself speaks of is no leak.
+A teacher that was shown the reference or worked examples may reason towards it ("the answer given is 12, so
+..."). That teaches a student to justify instead of to solve. STaR (Zelikman et al. 2022, arXiv 2203.14465)
+calls such traces rationalizations and requires them to read as if nothing had been given. Mentioning what the
+question itself mentions is no leak.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING
 
 from filters.result import FilterResult, failed, passed
-from filters.text.prose import thought
+from filters.text.prose import reasoning_of
+from pipeline.rows import Trace
 
-if TYPE_CHECKING:
-    from pipeline.rows import Trace
-
-AROUND = 60  # characters on either side of a keyword in which a phrase is looked for
+AROUND = 60  # characters searched on either side of a keyword
 
 _SHOWN = r"(?:given|provided|supplied|reference|official|sample|model|gold|ground[- ]truth|suggested)"
-# A question may be about a solution of salt, or one of an equation, that is given.
+# Fewer words than _SHOWN: a question may give a salt solution, or a solution of an equation.
 _SHOWN_SOLUTION = r"(?:reference|official|model|gold|ground[- ]truth|suggested)"
 _SAYS = r"(?:is|was|says|said|states|gives|claims|mentions)\b"
 _SAYS_THE_ANSWER = (
     r"(?:says|states|tells (?:me|us)|claims) (?:that )?the (?:final |correct |right )?answer is\b"
 )
-# Answers to choose from, and answers to something else, are not the reference.
+# Answer options, and answers to other questions, are not the reference.
 _NOT_THIS = (
     r"(?!(?:['’]s)?[ -](?:choice|option|set|format|form|space|template|box|alternative|candidate|list|type"  # noqa: RUF001
     r"|interval|curve|path)(?:s|es)?\b"
@@ -42,7 +39,7 @@ _TOLD = (
     rf"(?:given|told|provided with|shown) (?:that )?(?:the {_NOUN}"
     rf"|(?:[^.\n]|\.\d){{1,40}}? as the {_NOUN})"
 )
-# "The expected answer is probably 12" is a guess, "the expected answer is 12" is none.
+# "The expected answer is 12" is a leak, "the expected answer is probably 12" is a guess.
 _KNOWN = (
     r"(?P<known>\b(?:the|this|that) (?:expected|known|target|stated|intended) (?:final |correct )?answer"
     r"(?: here)? (?:is|was|of)(?! (?:probably|likely|maybe|perhaps|presumably|surely|just|simply|not|to|in"
@@ -52,7 +49,7 @@ _GUESSED = re.compile(
     r"\b(?:think|guess|suppose|believe|suspect|assum\w{1,5}|imagine|maybe|perhaps|probably|likely|presumably|if"
     r"|whether|seems?|possibly)\b[^.\n]{0,30}\Z"
 )
-# Keyword -> the phrases with it that speak of an answer that was shown.
+# Keyword -> phrases with it that mention a given answer.
 _PHRASES = {
     "answer": (
         rf"{_THE} {_SHOWN} (?:final |correct |right )?answer\b{_NOT_THIS}",
@@ -97,13 +94,13 @@ _PATTERNS = {word: re.compile("|".join(phrases)) for word, phrases in _PHRASES.i
 
 
 def no_leak(trace: Trace, *, phrases: list[str] | None = None) -> FilterResult:
-    """The thought does not speak of a reference answer or solution, nor of a prompt or examples it was shown.
+    """The reasoning does not mention a given answer or solution, nor the prompt or its examples.
 
-    `phrases`: words of the prompt that no thought may hold, whatever their case. What the question holds too,
-    speaks of ("the pH of the solution") or presents as given ("the student's solution"), is its own; and what
-    the thought only supposes is no leak.
+    `phrases`: words of the prompt that reasoning must not contain, in any case. A phrase is no leak if the
+    question contains it, mentions its subject ("the pH of the solution") or presents one as given ("the
+    student's solution"), or if the reasoning only guesses.
     """
-    text, question = thought(trace).lower(), trace.question.lower()
+    text, question = reasoning_of(trace).lower(), trace.question.lower()
     for phrase in (p.lower() for p in phrases or () if p.strip()):
         at = text.find(phrase)
         if at >= 0 and phrase not in question:
@@ -117,7 +114,7 @@ def no_leak(trace: Trace, *, phrases: list[str] | None = None) -> FilterResult:
 
 
 def _windows(text: str, word: str) -> list[tuple[int, int]]:
-    """The surroundings of a word, joined where they meet: each character is in one at most."""
+    """Spans around each occurrence of a word, merged where they overlap, so that each is searched once."""
     found: list[tuple[int, int]] = []
     at = text.find(word)
     while at >= 0:
@@ -134,19 +131,20 @@ def _guessed(text: str, match: re.Match[str]) -> bool:
     return match.lastgroup == "known" and bool(_GUESSED.search(before))
 
 
-# What a question speaks of: solutions of salt, solutions that are tested; not the one that it asks for.
+# Solutions that a question mentions, such as salt solutions or a student's; not the one that it asks for.
 _SOLUTION = re.compile(
     r"\b(?:of|in|into|to|from|with|is|that) (?:the|a|an|this|that) solution\b"
     r"|\b(?:sample|given|aqueous|saline|buffer|acid|salt|sugar|stock) solution\b"
     r"|(?:\d%?|\bml|\blit(?:er|re)s?|\bmolar) [^.\n]{0,40}\bsolution\b"
 )
-_PAIR = re.compile(r"->|→|=>|\binput\b")  # of an input and an output: two of them are examples
-_NAMED = ("ground truth", "hint", "label", "reference", "prompt", "example")  # presented where named at all
+_PAIR = re.compile(r"->|→|=>|\binput\b")  # between an input and its output; two of them make examples
+# A question presents these by containing the word.
+_NAMED = ("ground truth", "hint", "label", "reference", "prompt", "example")
 
 
 @functools.lru_cache(maxsize=1024)  # one question has many samples
 def _presented(question: str, word: str) -> bool:
-    """Whether a question brings up an answer, a solution, examples of its own."""
+    """Whether a question itself presents an answer, a solution or examples."""
     if not word.isascii() or word in _NAMED:
         return word in question or (word == "example" and len(_PAIR.findall(question)) > 1)
     if word == "solution" and _SOLUTION.search(question):

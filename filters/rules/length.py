@@ -1,17 +1,15 @@
-"""Filters of what was counted when a trace was sampled: its length, and how sure the teacher was."""
+"""Filters on a trace's counts: its length in tokens, and how confident the teacher was."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from annotated_types import Interval
 
 from filters.result import FilterResult, failed, passed, undecided
 from filters.text.prose import count_words
-
-if TYPE_CHECKING:
-    from pipeline.rows import Trace
+from pipeline.rows import Trace
 
 Tokens = Annotated[int, Interval(ge=0)]
 Probability = Annotated[float, Interval(ge=0, le=1)]
@@ -20,64 +18,62 @@ Probability = Annotated[float, Interval(ge=0, le=1)]
 def length(
     trace: Trace,
     *,
-    min_thought: Tokens = 1,
-    max_thought: Tokens = 32_768,
-    min_answer: Tokens = 1,
-    max_answer: Tokens = 8_192,
+    min_reasoning: Tokens = 1,
+    max_reasoning: Tokens = 32_768,
+    min_response: Tokens = 1,
+    max_response: Tokens = 8_192,
 ) -> FilterResult:
-    """Thought and response are neither too short nor too long, in tokens.
+    """Reasoning and response are neither too short nor too long, in tokens.
 
-    A server counts the two together: they share its count as their characters do, unless log-probabilities
-    say where the thought ends. Without a count, words stand for tokens. 32,768 tokens is what DeepSeek-R1
-    may generate in its own evaluation (arXiv 2501.12948, 3); the other bounds are only sane.
+    A server counts both together. The count is split where log-probabilities say that the reasoning ends,
+    else in proportion to characters; without a count, words stand for tokens. 32,768 is DeepSeek-R1's limit
+    in its own evaluation (arXiv 2501.12948, section 3); the other defaults are merely plausible.
     """
-    thought, answer = token_counts(trace)
-    for part, count, least, most in (
-        ("thought", thought, min_thought, max_thought),
-        ("answer", answer, min_answer, max_answer),
+    reasoning, response = token_counts(trace)
+    for part, count, low, high in (
+        ("reasoning", reasoning, min_reasoning, max_reasoning),
+        ("response", response, min_response, max_response),
     ):
-        if count < least:
-            return failed(f"short_{part}", str(count))
-        if count > most:
-            return failed(f"long_{part}", str(count))
-    return passed(f"{thought} + {answer}")
+        if not low <= count <= high:
+            return failed(f"{'short' if count < low else 'long'}_{part}", str(count))
+    return passed(f"{reasoning} + {response}")
 
 
 def token_counts(trace: Trace) -> tuple[int, int]:
-    """Tokens of the thought and of the response, as exactly as the trace says."""
+    """Tokens of the reasoning and of the response, as exactly as the trace tells."""
     reasoning = trace.reasoning or ""
     total = trace.completion_tokens
     if total is None:
         return count_words(reasoning), count_words(trace.response)
-    kept = trace.logprobs
-    if kept is not None:
-        thought = min(kept.thought, total)
+    if trace.logprobs is not None:
+        first = min(trace.logprobs.reasoning_tokens, total)
     else:
         characters = len(reasoning) + len(trace.response)
-        thought = round(total * len(reasoning) / characters) if characters else 0
-    return thought, total - thought
+        first = round(total * len(reasoning) / characters) if characters else 0
+    return first, total - first
 
 
 def confidence(
-    trace: Trace, *, min_thought: Probability = 0.5, min_answer: Probability = 0.7
+    trace: Trace, *, min_reasoning: Probability = 0.5, min_response: Probability = 0.7
 ) -> FilterResult:
-    """The teacher was sure enough: the geometric mean of its tokens' probabilities reaches the least one set.
+    """The teacher was confident: the geometric mean of its token probabilities reaches a minimum.
 
-    The mean log-probability of a trace is the usual measure in selective distillation, and the average
-    confidence of Deep Think with Confidence (Fu et al. 2025, arXiv 2508.15260) is its kin. Sampling at a
-    temperature lowers it. Cannot tell where log-probabilities were not asked for.
+    The mean log-probability of a trace is a usual measure in selective distillation, close to the average
+    confidence of Deep Think with Confidence (Fu et al. 2025, arXiv 2508.15260). Sampling at a temperature
+    lowers it. Undecided where log-probabilities were not requested.
     """
     parts = (
-        ("thought", trace.reasoning_logprob, min_thought, bool(trace.reasoning)),
-        ("answer", trace.response_logprob, min_answer, bool(trace.response)),
+        ("reasoning", trace.reasoning_logprob, min_reasoning, bool(trace.reasoning)),
+        ("response", trace.response_logprob, min_response, bool(trace.response)),
     )
     means = []
-    for part, logprob, least, present in parts:
+    for part, logprob, low, present in parts:
         if not present:
             continue
         if logprob is None or math.isnan(logprob):
             return undecided("no_logprobs", part)
-        means.append(f"{part} {math.exp(min(logprob, 0.0)):.3f}")
-        if math.exp(min(logprob, 0.0)) < least:
+        mean = math.exp(min(logprob, 0.0))
+        means.append(f"{part} {mean:.3f}")
+        if mean < low:
             return failed(f"unsure_{part}", means[-1])
     return passed(", ".join(means)) if means else undecided("no_logprobs")

@@ -1,25 +1,22 @@
 """Filter of refusals: a response that declines the task instead of answering it.
 
-The phrases are those that sets of instructions are usually cleaned of, written as patterns. They are looked
-for where a refusal stands, at the start of one of the first sentences: within a sentence or within quotation
-marks they are somebody else's.
+The patterns cover the phrases that instruction datasets are usually cleaned of. They match only at the start
+of one of the first sentences; within a sentence or a quotation the words are somebody else's.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from filters.extract.answer import extract, is_prose
+from filters.extract.answer import extract
+from filters.extract.sentences import is_prose
 from filters.result import FilterResult, failed, passed
+from pipeline.rows import Trace
 
-if TYPE_CHECKING:
-    from pipeline.rows import Trace
+HEAD = 400  # characters of a response that are searched
+SENTENCES = 3  # of those
 
-HEAD = 400  # characters of a response that are looked at
-SENTENCES = 3
-
-# What may stand before a refusal, up to a comma or stop; then perhaps a "but".
+# Text that may precede a refusal, up to a punctuation mark; then perhaps a "but".
 _APOLOGIES = (
     r"i'm (?:very |really |so |truly )?sorry|i am (?:very |really )?sorry|sorry|(?:my )?apologies"
     r"|i (?:do )?apologi[sz]e|unfortunately|regrettably|thank you for|i(?:'m| am) afraid(?: that)?|however",
@@ -37,19 +34,19 @@ _APOLOGIES = (
 )
 _APOLOGY = rf"(?:{'|'.join(_APOLOGIES)})"
 _BUT = r"(?:(?:but|aber|mais|pero|ma|mas|maar|ale|но)\s|但是?)?\s?"
-_OPENINGS = (  # the apology alone; or with what it goes on to say, up to a mark
+_OPENINGS = (  # the apology alone, or with the rest of its clause
     re.compile(rf"{_APOLOGY}\s?{_BUT}"),
     re.compile(rf"{_APOLOGY}[^.!?\n。,，:;—]{{0,60}}[.!,，:;。—]{{1,3}}\s{{0,3}}{_BUT}"),  # noqa: RUF001
 )
 _END = r"(?=\s*(?:[.!*]|\Z))"
-# What is refused, in the rest of the clause; "I cannot write this as a square" and "give a smaller number"
-# are no refusals.
+# The refused thing, in the rest of the clause. "I cannot write this as a square" and "I cannot give a smaller
+# number" are no refusals.
 _REQUEST = (
     r"(?=[^.\n]{0,60}\b(?:requests?|questions?|information|instructions|advice|images?|files?|links?|content"
     r"|conversation|you with|such(?! an?\b)|(?:this|that)(?=\s*(?:[.!*,;]|\Z|(?:kind|type|sort|specific"
     r"|particular|topic|problem|task|for you)\b)))(?!\w))"
 )
-_ANSWER = (  # it may be one "in closed form", which is none either
+_ANSWER = (  # "I cannot give an answer in closed form" is no refusal either
     r" (?:you )?(?:with )?(?:an?|the|any) (?:definitive |complete |specific |final |correct |direct )?"
     r"(?:answer|solution|response)(?=\s*(?:[.!,;:]|to\b|for\b|at\b|here\b|\Z))"
 )
@@ -71,7 +68,7 @@ _REFUSALS = {
     rf"|i(?:'m| am) (?:not allowed|not permitted|not comfortable)\b{_REQUEST}"
     r"|i(?:'m| am) not comfortable (?:answering|helping|doing)\b"
     r"|i(?:'m| am) not (?:programmed|designed|trained) to\b"
-    r"|i (?:do not|don't) (?:have|hold) (?:personal |real |any )*(?:judge_verdicts?|feelings|beliefs|emotions"
+    r"|i (?:do not|don't) (?:have|hold) (?:personal |real |any )*(?:opinions?|feelings|beliefs|emotions"
     r"|preferences|experiences|access to (?:your|this|real|the internet)|enough information to answer)\b"
     r"|i (?:must|have to|need to) (?:respectfully |politely )?(?:decline|refuse)\b(?! \d)|i decline to\b"
     r"|(?:this|your) request violates\b|my guidelines (?:prevent|forbid|do not allow)\b",
@@ -97,9 +94,9 @@ _SENTENCE_END = re.compile(r"[.!?\n][\s*_]*|[。！？]")  # noqa: RUF001
 
 
 def no_refusal(trace: Trace) -> FilterResult:
-    """The response does not open by refusing, in twelve languages; an answer that it states outweighs that.
+    """The response does not begin with a refusal, in any of twelve languages, unless it states an answer.
 
-    A box or a tag counts anywhere, "the answer is" only after the refusal.
+    A boxed or tagged answer counts anywhere, "the answer is" only after the refusal.
     """
     body = trace.response.lstrip(" \t\r\n*_#>")
     refusal = _refusal(body[:HEAD].lower().replace("’", "'"))  # noqa: RUF001
@@ -115,7 +112,7 @@ def no_refusal(trace: Trace) -> FilterResult:
 
 
 def _refusal(head: str) -> slice | None:
-    """From the start of the sentence that refuses to the end of the words that do."""
+    """The refusal, from the start of its sentence; None if there is none."""
     at = 0
     for _ in range(SENTENCES):
         for start in _starts(head, at):
@@ -129,9 +126,9 @@ def _refusal(head: str) -> slice | None:
 
 
 def _starts(head: str, at: int) -> list[int]:
-    """Where in a sentence a refusal may begin: at its start, and after apologies."""
+    """Positions where a refusal may begin in a sentence: its start, and after apologies."""
     starts = [at]
-    for start in starts:  # it grows
+    for start in starts:  # the list grows while it is read
         if len(starts) > 2 * SENTENCES:
             break
         starts += [found.end() for opening in _OPENINGS if (found := opening.match(head, start))]

@@ -1,8 +1,8 @@
-"""What runs within the sandbox: a program with its input, or one and, in another process, its assertions.
+"""The code that runs in a sandboxed process: a program, or the assertions about a program.
 
-The process of the assertions asks that of the program for each name it uses, and gets data or a `Remote`
-(`filters.sandbox.peer`). It alone reads the assertions, after it has parted from the program's: what is
-expected is never where the program is.
+The assertions run in a process of their own. It requests each name they use from the program's process and
+gets data or a `Remote` (`filters.sandbox.peer`). Only that process reads the assertions, after the fork, so
+the program's process never contains expected values.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ ASSERTIONS, REPORT = 5, 6  # in the process of the assertions
 
 
 class Role(NamedTuple):
-    """What a process has to run, and whether it answers for its assertions or makes them."""
+    """What a sandboxed process runs."""
 
-    kind: str  # "program", "answering" or "asserting"
+    kind: str  # "program", "answering" (a program with assertions) or "asserting"
     setup: str
     code: str
 
     def run(self) -> None:
-        """Run it; an exception of the program's ends the process as it would end Python."""
+        """Runs the code; an exception of the program ends the process as it would end Python."""
         sys.argv = ["answer.py"]
-        builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` does, which is not loaded
-        socket.socketpair = _ends_of_a_pipe  # type: ignore[assignment]
+        builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` would
+        socket.socketpair = _pipe_pair  # type: ignore[assignment]
         if self.kind == "asserting":
             return _assert()
         return _run(self)
 
 
-class _End:
-    """An end of a pipe with what asyncio asks of a socket, by which a loop wakes itself."""
+class _PipeEnd:
+    """An end of a pipe with the methods of a socket that asyncio uses to wake its event loop."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -60,10 +60,10 @@ class _End:
         os.close(self._descriptor)
 
 
-def _ends_of_a_pipe() -> tuple[_End, _End]:
-    """Instead of a pair of sockets, which the sandbox has not: one to read from, one to write to."""
+def _pipe_pair() -> tuple[_PipeEnd, _PipeEnd]:
+    """Replaces socket.socketpair, which the sandbox denies: an end to read from and one to write to."""
     reading, writing = os.pipe()
-    return _End(reading), _End(writing)
+    return _PipeEnd(reading), _PipeEnd(writing)
 
 
 def _module(name: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _module(name: str) -> dict[str, Any]:
 
 
 def _classes(space: dict[str, Any]) -> dict[str, type]:
-    """The classes that the setup defines, which both processes have."""
+    """The classes that the setup defines in both processes."""
     own = space["__name__"]
     return {k: v for k, v in space.items() if isinstance(v, type) and v.__module__ == own}
 
@@ -96,7 +96,7 @@ def _run(role: Role) -> None:
 
 
 def _assert() -> None:
-    """Run the assertions in order, and report how each went, until one fails."""
+    """Runs the assertions in order and reports each result, until one fails."""
     with open(ASSERTIONS, encoding="utf-8") as file:
         given = json.load(file)
     peer = Peer(READING, WRITING, OF_ASSERTIONS)
@@ -109,7 +109,7 @@ def _assert() -> None:
             found = importlib.import_module(module)
             space[name] = found if name == module else getattr(found, name)
         for name in set(given["names"]) - space.keys():
-            with contextlib.suppress(NameError):  # an assertion that needs it fails
+            with contextlib.suppress(NameError):  # an assertion that uses the name fails
                 space[name] = peer.ask("find", name)
         for number, source in enumerate(given["sources"], 1):
             peer.seen = None
@@ -123,19 +123,19 @@ def _assert() -> None:
         _report({"failed": number, "reason": "wrong_value", "evidence": str(e) or _seen(peer)})
     except MemoryError:
         _report({"failed": number, "reason": "too_much_memory", "evidence": "of what it returned"})
-    except BaseException as e:  # noqa: BLE001 - whatever an assertion raises, it did not hold
+    except BaseException as e:  # noqa: BLE001 - an assertion that raises anything fails
         _report({"failed": number, "reason": "raised", "evidence": f"{type(e).__name__}: {e}"})
     os._exit(0)
 
 
 def _seen(peer: Peer) -> str:
-    """The last value of the program's, for people."""
+    """The last value that came from the program, for the evidence."""
     try:
         return repr(peer.seen)[:200]
-    except BaseException:  # noqa: BLE001 - a repr may be the program's
+    except BaseException:  # noqa: BLE001 - the program may define the repr
         return ""
 
 
-def _report(said: dict[str, Any]) -> None:
-    said = {key: value[:300] if isinstance(value, str) else value for key, value in said.items()}
-    os.write(REPORT, json.dumps(said).encode() + b"\n")
+def _report(result: dict[str, Any]) -> None:
+    result = {key: value[:300] if isinstance(value, str) else value for key, value in result.items()}
+    os.write(REPORT, json.dumps(result).encode() + b"\n")

@@ -1,13 +1,12 @@
-"""Two processes that use each other's objects: how assertions use a program that is in another process.
+"""Remote objects: lets assertions in one process use a program in another.
 
-The assertions run in one process, the program in another, and between them goes data
-(`filters.sandbox.wire`). What is no plain data stays where it is; the other side holds a `Remote`, which asks
-for each thing that is done to it. The assertions' side lets its objects be called and iterated over, no more:
-a function that they pass must not be a way to what they expect.
+Plain data crosses between the processes as such (`filters.sandbox.wire`). Any other object stays in its
+process; the other side holds a `Remote`, which forwards each operation. The program may only call and iterate
+over objects of the assertions, so that a function passed to it gives no access to expected values.
 
-A Remote is never compared, or reckoned, with plain data over there: an object that says it equals everything
-would see what is expected of it. If its type is a kind of list, tuple, set or dictionary, its content comes
-over here for that; of any other type, it equals no plain data.
+A Remote is never compared or combined with plain data in the program's process, where an object that claims
+to equal everything would see the expected value. Instead, if its type derives from list, tuple, set or dict,
+its content is fetched and compared here. An object of any other type equals no plain data.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import contextlib
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from filters.sandbox.wire import LIMIT, Malformed, Writer, parse, read
 
@@ -25,7 +24,7 @@ Operation = Callable[..., Any]
 
 
 class Ended(BaseException):
-    """The other process is gone, or says what no message is. No assertion may catch it as an exception."""
+    """The other process ended or broke the protocol. A BaseException, so that no assertion catches it."""
 
 
 def call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -33,7 +32,7 @@ def call(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[s
 
 
 def content(value: Any) -> Any:
-    """A list, tuple, set or dictionary of a type of the program's own, as one of the plain types."""
+    """Converts an object whose type derives from list, tuple, set or dict to that plain type."""
     if isinstance(value, dict):
         return dict(dict.items(value))
     plain: Any
@@ -43,27 +42,33 @@ def content(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no plain data")
 
 
-_UNARY: dict[str, Operation] = {
-    "len": len, "str": str, "repr": repr, "hash": hash, "bool": bool, "int": int, "float": float,
+_FORWARDED: dict[str, Operation] = {
+    "getattr": getattr, "setattr": setattr, "delattr": delattr, "getitem": operator.getitem,
+    "setitem": operator.setitem, "delitem": operator.delitem, "len": len, "str": str, "repr": repr,
+    "hash": hash, "bool": bool, "int": int, "float": float,
     "complex": complex, "index": operator.index, "abs": abs, "neg": operator.neg, "pos": operator.pos,
     "invert": operator.invert, "round": round, "iter": iter, "next": next, "reversed": reversed,
 }  # fmt: skip
-_COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
-_RECKONED = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor")
-_BINARY: dict[str, Operation] = {name: getattr(operator, name) for name in (*_COMPARED, *_RECKONED)}
-# What may be asked of the process in which the program is, and of that of the assertions.
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor")
+_BINARY: dict[str, Operation] = {name: getattr(operator, name) for name in (*_COMPARISONS, *_ARITHMETIC)}
+# Operations that the program's process executes, and those that the assertions' process executes.
 OF_PROGRAM: dict[str, Operation] = {
-    "call": call, "content": content, "getattr": getattr, "setattr": setattr, "delattr": delattr,
-    "getitem": operator.getitem, "setitem": operator.setitem, "delitem": operator.delitem,
-    "isinstance": isinstance, **_UNARY, **_BINARY,
-}  # fmt: skip
+    "call": call,
+    "content": content,
+    "isinstance": isinstance,
+    **_FORWARDED,
+    **_BINARY,
+}
 OF_ASSERTIONS: dict[str, Operation] = {"call": call, "iter": iter, "next": next}
 
 
 class Remote:
-    """An object of the other process."""
+    """A proxy for an object in the other process."""
 
     __slots__ = ("_is",)
+    _is: tuple[Peer, int]
+    __iter__: Operation  # defined below, like the other operations
 
     def __init__(self, peer: Peer, number: int) -> None:
         object.__setattr__(self, "_is", (peer, number))
@@ -71,45 +76,24 @@ class Remote:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return _ask("call", self, arguments, named)
 
-    def __getattr__(self, name: str) -> Any:
-        return _ask("getattr", self, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        _ask("setattr", self, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        _ask("delattr", self, name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return _ask("getitem", self, key)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        _ask("setitem", self, key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        _ask("delitem", self, key)
-
-    def __iter__(self) -> Any:
-        return _ask("iter", self)
-
     def __contains__(self, wanted: Any) -> bool:
-        return any(wanted is value or wanted == value for value in self)
+        return any(wanted is value or wanted == value for value in cast(Any, self))
 
     def __instancecheck__(self, value: Any) -> bool:
         return isinstance(value, Remote) and bool(_ask("isinstance", value, self))
 
     def __enter__(self) -> Any:
-        return self.__getattr__("__enter__")()
+        return _ask("getattr", self, "__enter__")()
 
     def __exit__(self, *error: Any) -> Any:
-        return self.__getattr__("__exit__")(None, None, None)
+        return _ask("getattr", self, "__exit__")(None, None, None)
 
 
 def _ask(operation: str, remote: Remote, *arguments: Any) -> Any:
     return remote._is[0].ask(operation, remote, *arguments)
 
 
-def _unary(name: str) -> Operation:
+def _forward(name: str) -> Operation:
     return lambda self, *arguments: _ask(name, self, *arguments)
 
 
@@ -125,28 +109,28 @@ def _binary(name: str) -> Operation:
     return operation
 
 
-for _name in _UNARY:
-    setattr(Remote, f"__{_name}__", _unary(_name))
+for _name in _FORWARDED:
+    setattr(Remote, f"__{_name}__", _forward(_name))
 for _name in _BINARY:
     setattr(Remote, f"__{_name.strip('_')}__", _binary(_name))
 
 
 class Peer:
-    """This process's end of two pipes to the other."""
+    """One end of the two pipes between the processes."""
 
     def __init__(self, reading: int, writing: int, allowed: Mapping[str, Operation]) -> None:
         self._reading, self._writing, self._allowed = reading, writing, allowed
         self._rest = b""
-        self._given: list[Any] = []  # what the other side holds by number
+        self._given: list[Any] = []  # objects that the other side refers to by index
         self._number_of: dict[int, int] = {}
         self._remotes: dict[int, Remote] = {}
         self._errors: dict[tuple[str, ...], type[Exception]] = {}
-        self.classes: dict[str, type] = {}  # by name, of which both sides have one
-        self.seen: Any = None  # the last value that came over, to be told to people
-        self.ended = ""  # why nothing more can be asked
+        self.classes: dict[str, type] = {}  # name -> class that both sides define
+        self.seen: Any = None  # the last value received, for the evidence
+        self.ended = ""  # the reason why the connection ended
 
     def ask(self, operation: str, *arguments: Any) -> Any:
-        """What the other side answers. Raises what the operation raised, or Ended."""
+        """Executes an operation in the other process. Raises what the operation raised, or Ended."""
         sent = self._send("ask", list(arguments), {}, operation=operation)
         while (message := self._receive())["kind"] == "ask":
             self._answer(message)
@@ -159,24 +143,24 @@ class Peer:
         return self.seen
 
     def serve(self) -> None:
-        """Answer until the other side is gone."""
+        """Executes operations for the other side until it is gone."""
         with contextlib.suppress(Ended):
             while True:
                 self._answer(self._receive())
 
     def _answer(self, message: dict[str, Any]) -> None:
-        arguments, changeable = self._values(message)
+        arguments, mutable = self._values(message)
         operation = self._allowed.get(str(message.get("operation")))
         if operation is None:
-            raise self._end("it asked for what is not allowed")
+            raise self._end("it requested an operation that is not allowed")
         try:
-            self._send("value", [operation(*arguments)], changeable)
-        except Exception as e:  # noqa: BLE001 - it is the asker's to deal with
+            self._send("value", [operation(*arguments)], mutable)
+        except Exception as e:  # noqa: BLE001 - raised again in the other process
             names = [kind.__name__ for kind in type(e).__mro__]
             self._send("raised", [], {}, names=names, text=str(e)[:1000])
 
     def _send(self, kind: str, values: list[Any], was: dict[int, Any], **rest: Any) -> list[Any]:
-        """Send a message; what its entries stand for."""
+        """Sends a message; returns the values that the entries of its table stand for."""
         writer = Writer({kind: name for name, kind in self.classes.items()}, self._number)
         text = writer.text(values, was, {"kind": kind, **rest})
         try:
@@ -191,7 +175,7 @@ class Peer:
         end = line.find(b"\n")
         while end < 0:
             if len(line) > LIMIT:
-                raise self._end("it said too much")
+                raise self._end("its message is too long")
             start = len(line)
             if not (more := os.read(self._reading, 1 << 16)):
                 raise self._end("it has ended")
@@ -238,7 +222,7 @@ class Peer:
         return self._remotes.setdefault(number, Remote(self, number))
 
     def _error(self, names: tuple[str, ...]) -> type[Exception]:
-        """Python's own exception of that name; of the program's own, a class that stands for it here."""
+        """The builtin exception of that name, or a local class in place of the program's own."""
         if not names:
             return Exception
         kind = getattr(builtins, names[0], None)
@@ -252,5 +236,5 @@ class Peer:
         text = str(message.get("text"))
         try:
             return self._error(tuple(map(str, message.get("names", ())[:100])))(text)
-        except TypeError:  # one that takes other arguments
+        except TypeError:  # an exception with other arguments
             return RuntimeError(text)

@@ -1,14 +1,14 @@
-"""Python code as an answer: the last block of code of a response, run against the problem's tests.
+"""Grades Python programs: runs the last code block of a response against the tests of its problem.
 
-A problem's metadata holds its tests, as JSON in one of two forms:
+A problem's metadata holds its tests as JSON, in one of two forms:
 
     {"tests": [{"input": "2 3\\n", "output": "5\\n"}]}            # a program, by its standard output
-    {"asserts": ["assert f(2) == 3"], "setup": "import math"}    # functions, by Python's own assertions
+    {"asserts": ["assert f(2) == 3"], "setup": "import math"}    # functions, by Python assertions
 
-The program runs in a sandbox (`filters.sandbox.runner`). What a test expects never enters its process: an
-output is compared here, and assertions run in a process of their own, to which the program's values come as
-data. So an object that is equal to everything, or a program that ends early, gains nothing. What a program
-does is never more than wrong: nothing that it says or raises makes it undecided.
+The program runs in a sandbox (`filters.sandbox.runner`). Expected values never enter its process: outputs are
+compared here, and assertions run in a process of their own, which receives the program's values as data. So
+an object that equals everything, or a program that exits early, gains nothing. A program cannot become
+undecided by what it prints or raises: it passes or fails.
 """
 
 from __future__ import annotations
@@ -16,44 +16,37 @@ from __future__ import annotations
 import ast
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from functools import partial
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from filters.result import FilterResult, failed, passed, undecided
-from filters.sandbox.asserts import asserts_something, for_program, read_assertions, without_stubs
-from filters.sandbox.runner import Assertions, Ran, Sandbox, run
-from filters.text.code_blocks import closed_blocks
+from filters.sandbox.asserts import asserts_something, read_assertions, setup_for_program, without_stubs
+from filters.sandbox.runner import Assertions, RunResult, Sandbox, run
+from filters.text.code_blocks import code_blocks
+from pipeline.rows import Trace
 
-if TYPE_CHECKING:
-    from pipeline.rows import Trace
-
-TOLERANCE = 1e-6  # of a number for which the reference shows decimals, absolute or relative
-NUMBER_CHARS = 64  # of a number that is compared as one
+TOLERANCE = 1e-6  # absolute or relative, for expected numbers with decimals
+MAX_NUMBER = 64  # characters of a number to parse
 SOURCE_LIMIT = 1_000_000  # characters of a program
 
 Seconds = Annotated[float, Field(gt=0, le=600)]
 Megabytes = Annotated[int, Field(ge=64, le=65_536)]
 
 _PYTHON = frozenset({"python", "py", "python3"})
-# What a program defines for others. It is not parsed: what a model nests deeply enough can end this process.
+# Names that a program defines. It is not parsed, since deeply nested code can crash this process.
 _DEFINED = re.compile(
     r"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)|^(\w+)[ \t]*(?::[^=\n]*)?=(?!=)", re.MULTILINE
 )
 
-# Packages that judges elsewhere offer to programs. Only a program's text says that it imports one: what it
-# raises is its own to choose.
-_ELSEWHERE = re.compile(
+# Packages that other graders provide. Their import is recognized by the program's text, since a program can
+# raise any exception.
+_THIRD_PARTY = re.compile(
     r"^[ \t]*(?:import|from)[ \t]+"
     r"(numpy|scipy|pandas|sympy|networkx|sortedcontainers|numba|sklearn|torch|gmpy2)\b",
     re.MULTILINE,
 )
-
-
-class _Limits(TypedDict):
-    seconds: float
-    memory_mb: int
-    sandbox: Sandbox
 
 
 class _Pair(BaseModel):
@@ -63,7 +56,7 @@ class _Pair(BaseModel):
 
 
 class Tests(BaseModel):
-    """What a problem's metadata says of its tests; other keys are other people's."""
+    """The tests in a problem's metadata, whose other keys are ignored."""
 
     model_config = ConfigDict(frozen=True)
     tests: tuple[_Pair, ...] = ()
@@ -74,40 +67,42 @@ class Tests(BaseModel):
 def passes_tests(
     trace: Trace, *, seconds: Seconds = 5.0, memory_mb: Megabytes = 1024, sandbox: Sandbox = "full"
 ) -> FilterResult:
-    """The program in the response passes all tests of the problem: the last block that fits them.
+    """The program in the response passes all tests of the problem.
 
-    As DeepSeek-R1 checks its answers to programming problems (arXiv 2501.12948, 2.2.2 and 2.3.3). `seconds`
-    of CPU time are for each input, or for all assertions together.
+    DeepSeek-R1 checks its answers to programming problems like this (arXiv 2501.12948, sections 2.2.2 and
+    2.3.3). `seconds` of CPU time apply to each input, or to all assertions together.
     """
-    blocks = _programs(trace.response)
-    if not blocks:
+    programs = _programs(trace.response)
+    if not programs:
         return undecided("no_answer")
-    code = blocks[-1] if len(blocks) == 1 else _fitting(blocks, trace.metadata)
+    code = programs[-1] if len(programs) == 1 else _tested_program(programs, trace.metadata)
     return run_tests(code, trace.metadata, seconds=seconds, memory_mb=memory_mb, sandbox=sandbox)
 
 
 def last_block(response: str) -> str | None:
-    """The last closed block of code that is marked as Python; without one, the last that is not marked."""
+    """The last closed code block marked as Python, or else the last without a language."""
     programs = _programs(response)
     return programs[-1] if programs else None
 
 
 def _programs(response: str) -> list[str]:
-    """The closed blocks of code that are marked as Python; without one, those that are not marked."""
-    blocks = list(closed_blocks(response))
+    """The closed code blocks marked as Python, or else those without a language."""
+    blocks = list(code_blocks(response))
     marked = [block.text for block in blocks if block.language in _PYTHON]
     return marked or [block.text for block in blocks if not block.language]
 
 
-def _fitting(blocks: list[str], metadata: str | None) -> str:
-    """The last that defines what the assertions use, as an example of its use does not; or the last."""
+def _tested_program(programs: list[str], metadata: str | None) -> str:
+    """The last program that defines a name the assertions use, not an example of its use; or the last."""
     try:
         _, assertions = _read_tests(metadata)
     except ValueError:
-        return blocks[-1]
+        return programs[-1]
     used = set(assertions.names) if assertions else set()
-    defining = (b for b in reversed(blocks) if any(used.intersection(names) for names in _DEFINED.findall(b)))
-    return next(defining, blocks[-1])
+    for program in reversed(programs):
+        if any(used.intersection(names) for names in _DEFINED.findall(program)):
+            return program
+    return programs[-1]
 
 
 def run_tests(
@@ -118,11 +113,11 @@ def run_tests(
     memory_mb: int = 1024,
     sandbox: Sandbox = "full",
 ) -> FilterResult:
-    """Run a program against tests (JSON, see above) until one fails.
+    """Runs a program against tests (JSON, see above) until one fails.
 
-    A program that is too slow or takes too much memory is wrong: the limits are part of the task. Cannot tell
-    where there are no tests, and where a program that fails imports what the sandbox has not and other judges
-    have. Raises UserError where there is no sandbox, and Stopped where the machine lacks what a run needs.
+    A program that is too slow or uses too much memory fails, since the limits are part of the task. Undecided
+    without tests, and if a failing program imports a package that other graders provide. Raises UserError if
+    there is no sandbox, and Stopped if the system lacks resources.
     """
     try:
         tests, assertions = _read_tests(metadata)
@@ -132,26 +127,24 @@ def run_tests(
         return undecided("no_tests")
     if len(code) > SOURCE_LIMIT:
         return failed("too_long")
-    limits: _Limits = {"seconds": seconds, "memory_mb": memory_mb, "sandbox": sandbox}
-    found = passed()
-    setup = for_program(assertions) if assertions else tests.setup
+    setup = setup_for_program(assertions) if assertions else tests.setup
+    run_program = partial(run, code, setup=setup, seconds=seconds, memory_mb=memory_mb, sandbox=sandbox)
+    result = passed()
     for number, pair in enumerate(tests.tests, 1):
-        ran = run(code, stdin=pair.input, setup=setup, **limits)
-        found = _judge_output(ran, pair.output, f"test {number}")
-        if found.outcome != "passed":
+        result = _grade_output(run_program(stdin=pair.input), pair.output, f"test {number}")
+        if result.outcome != "passed":
             break
-    if found.outcome == "passed" and assertions:
-        ran = run(code, setup=setup, assertions=assertions, **limits)
-        found = _judge_report(ran, len(assertions.sources))
-    if found.outcome == "failed" and (missing := _ELSEWHERE.search(code)):
-        return undecided("missing_module", f"{missing[1]}; {found.reason}: {found.evidence}")
-    if found.outcome == "passed":
+    if result.outcome == "passed" and assertions:
+        result = _grade_report(run_program(assertions=assertions), len(assertions.sources))
+    if result.outcome == "passed":
         return passed(f"{len(tests.tests) + len(tests.asserts)} tests")
-    return found
+    if missing := _THIRD_PARTY.search(code):
+        return undecided("missing_module", f"{missing[1]}; {result.reason}: {result.evidence}")
+    return result
 
 
 def check_tests(metadata: str) -> None:
-    """Raise ValueError, with what is wrong in one line, for tests that no program can be run against."""
+    """Raises ValueError, with a message of one line, for tests that no program can be run against."""
     tests, _ = _read_tests(metadata)
     if not tests.tests and not tests.asserts:
         raise ValueError("no tests")
@@ -181,28 +174,26 @@ def _check_python(source: str, what: str) -> None:
         raise ValueError(f"{what} is not Python: {e}") from None
 
 
-def _judge_output(ran: Ran, expected: str, test: str) -> FilterResult:
-    failure = _failure(ran, test)
-    if failure is not None:
+def _grade_output(ran: RunResult, expected: str, test: str) -> FilterResult:
+    if failure := _failure(ran, test):
         return failure
-    said = ran.output.decode("utf-8", "replace")
-    return passed() if same_output(expected, said) else failed("wrong_output", f"{test}: {said[:200]}")
+    output = ran.output.decode("utf-8", "replace")
+    return passed() if same_output(expected, output) else failed("wrong_output", f"{test}: {output[:200]}")
 
 
-def _judge_report(ran: Ran, count: int) -> FilterResult:
-    """By what the assertions' process reports, and by how the program's ended if they met its end."""
+def _grade_report(ran: RunResult, count: int) -> FilterResult:
+    """Grades by the report of the assertions' process and the way the program ended."""
     last = ran.report[-1] if ran.report else {}
     number = last.get("failed", last.get("passed", 0) + 1)
-    failure = _failure(ran, f"assert {min(number, count)}")
-    if failure is not None:
+    if failure := _failure(ran, f"assert {min(number, count)}"):
         return failure
     if "failed" in last:
         return failed(last["reason"], f"assert {number}: {last['evidence']}")
     return passed() if number > count else failed("ended_early", f"after {number - 1} of {count}")
 
 
-def _failure(ran: Ran, test: str) -> FilterResult | None:
-    """What went wrong with a run, if anything did."""
+def _failure(ran: RunResult, test: str) -> FilterResult | None:
+    """The failure of a run that did not end normally."""
     if ran.ending == "slow":
         return failed("too_slow", test)
     if ran.overflowed:
@@ -211,25 +202,25 @@ def _failure(ran: Ran, test: str) -> FilterResult | None:
         return failed("crashed", test)
     if ran.ending == "done":
         return None
-    evidence = f"{test}: {ran.errors}"
-    if ran.errors.startswith("MemoryError"):
+    evidence = f"{test}: {ran.error}"
+    if ran.error.startswith("MemoryError"):
         return failed("too_much_memory", evidence)
-    return failed("wrong_value" if ran.errors.startswith("AssertionError") else "raised", evidence)
+    return failed("wrong_value" if ran.error.startswith("AssertionError") else "raised", evidence)
 
 
-def same_output(expected: str, said: str) -> bool:
-    """As the usual judges compare: the same words, or numbers within 1e-6 where decimals are expected."""
-    wanted, given = expected.split(), said.split()
-    return wanted == given or (len(wanted) == len(given) and all(map(_same_word, wanted, given)))
+def same_output(expected: str, output: str) -> bool:
+    """Compares as online judges do: the same words, or numbers within 1e-6 if decimals are expected."""
+    a, b = expected.split(), output.split()
+    return a == b or (len(a) == len(b) and all(map(_same_word, a, b)))
 
 
-def _same_word(wanted: str, given: str) -> bool:
-    if wanted == given:
+def _same_word(expected: str, word: str) -> bool:
+    if expected == word:
         return True
-    if "." not in wanted or max(len(wanted), len(given)) > NUMBER_CHARS:
+    if "." not in expected or max(len(expected), len(word)) > MAX_NUMBER:
         return False
     try:
-        a, b = float(wanted), float(given)
+        a, b = float(expected), float(word)
     except ValueError:
         return False
     return math.isfinite(a) and abs(a - b) <= TOLERANCE * max(1.0, abs(a))

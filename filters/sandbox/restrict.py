@@ -1,10 +1,10 @@
-"""What a process gives up, for good, before it runs a program that nobody vouches for.
+"""Irrevocable restrictions of a process before it runs an untrusted program.
 
-Two parts of Linux do it, and both work without privileges and within containers. Landlock takes all files but
-Python's own from it, and the network, and where the kernel knows of them (6.12) signals and abstract sockets.
-A seccomp filter allows the few system calls that a program needs to compute (`filters.sandbox.syscalls`).
-Besides, where they can be had, it has an id of its own and namespaces of users, processes and System V's
-objects (`step_away`). The capabilities of root are dropped, and limits on resources bound the rest.
+Two features of Linux do most of it, without privileges and in containers. Landlock denies all files except
+Python's own, and TCP ports, signals and abstract sockets if the kernel supports that (6.7, 6.12). A seccomp
+filter allows only the system calls that a program needs to compute (`filters.sandbox.syscalls`). If possible
+the process also has its own user id and its own user, process and System V namespaces (`isolate`). Root's
+capabilities are dropped, and resource limits bound the rest.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from filters.sandbox.syscalls import ARCHITECTURES, allow_list, asks_for_threads
+from filters.sandbox.syscalls import ARCHITECTURES, allow_list, thread_filter
 
-READY = b"ready"  # said once a process has given up what it must not have
+FILES_RESTRICTED, READY = b"files restricted", b"ready"  # messages of a process to its supervisor
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38  # linux/prctl.h
 _SIGKILL = 9
 _SECCOMP_MODE_FILTER = 2
-_SECCOMP = {"x86_64": 317, "aarch64": 277}  # the number of seccomp(2)
+_SECCOMP = {"x86_64": 317, "aarch64": 277}  # number of seccomp(2)
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 8  # linux/seccomp.h
-_NAMESPACES = 0x10000000 | 0x20000000 | 0x08000000  # of users, of processes, of System V (linux/sched.h)
-_MOUNTS = 0x00020000
+_NAMESPACES = 0x10000000 | 0x20000000 | 0x08000000  # user, process, System V (linux/sched.h)
+_MOUNT_NAMESPACE = 0x00020000
 _BIND, _RECURSIVE, _PRIVATE = 1 << 12, 1 << 14, 1 << 18  # linux/mount.h
-_NO_ACCOUNTS = range(61184, 65520)  # ids that systemd keeps for short-lived services, below a container's end
+_UNUSED_IDS = range(61184, 65520)  # systemd's ids for short-lived services, below the end of a container's
 _NOBODY = 65534
-_FILES = 64  # that a program may have open
+_MAX_FILES = 64  # open at once
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,42 +52,42 @@ def _checked(what: str, result: int) -> int:
     return result
 
 
-def die_with(parent: int) -> None:
-    """End this process when its parent ends, which has this id."""
+def die_with_parent(parent: int) -> None:
+    """Makes the kernel kill this process when its parent, which has this id, ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    if os.getppid() not in (parent, 0):  # 0: a parent in another namespace
+    if os.getppid() not in (parent, 0):  # 0 if the parent is in another namespace
         os._exit(1)
 
 
-def step_away() -> None:
-    """Take an id that nobody has, and namespaces of its own, as far as this system lets it.
+def isolate() -> None:
+    """Takes an unused user id and new namespaces, as far as the system permits.
 
-    With namespaces, a process stays behind that ends with the one that goes on.
+    With new namespaces, this process forks; the parent only waits for the child and then exits.
     """
     if os.getuid() == 0:
         with contextlib.suppress(OSError):
-            _open_the_way(sys.base_prefix)
-        _take_an_id()
+            _make_reachable(sys.base_prefix)
+        _take_unused_id()
     if _libc.unshare(_NAMESPACES) < 0:
         return
-    keeper = os.getpid()
+    parent = os.getpid()
     if child := os.fork():
-        os.closerange(0, 256)  # the other end must see it when the child is gone
+        os.closerange(0, 256)  # so that the caller notices the end of the child
         os.waitpid(child, 0)
         os._exit(0)
-    die_with(keeper)
+    die_with_parent(parent)
 
 
-def _open_the_way(folder: str) -> None:
-    """Where others may not enter a folder above this one, as root's home, put an empty one before it.
+def _make_reachable(folder: str) -> None:
+    """If other users may not enter a folder above this one, such as root's home, mounts an empty one over it.
 
-    Only this process and what it starts see that: it takes a mount namespace, which takes root's privileges.
+    Only this process and its children see that mount, in a mount namespace, which needs root's privileges.
     """
     above = ["/", *map(str, reversed([*Path(folder).parents][:-1]))]
     closed = next((path for path in above if not os.stat(path).st_mode & 0o001), None)
     if closed is None:
         return
-    _checked("a mount namespace", _libc.unshare(_MOUNTS))
+    _checked("a mount namespace", _libc.unshare(_MOUNT_NAMESPACE))
     _mount(None, "/", None, _RECURSIVE | _PRIVATE)
     way = os.open(folder, os.O_PATH | os.O_CLOEXEC)
     _mount("none", closed, "tmpfs", 0, "mode=755,size=1m")
@@ -101,9 +101,9 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, option
     _checked(f"mount {target}", _libc.mount(*texts, ctypes.c_ulong(flags), options.encode()))
 
 
-def _take_an_id() -> None:
-    """Unless this id could not read Python's own files."""
-    own = _NO_ACCOUNTS[os.getpid() % len(_NO_ACCOUNTS)]
+def _take_unused_id() -> None:
+    """Changes to an id without an account, or nobody's, unless it could not read Python's own files."""
+    own = _UNUSED_IDS[os.getpid() % len(_UNUSED_IDS)]
     for number in (own, _NOBODY):
         if number != _NOBODY and _has_account(number):
             continue
@@ -133,11 +133,14 @@ def _has_account(number: int) -> bool:
     return True
 
 
-def lock_up(status: int, descriptors: list[int], asked: dict[str, Any]) -> None:
-    """In a new process: keep these descriptors, as 0, 1, 2 and so on, and give up everything else."""
+def enter_sandbox(status: int, descriptors: list[int], settings: dict[str, Any]) -> None:
+    """Restricts a new process, which keeps only these descriptors, numbered from 0.
+
+    Reports to the supervisor on the socket `status`; after an error it exits.
+    """
     try:
-        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < _FILES:
-            raise OSError(errno.EMFILE, f"fewer than {_FILES} open files are allowed (ulimit -n)")
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < _MAX_FILES:
+            raise OSError(errno.EMFILE, f"fewer than {_MAX_FILES} open files are allowed (ulimit -n)")
         os.setsid()
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 40) for descriptor in (*descriptors, status)]
         for number, descriptor in enumerate(high[:-1]):
@@ -146,16 +149,16 @@ def lock_up(status: int, descriptors: list[int], asked: dict[str, Any]) -> None:
         os.closerange(len(descriptors), status)
         os.closerange(status + 1, 1 << 20)
         folder = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
-        _limit(math.ceil(asked["seconds"]), asked["memory"], asked["output"])
-        given = [folder]
-        if asked["protect"]:
-            given.append(_give_up_files())
+        _set_limits(math.ceil(settings["seconds"]), settings["memory"], settings["output"])
+        sent = [folder]
+        if settings["protect"]:
+            sent.append(_restrict_files_and_threads())
         with socket.socket(fileno=os.dup(status)) as end:
-            socket.send_fds(end, [b"given up"], given)
-        for descriptor in given:
+            socket.send_fds(end, [FILES_RESTRICTED], sent)
+        for descriptor in sent:
             os.close(descriptor)
-        if asked["protect"]:
-            _give_up_calls()
+        if settings["protect"]:
+            _restrict_system_calls()
         os.write(status, READY)
         os.close(status)
     except (OSError, MemoryError) as e:
@@ -163,28 +166,28 @@ def lock_up(status: int, descriptors: list[int], asked: dict[str, Any]) -> None:
         os._exit(1)
 
 
-def _limit(seconds: int, memory: int, output: int) -> None:
-    """Bound CPU seconds, bytes of address space and of each file."""
+def _set_limits(seconds: int, memory: int, output: int) -> None:
+    """Limits CPU seconds, bytes of address space and bytes of each file."""
     for what, soft, hard in (
-        (resource.RLIMIT_CPU, seconds, seconds + 1),  # first a signal that says why
+        (resource.RLIMIT_CPU, seconds, seconds + 1),  # first a signal that tells the reason
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_FSIZE, output, output),
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NOFILE, _FILES, _FILES),
+        (resource.RLIMIT_NOFILE, _MAX_FILES, _MAX_FILES),
         (resource.RLIMIT_MEMLOCK, 0, 0),
     ):
-        most = resource.getrlimit(what)[1]
-        if most != resource.RLIM_INFINITY and most < hard:
+        inherited = resource.getrlimit(what)[1]
+        if inherited != resource.RLIM_INFINITY and inherited < hard:
             raise OSError(
-                errno.EPERM, f"a limit of this shell is {most} (ulimit -H), below the program's {hard}"
+                errno.EPERM, f"a limit of this shell is {inherited} (ulimit -H), below the program's {hard}"
             )
         resource.setrlimit(what, (soft, hard))
 
 
-def _give_up_files() -> int:
-    """Give up files and privileges; a descriptor on which the kernel asks before it makes a thread.
+def _restrict_files_and_threads() -> int:
+    """Drops files and privileges; returns a descriptor on which the kernel asks before it starts a thread.
 
-    Raises OSError where the kernel cannot.
+    Raises OSError if the kernel does not support it.
     """
     machine = os.uname().machine
     if sys.platform != "linux" or machine not in ARCHITECTURES:
@@ -192,15 +195,15 @@ def _give_up_files() -> int:
     _checked("no_new_privs", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     _checked("capset", _libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)))
     _restrict_files()
-    program = _program(asks_for_threads(machine))
+    program = _program(thread_filter(machine))
     return _checked(
         "seccomp with a listener",
         _libc.syscall(_SECCOMP[machine], _SET_MODE_FILTER, _NEW_LISTENER, ctypes.byref(program)),
     )
 
 
-def _give_up_calls() -> None:
-    """Allows only the system calls of `filters.sandbox.syscalls`. Raises OSError where the kernel cannot."""
+def _restrict_system_calls() -> None:
+    """Allows only the system calls of `filters.sandbox.syscalls`. Raises OSError if not supported."""
     program = _program(allow_list(os.uname().machine, os.getpid()))
     _checked("seccomp", _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0))
 
@@ -210,11 +213,11 @@ def _program(code: bytes) -> _Program:
 
 
 def _restrict_files() -> None:
-    """Landlock (linux/landlock.h): nothing but Python's own files can be opened, and nothing written."""
+    """Landlock (linux/landlock.h): only Python's own files can be opened, and no file can be written."""
     create, add, restrict = 444, 445, 446
     abi = _checked("Landlock", _libc.syscall(create, None, 0, 1))
-    files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1  # every right that this kernel knows
-    networks, scopes = 0b11, 0b11  # to bind and to connect; abstract sockets and signals
+    files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1  # all rights that this kernel knows
+    networks, scopes = 0b11, 0b11  # bind and connect; abstract sockets and signals
     attribute = struct.pack("QQQ", files, networks, scopes)[: 8 if abi < 4 else 16 if abi < 6 else 24]
     ruleset = _checked("Landlock", _libc.syscall(create, attribute, len(attribute), 0))
     read_file, read_folder = 1 << 2, 1 << 3

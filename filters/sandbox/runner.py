@@ -1,9 +1,8 @@
-"""Run a program that nobody vouches for, in a process away from ours, within limits; say how it ended.
+"""Runs an untrusted program in a sandboxed process with limits, and reports how it ended.
 
-What it gives up first is in `filters.sandbox.restrict`, the process that starts and ends it in
-`filters.sandbox.keeper`. All that it can say goes to files in memory whose size the kernel bounds. With
-assertions, these run in a process beside it (`filters.sandbox.inside`), so nothing that is expected of it is
-where it could look.
+`filters.sandbox.fork_server` starts and ends the process, after `filters.sandbox.restrict` has restricted it.
+The program's output goes to files in memory whose size the kernel limits. Assertions run in a second process
+(`filters.sandbox.inside`), so that the program's process contains no expected values.
 """
 
 from __future__ import annotations
@@ -16,39 +15,39 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from filters.isolated.pool import Kept, WorkerError
+from filters.isolated.pool import CheckerError, ForkServer
 from pipeline.errors import Stopped, UserError
 
-OUTPUT_LIMIT = 8 << 20  # bytes of standard output, of errors, of the report
-# The keeper has the standard library alone, and of this package what it names: it stands for a package here.
+OUTPUT_LIMIT = 8 << 20  # bytes each of standard output, standard error and the report
+# The fork server needs only the standard library and filters.sandbox, so `filters` is a stub without imports.
 _START = """
 import sys, types
 package = sys.modules["filters"] = types.ModuleType("filters")
 package.__path__ = [sys.argv[2]]
-from filters.sandbox.keeper import main
+from filters.sandbox.fork_server import main
 main()
 """
-_ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # sets have the same order in every run
+_ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # gives sets the same order in every run
 
 Sandbox = Literal["full", "limits"]
 Ending = Literal["done", "raised", "slow", "killed"]
 
 
 class Assertions(NamedTuple):
-    """Statements to run against a program, and where the names come from that they use."""
+    """Statements to run against a program, and the origin of the names they use."""
 
     sources: tuple[str, ...]
-    setup: str  # what runs before them
-    names: tuple[str, ...]  # of the program
-    modules: tuple[tuple[str, str], ...]  # of the standard library: a name, and the module it is or is in
+    setup: str  # runs before them
+    names: tuple[str, ...]  # defined by the program
+    modules: tuple[tuple[str, str], ...]  # from the standard library: a name, and its module
 
 
-class Ran(NamedTuple):
+class RunResult(NamedTuple):
     ending: Ending
-    output: bytes
-    errors: str  # the last line of its errors
+    output: bytes  # standard output
+    error: str  # the last line of standard error
     report: list[dict[str, Any]]  # of the assertions: {"passed": 1}, or {"failed": 2, "reason": ..., ...}
-    overflowed: bool  # it tried to say more than OUTPUT_LIMIT
+    overflowed: bool  # the program wrote more than OUTPUT_LIMIT
 
 
 def run(
@@ -60,18 +59,18 @@ def run(
     seconds: float,
     memory_mb: int,
     sandbox: Sandbox = "full",
-) -> Ran:
-    """Run `code`, after `setup`, with `stdin`; `seconds` are of CPU time.
+) -> RunResult:
+    """Runs `setup` and then `code`, with `stdin` as its input and `seconds` of CPU time.
 
-    The assertions have a setup of their own. With them it runs as a module that is imported, without them as
-    the main program. With the sandbox "limits" nothing but the limits protects, for machines whose kernel has
-    no Landlock or seccomp: such a program can read and write what its id can, reach the network, and leave
-    processes behind that changed their group; the rest of what it started is killed with it.
+    With assertions, which have their own setup, the code runs as an imported module, else as the main
+    program. The sandbox "limits" sets resource limits only, for kernels without Landlock or seccomp. Such a
+    program can use the files and network that its user can, and leave processes behind that changed their
+    process group; its other processes are killed.
 
-    Raises UserError where this system has no sandbox, and Stopped where the machine lacks what a run needs:
-    neither says anything of the program.
+    Raises UserError if this system has no sandbox, and Stopped if it lacks resources. Neither says anything
+    about the program.
     """
-    asked = {
+    settings = {
         "code": code,
         "setup": setup,
         "asserts": assertions is not None,
@@ -86,28 +85,28 @@ def run(
                 stack.enter_context(os.fdopen(os.memfd_create("sandbox"), "w+b", buffering=0))
                 for _ in range(6)
             ]
-            request, given, said, failed, tests, report = files
-            request.write(json.dumps(asked).encode())
-            given.write(stdin.encode("utf-8", "backslashreplace"))
+            request, standard_input, output, errors, tests, report = files
+            request.write(json.dumps(settings).encode())
+            standard_input.write(stdin.encode("utf-8", "backslashreplace"))
             tests.write(json.dumps(assertions._asdict() if assertions else None).encode())
-            for file in (given, tests):
+            for file in (standard_input, tests):
                 file.seek(0)
-            answer = _ask([file.fileno() for file in files])
-            return _as_ran(
-                answer, *(os.pread(file.fileno(), OUTPUT_LIMIT, 0) for file in (said, failed, report))
+            ending = _request([file.fileno() for file in files])
+            return _result(
+                ending, *(os.pread(file.fileno(), OUTPUT_LIMIT, 0) for file in (output, errors, report))
             )
     except OSError as e:
         raise Stopped(f"no program can be run: {e.strerror or e}") from e
 
 
-def _ask(descriptors: Sequence[int]) -> dict[str, Any]:
-    """Ask the keeper to run what the request says; how that ended."""
-    with _keeper.slots, _keeper.connect(*descriptors) as connection:
-        said = os.read(connection.fileno(), 1 << 20)  # one message, then the end
-    if not said:
-        raise WorkerError("the sandbox has ended before it answered")
-    answer: dict[str, Any] = json.loads(said)
-    if answer["ending"] == "lacking":
+def _request(descriptors: Sequence[int]) -> Ending:
+    """Sends a request to the fork server and returns how the program ended."""
+    with _fork_server.slots, _fork_server.connect(*descriptors) as connection:
+        reply = os.read(connection.fileno(), 1 << 20)  # one message
+    if not reply:
+        raise CheckerError("the sandbox has ended before it answered")
+    answer: dict[str, Any] = json.loads(reply)
+    if answer["ending"] == "no_resources":
         raise Stopped(f"no program can be run: {answer['text']}")
     if answer["ending"] == "unsupported":
         raise UserError(
@@ -116,16 +115,17 @@ def _ask(descriptors: Sequence[int]) -> dict[str, Any]:
         )
     if answer["ending"] == "error":
         raise RuntimeError(answer["text"])
-    return answer
+    ending: Ending = answer["ending"]
+    return ending
 
 
-def _as_ran(answer: dict[str, Any], said: bytes, failed: bytes, report: bytes) -> Ran:
-    overflowed = max(len(said), len(failed)) >= OUTPUT_LIMIT
-    errors = failed[-4000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
-    return Ran(answer["ending"], said, errors, [json.loads(line) for line in report.splitlines()], overflowed)
+def _result(ending: Ending, output: bytes, errors: bytes, report: bytes) -> RunResult:
+    error = errors[-4000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
+    overflowed = max(len(output), len(errors)) >= OUTPUT_LIMIT
+    return RunResult(ending, output, error, [json.loads(line) for line in report.splitlines()], overflowed)
 
 
-_keeper = Kept(
+_fork_server = ForkServer(
     [sys.executable, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", _START],
     [str(Path(__file__).parents[1])],
     lambda: _ENVIRONMENT,

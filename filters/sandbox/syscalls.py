@@ -1,10 +1,10 @@
-"""The system calls that a program in the sandbox may make, as a seccomp filter (seccomp(2), classic BPF).
+"""The system calls allowed in the sandbox, as a seccomp filter (seccomp(2), classic BPF).
 
-A list of what is allowed: every call that is not named here fails with EPERM, so one that a future kernel
-adds is refused too. Named is what CPython and its standard library need to compute, to read what Landlock
-leaves to them, to run threads, and to wait. There is none that makes a process, a socket or anything of
-System V; none that changes a file, its attributes or another process; none that leaves anything behind.
-A few are allowed only with some arguments. Numbers are those of x86_64 and of aarch64.
+This is an allow-list: any other call fails with EPERM, including those that future kernels add. It contains
+what CPython and its standard library need to compute, to read the files that Landlock permits, to run threads
+and to wait. No allowed call creates a process, a socket or a System V object, changes a file, its attributes
+or another process, or leaves anything behind. Some are allowed only with certain arguments. The numbers are
+those of x86_64 and aarch64.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import errno
 import struct
 from typing import NamedTuple
 
-_NONE = -1  # aarch64 lacks the older of two calls
+_NONE = -1  # aarch64 lacks some older calls
 PLAIN: dict[str, tuple[int, int]] = {
-    # to read and write what is open
+    # read and write open descriptors
     "read": (0, 63), "write": (1, 64), "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65),
     "writev": (20, 66), "lseek": (8, 62), "close": (3, 57), "close_range": (436, 436), "dup": (32, 23),
     "dup2": (33, _NONE), "dup3": (292, 24), "pipe": (22, _NONE), "pipe2": (293, 59), "fsync": (74, 82),
     "fadvise64": (221, 223), "eventfd2": (290, 19),
-    # to open for reading, and to ask what is there: Landlock says which
+    # open for reading and query files, as far as Landlock permits
     "open": (2, _NONE), "openat": (257, 56), "stat": (4, _NONE), "fstat": (5, 80), "lstat": (6, _NONE),
     "newfstatat": (262, 79), "statx": (332, 291), "access": (21, _NONE), "faccessat": (269, 48),
     "faccessat2": (439, 439), "getdents64": (217, 61), "readlink": (89, _NONE), "readlinkat": (267, 78),
@@ -28,7 +28,7 @@ PLAIN: dict[str, tuple[int, int]] = {
     # memory
     "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216), "brk": (12, 214),
     "madvise": (28, 233), "membarrier": (324, 283),
-    # threads, waiting, the clock
+    # threads, waiting, clocks
     "futex": (202, 98), "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293),
     "gettid": (186, 178), "exit": (60, 93), "exit_group": (231, 94), "sched_yield": (24, 124),
     "sched_getaffinity": (204, 123), "sched_getscheduler": (145, 120), "sched_getparam": (143, 121),
@@ -36,12 +36,12 @@ PLAIN: dict[str, tuple[int, int]] = {
     "clock_getres": (229, 114), "gettimeofday": (96, 169), "time": (201, _NONE), "times": (100, 153),
     "select": (23, _NONE), "pselect6": (270, 72), "poll": (7, _NONE), "ppoll": (271, 73),
     "epoll_create1": (291, 20), "epoll_ctl": (233, 21), "epoll_wait": (232, _NONE), "epoll_pwait": (281, 22),
-    # signals of its own, and its own timers
+    # its own signals and timers
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
     "rt_sigpending": (127, 136), "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133),
     "sigaltstack": (131, 132), "restart_syscall": (219, 128), "pause": (34, _NONE), "alarm": (37, _NONE),
     "getitimer": (36, 102), "setitimer": (38, 103),
-    # who and where it is
+    # information about itself and the system
     "getpid": (39, 172), "getppid": (110, 173), "getuid": (102, 174), "geteuid": (107, 175),
     "getgid": (104, 176), "getegid": (108, 177), "getresuid": (118, 148), "getresgid": (120, 150),
     "getgroups": (115, 158), "getpgid": (121, 155), "getpgrp": (111, _NONE), "getsid": (124, 156),
@@ -51,19 +51,19 @@ PLAIN: dict[str, tuple[int, int]] = {
 
 
 class Argument(NamedTuple):
-    """What a half of an argument must be: one of the values, or none of them."""
+    """A condition on half of an argument: it is one of the values, or none of them."""
 
-    word: int  # 0 and 1 are the low and the high half of the first argument, 2 and 3 of the second, ...
+    word: int  # 0 and 1 are the low and high half of the first argument, 2 and 3 of the second, ...
     values: tuple[int, ...]
     within: bool = True
 
 
-_DEADLY = (9, 19, 20, 21, 22)  # SIGKILL and what stops a process: then its end says who brought it about
-_THREAD = (0x3D0F00, 0x7D0F00)  # the flags of a thread, as glibc and as musl make one
+_DEADLY = (9, 19, 20, 21, 22)  # SIGKILL and stop signals: only the supervisor may send them
+_THREAD = (0x3D0F00, 0x7D0F00)  # the flags of a new thread in glibc and in musl
 _STACK = 3  # RLIMIT_STACK, which programs raise for deep recursion
 OWN_ID = -1  # stands for the id of the process itself
 
-# Each with the ways in which it may be called.
+# Calls with the alternative conditions under which each is allowed.
 BY_ARGUMENT: dict[str, tuple[tuple[int, int], tuple[tuple[Argument, ...], ...]]] = {
     "clone": ((56, 220), ((Argument(0, _THREAD),),)),
     "kill": ((62, 129), ((Argument(0, (OWN_ID,)), Argument(2, _DEADLY, False)),)),
@@ -72,7 +72,7 @@ BY_ARGUMENT: dict[str, tuple[tuple[int, int], tuple[tuple[Argument, ...], ...]]]
     "ioctl": ((16, 29), ((Argument(2, (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),),)),
     # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
     "fcntl": ((72, 25), ((Argument(2, (0, 1, 2, 3, 4, 1030)),),)),
-    # its own limits: to read, and of its stack to change
+    # read all its own limits, change that of its stack
     "prlimit64": (
         (302, 261),
         (
@@ -83,7 +83,8 @@ BY_ARGUMENT: dict[str, tuple[tuple[int, int], tuple[tuple[Argument, ...], ...]]]
     "setrlimit": ((160, 164), ((Argument(0, (_STACK,)),),)),
     "prctl": ((157, 167), ((Argument(0, (15, 16)),),)),  # PR_SET_NAME, PR_GET_NAME
 }
-_MISSING = {"clone3": (435, 435)}  # ENOSYS: libraries then use clone, whose flags a filter can read
+# These fail with ENOSYS, so that libraries use clone, whose flags a filter can read.
+_MISSING = {"clone3": (435, 435)}
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH of linux/audit.h
 _X32 = 0x40000000  # the second numbering of x86_64
 
@@ -93,7 +94,7 @@ _ALLOW, _ERRNO, _KILL, _ASK = 0x7FFF0000, 0x00050000, 0x80000000, 0x7FC00000  # 
 
 
 def allow_list(machine: str, pid: int) -> bytes:
-    """The filter for a process of this id, on this machine's architecture."""
+    """The filter for a process with this id, on this architecture."""
     column, _ = ARCHITECTURES[machine]
     code = _prologue(machine)
     for numbers in PLAIN.values():
@@ -107,15 +108,15 @@ def allow_list(machine: str, pid: int) -> bytes:
     return code + _do(_RETURN, _ERRNO | errno.EPERM)
 
 
-def asks_for_threads(machine: str) -> bytes:
-    """A filter by which the kernel asks another process of each clone (SECCOMP_RET_USER_NOTIF)."""
+def thread_filter(machine: str) -> bytes:
+    """A filter that makes the kernel ask the supervisor about each clone (SECCOMP_RET_USER_NOTIF)."""
     numbers, _ = BY_ARGUMENT["clone"]
     asking = _if_number(numbers[ARCHITECTURES[machine][0]], _do(_RETURN, _ASK))
     return _prologue(machine) + asking + _do(_RETURN, _ALLOW)
 
 
 def _prologue(machine: str) -> bytes:
-    """End a process that calls by another architecture's numbers; load the number."""
+    """Loads the number of the call; ends a process that uses another architecture's numbers."""
     code = (
         _do(_LOAD, 4) + _do(_EQUAL, ARCHITECTURES[machine][1], then=1) + _do(_RETURN, _KILL) + _do(_LOAD, 0)
     )
@@ -129,7 +130,7 @@ def _if_number(number: int, body: bytes) -> bytes:
 
 
 def _way(arguments: tuple[Argument, ...], pid: int) -> bytes:
-    """Allow if all arguments are as they should be, else go on behind this code."""
+    """Allows the call if all conditions hold, else continues after this code."""
     code = _do(_RETURN, _ALLOW)
     for argument in reversed(arguments):
         behind = len(code) // 8

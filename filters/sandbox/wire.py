@@ -1,12 +1,11 @@
-"""Values as text, to cross from a process that nobody trusts: plain data as it is, anything else by number.
+"""Serialization of values between processes that do not trust each other. Unlike a pickle, it runs no code.
 
-Plain data are None, booleans, numbers, texts, bytes, lists, tuples, sets, dictionaries, the standard
-library's kinds of these, fractions, decimals, dates, the plain types themselves; and objects of classes that
-both sides have, by their fields. Shared parts stay shared, and cycles stay cycles. Nothing that is read can
-run code, as a pickle can.
+Plain data crosses by value: None, booleans, numbers, strings, bytes, lists, tuples, sets, dicts, the standard
+library's variants of these, fractions, decimals, dates, the plain types themselves, and objects of classes
+that both sides define, by their fields. Other objects cross by number. Shared parts and cycles are preserved.
 
-A text is JSON: {"table": [[kind, ...], ...], "values": [...]}. A value is itself where JSON has it, or
-{"at": n}, an entry of the table; an entry comes after those it is made of, but for what can be changed.
+A message is JSON: {"table": [[kind, ...], ...], "values": [...]}. A value is a JSON value or {"at": n}, an
+entry of the table. Entries of immutable values come after those of their parts.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from fractions import Fraction
 from typing import Any
 
 LIMIT = 8 << 20  # bytes of a message
-DEPTH = 5_000  # of values within values
-_LONG = 1 << 4096  # numbers from here on are written in base 16, which takes no time
+DEPTH = 5_000  # of nested values
+_LONG = 1 << 4096  # larger numbers are written in base 16, which takes linear time
 
 _PLAIN: tuple[type, ...] = (
     bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, type(None),
 )  # fmt: skip
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in _PLAIN}
-# Of a type exactly, as a list of their parts; a subclass of the program's own goes by number.
+# Only these exact types are written as a list of their parts; the program's subclasses cross by number.
 _LISTS: dict[type, str] = {list: "list", deque: "deque", set: "set"}
 _DICTS: dict[type, str] = {dict: "dict", Counter: "Counter", OrderedDict: "OrderedDict", defaultdict: "dict"}
 _EMPTY: dict[str, Callable[[], Any]] = {
     "list": list, "deque": deque, "set": set, "dict": dict, "Counter": Counter, "OrderedDict": OrderedDict,
     "bytearray": bytearray,
 }  # fmt: skip
-_CHANGEABLE = ("object", *_EMPTY)
-_MADE_OF: dict[type, Callable[[Any], list[Any]]] = {
+_MUTABLE = ("object", *_EMPTY)
+_ENCODE: dict[type, Callable[[Any], list[Any]]] = {
     bytes: lambda v: ["bytes", v.hex()],
     bytearray: lambda v: ["bytearray", v.hex()],
     memoryview: lambda v: ["bytes", bytes(v).hex()],
@@ -48,7 +47,7 @@ _MADE_OF: dict[type, Callable[[Any], list[Any]]] = {
     datetime: lambda v: ["datetime", v.isoformat()],
     timedelta: lambda v: ["timedelta", v.days, v.seconds, v.microseconds],
 }
-_MAKE: dict[str, Callable[..., Any]] = {
+_DECODE: dict[str, Callable[..., Any]] = {
     "bytes": bytes.fromhex,
     "complex": complex,
     "range": range,
@@ -63,22 +62,22 @@ _MAKE: dict[str, Callable[..., Any]] = {
 
 
 class Malformed(ValueError):
-    """A message that no sender of ours writes."""
+    """A message that `Writer` cannot have written."""
 
 
 class Writer:
-    """Writes values; `classes` go by their fields, `number` gives all else an entry of its own."""
+    """Serializes values. `classes` are written by their fields; `number` gives the entry of other objects."""
 
     def __init__(self, classes: Mapping[type, str], number: Callable[[Any], list[Any]]) -> None:
         self._classes, self._number = classes, number
         self._table: list[list[Any]] = []
         self._known: dict[int, int] = {}
-        self.kept: list[Any] = []  # what each entry stands for; it lives on, or its id would be another's
+        self.kept: list[Any] = []  # the values of the entries, kept alive so that no id is reused
         self._views: list[Any] = []
         self._depth = 0
 
     def text(self, values: list[Any], sent: Mapping[int, Any], rest: dict[str, Any]) -> bytes:
-        """A message of one line: values, and what has become of those that the other side sent before.
+        """Writes a message of one line: values, and the new state of values in `sent`, received before.
 
         Raises ValueError for values that are nested too deeply.
         """
@@ -124,13 +123,13 @@ class Writer:
             self._views.append(value)
         elif kind is type and value in _PLAIN:
             self._entry(value, ["type", value.__name__])
-        elif kind in _MADE_OF:
-            self._entry(value, _MADE_OF[kind](value))
+        elif kind in _ENCODE:
+            self._entry(value, _ENCODE[kind](value))
         else:
             self._entry(value, self._scalar(value) or self._number(value))
 
     def _scalar(self, value: Any) -> list[Any] | None:
-        """What equals a number or a text, though its type is a kind of its own, goes as that."""
+        """The entry of a subclass of a number or string type, which crosses as the plain value."""
         if isinstance(value, int):
             return ["int", hex(value)]
         if isinstance(value, float):
@@ -153,7 +152,7 @@ def _flat(mapping: Mapping[Any, Any]) -> list[Any]:
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """A message as JSON. Raises Malformed."""
+    """Parses a message. Raises Malformed."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -169,10 +168,10 @@ def read(
     numbered: Callable[[list[Any]], Any],
     sent: Sequence[Any] = (),
 ) -> tuple[list[Any], dict[int, Any]]:
-    """The values of a message, and by the number of its entry what can be changed of them.
+    """Returns the values of a message, and its mutable values by the number of their entry.
 
-    `numbered` finds what stands for an entry that the sender gave a number of its own; of what was `sent`, by
-    number, what the message says it has become is changed in place. Raises Malformed.
+    `numbered` returns the object for an entry that crosses by number. Values in `sent` that the message
+    contains again are updated in place. Raises Malformed.
     """
     try:
         table = message["table"]
@@ -180,13 +179,13 @@ def read(
         made: list[Any] = []
         for at, entry in enumerate(table):
             made.append(_checked(was[at], entry) if at in was else _made(entry, made, classes, numbered))
-        # What is hashed must have its fields before it enters a set or a dictionary.
+        # An object must have its fields before it is hashed into a set or a dict.
         for kinds in (("object",), ("list", "deque", "bytearray"), ("set", "dict", "Counter", "OrderedDict")):
             for entry, value in zip(table, made, strict=True):
                 if entry[0] in kinds:
                     _complete(entry, value, made)
-        changeable = {at: made[at] for at, entry in enumerate(table) if entry[0] in _CHANGEABLE}
-        return [_at(cell, made) for cell in message["values"]], changeable
+        mutable = {at: made[at] for at, entry in enumerate(table) if entry[0] in _MUTABLE}
+        return [_at(cell, made) for cell in message["values"]], mutable
     except Malformed:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as e:
@@ -202,15 +201,15 @@ def _made(
     if kind in ("tuple", "frozenset"):
         values = [_at(part, made) for part in parts]
         return tuple(values) if kind == "tuple" else frozenset(values)
-    if kind in _MAKE:
-        return _MAKE[kind](*parts)
+    if kind in _DECODE:
+        return _DECODE[kind](*parts)
     if kind == "object":
         return object.__new__(classes[parts[0]])
     return _at(parts[0], made) if kind == "is" else numbered(entry)
 
 
 def _checked(value: Any, entry: list[Any]) -> Any:
-    """What was sent, if it can have become what the entry says."""
+    """The value sent before. Raises Malformed if the entry has another type."""
     kind = _LISTS.get(type(value)) or _DICTS.get(type(value)) or type(value).__name__
     if kind != (entry[1] if entry[0] == "object" else entry[0]):
         raise Malformed("another type than was sent")
@@ -218,7 +217,7 @@ def _checked(value: Any, entry: list[Any]) -> Any:
 
 
 def _complete(entry: list[Any], value: Any, made: list[Any]) -> None:
-    """Give what can be changed its content."""
+    """Fills a mutable value with its content."""
     kind, *cells = entry
     if kind == "bytearray":
         value[:] = bytes.fromhex(cells[0])
@@ -233,10 +232,10 @@ def _complete(entry: list[Any], value: Any, made: list[Any]) -> None:
     else:
         pairs = dict(zip(parts[::2], parts[1::2], strict=True))
         if kind == "object" and any(callable(getattr(type(value), str(name), None)) for name in pairs):
-            raise Malformed("a field before a method would be the sender's code")
+            raise Malformed("a field would hide a method")
         fields = vars(value) if kind == "object" else value
         fields.clear()
-        update = dict.update if kind == "Counter" else type(fields).update  # a Counter's would add
+        update = dict.update if kind == "Counter" else type(fields).update  # Counter.update would add
         update(fields, pairs)
 
 
@@ -244,5 +243,5 @@ def _at(cell: Any, made: list[Any]) -> Any:
     if isinstance(cell, dict):
         return made[cell["at"]]
     if isinstance(cell, list):
-        raise Malformed("a list where a value should be")
+        raise Malformed("a list instead of a value")
     return cell

@@ -1,4 +1,4 @@
-"""Fenced blocks of a Markdown text: what stands between two lines of ``` or ~~~. Linear in its length."""
+"""Finds the fenced code blocks (``` or ~~~) of a Markdown text, in linear time."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# A fence may stand in a list, deep or right behind the item's mark; what looks so within a line is no fence.
+# A fence may stand inside a list item, even on the line of its marker, but never in the middle of a line.
 _FENCE = re.compile(r"^([ \t]*)((?:[-*+]|\d{1,3}[.)])[ \t]+)?(`{3,}|~{3,})([^`\n]*)$", re.MULTILINE)
 _LANGUAGE = re.compile(r"\w*")
 _INDENT = re.compile(r"^[ \t]*(?=\S)", re.MULTILINE)
 
 
 class Block(NamedTuple):
-    language: str  # lower case; "" where it is not marked
+    language: str  # in lower case; "" if none is given
     text: str
 
 
-def closed_blocks(text: str) -> Iterator[Block]:
-    """The blocks that are closed, in order; one of four marks may hold three, and one deeper inside."""
-    return (block for block, _ in placed_blocks(text))
+def code_blocks(text: str) -> Iterator[Block]:
+    """Yields the closed blocks in order. A fence of four characters may enclose one of three."""
+    return (block for block, _ in located_blocks(text))
 
 
-def placed_blocks(text: str) -> Iterator[tuple[Block, int]]:
-    """The closed blocks, each with where the text goes on behind it."""
+def located_blocks(text: str) -> Iterator[tuple[Block, int]]:
+    """Yields the closed blocks, each with the offset of its end."""
     opened = None
     for fence in _FENCE.finditer(text):
         if opened is None:
@@ -36,7 +36,7 @@ def placed_blocks(text: str) -> Iterator[tuple[Block, int]]:
 
 
 def _closes(opened: re.Match[str], fence: re.Match[str]) -> bool:
-    """Four blanks deeper than the fence that opened it, it belongs to what the block holds."""
+    """Whether a fence closes the block. Four spaces deeper than the opening fence, it is content."""
     deeper = len(fence[1]) - (opened.start(3) - opened.start())
     return fence[3].startswith(opened[3]) and not fence[2] and not fence[4].strip() and deeper < 4
 
@@ -46,12 +46,10 @@ def _language(words: str) -> str:
     return found[0].lower() if found else ""
 
 
-def _dedented(text: str, most: int) -> str:
-    """Every line less the fence's own indent, as far as all of them have it."""
-    shared = min((len(indent) for indent in _INDENT.findall(text)), default=0) if most else 0
-    cut = min(most, shared)
-    return "".join(line[cut:] if line.strip() else line for line in _lines(text)) if cut else text
-
-
-def _lines(text: str) -> Iterator[str]:
-    return (line + "\n" for line in text.removesuffix("\n").split("\n"))
+def _dedented(text: str, indent: int) -> str:
+    """Removes the fence's indent from every line, as far as all lines share it."""
+    cut = min(indent, min(map(len, _INDENT.findall(text)), default=0))
+    if not cut:
+        return text
+    lines = text.removesuffix("\n").split("\n")
+    return "".join((line[cut:] if line.strip() else line) + "\n" for line in lines)

@@ -1,6 +1,6 @@
-"""Names of units, and how large they are: enough to see that 1 km is 1000 m and that 5 kg is not 5 m.
+"""Measurement units and their sizes: enough to see that 1 km is 1000 m and that 5 kg is not 5 m.
 
-A word that is not here is still a unit where a number stands before it; only its size is unknown.
+A word that is not listed still counts as a unit after a number. Only its size is unknown.
 """
 
 from __future__ import annotations
@@ -10,95 +10,68 @@ from fractions import Fraction
 from typing import NamedTuple
 
 
-class WorkItem(NamedTuple):
+class Unit(NamedTuple):
     measures: str
-    size: Fraction  # in the first unit of its kind below
+    size: Fraction  # in the base unit of what it measures
 
 
-# kind -> size -> names; the SI brochure (9th edition) and the definitions of NIST Handbook 44, appendix C
-_TABLE: dict[str, dict[str, str]] = {
-    "length": {
-        "1": "m meter metre",
-        "1000": "km kilometer kilometre",
-        "0.01": "cm centimeter centimetre",
-        "0.001": "mm millimeter millimetre",
-        "0.000001": "µm micrometer micron",
-        "0.000000001": "nm nanometer nanometre",
-        "0.0254": "inch inches in",
-        "0.3048": "ft foot feet",
-        "0.9144": "yd yard",
-        "1609.344": "mi mile",
-    },
-    "mass": {
-        "1": "kg kilogram kilo",
-        "0.001": "g gram",
-        "0.000001": "mg milligram",
-        "1000": "tonne",
-        "0.45359237": "lb pound",
-        "0.028349523125": "oz ounce",
-    },
-    "time": {
-        "1": "s sec second",
-        "0.001": "ms millisecond",
-        "60": "min minute",
-        "3600": "h hr hour",
-        "86400": "day",
-        "604800": "week",
-    },
-    "calendar": {"1": "month", "12": "yr year", "120": "decade", "1200": "century"},
-    "money in dollars": {"1": "dollar usd buck", "0.01": "cent ¢"},
-    "money in euros": {"1": "euro eur"},
-    "money in yen": {"1": "yen jpy"},
-    "money in yuan": {"1": "yuan rmb"},
-    "money in rupees": {"1": "rupee"},
-    "angle": {"1": "degree deg", "57.29577951308232": "rad radian"},
-    "volume": {"1": "L liter litre", "0.001": "ml milliliter millilitre", "3.785411784": "gallon gal"},
-    "area": {
-        "1": "m^2 sqm square_meter square_metre",
-        "0.0001": "cm^2 square_centimeter square_centimetre",
-        "1000000": "km^2 square_kilometer square_kilometre",
-        "0.09290304": "ft^2 square_foot square_feet",
-        "0.00064516": "in^2 square_inch",
-    },
-    "cubic": {
-        "1": "m^3 cubic_meter cubic_metre",
-        "0.000001": "cm^3 cc cubic_centimeter cubic_centimetre",
-        "0.028316846592": "ft^3 cubic_foot cubic_feet",
-        "0.000016387064": "in^3 cubic_inch",
-    },
-    "speed": {
-        "1": "m/s meter/second",
-        "5/18": "km/h kmh kph kilometer/hour",
-        "0.44704": "mph mi/h mile/hour",
-    },
-    "acceleration": {"1": "m/s^2 meter/second^2"},
-    "temperature": {"1": "degree_c degree_celsius celsius"},
-    "temperature, Fahrenheit": {"1": "degree_f degree_fahrenheit fahrenheit"},
-    "force": {"1": "N newton"},
-    "energy": {"1": "J joule", "1000": "kj kilojoule"},
-    "power": {"1": "W watt", "1000": "kw kilowatt"},
-    "temperature, Kelvin": {"1": "K kelvin"},
-    "voltage": {"1": "V volt", "0.001": "mv millivolt", "1000": "kv kilovolt"},
-    "current": {"1": "A amp ampere", "0.001": "ma milliamp"},
-    "charge": {"1": "C coulomb"},
-    "resistance": {"1": "Ω ω ohm"},
-    "pressure": {"1": "pa pascal", "1000": "kpa kilopascal", "101325": "atm"},
-    "frequency": {"1": "hz hertz", "1000": "khz", "1000000": "mhz"},
-    "energy of particles": {"1": "ev", "1000": "kev", "1000000": "mev", "1000000000": "gev"},
-    "amount": {"1": "mol mole"},
-    "concentration": {"1": "M"},
-    "ergs": {"1": "erg"},
-    "ångström": {"1": "Å å angstrom"},
-    "things": {"1": "unit"},
-    "square units": {"1": "square_unit sq_unit unit^2"},
-    "cubic units": {"1": "cubic_unit unit^3"},
-}
-UNITS = {
-    name: WorkItem(kind, Fraction(size))
-    for kind, sizes in _TABLE.items()
-    for size, names in sizes.items()
-    for name in names.split()
-}
+# quantity: size names; size names. Sources: the SI brochure (9th edition); NIST Handbook 44, appendix C.
+_TABLE = """
+length: 1 m meter metre; 1000 km kilometer kilometre; 0.01 cm centimeter centimetre
+length: 0.001 mm millimeter millimetre; 0.000001 µm micrometer micron; 0.000000001 nm nanometer nanometre
+length: 0.0254 inch inches in; 0.3048 ft foot feet; 0.9144 yd yard; 1609.344 mi mile
+mass: 1 kg kilogram kilo; 0.001 g gram; 0.000001 mg milligram; 1000 tonne; 0.45359237 lb pound
+mass: 0.028349523125 oz ounce
+time: 1 s sec second; 0.001 ms millisecond; 60 min minute; 3600 h hr hour; 86400 day; 604800 week
+calendar: 1 month; 12 yr year; 120 decade; 1200 century
+money in dollars: 1 dollar usd buck; 0.01 cent ¢
+money in euros: 1 euro eur
+money in yen: 1 yen jpy
+money in yuan: 1 yuan rmb
+money in rupees: 1 rupee
+angle: 1 degree deg; 57.29577951308232 rad radian
+volume: 1 L liter litre; 0.001 ml milliliter millilitre; 3.785411784 gallon gal
+area: 1 m^2 sqm square_meter square_metre; 0.0001 cm^2 square_centimeter square_centimetre
+area: 1000000 km^2 square_kilometer square_kilometre; 0.09290304 ft^2 square_foot square_feet
+area: 0.00064516 in^2 square_inch
+cubic: 1 m^3 cubic_meter cubic_metre; 0.000001 cm^3 cc cubic_centimeter cubic_centimetre
+cubic: 0.028316846592 ft^3 cubic_foot cubic_feet; 0.000016387064 in^3 cubic_inch
+speed: 1 m/s meter/second; 5/18 km/h kmh kph kilometer/hour; 0.44704 mph mi/h mile/hour
+acceleration: 1 m/s^2 meter/second^2
+temperature: 1 degree_c degree_celsius celsius
+temperature, Fahrenheit: 1 degree_f degree_fahrenheit fahrenheit
+force: 1 N newton
+energy: 1 J joule; 1000 kj kilojoule
+power: 1 W watt; 1000 kw kilowatt
+temperature, Kelvin: 1 K kelvin
+voltage: 1 V volt; 0.001 mv millivolt; 1000 kv kilovolt
+current: 1 A amp ampere; 0.001 ma milliamp
+charge: 1 C coulomb
+resistance: 1 Ω ω ohm
+pressure: 1 pa pascal; 1000 kpa kilopascal; 101325 atm
+frequency: 1 hz hertz; 1000 khz; 1000000 mhz
+energy of particles: 1 ev; 1000 kev; 1000000 mev; 1000000000 gev
+amount: 1 mol mole
+concentration: 1 M
+ergs: 1 erg
+ångström: 1 Å å angstrom
+things: 1 unit
+square units: 1 square_unit sq_unit unit^2
+cubic units: 1 cubic_unit unit^3
+"""
+
+
+def _units() -> dict[str, Unit]:
+    units: dict[str, Unit] = {}
+    for line in _TABLE.strip().splitlines():
+        quantity, _, entries = line.partition(": ")
+        for entry in entries.split("; "):
+            size, *names = entry.split()
+            units |= {name: Unit(quantity, Fraction(size)) for name in names}
+    return units
+
+
+UNITS = _units()
 _FACTOR = re.compile(r"([*/]|per)?\s*([A-Za-zµΩÅ]+)(?:\s?\^\s?\{?\s?(-?\d)\s?\}?)?\s*")
 _POWER = re.compile(r"\s?\^\s?\{?\s?([23])\s?\}?")
 _NAME = re.compile(r"[^\W\d_]+")
@@ -106,9 +79,9 @@ _PER = re.compile(r"\s?(?:/|\bper\b)\s?")
 
 
 def unit_of(words: str) -> str:
-    """The name of a unit in one spelling: lower case, singular, m^2, km/h."""
+    """Returns a unit's name in one spelling: lower case, singular, m^2, km/h."""
     words = words.strip()
-    if len(words) == 1:  # a letter is a unit only in its own case: 5 N
+    if len(words) == 1:  # the case of a single letter matters: 5 N
         return words
     words = _PER.sub("/", _POWER.sub(r"^\1", words.casefold().replace(".", "")))
     words = re.sub(r"\s?\*\s?| ", "_", words.strip())
@@ -118,9 +91,9 @@ def unit_of(words: str) -> str:
 
 
 def compound(words: str) -> str:
-    """m s^{-1}, kg*m/s^2, erg/s: units that multiply, in one spelling with blanks; "" for anything else.
+    """Returns a product of units such as m s^{-1}, kg*m/s^2 or erg/s in one spelling, "" for other words.
 
-    Not for one that has a name of its own in the table.
+    Also returns "" for a unit that the table lists by its own name.
     """
     if unit_of(words) in UNITS:
         return ""
@@ -133,12 +106,11 @@ def compound(words: str) -> str:
         sign = -1 if factor[1] in ("/", "per") else 1
         powers[name] = powers.get(name, 0) + sign * int(factor[3] or 1)
         at = factor.end()
-    simple = _simple(powers)
-    return simple or " ".join(f"{name}^{powers[name]}" for name in sorted(powers))
+    return _listed(powers) or " ".join(f"{name}^{powers[name]}" for name in sorted(powers))
 
 
-def _simple(powers: dict[str, int]) -> str:
-    """The table's name, of m^1 s^-1 m/s."""
+def _listed(powers: dict[str, int]) -> str:
+    """Returns the table's name of a product: m/s for m^1 s^-1. Returns "" if it has none."""
     names = sorted(powers, key=powers.__getitem__, reverse=True)
     written = "/".join(name if abs(powers[name]) == 1 else f"{name}^{abs(powers[name])}" for name in names)
     return written if [powers[name] > 0 for name in names] == [True, False] and written in UNITS else ""

@@ -1,6 +1,6 @@
-"""The words of a trace: its thought, less what is no prose (code, formulas, addresses).
+"""Extracts the prose of a text, without code, formulas and URLs, and counts its words.
 
-Shared by the rules of language and layout. Every pass is linear in the text's length.
+Used by the rules on language and layout. Every pass takes linear time.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.rows import Trace
 
-# No alternative reads past the next mark of its kind, so that all of them together read a text once.
+# No alternative reads past the next delimiter of its kind, so the whole pattern reads a text once.
 _NO_PROSE = re.compile(
-    r"\\\\"  # a row's end, which begins no formula: \\[2pt]
-    r"|```[^`]*+(?:`{1,2}(?!`)[^`]*+)*+(?:```|\Z)"  # a block of code, closed or not
+    r"\\\\"  # the end of a table row, which opens no formula: \\[2pt]
+    r"|```[^`]*+(?:`{1,2}(?!`)[^`]*+)*+(?:```|\Z)"  # a code block, closed or not
     r"|`[^`\n]{1,200}`"
     r"|\$\$[^$]{1,2000}\$\$|\$[^$\n]{1,500}\$"
     r"|\\\((?:[^\\]|\\[^()\[\]])*+\\\)|\\\[(?:[^\\]|\\[^()\[\]])*+\\\]"
@@ -24,21 +24,21 @@ _NO_PROSE = re.compile(
 )
 _MARKS = ("`", "$", "\\", "http")
 
-# A word, or one character of a writing that does not part words: Han, kana, Thai, Lao, Khmer, Burmese.
-_UNPARTED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_UNPARTED}]|[^\W{_UNPARTED}]+")
+# Scripts without spaces between words: Han, kana, Thai, Lao, Khmer, Burmese. Each character is a word.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
-def thought(trace: Trace) -> str:
-    """The chain of thought; where the server told none apart, the whole response."""
+def reasoning_of(trace: Trace) -> str:
+    """Returns the reasoning, or the whole response if the server did not separate the two."""
     return trace.response if trace.reasoning is None else trace.reasoning
 
 
 def prose(text: str) -> str:
-    """The text with code, formulas, LaTeX commands and addresses replaced by a blank."""
+    """Replaces code, formulas, LaTeX commands and URLs by spaces."""
     return _NO_PROSE.sub(" ", text) if any(mark in text for mark in _MARKS) else text
 
 
 def count_words(text: str) -> int:
-    """Words between blanks; characters where the writing does not part words."""
+    """Counts words between spaces, and characters in scripts without spaces."""
     return len(text.split()) if text.isascii() else sum(1 for _ in _WORD.finditer(text))

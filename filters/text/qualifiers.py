@@ -1,21 +1,20 @@
-r"""Words that take back, limit or change what a response states: not 5, half 5, 5 if n is even, perhaps 5.
+r"""Words that negate, limit or change a stated answer: not 5, half 5, 5 if n is even, perhaps 5.
 
-A yes has to survive them, for no comparison reads them: what they stand beside is undecided, never right. The
-tables are English in the main, with what other languages say for "not" and "about". What stands around an
-answer is for `filters.extract.context` to look at.
+Comparisons do not read these words, so an answer next to one of them is undecided, never correct. The tables
+are mainly English, with words for "not" and "about" in other languages.
 """
 
 from __future__ import annotations
 
 import re
 
-# Phrases are parted by |, and * stands for the rest of a word.
-NOT = """
+# Phrases are separated by |. The character * stands for the rest of a word.
+NEGATIONS = """
 not | never | no | nor | neither | none | nobody | nothing | nowhere | cannot | hardly | scarcely | barely
 without | nicht | kein* | pas | n'est | non | não | nunca | niet | geen | inte | nie | değil | tidak
 bukan | không | не | нет
 """
-DENIED = """
+DENIALS = """
 wrong | incorrect | untrue | mistaken | reject* | exclud* | rule out | rules out | ruled out | ruling out
 eliminat* | dismiss* | discard* | avoid* | skip | doubt* | unlikely | except | anything but
 everything but | all but | any * but | all * but | every * but | far from | other than | rather than
@@ -23,7 +22,7 @@ instead of | unlike | opposite | a lie | worst | least likely | least plausible 
 contradict* | used to | no longer | first guess | first thought | first idea | once believed
 once thought | kidding | joking | a joke | jk
 """
-HEDGED = """
+HEDGES = """
 they say | when it | says | said | thinks | thought | believes | believed | claims | claimed | pretend*
 imagine | wish | hope | fear | rumor* | rumour* | naive | second best | trap | mistake | formerly | assume
 might | may be | may have | could | maybe | perhaps | possibly | probably | presumably | allegedly
@@ -34,7 +33,7 @@ some believe | many say | many think | many believe | people say | people think 
 others say | others think | others believe | most say | one might | only a fool | would say
 would have been | would guess | would think | would answer | would choose | give up | gave up | could not
 """
-LIMITED = """
+_CONDITIONS = """
 if | unless | whenever | provided | assuming | suppos* | otherwise | else | depend* | whether | in case
 in the case of | only when | for odd | for even | for part | for the first | for the second | for positive
 for negative
@@ -52,12 +51,12 @@ multiplied by | modulo | mod | in | but | page | step | question | equation | op
 mindestens | höchstens | die Hälfte von | au moins | au plus | al menos | como máximo | almeno
 pelo menos | не менее | не более | fast | beinahe | knapp | presque | casi | quasi | quase | почти
 """
-# Before a whole number; a decimal may well be a rounded one.
+# Before a whole number only, since a decimal may be a rounded value.
 _ROUGHLY = """
 about | around | approximately | approx | roughly | circa | ca | some | etwa | ungefähr | rund | environ
 aproximadamente | alrededor de | cerca de | около | примерно | приблизительно
 """
-# Behind a number.
+# After a number.
 _CHANGED = """
 dozen* | hundred* | thousand* | million* | billion* | trillion* | pair* | score* | gross | grand | tens
 k | bn | half | halves | third* | quarter* | fourths | fifths | sixths | eighths | ninths | tenths
@@ -75,47 +74,47 @@ _MARKS = re.compile(
 )
 
 
-def any_of(*tables: str) -> str:
-    """The pattern of any phrase of some tables, standing by itself."""
+def any_phrase(*tables: str) -> str:
+    """Returns a pattern that matches any phrase of the tables between word boundaries."""
     phrases = [phrase for table in tables for line in table.split("\n") for phrase in line.split("|")]
     found = (re.escape(phrase.strip()).replace(r"\*", r"\w*").replace(r"\ ", r"\s") for phrase in phrases)
     return rf"(?<![\w-])(?:{'|'.join(filter(None, found))})(?![\w-])"
 
 
 CONDITION = re.compile(
-    rf"{any_of(LIMITED)}|(?<!\w)(?:for|when)\s[$\\(]*[a-zA-Z][$)]*\s?(?:[=<>≤≥]|is\b)", re.IGNORECASE
+    rf"{any_phrase(_CONDITIONS)}|(?<!\w)(?:for|when)\s[$\\(]*[a-zA-Z][$)]*\s?(?:[=<>≤≥]|is\b)", re.IGNORECASE
 )
-WORDS = rf"{any_of(NOT, DENIED, HEDGED)}|n['’]t\b"  # noqa: RUF001
-_DOUBT = re.compile(rf"{WORDS}|{CONDITION.pattern}|\?\s*\Z", re.IGNORECASE)
-_NO_WORDS = re.compile(r"[-\d.,/$ ]*", re.ASCII)
+DOUBTS = rf"{any_phrase(NEGATIONS, DENIALS, HEDGES)}|n['’]t\b"  # noqa: RUF001
+_DOUBT = re.compile(rf"{DOUBTS}|{CONDITION.pattern}|\?\s*\Z", re.IGNORECASE)
+_PLAIN_NUMBER = re.compile(r"[-\d.,/$ ]*", re.ASCII)
 _ROUGH = re.compile(r"[\s$\\({]*(?:~|≈|approx|sim)\s*-?\d[\d,]*(?![\d,]*[./])")  # ~5; but not ~5.02
 _BEFORE_NUMBER = re.compile(
-    rf"{any_of(_CHANGES)}[\s$\\({{\[*]*-?\d|(?:{any_of(_ROUGHLY)}\.?|[~≈])\s?\$?-?\d[\d,]*(?![\d,]*\.\d|[\d,]*/)"
+    rf"{any_phrase(_CHANGES)}[\s$\\({{\[*]*-?\d|(?:{any_phrase(_ROUGHLY)}\.?|[~≈])\s?\$?-?\d[\d,]*(?![\d,]*\.\d|[\d,]*/)"
     r"|[<>≤≥≠]\s?[$\\(]*-?\d",
     re.IGNORECASE,
 )
 _AFTER_NUMBER = re.compile(
-    rf"\d[\s}}$*)]*(?:{any_of(_CHANGED)}|(?:{any_of(_OF_A_NUMBER)}|% of)\s\$?\d|-ish|ish\b"
+    rf"\d[\s}}$*)]*(?:{any_phrase(_CHANGED)}|(?:{any_phrase(_OF_A_NUMBER)}|% of)\s\$?\d|-ish|ish\b"
     r"|\+(?!\s?[\dA-Za-z(\\$])|_\{?\d|and \d+/\d)"
     r"|\band (?:an? |one )?(?:half|third|quarter)\b",
     re.IGNORECASE,
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_NO_DENIAL = re.compile(  # nor is "not 6 but 5", of 5
-    r"\b(?:no (?:\w+ )?solutions?|(?:does|do) not exist)\b"  # which are answers
-    r"|\bnot\s(?:it['’]s not\s)?[^\s,]+,?\s(?:but|it(?:['’]s| is))\s(?!not\b)",  # noqa: RUF001
+_NO_DENIAL = re.compile(
+    r"\b(?:no (?:\w+ )?solutions?|(?:does|do) not exist)\b"  # these are answers
+    r"|\bnot\s(?:it['’]s not\s)?[^\s,]+,?\s(?:but|it(?:['’]s| is))\s(?!not\b)",  # not 6 but 5  # noqa: RUF001
     re.IGNORECASE,
 )
 
 
-def changed(text: str) -> bool:
-    """Whether words or marks deny, limit or change the number or word that is picked out of a text."""
-    return doubted(text) or bool(_BEFORE_NUMBER.search(text) or _AFTER_NUMBER.search(text))
+def is_changed(text: str) -> bool:
+    """Whether words or symbols negate, limit or change the number or word that a text contains."""
+    return is_doubted(text) or bool(_BEFORE_NUMBER.search(text) or _AFTER_NUMBER.search(text))
 
 
-def doubted(text: str, reference: str = "") -> bool:
-    """Whether words deny a text, limit or doubt it, that the reference does not have as well."""
-    if _NO_WORDS.fullmatch(text):  # nearly all of them
+def is_doubted(text: str, reference: str = "") -> bool:
+    """Whether words negate, limit or doubt a text. Words that the reference contains too do not count."""
+    if _PLAIN_NUMBER.fullmatch(text):  # the usual case
         return False
     if _ROUGH.match(text) or (
         not text.isascii() and (mark := _MARKS.search(text)) and mark[0] not in reference

@@ -1,6 +1,6 @@
-"""What the shell completes: runs, stages, reasons, sources, recipes. Only small files are read for it.
+"""Shell completion of runs, stages, reasons, sources and recipes, from small files only.
 
-click writes the script and asks for the words; what cannot be read gives no words, and never an error.
+click writes the script and asks for the words. A file that cannot be read gives no words and no error.
 """
 
 from __future__ import annotations
@@ -15,45 +15,44 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class, split_arg_string
 
 SHELLS = ("bash", "zsh")
-VARIABLE = "_RETORT_COMPLETE"  # by which the script asks for words
+VARIABLE = "_RETORT_COMPLETE"  # set by the script when it asks for words
 
 
 def script(command: click.Command, shell: str) -> str:
-    """The script for a shell to evaluate."""
+    """Returns the script for a shell to evaluate."""
     kind = get_completion_class(shell)
     assert kind is not None, shell
     return kind(command, {}, "retort", VARIABLE).source()
 
 
 def runs(context: click.Context, _: click.Parameter, word: str) -> list[CompletionItem]:
-    """Names in the folder of runs; of a path, what the shell finds."""
+    """Names in the folder of runs; paths are left to the shell."""
     if "/" in word:
         return [CompletionItem(word, type="dir")]
-    return _fitting(word, (path.parent.name for path in _folder(context).glob("*/recipe.json")))
+    return _matching(word, (path.parent.name for path in _folder(context).glob("*/recipe.json")))
 
 
 def recipes(_: click.Context, __: click.Parameter, word: str) -> list[CompletionItem]:
-    """TOML files and the folders on the way to them."""
+    """TOML files and folders."""
     folder = Path(word) if word.endswith("/") else Path(word).parent
-    found = [p for p in folder.glob("*") if p.suffix == ".toml" or p.is_dir()] if folder.is_dir() else []
-    shown = (f"{p}/" if p.is_dir() else str(p) for p in found if not p.name.startswith("."))
-    return _fitting(word.removeprefix("./"), shown)
+    found = [p for p in folder.glob("[!.]*") if p.suffix == ".toml" or p.is_dir()]
+    return _matching(word.removeprefix("./"), (f"{p}/" if p.is_dir() else str(p) for p in found))
 
 
 def stages(context: click.Context, _: click.Parameter, word: str) -> list[CompletionItem]:
     run = _run(context)
-    return _fitting(word, (str(p.parent.relative_to(run)) for p in run.glob("**/manifest.json")))
+    return _matching(word, (str(p.parent.relative_to(run)) for p in run.glob("**/manifest.json")))
 
 
 def reasons(context: click.Context, _: click.Parameter, word: str) -> list[CompletionItem]:
-    """Rules that rejected some: without the codes, whose ": " shells take for the end of a word."""
+    """Rules that rejected traces, without their codes: shells end a word at ": "."""
     report = _read(_run(context) / "filter" / "manifest.json").get("report", {})
-    return _fitting(word, (why.partition(": ")[0] for why in report.get("rejected", {})))
+    return _matching(word, (why.partition(": ")[0] for why in report.get("rejected", {})))
 
 
 def sources(context: click.Context, _: click.Parameter, word: str) -> list[CompletionItem]:
     given = _read(_run(context) / "recipe.json").get("ingest", {}).get("sources", [])
-    return _fitting(word, (source["name"] for source in given if source.get("name")))
+    return _matching(word, (source["name"] for source in given if source.get("name")))
 
 
 def _folder(context: click.Context) -> Path:
@@ -61,7 +60,7 @@ def _folder(context: click.Context) -> Path:
 
 
 def _run(context: click.Context) -> Path:
-    """The run that the command line names; click gives none where an option still lacks its value."""
+    """The run on the command line. click does not parse it while an option lacks its value."""
     words = split_arg_string(os.environ.get("COMP_WORDS", ""))
     named = (path for word in words for path in (Path(word), _folder(context) / word))
     return next((path for path in named if (path / "recipe.json").exists()), Path(os.devnull))
@@ -75,5 +74,5 @@ def _read(path: Path) -> dict[str, Any]:
     return read
 
 
-def _fitting(word: str, words: Iterable[str]) -> list[CompletionItem]:
+def _matching(word: str, words: Iterable[str]) -> list[CompletionItem]:
     return [CompletionItem(one) for one in sorted(set(words)) if one.startswith(word) and one.isprintable()]

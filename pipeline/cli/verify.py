@@ -1,7 +1,6 @@
-"""`retort verify`: the verifier's word on one pair of answers, or on a file of them, for people who doubt it.
+"""`retort verify`: grades a pair of reference and response, or a file of pairs, as the filter `correct` does.
 
-It judges as the filter `correct` does: `pred` is a response in which the answer is looked for. It loads
-little, so that a thousand pairs take a second; math-verify comes in only where a pair needs it.
+It imports little, so that a thousand pairs take a second; math-verify is loaded when a pair needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, TextIO
 from filters.grade.grader import TIMEOUT, final_reference
 from filters.policy import Policy
 from filters.result import FilterResult
-from filters.rules.correct import judge_response
+from filters.rules.correct import grade_response
 from pipeline.errors import UserError
 from pipeline.ingest.files import Number
 
@@ -26,43 +25,43 @@ VERDICTS = {"passed": "correct", "failed": "incorrect", "undecided": "undecided"
 
 
 def print_verdict(gold: str, pred: str, answer_type: str, settings: Sequence[str]) -> None:
-    """Print the verdict on one pair, what was compared, the layer that decided and the time."""
-    finding, milliseconds = _judge(gold, pred, answer_type, *_settings(settings))
-    print(f"verdict    {VERDICTS[finding.outcome]}" + (f" ({finding.reason})" if finding.reason else ""))
+    """Prints the verdict on one pair, the two answers compared, the layer that decided, and the time."""
+    result, milliseconds = _grade(gold, pred, answer_type, *_settings(settings))
+    print(f"verdict    {VERDICTS[result.outcome]}" + (f" ({result.reason})" if result.reason else ""))
     print(f"reference  {final_reference(gold) if answer_type not in ('text', 'json') else gold}")
-    print(f"answer     {finding.evidence or 'none found'}")
-    print(f"layer      {finding.layer or 'none'}")
+    print(f"answer     {result.evidence or 'none found'}")
+    print(f"layer      {result.layer or 'none'}")
     print(f"time       {milliseconds:.1f} ms")
 
 
-def judge_pairs(path: Path, answer_type: str, settings: Sequence[str], out: TextIO | None = None) -> None:
-    """Write each row of a JSONL file back with its verdict, in order, one at a time.
+def grade_pairs(path: Path, answer_type: str, settings: Sequence[str], out: TextIO | None = None) -> None:
+    """Writes each row of a JSONL file with its verdict, in order, one at a time.
 
-    Added are `verdict` (correct, incorrect or unknown), `reason` (a code, "" when correct), `layer` and `ms`.
-    Raises UserError for a line that is no object with `gold` and `pred`.
+    Adds `verdict` (correct, incorrect, undecided), `reason` (a code, "" when correct), `layer` and `ms`.
+    Raises UserError for a line that is not an object with `gold` and `pred`.
     """
     timeout, policy = _settings(settings)
     out = out or sys.stdout
     try:
         for row, gold, pred in _pairs(path, answer_type):
-            finding, milliseconds = _judge(gold, pred, answer_type, timeout, policy)
-            verdict = {"verdict": VERDICTS[finding.outcome], "reason": finding.reason, "layer": finding.layer}
+            result, milliseconds = _grade(gold, pred, answer_type, timeout, policy)
+            verdict = {"verdict": VERDICTS[result.outcome], "reason": result.reason, "layer": result.layer}
             out.write(json.dumps(row | verdict | {"ms": round(milliseconds, 3)}) + "\n")
         out.flush()
-    except BrokenPipeError:  # nobody reads on: `retort verify --pairs FILE | head -1`
+    except BrokenPipeError:  # `retort verify --pairs FILE | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
-def _judge(
+def _grade(
     gold: str | None, pred: str, answer_type: Any, timeout: float, policy: Policy
 ) -> tuple[FilterResult, float]:
     start = time.perf_counter()
-    finding = judge_response(gold, pred, answer_type, timeout=timeout, policy=policy)
-    return finding, (time.perf_counter() - start) * 1000
+    result = grade_response(gold, pred, answer_type, timeout=timeout, policy=policy)
+    return result, (time.perf_counter() - start) * 1000
 
 
 def _pairs(path: Path, answer_type: str) -> Iterator[tuple[dict[str, Any], str | None, str]]:
-    """The rows of a file with their two texts; a number counts as it is written, null as nothing."""
+    """Yields the rows of a file with reference and response; numbers are taken as written, null is None."""
     try:
         with path.open("rb") as lines:
             for n, line in enumerate(lines, 1):
@@ -75,7 +74,7 @@ def _pairs(path: Path, answer_type: str) -> Iterator[tuple[dict[str, Any], str |
 
 
 def _row(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row as data to give back, and with its numbers as they are written."""
+    """Parses a row twice: as data to write back, and with each number as the text it was written as."""
     try:
         row = json.loads(line, parse_float=_finite, parse_constant=_no_number)
         written = json.loads(line, parse_float=Number, parse_int=Number)
@@ -87,20 +86,20 @@ def _row(line: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _finite(text: str) -> float | str:
-    """A number; the text of one that no float holds, as 1e999 would be written back as Infinity."""
+    """Parses a float; keeps the text of one that overflows, which json would write back as Infinity."""
     number = float(text)
     return number if math.isfinite(number) else text
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _gold(row: dict[str, Any], answer_type: str, where: str) -> str | None:
-    """The reference; as JSON where it is data, which only JSON can be compared with."""
+    """Returns the reference as text: data as JSON for the answer type json."""
     value = row.get("gold")
     if answer_type == "json" and isinstance(value, dict | list | bool):
-        from pipeline.ingest.code_tests import as_json  # here, because it loads pydantic
+        from pipeline.ingest.code_tests import as_json  # imported here because it loads pydantic
 
         return as_json(value)
     return str(value) if isinstance(value, bool) else _text(row, "gold", where)
@@ -116,7 +115,7 @@ def _text(row: dict[str, Any], key: str, where: str) -> str | None:
 
 
 def _settings(settings: Sequence[str]) -> tuple[float, Policy]:
-    """Parameters of the filter `correct`, as NAME=VALUE."""
+    """Parses NAME=VALUE parameters of the filter `correct` into its timeout in seconds and its policy."""
     given: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -127,9 +126,9 @@ def _settings(settings: Sequence[str]) -> tuple[float, Policy]:
         except ValueError:
             given[name] = value
     if given:
-        from filters import check_rules
+        from filters.table import check_rules
 
         check_rules({"correct": given})
     if programs := [name for name in given if name in ("code_seconds", "code_memory_mb", "sandbox")]:
-        raise UserError(f"{programs[0]}: no program is run here; its tests are in a run's traces")
+        raise UserError(f"{programs[0]}: no program is run here: its tests are stored with a run's problems")
     return given.pop("timeout", TIMEOUT), Policy(**given)

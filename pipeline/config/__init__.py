@@ -1,8 +1,7 @@
-"""The recipe as frozen pydantic models, a table for each part; pipeline/config/load.py reads them from TOML.
+"""The recipe as frozen pydantic models, one for each table; pipeline/config/load.py reads it from TOML.
 
-What each setting means stands beside it, in the files here. `identity()` gives the part of a table that
-changes a stage's output; names in a table's EXECUTION say how the work is done (ports, concurrency) and never
-enter it.
+The string under a setting documents it; docs/recipe.md is made from these strings. A setting that changes
+the output of no stage is typed `NotIdentity[...]`, so a run can go on with another value of it.
 """
 
 from __future__ import annotations
@@ -11,54 +10,67 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.base import Name, Table
+from pipeline.config.base import Name, RecipeTable
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
-from pipeline.config.sources import Ingest, free
+from pipeline.config.sources import Ingest, free_text_source
 from pipeline.config.traces import Filter, Generate, Select
 from pipeline.config.training import Train
 
 
-def _one_or_more(tables: Any) -> Any:
-    """[teacher] is one, [[teacher]] an array of them."""
+def _as_array(tables: Any) -> Any:
+    """Reads a single table, [teacher], as an array of one, [[teacher]]."""
     return [tables] if isinstance(tables, dict) else tables
 
 
-class Recipe(Table):
-    run: Name  # the run's folder is data/runs/<run>, or what --runs says
+class Recipe(RecipeTable):
+    run: Name
+    """Name of the run. Its folder is data/runs/NAME, or NAME in the folder that `--runs` gives."""
     seed: int = 0
+    """Seed of the samples, the split into examples for training and validation, and the training."""
     ingest: Ingest
-    teacher: Annotated[tuple[Teacher, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+    """Where the problems come from."""
+    teacher: Annotated[tuple[Teacher, ...], BeforeValidator(_as_array), Field(min_length=1)]
+    """The model whose reasoning is distilled; an array of tables, [[teacher]], for several."""
     generate: Generate
+    """How traces are sampled from the teacher."""
     filter: Filter = Filter()
-    judge: Judge | None = None  # needed for sources with answer_type = "free"
+    """Which traces are kept."""
+    judge: Judge | None = None
+    """The model that grades free-text answers; required for sources with `answer_type = "free"`."""
     select: Select = Select()
-    student: Student | None = None  # None: nothing is trained, and evaluate has the teachers alone
+    """Which kept traces become training examples."""
+    student: Student | None = None
+    """The model to fine-tune. Without it nothing is trained and evaluate scores the teachers alone."""
     train: Train = Train()
+    """How the student is fine-tuned."""
     evaluate: Evaluate = Evaluate()
+    """How base, student and teacher are compared."""
 
     @model_validator(mode="after")
-    def _names_tell_teachers_apart(self) -> Recipe:
+    def _teachers_have_different_names(self) -> Recipe:
         names = [teacher.display_name for teacher in self.teacher]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two teachers are called {name!r}: give each a name of its own")
+                raise ValueError(f"two teachers are called {name!r}: give each its own name")
         return self
 
     @property
-    def judged(self) -> str | None:
-        """A source whose answers only a model can judge; None where there is none or the rules do not ask."""
-        return free(self.ingest.sources) if "correct" in self.filter.rules else None
+    def judged_source(self) -> str | None:
+        """The first training source whose answers need the LLM judge; None without one."""
+        return free_text_source(self.ingest.sources) if "correct" in self.filter.rules else None
 
     @model_validator(mode="after")
-    def _free_answers_have_a_judge(self) -> Recipe:
-        asked = (free(s.sources) for s in self.evaluate.sets if "correct" in self.filter.rules)
-        source = self.judged or next(filter(None, asked), None)
-        why = f'the source {source!r} has answer_type = "free" and the rule "correct" judges it'
+    def _free_text_answers_have_a_judge(self) -> Recipe:
+        evaluated = (
+            free_text_source(s.sources) for s in self.evaluate.sets if "correct" in self.filter.rules
+        )
+        source = self.judged_source or next(filter(None, evaluated), None)
+        why = f'the source {source!r} has answer_type = "free", which the filter "correct" leaves to a judge'
         if source and self.judge is None:
-            raise ValueError(f"{why}: that takes a judge model, as a table [judge] with model and base_url")
-        if self.judged and self.generate.target_kept is not None:
+            raise ValueError(f"{why}: add a table [judge] with model and base_url")
+        if self.judged_source and self.generate.target_kept is not None:
             raise ValueError(
-                f"{why}: its judge is asked after generate, so target_kept cannot be; set generate.samples"
+                f"{why}: the judge runs after generate, so target_kept cannot be used; set generate.samples"
             )
         return self

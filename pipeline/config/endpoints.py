@@ -1,71 +1,69 @@
-"""[teacher], [student], [judge]: models, and how they are reached."""
+"""[teacher], [student], [judge]: models and the servers that they are reached through."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.config.base import EnvName, Name, Scalar, Share, Table
+from pipeline.config.base import EnvName, Fraction, Name, NotIdentity, RecipeTable, Scalar, TopP
+
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class Endpoint(Table):
-    """A model behind an OpenAI-compatible server: one started here, or one that is already there."""
+class Endpoint(RecipeTable):
+    """A model behind an OpenAI-compatible server: a local vLLM server that retort starts, or any other."""
 
-    EXECUTION: ClassVar[frozenset[str]] = frozenset(
-        {
-            "serve",
-            "base_url",
-            "api_key_env",
-            "port",
-            "vllm",
-            "env",
-            "start_timeout",
-            "stream",
-            "stall_timeout",
-            "unavailable_timeout",
-            "max_retries",
-            "requests_per_minute",
-            "tokens_per_minute",
-            "price_per_mtok_in",
-            "price_per_mtok_out",
-            "continue_by",
-            "omit",  # what is drawn otherwise for it is in `drawing.not_sent`
-        }
-    )
-    model: str  # hub name, local folder, GGUF file, or package:DIST/FILE.gguf from an installed package
-    serve: Literal["vllm"] | None = None  # start a local vLLM server for it
-    base_url: str | tuple[str, ...] | None = None  # or use this one, or several that share the load
-    api_key_env: EnvName | None = None  # name of the environment variable with the key for base_url
-    port: Annotated[int, Field(ge=0, le=65535)] = 0  # of the server started here; 0: any free one
-    vllm: dict[str, Scalar | dict[str, Any] | list[Any]] = {}  # engine arguments: { max_model_len = 4096 }
-    env: dict[EnvName, str] = {}  # environment of the server started here
-    start_timeout: Annotated[float, Field(gt=0)] = 900  # seconds to wait until it answers
-    stream: bool = True  # have tokens sent as they come, so that a slow answer is told from a dead one
-    stall_timeout: Annotated[float, Field(gt=0)] = 300  # seconds without text until an answer is given up
-    unavailable_timeout: Annotated[float, Field(gt=0)] = (
-        600  # seconds without any good answer until the run stops
-    )
-    max_retries: Annotated[int, Field(ge=0)] = (
-        5  # of a request that failed or broke off, as a second try may not
-    )
-    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
-    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None  # prompt and completion together
-    price_per_mtok_in: Annotated[float, Field(ge=0)] | None = (
-        None  # per million prompt tokens, in any currency
-    )
-    price_per_mtok_out: Annotated[float, Field(ge=0)] | None = None  # per million completion tokens
-    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # as the server calls it
-    extra_body: dict[str, Any] = {}  # sent along with each request, e.g. { top_k = 20 }
-    # Names of fields to leave out of each request, for a server that refuses them
-    omit: tuple[Literal["temperature", "top_p", "seed", "stream_options"], ...] = ()
-    # How the server is asked to go on with a cut answer; servers.md tells the ways
-    continue_by: Literal["continue_final_message", "completions", "prefix", "reasoning_content"] = (
-        "continue_final_message"
-    )
+    # What of `vllm` and `omit` changes the samples enters the identity in pipeline/inference/fingerprint.py.
+    model: str
+    """Name on the hub, local folder, GGUF file, or package:DIST/FILE.gguf for a file of an installed package.
+    With `base_url`: the model's name on that server."""
+    serve: NotIdentity[Literal["vllm"] | None] = None
+    """Set to "vllm" to serve the model on this machine while it is needed. Set either this or `base_url`."""
+    base_url: NotIdentity[str | tuple[str, ...] | None] = None
+    """URL of a running server, up to and including /v1. A list spreads the requests over several servers."""
+    api_key_env: NotIdentity[EnvName | None] = None
+    """Name of the environment variable that holds the API key for `base_url`."""
+    port: NotIdentity[Port] = 0
+    """Port of the server that retort starts; 0 takes any free port."""
+    vllm: NotIdentity[dict[str, Scalar | dict[str, Any] | list[Any]]] = {}
+    """Engine arguments of vLLM, such as { max_model_len = 4096, tensor_parallel_size = 2 }. Those that change
+    how weights are read, such as `quantization`, cannot change within a run."""
+    env: NotIdentity[dict[EnvName, str]] = {}
+    """Extra environment variables of the server that retort starts."""
+    start_timeout: NotIdentity[PositiveFloat] = 900
+    """Seconds that the server may take to start. Raise it for models that take long to download or load."""
+    stream: NotIdentity[bool] = True
+    """Stream tokens, so that a slow response differs from a dead one. Turn it off where a server cannot
+    stream."""
+    stall_timeout: NotIdentity[PositiveFloat] = 300
+    """Seconds without new text after which a request is retried. Raise it for servers that hide the
+    reasoning."""
+    unavailable_timeout: NotIdentity[PositiveFloat] = 600
+    """Seconds without any successful response after which the stage stops with exit code 3."""
+    max_retries: NotIdentity[NonNegativeInt] = 5
+    """Retries of a request after an error that may be transient, with exponential backoff."""
+    requests_per_minute: NotIdentity[PositiveFloat | None] = None
+    """Rate limit of the account in requests per minute. Default: no limit on this side."""
+    tokens_per_minute: NotIdentity[PositiveFloat | None] = None
+    """Rate limit of the account in tokens per minute, prompt and completion together. Default: no limit."""
+    price_per_mtok_in: NotIdentity[NonNegativeFloat | None] = None
+    """Price of a million prompt tokens, in any currency. With prices set, `retort status` shows the cost."""
+    price_per_mtok_out: NotIdentity[NonNegativeFloat | None] = None
+    """Price of a million completion tokens, in the same currency."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Request field for the maximum number of tokens. OpenAI's reasoning models need the second."""
+    extra_body: dict[str, Any] = {}
+    """Fields added to each request, such as { top_k = 20 }."""
+    omit: NotIdentity[tuple[Literal["temperature", "top_p", "seed", "stream_options"], ...]] = ()
+    """Fields to leave out of each request, for a server that rejects them."""
+    continue_by: NotIdentity[
+        Literal["continue_final_message", "completions", "prefix", "reasoning_content"]
+    ] = "continue_final_message"
+    """How the server is asked to continue a truncated response; docs/servers.md compares the ways."""
 
     @model_validator(mode="after")
-    def _one_way_to_reach_it(self) -> Endpoint:
+    def _either_served_or_reached(self) -> Endpoint:
         if (self.serve is None) == (self.base_url is None):
             raise ValueError('set either serve = "vllm" or base_url')
         return self
@@ -76,13 +74,16 @@ class Endpoint(Table):
 
 
 class Teacher(Endpoint):
-    """Several teachers are an array of tables, [[teacher]]."""
+    """A model whose reasoning is distilled. Several teachers are an array of tables, [[teacher]]."""
 
-    EXECUTION: ClassVar[frozenset[str]] = Endpoint.EXECUTION | {"licence", "terms"}
-    licence: str | None = None  # of the model, as "apache-2.0"; for the cards that publish writes
-    terms: str | None = None  # what they say of training on its answers, or the URL where they stand
-    name: Name | None = None  # what its traces call it; default: the model
-    share: Annotated[float, Field(gt=0)] | None = None  # of the problems, in proportion; None: all of them
+    licence: NotIdentity[str | None] = None
+    """Licence of the model, such as "apache-2.0", for the cards that `retort publish` writes."""
+    terms: NotIdentity[str | None] = None
+    """What the licence or the provider says about training on outputs, or its URL; printed on the cards."""
+    name: Name | None = None
+    """Name of the teacher in every trace. Default: `model`."""
+    share: PositiveFloat | None = None
+    """Weight among the teachers that share out the problems. Default: this teacher gets every problem."""
 
     @property
     def display_name(self) -> str:
@@ -90,21 +91,28 @@ class Teacher(Endpoint):
 
 
 class Student(Endpoint):
-    """The model to fine-tune; served the same way for its evaluation, before and after."""
+    """The model to fine-tune. It is served on this machine for its evaluation before and after training."""
 
-    EXECUTION: ClassVar[frozenset[str]] = Endpoint.EXECUTION | {"licence"}
-    serve: Literal["vllm"] = "vllm"
-    licence: str | None = None  # of the model before training; for the card that publish writes
-    layers: Annotated[int, Field(ge=1)] | None = None  # keep so many of its layers, evenly spread; None: all
+    serve: NotIdentity[Literal["vllm"]] = "vllm"
+    """The only way to serve a student."""
+    licence: NotIdentity[str | None] = None
+    """Licence of the model before training, for the card that `retort publish` writes."""
+    layers: PositiveInt | None = None
+    """Keep only this many of the model's layers, evenly spaced, before training. Default: all."""
 
 
 class Judge(Endpoint):
-    """The model that compares answers with the reference where answer_type is "free"."""
+    """The LLM that compares free-text answers with their references (`answer_type = "free"`)."""
 
-    EXECUTION: ClassVar[frozenset[str]] = Endpoint.EXECUTION | {"concurrency", "max_failed_fraction"}
-    prompt: str = "judge"  # a file of prompts/ without .txt, or a path to one
-    temperature: Annotated[float, Field(ge=0)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1
-    max_tokens: Annotated[int, Field(ge=1)] = 4096  # an answer cut there tells nothing
-    concurrency: Annotated[int, Field(ge=1)] = 64  # requests in flight, at most
-    max_failed_fraction: Share = 0  # share of the judge_verdicts that may be failures for the stage to go on
+    prompt: str = "judge"
+    """Name of a file in prompts/ without .txt, or a path that ends in .txt."""
+    temperature: NonNegativeFloat = 0
+    """Sampling temperature; 0 is greedy decoding."""
+    top_p: TopP = 1
+    """Nucleus sampling: only the likeliest tokens whose probabilities add up to this are sampled."""
+    max_tokens: PositiveInt = 4096
+    """Maximum tokens of one verdict, reasoning included. A truncated verdict counts as undecided."""
+    concurrency: NotIdentity[PositiveInt] = 64
+    """Maximum requests in flight."""
+    max_failed_fraction: NotIdentity[Fraction] = 0
+    """Fraction of the verdicts that may fail for good while the stage still goes on."""

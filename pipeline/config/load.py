@@ -1,4 +1,4 @@
-"""Reads a recipe: TOML and key=value overrides in, checked models (config/) out, a mistake in one line."""
+"""Reads a recipe from TOML and key=value overrides; every mistake becomes a one-line UserError."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import filters
+from filters.table import check_rules
 from pipeline.config import Recipe
-from pipeline.config.endpoints import Judge, Teacher
-from pipeline.config.redaction import HIDDEN, shareable
-from pipeline.config.sources import DatasetSource, FileSource, GymSource
+from pipeline.config.explain import explain
+from pipeline.config.redaction import HIDDEN, redact
 from pipeline.config.traces import Filter
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError
 
-DEEPEST = 20  # tables within tables
+MAX_DEPTH = 20  # of tables within tables
 
-# What rules are told where select.reasoning = "none", unless the recipe says otherwise.
-THOUGHT_OPTIONAL: dict[str, dict[str, Any]] = {
+# Parameters of filters under select.reasoning = "none", where the recipe does not set them.
+REASONING_OPTIONAL: dict[str, dict[str, Any]] = {
     "single_reasoning": {"required": False},
-    "length": {"min_thought": 0},
+    "length": {"min_reasoning": 0},
 }
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe. Raises UserError, one line, naming the key and the nearest known one."""
+    """Reads and validates a recipe. Raises UserError, one line, naming the key and the nearest known one."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -37,11 +36,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: not a TOML recipe: {e}") from None
     except RecursionError:
         raise UserError(f"{path}: not a TOML recipe: nested too deeply") from None
-    return recipe_of(data, overrides, str(path))
+    return parse_recipe(data, overrides, str(path))
 
 
-def recipe_of(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
-    """Check a recipe as TOML has it; `where` it comes from begins an error. Raises UserError, one line."""
+def parse_recipe(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
+    """Validates a parsed recipe. Raises UserError, one line, that begins with `where` it comes from."""
     for override in overrides:
         _apply(data, override)
     _check_values(data, where)
@@ -50,16 +49,16 @@ def recipe_of(data: dict[str, Any], overrides: Sequence[str], where: str) -> Rec
         return Recipe.model_validate(data)
     except ValidationError as e:
         one_teacher = isinstance(data.get("teacher"), dict)
-        raise UserError(f"{where}: {_explain(e, one_teacher)}") from None
+        raise UserError(f"{where}: {explain(e, one_teacher)}") from None
 
 
-def shown(override: str) -> str:
-    """An override as it may be printed, without a secret that it holds."""
+def redacted_override(override: str) -> str:
+    """Returns an override as it may be printed, its value hidden if it holds a secret."""
     key, _, text = override.partition("=")
     given: Any = _value(key, text)
     for step in reversed(key.strip().split(".")):
         given = {step: given}
-    return override if shareable(given) == given else f"{key}={HIDDEN}"
+    return override if redact(given) == given else f"{key}={HIDDEN}"
 
 
 def _value(key: str, text: str) -> Any:
@@ -80,30 +79,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     at: Any = data
     for step in path:
         at = _descend(at, step, key)
-    if isinstance(at, list):
-        at[_index(at, last, key)] = value
-    else:
-        at[last] = value
-
-
-def _check_values(data: dict[str, Any], where: str) -> None:
-    """Raise UserError for what TOML can write and no setting can be: no number, a NUL, tables without end."""
-    todo: list[tuple[tuple[str, ...], Any]] = [((), data)]
-    while todo:
-        keys, value = todo.pop()
-        what = None
-        if isinstance(value, dict | list):
-            inside = value.items() if isinstance(value, dict) else enumerate(value)
-            todo += [((*keys, str(key)), below) for key, below in inside]
-            what = "nested too deeply" if len(keys) > DEEPEST else None
-        elif isinstance(value, float) and not math.isfinite(value):
-            what = f"{value} is no number to set anything to"
-        elif isinstance(value, int) and abs(value) >= 2**63:
-            what = "a number of more than 64 bits"
-        elif isinstance(value, str) and "\0" in value:
-            what = "a text with a NUL character"
-        if what:
-            raise UserError(f"{where}: {'.'.join(keys[:8])}: {what}")
+    at[_index(at, last, key) if isinstance(at, list) else last] = value
 
 
 def _descend(at: Any, step: str, key: str) -> Any:
@@ -121,53 +97,41 @@ def _index(at: list[Any], step: str, key: str) -> int:
     return int(step)
 
 
-def _merge_rules(data: dict[str, Any]) -> None:
-    """Lay the rules of [filter.rules] over the default ones: `true` adds one, `false` switches one off.
+def _check_values(data: dict[str, Any], where: str) -> None:
+    """Raises UserError for values that TOML allows and no setting does, such as NaN or a NUL character."""
+    todo: list[tuple[tuple[str, ...], Any]] = [((), data)]
+    while todo:
+        keys, value = todo.pop()
+        fault = None
+        if isinstance(value, dict | list):
+            inside = value.items() if isinstance(value, dict) else enumerate(value)
+            todo += [((*keys, str(key)), below) for key, below in inside]
+            fault = "nested too deeply" if len(keys) > MAX_DEPTH else None
+        elif isinstance(value, float) and not math.isfinite(value):
+            fault = f"{value} is not a finite number"
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            fault = "a number of more than 64 bits"
+        elif isinstance(value, str) and "\0" in value:
+            fault = "a text with a NUL character"
+        if fault:
+            raise UserError(f"{where}: {'.'.join(keys[:8])}: {fault}")
 
-    Where no thought is taught, none is asked for. Raises UserError for an unknown name, which `false` would
-    else hide. What is no table is left for the model to refuse.
+
+def _merge_rules(data: dict[str, Any]) -> None:
+    """Merges [filter.rules] into the default rules: `true` adds a rule, `false` removes one.
+
+    Under select.reasoning = "none" no rule requires reasoning. Raises UserError for an unknown name that
+    `false` would hide. Values of the wrong type are left to the validation.
     """
     table, select = data.setdefault("filter", {}), data.get("select", {})
     given = table.get("rules", {}) if isinstance(table, dict) else None
     if not isinstance(given, dict):
         return
-    filters.check_rules({name: {} for name, said in given.items() if said is False})
-    merged = {name: {} if said is True else said for name, said in (Filter().rules | given).items()}
+    check_rules({name: {} for name, value in given.items() if value is False})
+    merged: dict[str, Any] = {**Filter().rules, **given}
+    merged = {name: {} if value is True else value for name, value in merged.items() if value is not False}
     if isinstance(select, dict) and select.get("reasoning") == "none":
-        for name in merged.keys() & THOUGHT_OPTIONAL.keys():
+        for name in merged.keys() & REASONING_OPTIONAL.keys():
             if isinstance(merged[name], dict):
-                merged[name] = THOUGHT_OPTIONAL[name] | merged[name]
-    table["rules"] = {name: said for name, said in merged.items() if said is not False}
-
-
-def _explain(error: ValidationError, one_teacher: bool) -> str:
-    """The first mistake in one line; a count of the others."""
-    first, others = error.errors()[0], error.error_count() - 1
-    loc = [str(p) for p in first["loc"] if p not in ("file", "dataset", "reasoning_gym")]
-    if one_teacher and loc[:2] == ["teacher", "0"]:
-        del loc[1]  # it was written as [teacher]
-    where = ".".join(loc)
-    if first["type"] == "extra_forbidden":
-        what = f"unknown key {where!r}" + nearest(str(first["loc"][-1]), _known_keys(first["loc"][:-1]))
-    elif first["type"] == "missing":
-        what = f"missing key {where!r}"
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        secret = (
-            where.endswith("api_key_env") or ".env." in where
-        )  # somebody may have put the key itself there
-        value = "" if secret or isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
-        what = f"{where}: {message}{value}" if where else f"{message}{value}"
-    return what + (f" (and {others} more)" if others else "")
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    kinds: dict[str, Any] = {"file": FileSource, "dataset": DatasetSource, "reasoning_gym": GymSource}
-    kinds |= {"teacher": Teacher, "judge": Judge}
-    table: Any = Recipe
-    for step in loc:
-        if step in kinds:
-            table = kinds[str(step)]
-        elif table is Recipe:
-            table = Recipe.model_fields[str(step)].annotation
-    return list(table.model_fields)
+                merged[name] = REASONING_OPTIONAL[name] | merged[name]
+    table["rules"] = merged

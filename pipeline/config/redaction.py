@@ -1,4 +1,4 @@
-"""Decides what of a recipe may be shown: in a run's record, its manifests, its report, an error."""
+"""Hides secrets in settings before they reach a run's record, a manifest, a report or an error."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-# Names of settings that hold a secret. Not eos_token, max_tokens and the like.
+# Names of settings that hold a secret; not eos_token, max_tokens and the like.
 _NAME = re.compile(
     r"(.*[_-])?(api[_-]?key|(access|auth|bearer|hf|hub|id|refresh|session)[_-]?token|secret([_-]?key)?"
     r"|password|passwd|authorization|credentials?|cookie)|x-api-key|token|key",
     re.IGNORECASE,
 )
-# Keys as OpenAI, Hugging Face, Groq, xAI, GitHub, GitLab, AWS and Google make them; what follows "Bearer".
+# Keys of OpenAI, Hugging Face, Groq, xAI, GitHub, GitLab, AWS and Google, and what follows "Bearer".
 _VALUE = re.compile(
     r"\b(?:(?:sk|pk|rk|hf|gsk|xai|gh[opsu]|glpat)[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{20,})"
     r"|(?i:(?<=\bbearer )\S+)"
 )
-_USER = re.compile(r"(?<=//)[^/@\s]+(?=@)")  # user and password of an address
+_USER = re.compile(r"(?<=//)[^/@\s]+(?=@)")  # user and password in a URL
 
 
-def shareable(value: Any, name: str = "") -> Any:
-    """The settings (plain JSON values) without secrets; `name` is what they are called.
+def redact(value: Any, name: str = "") -> Any:
+    """Returns settings, as JSON values, without secrets; `name` is the setting's name.
 
-    Environments lose all their values, any text what looks like a key, addresses their user and password.
+    Hides every value of an environment, whatever looks like a key, and user and password in URLs.
     """
     if name == "env" and isinstance(value, dict):
         return dict.fromkeys(value, HIDDEN)
     if isinstance(value, dict):
-        return {below: shareable(inner, below) for below, inner in value.items()}
+        return {below: redact(inner, below) for below, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [shareable(inner, name) for inner in value]
+        return [redact(item, name) for item in value]
     if not isinstance(value, str):
         return value
     if value and _NAME.fullmatch(name):

@@ -1,28 +1,32 @@
-"""[generate], [filter], [select]: which traces are drawn, which are kept, which are learned from."""
+"""[generate], [filter], [select]: which traces are sampled, kept, and made into training examples."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.config.base import Share, Table
+from pipeline.config.base import Fraction, NotIdentity, RecipeTable, SamplingSettings
 from pipeline.config.sources import Source
 
+Similarity = Annotated[float, Field(ge=0.3, le=1)]
 
-class Generate(Table):
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"concurrency", "max_failed_fraction"})
-    prompt: str  # a file of prompts/ without .txt, or a path to one
-    samples: Annotated[int, Field(ge=1)] | None = None  # traces a problem, of each teacher; default: 4
-    target_kept: Annotated[int, Field(ge=1)] | None = None  # or: draw until so many are kept by the filters,
-    max_samples: Annotated[int, Field(ge=1)] | None = None  # and this many at most
-    temperature: Annotated[float, Field(ge=0)] = 0.6
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_tokens: Annotated[int, Field(ge=1)] = 4096  # of one request
-    max_continuations: Annotated[int, Field(ge=0)] = 0  # how often a thought cut at max_tokens is continued
-    logprobs: Annotated[int, Field(ge=0)] | None = None  # keep those of the k likeliest tokens; 0: mean only
-    concurrency: Annotated[int, Field(ge=1)] = 64  # requests in flight at each teacher, at most
-    max_failed_fraction: Share = 0  # share of the traces that may be failures for the stage to count as done
+
+class Generate(SamplingSettings):
+    prompt: str
+    """Name of a file in prompts/ without .txt, or a path that ends in .txt."""
+    samples: PositiveInt | None = None
+    """Traces per problem and teacher. Default: 4, or as many as `target_kept` needs."""
+    target_kept: PositiveInt | None = None
+    """Sample each problem until this many of its traces pass the filters. Set it with `max_samples`, in place
+    of `samples`: easy problems then cost less."""
+    max_samples: PositiveInt | None = None
+    """Maximum traces per problem and teacher with `target_kept`."""
+    max_continuations: NonNegativeInt = 0
+    """How often reasoning that is truncated at `max_tokens` may be continued; 0 leaves it truncated."""
+    logprobs: NonNegativeInt | None = None
+    """Log-probabilities to store: those of the k likeliest tokens at each position, or with 0 only the means.
+    Needed by `topk_kd` (k of 1 or more), and by the settings that use confidence. Default: none."""
 
     @model_validator(mode="after")
     def _one_way_to_say_how_many(self) -> Generate:
@@ -30,86 +34,103 @@ class Generate(Table):
             raise ValueError("target_kept and max_samples are set together")
         if self.target_kept is not None and self.samples is not None:
             raise ValueError("set either samples, or target_kept and max_samples")
-        if self.target_kept is not None and self.target_kept > self.most:
+        if self.target_kept is not None and self.target_kept > self.most_samples:
             raise ValueError("target_kept is more than max_samples")
         return self
 
     @property
-    def most(self) -> int:
-        """Samples a problem, of each teacher, at most."""
+    def most_samples(self) -> int:
+        """The maximum number of samples per problem and teacher."""
         return self.max_samples or self.samples or 4
 
 
-class Majority(Table):
-    """Problems without a reference: what most of their samples answer is taken for right."""
+class Majority(RecipeTable):
+    """Grades problems without a reference by a vote: the answer of most samples counts as correct."""
 
-    margin: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of the winner less that of the second
-    votes: Annotated[int, Field(ge=2)] = 4  # samples with an answer, at least
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Minimum lead of the most frequent answer over the second, as a fraction of the votes."""
+    votes: Annotated[int, Field(ge=2)] = 4
+    """Minimum number of samples with an answer; below it a problem stays undecided."""
 
 
-class Difficulty(Table):
-    """Problems whose share of right samples lies in this band."""
+class Difficulty(RecipeTable):
+    """Keeps only problems of medium difficulty, measured by the fraction of samples that are correct."""
 
-    low: Share = 0.1
-    high: Share = 0.9
-    judged: Annotated[int, Field(ge=1)] = 2  # samples judged right or wrong, at least
+    low: Fraction = 0.1
+    """Minimum fraction of correct samples. Raise it to drop more of the hardest problems."""
+    high: Fraction = 0.9
+    """Maximum fraction of correct samples. Lower it to drop more of the easiest problems."""
+    graded: PositiveInt = 2
+    """Minimum number of samples graded correct or incorrect; below it a problem stays undecided."""
 
     @model_validator(mode="after")
-    def _band(self) -> Difficulty:
+    def _band_is_not_empty(self) -> Difficulty:
         if self.low > self.high:
-            raise ValueError("low is more than high: no problem is so hard and so easy")
+            raise ValueError("low is more than high: no problem lies between them")
         return self
 
 
-class Contamination(Table):
-    """Traces that share a run of words with a problem of an evaluation set, anywhere in them."""
+class Contamination(RecipeTable):
+    """Rejects traces that share an n-gram of words with a problem of an evaluation set."""
 
-    against: Annotated[tuple[Source, ...], Field(min_length=1)]  # read as the sources of [ingest] are
-    # words in a run
+    against: Annotated[tuple[Source, ...], Field(min_length=1)]
+    """The evaluation sets, written as the sources of [ingest] are."""
     ngrams: Annotated[tuple[Annotated[int, Field(ge=4, le=50)], ...], Field(min_length=1)] = (8, 13)
-    common: Annotated[int, Field(ge=1)] = 10  # a run in more evaluation problems than this says nothing
+    """Lengths of the n-grams, in words. Shorter ones find more copies and more coincidences."""
+    common: PositiveInt = 10
+    """Ignore an n-gram that more evaluation problems than this share: it is a common phrase."""
 
 
-class Duplicates(Table):
-    """Problems, and traces of one problem or several, that say the same; the first that is kept stays."""
+class Duplicates(RecipeTable):
+    """Rejects near-duplicates of problems and of traces; the first kept trace of a cluster stays."""
 
-    problems: Annotated[float, Field(ge=0.3, le=1)] | None = 0.8  # Jaccard similarity of their shingles
-    traces: Annotated[float, Field(ge=0.3, le=1)] | None = 0.8
-    ngram: Annotated[int, Field(ge=1, le=50)] = 5  # words of a shingle
+    problems: Similarity | None = 0.8
+    """Minimum Jaccard similarity of two questions' shingles to call them duplicates."""
+    traces: Similarity | None = 0.8
+    """Minimum Jaccard similarity of two traces' shingles to call them duplicates."""
+    ngram: Annotated[int, Field(ge=1, le=50)] = 5
+    """Words per shingle."""
 
 
-class Filter(Table):
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"max_rejected_fraction"})
-    # filter name -> its parameters; every filter runs on every trace, kept = all pass. Those that a recipe
-    # names are laid over the default ones: `no_leak = true` adds one, `correct = false` switches one off
+class Filter(RecipeTable):
     rules: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {
         "finished": {},
         "single_reasoning": {},
         "final_answer": {},
         "correct": {},
     }
+    """The filters with their parameters; a trace is kept if it passes all. A recipe adds to the default ones
+    with `no_leak = true` or a table [filter.rules.no_leak], and switches one off with `correct = false`."""
     majority: Majority | None = None
+    """Grade problems without a reference by a vote over their samples. Default: off."""
     difficulty: Difficulty | None = None
+    """Keep only problems of medium difficulty. Default: off."""
     contamination: Contamination | None = None
+    """Reject traces that overlap with evaluation sets. Default: off."""
     duplicates: Duplicates | None = None
-    # share of the traces that one rule may reject, or not tell of, before the run stops to ask
-    max_rejected_fraction: Share = 0.98
+    """Reject near-duplicates. Default: off; an empty table [filter.duplicates] turns it on."""
+    max_rejected_fraction: NotIdentity[Fraction] = 0.98
+    """Fraction of the traces that one rule may reject or leave undecided before the stage stops."""
 
     @model_validator(mode="after")
     def _difficulty_has_verdicts(self) -> Filter:
         if self.difficulty and "correct" not in self.rules and self.majority is None:
             raise ValueError(
-                "difficulty counts right samples: it needs filter.rules.correct or filter.majority"
+                "difficulty counts correct samples: it needs filter.rules.correct or filter.majority"
             )
         return self
 
 
-class Select(Table):
-    per_problem: Annotated[int, Field(ge=1)] = 4  # kept traces of a problem, at most
-    # Which of them; "confident" needs generate.logprobs
+class Select(RecipeTable):
+    per_problem: PositiveInt = 4
+    """Maximum training examples per problem."""
     prefer: Literal["first", "confident", "short"] = "first"
-    # "tags": the student learns to think in <think> tags, then to answer. "none": it learns the response
-    # alone, as of teachers that reason in plain text; a thought apart is left out, and no rule asks for one
+    """Which kept traces of a problem to take: the first sampled, those with the highest mean log-probability
+    (needs `generate.logprobs`), or the shortest."""
     reasoning: Literal["tags", "none"] = "tags"
-    validation: Share = 0.05  # share of the problems whose examples measure the training
-    prompt: str = "plain"  # what the student is trained to answer; a file of prompts/, as in generate
+    """With "tags" the student learns to reason inside <think> tags before it answers. With "none" it learns
+    the response alone, for teachers that reason in plain text; then no rule requires separate reasoning."""
+    validation: Fraction = 0.05
+    """Fraction of the problems whose examples are held out to measure the validation loss."""
+    prompt: str = "plain"
+    """Prompt that the student is trained to respond to: a file in prompts/, or a path that ends in .txt."""

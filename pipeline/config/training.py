@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from pipeline.config.base import Scalar, Share, Table
+from pipeline.config.base import Fraction, NotIdentity, RecipeTable, Scalar
 
+Mixture = Annotated[float, Field(gt=0, lt=1)]
 Schedule = Literal[
     "cosine",
     "linear",
@@ -17,88 +18,125 @@ Schedule = Literal[
     "polynomial",
     "inverse_sqrt",
 ]
-
-# As transformers names them; adamw_8bit and paged_adamw_8bit are bitsandbytes' (Dettmers et al. 2022).
 Optimizer = Literal["adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
 
 
-class Lora(Table):
-    """Low-rank adapters are trained instead of all weights (Hu et al. 2021), then merged into the student."""
+class Lora(RecipeTable):
+    """Trains low-rank adapters (Hu et al. 2021) in place of all weights, and merges them into the student."""
 
-    rank: Annotated[int, Field(ge=1)] = 16
-    alpha: Annotated[int, Field(ge=1)] = 32
+    rank: PositiveInt = 16
+    """Rank of the adapters. A higher rank learns more and takes more memory."""
+    alpha: PositiveInt = 32
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0
-    targets: str | tuple[str, ...] = "all-linear"  # names of modules, as peft takes them
-    quantize: Literal["nf4"] | None = None  # QLoRA (Dettmers et al. 2023): the base in 4 bits; needs a GPU
+    """Dropout probability on the adapters' input."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Modules that get adapters, as peft names them. Default: every linear layer but the output layer."""
+    quantize: Literal["nf4"] | None = None
+    """Set to "nf4" to hold the frozen base weights in 4 bits (QLoRA, Dettmers et al. 2023); needs a GPU."""
 
 
-class TopkKD(Table):
-    """objective = "topk_kd": the teacher's stored log-probabilities as soft labels (Hinton et al. 2015)."""
+class TopkKD(RecipeTable):
+    """Settings of `objective = "topk_kd"`: stored log-probabilities as soft labels (Hinton et al. 2015)."""
 
-    alpha: Share = 0.5  # of the divergence; the rest is cross-entropy on the teacher's text
-    temperature: Annotated[float, Field(gt=0)] = 1
-
-
-class KDTeacher(Table):
-    model: str  # as teacher.model; its vocabulary has to be the student's
-    weight: Annotated[float, Field(gt=0)] = 1
+    alpha: Fraction = 0.5
+    """Weight of the divergence; the rest is the weight of the cross-entropy on the teacher's text."""
+    temperature: PositiveFloat = 1
+    """Temperature that softens both distributions before they are compared."""
 
 
-class LogitKD(Table):
-    """objective = "logit_kd": teachers' whole distributions, computed beside the student."""
+class KDTeacher(RecipeTable):
+    """One of several teachers for `objective = "logit_kd"`."""
+
+    model: str
+    """The teacher, written as `teacher.model`. Its vocabulary must be the student's."""
+    weight: PositiveFloat = 1
+    """Weight of this teacher's divergence, relative to the other teachers' weights."""
+
+
+class LogitKD(RecipeTable):
+    """Settings of `objective = "logit_kd"`: full distributions of teachers that run next to the student."""
 
     divergence: Literal["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd"] = "forward_kl"
-    beta: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the mixture in the skew ones and jsd
-    alpha: Share = 1  # of the divergence; the rest is cross-entropy on the teacher's text
-    temperature: Annotated[float, Field(gt=0)] = 1
-    teachers: tuple[KDTeacher, ...] = ()  # default: those of the recipe, alike in weight
+    """Divergence between teacher and student. Forward KL covers all modes of the teacher, reverse KL seeks
+    one; the others compare with a mixture of both."""
+    beta: Mixture = 0.1
+    """Weight of the teacher in the mixture, for skew_kl and jsd; of the student, for skew_reverse_kl."""
+    alpha: Fraction = 1
+    """Weight of the divergence; the rest is the weight of the cross-entropy on the teacher's text."""
+    temperature: PositiveFloat = 1
+    """Temperature that softens both distributions before they are compared."""
+    teachers: tuple[KDTeacher, ...] = ()
+    """The teachers, each a table [[train.logit_kd.teachers]]. Default: those of the recipe with equal
+    weights."""
 
 
-class OnPolicy(Table):
-    """objective = "on_policy": the student's own answers, scored by the teacher (Agarwal et al. 2023)."""
+class OnPolicy(RecipeTable):
+    """Settings of `objective = "on_policy"`: the student's own samples, scored by a teacher (Agarwal et al.
+    2023)."""
 
-    teacher: str | None = None  # default: the recipe's teacher
-    beta: Share = 1  # 0: forward KL, 1: reverse KL, between: generalized Jensen-Shannon
-    temperature: Annotated[float, Field(gt=0)] = 1  # of sampling and of the divergence
-    max_tokens: Annotated[int, Field(ge=1)] = 512  # of an answer that the student samples
+    teacher: str | None = None
+    """The teacher, written as `teacher.model`. Default: the recipe's teacher."""
+    beta: Fraction = 1
+    """Divergence: 0 is the forward KL, 1 the reverse KL, and between them the generalized Jensen-Shannon."""
+    temperature: PositiveFloat = 1
+    """Temperature of the student's sampling and of the divergence."""
+    max_tokens: PositiveInt = 512
+    """Maximum tokens of a response that the student samples. Longer ones cost more time and memory."""
 
 
-class Train(Table):
-    EXECUTION: ClassVar[frozenset[str]] = frozenset(
-        {
-            "save_steps",
-            "accelerate",
-            "micro_batch_size",
-            "packing",
-            "attention",
-            "gradient_checkpointing",
-            "trackers",
-        }
-    )
+class Train(RecipeTable):
     objective: Literal["sft", "topk_kd", "logit_kd", "on_policy"] = "sft"
+    """What is minimized: cross-entropy on the kept traces (sft), or the divergence from the teacher's stored
+    top-k log-probabilities, from its full distributions, or on the student's own samples."""
     topk_kd: TopkKD = TopkKD()
+    """Settings of `objective = "topk_kd"`."""
     logit_kd: LogitKD = LogitKD()
+    """Settings of `objective = "logit_kd"`."""
     on_policy: OnPolicy = OnPolicy()
-    lora: Lora | None = None  # None: all weights are trained
-    epochs: Annotated[float, Field(gt=0)] = 3
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    schedule: Schedule = "cosine"  # of the learning rate, as transformers names them
-    warmup: Share = 0.05  # share of the steps
-    optimizer: Optimizer = "adamw_torch_fused"  # the others take less memory, and learn otherwise
-    weight_decay: Annotated[float, Field(ge=0)] = 0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1
-    order: Literal["shuffled", "easy_first", "short_first"] = "shuffled"  # easy: by the problem's pass rate
-    weight_by: Literal["confidence"] | None = None  # examples count as the teacher was sure of them
-    batch_size: Annotated[int, Field(ge=1)] = 16  # examples a step, over all devices
-    micro_batch_size: Annotated[int, Field(ge=1)] = 16  # examples at once on one device
-    packing: bool = False  # those of a micro batch end to end instead of padded; no step learns otherwise
-    attention: str | None = None  # as transformers names it; None: PyTorch's own, which needs nothing
-    max_length: Annotated[int, Field(ge=16)] = 4096  # tokens; no example is ever cut
-    max_overlong_fraction: Share = (
-        0  # share of the examples that may be longer, and are left out; more: refused
-    )
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor computes in it
-    gradient_checkpointing: bool = False
-    save_steps: Annotated[int, Field(ge=1)] = 50
-    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()  # beside the run's own log
-    accelerate: dict[str, Scalar] = {}  # arguments of `accelerate launch`, e.g. { num_processes = 8 }
+    """Settings of `objective = "on_policy"`."""
+    lora: Lora | None = None
+    """Train adapters only. Default: off, all weights are trained; an empty table [train.lora] turns it on."""
+    epochs: PositiveFloat = 3
+    """Passes over the examples; it may be a fraction."""
+    learning_rate: PositiveFloat = 1e-5
+    """Peak learning rate. With LoRA 1e-4 to 2e-4 is usual."""
+    schedule: Schedule = "cosine"
+    """Learning-rate schedule after the warmup, as transformers names it."""
+    warmup: Fraction = 0.05
+    """Fraction of the steps over which the learning rate rises from 0 to its peak."""
+    optimizer: Optimizer = "adamw_torch_fused"
+    """Optimizer, as transformers names it. The other three take less memory and give other results; the 8-bit
+    ones are bitsandbytes' (Dettmers et al. 2022) and need a GPU."""
+    weight_decay: NonNegativeFloat = 0
+    """Decoupled weight decay."""
+    max_grad_norm: PositiveFloat = 1
+    """Maximum norm of the gradient; a longer one is scaled down to it."""
+    order: Literal["shuffled", "easy_first", "short_first"] = "shuffled"
+    """Order of the examples. Easy means that many of the problem's samples are correct."""
+    weight_by: Literal["confidence"] | None = None
+    """Set to "confidence" to weight examples by the teacher's geometric-mean token probability. Needs
+    `generate.logprobs`."""
+    batch_size: PositiveInt = 16
+    """Examples per optimizer step, over all devices."""
+    micro_batch_size: NotIdentity[PositiveInt] = 16
+    """Examples per device in one forward pass. Lower it if memory runs out; gradients are accumulated."""
+    packing: NotIdentity[bool] = False
+    """Put the examples of a micro batch end to end, without padding. Faster, with the same result."""
+    attention: NotIdentity[str | None] = None
+    """Attention implementation, as transformers names it. Default: PyTorch's own."""
+    max_length: Annotated[int, Field(ge=16)] = 4096
+    """Maximum tokens of an example. Examples are never truncated; see `max_overlong_fraction`."""
+    max_overlong_fraction: Fraction = 0
+    """Fraction of the examples that may be left out because they exceed `max_length`. Above it, training
+    stops."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Number format of the computation; auto takes bf16 where the hardware computes in it."""
+    gradient_checkpointing: NotIdentity[bool] = False
+    """Recompute activations in the backward pass: much less memory, lower speed."""
+    save_steps: NotIdentity[PositiveInt] = 50
+    """Steps between checkpoints. A killed training loses at most this many steps."""
+    trackers: NotIdentity[tuple[Literal["tensorboard", "trackio", "wandb"], ...]] = ()
+    """Experiment trackers to report to, in addition to the run's own log."""
+    accelerate: NotIdentity[dict[str, Scalar]] = {}
+    """Arguments of `accelerate launch`, such as { num_processes = 8 }. Default: one process."""

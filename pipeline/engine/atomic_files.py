@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, on any file system, whenever a process dies or a disk fills up.
+"""Crash-safe file writes: a file is complete or absent, whenever a process dies or the disk fills up.
 
-A file is written beside its place, as .NAME.PID.tmp, synced, and then renamed or linked. What an error leaves
-of it goes at once; what a killed process left goes with the next one that writes there.
+Data goes to a temporary file .NAME.PID.tmp in the same folder, is synced, and is then renamed or linked into
+place. After an error the temporary file is removed at once; after a kill, by the next writer.
 """
 
 from __future__ import annotations
@@ -17,25 +17,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-_LEFTOVER = re.compile(r"\.(.+)\.(\d+)\.tmp")
-_STALE = 60  # seconds without a write, of a small file that is being written
-_NO_LINKS = (
-    errno.EPERM,
-    errno.EACCES,
-    errno.EMLINK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EXDEV,
-    errno.EINVAL,
-)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")
+_STALE_AFTER = 60  # seconds without a write; a writer on another machine may still be alive before that
+_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LINKS = (*_UNSUPPORTED, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV)
+_NO_LOCKS = (*_UNSUPPORTED, errno.ENOLCK)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a small file so that readers see the old content or the new, never a part."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        _remove_stale(left, path.name)
-    with _beside(path) as temporary:
+    """Writes a small file; a reader sees either the old content or the new."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        _remove_stale(leftover, path.name)
+    with _temporary(path) as temporary:
         temporary.write_bytes(data)
         _sync(temporary)
         os.replace(temporary, path)
@@ -44,8 +37,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary file to write to, which becomes `path` at the end; one that is there by then stays."""
-    with _beside(path) as temporary:
+    """Yields a temporary file that becomes `path` at the end, unless `path` exists by then."""
+    with _temporary(path) as temporary:
         yield temporary
         _sync(temporary)
         _link(temporary, path)
@@ -53,14 +46,14 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to a file, all or nothing of it; on disk when this returns, a new file's name too."""
+    """Appends all of the data or none of it, and returns once the data and the file's name are on disk."""
     new = not path.exists()
     with _named(path), path.open("ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:
-            left = memoryview(data)
-            while left:
-                left = left[file.write(left) :]
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         except OSError:
             with suppress(OSError):
@@ -71,16 +64,16 @@ def append(path: Path, data: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that died; whoever calls this is alone in the folder."""
-    for left in folder.glob(".*.tmp"):
-        if _LEFTOVER.fullmatch(left.name):
-            left.unlink(missing_ok=True)
+    """Removes all temporary files. The caller must hold the folder's lock."""
+    for leftover in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def lock(file: IO[str], kind: int, tries: int) -> bool | None:
-    """Take a lock (fcntl.LOCK_EX or LOCK_SH), or not; None where the file system knows no locks.
+    """Tries to take a lock (fcntl.LOCK_EX or LOCK_SH). Returns None where the file system has no locks.
 
-    Several tries see past a reader that holds it just to ask whether it is held.
+    Several tries are needed because a reader that asks whether the lock is held takes it for a moment.
     """
     for _ in range(tries):
         try:
@@ -95,50 +88,8 @@ def lock(file: IO[str], kind: int, tries: int) -> bool | None:
     return False
 
 
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _named(path):
-        try:
-            yield temporary
-        finally:
-            with suppress(OSError):  # gone already when all went well
-                temporary.unlink()
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Have an error of the system name this file: that of a write names none."""
-    try:
-        yield
-    except OSError as e:
-        e.filename = str(path)
-        raise
-
-
-def _link(temporary: Path, path: Path) -> None:
-    """Give the file its name unless another file has it."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except OSError as e:
-        if e.errno not in _NO_LINKS:
-            raise
-        if not path.exists():  # no links here, as on FAT: look, then rename
-            os.replace(temporary, path)
-
-
-def _remove_stale(left: Path, name: str) -> None:
-    """Remove a leftover of this file, unless somebody may be writing it, from another machine perhaps."""
-    match = _LEFTOVER.fullmatch(left.name)
-    with suppress(OSError):
-        if match and match[1] == name and time.time() - left.stat().st_mtime > _STALE and not alive(match[2]):
-            left.unlink()
-
-
 def alive(pid: str) -> bool:
-    """Whether there is such a process on this machine."""
+    """Whether a process with this id runs on this machine."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, OverflowError):
@@ -148,13 +99,55 @@ def alive(pid: str) -> bool:
     return True
 
 
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _named(path):
+        try:
+            yield temporary
+        finally:
+            with suppress(OSError):  # already renamed when all went well
+                temporary.unlink()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Adds the file's name to a system error, because write() and fsync() errors carry none."""
+    try:
+        yield
+    except OSError as e:
+        e.filename = str(path)
+        raise
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Gives the temporary file its final name unless another file has that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as e:
+        if e.errno not in _NO_LINKS:
+            raise
+        if not path.exists():  # file systems without hard links, such as FAT
+            os.replace(temporary, path)
+
+
+def _remove_stale(leftover: Path, name: str) -> None:
+    match = _TEMPORARY.fullmatch(leftover.name)
+    with suppress(OSError):
+        stale = time.time() - leftover.stat().st_mtime > _STALE_AFTER
+        if match and match[1] == name and stale and not alive(match[2]):
+            leftover.unlink()
+
+
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names of a folder on disk, where its file system can say so; CIFS and others cannot."""
+    """Syncs the folder's entries, where the file system supports it (CIFS and others do not)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

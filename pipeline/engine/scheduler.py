@@ -1,9 +1,9 @@
-"""Units of paid work: which are still owed, how they run side by side, when they count as done.
+"""Resumable scheduler for paid requests.
 
-A unit counts once its row is in its shard's journal and synced; finished units are synced in small batches.
-A unit that fails is recorded with its error, its shard stays open, and the same command tries it again. Which
-units a shard owes, at first and after each row, its Plan says from what the journal holds, so resuming and
-going on are one thing. Units of all shards fill the slots, the longest first.
+An item is done once its row is fsynced to its shard's journal; rows are synced in small batches. A failed
+item is recorded with its error, its shard stays open, and the next command tries the item again. A shard's
+`Plan` derives the open items from the journal and from each new row, so resuming and continuing are the same.
+Items of all shards share the slots, the longest first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,200 +23,205 @@ from pipeline.engine.shard import Shard, done_line, failed_line
 from pipeline.errors import Stopped, UserError, WorkItemFailed
 from pipeline.rows import Row
 
-MOST_IN_A_ROW = 20  # failures without one success between them; then the run stops, the cause is not the unit
-REFUSALS = 10  # of units for their own sake that count as one of these
-MAX_PENDING = 20_000  # units in sight, at most: a lane that is ahead of the others waits for them
+MAX_CONSECUTIVE_FAILURES = 20  # then the run stops: the cause is not the items
+REFUSALS_PER_FAILURE = 10  # refused items that count as one such failure, since each may be at fault itself
+MAX_PENDING = 20_000  # items of opened shards; a queue that is ahead of the others waits there
+HEALTH_CHECK_INTERVAL = 0.5  # seconds
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    key: str  # the id of the row it gives
-    args: Any
-    lane: str = ""  # whose slots it takes
-    length: float = 0  # how long it may take beside others, in any measure
-    tried: bool = False  # and failed, by an earlier command
+    key: str  # the id of its row
+    payload: Any
+    queue: str = ""  # whose slots it takes
+    length: float = 0  # expected duration relative to other items, in any unit
+    failed_before: bool = False  # in an earlier command
 
 
 @dataclass
 class Plan:
-    """What a shard still owes.
+    """What remains to be done for a shard.
 
-    `follow` gives the units that are owed because of a row, and is called once for each row. A unit with the
-    key of a row that is there takes that row's place.
+    `next_items` returns the items that follow from a row and is called once per row. An item with the key of
+    an existing row replaces that row.
     """
 
     shard: Shard
-    order: Sequence[str]  # all keys that may come, in the order in which their rows will lie
-    held: set[str]  # those that are in; the engine adds to them
-    units: Sequence[WorkItem]  # owed now
-    follow: Callable[[Any], Sequence[WorkItem]] = lambda row: ()
-    missing: int = field(init=False)
-    counted: frozenset[str] = field(init=False)  # keys of rows that were there, and stand in the progress
+    order: Sequence[str]  # all possible keys, in the order of the sealed rows
+    done: set[str]  # keys with a row; the scheduler adds to them
+    items: Sequence[WorkItem]  # open at the start
+    next_items: Callable[[Any], Sequence[WorkItem]] = lambda row: ()
+    remaining: int = field(init=False)
+    counted: frozenset[str] = field(init=False)  # keys that the progress counted before the start
 
     def __post_init__(self) -> None:
-        self.missing = len(self.units)
-        self.counted = frozenset(self.held)
+        self.remaining = len(self.items)
+        self.counted = frozenset(self.done)
+
+    def seal(self) -> None:
+        self.shard.seal([key for key in self.order if key in self.done])
 
 
-Todo = Iterable[tuple[Shard, Callable[[], Plan]]]
+ShardPlans = Iterable[tuple[Shard, Callable[[], Plan]]]
 
 
-async def work(
-    todo: Todo,
-    do: Callable[[WorkItem], Awaitable[Row]],
-    give_up: Callable[[WorkItem, str], Row],
+async def run_items(
+    shards: ShardPlans,
+    process: Callable[[WorkItem], Awaitable[Row]],
+    fallback_row: Callable[[WorkItem, str], Row],
     *,
     slots: Mapping[str, int],
-    after: Mapping[str, int] | None = None,
-    accept: Callable[[], int],
+    follow_up_slots: Mapping[str, int] | None = None,
+    max_failed: Callable[[], int],
     progress: Progress,
-    watch: Callable[[], str | None],
+    health_check: Callable[[], str | None],
 ) -> None:
-    """Do every unit that is owed, and seal each shard when its last unit is in.
+    """Runs every open item, and seals each shard when its last item is done.
 
-    todo: shards, each with what makes its plan, asked only when the shard is reached and not sealed yet.
-    give_up: the row of a unit that failed, written when no more units did than `accept` says by then.
-    slots: lane -> how many of its units run side by side. after: the same of lanes that only rows lead to.
-    watch: says why nothing can work any more, or None; asked twice a second.
-    Raises Stopped when the work cannot go on, UserError from `do` as it is.
+    shards: each shard with a function that makes its plan, called only if the shard is reached unsealed.
+    fallback_row: makes the row of a failed item; used at the end if at most `max_failed()` items failed.
+    slots: queue -> number of its items that run at once; follow_up_slots: the same for queues that are filled
+        by `next_items` only.
+    health_check: returns why no item can succeed any more, or None; called twice a second.
+    Raises Stopped when the work cannot continue; a UserError of `process` passes through.
     """
-    sealed_file.load()
-    journal = _Journal(progress)
-    crew = _WorkerPool(_PendingQueue(todo, slots, after or {}), do, {**slots, **(after or {})}, journal)
+    sealed_file.preload()
+    all_slots = {**slots, **(follow_up_slots or {})}
+    journal = _JournalWriter(progress)
+    pool = _WorkerPool(_PendingQueue(shards, slots, all_slots), process, all_slots, journal)
     writer = asyncio.create_task(journal.run())
     given_up = 0
     try:
         while True:
-            await _watched(crew.run(), watch, writer)
-            if not crew.failed or given_up + len(crew.failed) > accept():
+            await _monitored(pool.run(), health_check, writer)
+            if not pool.failed or given_up + len(pool.failed) > max_failed():
                 break
-            given_up += len(crew.failed)
-            crew.settle_failed(give_up)
+            given_up += len(pool.failed)
+            pool.finish_failed(fallback_row)  # which may lead to further items
     finally:
         journal.close()
         await writer
 
 
 class _PendingQueue:
-    """Units that are owed, by lane. Shards are opened as the slots ask for more."""
+    """Open items by queue, longest first. Shards are opened as free slots demand items."""
 
-    def __init__(self, todo: Todo, slots: Mapping[str, int], after: Iterable[str]) -> None:
-        self._shards = iter(todo)
-        self._ahead = slots
-        self._lanes: dict[str, list[tuple[float, int, Plan, WorkItem]]] = {
-            lane: [] for lane in (*slots, *after)
-        }
-        self._turn = count()  # those of one length come in the order in which they were owed
+    def __init__(self, shards: ShardPlans, slots: Mapping[str, int], queues: Iterable[str]) -> None:
+        self._shards = iter(shards)
+        self._slots = slots
+        self._queues: dict[str, list[tuple[float, int, Plan, WorkItem]]] = {name: [] for name in queues}
+        self._arrival = count()  # keeps items of equal length in order
 
-    def add(self, plan: Plan, units: Iterable[WorkItem]) -> None:
-        for unit in units:
-            heapq.heappush(self._lanes[unit.lane], (-unit.length, next(self._turn), plan, unit))
+    def add(self, plan: Plan, items: Iterable[WorkItem]) -> None:
+        for item in items:
+            heapq.heappush(self._queues[item.queue], (-item.length, next(self._arrival), plan, item))
 
-    def next(self, lane: str) -> tuple[Plan, WorkItem] | None:
-        """The longest of the lane's units within reach: as many as its slots are always kept in sight."""
-        waiting = self._lanes[lane]
-        while len(waiting) <= self._ahead.get(lane, -1) and self._in_sight() and self._open_shard():
+    def next(self, name: str) -> tuple[Plan, WorkItem] | None:
+        """Takes the queue's longest item. First opens shards until it holds more items than it has slots."""
+        queue = self._queues[name]
+        while len(queue) <= self._slots.get(name, -1) and self._has_room() and self._open_shard():
             pass
-        return heapq.heappop(waiting)[2:] if waiting else None
+        return heapq.heappop(queue)[2:] if queue else None
 
-    def _in_sight(self) -> bool:
-        return sum(map(len, self._lanes.values())) < MAX_PENDING
+    def _has_room(self) -> bool:
+        return sum(map(len, self._queues.values())) < MAX_PENDING
 
     def _open_shard(self) -> bool:
         for shard, make_plan in self._shards:
             if shard.sealed:
                 continue
-            if damaged := shard.mend():
-                say(f"{shard.journal}: {damaged} lines are damaged; what they held is owed again")
+            if damaged := shard.repair():
+                say(f"{shard.journal}: {damaged} damaged lines; their items run again")
             plan = make_plan()
-            if plan.units:
-                self.add(plan, plan.units)
+            if plan.items:
+                self.add(plan, plan.items)
                 return True
-            _seal(plan)
+            plan.seal()
         return False
 
 
 class _WorkerPool:
-    """Runs units side by side, as many in each lane as it has slots."""
+    """Runs items concurrently, up to the number of slots of each queue."""
 
     def __init__(
         self,
-        owed: _PendingQueue,
-        do: Callable[[WorkItem], Awaitable[Row]],
+        pending: _PendingQueue,
+        process: Callable[[WorkItem], Awaitable[Row]],
         slots: Mapping[str, int],
-        journal: _Journal,
+        journal: _JournalWriter,
     ) -> None:
-        self._owed, self._do, self._slots, self._journal = owed, do, slots, journal
+        self._pending, self._process, self._slots, self._journal = pending, process, slots, journal
         self._running: Counter[str] = Counter()
-        self._streak: Counter[bool] = Counter()  # failures in a row: refused for their own sake, or not
+        self._failures: Counter[bool] = Counter()  # since the last success, by whether the item was refused
         self.failed: list[tuple[Plan, WorkItem, str]] = []
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            self._fill(group)
+            self._fill_slots(group)
 
-    def settle_failed(self, give_up: Callable[[WorkItem, str], Row]) -> None:
-        """Write the units that failed as the rows they are given up with."""
+    def finish_failed(self, fallback_row: Callable[[WorkItem, str], Row]) -> None:
+        """Gives the failed items their fallback rows."""
         failed, self.failed = self.failed, []
-        self._streak.clear()
-        for plan, unit, error in failed:
-            self._settle(plan, unit, give_up(unit, error))
+        self._failures.clear()
+        for plan, item, error in failed:
+            self._finish(plan, item, fallback_row(item, error))
 
-    def _fill(self, group: asyncio.TaskGroup) -> None:
-        for lane, most in self._slots.items():
-            while self._running[lane] < most and (taken := self._owed.next(lane)):
-                self._running[lane] += 1
-                group.create_task(self._one(group, *taken))
+    def _fill_slots(self, group: asyncio.TaskGroup) -> None:
+        for queue, limit in self._slots.items():
+            while self._running[queue] < limit and (taken := self._pending.next(queue)):
+                self._running[queue] += 1
+                group.create_task(self._run_one(group, *taken))
 
-    async def _one(self, group: asyncio.TaskGroup, plan: Plan, unit: WorkItem) -> None:
+    async def _run_one(self, group: asyncio.TaskGroup, plan: Plan, item: WorkItem) -> None:
         try:
-            row = await self._do(unit)
-        except (UserError, Stopped, OSError, MemoryError):  # the last two: of this machine, not of the unit
+            row = await self._process(item)
+        except (UserError, Stopped, OSError, MemoryError):  # the last two are the machine's, not the item's
             raise
-        except Exception as e:  # noqa: BLE001  the boundary that turns a failing unit into data
-            own = isinstance(e, WorkItemFailed) and e.refused
-            self._failure(plan, unit, f"{type(e).__name__}: {e}", own)
+        except Exception as e:  # noqa: BLE001  the boundary that turns a failing item into data
+            refused = isinstance(e, WorkItemFailed) and e.refused
+            self._record_failure(plan, item, f"{type(e).__name__}: {e}", refused)
         else:
-            self._streak.clear()
-            self._settle(plan, unit, row)
-        self._running[unit.lane] -= 1
-        self._fill(group)
+            self._failures.clear()
+            self._finish(plan, item, row)
+        self._running[item.queue] -= 1
+        self._fill_slots(group)
 
-    def _settle(self, plan: Plan, unit: WorkItem, row: Row) -> None:
-        more = plan.follow(row)
-        plan.held.add(unit.key)
-        plan.missing += len(more) - 1
-        new = unit.key not in plan.counted and all(u.key != unit.key for u in more)
-        self._journal.put(plan, done_line(row), done=new)
-        self._owed.add(plan, more)
+    def _finish(self, plan: Plan, item: WorkItem, row: Row) -> None:
+        more = plan.next_items(row)
+        plan.done.add(item.key)
+        plan.remaining += len(more) - 1
+        final = item.key not in plan.counted and all(other.key != item.key for other in more)
+        self._journal.put(plan, done_line(row), done=final)
+        self._pending.add(plan, more)
 
-    def _failure(self, plan: Plan, unit: WorkItem, error: str, own: bool) -> None:
-        self.failed.append((plan, unit, error))
-        self._journal.put(plan, failed_line(unit.key, error), failed=True)
-        if not unit.tried:  # what failed in an earlier try too says nothing of the server
-            self._streak[own] += 1
-        if self._streak[False] + self._streak[True] // REFUSALS >= MOST_IN_A_ROW:
-            raise Stopped(f"{self._streak.total()} units failed in a row, the last with {error}")
+    def _record_failure(self, plan: Plan, item: WorkItem, error: str, refused: bool) -> None:
+        self.failed.append((plan, item, error))
+        self._journal.put(plan, failed_line(item.key, error), failed=True)
+        if not item.failed_before:  # a repeated failure says little about the server
+            self._failures[refused] += 1
+        weighted = self._failures[False] + self._failures[True] // REFUSALS_PER_FAILURE
+        if weighted >= MAX_CONSECUTIVE_FAILURES:
+            raise Stopped(f"{self._failures.total()} items failed in a row, the last with {error}")
 
 
-async def _watched(
-    crew: Awaitable[None], watch: Callable[[], str | None], writer: asyncio.Task[None]
+async def _monitored(
+    work: Awaitable[None], health_check: Callable[[], str | None], writer: asyncio.Task[None]
 ) -> None:
-    """Let the crew work to its end; the first error, and bad news of any kind, stops it."""
+    """Awaits the work; stops it when the health check reports a problem or the journal writer fails."""
 
-    async def listen() -> None:
+    async def monitor() -> None:
         while True:
             if writer.done():
                 await writer
-            if news := watch():
-                raise Stopped(news)
-            await asyncio.sleep(0.5)
+            if problem := health_check():
+                raise Stopped(problem)
+            await asyncio.sleep(HEALTH_CHECK_INTERVAL)
 
     try:
         async with asyncio.TaskGroup() as group:
-            listener = group.create_task(listen())
-            await crew
-            listener.cancel()
+            monitoring = group.create_task(monitor())
+            await work
+            monitoring.cancel()
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
 
@@ -227,55 +232,44 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _seal(plan: Plan) -> None:
-    plan.shard.seal([key for key in plan.order if key in plan.held])
-
-
 @dataclass
 class _Entry:
     plan: Plan
     line: bytes
-    done: bool  # a row that stays
+    done: bool  # the row is final
     failed: bool
-    last: bool  # nothing more is owed of the shard
+    last: bool  # nothing remains of the shard
 
 
-class _Journal:
-    """The one writer: takes finished units, syncs them in batches, seals shards, all off the event loop."""
+class _JournalWriter:
+    """The only writer of journals: syncs lines in batches and seals shards, in a thread of its own."""
 
     def __init__(self, progress: Progress) -> None:
         self._queue: asyncio.Queue[_Entry | None] = asyncio.Queue()
         self._progress = progress
 
     def put(self, plan: Plan, line: bytes, done: bool = False, failed: bool = False) -> None:
-        self._queue.put_nowait(_Entry(plan, line, done, failed, last=plan.missing == 0))
+        self._queue.put_nowait(_Entry(plan, line, done, failed, last=plan.remaining == 0))
 
     def close(self) -> None:
         self._queue.put_nowait(None)
 
     async def run(self) -> None:
         closing, loop = False, asyncio.get_running_loop()
-        with ThreadPoolExecutor(1) as own:  # the shared threads may all be judging
+        with ThreadPoolExecutor(1) as thread:  # not the shared threads: filters may occupy them all
             while not closing:
                 batch = [await self._queue.get()]
                 while not self._queue.empty():
                     batch.append(self._queue.get_nowait())
                 closing = None in batch
-                await loop.run_in_executor(own, self._commit, [entry for entry in batch if entry])
+                await loop.run_in_executor(thread, self._commit, [entry for entry in batch if entry])
 
     def _commit(self, batch: list[_Entry]) -> None:
-        for plan, entries in _by_plan(batch):
-            plan.shard.append(entry.line for entry in entries)
+        by_shard: dict[Shard, list[_Entry]] = {}
+        for entry in batch:
+            by_shard.setdefault(entry.plan.shard, []).append(entry)
+        for shard, entries in by_shard.items():
+            shard.append(entry.line for entry in entries)
             if any(entry.last for entry in entries):
-                _seal(plan)
-            self._progress.update(
-                done=sum(entry.done for entry in entries), failed=sum(entry.failed for entry in entries)
-            )
-
-
-def _by_plan(batch: list[_Entry]) -> Iterator[tuple[Plan, list[_Entry]]]:
-    groups: dict[int, list[_Entry]] = {}
-    for entry in batch:
-        groups.setdefault(id(entry.plan), []).append(entry)
-    for entries in groups.values():
-        yield entries[0].plan, entries
+                entries[0].plan.seal()
+            self._progress.update(sum(e.done for e in entries), sum(e.failed for e in entries))

@@ -1,10 +1,9 @@
-"""Sealed Parquet files: written once, with checksums of all their bytes that are compared on reading.
+"""Sealed Parquet files: written once, with checksums of all data and the footer, verified on reading.
 
-Before Parquet's footer, where readers look at nothing, lies a seal: the CRC-32 of every column of every row
-group, then their number, then a CRC-32 of all that and of the footer. So a flipped bit is found in whatever
-part is read, and no other part has to be read for it.
-
-Parquet's own checksums cover the data of pages alone: neither their headers nor the footer.
+The seal lies just before Parquet's footer, where readers do not look: the CRC-32 of every column chunk (each
+column of each row group), their number, and a CRC-32 over the seal and the footer. A flipped bit is found in
+whatever part is read, and no other part has to be read for that. Parquet's own checksums cover page data,
+but not page headers or the footer.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_END = struct.Struct("<II8s")  # number of checksums, checksum of them and the footer, mark
-_MARK = b"checksum"
-_PIECE = 1 << 20  # bytes read at once
+_TRAILER = struct.Struct("<II8s")  # number of checksums, CRC-32 of the seal and the footer, magic
+_MAGIC = b"checksum"
+_BLOCK = 1 << 20  # bytes read at once
 
 
 def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
-    """Write these tables, a row group each. The file is there whole or not at all; one there stays."""
+    """Writes the tables, one row group each, and seals the file. An existing file stays as it is."""
     import pyarrow.parquet as pq
 
     with new_file(path) as temporary:
@@ -41,11 +40,11 @@ def write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
         _add_seal(temporary)
 
 
-def load() -> None:
-    """Load what writing needs, before work that waits for nobody.
+def preload() -> None:
+    """Loads what writing needs, before paid requests start.
 
-    With its first file pyarrow loads pandas, which takes a second or more, in which answers that are paid
-    would lie in memory alone.
+    pyarrow loads pandas with its first file. That takes a second or more, in which paid responses would exist
+    in memory only.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -55,37 +54,31 @@ def load() -> None:
 
 @contextmanager
 def opened(path: Path, columns: Collection[str] | None = None) -> Iterator[pq.ParquetFile]:
-    """A sealed file, to read these columns of, or all. Raises UserError when they are damaged or missing."""
+    """Opens a sealed file to read these columns (default: all). Raises UserError if they are damaged."""
     import pyarrow.parquet as pq
 
     check(path, columns)
-    with damage_told(path), pq.ParquetFile(path) as file:
+    with _damage_as_user_error(path), pq.ParquetFile(path) as file:
         yield file
 
 
 def check(path: Path, columns: Collection[str] | None = None) -> None:
-    """Raise UserError unless the file holds these columns, or all that it has, as they were written."""
-    with damage_told(path):
-        found = path.stat()
-        _check(
-            path,
-            None if columns is None else tuple(columns),
-            (found.st_ino, found.st_size, found.st_mtime_ns),
-        )
+    """Raises UserError unless the file has these columns (default: all) exactly as they were written."""
+    with _damage_as_user_error(path):
+        stat = path.stat()
+        version = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        _check(path, None if columns is None else tuple(columns), version)
 
 
 @contextmanager
-def damage_told(path: Path) -> Iterator[None]:
-    """What cannot be read of a sealed file is its damage: a UserError that says what to do about it.
-
-    An error of the system, such as too many open files, stays what it is.
-    """
+def _damage_as_user_error(path: Path) -> Iterator[None]:
+    """Turns errors of reading into a UserError with advice; system errors (too many open files) pass."""
     from pyarrow import ArrowException
 
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path}: is not there any more") from None
+        raise UserError(f"{path}: no longer exists") from None
     except MemoryError:
         raise
     except (ArrowException, OSError, ValueError, KeyError) as e:
@@ -93,34 +86,34 @@ def damage_told(path: Path) -> Iterator[None]:
             raise
         why = (str(e).splitlines() or [""])[0]
         raise UserError(
-            f"{path} is damaged ({why}): put a copy in its place, or delete it, and its stage makes it again"
+            f"{path} is damaged ({why}): restore it from a copy, or delete it and run its stage again"
         ) from None
 
 
 class _Damaged(ValueError):
-    """Bytes are not those that were written."""
+    """The bytes differ from those that were written."""
 
 
 @lru_cache(maxsize=4096)
 def _check(path: Path, columns: tuple[str, ...] | None, _version: tuple[int, int, int]) -> None:
-    """What was found good once is not read twice; `_version` changes with the file."""
+    """Compares checksums; cached per version of the file, so that nothing is verified twice."""
     import pyarrow.parquet as pq
 
     with path.open("rb") as file:
-        sums = _sums(file)
+        checksums = _read_seal(file)
         if columns == ():
             return
         metadata = pq.read_metadata(path)
         if missing := sorted(set(columns or ()) - set(metadata.schema.to_arrow_schema().names)):
             raise _Damaged(f"it has no column {missing[0]!r}")
-        chunks = list(_chunks(metadata))
-        if sums is None:
+        if checksums is None:
             return
-        if len(sums) != len(chunks):
-            raise _Damaged("its checksums are of another file")
-        for (name, start, size), wanted in zip(chunks, sums, strict=True):
-            if (columns is None or name in columns) and _crc(file, start, size) != wanted:
-                raise _Damaged(f"the column {name!r} is not as it was written")
+        chunks = list(_chunks(metadata))
+        if len(checksums) != len(chunks):
+            raise _Damaged("its checksums belong to another file")
+        for (name, start, size), expected in zip(chunks, checksums, strict=True):
+            if (columns is None or name in columns) and _crc(file, start, size) != expected:
+                raise _Damaged(f"the checksum of column {name!r} does not match")
 
 
 def _add_seal(path: Path) -> None:
@@ -128,48 +121,48 @@ def _add_seal(path: Path) -> None:
 
     chunks = list(_chunks(pq.read_metadata(path)))
     with path.open("rb+") as file:
-        start = _footer(file)
+        start = _footer_offset(file)
         file.seek(start)
         footer = file.read()
-        sums = b"".join(struct.pack("<I", _crc(file, at, size)) for _, at, size in chunks)
-        end = _END.pack(len(chunks), zlib.crc32(sums + footer), _MARK)
+        checksums = b"".join(struct.pack("<I", _crc(file, offset, size)) for _, offset, size in chunks)
+        trailer = _TRAILER.pack(len(chunks), zlib.crc32(checksums + footer), _MAGIC)
         file.seek(start)
-        file.write(sums + end + footer)
+        file.write(checksums + trailer + footer)
 
 
-def _sums(file: BinaryIO) -> tuple[int, ...] | None:
-    """The checksums of the columns, in the order of _chunks; None in a file that was not sealed here."""
-    start = _footer(file)
-    if start < _END.size:
+def _read_seal(file: BinaryIO) -> tuple[int, ...] | None:
+    """Returns the checksums in the order of `_chunks`; None for a file without a seal."""
+    end = _footer_offset(file) - _TRAILER.size
+    if end < 0:
         return None
-    file.seek(start - _END.size)
-    count, crc, mark = _END.unpack(file.read(_END.size))
-    if mark != _MARK:
+    file.seek(end)
+    count, crc, magic = _TRAILER.unpack(file.read(_TRAILER.size))
+    if magic != _MAGIC:
         return None
-    begin = start - _END.size - 4 * count
-    if begin < 0:
-        raise _Damaged("its checksums are damaged")
-    file.seek(begin)
-    sums, _, footer = file.read(4 * count), file.read(_END.size), file.read()
-    if zlib.crc32(sums + footer) != crc:
-        raise _Damaged("its footer is not as it was written")
-    return struct.unpack(f"<{count}I", sums)
+    start = end - 4 * count
+    if start < 0:
+        raise _Damaged("its seal is damaged")
+    file.seek(start)
+    checksums, _, footer = file.read(4 * count), file.read(_TRAILER.size), file.read()
+    if zlib.crc32(checksums + footer) != crc:
+        raise _Damaged("the checksum of its footer does not match")
+    return struct.unpack(f"<{count}I", checksums)
 
 
-def _footer(file: BinaryIO) -> int:
-    """Where the footer starts: its length is in the last 8 bytes of a Parquet file, with a mark."""
+def _footer_offset(file: BinaryIO) -> int:
+    """A Parquet file ends in its footer's length (4 bytes) and a magic number."""
     size = file.seek(0, os.SEEK_END)
     if size < 8:
         raise _Damaged(f"it has {size} bytes")
     file.seek(size - 8)
-    length, mark = struct.unpack("<I4s", file.read(8))
-    if mark != b"PAR1" or length + 8 > size:
-        raise _Damaged("it does not end as a Parquet file does")
+    length, magic = struct.unpack("<I4s", file.read(8))
+    if magic != b"PAR1" or length + 8 > size:
+        raise _Damaged("it does not end like a Parquet file")
     return int(size - 8 - length)
 
 
 def _chunks(metadata: Any) -> Iterator[tuple[str, int, int]]:
-    """Column, offset and bytes of every column of every row group; of nested columns, of each leaf."""
+    """Yields column name, offset and size of every column chunk; one for each leaf of a nested column."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             start = column.data_page_offset
@@ -181,7 +174,7 @@ def _chunks(metadata: Any) -> Iterator[tuple[str, int, int]]:
 def _crc(file: BinaryIO, start: int, size: int) -> int:
     crc = 0
     file.seek(start)
-    while size > 0 and (piece := file.read(min(size, _PIECE))):
-        crc = zlib.crc32(piece, crc)
-        size -= len(piece)
+    while size > 0 and (block := file.read(min(size, _BLOCK))):
+        crc = zlib.crc32(block, crc)
+        size -= len(block)
     return crc

@@ -1,8 +1,8 @@
-"""A shard: some rows of a stage on disk, as an open journal or as a sealed Parquet file.
+"""A shard: a part of a stage's rows, stored as an open journal until it is sealed as Parquet.
 
-The journal (NAME.jsonl) has a line for each finished unit until every unit wanted is in; then the shard is
-sealed as NAME.parquet and the journal goes. When and in which order that happens is units.py's to say.
-A line ends in a checksum of it; one that does not match is work still owed, as if it were not there.
+The journal (NAME.jsonl) gets one line per finished or failed work item, each with a checksum; a line whose
+checksum does not match counts as absent, so its item runs again. Once every item is done, the shard is sealed
+as NAME.parquet and the journal is removed. `scheduler.py` decides which items run and when a shard is sealed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pipeline.rows import Row, arrow_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP_ROWS, GROUP_BYTES = 256, 64 * 2**20  # of a Parquet row group, whichever comes first
-SLICE = 16  # rows turned into Arrow at once: as Python objects a long trace is many times its size
+GROUP_ROWS, GROUP_BYTES = 256, 64 * 2**20  # limits of a Parquet row group
+BATCH_ROWS = 16  # rows converted to Arrow at once: a long trace takes many times its size as Python objects
 
 
 @dataclass
-class Held:
-    """What a journal holds: some fields of each row by its key, and the errors of units that failed last."""
+class JournalContents:
+    """Selected fields of each row by its key, and the error of each item whose last attempt failed."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Counts:
 
 
 class Shard:
-    """Some rows of a stage: an open journal, or a sealed Parquet file."""
+    """A part of a stage's rows: an open journal or a sealed Parquet file."""
 
     def __init__(self, folder: Path, name: str, row: type[Row], lineage: dict[str, Any]) -> None:
         self.name = name
@@ -60,60 +60,66 @@ class Shard:
         return self.path.exists()
 
     def rows(self) -> Iterator[Any]:
-        """The rows of a sealed shard, read a few at a time. Raises UserError when it is damaged."""
+        """Reads the rows of a sealed shard, a few at a time. Raises UserError if it is damaged."""
         with sealed_file.opened(self.path, self.row.model_fields) as file:
             for batch in file.iter_batches(batch_size=64):
                 for record in batch.to_pylist():
                     yield self.row.model_validate(record)
 
     def batches(self, leave_out: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
-        """The rows of a sealed shard as Arrow, a few at a time, without the columns to leave out."""
+        """Reads a sealed shard as Arrow batches, without the columns in `leave_out`."""
         names = [name for name in self.row.model_fields if name not in leave_out]
         with sealed_file.opened(self.path, names) as file:
             yield from file.iter_batches(batch_size=GROUP_ROWS, columns=names)
 
+    def records(self, names: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Reads these columns of a sealed shard, one dict per row."""
+        for batch in self.batches(leave_out=set(self.row.model_fields) - set(names)):
+            yield from batch.to_pylist()
+
     def column(self, name: str) -> list[Any]:
-        """One field of every row of a sealed shard, without reading the others."""
+        """Reads one column of a sealed shard."""
         with sealed_file.opened(self.path, [name]) as file:
             values: list[Any] = file.read(columns=[name]).column(name).to_pylist()
         return values
 
     def count(self) -> Counts:
-        held = Held() if self.sealed else self.held()
-        if not self.sealed:  # asked again: another process may have sealed it while we read
-            return Counts(rows=len(held.rows.keys() - held.failed.keys()), failed=len(held.failed), shards=1)
+        journal = JournalContents() if self.sealed else self.read_journal()
+        if not self.sealed:  # checked again: another process may have sealed it during the read
+            done = journal.rows.keys() - journal.failed.keys()
+            return Counts(rows=len(done), failed=len(journal.failed), shards=1)
         with sealed_file.opened(self.path, ()) as file:
             return Counts(rows=file.metadata.num_rows, shards=1, sealed=1)
 
-    def lineage_found(self) -> Any:
-        """What the sealed file itself says of its making."""
+    def sealed_lineage(self) -> Any:
+        """The lineage stored in the sealed file: the stage, version, settings and inputs that made it."""
         with sealed_file.opened(self.path, ()) as file:
             return json.loads((file.schema_arrow.metadata or {}).get(b"retort", b"null"))
 
-    def held(self, fields: Sequence[str] = ()) -> Held:
-        """What the journal holds; of a key with several rows, the last. One may be held, then have failed."""
-        held = Held()
-        for _, line in self._lines():
-            if "row" in line:
-                held.rows[line["key"]] = {name: line["row"][name] for name in fields}
-                held.failed.pop(line["key"], None)
+    def read_journal(self, fields: Sequence[str] = ()) -> JournalContents:
+        """Reads the journal, keeping these fields of each row. The last row with a key replaces earlier ones.
+
+        A key can be in both `rows` and `failed`: its first step is done and a later one failed.
+        """
+        contents = JournalContents()
+        for _, entry in self._entries():
+            key = entry["key"]
+            if "row" in entry:
+                contents.rows[key] = {name: entry["row"][name] for name in fields}
+                contents.failed.pop(key, None)
             else:
-                held.failed[line["key"]] = line["failed"]
-        return held
+                contents.failed[key] = entry["failed"]
+        return contents
 
-    def find(self, keys: Collection[str]) -> Iterator[Any]:
-        """The rows of an open journal with these keys."""
-        rows = {}
-        for _, line in self._lines():
-            if "row" in line and line["key"] in keys:
-                rows[line["key"]] = line["row"]
-        for row in rows.values():
-            yield self.row.model_validate(row)
+    def journal_rows(self, keys: Collection[str]) -> Iterator[Any]:
+        """The rows of the journal with these keys, complete."""
+        rows = {e["key"]: e["row"] for _, e in self._entries() if "row" in e and e["key"] in keys}
+        yield from map(self.row.model_validate, rows.values())
 
-    def mend(self) -> int:
-        """Cut a torn last line off the journal, so that what is appended next starts on a line of its own.
+    def repair(self) -> int:
+        """Cuts a torn last line off the journal, so that the next append starts on a line of its own.
 
-        Gives how many of the other lines are damaged.
+        Returns how many of the remaining lines are damaged.
         """
         if not self.journal.exists():
             return 0
@@ -121,111 +127,101 @@ class Shard:
             file.truncate(_end_of_last_line(file))
             os.fsync(file.fileno())
             file.seek(0)
-            return sum(not _sound(line) for line in file)
+            return sum(not _intact(line) for line in file)
 
     def append(self, lines: Iterable[bytes]) -> None:
-        """Add finished units, made by `done_line` and `failed_line`; they are on disk when this returns."""
+        """Appends lines made by `done_line` and `failed_line`; they are on disk when this returns."""
         atomic_files.append(self.journal, b"".join(lines))
 
     def seal(self, order: Sequence[str]) -> None:
-        """Turn the journal into Parquet, rows in the given order of their keys; all of them were in.
+        """Turns the journal into Parquet, with the rows in the order of these keys.
 
-        Raises Stopped when one has been damaged since.
+        Raises Stopped when a row was damaged in the meantime.
         """
-        at = {line["key"]: offset for offset, line in self._lines() if "row" in line}
-        if missing := sum(key not in at for key in order):
-            raise Stopped(
-                f"{self.journal}: {missing} rows were damaged; the same command asks for them again"
-            )
-        self.write(self._rows_at([at[key] for key in order]))
+        offsets = {entry["key"]: offset for offset, entry in self._entries() if "row" in entry}
+        if missing := sum(key not in offsets for key in order):
+            raise Stopped(f"{self.journal}: {missing} rows were damaged; run the command again to redo them")
+        self.write(self._rows_at([offsets[key] for key in order]))
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Seal the shard with these rows. It is there whole or not at all, whenever the process dies.
-
-        A shard that is sealed by then stays as it is: another process did the same work.
-        """
+        """Seals the shard with these rows. A shard that another process has sealed by then stays as it is."""
         self.write_groups(_row_groups(rows, arrow_schema(self.row)))
 
     def write_groups(self, groups: Iterable[pa.Table]) -> None:
-        """Seal the shard with these tables, one row group each."""
+        """Seals the shard with these tables, one row group each."""
         schema = arrow_schema(self.row).with_metadata({"retort": json.dumps(self.lineage, sort_keys=True)})
         sealed_file.write(self.path, schema, groups)
         self.journal.unlink(missing_ok=True)
 
     def _rows_at(self, offsets: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """The rows of the lines at these places of the journal; without any it need not be there."""
-        if offsets:
-            with self.journal.open("rb") as file:
-                for offset in offsets:
-                    file.seek(offset)
-                    entry = _entry(file.readline())
-                    if entry is None:
-                        raise Stopped(
-                            f"{self.journal}: a row was damaged; the same command asks for it again"
-                        )
-                    yield entry["row"]
+        if not offsets:  # then the journal may not exist
+            return
+        with self.journal.open("rb") as file:
+            for offset in offsets:
+                file.seek(offset)
+                entry = _parse(file.readline())
+                if entry is None:
+                    raise Stopped(f"{self.journal}: a row was damaged; run the command again to redo it")
+                yield entry["row"]
 
-    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """What each line of the journal that is not damaged says, with its offset."""
+    def _entries(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The intact lines of the journal, parsed, each with its offset."""
         try:
             file = self.journal.open("rb")
         except FileNotFoundError:
             return
         offset = 0
         with file:
-            for text in file:
-                entry = _entry(text)
+            for line in file:
+                entry = _parse(line)
                 if entry is not None:
                     yield offset, entry
-                offset += len(text)
+                offset += len(line)
 
 
 def _row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows as tables of a row group each; where one ends depends on the rows alone."""
+    """Splits rows into row groups. The split depends on the rows alone, so equal rows give equal bytes."""
     import pyarrow as pa
 
-    left = iter(rows)
-    held: list[pa.RecordBatch] = []
-    while some := list(islice(left, SLICE)):
-        held.append(pa.RecordBatch.from_pylist(some, schema=schema))
-        full = len(held) * SLICE >= GROUP_ROWS or sum(batch.nbytes for batch in held) >= GROUP_BYTES
-        if full:
-            yield pa.Table.from_batches(held, schema)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held, schema)
+    rest = iter(rows)
+    batches: list[pa.RecordBatch] = []
+    while some := list(islice(rest, BATCH_ROWS)):
+        batches.append(pa.RecordBatch.from_pylist(some, schema=schema))
+        if len(batches) * BATCH_ROWS >= GROUP_ROWS or sum(b.nbytes for b in batches) >= GROUP_BYTES:
+            yield pa.Table.from_batches(batches, schema)
+            batches = []
+    if batches:
+        yield pa.Table.from_batches(batches, schema)
 
 
 def done_line(row: Any) -> bytes:
-    """A journal line: this unit is done. The key is the row's id."""
+    """The journal line of a finished item. Its key is the row's id."""
     return _line(f'{{"key":{json.dumps(row.id)},"row":{row.model_dump_json()}'.encode())
 
 
 def failed_line(key: str, error: str) -> bytes:
-    """A journal line: this unit was tried and failed; it is still owed."""
+    """The journal line of a failed attempt; the item is not done and will be tried again."""
     return _line(json.dumps({"key": key, "failed": error}).encode()[:-1])
 
 
-def _line(begun: bytes) -> bytes:
-    """A line of a JSON object that is not closed yet, with its checksum."""
-    return begun + b',"crc":"%08x"}\n' % zlib.crc32(begun)
+def _line(unclosed: bytes) -> bytes:
+    """Closes a JSON object with its checksum as the last field."""
+    return unclosed + b',"crc":"%08x"}\n' % zlib.crc32(unclosed)
 
 
-_TAIL = len(_line(b""))
+_SUFFIX_BYTES = len(_line(b""))
 
 
-def _sound(line: bytes) -> bool:
-    """Whether a line is as it was written."""
-    return line == _line(line[:-_TAIL])
+def _intact(line: bytes) -> bool:
+    return line == _line(line[:-_SUFFIX_BYTES])
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line says; None of a damaged one."""
-    return from_json(line) if _sound(line) else None
+def _parse(line: bytes) -> dict[str, Any] | None:
+    return from_json(line) if _intact(line) else None
 
 
 def _end_of_last_line(file: BinaryIO) -> int:
-    """Offset just behind the last newline; 0 when there is none."""
+    """The offset just after the last newline; 0 if there is none."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - 65536)

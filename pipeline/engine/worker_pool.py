@@ -1,7 +1,7 @@
-"""Work spread over processes that end with the one that started them, however it ends.
+"""Runs CPU work in a pool of processes that end with their parent, even if it is killed.
 
-The first thing such a process does is to see to that: before it loads what it works with, which takes
-seconds in which its parent may be killed. So this module imports little, and the work comes pickled.
+Each process first ties itself to its parent and only then loads what it works with, because loading takes
+seconds in which the parent may die. So this module imports little, and the work arrives pickled.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ from pipeline.hardware import cores
 T = TypeVar("T")
 
 
-def side_by_side(
-    work: Callable[..., T], shared: Any, todo: Sequence[tuple[Any, ...]], worth_it: bool
+def parallel_map(
+    function: Callable[..., T], shared: Any, arguments: Sequence[tuple[Any, ...]], parallel: bool
 ) -> Iterator[T]:
-    """What `work(shared, *arguments)` gives for each of the arguments, in their order.
+    """Yields `function(shared, *each)` for each of the arguments, in order.
 
-    In as many processes as there are cores, where that is worth it. The first error stops the rest.
+    If `parallel`, uses one process per core. The first error stops the rest.
     """
-    if not worth_it or len(todo) <= 1 or len(cores()) == 1:
-        yield from (work(shared, *arguments) for arguments in todo)
+    processes = min(len(cores()), len(arguments))
+    if not parallel or processes <= 1:
+        yield from (function(shared, *each) for each in arguments)
         return
     with ProcessPoolExecutor(
-        min(len(cores()), len(todo)),
+        processes,
         get_context("spawn"),
-        initializer=_begin,
-        initargs=(os.getpid(), pickle.dumps((work, shared))),
+        initializer=_start,
+        initargs=(os.getpid(), pickle.dumps((function, shared))),
     ) as pool:
         try:
-            yield from pool.map(_do, todo)
+            yield from pool.map(_call, arguments)
         except BrokenProcessPool:
-            raise Stopped("a working process was killed, for want of memory perhaps") from None
+            raise Stopped("a worker process was killed, perhaps for lack of memory") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-_work: Callable[..., Any]  # of a process that was started here, with what all its work shares
+_function: Callable[..., Any]  # set once in each worker process
 _shared: Any
 
 
-def _begin(parent: int, pickled: bytes) -> None:
-    """End with the parent, leave the terminal's Ctrl-C to it, then load the work."""
-    global _work, _shared
+def _start(parent: int, pickled: bytes) -> None:
+    """Ties the process to its parent, leaves Ctrl-C to the parent, then loads the work."""
+    global _function, _shared
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it could be told
+    if os.getppid() != parent:  # it died before prctl took effect
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _work, _shared = pickle.loads(pickled)
+    _function, _shared = pickle.loads(pickled)
 
 
-def _do(arguments: tuple[Any, ...]) -> Any:
-    return _work(_shared, *arguments)
+def _call(arguments: tuple[Any, ...]) -> Any:
+    return _function(_shared, *arguments)

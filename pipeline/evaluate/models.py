@@ -1,8 +1,8 @@
-"""Which models evaluate compares on which problems, and the parts of it that have folders of their own.
+"""Lists which models evaluate compares on which problems, and defines the stages nested in it.
 
-evaluate/SET/problems holds the problems of a set that the recipe names, evaluate/SET/SUBJECT/generate the
-answers of a model, .../filter the same judged. Each is a stage like any other: it resumes, is paid once, and
-another set or its settings do not change it. Leaves out the order in which they run (evaluate.py).
+evaluate/SET/problems holds the problems of a set from the recipe, evaluate/SET/ROLE/generate the responses of
+a model, and .../filter the same with verdicts. Each is an ordinary stage: it resumes, is paid once, and does
+not change when another set does.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.evaluation import HELD_OUT, EvaluationSet
-from pipeline.config.sources import Ingest, free
+from pipeline.config.sources import Ingest, free_text_source
 from pipeline.config.traces import Filter
 from pipeline.engine.stage import Job, Stage
-from pipeline.filter import stage as filtering
-from pipeline.generate import sample_plan, sampler
+from pipeline.filter.stage import rules_stage
+from pipeline.generate import sampler
 from pipeline.generate import stage as generate
+from pipeline.generate.sample_plan import SampleBudget
 from pipeline.generate.sampler import Model, SamplingJob
 from pipeline.inference import model_files
 from pipeline.inference.vllm_server import Server
@@ -31,73 +32,80 @@ from pipeline.train.stage import model_folder
 
 @dataclass(frozen=True)
 class EvalModel:
-    """One of the models compared, on one of the sets."""
+    """One of the compared models, on one of the sets."""
 
     set: str
-    problems: str  # the stage that holds them
-    judged: bool  # whether a judge model is asked of some answers
-    name: str
-    model: str  # as rows name it
-    serves: str  # what is served: a hub name, a folder, a GGUF file
+    problems: str  # the stage that holds the set's problems
+    uses_judge: bool  # whether the LLM judge grades some of the answers
+    role: str  # base, student, teacher or teacher-NAME
+    model: str  # its name in rows
+    weights: str  # hub name, folder or GGUF file
     endpoint: Endpoint
     prompt: str
     trained: bool = False  # by this run
-    layers: int | None = None  # that the model is cut to; None: all
+    layers: int | None = None  # number of layers that remain after pruning; None: all
 
     def folder(self, stage: str) -> str:
-        return f"evaluate/{self.set}/{self.name}/{stage}"
+        return f"evaluate/{self.set}/{self.role}/{stage}"
 
     @property
-    def server(self) -> tuple[str, int | None, str]:
-        """Subjects for which this is the same share a server."""
-        return (
-            self.serves,
-            self.layers,
-            self.endpoint.model_dump_json(include=set(Endpoint.model_fields) - {"model"}),
-        )
+    def server_key(self) -> tuple[str, int | None, str]:
+        """Models with equal keys can share a server."""
+        settings = self.endpoint.model_dump_json(include=set(Endpoint.model_fields) - {"model"})
+        return self.weights, self.layers, settings
 
 
-def subjects(recipe: Recipe, run_dir: Path) -> list[EvalModel]:
-    """The models compared, set by set: teachers, base and student; without a student the teachers."""
+def eval_models(recipe: Recipe, run_dir: Path) -> list[EvalModel]:
+    """The compared models, set by set: teachers, and with a [student] also the base and the student."""
     table = recipe.evaluate
-    plain, worked = table.prompt or recipe.select.prompt, table.teacher_prompt or recipe.generate.prompt
-    found: list[EvalModel] = []
+    prompt, teacher_prompt = (
+        table.prompt or recipe.select.prompt,
+        table.teacher_prompt or recipe.generate.prompt,
+    )
+    models: list[EvalModel] = []
     if table.held_out:
-        found += _of_set(recipe, run_dir, HELD_OUT, "ingest", bool(recipe.judged), plain, worked)
+        uses_judge = bool(recipe.judged_source)
+        models += _of_set(recipe, run_dir, HELD_OUT, "ingest", uses_judge, prompt, teacher_prompt)
     for given in table.sets:
-        judged = free(given.sources) is not None and "correct" in recipe.filter.rules
-        prompts = (given.prompt or plain, given.teacher_prompt or worked)
-        found += _of_set(recipe, run_dir, given.name, problems_of(given), judged, *prompts)
-    return found
+        uses_judge = free_text_source(given.sources) is not None and "correct" in recipe.filter.rules
+        prompts = (given.prompt or prompt, given.teacher_prompt or teacher_prompt)
+        models += _of_set(recipe, run_dir, given.name, problems_folder(given), uses_judge, *prompts)
+    return models
 
 
 def _of_set(
-    recipe: Recipe, run_dir: Path, name: str, problems: str, judged: bool, plain: str, worked: str
+    recipe: Recipe,
+    run_dir: Path,
+    name: str,
+    problems: str,
+    uses_judge: bool,
+    prompt: str,
+    teacher_prompt: str,
 ) -> Iterator[EvalModel]:
     several = len(recipe.teacher) > 1
     for t in recipe.teacher:
-        called = f"teacher-{model_files.label(t.display_name)}" if several else "teacher"
-        yield EvalModel(name, problems, judged, called, t.display_name, t.model, t, worked)
+        role = f"teacher-{model_files.label(t.display_name)}" if several else "teacher"
+        yield EvalModel(name, problems, uses_judge, role, t.display_name, t.model, t, teacher_prompt)
     if base := recipe.student:
         model = f"{base.model} cut to {base.layers} layers" if base.layers else base.model
-        yield EvalModel(name, problems, judged, "base", model, base.model, base, plain, layers=base.layers)
-        folder = str(model_folder(run_dir))
         yield EvalModel(
-            name, problems, judged, "student", f"{recipe.run} student", folder, base, plain, trained=True
+            name, problems, uses_judge, "base", model, base.model, base, prompt, layers=base.layers
         )
+        student, folder = f"{recipe.run} student", str(model_folder(run_dir))
+        yield EvalModel(name, problems, uses_judge, "student", student, folder, base, prompt, trained=True)
 
 
-def problems_of(given: EvaluationSet) -> str:
+def problems_folder(given: EvaluationSet) -> str:
     """The stage that holds the problems of a set."""
     return f"evaluate/{given.name}/problems"
 
 
-def reading(given: EvaluationSet) -> Stage:
-    """The stage that reads the problems of a set, as ingest does; all of them are held out."""
+def problems_stage(given: EvaluationSet) -> Stage:
+    """The stage that reads the problems of a set, like ingest, all of them as held out."""
     held_out = tuple(source.model_copy(update={"split": "held_out"}) for source in given.sources)
     table = Ingest(sources=held_out)
     return Stage(
-        name=problems_of(given),
+        name=problems_folder(given),
         version=ingest.INGEST.version,
         row=Problem,
         shards_from=None,
@@ -108,38 +116,36 @@ def reading(given: EvaluationSet) -> Stage:
     )
 
 
-def answering(
-    subject: EvalModel, recipe: Recipe, reach: Callable[[Job], AbstractContextManager[Server]]
+def sampling_stage(
+    model: EvalModel, recipe: Recipe, reach: Callable[[Job], AbstractContextManager[Server]]
 ) -> Stage:
-    """The stage that draws a subject's answers."""
+    """The stage that samples a model's responses."""
     table = recipe.evaluate
-    draw = SamplingJob(
+    sampling = SamplingJob(
         split="held_out",
-        models=(Model(subject.model, subject.endpoint, reach),),
-        prompt=subject.prompt,
+        models=(Model(model.model, model.endpoint, reach),),
+        prompt=model.prompt,
         table=table,
-        wanted=sample_plan.Rules(most=table.samples, until=None, max_continuations=0),
+        budget=SampleBudget(table.samples, target_kept=None, max_continuations=0),
         filters=recipe.filter.rules,
     )
     return Stage(
-        name=subject.folder("generate"),
+        name=model.folder("generate"),
         version=generate.GENERATE.version,
         row=Trace,
-        shards_from=subject.problems,
-        reads=(subject.problems, "train") if subject.trained else (subject.problems,),
-        settings=lambda recipe: sampler.settings(draw, recipe.seed),
+        shards_from=model.problems,
+        reads=(model.problems, "train") if model.trained else (model.problems,),
+        settings=lambda recipe: sampler.settings(sampling, recipe.seed),
         check=lambda _: None,
-        run=lambda job: generate.run(job, draw),
+        run=lambda job: generate.run(job, sampling),
     )
 
 
-def judging(subject: EvalModel, recipe: Recipe) -> Stage:
-    """The stage that judges a subject's answers by the rules."""
-    return filtering.judging(
-        subject.folder("filter"), subject.folder("generate"), by_rules(recipe), subject.judged
-    )
+def grading_stage(model: EvalModel, recipe: Recipe) -> Stage:
+    """The stage that applies the rules to a model's responses."""
+    return rules_stage(model.folder("filter"), model.folder("generate"), rules_only(recipe), model.uses_judge)
 
 
-def by_rules(recipe: Recipe) -> Filter:
-    """What judges answers here: the rules alone. What looks across traces chooses what is trained on."""
+def rules_only(recipe: Recipe) -> Filter:
+    """The rules, without filters across traces, which select training data."""
     return Filter(rules=recipe.filter.rules)

@@ -1,4 +1,4 @@
-"""A recipe for one model and one file of problems, to evaluate without writing one; it trains nothing."""
+"""Builds a recipe that evaluates one model on one file of problems, without training."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
-from pipeline.config.load import recipe_of
+from pipeline.config.load import parse_recipe
 from pipeline.inference import model_files
 from pipeline.ingest import files
 
 
-def recipe_alone(
+def single_model_recipe(
     model: str,
     problems: str,
     *,
@@ -24,19 +24,19 @@ def recipe_alone(
     answer_type: str | None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
-    """The recipe whose ingest and evaluate score `model` on `problems`; with no `base_url` vLLM serves it.
+    """Returns the recipe; without `base_url` vLLM serves the model, and None keeps a setting's default.
 
-    None leaves a setting at its default. The run is called after the model and the file. Raises UserError.
+    The run is named after the model and the file. Raises UserError for a setting that is wrong.
     """
     name = f"{model_files.label(model)}-{model_files.label(files.without_suffix(Path(problems).name))}"
     source = {"kind": "file", "path": problems, "split": "held_out"}
     columns = {"question": question, "reference": answer, "answer_type": answer_type}
-    reached = {"base_url": base_url} if base_url else {"serve": "vllm"}
+    server = {"base_url": base_url} if base_url else {"serve": "vllm"}
     key = {"api_key_env": api_key_env} if api_key_env else {}
     data: dict[str, Any] = {
         "run": name.lstrip("_"),
         "ingest": {"sources": [source | {k: v for k, v in columns.items() if v is not None}]},
-        "teacher": {"model": model, **reached, **key},
+        "teacher": {"model": model, **server, **key},
         "generate": {"prompt": prompt or "plain"},
     }
-    return recipe_of(data, overrides, "evaluate")
+    return parse_recipe(data, overrides, "evaluate")

@@ -1,8 +1,8 @@
-"""evaluate: base student, trained student and teachers on the same problems, by the same rules.
+"""evaluate: scores base student, trained student and teachers on the same problems with the same rules.
 
-Each of them is sampled and judged by the stages that made the training data, set by set, in folders of their
-own (subjects.py): a stopped evaluation resumes, and what did not change is not asked again. The table of
-scores is made of those folders and costs nothing, so it is made anew where a setting or a set is another.
+Each model is sampled and graded by the stages that made the training data, set by set, in its own folders
+(`models.py`): a stopped evaluation resumes, and what did not change is not sampled again. The scores are
+computed from those folders at no cost, so they are recomputed whenever a setting or a set changes.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import filters
 import prompts
+from filters.table import check_rules
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.evaluation import HELD_OUT
-from pipeline.engine.stage import DONE, Job, Stage, execute
+from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import UserError
 from pipeline.evaluate import metrics
-from pipeline.evaluate import models as subjects
-from pipeline.evaluate.models import EvalModel
-from pipeline.filter import llm_judge as judge
+from pipeline.evaluate.models import (
+    EvalModel,
+    eval_models,
+    grading_stage,
+    problems_stage,
+    rules_only,
+    sampling_stage,
+)
+from pipeline.filter import llm_judge
 from pipeline.filter import stage as filtering
-from pipeline.generate import sampler
-from pipeline.generate import stage as generate
-from pipeline.inference import model_files
+from pipeline.generate.stage import GENERATE
+from pipeline.inference import endpoint, model_files
+from pipeline.inference.fingerprint import model_settings
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import sources
 from pipeline.ingest import stage as ingest
@@ -40,16 +46,16 @@ from pipeline.train.stage import TRAIN
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Read the sets, sample and judge each subject, then count. One server serves a model on all sets."""
+    """Reads the sets, samples and grades every model, then computes the scores."""
     for given in job.recipe.evaluate.sets:
-        _complete(job, subjects.reading(given))
-    todo = subjects.subjects(job.recipe, job.run_dir)
+        _complete(job, problems_stage(given))
+    models = eval_models(job.recipe, job.run_dir)
     by_server: dict[tuple[str, int | None, str], list[EvalModel]] = {}
-    for subject in todo:
-        by_server.setdefault(subject.server, []).append(subject)
+    for model in models:
+        by_server.setdefault(model.server_key, []).append(model)
     for sharing in by_server.values():
-        _answer(job, sharing)
-    scores = [score for subject in todo for score in _scores(job, subject)]
+        _sample_and_grade(job, sharing)
+    scores = [score for model in models for score in _scores(job, model)]
     if job.recipe.evaluate.held_out and not any(score.set == HELD_OUT for score in scores):
         raise _nothing_held_out()
     job.output.write("scores", scores)
@@ -60,93 +66,87 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def _answer(job: Job, sharing: list[EvalModel]) -> None:
+def _sample_and_grade(job: Job, sharing: list[EvalModel]) -> None:
+    """Completes the stages of models that share a server, which is started at most once."""
     with contextlib.ExitStack() as stack:
-        opened: list[Server] = []
+        started: list[Server] = []
 
         @contextlib.contextmanager
         def reach(_: Job) -> Iterator[Server]:
-            if not opened:
-                first = sharing[0]
-                name = "student" if first.trained else model_files.label(first.serves)
-                table = job.recipe.evaluate
-                reached = generate.reach(
-                    first.endpoint, first.serves, name, None, job, first.layers, table=table
-                )
-                opened.append(stack.enter_context(reached))
-            yield opened[0]
+            if not started:
+                started.append(stack.enter_context(_reach(sharing[0], job)))
+            yield started[0]
 
-        for subject in sharing:
-            _complete(job, subjects.answering(subject, job.recipe, reach))
-    for subject in sharing:  # their server is gone: a judge model may need its memory
-        _complete(job, subjects.judging(subject, job.recipe))
+        for model in sharing:
+            _complete(job, sampling_stage(model, job.recipe, reach))
+    for model in sharing:  # after the server has stopped: the LLM judge may need its memory
+        _complete(job, grading_stage(model, job.recipe))
 
 
-def _parts(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
-    """The stages of all sets and subjects, as they are made one by one."""
-    yield from (subjects.reading(given) for given in recipe.evaluate.sets)
-    for subject in subjects.subjects(recipe, run_dir):
-        alone = partial(generate.reach, subject.endpoint, subject.serves, subject.name, None)
-        yield subjects.answering(subject, recipe, alone)
-        yield subjects.judging(subject, recipe)
+def _reach(model: EvalModel, job: Job) -> contextlib.AbstractContextManager[Server]:
+    name = "student" if model.trained else model_files.label(model.weights)
+    return endpoint.reach(model.endpoint, model.weights, name, job, job.recipe.evaluate, layers=model.layers)
+
+
+def _substages(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
+    yield from (problems_stage(given) for given in recipe.evaluate.sets)
+    for model in eval_models(recipe, run_dir):
+        yield sampling_stage(model, recipe, partial(_reach, model))
+        yield grading_stage(model, recipe)
 
 
 def _complete(job: Job, stage: Stage) -> None:
-    within = {name: generate.GENERATE for name in stage.reads if name.endswith("/generate")}
-    problems = {name: INGEST for name in stage.reads if name.endswith("/problems")}
-    known = {"ingest": INGEST, "train": TRAIN, **within, **problems}
-    if execute(stage, known, job.recipe, job.run_dir) != DONE:
-        raise Stopped(f"{stage.name} is unfinished; the same command goes on")
+    kinds = {"ingest": INGEST, "problems": INGEST, "generate": GENERATE, "train": TRAIN}
+    job.run_substage(stage, {name: kinds[name.rpartition("/")[2]] for name in stage.reads})
 
 
-def _scores(job: Job, subject: EvalModel) -> Iterator[Score]:
-    judged = Output(job.run_dir / subject.folder("filter"), Trace)
-    for _, traces in groupby(judged.rows(), key=lambda trace: trace.problem_id):
-        yield metrics.score(subject.set, subject.name, subject.model, list(traces))
+def _scores(job: Job, model: EvalModel) -> Iterator[Score]:
+    graded = Output(job.run_dir / model.folder("filter"), Trace)
+    for _, traces in groupby(graded.rows(), key=lambda trace: trace.problem_id):
+        yield metrics.score(model.set, model.role, model.model, list(traces))
 
 
 def _trained_on(job: Job, scores: list[Score]) -> dict[str, int]:
-    """Set -> how many of its problems the student learned from, where it did; also said aloud."""
-    learned: set[str] = set()
+    """Set -> the number of its problems that the student was trained on; warns of each such set."""
+    trained: set[str] = set()
     if job.recipe.student:
         for shard in Output(job.run_dir / "select", Example).shards():
             pairs = zip(shard.column("problem_id"), shard.column("split"), strict=True)
-            learned |= {problem for problem, split in pairs if split == "train"}
-    found = Counter(s.set for s in scores if s.model_role == "student" and s.problem_id in learned)
-    for name, problems in found.items():
+            trained |= {problem for problem, split in pairs if split == "train"}
+    counts = Counter(s.set for s in scores if s.model_role == "student" and s.problem_id in trained)
+    for name, problems in counts.items():
         job.say(f"evaluate: {metrics.trained_on(name, problems)}")
-    return dict(found)
+    return dict(counts)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    todo = subjects.subjects(recipe, Path())
-    each = {
-        f"{s.set}/{s.name}": sampler.model_settings(s.model, s.endpoint)
-        | {"prompt": prompts.load(s.prompt).text}
-        for s in todo
-    }
-    judged = any(s.judged for s in todo)
+    models = eval_models(recipe, Path())
     return {
         **identity(recipe.evaluate),
         "content": {s.name: [sources.fingerprint(f) for f in s.sources] for s in recipe.evaluate.sets},
-        "subjects": each,
+        "models": {
+            f"{m.set}/{m.role}": model_settings(m.model, m.endpoint) | {"prompt": prompts.load(m.prompt).text}
+            for m in models
+        },
         "seed": recipe.seed,
-        **filtering.settings(recipe, subjects.by_rules(recipe), judged),
+        **filtering.settings(recipe, rules_only(recipe), any(m.uses_judge for m in models)),
     }
 
 
 def _check(recipe: Recipe) -> None:
-    todo = subjects.subjects(recipe, Path())
-    folders = [subject.folder("") for subject in todo]
-    for subject in todo:
-        if folders.count(subject.folder("")) > 1:
-            raise UserError(f"two teachers are kept as {subject.name!r}: give one another name: name = ...")
-        prompts.load(subject.prompt)
-        if not subject.trained:
-            generate.check(subject.endpoint)
-    filters.check_rules(recipe.filter.rules)
-    if any(subject.judged for subject in todo):
-        judge.check(recipe)
+    models = eval_models(recipe, Path())
+    folders = [model.folder("") for model in models]
+    for model in models:
+        if folders.count(model.folder("")) > 1:
+            raise UserError(
+                f"two teachers share the folder {model.role!r}: give one another name: name = ..."
+            )
+        prompts.load(model.prompt)
+        if not model.trained:
+            endpoint.check(model.endpoint)
+    check_rules(recipe.filter.rules)
+    if any(model.uses_judge for model in models):
+        llm_judge.check(recipe)
     for i, given in enumerate(recipe.evaluate.sets):
         ingest.check(f"evaluate.sets.{i}.sources", given.sources)
     possible = recipe.ingest.held_out or any(s.split == "held_out" for s in recipe.ingest.sources)
@@ -159,20 +159,20 @@ def _check(recipe: Recipe) -> None:
 def _nothing_held_out() -> UserError:
     return UserError(
         'no problem is held out: set ingest.held_out above 0, or split = "held_out" on a source; '
-        "or evaluate.held_out = false, where evaluate.sets names others"
+        "or set evaluate.held_out = false and name other sets in evaluate.sets"
     )
 
 
 EVALUATE = Stage(
     name="evaluate",
-    version=2,
+    version=3,
     row=Score,
     shards_from=None,
     reads=("ingest", "train"),
     settings=_settings,
     check=_check,
     run=run,
-    free=True,
+    recomputable=True,
     tables=("evaluate",),
-    parts=_parts,
+    substages=_substages,
 )

@@ -1,1 +1,1 @@
-"""A fake OpenAI-compatible server, to rehearse a recipe without a model: `python -m pipeline.fake_server`."""
+"""A fake OpenAI-compatible server for rehearsing a recipe: `python -m pipeline.fake_server`."""

@@ -1,5 +1,6 @@
-"""`python -m pipeline.fake_server`; --help says what it can play."""
+"""Runs the fake server; `python -m pipeline.fake_server --help` lists its options."""
 
-from pipeline.fake_server.server import main
+from pipeline.fake_server.options import parse
+from pipeline.fake_server.server import Server, run
 
-main()
+run(Server(parse()))

@@ -1,7 +1,7 @@
-"""What the fake server says: arithmetic of one step, thought aloud, and sometimes wrong.
+"""What the fake model says: one-step arithmetic with its reasoning, sometimes incorrect.
 
-Asked as prompts/judge.txt asks, it judges: a response that holds the reference is correct, any other is not.
-An answer is a function of (model, messages, seed) alone. Leaves out how it is cut and sent: protocol.py.
+Given the prompt of prompts/judge.txt it judges: a response that contains the reference is correct.
+An answer depends on (model, messages, seed) alone. How it is truncated and sent is in protocol.py.
 """
 
 from __future__ import annotations
@@ -17,41 +17,40 @@ from random import Random
 from typing import Any
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
-_WORDS = (
-    "again also but check each fact first hence here if maybe next now once only perhaps so still then why"
+_FILLER = re.findall(
+    r"\w+",
+    "again also but check each fact first hence here if maybe next now once only perhaps so still then why",
 )
-_MUSINGS = re.findall("[a-z]+", _WORDS)
 _PRODUCT = re.compile(r"\b(each|every|per|times|product|multipl\w+|rows? of|bags? of|boxes of)\b", re.I)
 _DIFFERENCE = re.compile(r"\b(left|remain\w*|g[ia]ves?|los[te]s?|ate|eats?|sold|spent|fewer|minus)\b", re.I)
-_SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "x": operator.mul, "\u00d7": operator.mul}
-
-_JUDGED = re.compile(r"=== REFERENCE ANSWER ===\n(.*?)\n\n=== RESPONSE[^\n]*\n(.*)", re.DOTALL)
+_OPERATORS = {"+": operator.add, "-": operator.sub} | dict.fromkeys("*x\u00d7", operator.mul)
+_JUDGE_PROMPT = re.compile(r"=== REFERENCE ANSWER ===\n(.*?)\n\n=== RESPONSE[^\n]*\n(.*)", re.DOTALL)
 
 Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Text:
-    """All that the model would ever say to a conversation, and where the parts of it are."""
+class Answer:
+    """Everything the model would say to a conversation without a token limit."""
 
-    whole: str
-    thought_end: int
-    answer_start: int  # the end of the text when the thought is never closed
-    limit: int | None  # tokens; the model stops here when it is first asked
+    text: str
+    reasoning_end: int
+    response_start: int  # the length of the text if the reasoning is never closed
+    stops_after: int | None  # tokens; the first request for a truncated answer gets no more
 
 
 def digest(*parts: Any) -> str:
-    """A hash of JSON values, in hexadecimal."""
+    """Hashes JSON values, in hexadecimal."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def share(*parts: Any) -> float:
-    """A number in [0, 1) that depends on the parts alone."""
+def uniform(*parts: Any) -> float:
+    """Returns a number in [0, 1) that depends on the parts alone."""
     return int(digest(*parts)[:13], 16) / 16**13
 
 
-def pick(at: float, shares: dict[str, float]) -> str | None:
-    """The name whose stretch of [0, 1) holds `at`; None beyond the last."""
+def choose(at: float, shares: dict[str, float]) -> str | None:
+    """Returns the name whose stretch of [0, 1) contains `at`; None beyond the last."""
     for name, width in shares.items():
         if at < width:
             return name
@@ -59,83 +58,80 @@ def pick(at: float, shares: dict[str, float]) -> str | None:
     return None
 
 
-def opening(drawn: str) -> list[str]:
-    """The first words of a long thought, on which all that follows hangs: whoever continues it knows how."""
-    return Random(drawn).choices(_MUSINGS, k=3)
+def opening(key: str) -> list[str]:
+    """The first words of a long reasoning. They determine the rest, so any request can continue it."""
+    return Random(key).choices(_FILLER, k=3)
 
 
-def opening_in(said: str) -> list[str] | None:
-    """The opening with which a text begins; None where it has none."""
-    words = said.removeprefix(OPEN).split()[:3]
-    return words if len(words) == 3 and {w.rstrip(".") for w in words} <= set(_MUSINGS) else None
+def opening_of(text: str) -> list[str] | None:
+    """Returns the opening with which the text begins, or None."""
+    words = text.removeprefix(OPEN).split()[:3]
+    return words if len(words) == 3 and {w.rstrip(".") for w in words} <= set(_FILLER) else None
 
 
-def draw(
-    options: argparse.Namespace, drawn: str, conversation: Messages, begun: list[str] | None = None
-) -> Text:
-    """The whole answer to a conversation; `drawn`: the hash that decides what it is, `begun`: its opening."""
+def answer(options: argparse.Namespace, key: str, conversation: Messages, start: list[str] | None) -> Answer:
+    """Returns the answer to a conversation. `key` is the hash that decides it, `start` its opening."""
     question = next((str(m["content"]) for m in reversed(conversation) if m.get("role") == "user"), "")
-    right = _chance(options, question)
-    shares = {"right": right, "malformed": options.malformed, "truncated": options.truncated}
-    kind = pick(share(drawn, "kind"), shares) or "wrong"
-    thought, answer = _judge(question, kind) or _calculate(question, kind, drawn)
+    correct = _correct_share(options, question)
+    shares = {"correct": correct, "malformed": options.malformed, "truncated": options.truncated}
+    kind = choose(uniform(key, "kind"), shares) or "incorrect"
+    reasoning, response = _judge(question, kind) or _calculate(question, kind, key)
     if options.words is not None:
-        thought = _at_length(thought, options.words, begun or opening(drawn), Random(drawn))
-    limit = len(thought.split()) // 2 if kind == "truncated" else None
+        reasoning = _at_length(reasoning, options.words, start or opening(key), Random(key))
+    stops_after = len(reasoning.split()) // 2 if kind == "truncated" else None
     if options.plain:
-        return Text(thought if kind == "malformed" else f"{thought}\n{answer}", 0, 0, limit)
-    opened = (OPEN if options.thoughts == "inline" else "") + thought
-    if kind == "malformed":  # it forgets to end the thought
-        whole = f"{opened}\n{answer}"
-        return Text(whole, len(whole), len(whole), None)
-    return Text(opened + CLOSE + answer, len(opened), len(opened + CLOSE), limit)
+        return Answer(reasoning if kind == "malformed" else f"{reasoning}\n{response}", 0, 0, stops_after)
+    opened = (OPEN if options.reasoning == "inline" else "") + reasoning
+    if kind == "malformed":
+        text = f"{opened}\n{response}"
+        return Answer(text, len(text), len(text), None)
+    return Answer(opened + CLOSE + response, len(opened), len(opened + CLOSE), stops_after)
 
 
-def _calculate(question: str, kind: str, drawn: str) -> tuple[str, str]:
-    """A thought and the answer after it."""
+def _calculate(question: str, kind: str, key: str) -> tuple[str, str]:
     result = solve(question)
-    if result is None or kind == "wrong":
-        result = (result or 0) + 1 + int(share(drawn, "slip") * 9)
-    thought = f"I look for the numbers in the question. I work it out step by step and get {result}."
-    return thought, f"The answer is {result}."
+    if result is None or kind == "incorrect":
+        result = (result or 0) + 1 + int(uniform(key, "slip") * 9)
+    reasoning = f"I look for the numbers in the question. I work it out step by step and get {result}."
+    return reasoning, f"The answer is {result}."
 
 
 def _judge(question: str, kind: str) -> tuple[str, str] | None:
-    """The same for one that asks for a verdict; None for any other."""
-    asked = _JUDGED.search(question)
-    if asked is None:
+    """Returns reasoning and verdict if the question is a judge prompt, else None."""
+    prompt = _JUDGE_PROMPT.search(question)
+    if prompt is None:
         return None
-    reference, response = asked.groups()
+    reference, response = prompt.groups()
     same = re.search(rf"(?<!\w){re.escape(reference.strip())}(?!\w)", response) is not None
-    verdict = "correct" if same != (kind == "wrong") else "incorrect"
+    verdict = "correct" if same != (kind == "incorrect") else "incorrect"
     return "I compare the response with the reference.", f"It is {verdict}.\n\nVERDICT: {verdict}"
 
 
-def _chance(options: argparse.Namespace, question: str) -> float:
-    """The share of right answers to a question; with --spread from near 0 to near 1, on average --right."""
-    if not options.spread or not options.right:
-        return options.right
-    room = 1 - options.malformed - options.truncated
-    # Over u in [0, 1) the mean of u ** a is 1 / (1 + a).
-    return room * share(options.seed, "difficulty", question) ** max(room / options.right - 1, 0)
+def _correct_share(options: argparse.Namespace, question: str) -> float:
+    """The probability of a correct answer: --correct, or with --spread a value with that mean."""
+    if not options.spread or not options.correct:
+        return options.correct
+    limit = 1 - options.malformed - options.truncated
+    # The mean of u ** a over u in [0, 1) is 1 / (1 + a).
+    return limit * uniform(options.seed, "difficulty", question) ** max(limit / options.correct - 1, 0)
 
 
-def _at_length(thought: str, length: int, begun: list[str], random: Random) -> str:
-    """The thought in as many words as asked: with musings before it, or only its end."""
-    end = thought.split()[-length:]
-    words = [*begun, *random.choices(_MUSINGS, k=length)][: length - len(end)]
+def _at_length(reasoning: str, length: int, start: list[str], random: Random) -> str:
+    """Pads the reasoning with filler before it, or keeps its last words, to get `length` words."""
+    end = reasoning.split()[-length:]
+    words = [*start, *random.choices(_FILLER, k=length)][: length - len(end)]
     lines = [" ".join(words[i : i + 12]) + "." for i in range(0, len(words), 12)]
     return "\n".join([*lines, " ".join(end)])
 
 
 def solve(question: str) -> int | None:
-    """The result of "12 + 30" or of a word problem with two numbers; None when it sees none."""
+    """Returns the result of "12 + 30" or of a word problem with two numbers; None if it finds neither."""
     if figures := re.search(r"\d{1,15}(?:\s*[-+*x\u00d7]\s*\d{1,15})+", question):
-        # From left to right: sums and products come out right, a mixture may not.
+        # Evaluated left to right: sums and products are correct, mixtures may not be.
         first, *rest = re.findall(r"([-+*x\u00d7]?)\s*(\d+)", figures.group())
-        return reduce(lambda result, step: _SIGNS[step[0]](result, int(step[1])), rest, int(first[1]))
+        return reduce(lambda result, step: _OPERATORS[step[0]](result, int(step[1])), rest, int(first[1]))
     numbers = [int(n) for n in re.findall(r"\d{1,15}", question)]
     if len(numbers) < 2:
         return None
     sign = "*" if _PRODUCT.search(question) else "-" if _DIFFERENCE.search(question) else "+"
-    return _SIGNS[sign](numbers[0], numbers[1])
+    return _OPERATORS[sign](numbers[0], numbers[1])

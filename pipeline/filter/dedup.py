@@ -1,7 +1,7 @@
-"""Duplicates among all traces of a run: sketched shard by shard, compared in the order of the shards.
+"""Marks duplicates among all traces of a run: sketches shard by shard, then compares in shard order.
 
-Only traces that no other rule rejects are compared, so that none of those stands in a good one's place.
-Leaves out how texts are compared (filters/dataset/duplicates.py).
+Only traces that no other rule rejects are compared, so a rejected trace cannot displace a good one. How texts
+are compared is in `filters/dataset/duplicates.py`.
 """
 
 from __future__ import annotations
@@ -10,95 +10,93 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filters
 from filters.result import FilterResult, passed
+from filters.table import as_verdict, decide
 from pipeline.engine.shard import Shard
-from pipeline.filter.apply import VERSIONS, FilterContext, side_by_side, with_verdicts
+from pipeline.filter.apply import VERSIONS, FilterContext, map_shards, with_verdicts
 from pipeline.rows import Verdict
 
 if TYPE_CHECKING:
     from filters.dataset.minhash import Sketch
 
-SHORT = 50  # words of a trace that is compared with those of its own problem alone
-PROBLEM, TRACE = "duplicate_problem", "duplicate_trace"  # the names of the rules
-_TEXTS = ("id", "problem_id", "question", "reasoning", "response", "outcome")
-Found = dict[str, dict[str, FilterResult]]  # rule -> id of a problem or trace -> what it duplicates
+SHORT_WORDS = 50  # a trace of at most this many words is compared within its own problem only
+PROBLEM, TRACE = "duplicate_problem", "duplicate_trace"  # names of the rules
+_FIELDS = ("id", "problem_id", "question", "reasoning", "response", "outcome")
+DuplicateResults = dict[str, dict[str, FilterResult]]  # rule -> id of a problem or trace -> its failed result
 
 
-def find_duplicates(judges: FilterContext, shards: Sequence[Shard], rows: int, folder: Path) -> Found:
-    """The problems and traces that say the same as one before them.
+def find_duplicates(
+    context: FilterContext, shards: Sequence[Shard], rows: int, folder: Path
+) -> DuplicateResults:
+    """Finds the problems and traces that repeat an earlier one.
 
-    `folder` takes temporary files, about 4 bytes a word of what is compared.
+    Temporary files in `folder` take about 4 bytes per compared word.
     """
-    from filters.dataset.duplicates import Duplicates
+    from filters.dataset.duplicates import DuplicateIndex
 
-    kinds = _thresholds(judges)
-    ids: dict[str, list[str]] = {name: [] for name in kinds}
-    compared = {name: Duplicates(threshold=threshold, folder=folder) for name, threshold in kinds.items()}
-    for sketched in side_by_side(_sketch_shard, judges, [(shard,) for shard in shards], rows):
-        for name, (some, sketch) in sketched.items():
-            ids[name] += some
-            compared[name].add(some, sketch)
-    found: Found = {}
+    thresholds = _thresholds(context)
+    ids: dict[str, list[str]] = {name: [] for name in thresholds}
+    compared = {name: DuplicateIndex(threshold=t, folder=folder) for name, t in thresholds.items()}
+    for sketches in map_shards(_sketch_shard, context, [(shard,) for shard in shards], rows):
+        for name, (some_ids, sketch) in sketches.items():
+            ids[name] += some_ids
+            compared[name].add(some_ids, sketch)
+    duplicates: DuplicateResults = {}
     for name, texts in compared.items():
         with texts:
-            findings = zip(ids[name], texts.findings(), strict=True)
-            found[name] = {key: finding for key, finding in findings if finding.outcome == "failed"}
-    return found
+            results = zip(ids[name], texts.results(), strict=True)
+            duplicates[name] = {key: result for key, result in results if result.outcome == "failed"}
+    return duplicates
 
 
-def without_duplicates(judged: Shard, written: Shard, found: Found) -> int:
-    """Write a shard of judged traces with the verdicts on duplicates added; gives how many."""
-    verdicts = [list(_with(record, found)) for record in _records(judged, ("id", "problem_id", "verdicts"))]
-    written.write_groups(with_verdicts(judged, verdicts))
+def add_duplicate_verdicts(filtered: Shard, written: Shard, duplicates: DuplicateResults) -> int:
+    """Writes a shard of filtered traces with verdicts on duplicates added; returns the number of traces."""
+    records = filtered.records(("id", "problem_id", "verdicts"))
+    verdicts = [list(_all_verdicts(record, duplicates)) for record in records]
+    written.write_groups(with_verdicts(filtered, verdicts))
     return len(verdicts)
 
 
-def _with(record: dict[str, Any], found: Found) -> Iterator[Verdict]:
+def _all_verdicts(record: dict[str, Any], duplicates: DuplicateResults) -> Iterator[Verdict]:
     verdicts = [Verdict.model_construct(**verdict) for verdict in record["verdicts"]]
     yield from verdicts
-    if filters.decide(verdicts)[0] != "rejected":  # the others were compared with nothing
+    if decide(verdicts)[0] != "rejected":  # rejected traces were not compared
         for name, key in ((PROBLEM, record["problem_id"]), (TRACE, record["id"])):
-            if name in found:
-                yield filters.as_verdict(name, VERSIONS[name], found[name].get(key, passed()))
+            if name in duplicates:
+                yield as_verdict(name, VERSIONS[name], duplicates[name].get(key, passed()))
 
 
-def _thresholds(judges: FilterContext) -> dict[str, float]:
-    wanted = judges.settings.duplicates
-    assert wanted is not None
-    both = {PROBLEM: wanted.problems, TRACE: wanted.traces}
+def _thresholds(context: FilterContext) -> dict[str, float]:
+    settings = context.settings.duplicates
+    assert settings is not None
+    both = {PROBLEM: settings.problems, TRACE: settings.traces}
     return {name: threshold for name, threshold in both.items() if threshold is not None}
 
 
-def _sketch_shard(judges: FilterContext, judged: Shard) -> dict[str, tuple[list[str], Sketch]]:
-    """For each rule the ids and the texts' sketches: of problems with a trace left, and of these traces."""
+def _sketch_shard(context: FilterContext, filtered: Shard) -> dict[str, tuple[list[str], Sketch]]:
+    """For each rule, the ids and sketches of the problems or traces that are not rejected."""
     from filters.dataset.minhash import sketch
 
-    left = [record for record in _records(judged, _TEXTS) if record["outcome"] != "rejected"]
+    records = [record for record in filtered.records(_FIELDS) if record["outcome"] != "rejected"]
     texts = {
-        PROBLEM: {record["problem_id"]: record["question"] for record in left},
-        TRACE: {record["id"]: _said(record) for record in left},
+        PROBLEM: {record["problem_id"]: record["question"] for record in records},
+        TRACE: {record["id"]: _text_of(record) for record in records},
     }
-    assert judges.settings.duplicates is not None
-    ngram = judges.settings.duplicates.ngram
+    assert context.settings.duplicates is not None
+    ngram = context.settings.duplicates.ngram
     return {
         name: (list(texts[name]), sketch(list(texts[name].values()), threshold=threshold, ngram=ngram))
-        for name, threshold in _thresholds(judges).items()
+        for name, threshold in _thresholds(context).items()
     }
 
 
-def _said(record: dict[str, Any]) -> str:
-    """What a trace says, without its question, which all samples of a problem share.
+def _text_of(record: dict[str, Any]) -> str:
+    """A trace's reasoning and response, without the question that all samples of a problem share.
 
-    A few words answer another question as well: those of a short trace are marked as its problem's own.
+    A few words may answer different questions, so the words of a short trace carry their problem's id.
     """
     text = f"{record['reasoning'] or ''}\n{record['response']}"
-    words = text.split(maxsplit=SHORT)
-    if len(words) > SHORT:
+    words = text.split(maxsplit=SHORT_WORDS)
+    if len(words) > SHORT_WORDS:
         return text
     return " ".join(f"{record['problem_id']}{word}" for word in words)
-
-
-def _records(shard: Shard, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for batch in shard.batches(leave_out=set(shard.row.model_fields) - set(names)):
-        yield from batch.to_pylist()

@@ -1,8 +1,7 @@
-"""What a judge model's answer says, and what follows from it for a trace. Pure functions.
+"""Reads the verdict in an LLM judge's response and turns it into a filter result. Pure functions.
 
-A response in free text has no form that a program could compare with the reference, so a model is asked. Its
-words are untrusted as any model's: only a last line in the one form that was asked for is a verdict, all else
-is "cannot tell". Leaves out who asks it (stages/judge.py).
+A free-text answer has no form that a program could compare with the reference, so a model compares them. Its
+response is untrusted: only a last line in the requested form is a verdict, everything else is undecided.
 """
 
 from __future__ import annotations
@@ -16,43 +15,42 @@ from filters.result import EVIDENCE_LIMIT, FilterResult
 from pipeline.engine.shard import Shard
 from pipeline.rows import AnswerType, FilterOutcome, JudgeVerdict
 
-FAILED = "judge_failed"  # the reason of an opinion that could not be had
+JUDGE_FAILED = "judge_failed"  # the reason of a verdict whose request failed
 _OUTCOMES: dict[str, tuple[FilterOutcome, str]] = {
     "correct": ("passed", ""),
     "incorrect": ("failed", "wrong"),
     "unclear": ("undecided", "unclear"),
 }
-# Models set the line in bold, add a full stop, write it in small letters; they may not add a word.
+# Models may use bold, a full stop or lower case on that line, but may not add a word.
 _VERDICT = re.compile(r"[\W_]*verdict[\W_]+(correct|incorrect|unclear)[\W_]*", re.IGNORECASE)
 
 
-def read_verdict(answer: str, finish_reason: str) -> tuple[FilterOutcome, str]:
-    """The outcome and its reason; "unclear" where the answer does not end in a verdict.
+def read_verdict(response: str, finish_reason: str) -> tuple[FilterOutcome, str]:
+    """The outcome and its reason; "unclear" unless a complete response ends in a verdict line.
 
-    Earlier lines may quote the response, verdicts that it states included, and so may an answer that did not
-    end by itself: cut, filtered, failed.
+    Earlier lines do not count because they may quote the judged response, including verdicts stated in it. So
+    may the last line of a response that is truncated or was filtered by the server.
     """
-    lines = answer.rstrip().splitlines()
+    lines = response.rstrip().splitlines()
     match = _VERDICT.fullmatch(lines[-1]) if lines and finish_reason == "stop" else None
     return _OUTCOMES[match[1].lower() if match else "unclear"]
 
 
-def is_judged(answer_type: AnswerType, reference: str | None, response: str) -> bool:
-    """Whether a judge is asked: for a free answer where there is something to compare."""
+def needs_judge(answer_type: AnswerType, reference: str | None, response: str) -> bool:
+    """Whether the judge compares this response: free text with a reference, neither empty nor too long."""
     return answer_type == "free" and bool(reference) and 0 < len(response.strip()) <= TEXT_LIMIT
 
 
-def opinion_id(question: str, reference: str | None, response: str) -> str:
-    """What an opinion is about, as a hash: traces with the same texts share one."""
+def verdict_key(question: str, reference: str | None, response: str) -> str:
+    """Hash of the judged texts; traces with equal texts share a verdict."""
     return hashlib.sha256(json.dumps([question, reference, response]).encode()).hexdigest()[:32]
 
 
-def findings(judge_verdicts: Shard) -> dict[str, FilterResult]:
-    """What a sealed shard of judge_verdicts says of the rule `correct`, by the opinion's id."""
-    return {opinion.id: _finding(opinion) for opinion in judge_verdicts.rows()}
+def results_by_key(verdicts: Shard) -> dict[str, FilterResult]:
+    """The results of the rule `correct`, by verdict key, from a sealed shard of judge verdicts."""
+    return {verdict.id: _result(verdict) for verdict in verdicts.rows()}
 
 
-def _finding(opinion: JudgeVerdict) -> FilterResult:
-    """The end of the answer is the evidence: the verdict stands there."""
-    said = opinion.error or opinion.answer
-    return FilterResult(opinion.outcome, opinion.reason, said[-EVIDENCE_LIMIT:], "judge")
+def _result(verdict: JudgeVerdict) -> FilterResult:
+    evidence = (verdict.error or verdict.answer)[-EVIDENCE_LIMIT:]  # the verdict is at the end
+    return FilterResult(verdict.outcome, verdict.reason, evidence, "judge")

@@ -1,7 +1,7 @@
-"""judge: a model says of free-text answers whether they are right; a part of filter, in a folder of its own.
+"""judge: asks a model whether free-text answers are correct. A stage nested in filter, in its own folder.
 
-It is asked as the teacher is: what it said is on disk before it counts, a failed request is tried again by
-the same command. Of equal texts in a shard it is asked once. Leaves out what an answer says (judge_verdicts.py).
+The judge is requested like the teacher: a verdict is on disk before it counts, and the same command retries
+failed requests. Equal texts in a shard are judged once. `judge_verdict.py` reads the verdicts.
 """
 
 from __future__ import annotations
@@ -15,59 +15,57 @@ import prompts
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Judge
-from pipeline.engine.scheduler import Plan, WorkItem, work
+from pipeline.engine.scheduler import Plan, WorkItem, run_items
 from pipeline.engine.shard import Shard
-from pipeline.engine.stage import DONE, Job, Stage, execute
-from pipeline.engine.store import Output
-from pipeline.errors import Stopped
-from pipeline.filter.judge_verdict import FAILED, is_judged, opinion_id, read_verdict
-from pipeline.generate import sampler
-from pipeline.generate import stage as generate
+from pipeline.engine.stage import Job, Stage
+from pipeline.filter.judge_verdict import JUDGE_FAILED, needs_judge, read_verdict, verdict_key
 from pipeline.generate.sample_plan import sampling_seed
-from pipeline.generate.usage import Ledger, UsageMeter
+from pipeline.generate.sampler import EMPTY_COMPLETION
+from pipeline.generate.stage import GENERATE
+from pipeline.generate.usage import UsageLog, UsageMeter
+from pipeline.inference import endpoint, fingerprint
 from pipeline.inference.client import Client
+from pipeline.inference.response import Completion
 from pipeline.inference.vllm_server import Server
-from pipeline.rows import FilterOutcome, JudgeVerdict, Outcome, Sampling, Trace
+from pipeline.rows import FilterOutcome, JudgeVerdict, Outcome, Sampling
 
-_READ = ("id", "question", "reference", "response", "answer_type")  # of a trace
+_FIELDS = ("id", "question", "reference", "response", "answer_type")  # of a trace
 _AS_OUTCOME: dict[FilterOutcome, Outcome] = {"passed": "kept", "failed": "rejected", "undecided": "undecided"}
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
-    """All that changes the judge_verdicts: the model, how its weights are read, the prompt, the sampling."""
+    """Everything that changes the verdicts: model, prompt, sampling."""
     judge = _judge(recipe)
     prompt = prompts.load(judge.prompt, judging=True)
     return {
         **identity(judge),
-        "weights": sampler.output_affecting_args(judge),
-        **sampler.not_sent(judge),
+        "weights": fingerprint.output_affecting_args(judge),
+        **fingerprint.omitted_fields(judge),
         "prompt": {"name": prompt.name, "text": prompt.text},
         "seed": recipe.seed,
     }
 
 
 def check(recipe: Recipe) -> None:
-    """What can be known of the judge before any work. Raises UserError."""
+    """Raises UserError for mistakes that can be found before any work."""
     judge = _judge(recipe)
     prompts.load(judge.prompt, judging=True)
-    generate.check(judge)
+    endpoint.check(judge)
 
 
-def judge_verdicts(job: Job, name: str, reads: str) -> list[Shard]:
-    """The shards of the judge_verdicts on another stage's traces, in order; what is owed of them is asked first.
+def run_judge(job: Job, name: str, reads: str) -> list[Shard]:
+    """Completes the judge stage for another stage's traces and returns its shards, in the same order.
 
-    Raises Stopped when some could not be had, UserError when the judge cannot be reached.
+    Raises Stopped when requests failed, UserError when the judge cannot be reached.
     """
-    if execute(stage(name, reads), {reads: generate.GENERATE}, job.recipe, job.run_dir) != DONE:
-        raise Stopped(f"{name} is unfinished; the same command goes on")
-    return Output(job.run_dir / name, JudgeVerdict).shards()
+    return job.run_substage(judge_stage(name, reads), {reads: GENERATE}).shards()
 
 
-def stage(name: str, reads: str) -> Stage:
-    """The stage that asks the judge of another one's traces."""
+def judge_stage(name: str, reads: str) -> Stage:
+    """The stage that judges the traces of the stage `reads`."""
     return Stage(
         name=name,
-        version=1,
+        version=2,
         row=JudgeVerdict,
         shards_from=reads,
         reads=(reads,),
@@ -78,110 +76,108 @@ def stage(name: str, reads: str) -> Stage:
 
 
 def _judge(recipe: Recipe) -> Judge:
-    assert recipe.judge is not None, "the recipe was checked"
+    assert recipe.judge is not None, "checked by the recipe"
     return recipe.judge
 
 
 def _run(job: Job) -> dict[str, Any]:
     judge = _judge(job.recipe)
-    owed = 0
-    for traces, written in job.pairs():
-        if not written.sealed:
-            asked = sum(1 for _ in _asked(traces))
-            owed += asked
-            if not asked:  # no server has to be started for these
-                written.write([])
-    if owed:
-        total = owed + sum(written.count().rows for _, written in job.pairs() if written.sealed)
-        with generate.reach(judge, judge.model, "judge", None, job, table=judge) as reached:
-            asyncio.run(_ask_all(job, judge, reached, total))
+    total = requested = 0
+    for traces, verdicts in job.shard_pairs():
+        if verdicts.sealed:
+            total += verdicts.count().rows
+        elif texts := sum(1 for _ in _texts_to_judge(traces)):
+            requested += texts
+        else:
+            verdicts.write([])  # needs no server
+    if requested:
+        with endpoint.reach(judge, judge.model, "judge", job, judge) as server:
+            asyncio.run(_judge_all(job, judge, server, total + requested))
     return {}
 
 
-async def _ask_all(job: Job, judge: Judge, reached: Server, total: int) -> None:
-    async with generate.client_of(judge, reached, judge.concurrency) as client:
+async def _judge_all(job: Job, judge: Judge, server: Server, total: int) -> None:
+    async with endpoint.client_for(judge, server, judge.concurrency) as client:
         await client.check(job.say)
-        ledger = Ledger(job.output.folder, [UsageMeter(judge.model, judge, client.tally)])
-        asker = _Asker(judge, client, ledger, job.recipe.seed)
+        usage = UsageLog(job.output.folder, [UsageMeter(judge.model, judge, client.stats)])
+        worker = _Worker(judge, client, usage, job.recipe.seed)
         with job.progress(total) as progress:
-            async with generate.reporting(progress, ledger, lambda: total):
-                await work(
-                    ((written, partial(_plan, traces, written)) for traces, written in job.pairs()),
-                    asker.do,
-                    asker.give_up,
+            async with usage.reporting(progress, lambda: total):
+                await run_items(
+                    ((verdicts, partial(_plan, traces, verdicts)) for traces, verdicts in job.shard_pairs()),
+                    worker.process,
+                    worker.fallback_row,
                     slots={"": judge.concurrency},
-                    accept=lambda: int(judge.max_failed_fraction * total),
+                    max_failed=lambda: int(judge.max_failed_fraction * total),
                     progress=progress,
-                    watch=reached.died,
+                    health_check=server.died,
                 )
 
 
-def _plan(traces: Shard, written: Shard) -> Plan:
-    held = written.held()
-    asked = dict(_asked(traces))
-    units = [
-        WorkItem(key, record, length=len(record["response"]), tried=key in held.failed)
-        for key, record in asked.items()
-        if key not in held.rows
+def _plan(traces: Shard, verdicts: Shard) -> Plan:
+    journal = verdicts.read_journal()
+    records = dict(_texts_to_judge(traces))
+    items = [
+        WorkItem(key, record, length=len(record["response"]), failed_before=key in journal.failed)
+        for key, record in records.items()
+        if key not in journal.rows
     ]
-    return Plan(written, list(asked), set(held.rows), units)
+    return Plan(verdicts, list(records), set(journal.rows), items)
 
 
-def _asked(traces: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each different text that is to be judged, by its key: the record of the first trace that says it."""
+def _texts_to_judge(traces: Shard) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields each distinct text by its key, with the record of the first trace that has it."""
     seen: set[str] = set()
-    for batch in traces.batches(leave_out=set(Trace.model_fields) - set(_READ)):
-        for record in batch.to_pylist():
-            question, reference, response = (record[name] for name in prompts.JUDGED)
-            if is_judged(record["answer_type"], reference, response):
-                key = opinion_id(question, reference, response)
-                if key not in seen:
-                    seen.add(key)
-                    yield key, record
+    for record in traces.records(_FIELDS):
+        question, reference, response = (record[name] for name in prompts.JUDGE_FIELDS)
+        if needs_judge(record["answer_type"], reference, response):
+            key = verdict_key(question, reference, response)
+            if key not in seen:
+                seen.add(key)
+                yield key, record
 
 
-class _Asker:
-    """Does one unit: asks for an opinion."""
+class _Worker:
+    """Processes work items: requests a verdict."""
 
-    def __init__(self, judge: Judge, client: Client, ledger: Ledger, seed: int) -> None:
-        self._judge, self._client, self._ledger, self._seed = judge, client, ledger, seed
+    def __init__(self, judge: Judge, client: Client, usage: UsageLog, seed: int) -> None:
+        self._judge, self._client, self._usage, self._seed = judge, client, usage, seed
         self._prompt = prompts.load(judge.prompt, judging=True)
         self._sampling = Sampling(
             temperature=judge.temperature, top_p=judge.top_p, max_tokens=judge.max_tokens
         )
 
-    async def do(self, unit: WorkItem) -> JudgeVerdict:
-        messages = self._prompt.fill({name: unit.args[name] for name in prompts.JUDGED})
-        seed = sampling_seed(unit.key, 0, self._seed)
-        said = await self._client.complete(messages, self._sampling, seed)
-        self._ledger.meters[0].add(said)
-        outcome, reason = read_verdict(said.response, said.finish_reason)
-        self._ledger.outcomes[_AS_OUTCOME[outcome]] += 1
-        return self.give_up(unit, None).model_copy(
-            update={
-                "outcome": outcome,
-                "reason": reason,
-                "reasoning": said.reasoning,
-                "answer": said.response,
-                "finish_reason": said.finish_reason,
-                "prompt_tokens": said.prompt_tokens,
-                "completion_tokens": said.completion_tokens,
-            }
-        )
+    async def process(self, item: WorkItem) -> JudgeVerdict:
+        messages = self._prompt.fill({name: item.payload[name] for name in prompts.JUDGE_FIELDS})
+        seed = sampling_seed(item.key, 0, self._seed)
+        completion = await self._client.complete(messages, self._sampling, seed)
+        self._usage.meters[0].add(completion)
+        outcome, reason = read_verdict(completion.response, completion.finish_reason)
+        self._usage.outcomes[_AS_OUTCOME[outcome]] += 1
+        return self._row(item, completion, outcome, reason)
 
-    def give_up(self, unit: WorkItem, error: str | None) -> JudgeVerdict:
-        """The row of a unit that has no answer."""
+    def fallback_row(self, item: WorkItem, error: str) -> JudgeVerdict:
+        return self._row(item, EMPTY_COMPLETION, "undecided", JUDGE_FAILED, error)
+
+    def _row(
+        self,
+        item: WorkItem,
+        completion: Completion,
+        outcome: FilterOutcome,
+        reason: str,
+        error: str | None = None,
+    ) -> JudgeVerdict:
         return JudgeVerdict(
-            id=unit.key,
-            trace_id=unit.args["id"],
+            id=item.key,
+            trace_id=item.payload["id"],
             model=self._judge.model,
             prompt_hash=self._prompt.hash,
-            outcome="undecided",
-            reason=FAILED,
-            reasoning=None,
-            answer="",
-            finish_reason="failed",
-            prompt_tokens=None,
-            completion_tokens=None,
+            outcome=outcome,
+            reason=reason,
+            reasoning=completion.reasoning,
+            answer=completion.response,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
             error=error,
         )

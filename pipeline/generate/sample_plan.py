@@ -1,8 +1,7 @@
-"""Which samples of a problem are wanted, and what is owed because of the ones that are there. Asks nobody.
+"""Decides which samples a problem still needs, from the saved rows alone.
 
-A sample is drawn; continued where its thought was cut; judged where that decides whether more are wanted.
-What is owed next depends on the rows that are there and nothing else, so a resumed run decides as one that
-was never stopped.
+A sample is requested, continued while its reasoning is truncated, and filtered if that decides whether the
+problem needs more samples. Since only saved rows matter, a resumed run decides as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.engine.scheduler import Plan, WorkItem
-from pipeline.engine.shard import Held, Shard
+from pipeline.engine.shard import JournalContents, Shard
 from pipeline.inference.response import Completion, can_continue
 from pipeline.rows import Outcome, Problem, Trace
 
-FAILED = "failed"  # the finish_reason of a sample that was given up
-JUDGE = "judge"  # the lane of the units that judge a trace
+FAILED = "failed"  # the finish_reason of a sample without a response
+FILTERING = "filtering"  # the queue of items that filter a trace; each teacher has a queue of its own
 _FIELDS = ("finish_reason", "continuations", "outcome", "error")
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How many samples a problem gets."""
+class SampleBudget:
+    """How many samples a problem gets from each teacher."""
 
-    most: int  # samples of each teacher, at most
-    until: int | None  # enough once so many are kept; None: always `most`
-    max_continuations: int  # how often a cut thought is continued
+    max_samples: int
+    target_kept: int | None  # stop once this many are kept; None: always `max_samples`
+    max_continuations: int  # of one truncated sample
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One sample of a problem: to be drawn, or, where its row is there, to be continued or judged."""
+    """One sample of a problem: to be requested or, if it has a row, to be continued or filtered."""
 
     problem: Problem
     teacher: int  # position in the recipe
@@ -46,114 +45,124 @@ def trace_id(problem_id: str, teacher: int, sample: int) -> str:
 
 
 def sampling_seed(problem_id: str, sample: int, run_seed: int, continuations: int = 0) -> int:
-    """A seed of 31 bits from the unit alone, so that order and concurrency change nothing."""
+    """A 31-bit seed that depends on the sample alone, so that order and concurrency change nothing."""
     text = f"{run_seed} {problem_id} {sample} {continuations}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def wanted(outcomes: Mapping[int, Outcome], rules: Rules) -> int:
-    """How many samples a problem needs, given those judged so far; it only grows as more are judged.
+def samples_needed(outcomes: Mapping[int, Outcome], budget: SampleBudget) -> int:
+    """The number of samples a problem needs, given the outcomes so far; it never shrinks.
 
-    The fewest that hold `until` kept ones if every sample not judged yet is kept. So samples run side by side
-    as far as no outcome could make one of them superfluous, and the end is the same in any order.
+    This is the smallest number that contains `target_kept` kept samples if every unfiltered one is kept. So
+    samples run in parallel only as far as no outcome could make one superfluous, and any order of responses
+    leads to the same end.
     """
-    if rules.until is None:
-        return rules.most
+    if budget.target_kept is None:
+        return budget.max_samples
     kept = 0
-    for sample in range(rules.most):
+    for sample in range(budget.max_samples):
         kept += outcomes.get(sample, "kept") == "kept"
-        if kept == rules.until:
+        if kept == budget.target_kept:
             return sample + 1
-    return rules.most
+    return budget.max_samples
 
 
 class ProblemSamples:
-    """The samples of one problem by one teacher."""
+    """The samples of one problem by one teacher.
 
-    def __init__(self, problem: Problem, teacher: int, rules: Rules, finished: Callable[[int], None]) -> None:
-        self.problem, self.teacher, self.rules, self.finished = problem, teacher, rules, finished
-        self.outcomes: dict[int, Outcome] = {}
-        self._asked = 0  # samples below this are there or owed
-        self._longest = len(problem.question) / 1e6  # tokens; a long question is all that is known at first
+    `on_finished` is called with the number of samples once no more are needed.
+    """
+
+    def __init__(
+        self, problem: Problem, teacher: int, budget: SampleBudget, on_finished: Callable[[int], None]
+    ) -> None:
+        self.problem, self.teacher, self.budget, self.on_finished = problem, teacher, budget, on_finished
+        self.outcomes: dict[int, Outcome] = {}  # of samples that need nothing more
+        self._requested = 0  # samples below this number are saved or open
+        self._length = len(problem.question) / 1e6  # tokens of the longest sample; at first only an order
 
     def ids(self) -> list[str]:
-        """Of every sample that may come."""
-        return [trace_id(self.problem.id, self.teacher, sample) for sample in range(self.rules.most)]
+        """The ids of all samples that the budget allows."""
+        return [trace_id(self.problem.id, self.teacher, i) for i in range(self.budget.max_samples)]
 
-    def begin(self, held: Held) -> Iterator[WorkItem]:
-        """What is owed at first, beside what `take` says of the rows in `pending`."""
+    def first_items(self, journal: JournalContents) -> Iterator[WorkItem]:
+        """The items of samples without a row. Items of `unfinished` rows come from `next_items`."""
         for sample, key in enumerate(self.ids()):
-            row = held.rows.get(key)
-            if row and not self._is_pending(row):
-                self._count(sample, row["finish_reason"], row["outcome"])
-        yield from (unit for unit in self._more() if unit.key not in held.rows)
+            row = journal.rows.get(key)
+            if row and not self._is_unfinished(row):
+                self._record(sample, row["finish_reason"], row["outcome"])
+        yield from (item for item in self._more() if item.key not in journal.rows)
 
-    def pending(self, held: Held) -> list[str]:
-        """Keys of rows that are there and need something done to them."""
-        return [key for key in self.ids() if key in held.rows and self._is_pending(held.rows[key])]
+    def unfinished(self, journal: JournalContents) -> list[str]:
+        """Keys of rows that are still to be continued or filtered."""
+        return [key for key in self.ids() if key in journal.rows and self._is_unfinished(journal.rows[key])]
 
-    def take(self, row: Trace) -> list[WorkItem]:
-        """What is owed because of a row."""
-        self._longest = max(self._longest, row.completion_tokens or 0)
-        if self._is_cut(row.finish_reason, row.continuations, row.error) and can_continue(completion_of(row)):
-            return [self._unit(row.sample, str(self.teacher), row)]
-        if self._is_unjudged(row.finish_reason, row.outcome):
-            return [self._unit(row.sample, JUDGE, row)]
-        self._count(row.sample, row.finish_reason, row.outcome)
+    def next_items(self, row: Trace) -> list[WorkItem]:
+        """The items that follow from a row."""
+        self._length = max(self._length, row.completion_tokens or 0)
+        truncated = self._is_truncated(row.finish_reason, row.continuations, row.error)
+        if truncated and can_continue(completion_of(row)):
+            return [self._item(row.sample, str(self.teacher), row)]
+        if self._needs_filtering(row.finish_reason, row.outcome):
+            return [self._item(row.sample, FILTERING, row)]
+        self._record(row.sample, row.finish_reason, row.outcome)
         return self._more()
 
-    def _count(self, sample: int, finish_reason: str, outcome: Outcome) -> None:
-        """A sample needs nothing more. In the place of one given up none is drawn, to fail like it."""
+    def _record(self, sample: int, finish_reason: str, outcome: Outcome) -> None:
+        # A failed sample counts as kept: another one in its place would likely fail too
         self.outcomes[sample] = "kept" if finish_reason == FAILED else outcome
 
-    def _is_pending(self, row: dict[str, Any]) -> bool:
-        cut = self._is_cut(row["finish_reason"], row["continuations"], row["error"])
-        return cut or self._is_unjudged(row["finish_reason"], row["outcome"])
+    def _is_unfinished(self, row: dict[str, Any]) -> bool:
+        truncated = self._is_truncated(row["finish_reason"], row["continuations"], row["error"])
+        return truncated or self._needs_filtering(row["finish_reason"], row["outcome"])
 
-    def _is_unjudged(self, finish_reason: str, outcome: Outcome) -> bool:
-        return self.rules.until is not None and outcome == "unfiltered" and finish_reason != FAILED
+    def _needs_filtering(self, finish_reason: str, outcome: Outcome) -> bool:
+        return self.budget.target_kept is not None and outcome == "unfiltered" and finish_reason != FAILED
 
-    def _is_cut(self, finish_reason: str, continuations: int, error: str | None) -> bool:
-        return finish_reason == "length" and error is None and continuations < self.rules.max_continuations
+    def _is_truncated(self, finish_reason: str, continuations: int, error: str | None) -> bool:
+        may_continue = error is None and continuations < self.budget.max_continuations
+        return finish_reason == "length" and may_continue
 
     def _more(self) -> list[WorkItem]:
-        first, self._asked = self._asked, wanted(self.outcomes, self.rules)
-        if len(self.outcomes) == self._asked:
-            self.finished(self._asked)
-        return [self._unit(sample, str(self.teacher)) for sample in range(first, self._asked)]
+        first, self._requested = self._requested, samples_needed(self.outcomes, self.budget)
+        if len(self.outcomes) == self._requested:
+            self.on_finished(self._requested)
+        return [self._item(sample, str(self.teacher)) for sample in range(first, self._requested)]
 
-    def _unit(self, sample: int, lane: str, row: Trace | None = None) -> WorkItem:
-        ask = SampleRequest(self.problem, self.teacher, sample, row)
-        return WorkItem(trace_id(self.problem.id, self.teacher, sample), ask, lane, self._longest)
+    def _item(self, sample: int, queue: str, row: Trace | None = None) -> WorkItem:
+        request = SampleRequest(self.problem, self.teacher, sample, row)
+        return WorkItem(trace_id(self.problem.id, self.teacher, sample), request, queue, self._length)
 
 
-def plan(
+def make_plan(
     problems: Sequence[tuple[Problem, Sequence[int]]],
     traces: Shard,
-    rules: Rules,
-    finished: Callable[[int], None],
+    budget: SampleBudget,
+    on_finished: Callable[[int], None],
 ) -> Plan:
-    """What a shard owes: problems, each with the teachers that are asked, and the journal of their traces.
+    """The plan of a shard: problems, each with its teachers, and the journal of their traces.
 
-    `finished` is told, once for each problem and teacher, how many samples it took.
+    `on_finished` is called once per problem and teacher, with the number of samples.
     """
-    held = traces.held(_FIELDS)
-    series = {(p.id, t): ProblemSamples(p, t, rules, finished) for p, teachers in problems for t in teachers}
-    units = [unit for each in series.values() for unit in each.begin(held)]
-    pending = {key for each in series.values() for key in each.pending(held)}
+    journal = traces.read_journal(_FIELDS)
+    samples = {
+        (p.id, t): ProblemSamples(p, t, budget, on_finished) for p, teachers in problems for t in teachers
+    }
+    items = [item for each in samples.values() for item in each.first_items(journal)]
+    unfinished = {key for each in samples.values() for key in each.unfinished(journal)}
 
-    def follow(row: Trace) -> list[WorkItem]:
-        return series[row.problem_id, int(row.id.split("-")[-2])].take(row)
+    def next_items(row: Trace) -> list[WorkItem]:
+        return samples[row.problem_id, int(row.id.split("-")[-2])].next_items(row)
 
-    if pending:
-        units += [unit for row in traces.find(pending) for unit in follow(row)]
-    units = [replace(unit, tried=unit.key in held.failed) for unit in units]
-    order = [key for each in series.values() for key in each.ids()]
-    return Plan(traces, order, set(held.rows), units, follow)
+    if unfinished:
+        items += [item for row in traces.journal_rows(unfinished) for item in next_items(row)]
+    items = [replace(item, failed_before=item.key in journal.failed) for item in items]
+    order = [key for each in samples.values() for key in each.ids()]
+    return Plan(traces, order, set(journal.rows), items, next_items)
 
 
 def completion_of(row: Trace) -> Completion:
-    """What a row holds of its answer so far."""
+    """The response so far, as the client returned it."""
     return Completion(
         row.reasoning,
         row.response,

@@ -1,15 +1,17 @@
-"""What drawing costs: tokens, requests, retries, seconds, money; live in a small file for other shells.
+"""Counts what requests use: tokens, requests, retries, seconds, money. Saved in usage.json for other shells.
 
-Rows hold the tokens of what was kept on disk; the ledger holds what no row can say: tries, time, the state of
-a run that is working right now. A process that is killed takes at most SAVE_EVERY seconds of it along.
+Rows hold the tokens of saved responses only. The usage log adds what no row can hold: all requests of all
+attempts, their duration, and the state of a running command. A kill loses at most its last SAVE_INTERVAL.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,60 +25,61 @@ from pipeline.rows import Outcome, Row
 
 if TYPE_CHECKING:
     from pipeline.config.endpoints import Endpoint
-    from pipeline.inference.concurrency import Tally
+    from pipeline.engine.progress import Progress
+    from pipeline.inference.concurrency import ClientStats
     from pipeline.inference.response import Completion
 
-SAVE_EVERY = 2.0  # seconds
+SAVE_INTERVAL = 2.0  # seconds
 
 
-class Account(Row):
-    """What one try of a stage used of one teacher."""
+class EndpointUsage(Row):
+    """What one attempt used of one model."""
 
     teacher: str
     requests: int
-    retries: dict[str, int]  # why -> how many
+    retries: dict[str, int]  # by reason
     prompt_tokens: int
     completion_tokens: int
-    spend: float | None  # None where no price is given, or nothing was counted
-    uncounted: int = 0  # answers whose server sent no counts: tokens and spend are then the least
+    spend: float | None  # None without a price, or if nothing was counted
+    uncounted: int = 0  # responses without token counts: tokens and spend are then lower bounds
 
 
-class Try(Row):
+class Attempt(Row):
     """One command's work on a stage."""
 
     began: str
     seconds: float
-    line: str  # the last line of progress
-    accounts: tuple[Account, ...]
+    line: str  # the last progress line
+    endpoints: tuple[EndpointUsage, ...]
 
 
-_Tries = TypeAdapter(tuple[Try, ...])
+_Attempts = TypeAdapter(tuple[Attempt, ...])
 
 
 @dataclass
 class UsageMeter:
-    """Counts the tokens that one teacher was paid for."""
+    """Counts the tokens that one model is paid for."""
 
     teacher: str
     endpoint: Endpoint
-    tally: Tally
+    stats: ClientStats
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    uncounted: int = 0  # answers
+    uncounted: int = 0  # responses
 
-    def add(self, got: Completion, before: Completion | None = None) -> None:
-        """The tokens of an answer; of one that goes on from `before`, those beyond it."""
-        prompt, completion = (before.prompt_tokens, before.completion_tokens) if before else (0, 0)
-        self.prompt_tokens += max(0, (got.prompt_tokens or 0) - (prompt or 0))
-        self.completion_tokens += max(0, (got.completion_tokens or 0) - (completion or 0))
-        self.uncounted += None in (got.prompt_tokens, got.completion_tokens)
+    def add(self, completion: Completion, so_far: Completion | None = None) -> None:
+        """Adds a response's tokens; for a continuation, those beyond `so_far`."""
+        prompt, response = (so_far.prompt_tokens, so_far.completion_tokens) if so_far else (0, 0)
+        self.prompt_tokens += max(0, (completion.prompt_tokens or 0) - (prompt or 0))
+        self.completion_tokens += max(0, (completion.completion_tokens or 0) - (response or 0))
+        self.uncounted += None in (completion.prompt_tokens, completion.completion_tokens)
 
-    def account(self) -> Account:
+    def usage(self) -> EndpointUsage:
         known = bool(self.completion_tokens or not self.uncounted)
-        return Account(
+        return EndpointUsage(
             teacher=self.teacher,
-            requests=self.tally.requests,
-            retries=dict(self.tally.retries),
+            requests=self.stats.requests,
+            retries=dict(self.stats.retries),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             spend=price(self.endpoint, self.prompt_tokens, self.completion_tokens) if known else None,
@@ -85,53 +88,73 @@ class UsageMeter:
 
 
 @dataclass
-class Ledger:
-    """The ledger of a stage's folder: earlier tries as they were left, and this one."""
+class UsageLog:
+    """The usage of a stage's folder: earlier attempts as saved, and the current one."""
 
     folder: Path
     meters: Sequence[UsageMeter]
-    outcomes: Counter[Outcome] = field(default_factory=Counter)  # of the traces judged so far
+    outcomes: Counter[Outcome] = field(default_factory=Counter)  # of the traces filtered so far
 
     def __post_init__(self) -> None:
-        self._earlier = read(self.folder)
-        self._writing = threading.Lock()
+        self._earlier = read_attempts(self.folder)
+        self._saving = threading.Lock()
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
         self._start = time.monotonic()
 
+    @asynccontextmanager
+    async def reporting(self, progress: Progress, total: Callable[[], int]) -> AsyncIterator[None]:
+        """Keeps the progress line and usage.json up to date during the block."""
+
+        async def report() -> None:
+            progress.note, progress.total = self.note(), total()
+            await asyncio.to_thread(self.save, progress.line())
+
+        async def report_regularly() -> None:
+            while True:
+                await asyncio.sleep(SAVE_INTERVAL)
+                await report()
+
+        task = asyncio.create_task(report_regularly())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await report()
+
     def note(self) -> str:
-        """For the line of progress: share kept so far, tokens a second, in flight, retries, spend."""
+        """The progress line's note: share kept, tokens per second, requests in flight, retries, spend."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         tokens = sum(meter.completion_tokens for meter in self.meters)
-        tallies = [meter.tally for meter in self.meters]
-        retries = sum(sum(tally.retries.values()) for tally in tallies)
-        judged = self.outcomes.total()
-        accounts = [a for t in (*self._earlier, self._try("")) for a in t.accounts]
-        spends = [a.spend for a in accounts if a.spend is not None]
-        least = "at least " if any(a.uncounted for a in accounts) else ""
+        stats = [meter.stats for meter in self.meters]
+        retries = sum(sum(s.retries.values()) for s in stats)
+        filtered = self.outcomes.total()
+        usages = [u for attempt in (*self._earlier, self._attempt("")) for u in attempt.endpoints]
+        spends = [u.spend for u in usages if u.spend is not None]
+        at_least = "at least " if any(u.uncounted for u in usages) else ""
         parts = (
-            f"kept {100 * self.outcomes['kept'] / judged:.0f} % ({judged} judged)" if judged else "",
-            f"{tokens / seconds:,.0f} tokens/s" if tokens or not least else "tokens not counted",
-            f"{sum(t.in_flight for t in tallies)} in flight",
+            f"kept {100 * self.outcomes['kept'] / filtered:.0f} % ({filtered} filtered)" if filtered else "",
+            f"{tokens / seconds:,.0f} tokens/s" if tokens or not at_least else "tokens not counted",
+            f"{sum(s.in_flight for s in stats)} in flight",
             f"{retries} retries" if retries else "",
-            f"{least}{sum(spends):.2f} spent" if spends else "",
+            f"{at_least}{sum(spends):.2f} spent" if spends else "",
         )
         return ", ".join(filter(None, parts))
 
     def save(self, line: str) -> None:
-        with self._writing:  # the last save must not be overtaken by the one before
-            write_atomic(_path(self.folder), _Tries.dump_json((*self._earlier, self._try(line))))
+        with self._saving:  # an earlier save must not finish after a later one
+            write_atomic(_path(self.folder), _Attempts.dump_json((*self._earlier, self._attempt(line))))
 
-    def _try(self, line: str) -> Try:
-        return Try(
+    def _attempt(self, line: str) -> Attempt:
+        return Attempt(
             began=self._began,
             seconds=round(time.monotonic() - self._start, 1),
             line=line,
-            accounts=tuple(meter.account() for meter in self.meters),
+            endpoints=tuple(meter.usage() for meter in self.meters),
         )
 
 
 def price(endpoint: Endpoint, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """What so many tokens cost; None where the endpoint names no price."""
+    """The price of these tokens; None if the endpoint has no price."""
     if endpoint.price_per_mtok_in is None and endpoint.price_per_mtok_out is None:
         return None
     return (
@@ -140,28 +163,27 @@ def price(endpoint: Endpoint, prompt_tokens: int, completion_tokens: int) -> flo
     ) / 1e6
 
 
-def read(folder: Path) -> tuple[Try, ...]:
-    """Every try on record of a stage's folder, the last one perhaps still at work; () when there is none.
+def read_attempts(folder: Path) -> tuple[Attempt, ...]:
+    """All attempts on a stage's folder; the last one may still be running.
 
-    Raises UserError when it cannot be read: nobody knows then what earlier tries cost.
+    Raises UserError if the file is damaged, since the cost of earlier attempts is then unknown.
     """
     try:
-        return _Tries.validate_json(_path(folder).read_bytes())
+        return _Attempts.validate_json(_path(folder).read_bytes())
     except FileNotFoundError:
         return ()
     except ValidationError:
         raise UserError(
-            f"{_path(folder)} is damaged: put a copy in its place, or delete it, and what was spent so far "
-            "is forgotten"
+            f"{_path(folder)} is damaged: restore it from a copy, or delete it and forget what was spent"
         ) from None
 
 
-def asked(tries: Sequence[Try]) -> tuple[int, Counter[str]]:
-    """Requests over all tries, and why how many of them were asked again."""
-    accounts = [account for done in tries for account in done.accounts]
-    retries = sum((Counter(account.retries) for account in accounts), Counter[str]())
-    return sum(account.requests for account in accounts), retries
+def count_requests(attempts: Sequence[Attempt]) -> tuple[int, Counter[str]]:
+    """The requests of all attempts, and the retries by reason."""
+    usages = [usage for attempt in attempts for usage in attempt.endpoints]
+    retries = sum((Counter(usage.retries) for usage in usages), Counter[str]())
+    return sum(usage.requests for usage in usages), retries
 
 
 def _path(folder: Path) -> Path:
-    return folder / "ledger.json"
+    return folder / "usage.json"

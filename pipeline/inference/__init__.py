@@ -1,6 +1,6 @@
-"""The one client for every model behind OpenAI's chat protocol; `client.Client` is what others use.
+"""The client for every model behind OpenAI's chat protocol, and the local vLLM server.
 
-From the outside in: client (which try, when, where), pacing and limits (how much at once), transport (one
-request over HTTP), events, replies and logprobs (what an answer says), refusals (what an error means),
-endpoints (addresses and keys). Nothing is imported here: some of it is heavy.
+`client.Client` is the entry point. From the outside in: client (retries), concurrency and rate_limit (when a
+request is sent), http (one request), sse, response, dialects and logprobs (reading a response), http_errors
+(what a refusal means), credentials (URLs and keys). Nothing is imported here: some of it is heavy.
 """

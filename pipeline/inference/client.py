@@ -1,47 +1,46 @@
-"""The one client for every model: vLLM, hosted APIs, any server that speaks OpenAI's chat protocol.
+"""The client for every model: vLLM, hosted APIs, any server that speaks OpenAI's chat protocol.
 
-It says how often and when a request is tried: a second time only what may pass then, more patiently where the
-server has too much to do. Leaves out how a request travels (transport.py), what its answer says
-(replies.py) or its refusal means (refusals.py), how much is asked at once and at which address (pacing.py).
+Decides when a request is sent, to which endpoint, and whether it is retried: errors that may be transient
+are, and overload is retried for longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
-from pydantic_core import to_json
-
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
-from pipeline.inference.concurrency import FIRST_LEVEL, EndpointPool, PooledEndpoint, Slot, Tally
-from pipeline.inference.credentials import (
-    ModelListError,
-    Redactor,
-    check_address,
-    list_models,
-    nearest,
-    read_key,
+from pipeline.inference.concurrency import INITIAL_LIMIT, ClientStats, EndpointPool, PooledEndpoint, Slot
+from pipeline.inference.credentials import Redactor, check_base_url, read_key
+from pipeline.inference.http import CHAT, COMPLETIONS, ResponseLimits, Transport
+from pipeline.inference.http_errors import (
+    ErrorStatus,
+    FatalError,
+    FieldRefused,
+    RequestFailed,
+    Retry,
+    classify,
 )
-from pipeline.inference.http import CHAT, COMPLETIONS, Bounds, ErrorStatus, RequestFailed, Retry, Transport
-from pipeline.inference.http_errors import FatalError, FieldRefused, judge
 from pipeline.inference.logprobs import NoLogprobs
-from pipeline.inference.rate_limit import RateLimiter, Tries
-from pipeline.inference.request_body import Fetch, as_completion, chat_body, must_complete
-from pipeline.inference.response import Completion, Reader
+from pipeline.inference.model_list import ModelListError, find_model
+from pipeline.inference.rate_limit import RateLimiter, RetryBudget, backoff
+from pipeline.inference.request_body import ChatRequest, Fetch, as_completion, chat_body, needs_completions
+from pipeline.inference.response import Completion, CompletionReader
 from pipeline.rows import Message, Sampling
 
 
 class Client:
-    """Asks one model at one or several addresses; an async context manager.
+    """An async context manager that requests completions of one model at one or several endpoints.
 
-    The addresses and `model` are given beside the endpoint because a server started here picks its own port
-    and may know the model under another name. `concurrency`: requests in flight over all addresses, at most;
-    `ours`: a server started here, which queues what it cannot do at once and is given all of it at the start;
-    `answered`: it did in an earlier try, so a 403 is about its own request, as of gateways that moderate.
-    UserError for an address or key that cannot be used.
+    `base_urls` and `model` override the endpoint's, because a server started here picks its own port and may
+    serve the model under another name. `concurrency`: maximum requests in flight over all endpoints.
+    `own_server`: started here; it queues what it cannot do at once, so it gets full concurrency immediately.
+    `answered`: it gave responses in an earlier run, so a 403 is about one request, as from gateways that
+    moderate. Raises UserError for a URL or key that cannot be used.
     """
 
     def __init__(
@@ -51,82 +50,78 @@ class Client:
         model: str,
         *,
         concurrency: int,
-        ours: bool = False,
+        own_server: bool = False,
         answered: bool = False,
     ) -> None:
         self.model = model
-        self._endpoint = endpoint
-        self._cleaner = Redactor(read_key(endpoint.api_key_env))
-        self._urls = list(base_urls)
-        self._ours, self._answered = ours, answered
-        first = concurrency if ours else FIRST_LEVEL
-        places = [PooledEndpoint(check_address(url), concurrency, first) for url in self._urls]
-        self._places = EndpointPool(places, concurrency)
-        self.tally = Tally(self._places)
+        self._settings = endpoint
+        self._redactor = Redactor(read_key(endpoint.api_key_env))
+        self._own_server, self._answered = own_server, answered
+        initial = concurrency if own_server else INITIAL_LIMIT
+        endpoints = [PooledEndpoint(check_base_url(url), concurrency, initial) for url in base_urls]
+        self._pool = EndpointPool(endpoints, concurrency)
+        self.stats = ClientStats(self._pool)
         self._transports = {
-            place: Transport(url, self._cleaner.key) for place, url in zip(places, self._urls, strict=True)
+            endpoint: Transport(url, self._redactor.key)
+            for endpoint, url in zip(endpoints, base_urls, strict=True)
         }
-        self._quota = RateLimiter(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        self._bad_since: float | None = None  # the first failure since the last good answer
-        self._good = 0  # answers so far
-        self._capped = False  # a wait that a server asked for, and that was said
+        self._stack = AsyncExitStack()
+        self._rate_limiter = RateLimiter(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        self._failing_since: float | None = None  # the first failure since the last good response
+        self._responses = 0  # good ones so far
+        self._capped = False  # told that a Retry-After is too long
         self._gave_logprobs = False
-        self._by_completions = endpoint.continue_by == "completions"  # that answers are continued
-        self.unsent = frozenset[str](endpoint.omit)  # fields that are left out of every request
-        self._taken: frozenset[str] = frozenset()  # fields that a good answer was asked with
+        self._by_completions = endpoint.continue_by == "completions"
+        self.unsent = frozenset[str](endpoint.omit)  # fields left out of every request
+        self._accepted: frozenset[str] = frozenset()  # fields of requests that got a good response
         self._say: Callable[[str], None] = lambda _text: None
 
     async def __aenter__(self) -> Client:
         for transport in self._transports.values():
-            transport.open()
+            await self._stack.enter_async_context(transport)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._places.close()
-        for transport in self._transports.values():
-            await transport.close()
+        self._pool.close()
+        await self._stack.aclose()
 
     async def check(self, say: Callable[[str], None] | None = None) -> None:
-        """Ask each address for its models, and set those aside that cannot be used, saying so.
+        """Lists the models of each endpoint, and starts the cooldown of endpoints that cannot be used.
 
-        A list without our model is a hint and no more: many servers take names that they do not list.
-        UserError when no address can be reached and takes our key.
+        Raises UserError unless one endpoint is reachable and accepts the key.
         """
         self._say = say or self._say
-        flaws = await asyncio.gather(*map(self._flaw, self._urls))
-        if all(flaws):
-            raise UserError(self._refusal(self._places.places[0], flaws[0] or ""))
-        for place, flaw in zip(self._places.places, flaws, strict=True):
-            if flaw:
-                self._set_aside(place, flaw)
+        endpoints = self._pool.endpoints
+        problems = await asyncio.gather(*map(self._problem, endpoints))
+        if all(problems):
+            raise UserError(self._cannot_use(endpoints[0], problems[0] or ""))
+        for endpoint, problem in zip(endpoints, problems, strict=True):
+            if problem:
+                self._set_aside(endpoint, problem)
 
     async def check_continuing(self, logprobs: int | None) -> None:
-        """Find out how an answer that was cut can be continued as it began. UserError where it cannot."""
-        place = min(self._places.places, key=lambda place: place.cooldown_until)
-        found = await must_complete(self._fetch(place), self.model, self._endpoint, logprobs)
+        """Finds out how truncated responses are continued. Raises UserError if they cannot be."""
+        endpoint = min(self._pool.endpoints, key=lambda endpoint: endpoint.cooldown_until)
+        found = await needs_completions(self._fetch(endpoint), self.model, self._settings, logprobs)
         if found is None and self._by_completions:
-            raise UserError(f'{place.name}: continue_by = "completions" needs /tokenize, as vLLM has it')
+            raise UserError(f'{endpoint.name}: continue_by = "completions" needs /tokenize, as vLLM has it')
         if found is None:
-            self._say(f"{place.name}: whether it renders cut answers as they were is not known")
+            self._say(f"{endpoint.name}: cannot verify that it continues truncated responses faithfully")
         self._by_completions |= found is True
 
-    def _fetch(self, place: PooledEndpoint) -> Fetch:
-        return partial(self._transports[place].fetch, bounds=Bounds(self._endpoint.stall_timeout, 1))
+    def _fetch(self, endpoint: PooledEndpoint) -> Fetch:
+        limits = ResponseLimits(self._settings.stall_timeout, 1)
+        return partial(self._transports[endpoint].fetch, limits=limits)
 
-    async def _flaw(self, base_url: str) -> str | None:
+    async def _problem(self, endpoint: PooledEndpoint) -> str | None:
+        """Returns why the endpoint cannot be used; a missing model is only reported."""
+        transport, retries = self._transports[endpoint], self._settings.max_retries
         try:
-            known = await list_models(base_url, self._cleaner, self._endpoint.max_retries)
+            hint = await find_model(self.model, transport, self._redactor, retries)
         except ModelListError as e:
-            if e.useless:
-                return str(e)
-            hint = str(e)
-        else:
-            # Some servers list "models/NAME" and take "NAME".
-            if known is None or any(f"/{name}".endswith(f"/{self.model}") for name in known):
-                return None
-            hint = f"it lists {self._cleaner.clean(nearest(self.model, known))}"
-        where = check_address(base_url)
-        self._say(f"{where}: {hint}; whether it has {self.model!r} its first answer will tell")
+            return str(e)
+        if hint:
+            self._say(f"{endpoint.name}: {hint}; its first response will tell whether it has {self.model!r}")
         return None
 
     async def complete(
@@ -136,33 +131,27 @@ class Client:
         seed: int,
         *,
         logprobs: int | None = None,
-        so_far: Completion | None = None,
+        before: Completion | None = None,
     ) -> Completion:
-        """One completion, or `so_far` continued from where it was cut, the two joined.
+        """Returns one completion, or the truncated completion `before` joined with its continuation.
 
-        `logprobs`: how many of the likeliest tokens to keep at each position. Raises RequestFailed when this
-        request has no answer, UserError when none would have one, Stopped when nothing good came from any
-        address for `unavailable_timeout` seconds. A field that the request can do without and the server refuses is left
-        out; of this request alone where it was taken of others.
+        `logprobs`: how many of the likeliest tokens to keep at each position. An optional field that the
+        server refuses is left out; of this request alone if other requests had it accepted. Raises
+        RequestFailed if this request has no response, UserError if none would have one, Stopped if no
+        endpoint gave a good response for `unavailable_timeout` seconds.
         """
-        whole = chat_body(self._endpoint, self.model, messages, sampling, seed, logprobs, so_far)
-        unsent = self.unsent
+        settings, unsent = self._settings, self.unsent
+        fields = chat_body(settings, self.model, messages, sampling, seed, logprobs, before)
         candidates = 0 if logprobs is None else logprobs + 2
-        bounds = Bounds(self._endpoint.stall_timeout, sampling.max_tokens, candidates, self._ours)
-        tries = Tries(self._endpoint.max_retries, self._good)
+        limits = ResponseLimits(settings.stall_timeout, sampling.max_tokens, candidates, self._own_server)
+        request = ChatRequest(fields, limits, logprobs, before)
+        budget = RetryBudget(settings.max_retries, self._responses)
         while True:
-            slot = await self._places.take()
-            body = to_json({name: value for name, value in whole.items() if name not in unsent})
+            slot = await self._pool.acquire()
             try:
-                completion = await self._try(slot, body, bounds, logprobs, so_far)
-                self._learn(unsent, frozenset(whole))
-                clean = self._cleaner.without_key
-                thought = completion.reasoning and clean(completion.reasoning)
-                return replace(
-                    completion, reasoning=thought, response=clean(completion.response), unsent=unsent
-                )
+                return await self._attempt(slot, request, unsent)
             except FieldRefused as e:
-                field = next((name for name in e.fields if name in whole and name not in unsent), None)
+                field = next((name for name in e.fields if name in fields and name not in unsent), None)
                 if field is None:
                     raise
                 unsent |= self.unsent | {field}
@@ -170,141 +159,140 @@ class Client:
             except Retry as e:
                 failure = e
             finally:
-                self._places.give(slot)
-            tries.fail(failure.counts, self._good)
-            if tries.spent:
-                raise RequestFailed(self._cleaner.clean(failure.reason))
-            self.tally.retries[failure.word] += 1
-            await self._wait(failure, tries)
+                self._pool.release(slot)
+            budget.fail(failure.counts, self._responses)
+            if budget.spent:
+                raise RequestFailed(self._redactor.clean(failure.reason))
+            self.stats.retries[failure.cause] += 1
+            await self._back_off(failure, budget.failed)
 
-    def _learn(self, unsent: frozenset[str], fields: frozenset[str]) -> None:
-        """A good answer came without these of the fields: so it does of every other request."""
-        self._taken |= fields - unsent
-        if new := unsent - self.unsent - self._taken:
-            self.unsent |= new
-            names = ", ".join(sorted(new))
-            self._say(f"{self.model}: {names} left out of requests from here on: the server does not take it")
-
-    async def _try(
-        self, slot: Slot, body: bytes, bounds: Bounds, logprobs: int | None, so_far: Completion | None
-    ) -> Completion:
-        """Send it once, and tell the place and the quota how it went."""
-        place, clock = slot.place, asyncio.get_running_loop().time
-        while wait := self._quota.wait(bounds.tokens, clock()):
-            await asyncio.sleep(min(wait, 1.0))  # answers that are shorter than thought make it shorter
-        guess = self._quota.take(bounds.tokens, clock())
-        started, reader = clock(), Reader(logprobs)
-        self.tally.requests += 1
+    async def _attempt(self, slot: Slot, request: ChatRequest, unsent: frozenset[str]) -> Completion:
+        """Sends the request once, and records the outcome with the endpoint and the rate limiter."""
+        endpoint, clock, max_tokens = slot.endpoint, asyncio.get_running_loop().time, request.limits.tokens
+        while wait := self._rate_limiter.wait(max_tokens, clock()):
+            await asyncio.sleep(min(wait, 1.0))  # responses shorter than estimated shorten the wait
+        estimate = self._rate_limiter.take(max_tokens, clock())
+        started, reader = clock(), CompletionReader(request.logprobs)
+        self.stats.requests += 1
         try:
-            completion = await self._answer(slot, body, bounds, reader, so_far)
+            completion = await self._send(slot, request.body(unsent), request, reader)
         except Retry as e:
-            self._note(place, e, started, clock())
+            self._record_failure(endpoint, e, started, clock())
             raise
         except RequestFailed:
-            place.record_response()
+            endpoint.record_response()
             raise
         finally:
-            self._quota.settle(guess, reader.tokens, clock())
-        # From here on a refusal is about its own request: some gateways moderate with 403.
-        place.record_success()
-        self._bad_since = None
-        self._good += 1
+            self._rate_limiter.reconcile(estimate, reader.tokens, clock())
+        endpoint.record_success()
+        self._failing_since = None
+        self._responses += 1
         self._gave_logprobs |= completion.logprobs is not None
-        return completion
+        self._learn_unsent(unsent, frozenset(request.fields))
+        clean = self._redactor.without_key
+        reasoning = completion.reasoning and clean(completion.reasoning)
+        return replace(completion, reasoning=reasoning, response=clean(completion.response), unsent=unsent)
 
-    async def _answer(
-        self, slot: Slot, body: bytes, bounds: Bounds, reader: Reader, so_far: Completion | None
+    async def _send(
+        self, slot: Slot, body: bytes, request: ChatRequest, reader: CompletionReader
     ) -> Completion:
-        place, path = slot.place, CHAT
+        endpoint, before, path = slot.endpoint, request.before, CHAT
         try:
-            if so_far and self._by_completions:
-                body, path = await as_completion(self._fetch(place), body, so_far), COMPLETIONS
-            first = partial(self._places.began, slot)
-            await self._transports[place].post(body, reader, bounds, first, path)
-            return reader.completion(so_far)
+            if before and self._by_completions:
+                body, path = await as_completion(self._fetch(endpoint), body, before), COMPLETIONS
+            first_byte = partial(self._pool.record_first_byte, slot)
+            await self._transports[endpoint].send(body, reader, request.limits, first_byte, path)
+            return reader.completion(before)
         except ErrorStatus as e:
-            raise self._judged(e, place, so_far is not None, reader.began) from None
+            raise self._refusal(e, endpoint, before is not None, reader.began) from None
         except NoLogprobs as e:
             if self._gave_logprobs:
-                raise RequestFailed(f"the answer cannot be used for generate.logprobs: {e}") from None
+                raise RequestFailed(f"the response cannot be used for generate.logprobs: {e}") from None
             why = f"{e}, which generate.logprobs needs; vLLM gives them"
-            raise UserError(f"{place.name}: model {self.model!r}: {why}") from None
+            raise UserError(f"{endpoint.name}: model {self.model!r}: {why}") from None
 
-    def _judged(self, error: ErrorStatus, place: PooledEndpoint, continuing: bool, began: bool) -> Exception:
-        """What a refusal means: for this try, for this request, for its address or for all of them."""
-        refusal = judge(error, self._cleaner, began)
+    def _learn_unsent(self, unsent: frozenset[str], fields: frozenset[str]) -> None:
+        """Leaves fields out of all further requests if only a request without them got a response."""
+        self._accepted |= fields - unsent
+        if new := unsent - self.unsent - self._accepted:
+            self.unsent |= new
+            names = ", ".join(sorted(new))
+            self._say(f"{self.model}: {names} left out of requests from here on: the server refuses it")
+
+    def _refusal(
+        self, error: ErrorStatus, endpoint: PooledEndpoint, continuing: bool, began: bool
+    ) -> Exception:
+        """Returns the exception for a refusal of this attempt, this request, this endpoint or all of them."""
+        refusal = classify(error, self._redactor, began)
         if not isinstance(refusal, FatalError):
             return refusal
-        # Where it answered well before, or is asked to go on with a message, it need not be about all others;
-        # but nor for ever about this one: a key or an address can be put right.
+        # Where the endpoint gave good responses, or the request continues a message, the refusal need not
+        # concern other requests. Nor is it final: a key or an address can be repaired.
         reason = str(refusal)
-        own = continuing or place.answered or (self._answered and error.status == 403)
-        if own and not refusal.account:
+        only_this = continuing or endpoint.answered or (self._answered and error.status == 403)
+        if only_this and not refusal.account:
             return RequestFailed(reason)
-        place.refusal = reason
-        if all(other.refusal for other in self._places.places):
-            return UserError(self._refusal(place, reason))
-        self._set_aside(place, reason)
+        endpoint.refusal = reason
+        if all(other.refusal for other in self._pool.endpoints):
+            return UserError(self._cannot_use(endpoint, reason))
+        self._set_aside(endpoint, reason)
         return Retry("refused", reason, counts=False, refused=True)
 
-    def _set_aside(self, place: PooledEndpoint, reason: str) -> None:
+    def _set_aside(self, endpoint: PooledEndpoint, reason: str) -> None:
         now = asyncio.get_running_loop().time()
-        if place.cooldown_until <= now:
-            self._say(f"{place.name} is set aside: {reason}")
-            place.start_cooldown(now)
+        if endpoint.cooldown_until <= now:
+            self._say(f"{endpoint.name} is in cooldown: {reason}")
+            endpoint.start_cooldown(now)
 
-    def _note(self, place: PooledEndpoint, failure: Retry, started: float, now: float) -> None:
-        self._bad_since = now if self._bad_since is None else self._bad_since
+    def _record_failure(self, endpoint: PooledEndpoint, failure: Retry, started: float, now: float) -> None:
+        if self._failing_since is None:
+            self._failing_since = now
         if failure.busy:
-            place.level.overloaded()
+            endpoint.concurrency.overloaded()
         if failure.counts or failure.refused:
-            place.failed(started, now, failure.refused)
+            endpoint.record_failure(started, now, failure.refused)
         else:
-            place.record_response()
+            endpoint.record_response()
 
-    async def _wait(self, failure: Retry, tries: Tries) -> None:
-        """Until the next try. Raises Stopped when nothing good came for too long, RequestFailed when that is
-        known of this request alone."""
-        # After a refused connection its address is set aside; others need no rest.
-        wait = 0.0 if failure.refused else max(tries.waits, failure.after or 0.0)
-        unavailable_timeout = self._endpoint.unavailable_timeout
-        if failure.word == "stalled":  # a request that stalls at each try is to fail by itself
-            unavailable_timeout = max(
-                unavailable_timeout, self._endpoint.stall_timeout * (self._endpoint.max_retries + 1)
-            )
-        if wait > unavailable_timeout and not self._capped:
+    async def _back_off(self, failure: Retry, failed: int) -> None:
+        """Waits until the next attempt. Raises Stopped or RequestFailed after unavailable_timeout."""
+        # After a refused connection the endpoint is in cooldown; others need no backoff.
+        wait = 0.0 if failure.refused else max(backoff(failed - 1), failure.after or 0.0)
+        settings = self._settings
+        timeout = settings.unavailable_timeout
+        if failure.cause == "stalled":  # a request that stalls at each attempt has to fail alone
+            timeout = max(timeout, settings.stall_timeout * (settings.max_retries + 1))
+        if wait > timeout and not self._capped:
             self._capped = True
-            self._say(
-                f"a server asks to wait {wait:,.0f} s (Retry-After): asked again after {unavailable_timeout:g} s"
-            )
+            self._say(f"a server asks to wait {wait:,.0f} s (Retry-After): retrying after {timeout:g} s")
         clock = asyncio.get_running_loop().time
-        until = clock() + min(wait, unavailable_timeout)
+        until = clock() + min(wait, timeout)
         while True:
-            left = self._time_left(clock(), failure, unavailable_timeout, tries)
+            left = self._time_left(clock(), failure, timeout, failed)
             if (rest := until - clock()) <= 0:
                 return
             await asyncio.sleep(min(rest, left))
 
-    def _time_left(self, now: float, failure: Retry, unavailable_timeout: float, tries: Tries) -> float:
-        if self._bad_since is None:
-            return unavailable_timeout
+    def _time_left(self, now: float, failure: Retry, timeout: float, failed: int) -> float:
+        if self._failing_since is None:
+            return timeout
         heard = max(transport.heard_at for transport in self._transports.values())
-        self._bad_since = max(self._bad_since, heard)  # an answer on its way is good news too
-        left = self._bad_since + unavailable_timeout - now
-        if left <= 0:
-            names = ", ".join(place.name for place in self._places.places)
-            reason = self._cleaner.clean(failure.reason)
-            why = f"{names}: no good answer for {unavailable_timeout:g} s; the last: {reason}"
-            if failure.refused or not (self._answered or self._good):
-                raise Stopped(why)
-            # The server is there and answered others: it may be this request that it cannot answer. Where it
-            # is the server, so many requests soon fail that the run stops.
-            if tries.failed > self._endpoint.max_retries:
-                raise RequestFailed(why)
-            return unavailable_timeout
-        return left
+        self._failing_since = max(self._failing_since, heard)  # text of an unfinished response counts too
+        left = self._failing_since + timeout - now
+        if left > 0:
+            return left
+        names = ", ".join(endpoint.name for endpoint in self._pool.endpoints)
+        reason = self._redactor.clean(failure.reason)
+        why = f"{names}: no good response for {timeout:g} s; the last: {reason}"
+        if failure.refused or not (self._answered or self._responses):
+            raise Stopped(why)
+        # The server is up and answered others, so it may be this request that it cannot answer. If it is the
+        # server, so many requests fail soon that the run stops.
+        if failed > self._settings.max_retries:
+            raise RequestFailed(why)
+        return timeout
 
-    def _refusal(self, place: PooledEndpoint, reason: str) -> str:
-        env = self._endpoint.api_key_env
+    def _cannot_use(self, endpoint: PooledEndpoint, reason: str) -> str:
+        env = self._settings.api_key_env
         key = f"key from the environment variable {env}" if env else "no api_key_env is set"
-        return f"{place.name}: cannot use model {self.model!r} ({key}): {reason}"
+        return f"{endpoint.name}: cannot use model {self.model!r} ({key}): {reason}"

@@ -1,7 +1,6 @@
-"""How much is asked at once, and where: a level that finds itself, addresses set aside for a while.
+"""Adaptive concurrency (AIMD) per endpoint, and cooldown of failing endpoints.
 
-Nothing here knows HTTP; clocks are arguments, in seconds. Leaves out limits a minute and the waits between
-tries (limits.py), and the requests themselves (client.py).
+Pure state: nothing here knows HTTP, and clocks are arguments, in seconds.
 """
 
 from __future__ import annotations
@@ -11,50 +10,50 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FIRST_LEVEL = 8
-QUICK = 2.0  # seconds to the first byte that are no sign of a queue
-SLOWER = 3  # times the best; beyond it requests are queueing
-SMOOTHING = 0.2  # weight of the newest time to the first byte
+INITIAL_LIMIT = 8
+FAST = 2.0  # seconds to first byte that are never a sign of queueing
+SLOW_FACTOR = 3  # times the best; beyond it requests are queueing
+SMOOTHING = 0.2  # weight of the newest time to first byte
 SHRINK = 0.7
-SINGLE = 3  # overloads in a round that say nothing, however short it is
+TOLERATED_OVERLOADS = 3  # in a round, however short it is
 MAX_COOLDOWN = 60.0  # seconds
-IN_A_ROW = 8  # failures at one address until it is set aside
+FAILURES_TO_COOLDOWN = 8  # in a row
 
 
 class ConcurrencyLimit:
-    """The limit of requests in flight at one address: grows while it answers quickly, shrinks on overload.
+    """The number of requests in flight that one endpoint may have.
 
-    A round ends when all requests in flight have begun to be answered, or as many first bytes and overloads
-    came as the limit, eight at least. The limit doubles each round until there was an overload, and grows by
-    one a round from there; only while it is really reached, and not while first bytes are slow. Overload is
-    more than a third of such a number: a server with too much to do refuses at once, so that refusals soon
-    outnumber answers; those that come now and then say nothing of how much is asked.
+    Doubles each round (slow start) while time to first byte stays under 3x the best and the limit is reached;
+    after the first overload it grows by 1 a round. Shrinks to x0.7, once a round, when over a third of the
+    round is rejected as overload: an overloaded server rejects at once, so rejections soon outnumber
+    responses, and occasional ones mean nothing. A round ends when all responses in flight have begun, or
+    after as many first bytes and overloads as the limit, at least 8.
     """
 
-    def __init__(self, ceiling: int, first: int = FIRST_LEVEL) -> None:
+    def __init__(self, ceiling: int, initial: int = INITIAL_LIMIT) -> None:
         self.ceiling = ceiling
-        self.limit = float(min(first, ceiling))
+        self.limit = float(min(initial, ceiling))
         self.in_flight = 0
         self._begun = 0  # of those in flight
         self._doubling = True
-        self._smoothed: float | None = None  # seconds to the first byte
+        self._smoothed: float | None = None  # seconds to first byte
         self._best = float("inf")
-        self._round = FIRST_LEVEL  # first bytes and overloads until it ends
-        self._count = self._overloads = 0  # in this round, as the next two
-        self._most = 0  # in flight
-        self._shrunk = False
+        self._round = INITIAL_LIMIT  # first bytes and overloads until the round ends
+        self._count = self._overloads = 0  # in this round
+        self._peak = 0  # in flight in this round
+        self._shrunk = False  # in this round
 
     def start(self) -> None:
         self.in_flight += 1
-        self._most = max(self._most, self.in_flight)
+        self._peak = max(self._peak, self.in_flight)
 
     def end(self, begun: bool) -> None:
-        """A request has ended, one that had `begun` to be answered or not."""
+        """Records the end of a request. `begun`: its response had begun."""
         self.in_flight -= 1
         self._begun -= begun
 
     def first_byte(self, seconds: float) -> None:
-        """An answer began, so many seconds after it was asked for."""
+        """Records the first byte of a response and the seconds since its request."""
         self._begun += 1
         past = seconds if self._smoothed is None else self._smoothed
         self._smoothed = past + SMOOTHING * (seconds - past)
@@ -63,63 +62,64 @@ class ConcurrencyLimit:
 
     def overloaded(self) -> None:
         self._overloads += 1
-        if self._overloads > max(SINGLE, self._round / 3) and not self._shrunk:
+        if self._overloads > max(TOLERATED_OVERLOADS, self._round / 3) and not self._shrunk:
             self.limit = max(1.0, self.limit * SHRINK)
             self._shrunk, self._doubling = True, False
         self._tick()
 
     def _tick(self) -> None:
         self._count += 1
-        reached = self._most >= int(self.limit)
+        reached = self._peak >= int(self.limit)
         all_begun = reached and self._begun == self.in_flight and not self._overloads
         if self._count < self._round and not all_begun:
             return
-        holds = self._smoothed is not None and self._smoothed <= max(QUICK, SLOWER * self._best)
-        if holds and not self._shrunk and reached:
+        fast = self._smoothed is not None and self._smoothed <= max(FAST, SLOW_FACTOR * self._best)
+        if fast and not self._shrunk and reached:
             self.limit = min(float(self.ceiling), self.limit * 2 if self._doubling else self.limit + 1)
-        self._round = max(int(self.limit), FIRST_LEVEL)
+        self._round = max(int(self.limit), INITIAL_LIMIT)
         self._count = self._overloads = 0
-        self._shrunk, self._most = False, self.in_flight
+        self._shrunk, self._peak = False, self.in_flight
 
 
 class PooledEndpoint:
-    """One address: its level, and whether it is set aside for a while."""
+    """One base URL: its concurrency limit and its cooldown."""
 
-    def __init__(self, name: str, ceiling: int, first: int = FIRST_LEVEL) -> None:
+    def __init__(self, name: str, ceiling: int, initial: int = INITIAL_LIMIT) -> None:
         self.name = name
-        self.level = ConcurrencyLimit(ceiling, first)
-        self.answered = False  # well, ever
+        self.concurrency = ConcurrencyLimit(ceiling, initial)
+        self.answered = False  # gave at least one good response
         self.refusal: str | None = None  # why it would refuse every request, as far as is known
         self.cooldown_until = float("-inf")
         self._cooldown_since = float("-inf")
         self._cooldowns = 0
         self._failures = 0  # in a row
-        self._probing = False  # was set aside and did not answer since: gets one request at a time
+        self._probing = False  # no response since the last cooldown: gets one request at a time
 
-    def use(self, now: float) -> float | None:
-        """The share of its level that is in use; None when it takes no request now."""
-        limit = 1 if self._probing else int(self.level.limit)
-        if now < self.cooldown_until or self.level.in_flight >= limit:
+    def load(self, now: float) -> float | None:
+        """Returns the used share of the limit; None if the endpoint takes no request now."""
+        limit = 1 if self._probing else int(self.concurrency.limit)
+        if now < self.cooldown_until or self.concurrency.in_flight >= limit:
             return None
-        return self.level.in_flight / limit
+        return self.concurrency.in_flight / limit
 
-    def began(self, seconds: float) -> None:
-        """An answer began: it is there."""
+    def record_first_byte(self, seconds: float) -> None:
         self._probing = False
-        self.level.first_byte(seconds)
+        self.concurrency.first_byte(seconds)
 
     def record_success(self) -> None:
         self.answered, self.refusal = True, None
         self._failures = self._cooldowns = 0
 
     def record_response(self) -> None:
-        """It answered, if not what was hoped for."""
+        """Records that the endpoint is alive, though the response was not a good one."""
         self._failures, self._probing = 0, False
 
-    def failed(self, started: float, now: float, refused: bool) -> None:
-        """A request begun at `started` failed; `refused`: no connection could be had."""
+    def record_failure(self, started: float, now: float, refused: bool) -> None:
+        """Records a failed request that began at `started`. `refused`: no connection."""
         self._failures += 1
-        if started >= self._cooldown_since and (refused or self._probing or self._failures >= IN_A_ROW):
+        if started >= self._cooldown_since and (
+            refused or self._probing or self._failures >= FAILURES_TO_COOLDOWN
+        ):
             self.start_cooldown(now, min(MAX_COOLDOWN, 2.0 ** min(self._cooldowns, 6)))
 
     def start_cooldown(self, now: float, seconds: float = MAX_COOLDOWN) -> None:
@@ -129,33 +129,33 @@ class PooledEndpoint:
 
 @dataclass
 class Slot:
-    """The room of one request at a place."""
+    """Room for one request at an endpoint."""
 
-    place: PooledEndpoint
-    begun: bool = False  # to be answered
+    endpoint: PooledEndpoint
+    begun: bool = False  # the response has begun
 
 
 class EndpointPool:
-    """Hands out room for requests: at the place with the most of it, in the order of asking."""
+    """Hands out slots in the order of asking, each at the endpoint with the lowest load."""
 
-    def __init__(self, places: Sequence[PooledEndpoint], most: int) -> None:
-        self.places = places
-        self._most = most  # in flight over all of them
+    def __init__(self, endpoints: Sequence[PooledEndpoint], ceiling: int) -> None:
+        self.endpoints = endpoints
+        self._ceiling = ceiling  # in flight over all endpoints
         self._waiting: deque[asyncio.Future[Slot]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def in_flight(self) -> int:
-        return sum(place.level.in_flight for place in self.places)
+        return sum(endpoint.concurrency.in_flight for endpoint in self.endpoints)
 
     @property
-    def level(self) -> int:
-        return min(self._most, sum(int(place.level.limit) for place in self.places))
+    def limit(self) -> int:
+        return min(self._ceiling, sum(int(endpoint.concurrency.limit) for endpoint in self.endpoints))
 
-    async def take(self) -> Slot:
-        """Wait for room; it must be given back."""
+    async def acquire(self) -> Slot:
+        """Waits for a slot, which has to be released."""
         loop = asyncio.get_running_loop()
-        if not self._waiting and (slot := self._free(loop.time())):
+        if not self._waiting and (slot := self._free_slot(loop.time())):
             return slot
         ticket: asyncio.Future[Slot] = loop.create_future()
         self._waiting.append(ticket)
@@ -163,70 +163,69 @@ class EndpointPool:
         try:
             return await ticket
         except asyncio.CancelledError:
-            if ticket.done() and not ticket.cancelled():  # it was handed out while we were being cancelled
-                self.give(ticket.result())
+            if ticket.done() and not ticket.cancelled():  # a slot was assigned during the cancellation
+                self.release(ticket.result())
             raise
 
-    def began(self, slot: Slot, seconds: float) -> None:
-        """A request began to be answered, so many seconds after it was sent."""
+    def record_first_byte(self, slot: Slot, seconds: float) -> None:
+        """Records that a response began, so many seconds after its request."""
         slot.begun = True
-        slot.place.began(seconds)
+        slot.endpoint.record_first_byte(seconds)
         self.wake()
 
-    def give(self, slot: Slot) -> None:
-        slot.place.level.end(slot.begun)
+    def release(self, slot: Slot) -> None:
+        slot.endpoint.concurrency.end(slot.begun)
         self.wake()
 
     def wake(self) -> None:
-        """Hand out what is free; to be called when more may be."""
+        """Hands free slots to those who wait; called whenever more may be free."""
         if not self._waiting:
             return
         loop = asyncio.get_running_loop()
-        now = loop.time()  # of all that is decided here: an address is free by it, or waited for
+        now = loop.time()  # read once, so that an endpoint is either free by it or waited for
         while self._waiting:
             if self._waiting[0].done():
                 self._waiting.popleft()
-            elif slot := self._free(now):
+            elif slot := self._free_slot(now):
                 self._waiting.popleft().set_result(slot)
             else:
-                self._wake_later(loop, now)
+                self._wake_after_cooldown(loop, now)
                 return
 
     def close(self) -> None:
         if self._timer:
             self._timer.cancel()
 
-    def _free(self, now: float) -> Slot | None:
-        if self.in_flight >= self._most:
+    def _free_slot(self, now: float) -> Slot | None:
+        if self.in_flight >= self._ceiling:
             return None
-        uses = [(use, i) for i, place in enumerate(self.places) if (use := place.use(now)) is not None]
-        if not uses:
+        loads = [(load, i) for i, e in enumerate(self.endpoints) if (load := e.load(now)) is not None]
+        if not loads:
             return None
-        place = self.places[min(uses)[1]]
-        place.level.start()
-        return Slot(place)
+        endpoint = self.endpoints[min(loads)[1]]
+        endpoint.concurrency.start()
+        return Slot(endpoint)
 
-    def _wake_later(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        """When the first address that is set aside may be tried again."""
-        until = [place.cooldown_until for place in self.places if place.cooldown_until > now]
+    def _wake_after_cooldown(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        ends = [e.cooldown_until for e in self.endpoints if e.cooldown_until > now]
         if self._timer:
             self._timer.cancel()
-        self._timer = loop.call_at(min(until), self.wake) if until else None
+        self._timer = loop.call_at(min(ends), self.wake) if ends else None
 
 
-class Tally:
-    """What a client did so far and does now: live counts."""
+class ClientStats:
+    """Live counts of one client."""
 
-    def __init__(self, places: EndpointPool) -> None:
-        self._places = places
+    def __init__(self, pool: EndpointPool) -> None:
+        self._pool = pool
         self.requests = 0  # sent
-        self.retries: Counter[str] = Counter()  # by what went wrong: "429", "5xx", "cut", ...
+        self.retries: Counter[str] = Counter()  # by cause: "429", "5xx", "cut", ...
 
     @property
     def in_flight(self) -> int:
-        return self._places.in_flight
+        return self._pool.in_flight
 
     @property
-    def level(self) -> int:
-        """The limit of requests in flight, over all addresses."""
-        return self._places.level
+    def limit(self) -> int:
+        """The limit of requests in flight over all endpoints."""
+        return self._pool.limit

@@ -1,9 +1,6 @@
-"""One POST over HTTP, read as it comes: bounded in size, given up when it makes no progress, and never sent
-to another host than the one that was named.
+"""One HTTP request on aiohttp: bounded in size, abandoned when it makes no progress, kept to the named host.
 
-Plain aiohttp under a small interface: the `openai` package's request path costs about 2.5 ms of processor
-time for each request, this one a tenth. Leaves out what an answer says (replies.py), how often and
-where a request is tried (client.py).
+The `openai` package's request path costs about 2.5 ms of processor time per request, this one a tenth.
 """
 
 from __future__ import annotations
@@ -19,92 +16,64 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from pipeline.errors import WorkItemFailed
-from pipeline.inference.credentials import proxy_for, redirected, shown
+from pipeline.inference.credentials import display_url, proxy_for, redirect_target
+from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry
 from pipeline.inference.rate_limit import read_retry_after
 
-CHAT, COMPLETIONS = "/chat/completions", "/completions"  # below the base URL; other paths are beside /v1
-_QUERY = re.compile(r"\?[^\s'\")]*")
+CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"  # below the base URL
 CONNECT_TIMEOUT = 30  # seconds
-# vLLM closes idle connections after 5 s; letting go of them earlier avoids sending into one being closed.
+# vLLM closes idle connections after 5 s; closing them earlier avoids sending into one that is being closed.
 KEEP_ALIVE = 3  # seconds
-# Bytes of an answer, at most. The event of a token is 200 to 500 bytes; some servers say a thought twice.
-MOST_AROUND = 2**20  # beside its tokens
-MOST_A_TOKEN = 2**11
-MOST_A_CANDIDATE = 2**9  # of a token, in log-probabilities
-MAX_ERROR = 2**16  # bytes of an error's body that we read
+# Maximum bytes of a response. The event of a token is 200 to 500 bytes; some servers send reasoning twice.
+OVERHEAD_BYTES = 2**20
+BYTES_PER_TOKEN = 2**11
+BYTES_PER_CANDIDATE = 2**9  # of a token's log-probabilities
+MAX_ERROR = 2**16  # bytes of an error body that are read
 MAX_HEADER = 2**18  # bytes of one header: gateways add policies and traces
-# Only text is progress, or a server that drips something else would hold a request for ever. Before the first
-# text what keeps the connection alive is taken for a sign that the server works on it, for GRACE stall
-# time-outs in all; text has to come at a piece in PIECE_GRACE seconds beyond those.
-GRACE = 10
-PIECE_GRACE = 30
-MOST_REDIRECTS = 3
-_REPEATED = {301, 302, 307, 308}  # redirects after which the POST is sent again; 303 asks for a GET
-
-
-class RequestFailed(WorkItemFailed):
-    """This request cannot be answered, others may be. The message is one short line saying why."""
-
-    def __init__(self, reason: str, *, refused: bool = False) -> None:
-        super().__init__(reason)
-        self.refused = refused
-
-
-class ErrorStatus(Exception):
-    """The server refused: with an HTTP status, or with an error inside an answer that began well."""
-
-    def __init__(self, status: int, body: object, after: float | None = None) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status, self.body = status, body
-        self.after = after  # seconds that the server asks us to wait
-
-
-@dataclass(eq=False)
-class Retry(Exception):
-    """This try failed, another may pass."""
-
-    word: str  # what the retries are counted under: "429", "5xx", "connection", "cut", "stalled", "garbage"
-    reason: str  # one line, not cleaned yet
-    counts: bool = True  # against max_retries; otherwise it waits as long as other requests are answered
-    busy: bool = False  # the server has too much to do now: it refuses before it begins to answer
-    refused: bool = False  # no connection could be had at all
-    after: float | None = None  # seconds that the server asks us to wait
+# Only text is progress, or a server that drips anything else would hold a request forever. Before the first
+# text, keep-alive bytes count as progress for STALLS_BEFORE_TEXT stall timeouts in total; after it, text has
+# to arrive at one piece per SECONDS_PER_PIECE beyond those.
+STALLS_BEFORE_TEXT = 10
+SECONDS_PER_PIECE = 30
+MAX_REDIRECTS = 3
+_REPEATED = {301, 302, 307, 308}  # redirects after which a POST is repeated; 303 asks for a GET
+_QUERY = re.compile(r"\?[^\s'\")]*")
 
 
 class Sink(Protocol):
-    """What takes an answer's bytes as they come."""
+    """Takes the bytes of a response as they arrive."""
 
     @property
     def pieces(self) -> int:
-        """Pieces of the answer's text so far; what keeps the connection alive is none."""
+        """Pieces of the response's text so far, without keep-alive bytes."""
 
     def feed(self, chunk: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """When an answer is given up."""
+class ResponseLimits:
+    """Limits on the time and the size of a response."""
 
     stall: float  # seconds without progress
-    tokens: int  # asked for, at most
-    candidates: int = 0  # a token, with their log-probabilities
-    # The server was started here and does in turn what it cannot do at once: vLLM puts off even answers that
-    # it has begun, so that the progress of any is the progress of all.
-    ours: bool = False
+    tokens: int = 0  # maximum asked for
+    candidates: int = 0  # log-probabilities per token
+    # The server was started here and is never dead while it is busy: vLLM queues requests and preempts even
+    # responses that it has begun, so the progress of any is the progress of all.
+    own_server: bool = False
+    overhead: int = OVERHEAD_BYTES  # bytes allowed besides the tokens
 
     @property
     def bytes(self) -> int:
-        return MOST_AROUND + (MOST_A_TOKEN + MOST_A_CANDIDATE * self.candidates) * self.tokens
+        return self.overhead + (BYTES_PER_TOKEN + BYTES_PER_CANDIDATE * self.candidates) * self.tokens
 
     def deadline(self, began: float, heard: float, pieces: int) -> float:
-        """When to give up, if nothing more comes. `heard`: when text came last, before any text: a byte."""
-        most = self.stall * GRACE + PIECE_GRACE * min(pieces, self.tokens)
-        return min(heard + self.stall, began + most)
+        """Returns when to give up. `heard`: the time of the last text, before any text of the last byte."""
+        longest = self.stall * STALLS_BEFORE_TEXT + SECONDS_PER_PIECE * min(pieces, self.tokens)
+        return min(heard + self.stall, began + longest)
 
 
-class _Whole:
-    """Keeps an answer as it is."""
+class _Buffer:
+    """Keeps a response as it is."""
 
     pieces = 0
 
@@ -116,9 +85,9 @@ class _Whole:
 
 
 class Transport:
-    """The connections to one address. Has to be opened inside the event loop, and closed."""
+    """An async context manager that holds the connections to one base URL."""
 
-    def __init__(self, base_url: str, key: str | None) -> None:
+    def __init__(self, base_url: str, key: str | None = None) -> None:
         parts = urlsplit(base_url)
         self._base = parts._replace(path=parts.path.rstrip("/"))
         self._proxy = proxy_for(base_url)
@@ -126,11 +95,11 @@ class Transport:
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
         self._session: aiohttp.ClientSession | None = None
-        self.heard_at = float("-inf")  # when text of any answer came last, on the loop's clock
+        self.heard_at = float("-inf")  # time of the last text of any response, on the loop's clock
 
-    def open(self) -> None:
+    async def __aenter__(self) -> Transport:
         self._session = aiohttp.ClientSession(
-            # No bound on connections: how many requests are in flight is decided elsewhere.
+            # Unlimited connections: the endpoint pool limits the requests in flight.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=60),
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -139,88 +108,106 @@ class Transport:
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
         )
+        return self
 
-    async def close(self) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         if self._session:
             await self._session.close()
 
-    async def fetch(self, path: str, body: bytes, bounds: Bounds) -> bytes:
-        """The whole of a small answer. Raises as `post` does; RequestFailed where it is refused."""
-        sink = _Whole()
+    async def get(self, path: str, limits: ResponseLimits) -> bytes:
+        """Returns the body of a GET. Raises what `send` raises."""
+        buffer = _Buffer()
+        await self.send(None, buffer, limits, path=path)
+        return bytes(buffer.body)
+
+    async def fetch(self, path: str, body: bytes, limits: ResponseLimits) -> bytes:
+        """Returns the body of a small POST. Raises what `send` raises, and RequestFailed for refusals."""
+        buffer = _Buffer()
         try:
-            await self.post(body, sink, bounds, lambda _: None, path)
+            await self.send(body, buffer, limits, path=path)
         except ErrorStatus as e:
             if e.status >= 500 or e.status == 429:
                 raise
             raise RequestFailed(f"{path}: {e}", refused=True) from None
-        return bytes(sink.body)
+        return bytes(buffer.body)
 
-    async def post(
-        self, body: bytes, sink: Sink, bounds: Bounds, first: Callable[[float], None], path: str = CHAT
+    async def send(
+        self,
+        body: bytes | None,
+        sink: Sink,
+        limits: ResponseLimits,
+        first_byte: Callable[[float], None] = lambda _: None,
+        path: str = CHAT,
     ) -> None:
-        """Send one request and feed its answer to the sink.
+        """Sends a POST, or a GET where there is no body, and feeds its response to the sink.
 
-        `first` is called with the seconds to the first byte of a good answer. Raises ErrorStatus, Retry, or
-        RequestFailed for an answer that is too large; what `sink.feed` raises ends the request.
+        `first_byte` is called with the seconds to the first byte of a good response. Raises ErrorStatus,
+        Retry, RequestFailed for a response that is too large, and whatever `sink.feed` raises.
         """
-        assert self._session, "not opened"
-        clock = asyncio.get_running_loop().time
-        began = clock()
+        began = asyncio.get_running_loop().time()
         started = False
 
         def start(seconds: float) -> None:
             nonlocal started
             started = True
-            first(seconds)
+            first_byte(seconds)
 
         try:
-            async with asyncio.timeout(bounds.stall) as alarm:
-                with self._in_turn(alarm, bounds, began):
-                    async with self._sent(self._session, self._address(path), body) as response:
+            async with asyncio.timeout(limits.stall) as alarm:
+                with self._progress_of_all(alarm, limits, began):
+                    async with self._sent(self._url(path), body) as response:
                         if not 200 <= response.status < 300:
-                            raise await _error(response)
-                        await self._read(response, sink, bounds, alarm, began, start)
+                            raise await _error_status(response)
+                        await self._read(response, sink, limits, alarm, began, start)
         except aiohttp.ClientError as e:
-            raise _lost(e, started) from None
+            raise _connection_error(e, started) from None
         except TimeoutError:
-            raise Retry("stalled", _stalled(bounds, sink.pieces)) from None
-        except (ValueError, LookupError) as e:  # of headers that aiohttp cannot read
-            raise Retry("garbage", f"the answer breaks HTTP: {e}") from None
+            at = f"after {sink.pieces} pieces of it" if sink.pieces else "before any piece of it"
+            reason = f"the response made no progress, {at} (stall_timeout = {limits.stall:g} s)"
+            raise Retry("stalled", reason) from None
+        except (ValueError, LookupError) as e:  # headers that aiohttp cannot parse
+            raise Retry("garbage", f"the response breaks HTTP: {e}") from None
 
-    def _address(self, path: str) -> str:
-        below = self._base.path if path in (CHAT, COMPLETIONS) else self._base.path.removesuffix("/v1")
-        return self._base._replace(path=below + path).geturl()
+    def _url(self, path: str) -> str:
+        """Paths that OpenAI does not define are next to /v1, not below it."""
+        openai = path in (CHAT, COMPLETIONS, MODELS)
+        parent = self._base.path if openai else self._base.path.removesuffix("/v1")
+        return self._base._replace(path=parent + path).geturl()
 
     @contextlib.asynccontextmanager
-    async def _sent(
-        self, session: aiohttp.ClientSession, url: str, body: bytes
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to the POST, repeated where the same server says that it has moved to."""
-        for _ in range(1 + MOST_REDIRECTS):
-            async with session.post(url, data=body, allow_redirects=False) as response:
-                if response.status not in _REPEATED:
+    async def _sent(self, url: str, body: bytes | None) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Sends a POST, or a GET without a body, and repeats it where the same host redirects it."""
+        assert self._session, "not opened"
+        method, followed = ("GET", _REPEATED | {303}) if body is None else ("POST", _REPEATED)
+        for _ in range(1 + MAX_REDIRECTS):
+            async with self._session.request(method, url, data=body, allow_redirects=False) as response:
+                if response.status not in followed:
                     yield response
                     return
-                moved, status = response.headers.get("Location", ""), response.status
+                location, status = response.headers.get("Location", ""), response.status
             try:
-                url = redirected(url, moved)
+                url = redirect_target(url, location)
             except ValueError as e:
-                raise _moved(status, str(e)) from None
-        raise _moved(status, f"{MOST_REDIRECTS} redirects led to no answer, the last to {shown(url)}")
+                raise _redirect_error(status, str(e)) from None
+        raise _redirect_error(
+            status, f"{MAX_REDIRECTS} redirects led to no response, the last to {display_url(url)}"
+        )
 
     @contextlib.contextmanager
-    def _in_turn(self, alarm: asyncio.Timeout, bounds: Bounds, began: float) -> Iterator[None]:
-        """While text comes from a server of ours, no answer of it is stalled, whether it has begun or not."""
+    def _progress_of_all(
+        self, alarm: asyncio.Timeout, limits: ResponseLimits, began: float
+    ) -> Iterator[None]:
+        """Postpones the alarm of each request while any response of our own server makes progress."""
         loop = asyncio.get_running_loop()
         timers: list[asyncio.TimerHandle] = []
 
-        def look() -> None:
+        def postpone() -> None:
             if not alarm.expired():
-                alarm.reschedule(max(began, self.heard_at) + bounds.stall)
-                timers[:] = [loop.call_later(bounds.stall / 2, look)]
+                alarm.reschedule(max(began, self.heard_at) + limits.stall)
+                timers[:] = [loop.call_later(limits.stall / 2, postpone)]
 
-        if bounds.ours:
-            timers.append(loop.call_later(bounds.stall / 2, look))
+        if limits.own_server:
+            timers.append(loop.call_later(limits.stall / 2, postpone))
         try:
             yield
         finally:
@@ -231,7 +218,7 @@ class Transport:
         self,
         response: aiohttp.ClientResponse,
         sink: Sink,
-        bounds: Bounds,
+        limits: ResponseLimits,
         alarm: asyncio.Timeout,
         began: float,
         start: Callable[[float], None],
@@ -243,49 +230,44 @@ class Transport:
             if not size:
                 start(now - began)
             size += len(chunk)
-            if size > bounds.bytes:
-                most = f"{bounds.bytes / 2**20:.1f} MiB"
+            if size > limits.bytes:
+                most = f"{limits.bytes / 2**20:.1f} MiB"
                 raise RequestFailed(
-                    f"the answer to a request of {bounds.tokens} tokens is larger than {most}"
+                    f"the response to a request of {limits.tokens} tokens is larger than {most}"
                 )
             sink.feed(chunk)
             if sink.pieces > pieces:
                 pieces, heard, self.heard_at = sink.pieces, now, now
             elif not pieces:
                 heard = now
-            if not bounds.ours:
-                alarm.reschedule(bounds.deadline(began, heard, pieces))
+            if not limits.own_server:
+                alarm.reschedule(limits.deadline(began, heard, pieces))
 
 
-def _moved(status: int, why: str) -> ErrorStatus:
-    return ErrorStatus(status, {"error": {"message": why}})
+def _redirect_error(status: int, reason: str) -> ErrorStatus:
+    return ErrorStatus(status, {"error": {"message": reason}})
 
 
-def _stalled(bounds: Bounds, pieces: int) -> str:
-    part = f"after {pieces} pieces of it" if pieces else "before any piece of it"
-    return f"the answer made no progress, {part} (stall_timeout = {bounds.stall:g} s)"
-
-
-async def _error(response: aiohttp.ClientResponse) -> ErrorStatus:
+async def _error_status(response: aiohttp.ClientResponse) -> ErrorStatus:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) >= MAX_ERROR:
             break
-    asked = response.headers
-    after = read_retry_after(asked.get("Retry-After"), asked.get("Retry-After-Ms"), time.time())
+    headers = response.headers
+    after = read_retry_after(headers.get("Retry-After"), headers.get("Retry-After-Ms"), time.time())
     return ErrorStatus(response.status, bytes(body[:MAX_ERROR]), after)
 
 
-def _lost(error: aiohttp.ClientError, started: bool) -> Retry:
-    said = _QUERY.sub("?...", str(error)) or type(error).__name__  # some name the address whole
-    reason = f"no answer: {said}"
+def _connection_error(error: aiohttp.ClientError, started: bool) -> Retry:
+    message = _QUERY.sub("?...", str(error)) or type(error).__name__  # some messages hold the whole URL
+    reason = f"no response: {message}"
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Retry("connection", reason, counts=False, refused=True)
     if isinstance(error, aiohttp.ClientPayloadError) or (
         started and isinstance(error, aiohttp.ClientOSError)
     ):
-        return Retry("cut", f"the answer was cut off: {said}")
+        return Retry("cut", f"the response was cut off: {message}")
     if isinstance(error, aiohttp.ClientConnectionError):
         return Retry("connection", reason, busy=True)
-    return Retry("garbage", f"the answer breaks HTTP: {said}")
+    return Retry("garbage", f"the response breaks HTTP: {message}")

@@ -1,6 +1,6 @@
-"""The cache of models that were made of others: each made once, by a program, and there whole or not at all.
+"""Cache of models derived from others. Each is built once, by a subprocess, and appears only when complete.
 
-Leaves out what is made of what, and where that lies: pipeline/inference/model_files.py.
+Which models are derived, and from what: pipeline/inference/model_files.py.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pathlib import Path
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import UserError
 
-ROOM_TO_SPARE = 64 * 1024**2  # bytes: tokenizer, config, log
+SPARE = 64 * 1024**2  # bytes left free for tokenizer, config and log
 
 
 def folder(name: str, key: str) -> Path:
-    """Where a model lives: named for people, keyed by all that it is made of."""
+    """Returns the folder of a model. `name`: for people; `key`: everything that the model is built from."""
     try:
         cache = Path(os.environ.get("RETORT_CACHE") or "~/.cache/retort").expanduser()
-    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+    except RuntimeError:  # neither HOME nor a passwd entry
         raise UserError("this user has no home folder: set RETORT_CACHE to a folder for models") from None
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     return Path(os.path.abspath(cache)) / "models" / f"{name}-{digest}"
 
 
 def check_room(what: str, needed: int, at: Path) -> None:
-    """Raise UserError when so many bytes do not fit beside what is on the disk already."""
+    """Raises UserError if the disk of `at` has fewer than `needed` bytes free."""
     has = free(at)
     if has < needed:
         raise UserError(
@@ -41,28 +41,28 @@ def check_room(what: str, needed: int, at: Path) -> None:
 
 
 def free(at: Path) -> int:
-    """Bytes that may be taken on the disk where the folder is or will be."""
+    """Returns the usable bytes on the disk of a folder that may not exist yet."""
     while not at.exists():
         at = at.parent
-    return max(0, shutil.disk_usage(at).free - ROOM_TO_SPARE)
+    return max(0, shutil.disk_usage(at).free - SPARE)
 
 
-def made(target: Path, program: Sequence[str], doing: str, say: Callable[[str], None]) -> str:
-    """The target folder; made by `python -m pipeline.train.trainer.PROGRAM ... FOLDER` where it is missing.
+def build_once(target: Path, program: Sequence[str], doing: str, say: Callable[[str], None]) -> str:
+    """Returns the target folder, built by `python -m pipeline.train.trainer.PROGRAM ... FOLDER` if missing.
 
-    Two processes that want the same take turns, and the second finds it done. Raises UserError.
+    Concurrent processes wait for the first one. Raises UserError if the program fails.
     """
     if not target.exists():
         with _exclusive(target):
             if not target.exists():
-                _make(target, program, doing, say)
+                _build(target, program, doing, say)
     return str(target)
 
 
-def _make(target: Path, program: Sequence[str], doing: str, say: Callable[[str], None]) -> None:
-    """Have it written into a folder beside the target, then rename; it has to be our turn."""
+def _build(target: Path, program: Sequence[str], doing: str, say: Callable[[str], None]) -> None:
+    """Builds into a temporary folder and renames it; the caller holds the lock."""
     for stale in target.parent.glob(f"{target.name}.part-*"):
-        shutil.rmtree(stale)  # of a run that was killed: nobody else can be writing now
+        shutil.rmtree(stale)  # of a killed process: the lock excludes a live one
     part = target.with_name(f"{target.name}.part-{os.getpid()}")
     part.mkdir()
     log = target.with_name(target.name + ".log")
@@ -71,36 +71,26 @@ def _make(target: Path, program: Sequence[str], doing: str, say: Callable[[str],
     try:
         with Child(command, log) as child:
             if child.wait() != 0:
-                reason = child.log_tail(1)
-                raise UserError(f"{doing} failed: {reason} (log: {log})")
-        _sync(part)
+                raise UserError(f"{doing} failed: {child.log_tail(1)} (log: {log})")
+        for path in part.iterdir():
+            with path.open("rb") as f:
+                os.fsync(f.fileno())  # the files have to be on disk before the rename
         part.rename(target)
     finally:
-        shutil.rmtree(part, ignore_errors=True)  # gone already when all went well
+        shutil.rmtree(part, ignore_errors=True)  # gone already after a success
 
 
 @contextmanager
 def _exclusive(target: Path) -> Iterator[None]:
-    """One process at a time; the kernel lets go of the lock when we end, however we end."""
+    """Holds a lock that the kernel releases however this process ends."""
+    doing = "written"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = target.with_name(target.name + ".lock").open("w")
+        doing = "locked"
+        fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as e:
-        raise UserError(
-            f"{target.parent}: cannot be written: {e.strerror}; set RETORT_CACHE to a folder that can"
-        ) from None
+        problem = f"{target.parent}: cannot be {doing}: {e.strerror}"
+        raise UserError(f"{problem}; set RETORT_CACHE to a folder that can") from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as e:
-            raise UserError(
-                f"{target.parent}: cannot be locked: {e.strerror}; set RETORT_CACHE to a folder that can"
-            ) from None
         yield
-
-
-def _sync(folder: Path) -> None:
-    """Have the files on the disk before the rename says that they are there."""
-    for path in folder.iterdir():
-        with path.open("rb") as f:
-            os.fsync(f.fileno())

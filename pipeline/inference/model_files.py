@@ -1,8 +1,7 @@
-"""Where a model is: hub names as they are, local folders checked, what has to be made in a cache.
+"""Finds models: hub names, local folders, GGUF files converted and students pruned into a cache.
 
-`check()` is quick and makes nothing; `resolve()` gives what vLLM and transformers take. Leaves out
-downloading (they do that themselves for hub names), the conversion of GGUF files (training/convert.py) and
-the cutting of students from a model (training/cut.py), programs that model_cache.py runs.
+`check()` is quick and builds nothing; `resolve()` returns what vLLM and transformers accept (they download
+hub models themselves). model_cache.py runs the builders, convert_gguf.py and prune.py in train/trainer/.
 """
 
 from __future__ import annotations
@@ -20,42 +19,55 @@ from typing import Any
 
 from pipeline import install_hints
 from pipeline.errors import UserError
-from pipeline.inference import model_cache as cache
+from pipeline.inference import model_cache
 
-CONVERT_VERSION = 1  # raise it when convert.py writes something else: older folders are then left alone
-CUT_VERSION = 1  # the same for cut.py
-MOST_BF16_PER_BYTE = 11  # 16 bits over 1.56, the smallest GGUF quantisation (IQ1_S)
+CONVERT_VERSION = 1  # raised when convert_gguf.py writes different files: older folders are then ignored
+CUT_VERSION = 1  # the same for prune.py
+MAX_BF16_PER_BYTE = 11  # 16 bits over 1.56, the smallest GGUF quantization (IQ1_S)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 def check(model: str, layers: int | None = None) -> None:
-    """Find the mistakes that need no work: what is missing, what is malformed, no room to convert or cut."""
+    """Raises UserError for missing or malformed models, missing libraries, or no room to build."""
     path = _local(model)
     if path is None:
         return
     folder = path
     if path.is_file():
-        folder = _cached(path)
+        folder = _converted_folder(path)
         _check_convertible(path, folder)
     if layers is not None and folder.exists():
-        _check_cut(str(folder), layers, _cached_cut(str(folder), layers))
+        _check_prunable(str(folder), layers, _pruned_folder(str(folder), layers))
 
 
 def resolve(model: str, say: Callable[[str], None] | None = None, layers: int | None = None) -> str:
-    """The hub name unchanged, or the absolute path of an ordinary model folder; may convert (half a minute).
+    """Returns the hub name unchanged, or the absolute path of a model folder, built first if necessary.
 
-    With `layers`, a folder with the model cut to so many of its layers (training/cut.py); of a hub name it is
-    cut once, whatever the hub holds later. Raises UserError.
+    `layers`: a folder with the model pruned to this many layers. A hub model is pruned once, even if the
+    hub's files change later. Raises UserError.
     """
     say = say or (lambda _text: None)
     path = _local(model)
-    whole = model if path is None else str(path) if path.is_dir() else _converted(path, say)
-    return whole if layers is None else _cut(whole, layers, say)
+    if path is None:
+        whole = model
+    elif path.is_dir():
+        whole = str(path)
+    else:
+        folder = _converted_folder(path)
+        _check_convertible(path, folder)
+        doing = f"converting {path} to a model folder"
+        whole = model_cache.build_once(folder, ["convert_gguf", str(path)], doing, say)
+    if layers is None:
+        return whole
+    folder = _pruned_folder(whole, layers)
+    _check_prunable(whole, layers, folder)
+    doing = f"cutting {layers} layers from {whole}"
+    return model_cache.build_once(folder, ["prune", whole, str(layers)], doing, say)
 
 
 def sizes(model: str) -> tuple[dict[str, Any], int] | None:
-    """The text model's config and the bytes of the weights of what `resolve` gave; None where unknown."""
+    """Returns the text model's config and the bytes of the weights of a resolved model; None if unknown."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     try:
@@ -65,7 +77,7 @@ def sizes(model: str) -> tuple[dict[str, Any], int] | None:
             found = HfApi().model_info(model, files_metadata=True).siblings or []
             weights = sum(file.size or 0 for file in found if _holds_weights(file.rfilename))
             config = json.loads(Path(hf_hub_download(model, "config.json")).read_bytes())
-        except OSError:  # no network; perhaps it is here
+        except OSError:  # no network; perhaps it is in the hub's cache
             return _sizes_in(Path(snapshot_download(model, local_files_only=True)))
         return config.get("text_config", config), weights
     except (OSError, ValueError, AttributeError):
@@ -84,22 +96,26 @@ def _holds_weights(name: str) -> bool:
 
 
 def label(model: str) -> str:
-    """A short name for a model, safe as a file name: what stands after the last slash, without .gguf."""
+    """Returns a short name that is safe as a file name: the part after the last slash, without .gguf."""
     name = model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
 
 
 def _local(model: str) -> Path | None:
-    """The model's folder or GGUF file, absolute and looked at; None when it is a hub name."""
+    """Returns the absolute path of a model folder or GGUF file, after checking it; None for a hub name."""
     if model.startswith("package:"):
         path = _packaged(model)
-    elif _looks_like_a_path(model):
+    elif (
+        model.startswith(("/", "./", "../", "~"))
+        or model.endswith(".gguf")
+        or (model and os.path.isdir(model))
+    ):
         path = Path(os.path.abspath(os.path.expanduser(model)))
     elif _HUB_NAME.fullmatch(model):
         return None
     else:
         raise UserError(f"{model!r}: neither a hub name (org/name), a folder, nor a .gguf file")
-    if os.path.isdir(path):  # not path.is_dir(), which raises where we may not look
+    if os.path.isdir(path):  # path.is_dir() raises without permission
         if not os.path.isfile(path / "config.json"):
             raise UserError(f"{model}: no config.json in this folder, so it is not a model folder")
     elif not os.path.isfile(path):
@@ -107,14 +123,6 @@ def _local(model: str) -> Path | None:
     elif not _is_gguf(path):
         raise UserError(f"{model}: not a GGUF file; give a .gguf file, a model folder or a hub name")
     return path
-
-
-def _looks_like_a_path(model: str) -> bool:
-    return (
-        model.startswith(("/", "./", "../", "~"))
-        or model.endswith(".gguf")
-        or bool(model and os.path.isdir(model))
-    )
 
 
 def _is_gguf(path: Path) -> bool:
@@ -126,7 +134,7 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _packaged(model: str) -> Path:
-    """The file of an installed package, found in the package's own list of files: nothing is imported."""
+    """Returns the file of an installed package, found in its metadata: nothing is imported."""
     name, slash, file = model.removeprefix("package:").partition("/")
     if not slash or not name or not file:
         raise UserError(f"{model}: write package:DISTRIBUTION/FILE.gguf")
@@ -145,42 +153,40 @@ def _packaged(model: str) -> Path:
 
 
 @lru_cache
-def _content(gguf: Path, _size: int, _modified: int) -> str:
-    """Hash of the file, read once a process for as long as it does not change."""
+def _sha256(gguf: Path, _size: int, _modified: int) -> str:
+    """Returns the hash of a file, read once per process unless its size or time changes."""
     with gguf.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cached(gguf: Path) -> Path:
-    """Where the converted model lives: named for people, keyed by the file's content."""
+def _converted_folder(gguf: Path) -> Path:
     stat = gguf.stat()
-    content = _content(gguf, stat.st_size, stat.st_mtime_ns)
-    return cache.folder(label(str(gguf)), f"{content} convert {CONVERT_VERSION}")
+    content = _sha256(gguf, stat.st_size, stat.st_mtime_ns)
+    return model_cache.folder(label(str(gguf)), f"{content} convert {CONVERT_VERSION}")
 
 
-def _cached_cut(whole: str, layers: int) -> Path:
-    """Where the cut model lives: keyed by the hub's name for it, or by path, size and age of its files."""
+def _pruned_folder(whole: str, layers: int) -> Path:
+    """Returns the folder of the pruned model, keyed by hub name, or by path, size and age of its files."""
     files = sorted(path for path in Path(whole).glob("*") if path.is_file()) if os.path.isdir(whole) else []
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return cache.folder(f"{label(whole)}-{layers}-layers", f"{whole} {stats} cut {layers} {CUT_VERSION}")
+    key = f"{whole} {stats} cut {layers} {CUT_VERSION}"
+    return model_cache.folder(f"{label(whole)}-{layers}-layers", key)
 
 
 def _check_convertible(gguf: Path, target: Path) -> None:
     if target.exists():
         return
     _check_libraries(f"{gguf}: converting it", ("gguf", "torch", "transformers"))
-    if cache.free(target.parent) < gguf.stat().st_size * MOST_BF16_PER_BYTE:  # else surely enough
-        cache.check_room(f"convert {gguf.name}", _bf16_bytes(gguf), target.parent)  # counting takes seconds
-
-
-def _bf16_bytes(gguf: Path) -> int:
+    if model_cache.free(target.parent) >= gguf.stat().st_size * MAX_BF16_PER_BYTE:
+        return  # enough in any case; counting the tensors takes seconds
     from gguf import GGUFReader
 
-    return 2 * sum(int(tensor.n_elements) for tensor in GGUFReader(gguf).tensors)
+    needed = 2 * sum(int(tensor.n_elements) for tensor in GGUFReader(gguf).tensors)
+    model_cache.check_room(f"convert {gguf.name}", needed, target.parent)
 
 
-def _check_cut(whole: str, layers: int, target: Path) -> None:
-    """Of a hub name only the libraries are known: the rest is found when it is cut."""
+def _check_prunable(whole: str, layers: int, target: Path) -> None:
+    """Checks libraries, layers and room; the last two only for a local model."""
     if layers < 1:
         raise UserError(f"student.layers = {layers}: a model needs 1 layer at least")
     if target.exists():
@@ -191,11 +197,11 @@ def _check_cut(whole: str, layers: int, target: Path) -> None:
         if has is not None and layers > has:
             raise UserError(f"student.layers = {layers}: {whole} has {has} layers")
         weights = sum(path.stat().st_size for path in Path(whole).glob("*.safetensors"))
-        cache.check_room(f"cut {layers} layers from {whole}", weights, target.parent)
+        model_cache.check_room(f"cut {layers} layers from {whole}", weights, target.parent)
 
 
 def _layers_of(folder: Path) -> int | None:
-    """How many layers the model has; None where its config calls them something that we do not know."""
+    """Returns the number of layers; None if the config has another name for them."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
         found = config.get("text_config", config).get("num_hidden_layers")
@@ -208,15 +214,3 @@ def _check_libraries(what: str, names: Sequence[str]) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}: {install_hints.extra('train')}")
-
-
-def _converted(gguf: Path, say: Callable[[str], None]) -> str:
-    target = _cached(gguf)
-    _check_convertible(gguf, target)
-    return cache.made(target, ["convert", str(gguf)], f"converting {gguf} to a model folder", say)
-
-
-def _cut(whole: str, layers: int, say: Callable[[str], None]) -> str:
-    target = _cached_cut(whole, layers)
-    _check_cut(whole, layers, target)
-    return cache.made(target, ["cut", whole, str(layers)], f"cutting {layers} layers from {whole}", say)

@@ -1,6 +1,6 @@
-"""When a request may be sent: limits a minute, waits between tries, what Retry-After says.
+"""Rate limits per minute, the retry budget of a request, backoff and Retry-After.
 
-Clocks are arguments, in seconds. Leaves out how much is in flight (pacing.py).
+Clocks are arguments, in seconds.
 """
 
 from __future__ import annotations
@@ -10,118 +10,114 @@ import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-LONGEST_WAIT = 60.0  # seconds between tries, unless the server asks for more
-FIRST_WAIT = 0.5
-FIRST_GUESS = 2000  # tokens of an answer while none has come; max_tokens is far more than most need
-SMOOTHING = 0.2  # weight of the newest answer's tokens
-TURNED_AWAY = 20  # tries turned away while others were answered that count as one that failed
+MAX_BACKOFF = 60.0  # seconds between attempts, unless the server asks for more
+BASE_BACKOFF = 0.5
+INITIAL_ESTIMATE = 2000  # tokens of the first response; max_tokens is far more than most need
+SMOOTHING = 0.2  # weight of the newest response's tokens
+OVERLOADS_PER_RETRY = 20  # refusals for overload, while others got responses, that count as one failure
 
 
 class Bucket:
-    """A limit a minute. What is taken beyond it is a debt that the next ones wait for; never more than a
-    second's worth is saved up, so that no minute holds more than the limit by more than that."""
+    """A token bucket that may go into debt, which later requests wait for.
+
+    It saves up at most one second's worth, so no minute exceeds the limit by more than that.
+    """
 
     def __init__(self, per_minute: float) -> None:
         self._rate = per_minute / 60
-        self._most = max(self._rate, 1.0)
-        self._left = self._most
-        self._at: float | None = None
+        self._capacity = max(self._rate, 1.0)
+        self._left = self._capacity
+        self._filled_at: float | None = None
 
     def wait(self, amount: float, now: float) -> float:
-        """The seconds until so much can be taken, as things stand."""
+        """Returns the seconds until the amount is available."""
         self._fill(now)
-        return max(0.0, (min(amount, self._most) - self._left) / self._rate)
+        return max(0.0, (min(amount, self._capacity) - self._left) / self._rate)
 
     def take(self, amount: float, now: float) -> None:
         self._fill(now)
         self._left -= amount
 
-    def settle(self, difference: float, now: float) -> None:
-        """What was taken came to so much more, or less, than thought."""
+    def reconcile(self, difference: float, now: float) -> None:
+        """Corrects an earlier take whose real amount was larger by `difference` (smaller if negative)."""
         self._fill(now)
-        self._left = min(self._most, self._left - difference)
+        self._left = min(self._capacity, self._left - difference)
 
     def _fill(self, now: float) -> None:
-        passed = 0.0 if self._at is None else max(0.0, now - self._at)
-        self._left = min(self._most, self._left + passed * self._rate)
-        self._at = now
+        passed = 0.0 if self._filled_at is None else max(0.0, now - self._filled_at)
+        self._left = min(self._capacity, self._left + passed * self._rate)
+        self._filled_at = now
 
 
 class RateLimiter:
-    """The limits of requests and of tokens a minute that one account has."""
+    """The requests and tokens per minute that one account may use."""
 
     def __init__(self, requests: float | None, tokens: float | None) -> None:
         self._requests = Bucket(requests) if requests else None
         self._tokens = Bucket(tokens) if tokens else None
-        self._usual: float | None = None  # tokens of an answer, smoothed
+        self._mean: float | None = None  # tokens per request, exponentially smoothed
 
-    def wait(self, most_tokens: int, now: float) -> float:
-        """The seconds until a request may be sent, as things stand."""
+    def wait(self, max_tokens: int, now: float) -> float:
+        """Returns the seconds until a request may be sent."""
         return max(
             self._requests.wait(1, now) if self._requests else 0.0,
-            self._tokens.wait(self._guess(most_tokens), now) if self._tokens else 0.0,
+            self._tokens.wait(self._estimate(max_tokens), now) if self._tokens else 0.0,
         )
 
-    def take(self, most_tokens: int, now: float) -> float:
-        """Take one request, and the tokens it is thought to need: those are given back."""
-        guess = self._guess(most_tokens)
+    def take(self, max_tokens: int, now: float) -> float:
+        """Takes one request and returns the number of tokens taken for it, an estimate."""
+        estimate = self._estimate(max_tokens)
         if self._requests:
             self._requests.take(1, now)
         if self._tokens:
-            self._tokens.take(guess, now)
-        return guess
+            self._tokens.take(estimate, now)
+        return estimate
 
-    def settle(self, guess: float, tokens: int | None, now: float) -> None:
-        """The request has ended; `tokens`: how many it needed, None where that is not known."""
+    def reconcile(self, estimate: float, tokens: int | None, now: float) -> None:
+        """Replaces a request's estimate by the tokens that it used; None if the server did not count them."""
         if self._tokens and tokens is not None:
-            self._tokens.settle(tokens - guess, now)
+            self._tokens.reconcile(tokens - estimate, now)
             if tokens:
-                past = tokens if self._usual is None else self._usual
-                self._usual = past + SMOOTHING * (tokens - past)
+                mean = tokens if self._mean is None else self._mean
+                self._mean = mean + SMOOTHING * (tokens - mean)
 
-    def _guess(self, most_tokens: int) -> float:
-        return float(min(most_tokens, FIRST_GUESS)) if self._usual is None else self._usual
+    def _estimate(self, max_tokens: int) -> float:
+        return float(min(max_tokens, INITIAL_ESTIMATE)) if self._mean is None else self._mean
 
 
-class Tries:
-    """The tries of one request, bounded in number.
+class RetryBudget:
+    """Counts the failed attempts of one request against its limit.
 
-    One that failed or was cut off counts. One that the server had too much to do for counts for little, and
-    only if others were answered since the one before: else it says nothing of this request.
+    A failure or a broken response counts fully. A refusal for overload counts 1/OVERLOADS_PER_RETRY, and only
+    if other requests got responses since the last attempt: otherwise it says nothing about this request.
     """
 
     def __init__(self, retries: int, answered: int) -> None:
-        self.failed = 0  # in all
+        self.failed = 0  # attempts in total
         self._retries, self._answered = retries, answered
-        self._counted = self._turned_away = 0
+        self._counted = self._overloads = 0
 
     def fail(self, counts: bool, answered: int) -> None:
-        """Another try failed. `answered`: good answers to other requests so far."""
+        """Records a failed attempt. `answered`: good responses to other requests so far."""
         self.failed += 1
         self._counted += counts
-        self._turned_away += not counts and answered > self._answered
+        self._overloads += not counts and answered > self._answered
         self._answered = answered
 
     @property
     def spent(self) -> bool:
-        """Whether there is none left."""
-        return self._counted + self._turned_away // TURNED_AWAY > self._retries
-
-    @property
-    def waits(self) -> float:
-        """Seconds until the next."""
-        return backoff(self.failed - 1)
+        return self._counted + self._overloads // OVERLOADS_PER_RETRY > self._retries
 
 
-def backoff(tries: int) -> float:
-    """Seconds to wait after so many failed tries: exponential, with full jitter."""
-    return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(tries, 10)))
+def backoff(retries: int) -> float:
+    """Returns the seconds to wait before the next retry: exponential, with full jitter."""
+    return random.uniform(0, min(MAX_BACKOFF, BASE_BACKOFF * 2 ** min(retries, 10)))
 
 
 def read_retry_after(value: str | None, milliseconds: str | None, now: float) -> float | None:
-    """The seconds of a Retry-After header, a number or an HTTP date; `now` in seconds since 1970.
+    """Returns the seconds of a Retry-After header, a number or an HTTP date; None if neither, or in the past.
 
-    The header Retry-After-Ms of some servers is more exact. None for what is neither, and a time in the past.
+    `milliseconds`: the header Retry-After-Ms of some servers, which is more exact. `now`: Unix time.
     """
     for number, unit in ((milliseconds, 1000), (value, 1)):
         if number is not None and re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]{0,9})?\s*", number):

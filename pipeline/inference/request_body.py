@@ -1,14 +1,15 @@
-"""What a request says: the fields of a chat completion, and those of one that goes on with an answer.
+"""Builds the body of a chat completion request, and of a request that continues a truncated response.
 
-A server that is asked to continue a message renders it with its chat template, and many templates close a
-thought in it, or take it for the answer: the model would be asked for something else than it was saying.
-vLLM shows what it renders (/tokenize). Where that is not the first prompt with what was said behind it, just
-this is sent, as tokens, to /v1/completions. Leaves out how the parts are joined (replies.py).
+A server that is asked to continue a message renders it with its chat template. Many templates close the
+reasoning in it or treat it as the answer, so the model would be asked for something else. vLLM shows what it
+renders (/tokenize). If that differs from the first prompt followed by the partial response, the request goes
+to /v1/completions with exactly these tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -16,19 +17,20 @@ from pydantic_core import from_json, to_json
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
 from pipeline.inference.dialects import OPEN
-from pipeline.inference.http import ErrorStatus, RequestFailed, Retry
-from pipeline.inference.logprobs import asked
-from pipeline.inference.response import Completion, said_so_far
+from pipeline.inference.http import ResponseLimits
+from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry
+from pipeline.inference.logprobs import logprob_fields
+from pipeline.inference.response import Completion, partial_message
 from pipeline.rows import Message, Sampling
 
-Fetch = Callable[[str, bytes], Awaitable[bytes]]  # a path and a body -> the answer's body
+Fetch = Callable[[str, bytes], Awaitable[bytes]]  # path and request body -> response body
 
 _PROBE: list[dict[str, Any]] = [{"role": "user", "content": "Count to 3."}]
-_CUT = (
+_TRUNCATED = (
     Completion("I count: 1, 2", "", "length", 1, 1, thinking=True),
     Completion(None, "I count: 1, 2", "length", 1, 1),
 )
-# Tokens of models that mark a thought otherwise than `said_so_far` does, when a parser has taken them off.
+# Tokens of models whose marks differ from those of `partial_message`, once a parser has removed them.
 _OTHER_MARKS = (
     "<|channel|>",
     "<|channel>",
@@ -38,7 +40,20 @@ _OTHER_MARKS = (
     "<seed:think>",
     "◁think▷",
 )
-_OF_CHAT = ("messages", "continue_final_message", "add_generation_prompt", "chat_template_kwargs")
+_CHAT_FIELDS = ("messages", "continue_final_message", "add_generation_prompt", "chat_template_kwargs")
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A request of the client, with all its optional fields."""
+
+    fields: dict[str, Any]  # of the body
+    limits: ResponseLimits
+    logprobs: int | None
+    before: Completion | None  # the truncated completion that it continues
+
+    def body(self, unsent: frozenset[str]) -> bytes:
+        return to_json({name: value for name, value in self.fields.items() if name not in unsent})
 
 
 def chat_body(
@@ -48,13 +63,16 @@ def chat_body(
     sampling: Sampling,
     seed: int,
     logprobs: int | None,
-    so_far: Completion | None,
+    before: Completion | None,
 ) -> dict[str, Any]:
-    """The fields of a request, those included that a server may refuse and that can be left out."""
-    said: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+    """Returns the fields of a request, including optional ones that a server may refuse.
+
+    `logprobs`: candidates per token; `before`: the truncated completion to continue.
+    """
+    sent: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
     body: dict[str, Any] = endpoint.extra_body | {
         "model": model,
-        "messages": said,
+        "messages": sent,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         endpoint.token_limit: sampling.max_tokens,
@@ -63,97 +81,104 @@ def chat_body(
     if endpoint.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     if logprobs is not None:
-        body |= asked(logprobs)
-    if so_far:
-        said.append({"role": "assistant", "content": said_so_far(so_far)})
-        if endpoint.continue_by == "reasoning_content" and so_far.thinking:
-            said[-1] |= {"content": "", "reasoning_content": so_far.reasoning}
+        body |= logprob_fields(logprobs)
+    if before:
+        sent.append({"role": "assistant", "content": partial_message(before)})
+        if endpoint.continue_by == "reasoning_content" and before.thinking:
+            sent[-1] |= {"content": "", "reasoning_content": before.reasoning}
         if endpoint.continue_by in ("prefix", "reasoning_content"):
-            said[-1]["prefix"] = True
+            sent[-1]["prefix"] = True
         else:
             body |= {"add_generation_prompt": False, "continue_final_message": True}
     return body
 
 
-async def must_complete(fetch: Fetch, model: str, endpoint: Endpoint, logprobs: int | None) -> bool | None:
-    """Whether cut answers have to be continued by /v1/completions; None where the server does not tell.
+async def needs_completions(
+    fetch: Fetch, model: str, endpoint: Endpoint, logprobs: int | None
+) -> bool | None:
+    """Whether continuations have to go to /v1/completions; None if the server does not tell.
 
-    UserError where they cannot be continued as they began.
+    Raises UserError if truncated responses cannot be continued faithfully.
     """
     if endpoint.continue_by in ("prefix", "reasoning_content"):
         return False
+    if endpoint.continue_by == "completions" and logprobs is not None:
+        raise _cannot_continue(model, "completions and generate.logprobs are set")
     try:
-        return await _renders_otherwise(fetch, model, endpoint, logprobs)
+        return await _renders_differently(fetch, model, endpoint, logprobs)
     except (RequestFailed, ErrorStatus, Retry):
         return None
 
 
-async def _renders_otherwise(
+async def _renders_differently(
     fetch: Fetch, model: str, endpoint: Endpoint, logprobs: int | None
 ) -> bool | None:
-    if endpoint.continue_by == "completions" and logprobs is not None:
-        raise _cannot(model, "completions and generate.logprobs are set")
-    options = _options(model, endpoint.extra_body)
-    first = await _render(fetch, options, _PROBE)
-    if first is None:
+    options = _template_options(model, endpoint.extra_body)
+    prompt = await _render(fetch, options, _PROBE)
+    if prompt is None:
         return None
     for mark in _OTHER_MARKS:
-        if len(await _tokens(fetch, {"model": model, "prompt": mark, "add_special_tokens": False})) == 1:
-            raise _cannot(model, f"it marks thoughts with {mark}")
-    text = await _text(fetch, model, first)
-    for cut in _CUT:
-        said = {"role": "assistant", "content": said_so_far(cut)}
-        shown = await _render(fetch, options, [*_PROBE, said], continued=True)
-        if shown is None or await _text(fetch, model, shown) != text + _rest(text, cut):
+        if len(await _tokenize_text(fetch, model, mark)) == 1:
+            raise _cannot_continue(model, f"it marks reasoning with {mark}")
+    text = await _detokenize(fetch, model, prompt)
+    for truncated in _TRUNCATED:
+        message = {"role": "assistant", "content": partial_message(truncated)}
+        tokens = await _render(fetch, options, [*_PROBE, message], continued=True)
+        if tokens is None or await _detokenize(fetch, model, tokens) != text + _after_prompt(text, truncated):
             if logprobs is not None:
-                raise _cannot(model, "its chat template closes a cut thought, and generate.logprobs is set")
+                why = "its chat template closes truncated reasoning, and generate.logprobs is set"
+                raise _cannot_continue(model, why)
             return True
     return False
 
 
-async def as_completion(fetch: Fetch, body: bytes, so_far: Completion) -> bytes:
-    """The request to continue a message as one to /v1/completions: the first prompt and what was said."""
+async def as_completion(fetch: Fetch, body: bytes, before: Completion) -> bytes:
+    """Turns a request that continues a message into one to /v1/completions, with the prompt as tokens."""
     chat = from_json(body)
     model = chat["model"]
-    first = await _render(fetch, _options(model, chat), chat["messages"][:-1])
-    if first is None:
+    prompt = await _render(fetch, _template_options(model, chat), chat["messages"][:-1])
+    if prompt is None:
         raise RequestFailed("its chat template does not render the question", refused=True)
-    said = _rest(await _text(fetch, model, first), so_far)
-    tokens = await _tokens(fetch, {"model": model, "prompt": said, "add_special_tokens": False})
+    partial = _after_prompt(await _detokenize(fetch, model, prompt), before)
+    tokens = await _tokenize_text(fetch, model, partial)
     limit = chat.pop("max_completion_tokens", None) or chat.get("max_tokens")
-    rest = {name: value for name, value in chat.items() if name not in _OF_CHAT}
-    return to_json(rest | {"prompt": first + tokens, "max_tokens": limit})
+    rest = {name: value for name, value in chat.items() if name not in _CHAT_FIELDS}
+    return to_json(rest | {"prompt": prompt + tokens, "max_tokens": limit})
 
 
-def _options(model: str, body: dict[str, Any]) -> dict[str, Any]:
+def _template_options(model: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"model": model, "chat_template_kwargs": body.get("chat_template_kwargs") or {}}
 
 
-def _rest(prompt: str, so_far: Completion) -> str:
-    """What stands behind the first prompt; some templates open the thought in that."""
+def _after_prompt(prompt: str, before: Completion) -> str:
+    """Returns the partial response after the first prompt, in which some templates open the reasoning."""
     opened = prompt.rstrip().endswith(OPEN)
-    return (so_far.reasoning or "") if so_far.thinking and opened else said_so_far(so_far)
+    return (before.reasoning or "") if before.thinking and opened else partial_message(before)
 
 
 async def _render(
     fetch: Fetch, options: dict[str, Any], messages: list[dict[str, Any]], continued: bool = False
 ) -> list[int] | None:
-    """The tokens of a prompt; None where the server does not say or its template refuses the messages."""
+    """Returns the tokens of a prompt; None if the server or its chat template refuses the messages."""
     how = {"add_generation_prompt": not continued, "continue_final_message": continued}
     try:
-        return await _tokens(fetch, options | how | {"messages": messages})
+        return await _tokenize(fetch, options | how | {"messages": messages})
     except RequestFailed:
         return None
 
 
-async def _tokens(fetch: Fetch, body: dict[str, Any]) -> list[int]:
+async def _tokenize_text(fetch: Fetch, model: str, text: str) -> list[int]:
+    return await _tokenize(fetch, {"model": model, "prompt": text, "add_special_tokens": False})
+
+
+async def _tokenize(fetch: Fetch, body: dict[str, Any]) -> list[int]:
     tokens = _field(await fetch("/tokenize", to_json(body)), "tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
         raise RequestFailed("the server's /tokenize gives no tokens", refused=True)
     return tokens
 
 
-async def _text(fetch: Fetch, model: str, tokens: list[int]) -> str:
+async def _detokenize(fetch: Fetch, model: str, tokens: list[int]) -> str:
     text = _field(await fetch("/detokenize", to_json({"model": model, "tokens": tokens})), "prompt")
     if not isinstance(text, str):
         raise RequestFailed("the server's /detokenize gives no text", refused=True)
@@ -162,13 +187,13 @@ async def _text(fetch: Fetch, model: str, tokens: list[int]) -> str:
 
 def _field(body: bytes, name: str) -> Any:
     try:
-        answer = from_json(body)
+        response = from_json(body)
     except ValueError:
-        answer = None
-    return answer.get(name) if isinstance(answer, dict) else None
+        response = None
+    return response.get(name) if isinstance(response, dict) else None
 
 
-def _cannot(model: str, why: str) -> UserError:
+def _cannot_continue(model: str, why: str) -> UserError:
     return UserError(
-        f"model {model!r}: cut answers cannot be continued: {why}; set generate.max_continuations = 0"
+        f"model {model!r}: truncated responses cannot be continued: {why}; set generate.max_continuations = 0"
     )

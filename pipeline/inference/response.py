@@ -1,8 +1,7 @@
-"""What an answer says, read piece by piece into a completion.
+"""Reads a response piece by piece into a completion.
 
-Every way of sending a thought gives the same completion, and a thought cut at the token limit is joined
-with what continues it. A server's words are untrusted: each field that is used is checked. Leaves out the
-log-probabilities (logprobs.py) and what an error means (client.py).
+Every way of sending reasoning gives the same completion, and reasoning truncated at the token limit is joined
+with its continuation. Responses are untrusted: each field is checked before use.
 """
 
 from __future__ import annotations
@@ -13,269 +12,264 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from filters.text.turn_marks import without_end_marks
+from filters.text.turn_marks import strip_end_marks
 from pipeline.inference.dialects import (
     CLOSE,
     OPEN,
-    THOUGHT_FIELDS,
-    THOUGHT_KINDS,
-    THOUGHT_PARTS,
-    end_of,
+    REASONING_FIELDS,
+    REASONING_PARTS,
+    REASONING_TYPES,
+    canonical_finish_reason,
     has_marks,
     split_by_marks,
     text_of,
 )
-from pipeline.inference.http import ErrorStatus, RequestFailed, Retry
-from pipeline.inference.logprobs import Tokens
-from pipeline.inference.sse import Bodies, mended
+from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry
+from pipeline.inference.logprobs import TokenLogprobs
+from pipeline.inference.sse import BodyParser, repair_unicode
 from pipeline.rows import Logprobs
 
-MOST_QUOTED = 1000  # characters of an answer that is none
+MAX_QUOTED = 1000  # characters of an unexpected body that are quoted
 
 
 @dataclass(frozen=True)
 class Completion:
-    reasoning: str | None  # the thought; None when the server sent none that can be told apart
-    response: str  # what follows the thought
-    finish_reason: str  # "stop", "length", a word of the server's; "unknown" when it gave none
-    prompt_tokens: int | None  # over all requests that it took
+    reasoning: str | None  # None if the server sent none that can be told apart
+    response: str  # the text after the reasoning
+    finish_reason: str  # "stop", "length", or the server's own word; "unknown" if it gave none
+    prompt_tokens: int | None  # over all requests; None if not counted
     completion_tokens: int | None
     logprobs: Logprobs | None = None
-    thinking: bool = False  # the thought was never ended
-    unsent: frozenset[str] = frozenset()  # fields of the sampling that the server was not sent
+    thinking: bool = False  # the reasoning was never closed
+    unsent: frozenset[str] = frozenset()  # sampling fields left out of the request
 
 
 def can_continue(completion: Completion) -> bool:
-    """Whether it was cut at the token limit in its thought, or in plain text without any."""
+    """Whether it was truncated inside its reasoning, or in plain text without any."""
     if completion.finish_reason != "length":
         return False
     if completion.thinking or completion.reasoning is not None or not completion.response:
         return completion.thinking
-    found = split_by_marks(completion.response)
-    return not has_marks(completion.response) if found is None else not found.closed
+    split = split_by_marks(completion.response)
+    return not has_marks(completion.response) if split is None else not split.closed
 
 
-def said_so_far(cut: Completion) -> str:
-    """The assistant's message to go on with; a thought is still open in it."""
-    return f"{OPEN}\n{cut.reasoning}" if cut.thinking else cut.response
+def partial_message(truncated: Completion) -> str:
+    """Returns the assistant message to continue; unfinished reasoning stays open in it."""
+    return f"{OPEN}\n{truncated.reasoning}" if truncated.thinking else truncated.response
 
 
-def split_thought(content: str, thought: str, *, cut: bool = False) -> tuple[str | None, str, bool]:
-    """The thought, what follows it, and whether the thought was never ended, however the server sent them.
+def split_reasoning(content: str, reasoning: str, *, truncated: bool = False) -> tuple[str | None, str, bool]:
+    """Returns reasoning, response, and whether the reasoning was never closed, however the server sent them.
 
-    A thought in a field of its own is taken without marks that a parser left around it. Otherwise text with
-    one plain pair of marks is split, whichever they are (dialects.py). Any other arrangement of marks is
-    ambiguous: it stays whole in the response, for a filter to refuse.
-    `cut`: the end of the text is kept as it is, because what continues it depends on it; so is a thought that
-    was cut and was not opened as we would open it.
+    Reasoning in a field of its own is stripped of marks that a parser left. Otherwise text with unambiguous
+    marks is split (dialects.py); any other text stays whole in the response, for a filter to reject.
+    `truncated`: the end of the text is kept verbatim because its continuation depends on it; so is truncated
+    reasoning that does not begin with our own opening mark.
     """
-    ended = str.lstrip if cut else str.strip
-    if thought.strip():
-        thought, content, thinking = _of_its_own(thought, content)
-    elif found := split_by_marks(content):
-        thinking = not found.closed
-        if not (thinking and cut and found.marks and found.marks.begin != OPEN):
-            thought, content = found.thought, found.answer
+    strip = str.lstrip if truncated else str.strip
+    if reasoning.strip():
+        reasoning, content, thinking = _from_own_field(reasoning, content)
+    elif split := split_by_marks(content):
+        thinking = not split.closed
+        if not (thinking and truncated and split.marks and split.marks.begin != OPEN):
+            reasoning, content = split.reasoning, split.answer
     else:
         thinking = False
-    thought = ended(thought) if thinking else thought.strip()
-    return thought or None, ended(content), thinking and bool(thought)
+    reasoning = strip(reasoning) if thinking else reasoning.strip()
+    return reasoning or None, strip(content), thinking and bool(reasoning)
 
 
-def _of_its_own(thought: str, content: str) -> tuple[str, str, bool]:
-    """A thought that came in a field of its own and the text beside it, without marks that a parser left."""
-    if (left := split_by_marks(content)) and left.closed and not left.thought.strip():
-        content = left.answer
-    found = split_by_marks(thought)
-    if found is None or (content.strip() and found.answer.strip()):
-        return thought, content, not content
-    return found.thought, content if content.strip() else found.answer, not found.closed and not content
+def _from_own_field(reasoning: str, content: str) -> tuple[str, str, bool]:
+    """Removes the marks that a parser left in the reasoning field or in the content."""
+    if (rest := split_by_marks(content)) and rest.closed and not rest.reasoning.strip():
+        content = rest.answer
+    split = split_by_marks(reasoning)
+    if split is None or (content.strip() and split.answer.strip()):
+        return reasoning, content, not content
+    open_ = not split.closed and not content
+    return split.reasoning, content if content.strip() else split.answer, open_
 
 
-def _joined(so_far: Completion, content: str, thought: str) -> tuple[str, str]:
-    """Content and thought of the whole, from those of the answer that goes on with `so_far`."""
-    content = content.removeprefix(said_so_far(so_far))  # some servers repeat what they go on with
-    if not so_far.thinking:
-        return so_far.response + thought + content, ""
-    if thought.strip() and CLOSE not in thought:
-        return content, f"{so_far.reasoning}{thought}"
-    return f"{OPEN}{so_far.reasoning}{thought}{content}", ""
+def _joined(before: Completion, content: str, reasoning: str) -> tuple[str, str]:
+    """Joins the content and reasoning of a continuation with the completion before it."""
+    content = content.removeprefix(partial_message(before))  # some servers repeat the message
+    if not before.thinking:
+        return before.response + reasoning + content, ""
+    if reasoning.strip() and CLOSE not in reasoning:
+        return content, f"{before.reasoning}{reasoning}"
+    return f"{OPEN}{before.reasoning}{reasoning}{content}", ""
 
 
 @dataclass
-class _Said:
-    """What one choice said so far."""
+class _Choice:
+    """The text of one choice so far, in the pieces in which it arrived."""
 
     content: list[str] = field(default_factory=list)
-    thought: list[str] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)  # of the thought; see THOUGHT_PARTS
+    reasoning: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)  # of the reasoning; see REASONING_PARTS
     refusal: list[str] = field(default_factory=list)
-    end: str | None = None  # what the word means
-    word: str = ""  # the server's, for the end
-    streamed: bool = False  # in pieces
+    finish_reason: str | None = None  # canonical
+    raw_finish_reason: str = ""
+    streamed: bool = False
 
     @property
     def pieces(self) -> int:
-        """How often text came; empty pieces are not kept."""
-        return sum(map(len, (self.content, self.thought, self.parts, self.refusal)))
+        """How many non-empty pieces of text arrived."""
+        return sum(map(len, (self.content, self.reasoning, self.parts, self.refusal)))
 
     def take(self, choice: dict[str, Any]) -> bool:
-        """Whether it says anything: a filter's remark, for one, has neither words nor an end."""
+        """Returns whether it carries a message or an end; an annotation of a content filter has neither."""
         reason = choice.get("finish_reason")
         if reason is not None:
             if not isinstance(reason, str) or len(reason) > 64:
-                raise _wrong("finish_reason is no word")
-            if end := end_of(reason):
-                self.end, self.word = end, reason
+                raise _malformed("finish_reason is not a word")
+            if canonical := canonical_finish_reason(reason):
+                self.finish_reason, self.raw_finish_reason = canonical, reason
         message = choice.get("delta")
         self.streamed |= message is not None
-        if message is None and not self.streamed:  # at the end of a stream it would say all again
+        if message is None and not self.streamed:  # at the end of a stream it would repeat everything
             message = choice.get("message")
-        if isinstance(text := choice.get("text"), str):  # of a completion of a prompt
+        if isinstance(text := choice.get("text"), str):  # from /v1/completions
             message = {"content": text}
         if message is None:
-            return self.end is not None
+            return self.finish_reason is not None
         if not isinstance(message, dict):
-            raise _wrong("a choice has no message")
+            raise _malformed("a choice has no message")
         self._take_message(message)
         return True
 
     def _take_message(self, message: dict[str, Any]) -> None:
-        if content := message.get("content"):
-            self._take_content(content)
-        for names, kept in ((THOUGHT_FIELDS, self.thought), (THOUGHT_PARTS, self.parts)):
-            texts = (_text(name, value) for name in names if _holds_text(value := message.get(name)))
-            kept += islice(filter(None, texts), 1)
+        content = message.get("content")
+        for part in content if isinstance(content, list) else [content] if content else []:
+            is_reasoning = isinstance(part, dict) and part.get("type") in REASONING_TYPES  # as Mistral does
+            pieces = self.reasoning if is_reasoning else self.content
+            pieces += filter(None, [_text("content", part)])
+        for names, pieces in ((REASONING_FIELDS, self.reasoning), (REASONING_PARTS, self.parts)):
+            texts = (_text(name, value) for name in names if _may_hold_text(value := message.get(name)))
+            pieces += islice(filter(None, texts), 1)
         if refusal := message.get("refusal"):
             self.refusal.append(_text("refusal", refusal))
 
-    def _take_content(self, content: Any) -> None:
-        """A text, or parts of which some may be thoughts, as Mistral sends them."""
-        for part in content if isinstance(content, list) else [content]:
-            is_thought = isinstance(part, dict) and part.get("type") in THOUGHT_KINDS
-            kept = self.thought if is_thought else self.content
-            kept += filter(None, [_text("content", part)])
-
     def texts(self) -> tuple[str, str]:
-        """Content and thought."""
+        """Returns content and reasoning."""
         content = "".join(self.content) or "".join(self.refusal)
-        thought = "".join(self.thought)
-        return mended(content), mended(thought if thought.strip() else "".join(self.parts))
+        reasoning = "".join(self.reasoning)
+        return repair_unicode(content), repair_unicode(
+            reasoning if reasoning.strip() else "".join(self.parts)
+        )
 
 
-class Reader:
-    """Takes the bytes of a good answer as they come; `completion` says what they came to.
+class CompletionReader:
+    """Takes the bytes of a good response as they arrive; `completion` returns the result.
 
-    Both raise Retry, ErrorStatus or RequestFailed for an answer that is none.
+    Both raise Retry, ErrorStatus or RequestFailed if the bytes are not a valid response.
     """
 
     def __init__(self, logprobs: int | None = None) -> None:
-        self._bodies = Bodies(self._take)
-        self._choices: dict[int, _Said] = {}
-        self._counts: tuple[int | None, int | None] = (None, None)  # tokens of prompt and completion
-        self._answered = False
-        self._else: Any = None  # the first body that said nothing of an answer
+        self._parser = BodyParser(self._take)
+        self._choices: dict[int, _Choice] = {}
+        self._usage: tuple[int | None, int | None] = (None, None)  # prompt and completion tokens
+        self.began = False  # a response, with text or without, has begun and may have to be paid
+        self._unexpected: Any = None  # the first body without choices
         self._logprobs = logprobs
-        self._tokens: dict[int, Tokens] = {}
+        self._tokens: dict[int, TokenLogprobs] = {}
 
     @property
     def pieces(self) -> int:
-        """Pieces of text so far: neither empty ones nor what keeps the connection alive."""
-        return sum(said.pieces for said in self._choices.values())
-
-    @property
-    def began(self) -> bool:
-        """Whether the answer began, with text or without: it may have to be paid."""
-        return self._answered
+        """Non-empty pieces of text so far, without keep-alive bytes."""
+        return sum(choice.pieces for choice in self._choices.values())
 
     @property
     def tokens(self) -> int | None:
-        """Prompt and completion together, as the server counts; 0 before anything came, None: not said."""
-        if not self._answered:
+        """Prompt and completion tokens as the server counts; 0 before it began, None if not counted."""
+        if not self.began:
             return 0
-        return None if None in self._counts else sum(n or 0 for n in self._counts)
+        return None if None in self._usage else sum(n or 0 for n in self._usage)
 
     def feed(self, chunk: bytes) -> None:
-        self._bodies.feed(chunk)
+        self._parser.feed(chunk)
 
-    def completion(self, so_far: Completion | None = None) -> Completion:
-        """The completion; joined with `so_far` where it goes on with that. May raise NoLogprobs too."""
-        done = self._bodies.end()
-        first = min(self._choices, default=0)  # the only one that was asked for
-        said = self._choices.get(first) or _Said()
-        if not done and said.end is None:
-            raise Retry("cut", "the answer was cut off: it ended without a finish_reason" + self._quoted())
-        if not self._answered:
-            raise _wrong("there are no choices" + self._quoted())
-        if said.end == "given up":
-            raise Retry("cut", f"the answer was cut off: finish_reason {said.word!r}")
-        return self._completion(said, self._tokens.get(first), so_far)
+    def completion(self, before: Completion | None = None) -> Completion:
+        """Returns the completion, joined with the one that it continues. May raise NoLogprobs too."""
+        done = self._parser.end()
+        first = min(self._choices, default=0)  # only one is requested
+        choice = self._choices.get(first) or _Choice()
+        if not done and choice.finish_reason is None:
+            raise Retry("cut", "the response was cut off: it ended without a finish_reason" + self._quote())
+        if not self.began:
+            raise _malformed("there are no choices" + self._quote())
+        if choice.finish_reason == "aborted":
+            raise Retry("cut", f"the response was cut off: finish_reason {choice.raw_finish_reason!r}")
+        return self._completion(choice, self._tokens.get(first), before)
 
-    def _completion(self, said: _Said, tokens: Tokens | None, so_far: Completion | None) -> Completion:
-        ended = said.end or "unknown"
-        content, thought = said.texts()
-        spoken = bool(content or thought)
-        prompt, completion = (count or (None if spoken else count) for count in self._counts)
-        if so_far:
-            content, thought = _joined(so_far, content, thought)
-            prompt = _sum(so_far.prompt_tokens, prompt)
-            completion = _sum(so_far.completion_tokens, completion)
-        if ended != "length":
-            content = without_end_marks(content)
-        reasoning, response, thinking = split_thought(content, thought, cut=ended == "length")
+    def _completion(
+        self, choice: _Choice, tokens: TokenLogprobs | None, before: Completion | None
+    ) -> Completion:
+        finish_reason = choice.finish_reason or "unknown"
+        content, raw_reasoning = choice.texts()
+        has_text = bool(content or raw_reasoning)
+        prompt, completion = (count or (None if has_text else count) for count in self._usage)
+        if before:
+            content, raw_reasoning = _joined(before, content, raw_reasoning)
+            prompt = _sum(before.prompt_tokens, prompt)
+            completion = _sum(before.completion_tokens, completion)
+        truncated = finish_reason == "length"
+        if not truncated:
+            content = strip_end_marks(content)
+        reasoning, response, thinking = split_reasoning(content, raw_reasoning, truncated=truncated)
         logprobs = None
         if self._logprobs is not None:
-            before = so_far.logprobs if so_far else None
-            logprobs = (tokens or Tokens(self._logprobs)).row(reasoning, response, thinking, before)
-        return Completion(reasoning, response, ended, prompt, completion, logprobs, thinking)
+            tokens = tokens or TokenLogprobs(self._logprobs)
+            logprobs = tokens.row(reasoning, response, thinking, before.logprobs if before else None)
+        return Completion(reasoning, response, finish_reason, prompt, completion, logprobs, thinking)
 
     def _take(self, body: Any) -> None:
-        """A whole answer or a piece of one: they differ in "message" or "delta" alone."""
+        """Takes a whole response or one event of a stream: they differ only in "message" or "delta"."""
         if not isinstance(body, dict):
-            raise _wrong("it is no object")
+            raise _malformed("it is not an object")
         if body.get("error") or body.get("object") == "error":
             raise ErrorStatus(_status_in(body), body)
         if isinstance(usage := body.get("usage"), dict):
             counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-            self._counts = counts if any(counts) or not any(self._counts) else self._counts
+            self._usage = counts if any(counts) or not any(self._usage) else self._usage
         choices = body.get("choices")
         if not choices:
-            self._else = self._else or body
-            choices = []
+            self._unexpected = self._unexpected or body
+            return
         if not isinstance(choices, list):
-            raise _wrong("choices is no list")
+            raise _malformed("choices is not a list")
         for position, choice in enumerate(choices):
             if not isinstance(choice, dict):
-                raise _wrong("a choice is no object")
+                raise _malformed("a choice is not an object")
             index = choice.get("index")
             self._take_choice(index if isinstance(index, int) else position, choice)
 
     def _take_choice(self, index: int, choice: dict[str, Any]) -> None:
-        if self._choices.setdefault(index, _Said()).take(choice):
-            self._answered = True
+        self.began |= self._choices.setdefault(index, _Choice()).take(choice)
         if self._logprobs is not None and (logprobs := choice.get("logprobs")):
-            self._tokens.setdefault(index, Tokens(self._logprobs)).take(logprobs)
+            self._tokens.setdefault(index, TokenLogprobs(self._logprobs)).take(logprobs)
 
-    def _quoted(self) -> str:
-        """What came instead of an answer: some servers say in fields of their own why there is none."""
-        if self._answered or not self._else:
+    def _quote(self) -> str:
+        """Quotes what came in place of a response: some servers explain it in fields of their own."""
+        if self.began or not self._unexpected:
             return ""
-        return f"; the server said {json.dumps(self._else, ensure_ascii=False)[:MOST_QUOTED]}"
+        return f"; the server said {json.dumps(self._unexpected, ensure_ascii=False)[:MAX_QUOTED]}"
 
 
-def _holds_text(value: Any) -> bool:
+def _may_hold_text(value: Any) -> bool:
     return bool(value) and not isinstance(value, bool | int | float)
 
 
 def _text(name: str, value: Any) -> str:
     text = text_of(value)
     if text is None:
-        raise _wrong(f"its {name} has a part that is no text")
+        raise _malformed(f"its {name} has a part that is not text")
     return text
 
 
 def _count(value: Any) -> int | None:
-    """A count of tokens; None where it is none: the answer was paid for all the same."""
+    """Returns a token count; None if malformed, since the response was paid for all the same."""
     if isinstance(value, str) and re.fullmatch("[0-9]{1,15}", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
@@ -283,12 +277,12 @@ def _count(value: Any) -> int | None:
     return int(value)
 
 
-def _wrong(what: str) -> RequestFailed:
-    return RequestFailed(f"the answer has the wrong form: {what}")
+def _malformed(what: str) -> RequestFailed:
+    return RequestFailed(f"the response has the wrong form: {what}")
 
 
 def _status_in(body: dict[str, Any]) -> int:
-    """The HTTP status that an error inside an answer stands for; 500 when it does not say."""
+    """Returns the HTTP status of an error inside a response; 500 if it names none."""
     error = body.get("error")
     for code in (error.get("code") if isinstance(error, dict) else None, body.get("code")):
         if re.fullmatch(r"[45][0-9][0-9]", str(code)):

@@ -1,7 +1,7 @@
-"""The JSON bodies in the bytes of an answer: one, or a stream of server-sent events.
+"""Splits the bytes of a response into JSON bodies: a single one, or a stream of server-sent events.
 
-Which of the two it is shows in its first bytes, whatever was asked for and its headers say. The form of a
-stream: https://html.spec.whatwg.org/multipage/server-sent-events.html. Leaves out what the bodies say.
+The first bytes tell which of the two it is, whatever the request and the headers say. Format of a stream:
+https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from pipeline.inference.http import Retry
+from pipeline.inference.credentials import visible_text
+from pipeline.inference.http_errors import Retry
 
-HEAD = 2**16  # bytes in which it shows whether they are a stream
+HEAD = 2**16  # bytes within which a stream is recognized
 
 _EVENT = re.compile(rb"(data|event|id|retry)?:")  # how a line of a stream begins
 _BLANK = b"\xef\xbb\xbf \t\r\n"
-_WORDS = 2000  # bytes of what is no JSON that are looked at for words to repeat
-_HIDDEN = re.compile(r"<(?:style|script|svg)\b[^<]*|<[^<>]*>")  # of a page of HTML
-_NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of pairs that stand for no byte of a bad text
+_LONE_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # all but those that stand for an invalid byte
 
 
-class Bodies:
-    """Takes bytes as they come and hands each JSON body to `take`.
+class BodyParser:
+    """Takes bytes as they arrive and passes each JSON body to `take`.
 
-    Raises Retry for what is no JSON or was cut off, and what `take` raises.
+    Raises Retry for bytes that are not JSON or were cut off, and whatever `take` raises.
     """
 
     def __init__(self, take: Callable[[Any], None]) -> None:
         self._take = take
         self._buffer = bytearray()
-        self._streamed = False  # for certain
-        self._event: list[bytes] = []  # the data of the event being read, line by line
+        self._streamed = False  # known to be a stream
+        self._event: list[bytes] = []  # data lines of the current event
         self._done = False
 
     def feed(self, chunk: bytes) -> None:
@@ -45,7 +44,7 @@ class Bodies:
             del self._buffer[:end]
 
     def end(self) -> bool:
-        """Read the rest. Whether the answer is known to be whole: one body, or a stream that said [DONE]."""
+        """Reads the rest. Returns whether it is complete: a single body, or a stream that sent [DONE]."""
         if not self._is_stream():
             self._take(_json(bytes(self._buffer).strip(_BLANK)))
             return True
@@ -78,27 +77,22 @@ class Bodies:
             except Retry:
                 if not last:
                     raise
-                raise Retry("cut", "the answer was cut off in the middle of an event") from None
+                raise Retry("cut", "the response was cut off in the middle of an event") from None
 
 
-def mended(text: str) -> str:
-    """The text with halves of a character put together, and U+FFFD for those that lack the other half.
+def repair_unicode(text: str) -> str:
+    """Joins split characters, and replaces those that lack a half by U+FFFD.
 
-    `_json` leaves what is no Unicode as surrogates: halves of UTF-16 pairs that came as escapes, and bytes of
-    UTF-8 that were cut between two events. Of a whole text both can be told.
+    `_json` decodes invalid Unicode to surrogates: halves of UTF-16 pairs sent as escapes, and bytes of UTF-8
+    split between two events. Both can be told apart only in the whole text.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
         paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-        return _NO_BYTES.sub("\ufffd", paired).encode(errors="surrogateescape").decode(errors="replace")
+        valid = _LONE_SURROGATES.sub("\ufffd", paired)
+        return valid.encode(errors="surrogateescape").decode(errors="replace")
     return text
-
-
-def words_in(data: bytes) -> str:
-    """The first words of a body that is no JSON: of a page of HTML those that it shows."""
-    text = data[:_WORDS].decode(errors="replace")
-    return " ".join((_HIDDEN.sub(" ", text) if "<" in text else text).split())
 
 
 def _json(data: bytes) -> Any:
@@ -107,8 +101,7 @@ def _json(data: bytes) -> Any:
     except ValueError as e:
         fault = e
     try:
-        return json.loads(data.decode(errors="surrogateescape"))  # it takes half a character
+        return json.loads(data.decode(errors="surrogateescape"))  # accepts half a character
     except (ValueError, RecursionError):
-        said = words_in(data)
-        reason = f"the answer is not JSON: {said!r}" if said else f"the answer is not JSON: {fault}"
-        raise Retry("garbage", reason) from None
+        text = visible_text(data)
+        raise Retry("garbage", f"the response is not JSON: {repr(text) if text else fault}") from None

@@ -1,7 +1,7 @@
-"""Rows out of JSONL, JSON, CSV and Parquet files, one at a time; a row that cannot be read is a BadRow.
+"""Reads rows from JSONL, JSON, CSV and Parquet files, one at a time; a row that cannot be read is a BadRow.
 
-Files are not trusted: a line has a limit, broken UTF-8 and JSON cost a row and no more, and only a JSON array
-is ever held whole. What the columns mean is sources.py's business.
+Files are untrusted: lines have a length limit, invalid UTF-8 or JSON costs one row, and only a JSON array is
+held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from pipeline.errors import UserError
-from pipeline.ingest.lines import RECORD_LIMIT, Lines, RecordTooLong
+from pipeline.ingest.lines import RECORD_LIMIT, LineReader, RecordTooLong
 
-JSON_LIMIT = 2**30  # bytes of a JSON array, which is held whole
-HEAD = 100  # rows to learn the columns from
+JSON_LIMIT = 2**30  # bytes of a JSON array, which is held in memory
+HEAD = 100  # rows that tell the columns
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,26 @@ class BadRow:
 
 
 class Number(str):
-    """A number as the file writes it, so that 0.10 stays 0.10."""
+    """A number in the file's own notation, so that 0.10 stays 0.10."""
 
     __slots__ = ()
 
 
-class _Doubled(dict[str, Any]):
-    """A JSON object in which one name stands twice, or that holds such an object."""
+class _DuplicateName(dict[str, Any]):
+    """A JSON object in which a name occurs twice, or that contains such an object."""
 
     name = ""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    within = [value.name for value in found.values() if isinstance(value, _Doubled)]
-    if len(found) == len(pairs) and not within:
+    nested = [value.name for value in found.values() if isinstance(value, _DuplicateName)]
+    if len(found) == len(pairs) and not nested:
         return found
     names = [name for name, _ in pairs]
-    doubled = _Doubled(found)
-    doubled.name = next((name for name in names if names.count(name) > 1), *within[:1])
-    return doubled
+    invalid = _DuplicateName(found)
+    invalid.name = next((name for name in names if names.count(name) > 1), *nested[:1])
+    return invalid
 
 
 _JSON = json.JSONDecoder(
@@ -65,38 +66,40 @@ _JSON = json.JSONDecoder(
 
 
 def find(pattern: str) -> list[Path]:
-    """The files of a path or a glob pattern, sorted. Raises UserError for none, or for a kind not read."""
+    """Returns the sorted files of a path or glob pattern. Raises UserError for none, or an unknown format."""
     paths = [Path(pattern)] if Path(pattern).exists() else map(Path, glob.glob(pattern, recursive=True))
     files = sorted(path for path in paths if path.is_file())
     if not files:
         raise UserError(f"{pattern}: no such file")
     for path in files:
-        if _reader(path) is None:
-            raise UserError(f"{path}: this kind of file is not read; those that are: {', '.join(_READERS)}")
+        if _suffix(path.name) is None:
+            raise UserError(f"{path}: unknown file format; supported are {', '.join(_READERS)}")
     return files
 
 
 def without_suffix(name: str) -> str:
-    """A file's name without the suffix that says how to read it."""
-    suffix = max((s for s in _READERS if name.lower().endswith(s)), key=len, default="")
-    return name[: len(name) - len(suffix)]
+    """Returns a file name without the suffix that tells its format."""
+    return name[: len(name) - len(_suffix(name) or "")]
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def records(path: Path, columns: tuple[str, ...] = ()) -> Iterator[Record | BadRow]:
-    """The rows of a file; of Parquet only the named columns, where some are named.
+    """Yields the rows of a file that find() returned. Raises UserError if the file cannot be read.
 
-    Raises UserError when the file as a whole cannot be read.
+    `columns`: the only ones to read from Parquet; empty for all.
     """
-    reader = _reader(path)
-    assert reader is not None, "find() lets through what can be read"
     try:
-        yield from reader(path, columns)
+        yield from _READERS[_suffix(path.name) or ""](path, columns)
     except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{path}: cannot be read: {e}") from None
 
 
 def head(path: Path) -> Iterator[Record | BadRow]:
-    """The first rows of a file, to learn its columns from; of Parquet its schema, looking like a row."""
+    """Returns the first rows of a file; for Parquet the schema as one row without values."""
     if path.suffix.lower() == ".parquet":
         with _parquet_file(path) as file:
             return iter([Record(str(path), _skeleton(file.schema_arrow))] if file.metadata.num_rows else [])
@@ -105,7 +108,7 @@ def head(path: Path) -> Iterator[Record | BadRow]:
 
 def _jsonl(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
     with _open(path) as file:
-        lines = Lines(file)
+        lines = LineReader(file)
         while True:
             lines.begin()
             try:
@@ -127,8 +130,8 @@ def _parsed(origin: str, line: bytes) -> Record | BadRow:
 
 
 def _record(origin: str, value: Any) -> Record | BadRow:
-    if isinstance(value, _Doubled):
-        return BadRow(origin, f"the name {value.name!r} stands twice in it")
+    if isinstance(value, _DuplicateName):
+        return BadRow(origin, f"the name {value.name!r} occurs twice")
     return Record(origin, value) if isinstance(value, dict) else BadRow(origin, "not a JSON object")
 
 
@@ -144,12 +147,12 @@ def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
     with _open(path) as file:
         data = file.read(JSON_LIMIT + 1)
     if len(data) > JSON_LIMIT:
-        raise UserError(f"{path}: larger than {JSON_LIMIT >> 30} GB; as JSONL, a row a line, it can be read")
+        raise UserError(f"{path}: larger than {JSON_LIMIT >> 30} GB; write it as JSONL, one row per line")
     try:
         rows = _JSON.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as e:
         line = f"line {e.lineno}: " if isinstance(e, json.JSONDecodeError) else ""
-        raise UserError(f"{path}: {line}{_why(e)}; a row a line is JSONL, and wants .jsonl") from None
+        raise UserError(f"{path}: {line}{_why(e)}; for one row per line use .jsonl") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: not an array of objects")
     for number, row in enumerate(rows, start=1):
@@ -159,8 +162,10 @@ def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
 def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
     csv.field_size_limit(RECORD_LIMIT)
     with _open(path) as file:
-        lines = Lines(file)
-        rows = csv.reader(map(_decoded, lines), strict=True)  # unlike a generator, map goes on after an error
+        lines = LineReader(file)
+        rows = csv.reader(
+            map(_decoded, lines), strict=True
+        )  # map, unlike a generator, resumes after an error
         header: list[str] = []
         while True:
             lines.begin()
@@ -171,9 +176,9 @@ def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
                 return
             except (csv.Error, RecordTooLong) as e:
                 if not header:
-                    raise UserError(f"{path}: no header can be read: {e}") from None
+                    raise UserError(f"{path}: the header cannot be read: {e}") from None
                 if isinstance(e, RecordTooLong) or "end of data" in str(e) or "field limit" in str(e):
-                    lines.give_back()  # a quote that nothing closes: what it took in are rows
+                    lines.give_back()  # the lines after an unclosed quote are rows
                 yield from _bad_lines(path, first, len(lines.record), f"not CSV: {e}")
                 continue
             if cells and not header:
@@ -186,14 +191,14 @@ def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record | BadRow]:
 
 
 def _bad_lines(path: Path, first: int, count: int, why: str) -> Iterator[BadRow]:
-    """Each line by itself: a quote out of place may have made one row of many."""
+    """Reports each line of a record: a misplaced quote may have merged many rows."""
     yield BadRow(f"{path}:{first}", why)
     for number in range(first + 1, first + count):
-        yield BadRow(f"{path}:{number}", f"taken in by the quote in line {first}")
+        yield BadRow(f"{path}:{number}", f"merged into line {first} by a quote")
 
 
 def _decoded(line: bytes) -> str:
-    return line.decode(errors="surrogateescape")  # not UTF-8: surrogates, which no good text has
+    return line.decode(errors="surrogateescape")  # invalid UTF-8 becomes surrogates, rejected later
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
@@ -230,7 +235,7 @@ def _parquet_file(path: Path) -> Any:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as e:
-        raise UserError(f"{path}: not a Parquet file that can be read: {_first_line(e)}") from None
+        raise UserError(f"{path}: not a readable Parquet file: {_first_line(e)}") from None
     names = file.schema_arrow.names
     if twice := [name for name in names if names.count(name) > 1]:
         file.close()
@@ -239,7 +244,7 @@ def _parquet_file(path: Path) -> Any:
 
 
 def _skeleton(fields: Any) -> dict[str, Any]:
-    """A row with the names of a schema or a struct type, and None for values."""
+    """Returns a row with the names of a schema or struct type, and None for values."""
     from pyarrow.types import is_struct
 
     return {f.name: _skeleton(f.type) if is_struct(f.type) else None for f in fields}
@@ -253,8 +258,7 @@ def _open(path: Path) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-_Reader = Callable[[Path, tuple[str, ...]], Iterator[Record | BadRow]]
-_READERS: dict[str, _Reader] = {
+_READERS: dict[str, Callable[[Path, tuple[str, ...]], Iterator[Record | BadRow]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
@@ -265,5 +269,5 @@ _READERS: dict[str, _Reader] = {
 }
 
 
-def _reader(path: Path) -> _Reader | None:
-    return next((read for suffix, read in _READERS.items() if path.name.lower().endswith(suffix)), None)
+def _suffix(name: str) -> str | None:
+    return next((suffix for suffix in _READERS if name.lower().endswith(suffix)), None)

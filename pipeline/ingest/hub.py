@@ -1,6 +1,6 @@
-"""Rows of data sets that the `datasets` library reads: by name from the hub, or from a local folder.
+"""Reads data sets with the `datasets` library, from the hub or a local folder, streamed without a disk cache.
 
-Rows are streamed and nothing is cached on disk. A folder that `save_to_disk` wrote is opened as such.
+A folder written by `save_to_disk` is opened with `load_from_disk`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.sources import DatasetSource
-from pipeline.errors import UserError
-from pipeline.ingest.files import HEAD, BadRow, Record
+from pipeline.errors import UserError, one_line
+from pipeline.ingest.files import HEAD, BadRow, Record, sha256
 
 
 def records(source: DatasetSource, columns: tuple[str, ...]) -> Iterator[Record | BadRow]:
-    """The rows, of the named columns only. Raises UserError when the data set cannot be had."""
-    with _one_line(source):
+    """Yields the rows, with the named columns only. Raises UserError if the data set cannot be read."""
+    with _one_line_errors(source):
         data = _open(source)
         names = data.column_names
-        if names:  # leave images and the like undecoded; a stream of JSON does not know its columns yet
+        if names:  # leaves images and the like undecoded; a stream of JSON does not know its columns yet
             data = data.select_columns(_top_level(columns, names))
         for number, row in enumerate(data, start=1):
             yield Record(f"{source.path} {source.dataset_split} row {number}", row)
 
 
 def head(source: DatasetSource) -> Iterator[Record | BadRow]:
-    """The first rows, to learn the columns from; where there is a schema, that, looking like a row."""
-    with _one_line(source):
+    """Yields the schema as one row without values, or the first rows if there is no schema."""
+    with _one_line_errors(source):
         data = _open(source)
         if not data.features:
             yield from (Record(source.path, row) for row in islice(data, HEAD))
@@ -39,15 +39,14 @@ def head(source: DatasetSource) -> Iterator[Record | BadRow]:
 
 
 def fingerprint(source: DatasetSource) -> dict[str, Any]:
-    """What identifies the rows: a local folder's files by their content, a hub data set by its revision."""
+    """Returns the identity of the rows: a local folder's content, or a hub data set's revision."""
     known = {"subset": source.subset, "split": source.dataset_split}
     folder = Path(source.path)
     if not folder.is_dir():
         return {"dataset": source.path, "revision": source.revision, **known}
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256(path)))
         digest.update(str(path.relative_to(folder)).encode())
     return {"folder": folder.name, "sha256": digest.hexdigest(), **known}
 
@@ -61,7 +60,7 @@ def _open(source: DatasetSource) -> Any:
     from datasets import DatasetDict, load_dataset, load_from_disk
     from huggingface_hub.utils.logging import set_verbosity_error
 
-    set_verbosity_error()  # a hub that is not there is told in one line, not once for every retry
+    set_verbosity_error()  # an unreachable hub is reported in one line, not once per retry
     folder = Path(source.path)
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         data = load_from_disk(source.path)
@@ -82,14 +81,13 @@ def _skeleton(features: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_line(source: DatasetSource) -> Iterator[None]:
-    """Turn what `datasets` and the hub raise, often pages of it, into one line."""
+def _one_line_errors(source: DatasetSource) -> Iterator[None]:
+    """Turns the errors of `datasets` and the hub, often pages long, into a one-line UserError."""
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
-    from httpx2 import HTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
     try:
         yield
     except (DatasetsError, HTTPError, OSError, ValueError, LookupError, RuntimeError, pa.ArrowException) as e:
-        text = " ".join(str(e).split())[:300] or type(e).__name__
-        raise UserError(f"data set {source.path}: {text}") from None
+        raise UserError(f"data set {source.path}: {one_line(e)}") from None

@@ -1,4 +1,4 @@
-"""The lines of a file one at a time, bounded in length, of which some can be read once more."""
+"""Reads the lines of a file with a length limit; lines of the current record can be read again."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ class RecordTooLong(Exception):
     pass
 
 
-class Lines:
-    """The lines of a file as bytes, counted from 1.
+class LineReader:
+    """Iterates over the lines of a file as bytes, numbered from 1.
 
-    `record` holds the lines of the record being read; whoever starts a new one calls begin(). In CSV a
-    record may span lines, and a quote that is never closed takes in all the rest of the file.
+    `record` holds the lines of the current record; the caller calls begin() before each one. A CSV record may
+    span lines, and an unclosed quote takes in the rest of the file.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.number = file, 0
         self.record: list[bytes] = []
-        self._again: deque[bytes] = deque()
-        self._taken = 0  # bytes of the record
+        self._returned: deque[bytes] = deque()
+        self._size = 0  # bytes of the record
 
-    def __iter__(self) -> Lines:
+    def __iter__(self) -> LineReader:
         return self
 
     def __next__(self) -> bytes:
-        line = self._again.popleft() if self._again else self.file.readline(RECORD_LIMIT + 1)
+        line = self._returned.popleft() if self._returned else self.file.readline(RECORD_LIMIT + 1)
         if not line:
             raise StopIteration
         self.number += 1
-        self._taken += len(line)
-        if self._taken > RECORD_LIMIT:
-            if self.record:  # it may be a good one by itself
-                self._again.appendleft(line)
+        self._size += len(line)
+        if self._size > RECORD_LIMIT:
+            if self.record:  # the line alone may be a good record
+                self._returned.appendleft(line)
                 self.number -= 1
             while not self.record and line and not line.endswith(b"\n"):
                 line = self.file.readline(RECORD_LIMIT)
@@ -46,11 +46,11 @@ class Lines:
         return line.removeprefix(codecs.BOM_UTF8) if self.number == 1 else line
 
     def begin(self) -> None:
-        """What is read next starts a record."""
-        self.record, self._taken = [], 0
+        """Starts a record with the next line."""
+        self.record, self._size = [], 0
 
     def give_back(self) -> None:
-        """Have all lines of the record but its first read once more."""
-        self._again.extendleft(reversed(self.record[1:]))
+        """Returns all lines of the record but the first, to be read again."""
+        self._returned.extendleft(reversed(self.record[1:]))
         self.number -= len(self.record) - 1
         self.record = self.record[:1]

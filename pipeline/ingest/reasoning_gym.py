@@ -1,9 +1,8 @@
-"""Makes problems with reasoning-gym's generators; a program (`python -m pipeline.ingest.reasoning_gym`).
+"""Runs a reasoning-gym generator in a subprocess with PYTHONHASHSEED=0 (some tasks iterate over sets).
 
-A process of their own, because some tasks walk sets: only under a fixed PYTHONHASHSEED do the same settings
-give the same problems each time. An entry is used only when it can be judged again from the JSON that the
-shards hold: the task's scorer must give its own answer 1.0 and an empty phrase less. The process outlives the
-one that reads from it by one entry at most, and none takes longer than ENTRY_SECONDS.
+Skips an entry unless its scorer, after a JSON round trip, gives the reference 1.0 and a wrong answer less.
+The subprocess (`python -m pipeline.ingest.reasoning_gym`) outlives its reader by at most one entry, which
+takes at most ENTRY_SECONDS.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from typing import Any, TextIO
 
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, nearest, one_line
 
-ENTRY_SECONDS = 60.0  # for one problem; with impossible settings some generators look for ever
+ENTRY_SECONDS = 60.0  # with impossible settings some generators search forever
 WRONG_ANSWER = "no answer at all"
-TASK_ERRORS = (  # what the code of a task raises when it is not content with its settings or finds no problem
+TASK_ERRORS = (  # raised by the code of tasks for bad settings, or when no problem is found
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -36,10 +35,10 @@ TASK_ERRORS = (  # what the code of a task raises when it is not content with it
 
 
 def entries(task: str, settings: dict[str, Any], size: int, seed: int) -> Iterator[dict[str, Any] | str]:
-    """The entries of a task, in order: each a dict, or a text that says why there is none.
+    """Yields the entries of a task in order: a dict, or the reason why an entry was skipped.
 
     A dict holds question, answer and metadata as reasoning-gym made them, and task and settings, from which
-    the scorer can be built again. Raises UserError when the task or its settings are refused.
+    the scorer can be rebuilt. Raises UserError if the task or its settings are refused.
     """
     request = {"task": task, "settings": settings, "size": size, "seed": seed}
     try:
@@ -68,7 +67,7 @@ def _replies(child: subprocess.Popen[str], task: str) -> Iterator[dict[str, Any]
     assert child.stdout is not None
     for line in child.stdout:
         if not line.endswith("\n"):
-            return  # cut off: the process died, which its exit code will say
+            return  # truncated: the process died, as its exit code will show
         reply = json.loads(line)
         if "refused" in reply:
             raise UserError(f"reasoning-gym task {task!r}: {reply['refused']}")
@@ -77,56 +76,47 @@ def _replies(child: subprocess.Popen[str], task: str) -> Iterator[dict[str, Any]
 
 def _last_line(log: TextIO) -> str:
     log.seek(0)
-    return (log.read().strip().splitlines() or ["it said nothing"])[-1][:300]
+    return (log.read().strip().splitlines() or ["no output"])[-1][:300]
 
 
 def main() -> None:
-    """The process: the request is its argument, an answer a line goes to standard output."""
+    """Runs in the subprocess: reads the request from its argument, writes one reply per line."""
     request = json.loads(sys.argv[1])
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a task prints is no part of the answer
-    signal.signal(signal.SIGALRM, _too_long)
-    with suppress(BrokenPipeError):  # nobody is listening any more
-        for reply in _made(**request):
+    os.dup2(2, 1)  # output that a task prints is not a reply
+    signal.signal(signal.SIGALRM, _raise_timeout)
+    with suppress(BrokenPipeError):  # the reader is gone
+        for reply in _generate(**request):
             out.write(json.dumps(reply) + "\n")
             out.flush()
 
 
-def _made(task: str, settings: dict[str, Any], size: int, seed: int) -> Iterator[dict[str, Any]]:
-    refused = _unknown(task, settings)
-    if refused:
-        yield {"refused": refused}
+def _generate(task: str, settings: dict[str, Any], size: int, seed: int) -> Iterator[dict[str, Any]]:
+    from reasoning_gym import create_dataset
+
+    if problem := _settings_problem(task, settings):
+        yield {"refused": problem}
         return
     try:
-        dataset, scorer = _build(task, {**settings, "size": size, "seed": seed}), _build(task, settings)
+        dataset = create_dataset(task, **settings, size=size, seed=seed)
+        scorer = create_dataset(task, **settings)
     except TASK_ERRORS as e:
-        yield {"refused": f"it does not take these settings: {_one_line(e)}"}
+        yield {"refused": f"it does not accept these settings: {one_line(e, 200)}"}
         return
     for index in range(size):
         try:
             with _time_limit(ENTRY_SECONDS):
-                reply = _reply(dataset, scorer, index, {"task": task, "settings": settings})
+                entry = dataset[index]
+                # Values that JSON lacks, such as fractions, become texts; the scorer has to accept that.
+                stored = json.loads(json.dumps(entry, default=str))
+                problem = _scorer_problem(scorer, entry, stored)
         except TASK_ERRORS as e:
-            reply = {"failed": _one_line(e)}
-        yield reply
+            problem = one_line(e, 200)
+        yield {"failed": problem} if problem else {"entry": {**stored, "task": task, "settings": settings}}
 
 
-def _reply(dataset: Any, scorer: Any, index: int, origin: dict[str, Any]) -> dict[str, Any]:
-    entry = dataset[index]
-    # Texts stand for what JSON does not know, such as fractions; whether that does, _scorer_problem sees.
-    stored = json.loads(json.dumps(entry, default=str))
-    why = _scorer_problem(scorer, entry, stored)
-    return {"failed": why} if why else {"entry": {**stored, **origin}}
-
-
-def _build(task: str, settings: dict[str, Any]) -> Any:
-    from reasoning_gym import create_dataset
-
-    return create_dataset(task, **settings)
-
-
-def _unknown(task: str, settings: dict[str, Any]) -> str | None:
-    """Why the task or one of its settings is not known to reasoning-gym."""
+def _settings_problem(task: str, settings: dict[str, Any]) -> str | None:
+    """Returns why the task or one of its settings does not exist or has the wrong type."""
     import reasoning_gym  # noqa: F401  (fills the table of tasks)
     from reasoning_gym.factory import DATASETS
 
@@ -136,7 +126,7 @@ def _unknown(task: str, settings: dict[str, Any]) -> str | None:
     known = {f.name: f for f in fields(config) if f.name not in ("size", "seed")}
     for name, value in settings.items():
         if name in ("size", "seed"):
-            return f"{name!r} belongs beside `task`, not into its settings"
+            return f"{name!r} belongs next to `task`, not into its settings"
         if name not in known:
             return f"unknown setting {name!r}" + nearest(name, known)
         why = _wrong_type(known[name], config, value)
@@ -146,7 +136,7 @@ def _unknown(task: str, settings: dict[str, Any]) -> str | None:
 
 
 def _wrong_type(field: Field[Any], config: type, value: Any) -> str | None:
-    """Why a value does not fit what the task declares; not asked where the task's own default does not."""
+    """Returns why a value does not fit the declared type; None if the task's own default does not either."""
     from typing import get_type_hints
 
     from pydantic import TypeAdapter, ValidationError
@@ -165,20 +155,20 @@ def _wrong_type(field: Field[Any], config: type, value: Any) -> str | None:
 
 
 def _scorer_problem(scorer: Any, entry: dict[str, Any], stored: dict[str, Any]) -> str | None:
-    """Why the task's scorer is not to be trusted with an entry that was stored as JSON."""
+    """Returns why the scorer cannot grade the entry once it was stored as JSON; None if it can."""
     if _score(scorer, WRONG_ANSWER, stored) >= 1:
-        return "its scorer takes any text for right"
+        return "its scorer accepts any text"
     if isinstance(stored["answer"], str) and _score(scorer, stored["answer"], stored) < 1:
-        return "its scorer does not take its own answer for right once the entry is stored"
-    for value in stored["metadata"].values():  # where the answer is not given, one is often among these
+        return "its scorer does not accept its own answer once the entry is stored"
+    for value in stored["metadata"].values():  # an entry without an answer often has one here
         text = value if isinstance(value, str) else json.dumps(value)
         if _score(scorer, text, stored) != _score(scorer, text, entry):
-            return "its scorer judges otherwise once the entry is stored"
+            return "its scorer gives other scores once the entry is stored"
     return None
 
 
 def _score(scorer: Any, text: str, entry: dict[str, Any]) -> float:
-    """What the scorer gives a text; -1 when it fails on it, as some do on what is not in their form."""
+    """Returns the score of a text; -1 if the scorer fails, as some do on texts of another form."""
     try:
         return float(scorer.score_answer(text, entry))
     except TimeoutError:
@@ -189,7 +179,7 @@ def _score(scorer: Any, text: str, entry: dict[str, Any]) -> float:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the work under way; again each second, for tasks that swallow every error."""
+    """Raises TimeoutError in the block, and again each second for tasks that swallow every error."""
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         yield
@@ -197,13 +187,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _too_long(signum: int, frame: Any) -> None:
+def _raise_timeout(signum: int, frame: Any) -> None:
     raise TimeoutError(f"no problem after {ENTRY_SECONDS:.0f} s")
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:200]
 
 
 if __name__ == "__main__":

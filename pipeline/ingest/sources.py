@@ -1,8 +1,8 @@
-"""Sources of problems: files, data sets, reasoning-gym tasks; all come out as Problem or as BadRow.
+"""Reads files, data sets and reasoning-gym tasks: each row becomes a Problem or a BadRow.
 
-A column named with a dot reaches inside: "problem.text", "prompt.0.content". Of a conversation the last turn
-of the user is the question. An answer that is a number becomes text as the file writes it, true and false
-become "True" and "False", of a list of one it is that one. Other columns of a row are not kept.
+A dotted column name reaches inside: "problem.text", "prompt.0.content". In a conversation the question is the
+user's last turn. A reference that is a number becomes text as the file writes it, true and false become
+"True" and "False", and a list of one item becomes that item. Other columns are dropped.
 """
 
 from __future__ import annotations
@@ -25,47 +25,51 @@ from pipeline.ingest.files import BadRow, Number, Record
 from pipeline.ingest.lines import RECORD_LIMIT
 from pipeline.rows import AnswerType, Problem, Split
 
-_INDEX = re.compile(r"\.\d+(?:\.|$)")  # a place in a list, in the name of a column
-GYM_TRIES = 3  # entries of a task of which one must be good before the work starts
+GYM_CHECKED = 3  # entries of a task, one of which must be usable
+
+_LIST_INDEX = re.compile(r"\.\d+(?:\.|$)")  # in a column name
+
+
+class UnusableRow(Exception):
+    """A row cannot become a problem; the message has the reason."""
 
 
 def check(source: Source) -> None:
-    """What can be known before any work. Raises UserError: what is wrong and what would be right."""
+    """Raises UserError for mistakes that can be found before any work."""
     name_of(source)
     if isinstance(source, GymSource):
-        tried = list(
-            reasoning_gym.entries(source.task, source.settings, min(GYM_TRIES, source.size), source.seed)
-        )
+        size = min(GYM_CHECKED, source.size)
+        tried = list(reasoning_gym.entries(source.task, source.settings, size, source.seed))
         if all(isinstance(entry, str) for entry in tried):
             raise UserError(f"reasoning-gym task {source.task!r} cannot be used: {tried[0]}")
     elif isinstance(source, DatasetSource):
-        if not _rows_fit(source, f"data set {source.path}", hub.head(source)):
+        if not _check_columns(source, f"data set {source.path}", hub.head(source)):
             raise UserError(f"data set {source.path}: no rows in it")
     else:
-        # every file is looked at: the columns may differ from one to the next
-        found = [_rows_fit(source, str(path), files.head(path)) for path in files.find(source.path)]
+        # Every file is checked: the columns may differ between files.
+        found = [_check_columns(source, str(path), files.head(path)) for path in files.find(source.path)]
         if not any(found):
             raise UserError(f"{source.path}: no rows in it")
 
 
-def _rows_fit(source: FileSource, where: str, rows: Iterator[Record | BadRow]) -> bool:
-    """Whether there are rows. Raises UserError when a column is in none of those that can be read."""
-    missing, there, any_row = _columns(source), dict[str, None](), False
+def _check_columns(source: FileSource, where: str, rows: Iterator[Record | BadRow]) -> bool:
+    """Returns whether there are rows. Raises UserError if a column is missing from every readable one."""
+    missing, seen, any_row = _columns(source), dict[str, None](), False
     for row in rows:
         any_row = True
         if isinstance(row, Record):
-            there.update(dict.fromkeys(_paths(row.values)))
-            # A list may be of any length: what stands before the place in it has to be there.
-            missing = tuple(c for c in missing if not _lookup(row.values, _INDEX.split(c)[0])[0])
+            seen.update(dict.fromkeys(_column_names(row.values)))
+            # Lists vary in length, so only the part before an index has to exist.
+            missing = tuple(c for c in missing if not _lookup(row.values, _LIST_INDEX.split(c)[0])[0])
         if not missing:
             return True
-    if there:
-        raise UserError(f"{where}: no column {missing[0]!r}; there are {', '.join(there)[:500]}")
+    if seen:
+        raise UserError(f"{where}: no column {missing[0]!r}; there are {', '.join(seen)[:500]}")
     return any_row
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
-    """What identifies the rows of a source; a part of the identity of what is ingested."""
+    """Returns the identity of a source's rows."""
     if isinstance(source, GymSource):
         from importlib.metadata import version
 
@@ -73,11 +77,11 @@ def fingerprint(source: Source) -> dict[str, Any]:
         return {**settings, "reasoning_gym": version("reasoning-gym")}
     if isinstance(source, DatasetSource):
         return hub.fingerprint(source)
-    return {"files": {str(path): _sha256(path) for path in files.find(source.path)}}
+    return {"files": {str(path): files.sha256(path) for path in files.find(source.path)}}
 
 
 def read(source: Source, held_out: float, seed: int) -> Iterator[Problem | BadRow]:
-    """The rows of a source, in its order; `held_out` and `seed` decide the split of those split by id."""
+    """Yields the rows of a source in order. `held_out` and `seed` decide the split of sources split by id."""
     name = name_of(source)
     for record in _records(source):
         if isinstance(record, BadRow):
@@ -85,21 +89,21 @@ def read(source: Source, held_out: float, seed: int) -> Iterator[Problem | BadRo
             continue
         try:
             row: Problem | BadRow = _problem(source, name, record, held_out, seed)
-        except _Unusable as e:
+        except UnusableRow as e:
             row = BadRow(record.origin, str(e))
         yield row
 
 
 def name_of(source: Source) -> str:
-    """What the source is called in every row: its name, or the file's, the data set's, the task's."""
+    """Returns the source's name, or one made from its file, data set or task."""
     if source.name is not None:
         return source.name
     if isinstance(source, GymSource):
         text = source.task
     else:
         path = Path(source.path)
-        own = path.name if isinstance(source, DatasetSource) else files.without_suffix(path.name)
-        text = own.strip("*?[]._-") or path.resolve().parent.name  # "train/*.jsonl" is called train
+        stem = path.name if isinstance(source, DatasetSource) else files.without_suffix(path.name)
+        text = stem.strip("*?[]._-") or path.resolve().parent.name  # "train/*.jsonl" is named train
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")
     if not name:
         raise UserError(f"source {text!r}: no name can be made of it; give it one: name = ...")
@@ -107,22 +111,21 @@ def name_of(source: Source) -> str:
 
 
 def problem_id(question: str) -> str:
-    """Hash of the question's text; the same however its accents are composed and its white space is set."""
+    """Returns a hash of the question that ignores Unicode composition and white space."""
     text = " ".join(unicodedata.normalize("NFC", question).split())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def split_of(problem_id: str, held_out: float, seed: int) -> Split:
-    """By the id alone, so a problem stays where it is however its source grows."""
-    place = int.from_bytes(hashlib.sha256(f"held_out {seed} {problem_id}".encode()).digest()[:8], "big")
-    return "held_out" if place < held_out * 2**64 else "train"
+    """Decides by the id alone, so a problem keeps its split when its source grows."""
+    point = int.from_bytes(hashlib.sha256(f"held_out {seed} {problem_id}".encode()).digest()[:8], "big")
+    return "held_out" if point < held_out * 2**64 else "train"
 
 
 def _records(source: Source) -> Iterator[Record | BadRow]:
     if isinstance(source, GymSource):
-        for index, entry in enumerate(
-            reasoning_gym.entries(source.task, source.settings, source.size, source.seed)
-        ):
+        entries = reasoning_gym.entries(source.task, source.settings, source.size, source.seed)
+        for index, entry in enumerate(entries):
             origin = f"{source.task} entry {index}"
             yield BadRow(origin, entry) if isinstance(entry, str) else Record(origin, entry)
         return
@@ -135,10 +138,6 @@ def _records(source: Source) -> Iterator[Record | BadRow]:
 
 def _columns(source: FileSource) -> tuple[str, ...]:
     return tuple(filter(None, (source.question, source.reference, source.tests)))
-
-
-class _Unusable(Exception):
-    """Why no problem can be made of a row."""
 
 
 def _problem(source: Source, name: str, record: Record, held_out: float, seed: int) -> Problem:
@@ -168,76 +167,76 @@ def _problem(source: Source, name: str, record: Record, held_out: float, seed: i
 def _question(row: dict[str, Any], column: str) -> str:
     _, value = _lookup(row, column)
     if isinstance(value, list):
-        value = _last_of_user(value)
+        value = _last_user_turn(value)
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise _Unusable("no question")
+        raise UnusableRow("no question")
     if not isinstance(value, str) or isinstance(value, Number):
-        raise _Unusable(f"the question is {_kind(value)}, not a text")
-    return _sound("the question", value)
+        raise UnusableRow(f"the question is {_kind(value)}, not a text")
+    return _checked_text("the question", value)
 
 
-def _last_of_user(turns: list[Any]) -> Any:
-    """The text of the user's last turn in a list of messages: a text, or a list of parts that are texts."""
-    told = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
-    if not told:
-        raise _Unusable("the question is a list, without a message of the user in it")
-    content = told[-1].get("content")
+def _last_user_turn(turns: list[Any]) -> Any:
+    """Returns the content of the user's last message; a list of text parts is joined."""
+    messages = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
+    if not messages:
+        raise UnusableRow("the question is a list without a user message")
+    content = messages[-1].get("content")
     if not isinstance(content, list):
         return content
     parts = [part.get("text") if isinstance(part, dict) else part for part in content]
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) < len(parts):
-        raise _Unusable("the question has a part that is no text")
+        raise UnusableRow("the question has a part that is not text")
     return "\n".join(texts)
 
 
 def _reference(row: dict[str, Any], column: str, kind: AnswerType = "text") -> str | None:
-    """The right answer as text, as JSON where it is data; None where the row has none."""
+    """Returns the reference as text, or as JSON for structured data; None if the row has none."""
     _, value = _lookup(row, column)
     if kind == "json" and isinstance(value, dict | list | bool):
         try:
             value = code_tests.as_json(value)
         except (ValueError, RecursionError) as e:
-            raise _Unusable(f"the answer cannot be written as JSON: {str(e)[:200]}") from None
+            raise UnusableRow(f"the answer cannot be written as JSON: {str(e)[:200]}") from None
     if isinstance(value, list):
         if len(value) > 1:
-            raise _Unusable(f"{len(value)} answers in a list: name one, such as {column}.0")
+            raise UnusableRow(f"{len(value)} answers in a list: name one, such as {column}.0")
         value = value[0] if value else None
     if isinstance(value, bool | int | float | Decimal):
         value = str(value)
-    if value is None or value in ("nan", "NaN"):  # how tables say that a number is missing
+    if value is None or value in ("nan", "NaN"):  # missing numbers in tables
         return None
     if kind in ("math", "number", "choice") and isinstance(value, str) and is_missing(value, words=False):
         return None
     if not isinstance(value, str):
-        raise _Unusable(f"the answer is {_kind(value)}, not a text or a number")
-    return _sound("the answer", value) if value.strip() else None
+        raise UnusableRow(f"the answer is {_kind(value)}, not a text or a number")
+    return _checked_text("the answer", value) if value.strip() else None
 
 
 def _tests(row: dict[str, Any], column: str) -> str:
-    """The tests of a program, as a problem's metadata."""
+    """Returns the tests of a program, as a problem's metadata."""
     _, value = _lookup(row, column)
     try:
-        return _sound("the text of the tests", code_tests.as_metadata(value))
-    except code_tests.Unusable as e:
-        raise _Unusable(str(e)) from None
+        return _checked_text("the text of the tests", code_tests.as_metadata(value))
+    except code_tests.InvalidTests as e:
+        raise UnusableRow(str(e)) from None
 
 
-def _sound(what: str, text: str) -> str:
-    """The text itself, where it is one that every later step can take."""
+def _checked_text(what: str, text: str) -> str:
+    """Returns the text as a plain string. Raises UnusableRow if later steps could not process it."""
     if "\0" in text:
-        raise _Unusable(f"{what} has a NUL character in it")
+        raise UnusableRow(f"{what} has a NUL character in it")
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        raise _Unusable(f"{what} is not UTF-8") from None
+        raise UnusableRow(f"{what} is not UTF-8") from None
     if size > RECORD_LIMIT:
-        raise _Unusable(f"{what} is longer than {RECORD_LIMIT >> 20} MB")
+        raise UnusableRow(f"{what} is longer than {RECORD_LIMIT >> 20} MB")
     return str(text)
 
 
 def _lookup(row: dict[str, Any], column: str) -> tuple[bool, Any]:
-    """Whether the column is there, and its value. A column called so goes before one inside another."""
+    """Returns whether the column exists, and its value. An exact name wins over a path to a nested one."""
     if column in row:
         return True, row[column]
     value: Any = row
@@ -251,11 +250,11 @@ def _lookup(row: dict[str, Any], column: str) -> tuple[bool, Any]:
     return True, value
 
 
-def _paths(row: dict[str, Any], depth: int = 3) -> Iterator[str]:
-    """The names of a row's columns, of those inside others too: "problem.text"."""
+def _column_names(row: dict[str, Any], depth: int = 3) -> Iterator[str]:
+    """Yields the column names of a row, nested ones as "problem.text"."""
     for name, value in row.items():
         if isinstance(value, dict) and depth > 1:
-            yield from (f"{name}.{below}" for below in _paths(value, depth - 1))
+            yield from (f"{name}.{nested}" for nested in _column_names(value, depth - 1))
         else:
             yield name
 
@@ -264,8 +263,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, Number | int | float | Decimal) and not isinstance(value, bool):
         return "a number"
     return {dict: "an object", list: "a list", bool: "true or false"}.get(type(value), type(value).__name__)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""ingest: problems out of every source, each question once, split into train and held-out, into shards.
+"""The ingest stage: reads all sources, keeps each question once, splits train from held-out, writes shards.
 
-Sources that are held out as a whole are read first: a question that a training source has too stays held out.
-Evaluation reads its sets the same way: `run`, `settings` and `check` serve both.
+Held-out sources are read first, so a question that a training source repeats stays held out. Evaluation reads
+its sets with `run`, `settings` and `check` too.
 """
 
 from __future__ import annotations
@@ -21,48 +21,47 @@ from pipeline.ingest.files import BadRow
 from pipeline.rows import Problem
 
 COUNTED = ("read", "problems", "train", "held_out", "without_answer", "duplicates", "conflicting", "bad_rows")
-NAMED = 20  # lines about bad rows, and about conflicts, on stderr
-KEPT = 1000  # in the report
+MAX_PRINTED = 20  # bad rows, and conflicts, on stderr
+MAX_REPORTED = 1000  # in the report
 
 
 def run(job: Job, table: Ingest) -> dict[str, Any]:
-    """Write the problems of the table's sources.
+    """Writes the problems of the table's sources, and returns a report of counts.
 
-    The report adds up: read = problems + duplicates + conflicting + bad_rows.
-
-    Reading is cheap, so an interrupted try is begun anew; a source on the hub may have changed since.
+    read = problems + duplicates + conflicting + bad_rows. Reading is cheap, and a source on the hub may have
+    changed, so an interrupted run starts over.
     """
-    for left_over in job.output.shards():
-        left_over.path.unlink(missing_ok=True)
+    for shard in job.output.shards():
+        shard.path.unlink(missing_ok=True)
     with Progress(job.stage.name, None) as progress:
-        tally = _Tally(job.stage.name, job.say, progress)
-        problems = _problems(table, job.recipe.seed, tally)
+        counts = _IngestCounts(job.stage.name, job.say, progress)
+        problems = _problems(table, job.recipe.seed, counts)
         number = 0
-        while shard := list(islice(problems, table.shard_size)):
-            job.output.write(f"shard-{number:05d}", shard)
+        while rows := list(islice(problems, table.shard_size)):
+            job.output.write(f"shard-{number:05d}", rows)
             number += 1
-    return tally.report()
+    return counts.report()
 
 
-def _problems(table: Ingest, seed: int, tally: _Tally) -> Iterator[Problem]:
-    """Each question once, the first that is met; what is left out is told to the tally."""
-    seen: dict[int, int | None] = {}  # id -> hash of the reference; all that is held of a problem
+def _problems(table: Ingest, seed: int, counts: _IngestCounts) -> Iterator[Problem]:
+    """Yields the first row of each question, and counts the others."""
+    seen: dict[int, int | None] = {}  # id -> hash of the reference; small, as all problems are in it
     for source in sorted(table.sources, key=lambda source: source.split != "held_out"):
-        tally.begin(source)
+        counts.begin(source)
         for row in sources.read(source, table.held_out, seed):
             if isinstance(row, BadRow):
-                tally.bad(row)
+                counts.bad_row(row)
                 continue
             key, reference = int(row.id, 16), _reference_hash(row)
             if key not in seen:
                 seen[key] = reference
-                tally.problem(row)
+                counts.problem(row)
                 yield row
             elif reference is None or seen[key] in (None, reference):
-                tally.count("duplicates")
+                counts.count("duplicates")
             else:
-                tally.conflict(row)
-        tally.end(source)
+                counts.conflict(row)
+        counts.end(source)
 
 
 def _reference_hash(problem: Problem) -> int | None:
@@ -72,51 +71,53 @@ def _reference_hash(problem: Problem) -> int | None:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-class _Tally:
-    """Counts by source, and names bad rows and conflicts: a few at once, more of them in the report."""
+class _IngestCounts:
+    """Counts rows by source. Prints the first bad rows and conflicts, and keeps more for the report."""
 
     def __init__(self, stage: str, say: Callable[[str], None], progress: Progress) -> None:
         self.stage, self.say, self.progress = stage, say, progress
         self.by_source: dict[str, dict[str, int]] = {}
-        self.named: dict[str, list[str]] = {"bad_rows": [], "conflicting": []}
+        self.listed: dict[str, list[str]] = {"bad_rows": [], "conflicting": []}
 
     def begin(self, source: Source) -> None:
-        self.now = self.by_source[sources.name_of(source)] = dict.fromkeys(COUNTED, 0)
+        self.current = self.by_source[sources.name_of(source)] = dict.fromkeys(COUNTED, 0)
         self.first_bad: str | None = None
 
     def count(self, what: str) -> None:
-        self.now["read"] += 1
-        self.now[what] += 1
+        self.current["read"] += 1
+        self.current[what] += 1
         self.progress.update(done=1)
 
     def problem(self, problem: Problem) -> None:
         self.count("problems")
-        self.now[problem.split] += 1
-        self.now["without_answer"] += problem.reference is None
+        self.current[problem.split] += 1
+        self.current["without_answer"] += problem.reference is None
 
-    def bad(self, row: BadRow) -> None:
-        self.first_bad = self.first_bad or f"{row.origin}: {row.why}"
-        self._name("bad_rows", f"{row.origin}: {row.why}")
+    def bad_row(self, row: BadRow) -> None:
+        line = f"{row.origin}: {row.why}"
+        self.first_bad = self.first_bad or line
+        self._list("bad_rows", line)
 
     def conflict(self, problem: Problem) -> None:
-        self._name("conflicting", f"{problem.origin}: left out, its question came before with another answer")
+        line = f"{problem.origin}: left out, its question came before with another answer"
+        self._list("conflicting", line)
 
-    def _name(self, what: str, line: str) -> None:
+    def _list(self, what: str, line: str) -> None:
         self.count(what)
-        lines = self.named[what]
-        if len(lines) < NAMED:
+        lines = self.listed[what]
+        if len(lines) < MAX_PRINTED:
             self.say(line)
-        if len(lines) < KEPT:
+        if len(lines) < MAX_REPORTED:
             lines.append(line)
 
     def end(self, source: Source) -> None:
-        """Refuse a source that gave nothing to work with. Raises UserError."""
-        name, now = sources.name_of(source), self.now
-        if now["bad_rows"] == now["read"]:
+        """Raises UserError if the source has no problem, or none of them the answer that it promised."""
+        name, counts = sources.name_of(source), self.current
+        if counts["bad_rows"] == counts["read"]:
             first = f"; the first: {self.first_bad}" if self.first_bad else ""
-            raise UserError(f"source {name!r}: none of its {now['read']} rows is a problem{first}")
+            raise UserError(f"source {name!r}: none of its {counts['read']} rows is a problem{first}")
         column = None if isinstance(source, GymSource) else source.reference
-        if column and now["problems"] and now["without_answer"] == now["problems"]:
+        if column and counts["problems"] and counts["without_answer"] == counts["problems"]:
             raise UserError(
                 f"source {name!r}: no row has an answer in column {column!r}; "
                 'if no answers are known, say so with reference = ""'
@@ -124,20 +125,20 @@ class _Tally:
 
     def report(self) -> dict[str, Any]:
         total = {what: sum(counts[what] for counts in self.by_source.values()) for what in COUNTED}
-        said = ", ".join(f"{total[what]} {what.replace('_', ' ')}" for what in COUNTED)
-        self.say(f"{self.stage}: {said}")
-        bad, conflicts = self.named["bad_rows"], self.named["conflicting"]
+        summary = ", ".join(f"{total[what]} {what.replace('_', ' ')}" for what in COUNTED)
+        self.say(f"{self.stage}: {summary}")
+        bad, conflicts = self.listed["bad_rows"], self.listed["conflicting"]
         return {**total, "by_source": self.by_source, "bad": bad, "conflicts": conflicts}
 
 
 def settings(table: Ingest, seed: int) -> dict[str, Any]:
-    """All that changes the problems: the table, what its sources hold now, the seed of the split."""
+    """Returns everything that determines the problems: table, current content of the sources, seed."""
     content = [sources.fingerprint(source) for source in table.sources]
     return {**identity(table), "seed": seed, "content": content}
 
 
 def check(where: str, given: Sequence[Source]) -> None:
-    """What can be known of sources before any work; `where` they stand in the recipe. Raises UserError."""
+    """Raises UserError for mistakes found before any work. `where`: the sources' place in the recipe."""
     names = [sources.name_of(source) for source in given]
     for name in names:
         if names.count(name) > 1:

@@ -1,7 +1,7 @@
-"""`retort diff`: which settings of two runs differ, and what that did to yield, cost and scores.
+"""`retort diff`: the settings in which two runs differ, and the difference in yield, cost and scores.
 
-Settings are those of each stage's manifest, which change what it writes; then those of the recipes that say
-only how the work is done. Scores are compared problem by problem.
+Settings come from the manifest of each stage: those that change its output. The other settings of the recipes
+follow. Scores are compared problem by problem.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from pipeline.engine.store import flat, shown
 from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate
 from pipeline.evaluate.metrics import by_set, paired
-from pipeline.inspect.costs import costs
+from pipeline.inspect.costs import costs, total_spend
+from pipeline.inspect.format import at_least, count, money, percent
 from pipeline.inspect.run import ROWS, Run
-from pipeline.inspect.show import at_least, console, money
+from pipeline.inspect.show import console, print_lines
 from pipeline.rows import Row, Score
 
 
 class Setting(Row):
-    where: str  # a stage; or "recipe", for what changes nothing that is written
+    where: str  # a stage; "recipe" for settings that do not change the output
     setting: str
-    a: Any  # None where the run has no such setting
+    a: Any  # None when the run has no such setting
     b: Any
 
 
 class Side(Row):
-    """What one of the runs gave and took."""
+    """Yield and cost of one of the runs."""
 
     run: str
     complete: tuple[str, ...]  # stages
     traces: int
-    kept: int | None  # None before they were filtered, as with the next two
+    kept: int | None  # None before filtering, as are the next two
     rejected: dict[str, int] | None  # "rule: reason" -> traces
-    unknown: dict[str, int] | None
-    prompt_tokens: int | None  # None where none were counted
+    undecided: dict[str, int] | None
+    prompt_tokens: int | None  # None when none were counted
     completion_tokens: int | None
-    uncounted: int  # traces without counts: tokens and spend are then the least
-    spend: float | None  # None where the recipe gives no price
-    seconds: dict[str, float]  # stage -> over all tries
+    uncounted: int  # traces without token counts: tokens and spend are then lower bounds
+    spend: float | None  # None when the recipe gives no price
+    seconds: dict[str, float]  # stage -> over all attempts
 
 
 class ScoreDiff(Row):
@@ -52,19 +53,19 @@ class ScoreDiff(Row):
 
     set: str
     model_role: str
-    problems: int  # of both
-    a: float  # pass@1 over these
+    problems: int  # in both runs
+    a: float  # pass@1 over these problems
     b: float
-    difference: Estimate  # b less a: mean, low, high
+    difference: Estimate  # b - a: mean, low, high
 
 
 class Diff(Row):
-    """What `retort diff RUN_A RUN_B --json` prints."""
+    """The document that `retort diff RUN_A RUN_B --json` prints."""
 
     a: Side
     b: Side
     settings: tuple[Setting, ...]
-    same: tuple[str, ...]  # stages that hold the same rows in both
+    same: tuple[str, ...]  # stages that hold the same rows in both runs
     scores: tuple[ScoreDiff, ...]
 
 
@@ -74,42 +75,37 @@ def diff_of(a: Run, b: Run) -> Diff:
         b=_side(b),
         settings=tuple(_settings(a, b)),
         same=tuple(
-            stage for stage in ROWS if _content(a, stage) and _content(a, stage) == _content(b, stage)
+            stage for stage in ROWS if _digests(a, stage) and _digests(a, stage) == _digests(b, stage)
         ),
         scores=tuple(_scores(list(a.scores), list(b.scores))),
     )
 
 
 def print_diff(diff: Diff) -> None:
-    screen = console()
     for where, settings in groupby(diff.settings, key=lambda s: s.where):
-        screen.print(f"{where}:", markup=False, highlight=False)
-        for s in settings:
-            line = f"  {s.setting}: {shown(s.a)} -> {shown(s.b)}"
-            screen.print(plain(line), markup=False, highlight=False)
+        print_lines(f"{where}:", *(f"  {s.setting}: {shown(s.a)} -> {shown(s.b)}" for s in settings))
     if not diff.settings:
-        screen.print("no setting differs")
+        print_lines("no setting differs")
     if diff.same:
-        screen.print(f"the same rows: {', '.join(diff.same)}", markup=False, highlight=False)
-    screen.print()
-    screen.print(_yields(diff))
-    for score in diff.scores:
-        screen.print(_sentence(score), markup=False, highlight=False)
+        print_lines(f"the same rows: {', '.join(diff.same)}")
+    print_lines("")
+    console().print(_yields(diff))
+    print_lines(*map(_sentence, diff.scores))
     if not diff.scores:
-        screen.print("no problem was answered by the same model of both")
+        print_lines("no problem was answered by the same model of both")
 
 
 def _settings(a: Run, b: Run) -> Iterator[Setting]:
-    said: list[tuple[str, str, Any, Any]] = []
+    found: list[tuple[str, str, Any, Any]] = []
     for stage in ROWS:
-        for name, old, new in _differing(_made_under(a, stage), _made_under(b, stage)):
-            said.append((stage, name.rpartition(".")[2], old, new))
+        for name, old, new in _differing(_stage_settings(a, stage), _stage_settings(b, stage)):
+            found.append((stage, name.rpartition(".")[2], old, new))
             yield Setting(where=stage, setting=name, a=old, b=new)
     for name, old, new in _differing(_recipe(a), _recipe(b)):
         table, last = name.partition(".")[0], name.rpartition(".")[2]
-        # The recipe's own words for what a stage said; of [evaluate] only where it was evaluate that said it.
+        # A setting that a stage has shown is left out; of a stage's own table, if that stage has.
         stages = (table,) if table in ROWS else tuple(ROWS)
-        if name != "run" and not any((stage, last, old, new) in said for stage in stages):
+        if name != "run" and not any((stage, last, old, new) in found for stage in stages):
             yield Setting(where="recipe", setting=name, a=old, b=new)
 
 
@@ -118,8 +114,8 @@ def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, Any, Any
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 
 
-def _made_under(run: Run, stage: str) -> dict[str, Any]:
-    """{} where the stage was not begun."""
+def _stage_settings(run: Run, stage: str) -> dict[str, Any]:
+    """The settings of a stage's manifest by dotted name; {} before the stage has begun."""
     manifest = run.output(stage).manifest()
     return flat({**manifest.settings, "version": manifest.version}) if manifest else {}
 
@@ -128,26 +124,25 @@ def _recipe(run: Run) -> dict[str, Any]:
     return flat(json.loads(run.recipe.model_dump_json()))
 
 
-def _content(run: Run, stage: str) -> dict[str, str] | None:
-    """The digest of every shard; None where the stage is not complete."""
+def _digests(run: Run, stage: str) -> dict[str, str] | None:
+    """The digest of every shard; None before the stage is complete."""
     manifest = run.output(stage).manifest()
     return manifest.digests if manifest else None
 
 
 def _side(run: Run) -> Side:
     report, spent = run.report("filter"), costs(run)
-    spends = [c.spend for c in spent if c.spend is not None]
     return Side(
         run=run.path.name,
         complete=tuple(stage for stage in ROWS if run.output(stage).complete),
         traces=sum(c.traces for c in spent),
         kept=report.get("kept"),
         rejected=report.get("rejected"),
-        unknown=report.get("undecided"),
+        undecided=report.get("undecided"),
         prompt_tokens=_sum([c.prompt_tokens for c in spent]),
         completion_tokens=_sum([c.completion_tokens for c in spent]),
         uncounted=sum(c.uncounted for c in spent),
-        spend=sum(spends) if spends else None,
+        spend=total_spend(spent),
         seconds=dict(run.seconds()),
     )
 
@@ -159,13 +154,13 @@ def _sum(counts: list[int | None]) -> int | None:
 
 def _scores(a: list[Score], b: list[Score]) -> Iterator[ScoreDiff]:
     other = by_set(b)
-    for name, subjects in by_set(a).items():
-        for subject, scores in subjects.items():
-            new, old = paired(other.get(name, {}).get(subject, []), scores)
+    for name, models in by_set(a).items():
+        for role, scores in models.items():
+            new, old = paired(other.get(name, {}).get(role, []), scores)
             if len(new):
                 yield ScoreDiff(
                     set=name,
-                    model_role=subject,
+                    model_role=role,
                     problems=len(new),
                     a=float(old.mean()),
                     b=float(new.mean()),
@@ -174,32 +169,34 @@ def _scores(a: list[Score], b: list[Score]) -> Iterator[ScoreDiff]:
 
 
 def _yields(diff: Diff) -> Table:
-    table = Table("", plain(diff.a.run), plain(diff.b.run), box=None)
-    sides = (diff.a, diff.b)
-    table.add_row("traces", *(f"{s.traces:,}" for s in sides))
-    table.add_row("kept", *(_share(s.kept, s) for s in sides))
-    for what in ("rejected", "undecided"):
-        found = [getattr(s, what) or {} for s in sides]
-        for reason in dict.fromkeys((*found[0], *found[1])):
-            counts = (_share(f.get(reason, 0), s) for f, s in zip(found, sides, strict=True))
-            table.add_row(f"{what.replace('unknown', 'cannot tell')}, {plain(reason)}", *counts)
-    tokens = ("-" if s.completion_tokens is None else f"{s.completion_tokens:,}" for s in sides)
-    spends = (money(s.spend) for s in sides)
-    each = (money(s.spend / s.kept if s.spend and s.kept else None) for s in sides)
-    for what, amounts in (("completion tokens", tokens), ("spent", spends), ("spent a kept trace", each)):
-        table.add_row(what, *(at_least(a, s.uncounted) for a, s in zip(amounts, sides, strict=True)))
+    a, b = diff.a, diff.b
+    table = Table("", plain(a.run), plain(b.run), box=None)
+    table.add_row("traces", count(a.traces), count(b.traces))
+    table.add_row("kept", _share(a.kept, a), _share(b.kept, b))
+    for outcome in ("rejected", "undecided"):
+        in_a, in_b = (getattr(side, outcome) or {} for side in (a, b))
+        for reason in dict.fromkeys((*in_a, *in_b)):
+            counts = _share(in_a.get(reason, 0), a), _share(in_b.get(reason, 0), b)
+            table.add_row(f"{outcome}, {plain(reason)}", *counts)
+    table.add_row("completion tokens", *(at_least(count(s.completion_tokens), s.uncounted) for s in (a, b)))
+    table.add_row("spent", *(at_least(money(s.spend), s.uncounted) for s in (a, b)))
+    table.add_row("spent per kept trace", *(at_least(money(_per_kept(s)), s.uncounted) for s in (a, b)))
     for stage in ROWS:
-        table.add_row(f"seconds of {stage}", *(f"{s.seconds.get(stage, 0):.0f}" for s in sides))
+        table.add_row(f"seconds of {stage}", *(f"{s.seconds.get(stage, 0):.0f}" for s in (a, b)))
     return table
 
 
-def _share(count: int | None, side: Side) -> str:
-    return "-" if count is None or not side.traces else f"{count:,} ({count / side.traces:.1%})"
+def _per_kept(side: Side) -> float | None:
+    return side.spend / side.kept if side.spend and side.kept else None
+
+
+def _share(traces: int | None, side: Side) -> str:
+    return "-" if traces is None or not side.traces else f"{traces:,} ({percent(traces / side.traces)})"
 
 
 def _sentence(s: ScoreDiff) -> str:
     mean, low, high = (100 * x for x in s.difference)
     return (
-        f"{s.set}, {s.model_role}: {100 * s.a:.1f} % -> {100 * s.b:.1f} %, {mean:+.1f} points, "
+        f"{s.set}, {s.model_role}: {percent(s.a)} -> {percent(s.b)}, {mean:+.1f} points, "
         f"95 % from {low:+.1f} to {high:+.1f}, over {s.problems} problems"
     )

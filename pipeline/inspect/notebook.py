@@ -1,27 +1,18 @@
-"""How runs, tables and problems look in a Jupyter notebook: small HTML, every text in it escaped by Jinja.
+"""HTML of tables and problems in a Jupyter notebook. Jinja escapes every text.
 
-No script, no style sheet, nothing loaded: it follows the notebook's own look, light or dark.
+It has no script and no style sheet and loads nothing, so it follows the notebook's own look, light or dark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from jinja2 import Environment
 
-from pipeline.rows import Row, Trace
+from pipeline.rows import Problem, Trace
 
-if TYPE_CHECKING:
-    from pipeline.inspect.run import Answered, Run
-    from pipeline.inspect.table import Table
-
-SHOWN = 5  # rows of a table
 WIDTH = 160  # characters of a cell
-FIELDS: dict[type[Row], Sequence[str]] = {  # of rows that are too wide to show whole
-    Trace: ("id", "source", "question", "reference", "outcome", "reason", "reasoning", "response"),
-}
 _LEFT = "text-align: left; vertical-align: top"
 
 _TABLE = """
@@ -38,7 +29,7 @@ _PROBLEM = """
 {% for stage, traces in groups %}<h5>{{ stage }}</h5>{% for trace in traces %}
 <details><summary><b>{{ trace.outcome }}</b> {{ trace.reason }} <code>{{ trace.id }}</code>
  {{ trace.teacher }}, {{ trace.completion_tokens }} tokens</summary>
-{% if trace.reasoning %}<details><summary>thought</summary>
+{% if trace.reasoning %}<details><summary>reasoning</summary>
 <pre style="white-space: pre-wrap">{{ trace.reasoning }}</pre></details>{% endif %}
 <pre style="white-space: pre-wrap">{{ trace.response }}</pre>
 <ul>{% for v in trace.verdicts %}<li>{{ v.outcome }}: {{ v.filter }} {{ v.reason }}
@@ -47,30 +38,14 @@ _PROBLEM = """
 """
 
 
-def table(rows: Table[Any]) -> str:
-    """The first rows, their long texts cut, under the count of all."""
-    names = FIELDS.get(rows.row) or list(rows.row.model_fields)
-    count = len(rows)
-    first = f"; the first {SHOWN}" if count > SHOWN else ""
-    caption = f"{count:,} rows of {rows.row.__name__} in {len(rows.paths)} shards{first}"
-    records = (record for batch in rows.batches(names, SHOWN) for record in batch.to_pylist())
-    cells = [[_cell(record[name]) for name in names] for record in islice(records, SHOWN)]
-    return _render(_TABLE, caption=caption, names=names, rows=cells)
+def table(caption: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; long texts are shortened."""
+    return _render(_TABLE, caption=caption, names=names, rows=[[_cell(cell) for cell in row] for row in rows])
 
 
-def run(opened: Run) -> str:
-    """What each stage holds."""
-    names = ["stage", "state", "rows", "failed", "shards sealed"]
-    cells = [
-        [stage, opened.state(stage), f"{n.rows:,}", f"{n.failed:,}", f"{n.sealed}/{n.shards}"]
-        for stage, n in opened.counts().items()
-    ]
-    return _render(_TABLE, caption=f"run {opened.path.name}", names=names, rows=cells)
-
-
-def problem(answered: Answered) -> str:
-    """The question, and every trace folded under its verdict."""
-    return _render(_PROBLEM, problem=answered.problem, groups=answered.traces.items())
+def problem(problem: Problem, traces: Mapping[str, Sequence[Trace]]) -> str:
+    """A question, and by stage its traces, each folded under its outcome."""
+    return _render(_PROBLEM, problem=problem, groups=traces.items())
 
 
 def _cell(value: Any) -> str:

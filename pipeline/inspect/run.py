@@ -1,12 +1,12 @@
-"""Read-only access to a run, for Python and for the command line. Opening one reads one small file.
+"""Read-only access to a run, from Python and for the command line. Opening one reads one small file.
 
 run = open_run("data/runs/demo")
-run.counts()                        # what each stage holds
+run.counts()                        # rows, failures and shards of each stage
 run.why()                           # the funnel: kept, rejected by reason, what each rule rejects alone
 run.traces.where(source="words").to_pandas()  # also problems, verdicts, examples, scores: see table.py
 run.sample(5, rejected_by="repetition")       # some traces to read; in a notebook as a table
-run.problem(id)                     # a problem with every trace of it, the evaluation's too
-run.sql("select source, count(*) from traces group by 1")  # by DuckDB, over the Parquet files
+run.problem(id)                     # a problem with all its traces, those of evaluate too
+run.sql("select source, count(*) from traces group by 1")  # DuckDB over the Parquet files
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.rows import Example, JudgeVerdict, Problem, Row, Score, Step, Trac
 if TYPE_CHECKING:
     import duckdb
 
-ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
+ROWS: dict[str, type[Row]] = {  # row types in the sealed shards of each stage
     "ingest": Problem,
     "generate": Trace,
     "filter": Trace,
@@ -35,15 +35,12 @@ ROWS: dict[str, type[Row]] = {  # what the sealed shards of each stage hold
     "train": Step,
     "evaluate": Score,
 }
-WITHIN: dict[str, type[Row]] = {
-    "judge": JudgeVerdict,
-    "problems": Problem,
-}  # within those of filter and evaluate
+WITHIN: dict[str, type[Row]] = {"judge": JudgeVerdict, "problems": Problem}  # folders of filter and evaluate
 _ANSWERS = ("filter/judge", "evaluate/*/*/generate", "evaluate/*/*/filter/judge")
 
 
 class Event(Row):
-    """A try of a stage that has ended."""
+    """One attempt at a stage that has ended."""
 
     stage: str
     ended: str
@@ -53,8 +50,8 @@ class Event(Row):
     failed: int
 
 
-class Answered(Row):
-    """A problem and its traces by the stage that holds them: "filter", "evaluate/held_out/student/filter"."""
+class ProblemTraces(Row):
+    """A problem and its traces by stage: "filter", "evaluate/held_out/student/filter"."""
 
     problem: Problem
     traces: dict[str, tuple[Trace, ...]]
@@ -62,7 +59,7 @@ class Answered(Row):
     def _repr_html_(self) -> str:
         from pipeline.inspect import notebook
 
-        return notebook.problem(self)
+        return notebook.problem(self.problem, self.traces)
 
 
 class Run:
@@ -73,15 +70,17 @@ class Run:
         self.recipe = Recipe.model_validate_json((path / "recipe.json").read_bytes())
 
     def output(self, stage: str) -> Output:
+        """The folder of a stage by name. Raises UserError for a name that no stage has."""
         parts = stage.split("/")
         if parts[-1] not in ROWS | WITHIN or not {"", ".", ".."}.isdisjoint(parts):
             raise UserError(f"no stage {stage!r}; stages: {', '.join(ROWS)}")
         return Output(self.path / stage, (ROWS | WITHIN)[parts[-1]])
 
     def rows(self, stage: str) -> Rows[Any]:
-        """Rows of a stage by name; also the answers of one model, by "evaluate/held_out/student/filter".
+        """The rows of a stage by name.
 
-        "filter/judge" holds what a judge model says of free-text answers, where one was asked.
+        "evaluate/held_out/student/filter" holds the graded answers of one model, "filter/judge" the verdicts
+        of the LLM judge on free-text answers.
         """
         output = self.output(stage)
         return Rows(output.row, output.sealed_paths())
@@ -92,7 +91,7 @@ class Run:
 
     @property
     def traces(self) -> Rows[Trace]:
-        """Traces with their verdicts; before they were filtered, without."""
+        """Traces with their verdicts; without verdicts until filter is complete."""
         return self.rows("filter" if self.output("filter").complete else "generate")
 
     @property
@@ -105,7 +104,7 @@ class Run:
 
     @property
     def verdicts(self) -> Verdicts:
-        """Every verdict on every trace, each with the ids of its trace and problem."""
+        """Every verdict on every trace, with the ids of the trace and its problem."""
         return Verdicts(paths=self.traces.paths)
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
@@ -118,41 +117,39 @@ class Run:
     def sample(
         self, n: int = 5, seed: int = 0, *, rejected_by: str | None = None, **values: Any
     ) -> Rows[Trace]:
-        """Traces to read, as a table: `n` drawn evenly, the same ones for the same seed.
+        """`n` traces drawn evenly, as a table; the same ones for the same seed.
 
-        `rejected_by` is the rule that decided ("repetition" or "no_repetition"), a code of one, or both as
-        the funnel writes them ("correct: wrong"). Others are values of fields: source="gsm8k".
+        rejected_by: the rule that decided ("repetition" or "no_repetition"), its reason code, or both as the
+        funnel writes them ("correct: wrong"). values: of fields, as in source="gsm8k".
         """
         rows = self.traces.where(**values)
         if rejected_by is not None:
             rows = rows.where(outcome="rejected", reason=self.reasons(rejected_by))
         return rows.sample(n, seed)
 
-    def problem(self, id: str) -> Answered:
-        """A problem with all its traces, judged where they were. Raises UserError where there is none."""
+    def problem(self, id: str) -> ProblemTraces:
+        """A problem with all its traces, filtered if they have been. Raises UserError for an unknown id."""
         sets = sorted(str(p.relative_to(self.path)) for p in self.path.glob("evaluate/*/problems"))
         for stage in ("ingest", *sets):
             found = self.rows(stage).where(id=id).located()
             if found.paths:
                 within = "" if stage == "ingest" else stage.removesuffix("problems")
-                return Answered(
-                    problem=found.head(1)[0], traces=self._traces_of(id, found.paths[0].name, within)
-                )
+                traces = self._traces_of(id, found.paths[0].name, within)
+                return ProblemTraces(problem=found.head(1)[0], traces=traces)
         raise UserError(f"{self.path}: no problem has the id {id!r}")
 
     def _traces_of(self, id: str, shard: str, within: str) -> dict[str, tuple[Trace, ...]]:
-        """Traces of a problem by stage; they lie in shards of the same name as the problem's."""
+        """Stage -> traces of a problem. Their shard has the same file name as the problem's."""
         found = {}
-        for path in sorted(self.path.glob(f"{within}**/generate")):
-            judged = path.with_name("filter")
-            given = next((p / shard for p in (judged, path) if (p / shard).exists()), None)
-            if given is not None:
-                rows = Rows(Trace, [given]).where(problem_id=id).located()
-                found[str(given.parent.relative_to(self.path))] = tuple(rows)
-        return {stage: traces for stage, traces in found.items() if traces}
+        for generated in sorted(self.path.glob(f"{within}**/generate")):
+            folders = (generated.with_name("filter"), generated)
+            folder = next((folder for folder in folders if (folder / shard).exists()), None)
+            if folder and (traces := tuple(Rows(Trace, [folder / shard]).where(problem_id=id).located())):
+                found[str(folder.relative_to(self.path))] = traces
+        return found
 
     def reasons(self, name: str, stage: str = "filter") -> list[str]:
-        """The reasons, as "rule: code", that name this rule or this code. UserError where none does."""
+        """The reasons ("rule: code") with this rule or code. Raises UserError when there is none."""
         report = self.report(stage)
         known = [*report.get("rejected", {}), *report.get("undecided", {})]
         found = [why for why in known if name in (why, *why.split(": ", 1)) or why.startswith(f"no_{name}: ")]
@@ -161,7 +158,7 @@ class Run:
         return found
 
     def state(self, stage: str) -> str:
-        """running, complete, unfinished or not started."""
+        """Returns running, complete, unfinished or not started."""
         output = self.output(stage)
         if output.busy:
             return "running"
@@ -170,42 +167,38 @@ class Run:
         return "not started" if output.manifest() is None else "unfinished"
 
     def counts(self) -> dict[str, Counts]:
-        """What each stage holds now, read from its folder."""
-        return {stage: self.output(stage).counts() for stage in (*ROWS, *self.answers())}
+        """Rows, failures and shards of each stage, read from its folder now."""
+        return {stage: self.output(stage).counts() for stage in (*ROWS, *self.answer_stages())}
 
     def check_begun(self, stage: str) -> None:
-        """Raise UserError where no such answers were ever begun, naming what there is."""
+        """Raises UserError, naming similar stages, when a stage inside another one was never begun."""
         if "/" in stage and not (self.path / stage).is_dir():
             found = (p.parent for p in self.path.glob("**/manifest.json"))
             known = nearest(stage, (str(p.relative_to(self.path)) for p in found))
             raise UserError(f"{self.path}: there is no {stage!r}{known}")
 
-    def answers(self) -> list[str]:
-        """Where beside `generate` it is kept what a model answered: judges, and the models compared."""
+    def answer_stages(self) -> list[str]:
+        """The stages other than `generate` that asked a model: LLM judges, and the models in evaluate."""
         found = (p for pattern in _ANSWERS for p in self.path.glob(pattern))
         return sorted(str(p.relative_to(self.path)) for p in found)
 
-    def judged(self) -> str:
-        """The stage whose judged traces people mean: filter; of a model evaluated alone, its answers."""
+    def filtered_stage(self) -> str:
+        """The default stage of `why` and `show`: filter; for a model evaluated without a run, its answers."""
         found = sorted(self.path.glob("evaluate/*/*/filter"))
-        alone = bool(found) and not (self.path / "generate").exists()
-        return str(found[0].relative_to(self.path)) if alone else "filter"
+        single_model = bool(found) and not (self.path / "generate").exists()
+        return str(found[0].relative_to(self.path)) if single_model else "filter"
 
     def why(self, stage: str = "filter") -> Funnel:
-        """Where the traces went: kept, rejected and undecided by reason, and what each rule rejects alone."""
+        """The funnel: traces kept, rejected and undecided by reason, and what each rule rejects alone."""
         return funnel(self.rows(stage).paths)
 
-    def examples_of(self, reason: str, count: int, stage: str = "filter") -> list[Trace]:
-        """The first traces that were decided by this "rule: reason"."""
-        return self.rows(stage).where(reason=reason).head(count)
-
     def report(self, stage: str) -> dict[str, Any]:
-        """What a complete stage said of its work; {} before."""
+        """The report of a complete stage; {} before."""
         manifest = self.output(stage).manifest()
         return manifest.report if manifest else {}
 
     def events(self) -> list[dict[str, Any]]:
-        """Every try of every stage: when it ended, how long it took, its exit code."""
+        """Every attempt at every stage: its end, seconds, exit code, rows and failures."""
         path, events = self.path / "events.jsonl", []
         for line in path.read_bytes().splitlines() if path.exists() else ():
             with suppress(ValueError):  # a line may be torn
@@ -213,7 +206,7 @@ class Run:
         return events
 
     def seconds(self) -> Counter[str]:
-        """Stage -> seconds over all tries that have ended."""
+        """Stage -> seconds over all attempts that have ended."""
         seconds: Counter[str] = Counter()
         for event in self.events():
             seconds[event["stage"]] += event["seconds"]
@@ -226,15 +219,22 @@ class Run:
     def _repr_html_(self) -> str:
         from pipeline.inspect import notebook
 
-        return notebook.run(self)
+        rows = [
+            (stage, self.state(stage), f"{n.rows:,}", f"{n.failed:,}", f"{n.sealed}/{n.shards}")
+            for stage, n in self.counts().items()
+        ]
+        names = ("stage", "state", "rows", "failed", "shards sealed")
+        return notebook.table(f"run {self.path.name}", names, rows)
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run's folder. Raises UserError when there is none."""
+    """Opens a run's folder. Raises UserError when there is none."""
     path = Path(path)
     if not (path / "recipe.json").exists():
         near = sorted(p.parent.name for p in path.parent.glob("*/recipe.json"))
-        raise UserError(f"{path}: no run there" + (f"; runs beside it: {', '.join(near)}" if near else ""))
+        raise UserError(
+            f"{path}: no run there" + (f"; runs in that folder: {', '.join(near)}" if near else "")
+        )
     try:
         return Run(path)
     except ValueError as e:

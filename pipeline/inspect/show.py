@@ -1,4 +1,4 @@
-"""`retort show`: rows as text for people; and how all commands write. Model text drives no terminal."""
+"""`retort show`: rows as text. Text of a model cannot drive the terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rich.text import Text
 
 from pipeline.engine.progress import plain
 from pipeline.errors import UserError
-from pipeline.inspect.run import Answered, Run
+from pipeline.inspect.run import ProblemTraces, Run
 from pipeline.rows import Row, Trace
 
-LONG = 80  # characters of a field that stands on a line of its own
+LONG = 80  # characters from which a field gets lines of its own
 
 
 class ShownRow(Row):
@@ -25,7 +25,7 @@ class ShownRow(Row):
 
 
 class Shown(Row):
-    """What `retort show RUN --json` prints."""
+    """The document that `retort show RUN --json` prints."""
 
     run: str
     rows: tuple[ShownRow, ...]
@@ -34,7 +34,7 @@ class Shown(Row):
 def first(
     run: Run, stage: str, outcome: str | None, reason: str | None, source: str | None, count: int
 ) -> Shown:
-    """The first rows of a stage that have these values. Raises UserError where it holds no such field."""
+    """The first rows of a stage with these values. Raises UserError when its rows have no such field."""
     rows = run.rows(stage)
     if not rows.paths:
         run.check_begun(stage)
@@ -49,21 +49,23 @@ def first(
 
 
 def by_id(run: Run, stage: str | None, id: str) -> Shown:
-    """The row with this id in a stage. Without a stage: a trace, or a problem with every trace of it."""
-    if stage is not None:
-        rows = tuple(_shown(stage, row) for row in run.rows(stage).where(id=id).located())
-    else:
-        rows = tuple(_shown(found, row) for found, row in _everywhere(run, id))
+    """The row with this id in a stage. Without a stage: a trace, or a problem with all its traces."""
+    found = (
+        _everywhere(run, id)
+        if stage is None
+        else ((stage, r) for r in run.rows(stage).where(id=id).located())
+    )
+    rows = tuple(_shown(where, row) for where, row in found)
     if not rows:
         raise UserError(f"{run.path}: {f'{stage} has no row' if stage else 'no trace'} with the id {id!r}")
     return Shown(run=run.path.name, rows=rows)
 
 
 def print_rows(shown: Shown) -> None:
-    """Field by field; long texts under their names, wrapped at the width of the terminal."""
+    """Prints rows field by field; long texts stand under their names, wrapped at the terminal's width."""
     screen = console()
     for one in shown.rows:
-        screen.print(Text(f"{one.stage}", style="bold"))
+        screen.print(Text(one.stage, style="bold"))
         for name, value in one.row.items():
             for line in _lines(name, value):
                 screen.print(line, overflow="fold")
@@ -71,36 +73,34 @@ def print_rows(shown: Shown) -> None:
 
 
 def print_json(document: Row) -> None:
-    """One JSON document in ASCII: what a terminal or a log would obey is escaped."""
+    """Prints one JSON document in ASCII, so control characters reach no terminal or log."""
     print(json.dumps(json.loads(document.model_dump_json()), indent=2))
 
 
 def console() -> Console:
-    """The terminal as it is; in a file or a pipe, lines as long as they need to be."""
+    """The terminal; in a file or a pipe, lines have up to 160 characters."""
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
-def at_least(amount: str, uncounted: int) -> str:
-    """An amount as it is shown where so many of its parts are not known."""
-    return f"at least {amount}" if uncounted and amount != "-" else amount
-
-
-def money(amount: float | None) -> str:
-    return "-" if amount is None else f"{amount:.2f}" if amount >= 1 else f"{amount:.2g}"
+def print_lines(*lines: str) -> None:
+    """Prints lines that may hold text of a model or a recipe."""
+    screen = console()
+    for line in lines:
+        screen.print(plain(line), markup=False, highlight=False)
 
 
 def _everywhere(run: Run, id: str) -> Iterator[tuple[str, Row]]:
     try:
-        answered = run.problem(id)
-        yield "problem", answered.problem
-        yield from _traces(answered)
-    except UserError:  # it is no problem's: a trace's begins with that of its problem
-        answered = run.problem(id.rsplit("-", 2)[0])
-        yield from ((stage, trace) for stage, trace in _traces(answered) if trace.id == id)
+        found = run.problem(id)
+        yield "problem", found.problem
+        yield from _traces(found)
+    except UserError:  # not a problem's id: a trace's begins with the id of its problem
+        found = run.problem(id.rsplit("-", 2)[0])
+        yield from ((stage, trace) for stage, trace in _traces(found) if trace.id == id)
 
 
-def _traces(answered: Answered) -> Iterator[tuple[str, Trace]]:
-    return ((stage, trace) for stage, traces in answered.traces.items() for trace in traces)
+def _traces(found: ProblemTraces) -> Iterator[tuple[str, Trace]]:
+    return ((stage, trace) for stage, traces in found.traces.items() for trace in traces)
 
 
 def _shown(stage: str, row: Row) -> ShownRow:
@@ -110,8 +110,8 @@ def _shown(stage: str, row: Row) -> ShownRow:
 def _lines(name: str, value: Any) -> Iterator[Text | Padding]:
     if name == "verdicts":
         for v in value:
-            said = f"{v['outcome']:8} {v['filter']} {v['reason']}"
-            yield _indented(said + (f" ({v['evidence']})" if v["evidence"] else ""))
+            evidence = f" ({v['evidence']})" if v["evidence"] else ""
+            yield _indented(f"{v['outcome']:9} {v['filter']} {v['reason']}{evidence}")
     elif name == "messages":
         for message in value:
             yield Text(f"[{message['role']}]", style="bold")

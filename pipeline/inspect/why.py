@@ -1,80 +1,77 @@
-"""`retort why`: the funnel of a stage's judged traces, what each rule does alone, and examples to read."""
+"""`retort why`: the funnel of a stage's filtered traces, each rule on its own, and examples to read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from textwrap import shorten
 
 from rich.table import Table
 
 from pipeline.engine.progress import plain
 from pipeline.errors import UserError
 from pipeline.filter.funnel import Funnel
+from pipeline.inspect.format import one_line, percent
 from pipeline.inspect.run import Run
-from pipeline.inspect.show import console
+from pipeline.inspect.show import console, print_lines
 from pipeline.rows import Row, Trace
 
 WIDTH = 120  # characters of an example's text
 
 
-class Seen(Row):
-    """A trace beside what decided it."""
+class ExampleTrace(Row):
+    """A trace with the evidence of the verdict that decided it."""
 
     id: str
-    said: str  # the verdict's evidence; without any, the end of the response
+    evidence: str  # the end of the response when the verdict has none
     reference: str | None
 
 
 class Why(Row):
-    """What `retort why RUN --json` prints."""
+    """The document that `retort why RUN --json` prints."""
 
     run: str
     stage: str
     funnel: Funnel
-    examples: dict[str, tuple[Seen, ...]]  # by "rule: reason"
+    examples: dict[str, tuple[ExampleTrace, ...]]  # by "rule: reason"
 
 
 def why_of(run: Run, stage: str, examples: int) -> Why:
-    """The funnel, the rules, and the first `examples` traces of each reason. UserError before filtering."""
+    """The funnel and the first `examples` traces of each reason. Raises UserError before filtering."""
     rows = run.rows(stage)
     if rows.row is not Trace or not stage.endswith("filter"):
-        raise UserError(f"{stage} holds no judged traces: why is for filter and evaluate/SET/SUBJECT/filter")
+        raise UserError(f"{stage} holds no filtered traces: why is for filter and evaluate/SET/MODEL/filter")
     if not rows.paths:
         run.check_begun(stage)
         raise UserError(f"{run.path}: nothing is filtered yet; `retort status` shows how far the run is")
     funnel = run.why(stage)
-    reasons = (*funnel.rejected, *funnel.unknown)
-    seen = {reason: tuple(_examples(run, stage, reason, examples)) for reason in reasons}
-    return Why(run=run.path.name, stage=stage, funnel=funnel, examples=seen)
+    reasons = (*funnel.rejected, *funnel.undecided)
+    found = {reason: tuple(_examples(run, stage, reason, examples)) for reason in reasons}
+    return Why(run=run.path.name, stage=stage, funnel=funnel, examples=found)
 
 
 def print_why(why: Why) -> None:
-    funnel, screen = why.funnel, console()
-    screen.print(f"{funnel.traces:,} traces = {funnel.kept:,} kept", highlight=False)
-    for what, reasons in (("rejected", funnel.rejected), ("cannot tell", funnel.unknown)):
+    funnel = why.funnel
+    print_lines(f"{funnel.traces:,} traces = {funnel.kept:,} kept")
+    for outcome, reasons in (("rejected", funnel.rejected), ("undecided", funnel.undecided)):
         for reason, count in reasons.items():
-            share = f"{count / funnel.traces:.1%}"
-            screen.print(f"+ {count:>9,} {share:>6} {what}, {plain(reason)}", markup=False, highlight=False)
-            for seen in why.examples[reason]:
-                line = f"{seen.id}  {_one_line(seen.said)}  (reference: {_one_line(seen.reference or '-')})"
-                screen.print(f"      {line}", markup=False, highlight=False)
-    table = Table("rule", "rejects", "alone", "cannot tell", box=None)
+            print_lines(f"+ {count:>9,} {percent(count / funnel.traces):>7} {outcome}, {reason}")
+            for example in why.examples[reason]:
+                evidence, reference = (
+                    one_line(t, WIDTH) for t in (example.evidence, example.reference or "-")
+                )
+                print_lines(f"      {example.id}  {evidence}  (reference: {reference})")
+    table = Table("rule", "rejects", "alone", "undecided", box=None)
     for name, rule in funnel.rules.items():
-        table.add_row(plain(name), f"{rule.fails:,}", f"{rule.alone:,}", f"{rule.unknown:,}")
-    screen.print()
-    screen.print(table)
+        table.add_row(plain(name), f"{rule.failed:,}", f"{rule.failed_alone:,}", f"{rule.undecided:,}")
+    print_lines("")
+    console().print(table)
 
 
-def _examples(run: Run, stage: str, reason: str, count: int) -> Iterator[Seen]:
-    for trace in run.examples_of(reason, count, stage):
+def _examples(run: Run, stage: str, reason: str, count: int) -> Iterator[ExampleTrace]:
+    for trace in run.rows(stage).where(reason=reason).head(count):
         verdict = next(v for v in trace.verdicts if f"{v.filter}: {v.reason}" == reason)
-        yield Seen(id=trace.id, said=verdict.evidence or _end_of(trace), reference=trace.reference)
+        evidence = verdict.evidence or _end(trace.response or trace.reasoning or "")
+        yield ExampleTrace(id=trace.id, evidence=evidence, reference=trace.reference)
 
 
-def _end_of(trace: Trace) -> str:
-    text = trace.response or trace.reasoning or ""
+def _end(text: str) -> str:
     return text if len(text) <= WIDTH else f"...{text[3 - WIDTH :]}"
-
-
-def _one_line(text: str) -> str:
-    return shorten(plain(text), WIDTH, placeholder="...")

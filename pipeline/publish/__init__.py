@@ -1,8 +1,8 @@
-"""`retort publish`: a run's data set and student as Hugging Face expects them, each with its card.
+"""`retort publish`: a run's data set and student in the layout of Hugging Face, each with its card.
 
-target.py says where they go and sees to it that a folder appears whole; dataset.py writes the rows;
-facts.py gathers what the cards say, card.py says it; student.py copies the model; upload.py sends a folder
-to the hub. Leaves out the held-out problems: they are for measuring.
+target.py names the place and makes a folder appear whole, dataset.py writes the rows, facts.py gathers the
+contents of the cards and card.py writes them, student.py copies the model, upload.py sends a folder to the
+hub. Held-out problems are never published.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pipeline.inspect.run import Run
 from pipeline.publish import card, dataset, facts, student, upload
 from pipeline.publish.target import Target, check_writable, staged
 
-STUDENT = "student"  # the model's folder within the published one
+STUDENT = "student"  # the model's folder inside the published folder
 
 
 def publish(run: Run, to: str, *, with_traces: bool, with_student: bool, private: bool) -> None:
-    """Write a run's data set, and its student where it is trained, to a folder or to the hub.
+    """Writes a run's data set, and its student if it is trained, to a folder or to the hub.
 
-    with_traces: a second config holds every trace with its verdicts. private: so are repositories made now.
-    Raises UserError when the run is not so far, or the target is not ours to write.
+    with_traces: a second config holds all traces with their verdicts. private: new repositories are private.
+    Raises UserError when the run has no examples yet, or the target cannot be replaced.
     """
     target = Target.read(to)
     folder = target.folder or run.path / "published"
@@ -37,20 +37,16 @@ def publish(run: Run, to: str, *, with_traces: bool, with_student: bool, private
         _write(run, stage, target.name, with_traces, trained)
     say(f"{folder}: {len(list(folder.rglob('*')))} files and folders")
     if target.name:
-        _send(folder, target.name, trained, private)
+        say(upload.send(folder, target.name, "dataset", private, leave_out=f"{STUDENT}/**"))
+        if trained:
+            say(upload.send(folder / STUDENT, f"{target.name}-student", "model", private))
 
 
 def _write(run: Run, stage: Path, name: str | None, with_traces: bool, trained: bool) -> None:
     known = facts.gather(run)
-    rows = dataset.write(run, stage, with_traces)
-    (stage / "README.md").write_text(card.of_dataset(known, rows), encoding="utf-8")
+    written = dataset.write(run, stage, with_traces)
+    (stage / "README.md").write_text(card.of_dataset(known, written), encoding="utf-8")
     if trained:
         student.copy(run, stage / STUDENT)
-        text = card.of_student(known, rows, student.settings(run), name)
+        text = card.of_student(known, written, student.settings(run), name)
         (stage / STUDENT / "README.md").write_text(text, encoding="utf-8")
-
-
-def _send(folder: Path, name: str, trained: bool, private: bool) -> None:
-    say(upload.send(folder, name, "dataset", private, leave_out=f"{STUDENT}/**"))
-    if trained:
-        say(upload.send(folder / STUDENT, f"{name}-student", "model", private))

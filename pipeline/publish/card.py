@@ -1,7 +1,7 @@
-"""The cards: YAML by huggingface_hub's own types, Markdown by the templates beside this file.
+"""Writes the cards: YAML by the types of huggingface_hub, Markdown by the templates of this package.
 
-Every text from a recipe is escaped; a section that would be empty is not there. What the recipe does not
-state of licences is said to be not stated.
+Every text from a recipe is escaped, and empty sections are left out. A licence that the recipe does not name
+is shown as not stated.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.evaluate.bootstrap import percent as interval
-from pipeline.publish.dataset import TRAIN, VALIDATION, Rows
+from pipeline.inspect.format import count, interval, percent
+from pipeline.publish.dataset import TRAIN, VALIDATION, Written
 from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
-# What the hub calls the usual licences (huggingface.co/docs/hub/repositories-licenses); others are "other"
+# Names on the hub (huggingface.co/docs/hub/repositories-licenses); any other licence is "other"
 LICENCES = frozenset((TEMPLATES / "licences.txt").read_text("utf-8").split())
 SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7))
 
 
-def of_dataset(facts: Facts, rows: Rows) -> str:
-    """The data set's README.md."""
+def of_dataset(facts: Facts, rows: Written) -> str:
+    """Returns the data set's README.md."""
     from huggingface_hub import DatasetCardData
 
     total = sum(rows.splits.values())
@@ -41,12 +41,12 @@ def of_dataset(facts: Facts, rows: Rows) -> str:
     return _card(data, "dataset.md", facts, rows=rows)
 
 
-def of_student(facts: Facts, rows: Rows, training: dict[str, str], name: str | None) -> str:
-    """The student's README.md; `name`: of its data set on the hub."""
+def of_student(facts: Facts, rows: Written, training: dict[str, str], name: str | None) -> str:
+    """Returns the student's README.md; `name`: its data set on the hub."""
     from huggingface_hub import ModelCardData
 
-    assert facts.student is not None, "it is trained"
-    licence: Any = hub_licence([facts.student, *facts.teachers])  # the card takes several, its type says one
+    assert facts.student is not None, "a student is trained"
+    licence: Any = hub_licence([facts.student, *facts.teachers])  # typed as one, may be several
     data = ModelCardData(
         license=licence,
         library_name="transformers",
@@ -59,7 +59,7 @@ def of_student(facts: Facts, rows: Rows, training: dict[str, str], name: str | N
 
 
 def hub_licence(parts: Iterable[Licensed]) -> str | list[str]:
-    """What the hub is told: every licence that is stated; "unknown" as soon as one is not."""
+    """The licence for the hub: all of them, or "unknown" if one is not stated."""
     stated = [part.licence for part in parts]
     if not all(stated):
         return "unknown"
@@ -67,7 +67,7 @@ def hub_licence(parts: Iterable[Licensed]) -> str | list[str]:
     return known[0] if len(known) == 1 else known
 
 
-def _configs(rows: Rows) -> list[dict[str, Any]]:
+def _configs(rows: Written) -> list[dict[str, Any]]:
     splits = [
         {"split": split, "path": f"data/{split}-*"} for split in (TRAIN, VALIDATION) if rows.splits[split]
     ]
@@ -78,17 +78,7 @@ def _configs(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _card(data: Any, template: str, facts: Facts, **more: Any) -> str:
-    text = (
-        _templates()
-        .get_template(template)
-        .render(
-            facts=facts,
-            summaries=facts.summaries,
-            comparisons=facts.comparisons,
-            not_stated=NOT_STATED,
-            **more,
-        )
-    )
+    text = _templates().get_template(template).render(facts=facts, not_stated=NOT_STATED, **more)
     return f"---\n{data.to_yaml()}\n---\n\n{text}"
 
 
@@ -102,14 +92,15 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown: what comes from a recipe goes through md or fenced
+        autoescape=False,  # Markdown: texts of a recipe go through md or fenced
     )
-    environment.filters |= {"md": md, "fenced": fenced, "percent": percent, "interval": interval}
+    environment.filters |= {"md": md, "fenced": fenced, "count": count}
+    environment.filters |= {"percent": percent, "interval": interval}
     return environment
 
 
 def md(text: object) -> str:
-    """Text that stands for itself in Markdown, in a table too; a URL stays one."""
+    """Escapes a text for Markdown, also inside a table; a URL stays a link."""
     line = " ".join(str(text).split())
     if re.fullmatch(r"https?://[\w./?=&%#~+:,-]+", line):
         return f"<{line}>"
@@ -117,11 +108,7 @@ def md(text: object) -> str:
 
 
 def fenced(text: str) -> str:
-    """A block of text as it stands, whatever fences it holds."""
+    """A code block with this text, whatever fences the text holds."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text.rstrip()}\n{fence}"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

@@ -1,7 +1,7 @@
-"""What a run's cards say, gathered from its manifests and its recipe.
+"""Gathers the contents of a run's cards from its manifests and its recipe.
 
-What a stage was really made under stands in its manifest; licences, terms and names stand in the recipe.
-Nothing is taken that names a machine: no address, no folder, no environment, no text sent with requests.
+The manifests hold the settings that made each stage; the recipe holds licences, terms and names. Nothing that
+names a machine is taken: no address, folder or environment, and no text sent with requests.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from pipeline.evaluate.metrics import Comparison, Summary
 from pipeline.filter.funnel import Funnel
 from pipeline.ingest import sources
 from pipeline.inspect.run import Run
+from pipeline.inspect.score_table import sampling_of
 from pipeline.rows import Row, Score
 
-LINKS = {"select": "filter", "train": "select", "evaluate": "train"}  # stage -> what it was made from
+INPUTS = {"select": "filter", "train": "select", "evaluate": "train"}  # stage -> its input
 NOT_STATED = "not stated"
 
 
 class Licensed(Row):
-    """A model or a source, with what the recipe says of its licence."""
+    """A model or a source, with its licence and terms in the recipe."""
 
     name: str
     licence: str | None
     terms: str | None = None
-    made_of: str = ""  # of a source: where its problems come from
+    origin: str = ""  # of the problems of a source
     problems: int = 0
 
 
@@ -42,7 +43,7 @@ class Decontamination(Row):
 
 class Facts(Row):
     run: str
-    recipe: str  # hash of all settings and inputs of the examples
+    recipe: str  # hash of all settings and inputs behind the examples
     teachers: tuple[Licensed, ...]
     student: Licensed | None
     sources: tuple[Licensed, ...]
@@ -53,14 +54,14 @@ class Facts(Row):
     decontamination: Decontamination | None
     funnel: Funnel
     selection: dict[str, str]
-    scored: dict[str, str]  # how the models were asked in evaluate
-    summaries: tuple[Summary, ...]  # none before the run is evaluated, as with the next
+    scored: dict[str, str]  # sampling settings of evaluate
+    summaries: tuple[Summary, ...]  # empty before evaluate is complete, as are the comparisons
     comparisons: tuple[Comparison, ...]
-    trained_on: dict[str, int]  # set -> problems of it that the student learned from
+    trained_on: dict[str, int]  # set -> its problems among the training examples
 
 
 def public(name: str) -> str:
-    """A model's name without this machine's folders: of a path only its last part is left."""
+    """A model's name; of a path only the last part, which names no folder of this machine."""
     is_path = name.startswith(("/", "./", "../", "~")) or name.endswith((".gguf", "/")) or Path(name).is_dir()
     if not is_path or name.startswith("package:"):
         return name
@@ -68,20 +69,20 @@ def public(name: str) -> str:
 
 
 def on_the_hub(name: str) -> bool:
-    """Whether a model's name is one of the hub, so that a card may link to it."""
+    """Whether a model's name is a repository of the hub, which a card can link to."""
     return public(name) == name and name.count("/") == 1 and ":" not in name
 
 
 def check_lineage(run: Run) -> None:
-    """Raise UserError where a stage was made anew and one that was made from it was not."""
-    for stage, reads in LINKS.items():
+    """Raises UserError when a stage was made again and a stage that reads it was not."""
+    for stage, reads in INPUTS.items():
         made, given = run.output(stage).manifest(), run.output(reads).manifest()
         if made and given and run.output(stage).complete and made.inputs.get(reads) != given.content_id:
-            raise UserError(f"{run.path}: {reads} was made anew after {stage}: run `retort {stage}` first")
+            raise UserError(f"{run.path}: {reads} was made again after {stage}: run `retort {stage}` first")
 
 
 def missing(recipe: Recipe, trained: bool) -> Iterator[str]:
-    """What the recipe should say of licences and does not."""
+    """A line for each licence and for the terms that the recipe does not state."""
     for i, teacher in enumerate(recipe.teacher):
         where = "teacher" if len(recipe.teacher) == 1 else f"teacher.{i}"
         yield from (
@@ -95,7 +96,7 @@ def missing(recipe: Recipe, trained: bool) -> Iterator[str]:
 
 
 def gather(run: Run) -> Facts:
-    """All that the cards say of a run whose examples are complete."""
+    """Gathers the facts of a run whose examples are complete."""
     recipe = run.recipe
     generate, filtered, select = (_manifest(run, stage) for stage in ("generate", "filter", "select"))
     rules = dict(filtered["settings"]["rules"])
@@ -118,7 +119,7 @@ def gather(run: Run) -> Facts:
         rules=_rules(rules | _duplicates(filtered["settings"])),
         funnel=funnel,
         selection=_shown(select["settings"], leave_out=("prompt", "seed")),
-        scored=_scored(run),
+        scored=sampling_of(run),
         summaries=tuple(metrics.summarise(scores)),
         comparisons=tuple(metrics.comparisons(scores)),
         trained_on=run.report("evaluate").get("trained_on", {}),
@@ -136,19 +137,18 @@ def _sources(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[Licensed]:
     content, counts = manifest["settings"]["content"], manifest["report"]["by_source"]
     for source, fingerprint in zip(recipe.ingest.sources, content, strict=True):
         name = sources.name_of(source)
-        made_of = _made_of(source, fingerprint)
         yield Licensed(
             name=name,
             licence=source.licence,
-            made_of=made_of,
+            origin=_origin(source, fingerprint),
             problems=counts.get(name, {}).get("problems", 0),
         )
 
 
-def _made_of(source: Source, fingerprint: Mapping[str, Any]) -> str:
-    """Where problems come from, for people: never a path."""
+def _origin(source: Source, fingerprint: Mapping[str, Any]) -> str:
+    """The origin of a source's problems, without any path."""
     if isinstance(source, GymSource):
-        return f"reasoning-gym {fingerprint['reasoning_gym']}, task {source.task}, {source.size} drawn"
+        return f"reasoning-gym {fingerprint['reasoning_gym']}, task {source.task}, {source.size} problems"
     if "dataset" in fingerprint:
         revision = fingerprint.get("revision") or "not pinned"
         subset = f"{fingerprint['subset']}, " if fingerprint.get("subset") else ""
@@ -164,9 +164,11 @@ def _decontamination(recipe: Recipe, rule: Any, funnel: Funnel) -> Decontaminati
     table = recipe.filter.contamination
     if rule is None or table is None:
         return None
-    named = zip(table.against, rule["against"], strict=True)
-    hits = funnel.rules["contamination"].fails if "contamination" in funnel.rules else 0
-    against = tuple(f"{sources.name_of(source)}: {_made_of(source, given)}" for source, given in named)
+    hits = funnel.rules["contamination"].failed if "contamination" in funnel.rules else 0
+    against = tuple(
+        f"{sources.name_of(source)}: {_origin(source, fingerprint)}"
+        for source, fingerprint in zip(table.against, rule["against"], strict=True)
+    )
     return Decontamination(against=against, ngrams=tuple(rule["ngrams"]), hits=hits)
 
 
@@ -184,21 +186,15 @@ def _rules(rules: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _sampling(settings: Mapping[str, Any], not_sent: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """How the teacher was asked, and what of that it was not sent.
+    """The sampling settings of generate, and those that a teacher was not sent.
 
-    Texts sent along with requests are left out: one may be a key.
+    Texts in `extra_body` are left out: one may be a key.
     """
-    said = _shown(settings, leave_out=("teachers", "prompt", "rules", "split"))
+    shown = _shown(settings, leave_out=("teachers", "prompt", "rules", "split"))
     for teacher in settings["teachers"]:
         extra = {k: v for k, v in teacher["extra_body"].items() if isinstance(v, bool | int | float)}
-        said |= {f"{public(teacher['name'])}: {k}": str(v) for k, v in extra.items()}
-    return said | {f"{public(name)}: not sent": ", ".join(fields) for name, fields in not_sent.items()}
-
-
-def _scored(run: Run) -> dict[str, str]:
-    manifest = run.output("evaluate").manifest()
-    settings = manifest.settings if manifest else {}
-    return {name: str(settings[name]) for name in ("temperature", "top_p", "max_tokens") if name in settings}
+        shown |= {f"{public(teacher['name'])}: {k}": str(v) for k, v in extra.items()}
+    return shown | {f"{public(name)}: not sent": ", ".join(fields) for name, fields in not_sent.items()}
 
 
 def _shown(settings: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, str]:

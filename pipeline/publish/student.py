@@ -1,4 +1,4 @@
-"""The trained student's folder without what names this machine, and how the student was trained."""
+"""Copies the trained student without paths of this machine, and lists its training settings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import Any
 from pipeline.inspect.run import Run
 from pipeline.publish.facts import public
 
-_OWN_PATHS = ("_name_or_path", "name_or_path", "_model_name_or_path")  # where transformers notes its folder
+_OWN_PATHS = (
+    "_name_or_path",
+    "name_or_path",
+    "_model_name_or_path",
+)  # its own folder
 
 
 def copy(run: Run, folder: Path) -> None:
-    """Copy the model; of its JSON files those keys go that may hold a folder of this machine."""
+    """Copies the model; keys of its configs that may hold a folder of this machine are removed."""
     folder.mkdir()
     for path in sorted((run.path / "train" / "model").iterdir()):
         if path.suffix == ".json" and path.name.endswith("config.json"):
@@ -25,15 +29,15 @@ def copy(run: Run, folder: Path) -> None:
 
 
 def settings(run: Run) -> dict[str, str]:
-    """Under which settings the student was trained, and how the training went, as text."""
+    """The settings and the report of the training, as text by dotted name."""
     manifest = run.output("train").manifest()
     assert manifest is not None, "the student is trained"
-    said = {**dict(_flat("", manifest.settings)), **dict(_flat("", manifest.report))}
-    return {name: public(value) for name, value in said.items()}
+    found = _flat("", manifest.settings) + _flat("", manifest.report)
+    return {name: public(value) for name, value in found}
 
 
 def _flat(prefix: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Nested tables as "lora.rank"; what is not set is left out."""
+    """Names and values, nested ones as "lora.rank", without those that are not set."""
     found: list[tuple[str, str]] = []
     for name, value in settings.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

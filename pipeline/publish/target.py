@@ -1,7 +1,7 @@
-"""Where a run is published: a folder, which appears whole or not at all, or a name on the hub.
+"""The target of publishing: a folder, which appears whole or not at all, or a repository on the hub.
 
-A folder is written beside its place under another name, and the two are exchanged. One that is there already
-is replaced only if it was written by us, for the same run, and no other file was put into it.
+A new folder is written next to its place under another name, then the two are exchanged. An existing folder
+is replaced only if publish wrote it for the same run and it holds no other file.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pipeline.engine.atomic_files import alive
 from pipeline.errors import UserError
 
 HUB = "hub:"
-MARK = "retort.json"  # says which run a folder was made of, and which files we wrote
-UNFINISHED, OLD = ".unfinished", ".old"  # what a folder beside its place is
+MARK = "retort.json"  # holds the run of a folder and the files that publish wrote
+UNFINISHED, OLD = ".unfinished", ".old"  # suffixes of folders next to the target
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -33,7 +33,7 @@ class Target:
 
     @classmethod
     def read(cls, text: str) -> Target:
-        """FOLDER, or hub:owner/name. Raises UserError."""
+        """Parses FOLDER or hub:owner/name. Raises UserError for a malformed name."""
         if not text.startswith(HUB):
             return cls(Path(text), None)
         name = text.removeprefix(HUB)
@@ -43,17 +43,17 @@ class Target:
 
 
 def check_writable(folder: Path, run: str) -> None:
-    """Raise UserError unless the folder is not there, is empty, or is ours for the same run."""
+    """Raises UserError unless the folder is missing, empty, or written by publish for the same run."""
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir() or folder.is_symlink():
-        raise UserError(f"{folder}: is there and is no folder")
+        raise UserError(f"{folder} exists and is not a folder")
     inside = _files(folder)
     if not inside and not any(folder.iterdir()):
         return
     made_of, ours = _mark(folder)
     if made_of is None:
-        raise UserError(f"{folder}: is there and was not written by publish; name another folder")
+        raise UserError(f"{folder} exists and was not written by publish; name another folder")
     if made_of != run:
         raise UserError(f"{folder}: holds the run {made_of!r}, not {run!r}; name another folder")
     if strange := sorted(inside - ours - {MARK}):
@@ -62,9 +62,9 @@ def check_writable(folder: Path, run: str) -> None:
 
 @contextmanager
 def staged(folder: Path, run: str) -> Iterator[Path]:
-    """A folder to write into; at the end it takes the place of `folder`, after an error it is gone."""
+    """Gives a folder to write into. At the end it replaces `folder`; after an error it is removed."""
     folder = Path(os.path.abspath(folder))
-    stage = _beside(folder, UNFINISHED)
+    stage = _sibling(folder, UNFINISHED)
     try:
         _clean_up(folder)
         stage.mkdir(parents=True)
@@ -80,35 +80,35 @@ def staged(folder: Path, run: str) -> Iterator[Path]:
 
 
 def _files(folder: Path) -> set[str]:
-    """All files and links below a folder, by their paths in it."""
+    """The relative paths of all files and links below a folder."""
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
 
 
 def _mark(folder: Path) -> tuple[str | None, set[str]]:
-    """Which run a folder was made of, and the files that were written then; None for a folder of others."""
+    """The run of a published folder and the files written then; (None, set()) for any other folder."""
     try:
-        said = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        return str(said["run"]), set(said["files"])
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        return str(mark["run"]), set(mark["files"])
     except (OSError, ValueError, LookupError, TypeError):
         return None, set()
 
 
 def _replace(stage: Path, folder: Path, run: str) -> None:
-    """Put the new folder in its place; the old one goes only once the new one is there."""
-    check_writable(folder, run)  # again: time has passed
+    """Moves the new folder to its place; the old folder is removed after that."""
+    check_writable(folder, run)  # again: it may have changed meanwhile
     if not folder.exists():
         stage.rename(folder)
     elif _exchange(stage, folder):
         shutil.rmtree(stage)
-    else:  # a kill between the two renames is mended by the next publish
-        old = _beside(folder, OLD)
+    else:  # a kill between the two renames is repaired by the next publish
+        old = _sibling(folder, OLD)
         folder.rename(old)
         stage.rename(folder)
         shutil.rmtree(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step, where system and disk can."""
+    """Swaps two folders in one step; returns False where the system or the disk cannot."""
     at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of <linux/fs.h>
     try:
         swap = ctypes.CDLL(None).renameat2
@@ -117,13 +117,13 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(swap(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0)
 
 
-def _beside(folder: Path, suffix: str) -> Path:
-    """The folder's place beside it, named after this process and its machine."""
+def _sibling(folder: Path, suffix: str) -> Path:
+    """A path next to the folder, with the id of this process and the name of its machine."""
     return folder.with_name(f".{folder.name}.{os.getpid()}@{os.uname().nodename}{suffix}")
 
 
 def _clean_up(folder: Path) -> None:
-    """Take away what processes that are gone left beside the folder; put it back where they had moved it."""
+    """Removes what dead processes left next to the folder; moves the folder back if they had moved it."""
     node = re.escape(os.uname().nodename)
     own = re.compile(rf"(\d+)@{node}({re.escape(UNFINISHED)}|{re.escape(OLD)})")
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
@@ -137,7 +137,7 @@ def _clean_up(folder: Path) -> None:
 
 
 def _sync(stage: Path) -> None:
-    """Have the files on disk before the folder is called whole."""
+    """Flushes all files to disk before the folder appears."""
     for path in stage.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,30 +1,30 @@
-"""A folder onto the hub, by huggingface_hub, which finds the token in its own environment.
+"""Uploads a folder to the hub by huggingface_hub, which finds the token in its own environment.
 
-Files that are there already are not sent again, so the same command goes on after an error.
+Files that the hub has are not sent again, so the same command resumes after an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
 NO_TOKEN = "no token for the hub: `hf auth login`, or set HF_TOKEN"
-# Shards of an earlier time, which the new ones do not overwrite where they are fewer.
+# Files of an earlier upload. New ones do not overwrite all of them when they are fewer.
 EARLIER = ["data/*-?????-of-?????.parquet", "traces/*-?????-of-?????.parquet", "model*.safetensors*"]
 
 
 def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | None = None) -> str:
-    """Make the repository where it is missing and upload the folder; gives its address.
+    """Creates the repository if needed and uploads the folder; returns its URL.
 
-    kind: "dataset" or "model". leave_out: a pattern of files to keep back. Raises UserError.
+    kind: "dataset" or "model". leave_out: a pattern of files that are not sent. Raises UserError.
     """
-    from httpx2 import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api = HfApi()
-    try:
+    with _errors_in_one_line(name):
         url = api.create_repo(name, repo_type=kind, private=private or None, exist_ok=True)
         api.upload_folder(
             repo_id=name,
@@ -34,26 +34,27 @@ def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | Non
             delete_patterns=EARLIER,
             commit_message="Published by retort",
         )
-    except LocalTokenNotFoundError:
-        raise UserError(NO_TOKEN) from None
-    except (HfHubHTTPError, HTTPError, OSError, ValueError) as e:
-        raise UserError(f"hub:{name}: {' '.join(str(e).split())[:300]}") from None
     return str(url)
 
 
 def check_access(name: str) -> None:
-    """Raise UserError unless the hub takes our token and the owner of the name is us or one of ours."""
-    from httpx2 import HTTPError
+    """Raises UserError unless the token is valid and its user or their organization owns the name."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    with _errors_in_one_line(name):
+        user = HfApi().whoami()
+    owners = [user["name"], *(group["name"] for group in user.get("orgs", ()))]
+    if name.partition("/")[0] not in owners:
+        raise UserError(f"hub:{name}: the token is {owners[0]}'s, who may write to {', '.join(owners)}")
+
+
+@contextmanager
+def _errors_in_one_line(name: str) -> Iterator[None]:
+    from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError  # type: ignore[attr-defined]
 
     try:
-        said = HfApi().whoami()
+        yield
     except LocalTokenNotFoundError:
         raise UserError(NO_TOKEN) from None
-    except (HfHubHTTPError, HTTPError, OSError, ValueError) as e:
-        raise UserError(f"hub:{name}: {' '.join(str(e).split())[:300]}") from None
-    ours = [said["name"], *(group["name"] for group in said.get("orgs", ()))]
-    owner = name.partition("/")[0]
-    if owner not in ours:
-        raise UserError(f"hub:{name}: the token is {ours[0]}'s, who may write to {', '.join(ours)}")
+    except (HTTPError, OSError, ValueError) as e:
+        raise UserError(f"hub:{name}: {one_line(e)}") from None

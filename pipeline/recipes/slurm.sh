@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A run on a Slurm node that outlives the time limit: shortly before it, the job stops the run, which keeps all that
-# is finished, and puts itself back into the queue; started again it goes on where it stopped.
+# Runs a recipe on a Slurm node across time limits: shortly before the limit the job stops the run, which keeps all
+# finished work, and requeues itself; when it starts again, it resumes the run.
 #
 #   RETORT_KIND=gpu ./run.sh setup    # once, where there is a network
 #   sbatch pipeline/recipes/slurm.sh pipeline/recipes/r1-math.toml [KEY=VALUE]...
@@ -13,11 +13,11 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:TERM@900
-# 900: seconds before the limit. Training finishes a step and saves a checkpoint in that time.
+# 900 seconds before the limit: time for training to finish a step and save a checkpoint.
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 
-export RETORT_KIND="${RETORT_KIND:-gpu}" # a node whose GPUs have failed must not set up for processors and go on
+export RETORT_KIND="${RETORT_KIND:-gpu}" # a node with failed GPUs must not fall back to CPUs
 "${RETORT:-./run.sh}" run "$@" &
 run=$!
 stopped=
@@ -25,12 +25,12 @@ trap 'stopped=yes; kill -TERM "$run" 2>/dev/null' TERM INT
 
 code=0
 wait "$run" || code=$?
-while kill -0 "$run" 2>/dev/null; do # a signal ends `wait`, not the run: it saves first
+while kill -0 "$run" 2>/dev/null; do # a signal ends `wait`, but the run is still saving
     code=0
     wait "$run" || code=$?
 done
 
-# 130 and 143: stopped. 3: some answers could not be had; the same command asks for them alone.
+# 130 and 143: stopped. 3: some items failed; the same command retries only those.
 case "$code" in
 130 | 143) again=yes ;;
 3) again=yes ;;

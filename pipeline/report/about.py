@@ -1,61 +1,54 @@
-"""What a run was and what it took: settings, stages with their lineage, cost and time, the preflight."""
+"""The parts of a report on the run itself: settings, stages with their inputs, cost and time, preflight."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from pipeline.config.redaction import shareable
+from pipeline.config.redaction import redact
 from pipeline.generate import usage
 from pipeline.inspect.costs import costs
 from pipeline.inspect.run import ROWS, Run
+from pipeline.inspect.score_table import sampling_of
 from pipeline.report import charts
 from pipeline.train.job import Preflight, read_preflight
 
-_DRAWN = ("prompt", "samples", "temperature", "top_p", "max_tokens", "target_kept")
-_TRAINED = ("objective", "epochs", "learning_rate", "schedule", "batch_size", "max_length", "order")
+_GENERATE = ("prompt", "samples", "temperature", "top_p", "max_tokens", "target_kept")
+_TRAIN = ("objective", "epochs", "learning_rate", "schedule", "batch_size", "max_length", "order")
 
 
 def settings(run: Run) -> list[tuple[str, str]]:
-    """The settings that people ask for first."""
-    recipe, table = run.recipe, run.recipe.generate
-    drawn = {
-        name: value for name, value in table.model_dump().items() if value is not None and name in _DRAWN
-    }
-    train = {name: value for name, value in recipe.train.model_dump().items() if name in _TRAINED}
+    """The most important settings, without anything private."""
+    recipe = run.recipe
     student = recipe.student.model if recipe.student else "none"
     layers = f", {recipe.student.layers} layers of it" if recipe.student and recipe.student.layers else ""
     lora = f", LoRA of rank {recipe.train.lora.rank}" if recipe.train.lora else ""
-    evaluate = recipe.evaluate
-    said = [
-        ("sources", ", ".join(str(s.name or getattr(s, "path", "")) for s in recipe.ingest.sources)),
-        ("teacher", ", ".join(t.display_name for t in recipe.teacher)),
-        ("traces", _said(drawn)),
-        ("rules", ", ".join(recipe.filter.rules)),
-        ("student", f"{student}{layers}{lora}"),
-        ("training", _said(train)),
-        (
-            "evaluation",
-            f"{evaluate.samples} samples at temperature {evaluate.temperature:g}, top-p {evaluate.top_p:g}, "
-            f"{evaluate.max_tokens:,} tokens at most",
-        ),
-        ("seed", str(recipe.seed)),
-    ]
-    return [(name, shareable(value)) for name, value in said]
+    chosen = {
+        "sources": ", ".join(str(s.name or getattr(s, "path", "")) for s in recipe.ingest.sources),
+        "teacher": ", ".join(t.display_name for t in recipe.teacher),
+        "traces": _listed(recipe.generate.model_dump(), _GENERATE),
+        "rules": ", ".join(recipe.filter.rules),
+        "student": f"{student}{layers}{lora}",
+        "training": _listed(recipe.train.model_dump(), _TRAIN),
+        "evaluation": _listed(sampling_of(run), ("samples", "temperature", "top_p", "max_tokens")),
+        "seed": str(recipe.seed),
+    }
+    return [(name, redact(value)) for name, value in chosen.items()]
 
 
-def _said(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+def _listed(table: dict[str, Any], names: Collection[str]) -> str:
+    chosen = {name: value for name, value in table.items() if name in names and value is not None}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items())
 
 
 def stages(run: Run) -> list[dict[str, Any]]:
-    """A line a stage: state, counts, seconds over all tries, when it ended, and what its output is called."""
+    """A row for each stage: state, counts, seconds over all attempts, its end, content id and inputs."""
     seconds = run.seconds()
     ended = {event["stage"]: event["ended"] for event in run.events()}
-    lines = []
+    rows = []
     for name, counts in run.counts().items():
-        output = run.output(name)
-        manifest = output.manifest()
-        lines.append(
+        manifest = run.output(name).manifest()
+        rows.append(
             {
                 "name": name,
                 "main": name in ROWS,
@@ -69,16 +62,15 @@ def stages(run: Run) -> list[dict[str, Any]]:
                 "inputs": ", ".join(f"{k} {v}" for k, v in manifest.inputs.items()) if manifest else "",
             }
         )
-    return lines
+    return rows
 
 
-def cost(run: Run, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """What it has cost; `lines`: those of stages()."""
-    rows = [cost.model_dump() | {"per_kept": cost.per_kept} for cost in costs(run)]
-    requests, retries = usage.asked(usage.read(run.output("generate").folder))
-    seconds = [{"name": s["name"], "value": s["seconds"]} for s in lines if s["seconds"] and s["main"]]
+def cost(run: Run, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Tokens, spend, requests and retries of generate; seconds of the stages, as `stages()` gives them."""
+    requests, retries = usage.count_requests(usage.read_attempts(run.output("generate").folder))
+    seconds = [{"name": s["name"], "value": s["seconds"]} for s in stages if s["seconds"] and s["main"]]
     return {
-        "rows": rows,
+        "rows": [cost.model_dump() | {"per_kept": cost.per_kept} for cost in costs(run)],
         "requests": requests,
         "retries": retries,
         "chart": charts.bars(seconds, "seconds", ",.0f") if seconds else None,
@@ -86,5 +78,5 @@ def cost(run: Run, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def preflight(run: Run) -> Preflight | None:
-    """What was looked at before the first step."""
+    """The checks before the first training step."""
     return read_preflight(run.output("train").folder / "preflight.json")

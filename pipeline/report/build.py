@@ -1,7 +1,7 @@
-"""Gathers what a run's folder says, part by part, and writes the report. What is not there yet is None.
+"""Gathers the parts of a report from a run's folder and writes it. A part that does not exist yet is None.
 
-Everything is read from the folder, as it is now: sealed shards, manifests, events, ledgers, logs. Nothing
-is locked, so a run may be at work meanwhile.
+Everything is read as it is now: sealed shards, manifests, events, usage, logs. Nothing is locked, so the run
+may be working meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, install_hints
-from pipeline.config.redaction import shareable
+from pipeline.config.redaction import redact
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
 from pipeline.inspect.run import Run
@@ -22,12 +22,12 @@ from pipeline.report.tally import tally
 from pipeline.rows import Score
 from pipeline.select.stage import LEFT_OUT
 
-ANSWERS = 4  # of each source, outcome and reason of a model under evaluation that are in the browser
-LOOKED_AT = 24  # problems that training fixed, and that it broke, whose answers are in the browser
+ANSWERS = 4  # in the browser, of each source, outcome and reason of an evaluated model
+CHANGED = 24  # problems that training fixed, and that it broke, with answers in the browser
 
 
 def write_report(run: Run, out: Path) -> Path:
-    """Write the report of a run. Raises UserError where a package is missing, or `out` is no place for it."""
+    """Writes the report of a run. Raises UserError when a package is missing or `out` cannot be a file."""
     check()
     if not out.parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.parent}")
@@ -44,63 +44,71 @@ def check() -> None:
 
 
 def gather(run: Run) -> dict[str, Any]:
-    """What the page shows, by the names that its template uses."""
-    judged = bool(run.rows("filter").paths)
-    traces = tally(run.rows("filter" if judged else "generate").paths)
-    scores = list(run.scores) if run.rows("evaluate").paths else []
+    """The parts of the page, by the names that its template uses."""
+    stage = _trace_stage(run)
+    filtered = stage == "filter"
+    traces = tally(run.rows(stage).paths)
+    scores = list(run.scores)
     problems = evaluation.problems(scores, _questions(run, scores))
-    data = {
-        "traces": _sample(run, scores),
-        "problems": problems[: evaluation.MOST],
-        "unlisted": max(0, len(problems) - evaluation.MOST),
-    }
     stages, examples = about.stages(run), run.report("select")
     return {
         "name": run.recipe.run,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "settings": about.settings(run),
-        "recipe": shareable(run.recipe.model_dump(mode="json", exclude_defaults=True)),
+        "recipe": redact(run.recipe.model_dump(mode="json", exclude_defaults=True)),
         "stages": stages,
-        "traces": traces.traces,
-        "judged": judged,
-        "funnel": yields.funnel(run) if judged else None,
-        "difficulty": yields.difficulty(traces) if judged else None,
+        "filtered": filtered,
+        "funnel": yields.funnel(run) if filtered else None,
+        "difficulty": yields.difficulty(traces) if filtered else None,
         "lengths": yields.lengths(traces),
         "sources": yields.sources(traces) if traces.traces else None,
-        "hits": yields.hits(run) if judged else None,
+        "hits": yields.hits(run) if filtered else None,
         "costs": about.cost(run, stages),
         "examples": examples,
         "left_out": [(what, examples.get(name, 0)) for name, what in LEFT_OUT.items()],
         "preflight": about.preflight(run),
         "training": curves.training(run),
         "evaluation": evaluation.gather(run, scores) if scores else None,
-        "data": data,
+        "data": {
+            "traces": _sample(run, scores),
+            "problems": problems[: evaluation.MOST],
+            "unlisted": max(0, len(problems) - evaluation.MOST),
+        },
     }
+
+
+def _trace_stage(run: Run) -> str:
+    """The stage whose traces the report shows: filter as soon as it has a sealed shard."""
+    return "filter" if run.rows("filter").paths else "generate"
 
 
 def _questions(run: Run, scores: Sequence[Score]) -> dict[str, tuple[str, str]]:
     paths = [path for stage in evaluation.answers_of(run).values() for path in run.rows(stage).paths]
-    return evaluation.questions_of(paths, {s.problem_id for s in scores}) if scores else {}
+    return evaluation.questions_of(paths, {s.problem_id for s in scores})
 
 
 def _sample(run: Run, scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """Traces of generate or filter, and answers of the evaluation, those to changed problems among them."""
-    training = "filter" if run.rows("filter").paths else "generate"
-    answers = evaluation.answers_of(run)
-    each = {training: sample.EACH} | dict.fromkeys(answers.values(), ANSWERS)
-    groups = [sample.strata(stage, run.rows(stage).paths, most) for stage, most in each.items()]
-    wanted: dict[str, set[str]] = {}
-    changed = evaluation.changes(scores)
-    for kind in (evaluation.FIXED, evaluation.BROKEN):
-        for set_name, problem in [key for key, change in changed.items() if change == kind][:LOOKED_AT]:
-            wanted.setdefault(set_name, set()).add(problem)
+    """Traces of generate or filter first, then answers of the evaluation, also those to changed problems."""
+    traces, answers = _trace_stage(run), evaluation.answers_of(run)
+    most = {traces: sample.EACH} | dict.fromkeys(answers.values(), ANSWERS)
+    groups = [sample.strata(stage, run.rows(stage).paths, each) for stage, each in most.items()]
     first = [
         place
-        for set_name, ids in wanted.items()
-        for subject in ("base", "student")
-        if (stage := answers.get(f"{set_name}/{subject}"))
-        for place in sample.places_of(stage, run.rows(stage).paths, ids)
+        for set_name, ids in _changed_problems(scores).items()
+        for role in ("base", "student")
+        if (stage := answers.get(f"{set_name}/{role}"))
+        for place in sample.first_of(stage, run.rows(stage).paths, ids)
     ]
     shown = sample.read(sample.pick(first, groups))
-    return sorted(shown, key=lambda trace: trace["stage"] != training)
+    return sorted(shown, key=lambda trace: trace["stage"] != traces)
+
+
+def _changed_problems(scores: Sequence[Score]) -> dict[str, set[str]]:
+    """Set -> ids of the first problems that training fixed, and that it broke."""
+    found: dict[str, set[str]] = {}
+    changes = evaluation.changes(scores)
+    for kind in (evaluation.FIXED, evaluation.BROKEN):
+        for set_name, problem in [key for key, change in changes.items() if change == kind][:CHANGED]:
+            found.setdefault(set_name, set()).add(problem)
+    return found

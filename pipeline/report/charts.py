@@ -1,9 +1,8 @@
-"""The charts as SVG, drawn by Vega-Lite while the report is written (vl-convert carries it; no network).
+"""The charts: Vega-Lite specifications as data, drawn as SVG while the report is written, without a network.
 
-Drawn beforehand, a chart is a few kilobytes whatever it counts, needs no script, prints, and says its
-values to screen readers. Colours are the page's variables, so one drawing serves light and dark. Labels
-come from the data: Vega escapes them, and what it drew is read as XML once more and kept only where it
-draws.
+A drawn chart takes a few kilobytes whatever it counts. It needs no script, prints, and reads its values to
+screen readers. Colours are variables of the page, so one drawing serves light and dark. Labels come from the
+data: Vega escapes them, then only elements and attributes that draw are kept.
 """
 
 from __future__ import annotations
@@ -16,227 +15,144 @@ from markupsafe import Markup
 
 from pipeline.engine.progress import plain
 
+Values = Sequence[dict[str, Any]]
+Spec = dict[str, Any]
+
 WIDTH = 520
 COLOURS = {
-    "right": "var(--good)",
-    "wrong": "var(--bad)",
-    "kept": "var(--good)",
-    "rejected": "var(--bad)",
-    "undecided": "var(--unsure)",
-    "not judged": "var(--unsure)",
-    "unfiltered": "var(--unsure)",
+    **dict.fromkeys(("correct", "kept"), "var(--good)"),
+    **dict.fromkeys(("incorrect", "rejected"), "var(--bad)"),
+    **dict.fromkeys(("undecided", "not graded", "unfiltered"), "var(--unsure)"),
 }
-_SVG = "{http://www.w3.org/2000/svg}"
-_DRAWS = frozenset(
-    f"{_SVG}{name}" for name in ("svg", "g", "path", "line", "rect", "text", "tspan", "circle")
-)
-_FONT = "system-ui, sans-serif"
-_AXIS = {
-    "labelColor": "var(--muted)",
-    "titleColor": "var(--muted)",
-    "domainColor": "var(--line)",
-    "tickColor": "var(--line)",
-    "gridColor": "var(--line)",
-    "titleFontWeight": "normal",
-    "labelFontSize": 12,
-    "titleFontSize": 12,
-    "labelLimit": 260,
+BAR: Spec = {"mark": {"type": "bar", "binSpacing": 1}}
+LINES: Spec = {
+    "layer": [
+        {"mark": {"type": "line", "strokeWidth": 1.6}},
+        {
+            "mark": {"type": "point", "filled": True, "opacity": 1},
+            "encoding": {"size": {"field": "size", "type": "quantitative", "scale": None, "legend": None}},
+        },
+    ]
 }
-_CONFIG: dict[str, Any] = {
-    "font": _FONT,
+RULE: Spec = {"type": "rule", "strokeWidth": 2}
+DOT: Spec = {"type": "point", "filled": True, "size": 70, "opacity": 1}
+ZERO: Spec = {
+    "mark": {"type": "rule", "strokeDash": [3, 3], "stroke": "var(--muted)"},
+    "encoding": {"x": {"datum": 0}},
+}
+_TEXT = {"labelColor": "var(--muted)", "titleColor": "var(--muted)", "labelFontSize": 12}
+_LINE = dict.fromkeys(("domainColor", "tickColor", "gridColor"), "var(--line)")
+_CONFIG: Spec = {
+    "font": "system-ui, sans-serif",
     "background": None,
     "padding": {"left": 12, "right": 8, "top": 4, "bottom": 4},
     "view": {"stroke": None},
-    "axis": _AXIS,
-    "legend": {
-        "labelColor": "var(--muted)",
-        "titleColor": "var(--muted)",
-        "labelFontSize": 12,
-        "orient": "top",
-        "title": None,
-    },
+    "axis": {**_TEXT, **_LINE, "titleFontWeight": "normal", "titleFontSize": 12, "labelLimit": 260},
+    "legend": {**_TEXT, "orient": "top", "title": None},
     "bar": {"color": "var(--accent)"},
 }
-Values = Sequence[dict[str, Any]]
+_LABEL: Spec = {"description": {"field": "label"}}
+_SVG = "{http://www.w3.org/2000/svg}"
+_DRAWS = {f"{_SVG}{name}" for name in ("svg", "g", "path", "line", "rect", "text", "tspan", "circle")}
 
 
-def histogram(values: Values, title: str, height: int = 180) -> Markup:
-    """Rows {begin, end, what, traces}: a bar for each bin, parted by `what`."""
-    series = list(dict.fromkeys(row["what"] for row in values))
-    return _draw(
-        values,
-        {"type": "bar", "binSpacing": 1},
-        {
-            "x": _number("begin", title, bin={"binned": True}, axis={"format": ",~f", "tickCount": 8}),
-            "x2": {"field": "end"},
-            "y": _number("traces", "traces", axis={"format": ",~f", "tickCount": 5}),
-            "color": _coloured("what", series),
-            "order": {"field": "rank", "type": "quantitative"},
-            "description": {"field": "label"},
-        },
-        height=height,
-        label=lambda r: f"{r['what']}, {r['begin']:,} to {r['end'] - 1:,}: {r['traces']:,}",
-        rank=lambda r: series.index(r["what"]),
-    )
+def histogram(values: Values, title: str) -> Markup:
+    """Rows {begin, end, what, traces}: a bar for each bin, divided by `what`."""
+    x = _number("begin", title, ticks=8) | {"bin": {"binned": True}}
+    encoding = {"x": x, "x2": {"field": "end"}, "y": _number("traces", "traces"), **_divided(values)}
+    return _draw(BAR, values, encoding, 180, "{what}, {begin:,} up to {end:,}: {traces:,}")
 
 
-def stacked(values: Values, title: str, order: Sequence[str], height: int | None = None) -> Markup:
-    """Rows {name, what, traces}: a bar across for each name, in this order, parted by `what`."""
-    series = list(dict.fromkeys(row["what"] for row in values))
-    return _draw(
-        values,
-        {"type": "bar"},
-        {
-            "y": _names("name", order),
-            "x": _number("traces", title, axis={"format": ",~f", "tickCount": 5}),
-            "color": _coloured("what", series),
-            "order": {"field": "rank", "type": "quantitative"},
-            "description": {"field": "label"},
-        },
-        height=height or max(60, 26 * len(order)),
-        label=lambda r: f"{r['name']}, {r['what']}: {r['traces']:,}",
-        rank=lambda r: series.index(r["what"]),
-    )
+def stacked(values: Values, title: str, order: Sequence[str]) -> Markup:
+    """Rows {name, what, traces}: a horizontal bar for each name, in this order, divided by `what`."""
+    encoding = {"y": _names(order), "x": _number("traces", title), **_divided(values)}
+    return _draw(BAR, values, encoding, max(60, 26 * len(order)), "{name}, {what}: {traces:,}")
 
 
-def bars(values: Values, title: str, shown: str = ",") -> Markup:
-    """Rows {name, value}: a bar across for each, in the order in which they come."""
-    return _draw(
-        values,
-        {"type": "bar"},
-        {
-            "y": _names("name", [row["name"] for row in values]),
-            "x": _number("value", title, axis={"format": ",~f", "tickCount": 5}),
-            "description": {"field": "label"},
-        },
-        height=max(60, 26 * len(values)),
-        label=lambda r: f"{r['name']}: {r['value']:{shown}}",
-    )
+def bars(values: Values, title: str, number: str = ",") -> Markup:
+    """Rows {name, value}: a horizontal bar for each, in the given order."""
+    encoding = {"y": _names([row["name"] for row in values]), "x": _number("value", title)}
+    return _draw(BAR, values, encoding, max(60, 26 * len(values)), f"{{name}}: {{value:{number}}}")
 
 
-def lines(values: Values, x: str, shown: str = "~g", height: int = 170) -> Markup:
-    """Rows {x, y, what}: a line for each `what`; a point that is alone is seen as a point."""
-    series = list(dict.fromkeys(row["what"] for row in values))
-    colours = ["var(--accent)", "var(--warm)"]
-    alone = {what for what in series if sum(row["what"] == what for row in values) < 60}
-    sized = [row | {"size": 18 if row["what"] in alone else 0} for row in values]
-    return _draw(
-        sized,
-        {"type": "line", "strokeWidth": 1.6},
-        {
-            "x": _number("x", x, axis={"tickCount": 8, "format": ",~f"}, scale={"zero": False}),
-            "y": _number("y", "", scale={"zero": False}, axis={"format": shown, "title": None}),
-            "color": {
-                "field": "what",
-                "type": "nominal",
-                "scale": {"domain": series, "range": colours[: len(series)]},
-                "legend": {} if len(series) > 1 else None,
-            },
-            "description": {"field": "label"},
-        },
-        height=height,
-        label=lambda r: f"{r['what']}, {x} {r['x']:,}: {r['y']:.4g}",
-        points=True,
-    )
+def lines(values: Values, x: str, number: str = "~g", height: int = 170) -> Markup:
+    """Rows {x, y, what}: a line for each `what`, with points when it has few."""
+    counts = {what: sum(row["what"] == what for row in values) for what in _series(values)}
+    sized = [row | {"size": 18 if counts[row["what"]] < 60 else 0} for row in values]
+    encoding = {
+        "x": _number("x", x, ticks=8) | {"scale": {"zero": False}},
+        "y": _number("y", "") | {"scale": {"zero": False}, "axis": {"format": number, "title": None}},
+        "color": _colour(list(counts), ["var(--accent)", "var(--warm)"]),
+    }
+    return _draw(LINES, sized, encoding, height, f"{{what}}, {x} {{x:,}}: {{y:.4g}}")
 
 
 def intervals(values: Values, title: str, zero: bool = False) -> Markup:
     """Rows {name, mean, low, high}: a dot with its interval for each; `zero` draws a line at 0."""
-    order = [row["name"] for row in values]
-    y = _names("name", order)
-    label = {"description": {"field": "label"}}
-    low = _number("low", title, scale={"zero": zero, "nice": True})
-    layers: list[dict[str, Any]] = [
-        {
-            "mark": {"type": "rule", "strokeWidth": 2},
-            "encoding": {"y": y, "x": low, "x2": {"field": "high"}} | label,
-        },
-        {
-            "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
-            "encoding": {"y": y, "x": _number("mean", title)} | label,
-        },
+    low = _number("low", title, ticks=13) | {"scale": {"zero": zero, "nice": True}}
+    common = {"y": _names([row["name"] for row in values]), "color": {"value": "var(--accent)"}, **_LABEL}
+    layers = [
+        {"mark": RULE, "encoding": {"x": low, "x2": {"field": "high"}, **common}},
+        {"mark": DOT, "encoding": {"x": _number("mean", title, ticks=13), **common}},
     ]
-    for layer in layers:
-        layer["encoding"]["color"] = {"value": "var(--accent)"}
-    if zero:
-        line = {"type": "rule", "strokeDash": [3, 3], "stroke": "var(--muted)"}
-        layers.insert(0, {"mark": line, "encoding": {"x": {"datum": 0}}})
-    said = [
-        row | {"label": f"{row['name']}: {row['mean']:.1f}, 95 % from {row['low']:.1f} to {row['high']:.1f}"}
-        for row in map(_named, values)
-    ]
-    return _svg({"data": {"values": said}, "layer": layers, "height": max(50, 30 * len(order))})
+    spec = {"layer": [ZERO, *layers] if zero else layers}
+    label = "{name}: {mean:.1f}, 95 % from {low:.1f} to {high:.1f}"
+    return _draw(spec, values, {}, max(50, 30 * len(values)), label)
 
 
-def _draw(
-    values: Values,
-    mark: dict[str, Any],
-    encoding: dict[str, Any],
-    *,
-    height: int,
-    label: Any,
-    rank: Any = None,
-    points: bool = False,
-) -> Markup:
-    rows = [
-        _named(row) | {"label": plain(label(row))} | ({"rank": rank(row)} if rank else {}) for row in values
-    ]
-    spec: dict[str, Any] = {"data": {"values": rows}, "height": height, "encoding": encoding}
-    if points:
-        size = {"size": {"field": "size", "type": "quantitative", "scale": None, "legend": None}}
-        dots = {"type": "point", "filled": True, "opacity": 1}
-        return _svg(spec | {"layer": [{"mark": mark}, {"mark": dots, "encoding": size}]})
-    return _svg(spec | {"mark": mark})
-
-
-def _named(row: dict[str, Any]) -> dict[str, Any]:
-    """With a name that XML can hold."""
-    return row | {"name": plain(row["name"])} if "name" in row else dict(row)
-
-
-def _number(field: str, title: str, **more: Any) -> dict[str, Any]:
-    return {"field": field, "type": "quantitative", "title": title, **more}
-
-
-def _names(field: str, order: Sequence[str]) -> dict[str, Any]:
-    # Not `sort`: Vega-Lite makes an expression of its names.
-    scale = {"domain": [plain(name) for name in order]}
-    return {
-        "field": field,
-        "type": "nominal",
-        "title": None,
-        "sort": None,
-        "scale": scale,
-        "axis": {"ticks": False},
-    }
-
-
-def _coloured(field: str, series: Sequence[str]) -> dict[str, Any]:
-    colours = [COLOURS.get(name, "var(--accent)") for name in series]
-    return {
-        "field": field,
-        "type": "nominal",
-        "scale": {"domain": list(series), "range": colours},
-        "legend": {} if len(series) > 1 else None,
-    }
-
-
-def _svg(spec: dict[str, Any]) -> Markup:
+def _draw(spec: Spec, values: Values, encoding: Spec, height: int, label: str) -> Markup:
+    """Draws the values; `label` formats the text of a mark for pointers and screen readers."""
     import vl_convert
 
-    drawn = vl_convert.vegalite_to_svg(
-        {
-            "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-            "width": WIDTH,
-            "config": _CONFIG,
-            **spec,
-        }
-    )
-    return only_drawing(drawn)
+    series = _series(values)
+    rows = [
+        {key: plain(value) if isinstance(value, str) else value for key, value in row.items()}
+        | {"label": plain(label.format(**row)), "rank": series.index(row.get("what"))}
+        for row in values
+    ]
+    whole = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": WIDTH,
+        "height": height,
+        "config": _CONFIG,
+        "data": {"values": rows},
+        **spec,
+    }
+    if encoding:
+        whole["encoding"] = encoding | _LABEL
+    return only_drawing(vl_convert.vegalite_to_svg(whole))
+
+
+def _series(values: Values) -> list[Any]:
+    return list(dict.fromkeys(row.get("what") for row in values))
+
+
+def _number(field: str, title: str, ticks: int = 5) -> Spec:
+    axis = {"format": ",~f", "tickCount": ticks}
+    return {"field": field, "type": "quantitative", "title": title, "axis": axis}
+
+
+def _names(order: Sequence[str]) -> Spec:
+    # The domain fixes the order. `sort` would put the names into an expression.
+    scale = {"domain": [plain(name) for name in order]}
+    axis = {"ticks": False}
+    return {"field": "name", "type": "nominal", "title": None, "sort": None, "scale": scale, "axis": axis}
+
+
+def _divided(values: Values) -> Spec:
+    series = _series(values)
+    colours = [COLOURS.get(name, "var(--accent)") for name in series]
+    return {"color": _colour(series, colours), "order": {"field": "rank", "type": "quantitative"}}
+
+
+def _colour(series: Sequence[str], colours: Sequence[str]) -> Spec:
+    scale = {"domain": list(series), "range": list(colours[: len(series)])}
+    legend: Spec | None = {} if len(series) > 1 else None
+    return {"field": "what", "type": "nominal", "scale": scale, "legend": legend}
 
 
 def only_drawing(svg: str) -> Markup:
-    """The SVG without any element or attribute that does more than draw, and with a size that may shrink."""
+    """The SVG without elements and attributes that do more than draw, and with a size that can shrink."""
     root = ElementTree.fromstring(svg)
     _strip(root)
     for name in ("width", "height", "version"):

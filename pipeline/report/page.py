@@ -1,8 +1,8 @@
-"""The page: template, styles and scripts put into one file that loads nothing and runs nothing of the data.
+"""The page: template, styles and scripts in one file, which loads nothing and runs nothing of the data.
 
-Texts of models reach it in two ways. In tables they are escaped by the template; in the browser of traces
-they are JSON in a block that no script engine reads, and go into the page as text alone. The policy in its
-head lets only our own scripts run, by their hashes, and lets nothing be fetched.
+Texts of models reach it in two ways. The template escapes those in tables. Those in the browser of traces are
+JSON in a block that no script engine reads, and enter the page as text nodes. The policy in the page's head
+lets only our own scripts run, by their hashes, and forbids all fetches.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.inspect.format import at_least, count, interval, money, percent
+
 _BREAKS_OUT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -28,26 +30,24 @@ def render(report: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"money": money, "span": span, "pretty": _pretty}
-    style, ours, maths = (
-        _text("templates/report.css"),
-        _text("templates/report.js"),
-        _text("vendor/temml.min.js"),
-    )
+    environment.filters |= {"money": money, "count": count, "at_least": at_least}
+    environment.filters |= {"interval": interval, "percent": percent, "pretty": _pretty}
+    names = ("templates/report.css", "templates/report.js", "vendor/temml.min.js")
+    style, script, temml = map(_text, names)
     return environment.get_template("report.html").render(
         report,
         style=Markup(style),
-        scripts=[Markup(maths), Markup(ours)],
+        scripts=[Markup(temml), Markup(script)],
         licence=_text("vendor/temml.LICENSE"),
-        policy=policy(style, [maths, ours]),
+        policy=policy(style, [temml, script]),
         json=in_script(report["data"]),
     )
 
 
 def policy(style: str, scripts: list[str]) -> str:
-    """The Content-Security-Policy: these scripts and this style, nothing else, nothing from anywhere.
+    """The Content-Security-Policy: these scripts and this style, and nothing from elsewhere.
 
-    A style attribute can load nothing under it, and MathML and charts set some.
+    It allows style attributes, which MathML and the charts set and which cannot load anything under it.
     """
     hashes = " ".join(_hash(script) for script in scripts)
     return (
@@ -57,19 +57,9 @@ def policy(style: str, scripts: list[str]) -> str:
 
 
 def in_script(data: Any) -> Markup:
-    """JSON that cannot end the <script> that it stands in, whatever its texts are."""
+    """JSON that cannot end the <script> around it, whatever its texts are."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.translate(_BREAKS_OUT))
-
-
-def money(amount: float | None) -> str:
-    return "-" if amount is None else f"{amount:,.2f}" if amount >= 1 else f"{amount:.2g}"
-
-
-def span(estimate: tuple[float, float, float]) -> str:
-    """A mean with its interval; what has no upper end says so."""
-    mean, low, high = estimate
-    return f"{mean:.1f} [{low:.1f}, {'∞' if high == float('inf') else f'{high:.1f}'}]"
 
 
 def _pretty(value: Any) -> str:

@@ -1,145 +1,109 @@
-"""Which traces the browser shows: some of every stage, source, outcome and reason, bounded in bytes.
+"""Chooses the traces that the browser shows: some of every stage, source, outcome and reason.
 
-Drawn evenly within each stratum, with fixed seeds, so that the same run gives the same sample. Then strata
-take turns until the bytes are spent: what is rare is there, and what is common does not crowd it out.
+They are drawn evenly within each stratum, and the same run gives the same sample. Then the strata take turns
+until the bytes are spent, so a common stratum does not crowd out a rare one.
 """
 
 from __future__ import annotations
 
-import heapq
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from pipeline.engine import sealed_file
-from pipeline.filter.funnel import batches
+from pipeline.engine.query import query
+from pipeline.inspect.format import clip
+from pipeline.inspect.table import Rows
 from pipeline.rows import Trace
 
-EACH = 100  # traces of a stratum, at most
+EACH = 100  # most traces of a stratum
 MOST = 400  # traces in all
-BYTES = 2_500_000  # of all of them as JSON
-THOUGHT, TEXT, SHORT = 16_000, 8_000, 600  # characters that are shown of a thought, a text, an answer
-_COLUMNS = [name for name in Trace.model_fields if name not in ("logprobs", "metadata")]
+BYTES = 2_500_000  # of all traces as JSON
+SHORT, TEXT = 600, 8_000  # characters that are shown
+_CLIPPED = {"reason": SHORT, "reference": SHORT, "error": SHORT, "question": TEXT, "response": TEXT}
+_CLIPPED["reasoning"] = 2 * TEXT
+_WHOLE = ("id", "problem_id", "source", "teacher", "outcome", "finish_reason", "completion_tokens")
+_COLUMNS = (*_WHOLE, *_CLIPPED, "verdicts")
+_STRATA = """
+select source, outcome, reason, min_by({id: id, path: filename}, md5(id), $each)
+from rows group by source, outcome, reason
+"""
+_FIRST = """
+select first({id: id, path: filename} order by filename, id)
+from rows where list_contains($problems, problem_id) group by problem_id order by problem_id
+"""
 
-Label = tuple[str, ...]
+Stratum = tuple[str, ...]
 
 
-class PooledEndpoint(NamedTuple):
-    """Where a trace lies."""
+class Place(NamedTuple):
+    """A trace of a stage, and the file that holds it."""
 
     stage: str
     path: Path
-    row: int
+    id: str
 
 
-def strata(stage: str, paths: Sequence[Path], each: int = EACH) -> dict[Label, list[PooledEndpoint]]:
-    """(source, outcome, reason) -> places of `each` of its traces or fewer, drawn evenly."""
-    heaps: dict[Label, list[tuple[float, PooledEndpoint]]] = {}
-    draw = np.random.default_rng(0)
-    for path in paths:
-        for first, labels in _labels(path):
-            for row, (label, key) in enumerate(zip(labels, draw.random(len(labels)).tolist(), strict=True)):
-                heap = heaps.setdefault(label, [])
-                if len(heap) < each:
-                    heapq.heappush(heap, (-key, PooledEndpoint(stage, path, first + row)))
-                elif -key > heap[0][0]:
-                    heapq.heapreplace(heap, (-key, PooledEndpoint(stage, path, first + row)))
-    return {label: [place for _, place in sorted(heap)] for label, heap in heaps.items()}
+def strata(stage: str, paths: Sequence[Path], each: int = EACH) -> dict[Stratum, list[Place]]:
+    """Draws at most `each` traces of each (source, outcome, reason): those whose id has the lowest hash."""
+    rows = query(paths, ("id", "source", "outcome", "reason"), _STRATA, each=each)
+    return {tuple(stratum): [_place(stage, at) for at in drawn] for *stratum, drawn in rows}
 
 
-def places_of(stage: str, paths: Sequence[Path], problems: set[str]) -> list[PooledEndpoint]:
-    """The first trace of each of these problems."""
-    found: dict[str, PooledEndpoint] = {}
-    for path in paths:
-        with sealed_file.opened(path, ["problem_id"]) as file:
-            ids = file.read(columns=["problem_id"])["problem_id"].to_pylist()
-        for row, problem in enumerate(ids):
-            if problem in problems:
-                found.setdefault(problem, PooledEndpoint(stage, path, row))
-    return list(found.values())
+def first_of(stage: str, paths: Sequence[Path], problems: set[str]) -> list[Place]:
+    """Finds the first trace of each of these problems."""
+    rows = query(paths, ("id", "problem_id"), _FIRST, problems=sorted(problems))
+    return [_place(stage, at) for (at,) in rows]
 
 
 def pick(
-    first: Iterable[PooledEndpoint], groups: Sequence[dict[Label, list[PooledEndpoint]]], most: int = MOST
-) -> list[PooledEndpoint]:
-    """Those wanted anyway, then one of each stratum in turn, the rarest strata first."""
-    lists = sorted((places for group in groups for places in group.values()), key=len)
+    first: Iterable[Place], groups: Sequence[dict[Stratum, list[Place]]], most: int = MOST
+) -> list[Place]:
+    """Returns `first`, then one trace of each stratum in turn, the smallest stratum first."""
+    strata = (stratum for group in groups for stratum in group.items())
+    lists = [places for _, places in sorted(strata, key=lambda s: (len(s[1]), s[0]))]
     turns = (place for turn in zip_longest(*lists) for place in turn if place is not None)
     return list(dict.fromkeys(chain(first, turns)))[:most]
 
 
-def read(places: Sequence[PooledEndpoint], budget: int = BYTES) -> list[dict[str, Any]]:
-    """These traces as the browser takes them, in order, those that fit into `budget` bytes of JSON."""
-    rows = dict(_rows(places))
+def read(places: Sequence[Place], budget: int = BYTES) -> list[dict[str, Any]]:
+    """Reads the traces that fit into `budget` bytes of JSON, in order, in the form that the browser takes."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for stage in {place.stage for place in places}:
+        rows |= _read(stage, [place for place in places if place.stage == stage])
     shown, spent = [], 0
     for place in places:
-        size = len(json.dumps(rows[place], ensure_ascii=False).encode()) + 64
+        size = len(json.dumps(rows[place.stage, place.id], ensure_ascii=False).encode()) + 64
         if spent + size <= budget:
-            shown.append(rows[place])
+            shown.append(rows[place.stage, place.id])
             spent += size
     return shown
 
 
-def _labels(path: Path) -> Iterator[tuple[int, list[Label]]]:
-    """Of each batch the number of its first row, and source, outcome, reason of every row."""
-    first, names = 0, ("source", "outcome", "reason")
-    for batch in batches([path], names):
-        yield first, list(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
-        first += len(batch)
+def _read(stage: str, places: Sequence[Place]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Reads the row groups that hold these traces of one stage, and no other."""
+    paths = sorted({place.path for place in places})
+    found = Rows(Trace, paths).where(id=[place.id for place in places]).located()
+    records = (record for batch in found.batches(_COLUMNS, size=64) for record in batch.to_pylist())
+    return {(stage, record["id"]): _shown(stage, record) for record in records}
 
 
-def _rows(places: Sequence[PooledEndpoint]) -> Iterator[tuple[PooledEndpoint, dict[str, Any]]]:
-    """Read row group by row group, so that no file is ever held whole."""
-    by_path: dict[Path, list[PooledEndpoint]] = {}
-    for place in sorted(places, key=lambda place: (place.path, place.row)):
-        by_path.setdefault(place.path, []).append(place)
-    for path, wanted in by_path.items():
-        with sealed_file.opened(path, _COLUMNS) as file:
-            begin = 0
-            for number in range(file.num_row_groups):
-                end = begin + file.metadata.row_group(number).num_rows
-                here = [place for place in wanted if begin <= place.row < end]
-                if here:
-                    group = file.read_row_group(number, columns=_COLUMNS)
-                    records = group.take([place.row - begin for place in here]).to_pylist()
-                    yield from ((p, _shown(p.stage, r)) for p, r in zip(here, records, strict=True))
-                begin = end
+def _place(stage: str, found: dict[str, str]) -> Place:
+    return Place(stage, Path(found["path"]), found["id"])
 
 
 def _shown(stage: str, row: dict[str, Any]) -> dict[str, Any]:
-    verdicts = row["verdicts"]
-    said = next((v for v in verdicts if v["filter"] == "correct"), None)
+    grade = next((v for v in row["verdicts"] if v["filter"] == "correct"), None)
+    verdicts = [
+        [v["filter"], v["outcome"], clip(v["reason"], SHORT), clip(v["evidence"], SHORT)]
+        for v in row["verdicts"]
+    ]
     return {
-        "id": row["id"],
-        "problem": row["problem_id"],
         "stage": stage,
-        "source": row["source"],
-        "teacher": row["teacher"],
-        "outcome": row["outcome"],
-        "reason": clip(row["reason"], SHORT),
-        "question": clip(row["question"], TEXT),
-        "reference": clip(row["reference"], SHORT),
-        "answer": clip(said["evidence"], SHORT) if said else None,
-        "correct": said["outcome"] if said else None,
-        "thought": clip(row["reasoning"], THOUGHT),
-        "response": clip(row["response"], TEXT),
-        "finish": row["finish_reason"],
-        "tokens": row["completion_tokens"],
-        "error": clip(row["error"], SHORT),
-        "verdicts": [
-            [v["filter"], v["outcome"], clip(v["reason"], SHORT), clip(v["evidence"], SHORT)]
-            for v in verdicts
-        ],
+        **{name: row[name] for name in _WHOLE},
+        **{name: clip(row[name], most) for name, most in _CLIPPED.items()},
+        "answer": clip(grade["evidence"], SHORT) if grade else None,
+        "correct": grade["outcome"] if grade else None,
+        "verdicts": verdicts,
     }
-
-
-def clip(text: str | None, most: int) -> str | None:
-    """The text, or its two ends and how much was left out between them."""
-    if text is None or len(text) <= most:
-        return text
-    left_out = f"\n\n[... {len(text) - most:,} characters left out ...]\n\n"
-    return text[: most // 2] + left_out + text[-(most - most // 2) :]

@@ -1,13 +1,9 @@
-"""Counts over all traces as they stream by: outcomes, lengths, pass rates, contamination hits.
-
-Arrow reads the few columns that are needed, a batch at a time, so memory does not grow with the traces.
-Problems are counted on the way: the traces of a problem lie side by side.
-"""
+"""Counts over all traces: outcomes, lengths, pass rates of problems, contamination."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,34 +11,58 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.filter.funnel import BATCH, batches
+from pipeline.engine.query import query
 
 Ints = NDArray[np.int64]
 
-LONGEST = 1 << 20  # tokens; a longer trace counts as one of so many
+LONGEST = 1 << 20  # tokens; longer traces are counted as this long
 BANDS = ("0 %", "1-19 %", "20-39 %", "40-59 %", "60-79 %", "80-99 %", "100 %")  # of a problem's pass rate
-RIGHT, WRONG, UNJUDGED = "right", "wrong", "not judged"
+GRADES = {"passed": "correct", "failed": "incorrect", "undecided": "undecided", None: "not graded"}
 HITS = 100  # contaminated traces that are shown
-_COLUMNS = (
-    "problem_id",
-    "source",
-    "outcome",
-    "completion_tokens",
-    "verdicts.list.element.filter",
-    "verdicts.list.element.outcome",
+
+_OUTCOMES = "select source, outcome, count(*) from rows group by all order by all"
+_GRADED = """
+with graded as (
+    select
+        problem_id,
+        outcome,
+        case when completion_tokens > $longest then $longest else completion_tokens end as tokens,
+        list_filter(verdicts, lambda v: v.filter = 'correct')[1].outcome as grade
+    from rows
 )
+"""
+_LENGTHS = f"{_GRADED} select grade, tokens, count(*) from graded group by all"
+_PROBLEMS = f"""{_GRADED},
+problems as (
+    select
+        count(*) filter (grade = 'passed') as correct,
+        count(*) filter (grade in ('passed', 'failed')) as graded,
+        histogram(outcome) as outcomes
+    from graded
+    group by problem_id
+)
+select correct, graded, outcomes, count(*) from problems group by all
+"""
+_HITS = """
+with hits as (
+    select id, source, verdict.reason, coalesce(verdict.evidence, '')
+    from (select id, source, unnest(verdicts) as verdict from rows)
+    where verdict.filter = $rule and verdict.outcome = 'failed'
+)
+select *, (select count(*) from hits) from hits limit $most
+"""
 
 
 @dataclass
 class Tally:
-    """What was counted. in = sum(outcomes) = sum(lengths) + uncounted."""
+    """The counts. traces = sum(outcomes) = sum(lengths) + uncounted."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (source, outcome) -> traces
-    lengths: dict[str, Ints] = field(default_factory=dict)  # right, wrong, not judged -> traces by tokens
-    uncounted: int = 0  # traces whose server sent no count of tokens
-    problems: Counter[str] = field(default_factory=Counter)  # band of pass rate -> problems
+    lengths: dict[str, Ints] = field(default_factory=dict)  # grade -> traces by tokens
+    uncounted: int = 0  # traces whose server sent no token count
+    problems: Counter[str] = field(default_factory=Counter)  # band of the pass rate -> problems
     banded: Counter[tuple[str, str]] = field(default_factory=Counter)  # (band, outcome) -> traces
-    unrated: int = 0  # problems without any trace that was judged right or wrong
+    unrated: int = 0  # problems without a trace that was graded correct or incorrect
 
     @property
     def traces(self) -> int:
@@ -58,143 +78,62 @@ class Hit(NamedTuple):
     evidence: str
 
 
-class _Problem(NamedTuple):
-    id: str
-    right: int
-    wrong: int
-    outcomes: dict[str, int]
-
-
 def tally(paths: Sequence[Path]) -> Tally:
-    """Count the traces of these Parquet files."""
+    """Counts the traces of these sealed files."""
     counted = Tally()
-    last: _Problem | None = None
-    for batch in batches(paths, _COLUMNS, BATCH):
-        correct = _correct(batch.column("verdicts"))
-        _count_lengths(counted, batch.column("completion_tokens"), correct)
-        pairs = zip(batch.column("source").to_pylist(), batch.column("outcome").to_pylist(), strict=True)
-        counted.outcomes.update(pairs)
-        for problem in _problems(batch, correct):
-            if last is not None and last.id == problem.id:
-                problem = _joined(last, problem)
-            elif last is not None:
-                _count_problem(counted, last)
-            last = problem
-    if last is not None:
-        _count_problem(counted, last)
+    for source, outcome, traces in query(paths, ("source", "outcome"), _OUTCOMES):
+        counted.outcomes[source, outcome] = traces
+    columns = ("problem_id", "outcome", "completion_tokens", "verdicts")
+    lengths = query(paths, columns, _LENGTHS, longest=LONGEST)
+    for grade, name in GRADES.items():
+        if of_grade := [(tokens, n) for g, tokens, n in lengths if g == grade and tokens is not None]:
+            tokens, numbers = np.array(of_grade).T
+            counted.lengths[name] = np.bincount(tokens, numbers, LONGEST + 1).astype(np.int64)
+    counted.uncounted = sum(n for _, tokens, n in lengths if tokens is None)
+    for correct, graded, outcomes, problems in query(paths, columns, _PROBLEMS, longest=LONGEST):
+        if not graded:
+            counted.unrated += problems
+            continue
+        name = band(correct / graded)
+        counted.problems[name] += problems
+        counted.banded.update({(name, outcome): n * problems for outcome, n in outcomes.items()})
     return counted
 
 
 def hits(paths: Sequence[Path], rule: str = "contamination") -> tuple[int, list[Hit]]:
-    """How many traces this rule fails, and the first HITS of them with what they share."""
-    import pyarrow.compute as pc
-
-    found: list[Hit] = []
-    count = 0
-    for batch in batches(paths, ("id", "source", "verdicts"), BATCH):
-        flat = batch.column("verdicts").flatten()
-        failing = pc.and_(pc.equal(flat.field("filter"), rule), pc.equal(flat.field("outcome"), "failed"))
-        count += pc.sum(failing).as_py() or 0
-        if len(found) < HITS:
-            of = pc.list_parent_indices(batch.column("verdicts")).filter(failing)
-            rows = batch.select(["id", "source"]).take(of).to_pylist()
-            said = flat.filter(failing).to_pylist()
-            found += [
-                Hit(row["id"], row["source"], v["reason"], v["evidence"] or "")
-                for row, v in zip(rows, said, strict=True)
-            ]
-    return count, found[:HITS]
+    """Returns how many traces fail this rule, and the first HITS of them with the words they share."""
+    found = query(paths, ("id", "source", "verdicts"), _HITS, rule=rule, most=HITS)
+    return (found[0][-1] if found else 0), [Hit(*row[:-1]) for row in found]
 
 
 def bins(lengths: dict[str, Ints], most: int = 40) -> list[dict[str, Any]]:
-    """Rows {begin, end, what, traces} of a histogram over tokens with `most` bins of a round width."""
-    longest = max((int(np.flatnonzero(counts)[-1]) for counts in lengths.values() if counts.any()), default=0)
+    """Returns rows {begin, end, what, traces} of a histogram over tokens: `most` bins of a round width."""
+    longest = max((int(np.flatnonzero(counts)[-1]) for counts in lengths.values()), default=0)
     width = _round_up((longest + 1) / most)
-    rows = []
-    for what, counts in lengths.items():
-        for i, total in enumerate(np.add.reduceat(counts, range(0, longest + 1, width)).tolist()):
-            rows.append({"begin": i * width, "end": (i + 1) * width, "what": what, "traces": total})
-    return rows
+    return [
+        {"begin": i * width, "end": (i + 1) * width, "what": what, "traces": total}
+        for what, counts in lengths.items()
+        for i, total in enumerate(np.add.reduceat(counts, range(0, longest + 1, width)).tolist())
+    ]
 
 
 def quantiles(counts: Ints) -> tuple[int, int, int]:
-    """Tokens of the trace at 5, 50 and 95 % of a count by tokens that is not empty."""
+    """Returns the tokens of the traces at 5, 50 and 95 %, given the number of traces by tokens."""
     below = np.cumsum(counts)
-    low, middle, high = (int(np.searchsorted(below, share * below[-1])) for share in (0.05, 0.5, 0.95))
-    return low, middle, high
-
-
-def _correct(verdicts: Any) -> Ints:
-    """For each trace what the rule `correct` says: 1 right, -1 wrong, 0 neither."""
-    import pyarrow.compute as pc
-
-    flat = verdicts.flatten()
-    of = pc.list_parent_indices(verdicts).to_numpy(zero_copy_only=False)
-    said = np.zeros(len(verdicts), dtype=np.int64)
-    named = pc.equal(flat.field("filter"), "correct").to_numpy(zero_copy_only=False)
-    for outcome, value in (("passed", 1), ("failed", -1)):
-        mask = pc.equal(flat.field("outcome"), outcome).to_numpy(zero_copy_only=False)
-        said[of[named & mask]] = value
-    return said
-
-
-def _count_lengths(counted: Tally, tokens: Any, correct: Ints) -> None:
-    import pyarrow.compute as pc
-
-    known = pc.is_valid(tokens).to_numpy(zero_copy_only=False)
-    counted.uncounted += int((~known).sum())
-    numbers = np.clip(pc.fill_null(tokens, 0).to_numpy(zero_copy_only=False), 0, LONGEST)
-    for what, value in ((RIGHT, 1), (WRONG, -1), (UNJUDGED, 0)):
-        chosen = numbers[known & (correct == value)]
-        if len(chosen):
-            held = counted.lengths.setdefault(what, np.zeros(LONGEST + 1, dtype=np.int64))
-            added = np.bincount(chosen)
-            held[: len(added)] += added
-
-
-def _problems(batch: Any, correct: Ints) -> Iterator[_Problem]:
-    """The runs of one problem id in a batch."""
-    ids = batch.column("problem_id").to_numpy(zero_copy_only=False)
-    outcomes = batch.column("outcome").to_pylist()
-    if not len(ids):
-        return
-    starts = np.concatenate([[0], np.flatnonzero(ids[1:] != ids[:-1]) + 1])
-    right = np.add.reduceat(correct == 1, starts, dtype=np.int64).tolist()
-    wrong = np.add.reduceat(correct == -1, starts, dtype=np.int64).tolist()
-    ends = [*starts[1:].tolist(), len(ids)]
-    for i, (begin, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
-        yield _Problem(ids[begin], right[i], wrong[i], Counter(outcomes[begin:end]))
-
-
-def _joined(a: _Problem, b: _Problem) -> _Problem:
-    return _Problem(
-        a.id, a.right + b.right, a.wrong + b.wrong, dict(Counter(a.outcomes) + Counter(b.outcomes))
-    )
-
-
-def _count_problem(counted: Tally, problem: _Problem) -> None:
-    judged = problem.right + problem.wrong
-    if not judged:
-        counted.unrated += 1
-        return
-    named = band(problem.right / judged)
-    counted.problems[named] += 1
-    for outcome, traces in problem.outcomes.items():
-        counted.banded[named, outcome] += traces
+    low, median, high = (int(np.searchsorted(below, share * below[-1])) for share in (0.05, 0.5, 0.95))
+    return low, median, high
 
 
 def band(rate: float) -> str:
-    """The band of a pass rate: never, always, or fifths between."""
+    """Returns the band of a pass rate: never, always, or one of five between."""
     if rate in (0, 1):
         return BANDS[-1 if rate else 0]
     return BANDS[1 + int(rate * 5)]
 
 
 def _round_up(width: float) -> int:
-    """The next of 1, 2, 5, 10, 20, 50, ..."""
+    """Returns the next of 1, 2, 5, 10, 20, 50, ..."""
     scale = 1
-    while True:
-        for step in (1, 2, 5):
-            if step * scale >= width:
-                return step * scale
+    while 5 * scale < width:
         scale *= 10
+    return next(step * scale for step in (1, 2, 5) if step * scale >= width)

@@ -1,4 +1,4 @@
-"""What became of the traces: funnel, difficulty, lengths, sources, contamination, as the page shows them."""
+"""The parts of a report on the traces: funnel, difficulty, lengths, sources, contamination."""
 
 from __future__ import annotations
 
@@ -11,82 +11,82 @@ from pipeline.report import tally as tallies
 from pipeline.report.tally import BANDS, Tally, bins, quantiles
 
 _OUTCOMES = ("kept", "rejected", "undecided", "unfiltered")
-_DRAWN = 24  # outcomes and reasons in the chart of the funnel; the table has all
+_FUNNEL_BARS = 24  # in the chart of the funnel; the table has all reasons
+_SOURCE_BARS = 40  # with more sources there is no chart
 
 
 def funnel(run: Run) -> dict[str, Any]:
-    """Each reason with its traces and share; the rules, whatever the others say."""
+    """Traces and share of each reason, and each rule on its own."""
     report = run.report("filter")
     counted = Funnel.model_validate(report) if report else run.why()
     reasons = [
-        *(("rejected", reason, count) for reason, count in counted.rejected.items()),
-        *(("undecided", reason, count) for reason, count in counted.unknown.items()),
+        (outcome, reason, count)
+        for outcome in ("rejected", "undecided")
+        for reason, count in getattr(counted, outcome).items()
     ]
-    share = 100 / max(counted.traces, 1)
-    rows: list[dict[str, Any]] = [{"name": "kept", "what": "kept", "traces": counted.kept}]
-    rows += [{"name": reason, "what": what, "traces": count} for what, reason, count in reasons]
+    traces = max(counted.traces, 1)
+    parts = [("kept", "kept", counted.kept), *reasons][:_FUNNEL_BARS]
+    bars = [{"name": reason, "what": outcome, "traces": count} for outcome, reason, count in parts]
     return {
         "traces": counted.traces,
         "kept": counted.kept,
-        "share": share * counted.kept,
-        "reasons": [(what, reason, count, share * count) for what, reason, count in reasons],
+        "share": counted.kept / traces,
+        "reasons": [(*reason, reason[-1] / traces) for reason in reasons],
         "rules": {name: rule.model_dump() for name, rule in counted.rules.items()},
-        "chart": charts.stacked(rows[:_DRAWN], "traces", [row["name"] for row in rows[:_DRAWN]]),
+        "chart": charts.stacked(bars, "traces", [bar["name"] for bar in bars]),
     }
 
 
 def difficulty(traces: Tally) -> dict[str, Any] | None:
+    """Problems by pass rate, and the outcomes of their traces; None when no problem has a pass rate."""
     if not traces.problems:
         return None
-    rows = [
-        {"name": band, "what": what, "traces": traces.banded[band, what]}
-        for what in _OUTCOMES
+    bars = [
+        {"name": band, "what": outcome, "traces": traces.banded[band, outcome]}
+        for outcome in _OUTCOMES
         for band in BANDS
-        if traces.banded[band, what]
+        if traces.banded[band, outcome]
     ]
-    shown = [{"name": band, "value": traces.problems[band]} for band in BANDS]
+    problems = [{"name": band, "value": traces.problems[band]} for band in BANDS]
     return {
-        "problems": charts.bars(shown, "problems"),
-        "traces": charts.stacked(rows, "traces", BANDS),
+        "problems": charts.bars(problems, "problems"),
+        "traces": charts.stacked(bars, "traces", BANDS),
         "unrated": traces.unrated,
-        "table": [
-            (
-                band,
-                traces.problems[band],
-                traces.banded[band, "kept"],
-                sum(traces.banded[band, o] for o in _OUTCOMES),
-            )
-            for band in BANDS
-        ],
     }
 
 
 def lengths(traces: Tally) -> dict[str, Any] | None:
+    """Completion tokens by grade; None when no trace has a token count."""
     if not traces.lengths:
         return None
     return {
         "chart": charts.histogram(bins(traces.lengths), "completion tokens of a trace"),
         "quantiles": {
-            what: (int(counts.sum()), *quantiles(counts)) for what, counts in traces.lengths.items()
+            grade: (int(counts.sum()), *quantiles(counts)) for grade, counts in traces.lengths.items()
         },
         "uncounted": traces.uncounted,
     }
 
 
 def sources(traces: Tally) -> dict[str, Any]:
+    """Traces of each source by outcome."""
     names = sorted({source for source, _ in traces.outcomes})
-    values = [
-        {"name": name, "what": what, "traces": traces.outcomes[name, what]}
-        for what in _OUTCOMES
+    bars = [
+        {"name": name, "what": outcome, "traces": traces.outcomes[name, outcome]}
+        for outcome in _OUTCOMES
         for name in names
-        if traces.outcomes[name, what]
+        if traces.outcomes[name, outcome]
     ]
-    rows = [(name, *(traces.outcomes[name, what] for what in _OUTCOMES)) for name in names]
-    return {"rows": rows, "chart": charts.stacked(values, "traces", names) if len(names) <= 40 else None}
+    rows = [(name, *(traces.outcomes[name, outcome] for outcome in _OUTCOMES)) for name in names]
+    few = len(names) <= _SOURCE_BARS
+    return {
+        "rows": rows,
+        "chart": charts.stacked(bars, "traces", names) if few else None,
+    }
 
 
 def hits(run: Run) -> dict[str, Any] | None:
-    """What the rule against contaminated problems found; None where the recipe names no evaluation set."""
+    """Traces that the contamination rule rejects; None when the recipe names no evaluation set."""
     if run.recipe.filter.contamination is None:
         return None
     count, found = tallies.hits(run.rows("filter").paths)

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole: marked once they are on disk, and looked at before one is gone on from.
+"""Complete checkpoints: marked once they are on disk, verified before a training resumes from one.
 
-transformers cannot tell a checkpoint that a kill or a crash cut short. Light to import: the stage says what
-was found, before any process starts.
+transformers cannot tell a checkpoint that was interrupted while being written from a complete one. Light to
+import: the stage reports damaged checkpoints before it starts a process.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 from pipeline.engine.atomic_files import write_atomic
 
-COMPLETE = "complete"  # the file written last into a checkpoint: {name of each file: its bytes}
+COMPLETE = "complete"  # the marker, written last: {file name: size in bytes}
 
 
-def mark(checkpoint: Path) -> None:
-    """Have all files of it on disk, then say so in it."""
+def mark_complete(checkpoint: Path) -> None:
+    """Syncs all files of a checkpoint to disk, then writes the marker with their sizes."""
     sizes = {}
     for path in _files(checkpoint):
         with path.open("rb") as file:
@@ -27,39 +27,40 @@ def mark(checkpoint: Path) -> None:
     write_atomic(checkpoint / COMPLETE, json.dumps(sizes).encode())
 
 
-def tidy(folder: Path, say: Callable[[str], None]) -> None:
-    """Delete what a kill left of checkpoints, and those with a file that is not as it was written, saying so.
+def remove_incomplete(folder: Path, say: Callable[[str], None]) -> None:
+    """Deletes checkpoints without a marker, and those whose files differ from it; reports the latter.
 
-    They would count among those kept, and the newest is gone on from.
+    transformers would count them among the checkpoints to keep and resume from the newest.
     """
     damaged = {}
     for path in folder.glob("checkpoint-*"):
         if not (path / COMPLETE).exists():
             shutil.rmtree(path)
-        elif wrong := _wrong(path):
-            damaged[path] = wrong
-    for path, wrong in damaged.items():
+        elif damage := _damage(path):
+            damaged[path] = damage
+    for path, damage in damaged.items():
         shutil.rmtree(path)
-        whole = newest(folder)
-        say(f"{path.name} is damaged: {wrong}; going on from {whole.name if whole else 'the start'}")
+        previous = newest(folder)
+        say(f"{path.name} is damaged: {damage}; resuming from {previous.name if previous else 'the start'}")
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is marked."""
+    """The newest checkpoint with a marker."""
     marked = (path for path in folder.glob("checkpoint-*") if (path / COMPLETE).exists())
     return max(marked, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _wrong(checkpoint: Path) -> str | None:
+def _damage(checkpoint: Path) -> str | None:
     try:
-        sizes = json.loads((checkpoint / COMPLETE).read_bytes() or b"{}")  # older marks say nothing
+        sizes = json.loads((checkpoint / COMPLETE).read_bytes() or b"{}")  # older markers are empty
     except ValueError:
         return f"{COMPLETE} cannot be read"
     for name, size in sizes.items():
         path = checkpoint / name
-        found = path.stat().st_size if path.exists() else None
-        if found != size:
-            return f"{name} has {found} of {size} bytes" if found is not None else f"{name} is gone"
+        if not path.exists():
+            return f"{name} is missing"
+        if (found := path.stat().st_size) != size:
+            return f"{name} has {found} of {size} bytes"
     empty = next((path.name for path in _files(checkpoint) if not sizes and not path.stat().st_size), None)
     return f"{empty} is empty" if empty else None
 

@@ -1,4 +1,4 @@
-"""What a model is like, found out in a process of its own: sizes, chat template, where its files are."""
+"""Facts about models (sizes, chat template, location), read by a subprocess because transformers is slow."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ TIMEOUT = 600  # seconds: a slow disk and a slow hub
 
 
 class ModelQuery(BaseModel):
-    """A model to look at, and what is to be done with it."""
+    """A model to read, and the dialogue that it must be able to learn."""
 
     model_config = ConfigDict(frozen=True)
     name: str  # as the recipe calls it
     model: str  # hub name or folder
-    teach: tuple[dict[str, str], ...] | None = None  # a dialogue that it is to learn; None: it is only asked
-    reasoning: str = "tags"  # select.reasoning: in which form it is taught
-    served_template: str | None = None  # as vLLM takes it, when it is served with another than its own
+    teach: tuple[dict[str, str], ...] | None = None  # messages of a training example; None: not a student
+    reasoning: str = "tags"  # select.reasoning: how the messages hold reasoning
+    served_template: str | None = None  # as vLLM takes it; None: the tokenizer's own
 
 
 class ModelFacts(BaseModel):
-    """What is known of a model; None is unknown."""
+    """What the files of a model tell without its weights; None where unknown."""
 
     model_config = ConfigDict(frozen=True)
     name: str  # as the recipe calls it
-    fault: str = ""  # why it cannot be had, in one line
-    unread: str = ""  # why its sizes are not known
+    fault: str = ""  # why it cannot be loaded, in one line
+    unread: str = ""  # why its sizes are unknown
     parameters: int | None = None
     layers: int | None = None
     hidden: int | None = None
     intermediate: int | None = None
     vocabulary: int | None = None
-    tied: bool = False  # one matrix for embeddings and head
-    context: int | None = None  # positions that it was made for
+    tied: bool = False  # embeddings and head share one matrix
+    context: int | None = None  # maximum positions
     config: dict[str, Any] = {}  # of its text model, as transformers reads it
     weight_bytes: int | None = None  # of its files
     downloaded: bool = False
-    template_fault: str = ""  # why it cannot be asked or taught by its chat template
+    template_fault: str = ""  # why its chat template cannot render a prompt or the dialogue to learn
 
     def shape(self, layers: int | None = None) -> Shape | None:
-        """The sizes that decide memory, of the model or of it cut to so many layers; None when unknown."""
+        """The sizes of the model, or of the model pruned to `layers`; None when one is unknown."""
         sizes = (self.parameters, self.layers, self.hidden, self.intermediate, self.vocabulary)
         if None in sizes:
             return None
         whole = Shape(*sizes, tied=self.tied)  # type: ignore[arg-type]
-        return whole if layers is None else whole.cut_to(layers)
+        return whole if layers is None else whole.pruned_to(layers)
 
 
-def ask(queries: Sequence[ModelQuery]) -> list[ModelFacts]:
-    """Answers, in the order of the queries. Raises UserError where transformers cannot be had."""
+def read_facts(queries: Sequence[ModelQuery]) -> list[ModelFacts]:
+    """The facts of each query's model, in order. Raises UserError where transformers is not installed."""
     if not queries:
         return []
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -69,7 +69,7 @@ def ask(queries: Sequence[ModelQuery]) -> list[ModelFacts]:
         environment = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     try:
-        return [ModelFacts.model_validate(given) for given in json.loads(done.stdout.splitlines()[-1])]
+        return [ModelFacts.model_validate(facts) for facts in json.loads(done.stdout.splitlines()[-1])]
     except (ValueError, IndexError):
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise UserError(f"the models cannot be looked at: {Path(program[0]).name}: {said[0]}") from None
+        error = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise UserError(f"the models cannot be read: {Path(program[0]).name}: {error[0]}") from None

@@ -20,9 +20,9 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from filters.dataset.contamination import Contamination
+from filters.dataset.contamination import ContaminationIndex
 from filters.dataset.difficulty import difficulty
-from filters.dataset.duplicates import Duplicates
+from filters.dataset.duplicates import DuplicateIndex
 from filters.dataset.majority import majority
 from filters.dataset.minhash import sketch
 from filters.result import FilterResult
@@ -116,18 +116,18 @@ class Clock:
 
     def __call__(self, function: Callable[[], list[FilterResult]]) -> list[FilterResult]:
         began = time.perf_counter()
-        findings = function()
+        results = function()
         self.seconds += time.perf_counter() - began
-        return findings
+        return results
 
 
 def run_contamination(traces: int, clock: Clock) -> tuple[Counter[str], int]:
-    index = Contamination({"exam": [(str(i), exam(i)) for i in range(PROBLEMS)]})
+    index = ContaminationIndex({"exam": [(str(i), exam(i)) for i in range(PROBLEMS)]})
     reasons: Counter[str] = Counter()
     size = 0
     for some in shards(traces):
         rows = [a_trace(i, reasoning=one) for i, one in enumerate(some)]
-        reasons.update(finding.reason for finding in clock(partial(index.findings, rows)))
+        reasons.update(result.reason for result in clock(partial(index.results, rows)))
         size += sum(map(len, some)) + len(rows) * (len(rows[0].question) + len(rows[0].response))
     return reasons, size
 
@@ -135,7 +135,7 @@ def run_contamination(traces: int, clock: Clock) -> tuple[Counter[str], int]:
 def run_duplicates(traces: int, clock: Clock) -> tuple[Counter[str], int]:
     reasons: Counter[str] = Counter()
     size = 0
-    with tempfile.TemporaryDirectory() as folder, Duplicates(folder=Path(folder)) as duplicates:
+    with tempfile.TemporaryDirectory() as folder, DuplicateIndex(folder=Path(folder)) as duplicates:
 
         def add(at: int, some: list[str]) -> list[FilterResult]:
             duplicates.add([f"{i:016x}-0-0" for i in range(at, at + len(some))], sketch(some))
@@ -145,7 +145,7 @@ def run_duplicates(traces: int, clock: Clock) -> tuple[Counter[str], int]:
             clock(partial(add, n * SHARD, some))
             size += sum(map(len, some))
         began = time.perf_counter()
-        reasons.update(finding.reason for finding in duplicates.findings())
+        reasons.update(result.reason for result in duplicates.results())
         clock.seconds += time.perf_counter() - began
     return reasons, size
 
@@ -155,7 +155,7 @@ def run_majority(traces: int, clock: Clock) -> tuple[Counter[str], int]:
     for i in range(0, traces, SAMPLES):
         answers = ["1/2", "0.5", "\\frac{1}{2}", "0.5", "0.5", "7", "0.50", "8"]
         rows = [a_trace(i + k, f"The answer is \\boxed{{{answer}}}.") for k, answer in enumerate(answers)]
-        reasons.update(finding.reason for finding in clock(partial(majority, rows)))
+        reasons.update(result.reason for result in clock(partial(majority, rows)))
     return reasons, 0
 
 
@@ -163,7 +163,7 @@ def run_difficulty(traces: int, clock: Clock) -> tuple[Counter[str], int]:
     reasons: Counter[str] = Counter()
     for i in range(0, traces, SAMPLES):
         rows = [a_trace(i + k) for k in range(SAMPLES)]
-        reasons.update(finding.reason for finding in clock(partial(difficulty, rows)))
+        reasons.update(result.reason for result in clock(partial(difficulty, rows)))
     return reasons, 0
 
 

@@ -1,12 +1,12 @@
-"""The demo over seeds and objectives: what the student learns from text, from soft labels, from its teacher.
+"""Compares the training objectives on the demo, over several seeds.
 
-    python -m tests.benchmarks.objectives [--seeds 3] [--objectives sft,soft,online] [--runs data/objectives]
+    python -m tests.benchmarks.objectives [--seeds 3] [--objectives sft,topk_kd,logit_kd] [--runs FOLDER]
 
-For each seed the demo is run whole, with the teacher's log-probabilities kept; the other objectives train on
-a copy of its examples, so nothing is drawn twice but the answers of what differs: the student, and for
-`logit_kd` its base too. There the `sft` student is the teacher beside a student cut from it to --layers layers:
-the demo's own teacher knows how to answer only from the examples in its prompt, which the student does not
-see. The same command goes on where it stopped; --dry-run lists the commands alone.
+For each seed the whole demo runs with the teacher's log-probabilities stored. The other objectives train on a
+copy of its examples, so only what differs is sampled again: the student's answers and, for `logit_kd`, its
+base's. There the `sft` student teaches a copy of itself pruned to --layers layers, since the demo's own
+teacher answers well only with the examples in its prompt, which the student does not see. The same command
+resumes; --dry-run only lists the commands.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from pipeline.inspect.run import open_run
 from pipeline.rows import Score
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
-DRAWN = ("ingest", "generate", "filter", "select", "evaluate/*/teacher*")
+SHARED = ("ingest", "generate", "filter", "select", "evaluate/*/teacher*")
 
 
 @dataclass(frozen=True)
-class Objective:
+class Variant:
     settings: tuple[str, ...]
-    copies: tuple[str, ...]  # folders of the sft run that hold for it too
+    copies: tuple[str, ...]  # folders taken from the sft run
     stages: tuple[str, ...]
 
 
-def objectives(layers: int, epochs: int, first: Path) -> dict[str, Objective]:
-    """`sft` draws everything, as the run `first`; a student that is cut needs longer to recover."""
-    taught = first.resolve() / "train" / "model"
-    cut = (
+def variants(layers: int, epochs: int, first: Path) -> dict[str, Variant]:
+    """By objective. `sft` is the run `first`; a pruned student needs more epochs to recover."""
+    sft_student = first.resolve() / "train" / "model"
+    pruned = (
         "train.objective=logit_kd",
-        f"student.model={taught}",
+        f"student.model={sft_student}",
         f"student.layers={layers}",
-        f'train.logit_kd.teachers=[{{model="{taught}"}}]',
+        f'train.logit_kd.teachers=[{{model="{sft_student}"}}]',
         f"train.epochs={epochs}",
     )
     again = ("train", "evaluate")
     return {
-        "sft": Objective((), (), ("run",)),
-        "topk_kd": Objective(("train.objective=topk_kd",), (*DRAWN, "evaluate/*/base"), again),
-        "logit_kd": Objective(cut, DRAWN, again),
+        "sft": Variant((), (), ("run",)),
+        "topk_kd": Variant(("train.objective=topk_kd",), (*SHARED, "evaluate/*/base"), again),
+        "logit_kd": Variant(pruned, SHARED, again),
     }
 
 
@@ -60,14 +60,14 @@ def name_of(objective: str, seed: int) -> str:
     return f"demo-{seed}" + ("" if objective == "sft" else f"-{objective}")
 
 
-def commands(recipe: Path, runs: Path, name: str, seed: int, objective: Objective) -> list[list[str]]:
-    settings = [f"run={name}", f"seed={seed}", "generate.logprobs=20", *objective.settings]
+def commands(recipe: Path, runs: Path, name: str, seed: int, variant: Variant) -> list[list[str]]:
+    settings = [f"run={name}", f"seed={seed}", "generate.logprobs=20", *variant.settings]
     line = [sys.executable, "-m", "pipeline", "--runs", str(runs)]
-    return [[*line, stage, str(recipe), *settings] for stage in objective.stages]
+    return [[*line, stage, str(recipe), *settings] for stage in variant.stages]
 
 
 def copy(run: Path, to: Path, patterns: Sequence[str]) -> None:
-    """What holds for both, whole or not at all."""
+    """Copies the folders that match, all or none."""
     if to.exists():
         return
     part = to.with_name(to.name + ".part")
@@ -78,14 +78,14 @@ def copy(run: Path, to: Path, patterns: Sequence[str]) -> None:
     part.rename(to)
 
 
-def complete(run: Path) -> bool:
+def is_complete(run: Path) -> bool:
     return Output(run / "evaluate", Score).complete
 
 
-def pass_at_1(run: Path, subject: str) -> dict[str, float]:
-    """Share of right answers by problem."""
+def pass_at_1(run: Path, role: str) -> dict[str, float]:
+    """Fraction of correct samples by problem."""
     rows = open_run(run).scores
-    return {s.problem_id: s.correct / s.samples for s in rows if s.model_role == subject}
+    return {s.problem_id: s.correct / s.samples for s in rows if s.model_role == role}
 
 
 def training_seconds(run: Path) -> float:
@@ -93,17 +93,16 @@ def training_seconds(run: Path) -> float:
 
 
 def line_of(objective: str, runs: Sequence[Path]) -> str:
-    """One line of the table. Its interval is over problems, whose value is the mean over the seeds."""
+    """One line of the table. Its interval is over problems, each a mean over the seeds."""
     pooled: dict[str, dict[str, list[float]]] = {}
-    for subject in ("student", "teacher", "base"):
-        pooled[subject] = defaultdict(list)
+    for role in ("student", "teacher", "base"):
+        pooled[role] = defaultdict(list)
         for run in runs:
-            for problem, share in pass_at_1(run, subject).items():
-                pooled[subject][problem].append(share)
+            for problem, share in pass_at_1(run, role).items():
+                pooled[role][problem].append(share)
     middle, low, high = mean([statistics.mean(v) for v in pooled["student"].values()])
     teacher, base = (
-        f"{statistics.mean(map(statistics.mean, pooled[subject].values())):.1%}"
-        for subject in ("teacher", "base")
+        f"{statistics.mean(map(statistics.mean, pooled[role].values())):.1%}" for role in ("teacher", "base")
     )
     each = ", ".join(f"{statistics.mean(pass_at_1(run, 'student').values()):.1%}" for run in runs)
     seconds = statistics.mean(map(training_seconds, runs))
@@ -120,7 +119,7 @@ def table(runs: dict[str, list[Path]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--objectives", default="sft,soft,online")
+    parser.add_argument("--objectives", default="sft,topk_kd,logit_kd")
     parser.add_argument("--layers", type=int, default=24, help="of the student of `logit_kd`")
     parser.add_argument("--epochs", type=int, default=4, help="of the training of `logit_kd`")
     parser.add_argument("--recipe", type=Path, default=DEMO)
@@ -129,27 +128,27 @@ def main() -> None:
     options = parser.parse_args()
     done: dict[str, list[Path]] = {name: [] for name in options.objectives.split(",")}
     for seed in range(1, options.seeds + 1):
-        known = objectives(options.layers, options.epochs, options.runs / name_of("sft", seed))
+        known = variants(options.layers, options.epochs, options.runs / name_of("sft", seed))
         for name in done:
             run = options.runs / name_of(name, seed)
-            bring(run, options, seed, known[name])
-            done[name] += [run] if complete(run) else []
+            complete_run(run, options, seed, known[name])
+            done[name] += [run] if is_complete(run) else []
     print(table(done))
 
 
-def bring(run: Path, options: argparse.Namespace, seed: int, objective: Objective) -> None:
-    """Bring one run to its end; end the benchmark where a command fails."""
-    if complete(run):
+def complete_run(run: Path, options: argparse.Namespace, seed: int, variant: Variant) -> None:
+    """Completes one run; ends the benchmark when a command fails."""
+    if is_complete(run):
         return
-    lines = commands(options.recipe, options.runs, run.name, seed, objective)
+    lines = commands(options.recipe, options.runs, run.name, seed, variant)
     if options.dry_run:
         print("\n".join(map(shlex.join, lines)))
         return
-    if objective.copies:
+    if variant.copies:
         first = options.runs / name_of("sft", seed)
-        if not complete(first):
-            sys.exit(f"{first} is not complete: have sft among the --objectives, and before the others")
-        copy(first, run, objective.copies)
+        if not is_complete(first):
+            sys.exit(f"{first} is not complete: list sft first in --objectives")
+        copy(first, run, variant.copies)
     for line in lines:
         if code := subprocess.run(line).returncode:
             sys.exit(code)

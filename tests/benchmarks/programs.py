@@ -1,4 +1,4 @@
-"""What a program that is judged in the sandbox costs, beside a bare `python -c` without any.
+"""The cost of grading a program in the sandbox, compared with a bare `python -c` without any.
 
 python -m tests.benchmarks.programs [--programs 400] [--threads 2]
 """
@@ -40,7 +40,7 @@ def bare() -> None:
 
 
 def per_second(run: Callable[[], None], programs: int, threads: int) -> float:
-    run()  # the keeper starts with the first
+    run()  # the fork server starts with the first
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(lambda _: run(), range(programs)):

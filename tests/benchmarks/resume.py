@@ -74,7 +74,7 @@ def build(folder: Path, url: str, problems: int, all_open: bool) -> Path:
     """A run whose generate stage was killed one trace before its end; all_open: before that of each shard."""
     path, job = begun(folder, url, problems)
     rng = random.Random(1)
-    pairs = job.pairs()
+    pairs = job.shard_pairs()
     for i, (given, traces) in enumerate(pairs):
         fill(given, traces, rng, lacks_one=all_open or i == len(pairs) - 1)
     return path

@@ -57,12 +57,12 @@ async def bare_loop(url: str, model: str, recipe: Recipe, problems: Sequence[Pro
             assert answer.usage
             return answer.usage.completion_tokens
 
-        return sum(await asyncio.gather(*(one(p, s) for p in problems for s in range(table.most))))
+        return sum(await asyncio.gather(*(one(p, s) for p in problems for s in range(table.most_samples))))
 
 
 def ours(recipe: Recipe, serving: vllm_server.Server, run: Path) -> int:
     """The generate stage as the command runs it, but for the start of vLLM; gives the completion tokens."""
-    draw = generate.draw_of(recipe)
+    draw = generate.training_job(recipe)
     model = replace(draw.models[0], reach=lambda _job: nullcontext(serving))
     stage = replace(STAGES["generate"], run=lambda job: generate.run(job, replace(draw, models=(model,))))
     execute(stage, STAGES, recipe, run)

@@ -43,8 +43,8 @@ def storm(folder: Path, server: FakeServer, problems: int) -> None:
     done = retort(folder, "generate", recipe, *settings, seconds=1200)
     seconds = time.perf_counter() - began
     ids = Counter(trace.id for trace in open_run(folder / "test").rows("generate"))
-    (last,) = usage.read(folder / "test" / "generate")
-    account = last.accounts[0]
+    (last,) = usage.read_attempts(folder / "test" / "generate")
+    account = last.endpoints[0]
     print(f"exit code {done.returncode} after {seconds:.0f} s, {len(ids):,} of {problems * SAMPLES:,} rows,")
     print(f"{account.requests:,} requests, retries: {account.retries}")
     print(done.stderr.splitlines()[-1])

@@ -1,8 +1,8 @@
-"""How fast examples become tokens and are looked at before a training: tokens a second, by processes.
+"""Speed of tokenizing and checking examples before a training, in tokens per second by processes.
 
     python -m tests.benchmarks.tokens [--examples 2000] [--terms 60] [--model NAME]
 
-The demo's tokenizer, or --model's. Starting the worker processes is counted, as it is in a training.
+Uses the demo's tokenizer, or --model's. Starting the worker processes counts, as in a training.
 """
 
 from __future__ import annotations
@@ -15,46 +15,40 @@ import tempfile
 import time
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.config.load import load_recipe
-from pipeline.config.training import Train
 from pipeline.hardware import cores
 from pipeline.inference import model_files
-from pipeline.rows import Example, arrow_schema
 from pipeline.train.job import TrainJob
+from tests import tiny_student
 from tests.benchmarks.training import DEMO, example
 
 
 def write(folder: Path, count: int, terms: int) -> Path:
-    """Examples of `terms` lines of a sum each."""
+    """Writes examples whose reasoning is `terms` lines long."""
     rng = random.Random(0)
-    rows = [example(number, rng, terms).model_dump() for number in range(count)]
-    path = folder / "examples.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(Example)), path)
-    return path
+    rows = [example(number, rng, terms) for number in range(count)]
+    return tiny_student.write_examples(folder / "examples.parquet", rows)
 
 
 def measure(job: TrainJob, processes: int) -> tuple[float, float]:
-    """Tokens a second, and a second of a core's time."""
+    """Tokens per second, and per second of CPU time."""
     from pipeline.train.job import read_preflight
-    from pipeline.train.trainer.prepare import Part, prepare
+    from pipeline.train.trainer.prepare import PartReport, prepare
 
     os.sched_setaffinity(0, cores()[:processes])
-    began, before = time.monotonic(), used()
+    began, before = time.monotonic(), cpu_seconds()
     prepare(job)
-    took, cpu = time.monotonic() - began, used() - before
-    looked = read_preflight(job.preflight)
-    assert looked
-    assert not looked.failed
-    parts = (Part.model_validate_json(path.read_bytes()) for path in job.cache.glob("[0-9]*.json"))
-    made = sum(part.seen.tokens for part in parts)
-    return made / took, made / cpu
+    took, cpu = time.monotonic() - began, cpu_seconds() - before
+    preflight = read_preflight(job.preflight)
+    assert preflight
+    assert not preflight.failed
+    parts = (PartReport.model_validate_json(path.read_bytes()) for path in job.cache.glob("[0-9]*.json"))
+    tokens = sum(part.found.tokens for part in parts)
+    return tokens / took, tokens / cpu
 
 
-def used() -> float:
-    """Seconds of cores' time, of this process and those that it has ended."""
+def cpu_seconds() -> float:
+    """CPU time of this process and of its ended children."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
@@ -71,16 +65,11 @@ def main() -> None:
         for processes in sorted({len(cores()), 1}, reverse=True):
             folder = Path(temporary) / str(processes)
             folder.mkdir()
-            job = TrainJob(
-                model=model,
-                examples=(shard,),
-                output=folder / "model",
-                checkpoints=folder / "checkpoints",
-                train=Train(max_length=10**6),
-            )
+            job = tiny_student.job(folder, model, (shard,), max_length=10**6)
             rate, a_core = measure(job, processes)
             print(
-                f"{processes} processes: {rate:,.0f} tokens/s; a second of a core: {a_core:,.0f}", flush=True
+                f"{processes} processes: {rate:,.0f} tokens/s; per second of CPU time: {a_core:,.0f}",
+                flush=True,
             )
 
 

@@ -1,10 +1,10 @@
-"""Training speed: `retort train`, unpacked and packed, beside a plain TRL script on the same examples.
+"""Training speed of `retort train`, unpacked and packed, against a plain TRL script on the same examples.
 
     python -m tests.benchmarks.training [--examples 160] [--batch 8] [--model NAME] [--folder FOLDER]
 
-All three train the demo's student, or --model, from the same weights: one epoch, cosine, this machine's
-precision, the same batches where nothing is packed, nothing cut. They run one after the other, each in a
-process of its own.
+All three train the demo's student, or --model, from the same weights: one epoch, cosine schedule, this
+machine's precision, the same batches (but for packing), nothing truncated. Each runs in its own process, one
+after the other.
 """
 
 from __future__ import annotations
@@ -20,39 +20,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.load import load_recipe
-from pipeline.config.training import Train
 from pipeline.inference import model_files
-from pipeline.rows import Example, Message, Step, arrow_schema
+from pipeline.rows import Example, Message, Step
 from pipeline.train.job import TrainJob, read_steps
 from pipeline.train.launcher import command, environment
+from tests import tiny_student
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
-WARM = 2  # steps that do not count
-LAST = 5  # steps whose mean loss is the final one
+WARMUP = 2  # steps that are not measured
+LAST = 5  # steps whose mean is the final loss
 
 
 @dataclass(frozen=True)
 class Result:
-    rate: float  # tokens a second, padding not counted
+    rate: float  # tokens per second, without padding
     loss: float
 
 
 def example(number: int, rng: random.Random, length: int | None = None) -> Example:
-    """A sum of so many terms, each a line of the thought; None: of 2 to 13, which is 60 to 500 tokens."""
+    """A sum of `length` terms, one per line of reasoning; None: 2 to 13 terms, 60 to 500 tokens."""
     terms = [rng.randint(1, 99) for _ in range(length or rng.randint(2, 13))]
     total, lines = terms[0], []
     for term in terms[1:]:
         lines.append(f"Now I add {term} to {total}, which makes {total} + {term} = {total + term}.")
         total += term
-    thought = "\n".join(lines)
-    asked = f"What is {' + '.join(map(str, terms))}?"
-    answer = f"<think>\n{thought}\n</think>\n\nThe answer is \\boxed{{{total}}}."
+    reasoning = "\n".join(lines)
+    question = f"What is {' + '.join(map(str, terms))}?"
+    answer = f"<think>\n{reasoning}\n</think>\n\nThe answer is \\boxed{{{total}}}."
     return Example(
         id=f"p{number}-0",
         problem_id=f"p{number}",
@@ -62,19 +61,17 @@ def example(number: int, rng: random.Random, length: int | None = None) -> Examp
         pass_rate=None,
         confidence=None,
         tokens=None,
-        messages=(Message(role="user", content=asked), Message(role="assistant", content=answer)),
+        messages=(Message(role="user", content=question), Message(role="assistant", content=answer)),
     )
 
 
 def write_examples(path: Path, count: int) -> Path:
     rng = random.Random(0)
-    rows = [example(number, rng).model_dump() for number in range(count)]
-    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(Example)), path)
-    return path
+    return tiny_student.write_examples(path, [example(number, rng) for number in range(count)])
 
 
 def plain(job: TrainJob) -> None:
-    """A script as TRL's documentation has it, with the settings of the job; a JSON line a step."""
+    """A script as in TRL's documentation, with the job's settings; logs a JSON line per step."""
     import datasets
     import torch
     from transformers import AutoTokenizer, TrainerCallback
@@ -92,7 +89,7 @@ def plain(job: TrainJob) -> None:
     rows = [row for path in job.examples for row in pq.read_table(path, columns=["messages"]).to_pylist()]
     pairs = [{"prompt": r["messages"][:-1], "completion": r["messages"][-1:]} for r in rows]
     tokenizer = AutoTokenizer.from_pretrained(job.model)
-    tokenizer.pad_token = "<|endoftext|>"  # it has the end of a turn for one, which would never be learned
+    tokenizer.pad_token = "<|endoftext|>"  # its own is the end of turn, which would then have no loss
     cpu = not torch.accelerator.is_available()
     settings = SFTConfig(
         output_dir=str(job.checkpoints),
@@ -127,49 +124,35 @@ def plain(job: TrainJob) -> None:
 
 
 def job_of(folder: Path, model: str, shard: Path, batch: int, packing: bool) -> TrainJob:
-    train = Train(
-        epochs=1,
-        learning_rate=5e-5,
-        batch_size=batch,
-        micro_batch_size=batch,
-        packing=packing,
-        save_steps=10**6,
-        max_length=2048,
-    )
+    settings: dict[str, Any] = {"epochs": 1, "learning_rate": 5e-5, "save_steps": 10**6, "max_length": 2048}
+    settings |= {"batch_size": batch, "micro_batch_size": batch, "packing": packing}
     folder.mkdir()
-    return TrainJob(
-        model=model,
-        examples=(shard,),
-        output=folder / "model",
-        checkpoints=folder / "checkpoints",
-        train=train,
-        seed=1,
-    )
+    return tiny_student.job(folder, model, (shard,), **settings).model_copy(update={"seed": 1})
 
 
 def measure(name: str, job: TrainJob) -> Result:
-    """Train in a process of its own; ends the benchmark when that fails."""
+    """Trains in a subprocess; ends the benchmark when it fails."""
     file = job.output.parent / "job.json"
     file.write_text(job.model_dump_json())
-    ours = command(job.train.accelerate, file)
-    line = [sys.executable, "-m", "tests.benchmarks.training", "--plain", str(file)]
-    said = job.output.parent / "said.txt"
-    print(f"{name}: training (log: {said})", flush=True)
-    with said.open("w") as out:
-        chosen = line if name == "plain TRL" else ours
-        code = subprocess.run(chosen, env=environment(job), stdout=out, stderr=out).returncode
+    line = command(job.train.accelerate, file)
+    if name == "plain TRL":
+        line = [sys.executable, "-m", "tests.benchmarks.training", "--plain", str(file)]
+    log = job.output.parent / "output.txt"
+    print(f"{name}: training (log: {log})", flush=True)
+    with log.open("w") as out:
+        code = subprocess.run(line, env=environment(job), stdout=out, stderr=out).returncode
     if code:
-        sys.exit(f"{name} ended with {code}:\n{said.read_text()[-2000:]}")
+        sys.exit(f"{name} ended with {code}:\n{log.read_text()[-2000:]}")
     if name == "plain TRL":
         return result([json.loads(text) for text in job.log.read_text().splitlines()])
     return result([step.model_dump(include=set(Step.model_fields)) for step in read_steps(job.log)])
 
 
 def result(steps: list[dict[str, Any]]) -> Result:
-    """From the log's lines: tokens and seconds since some moment, loss of each step."""
-    if len(steps) <= WARM:
+    """From the log: cumulative tokens, seconds and loss of each step."""
+    if len(steps) <= WARMUP:
         sys.exit(f"{len(steps)} steps are too few: more --examples")
-    first, last = steps[WARM - 1], steps[-1]
+    first, last = steps[WARMUP - 1], steps[-1]
     rate = (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"])
     losses = [step["loss"] for step in steps[-LAST:]]
     return Result(rate, sum(losses) / len(losses))
@@ -190,7 +173,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=160)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--model", default=load_recipe(DEMO).student.model)
-    parser.add_argument("--folder", type=Path, help="of the logs; default: a temporary one")
+    parser.add_argument("--folder", type=Path, help="for the logs; default: a temporary one")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plain:

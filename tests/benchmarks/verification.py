@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from filters.rules.correct import judge_response
+from filters.rules.correct import grade_response
 
 Row = dict[str, Any]
 Judge = Callable[[str, str], str]
@@ -130,7 +130,7 @@ def timed(pair: tuple[str, str]) -> float:
 
 
 def ours(gold: str, pred: str) -> str:
-    return judge_response(gold, pred, "math").outcome
+    return grade_response(gold, pred, "math").outcome
 
 
 def theirs(gold: str, pred: str) -> str:

@@ -1,4 +1,4 @@
-"""`retort check`, and the look that `retort run` takes before anything is paid."""
+"""`retort check`, and the same checks at the start of `retort run`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.stand_in_hub import Hub
 pytestmark = pytest.mark.slow
 
 QWEN = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "vocab_size": 151_936}
-CONFIGS: dict[str, dict[str, Any]] = {  # as the models' config.json has them, and bytes of the weights
+CONFIGS: dict[str, dict[str, Any]] = {  # sizes from the models' config.json, and bytes of the weights
     "Qwen/Qwen2.5-1.5B": {"layers": (28, 1536, 8960, 12, 2), "tied": True, "bytes": 3_087_467_144},
     "Qwen/Qwen2.5-7B": {"layers": (28, 3584, 18_944, 28, 4), "tied": False, "bytes": 15_231_233_024},
     "Qwen/Qwen3-32B-FP8": {"layers": (64, 5120, 25_600, 64, 8), "tied": False, "bytes": 33_400_000_000},
@@ -46,7 +46,7 @@ def config_of(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that has the recipes' models: their configs, a tokenizer, and how large their weights are."""
+    """A hub with the recipes' models: their configs, a tokenizer, and the sizes of their weights."""
     tiny_student.tokenizer().save_pretrained(tmp_path / "tokenizer")
     shared = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
     with Hub() as made:
@@ -73,7 +73,7 @@ def gpus() -> Iterator[Any]:
 
 
 def recipe_of(name: str, url: str, folder: Path) -> Recipe:
-    """A shipped recipe over small local files; its models stay those that it names."""
+    """Returns a shipped recipe with small local files as sources, and its own models."""
     import tomllib
 
     given = rehearsal(name, url, folder).model_dump(mode="json", exclude_defaults=True)
@@ -86,7 +86,7 @@ def recipe_of(name: str, url: str, folder: Path) -> Recipe:
 
 
 @pytest.mark.parametrize(("name", "machine_of"), [("gsm8k", (1, 24)), ("r1-math", (8, 80)), ("api", (1, 48))])
-def test_a_shipped_recipe_is_ready_on_the_machine_that_it_promises_and_not_on_a_small_one(
+def test_a_shipped_recipe_fits_on_the_machine_it_names_and_not_on_a_small_one(
     name: str,
     machine_of: tuple[int, float],
     hub: Hub,
@@ -95,24 +95,24 @@ def test_a_shipped_recipe_is_ready_on_the_machine_that_it_promises_and_not_on_a_
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "installed" / "bitsandbytes").mkdir(parents=True)  # as the set-up for GPUs installs it
+    (tmp_path / "installed" / "bitsandbytes").mkdir(parents=True)  # as `run.sh setup` installs it for GPUs
     (tmp_path / "installed" / "bitsandbytes" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path / "installed")
     recipe = recipe_of(name, fake_server().url, tmp_path)
     gpus(*machine_of)
-    found = requirements.needs(recipe, tmp_path / "run")
-    of_disk = {"disk", "download"}  # some want 300 GB, which the machine of a test may not have
-    assert [need for need in found if need.state == "missing" and need.what not in of_disk] == []
+    found = requirements.find(recipe, tmp_path / "run")
+    of_disk = {"disk", "download"}  # some need 300 GB, which this machine may not have
+    assert [each for each in found if each.state == "missing" and each.what not in of_disk] == []
     assert {"memory to serve", "memory to train", "chat template"} <= {
-        need.what for need in found if need.state == "ok"
+        each.what for each in found if each.state == "ok"
     }
-    assert of_disk <= {need.what for need in found}
+    assert of_disk <= {each.what for each in found}
     gpus(machine_of[0], 8)
-    small = {need.what for need in requirements.needs(recipe, tmp_path / "run") if need.state == "missing"}
+    small = {each.what for each in requirements.find(recipe, tmp_path / "run") if each.state == "missing"}
     assert "memory to train" in small
 
 
-def test_run_asks_before_it_pays_whether_the_student_can_learn_what_it_will_be_taught(
+def test_run_checks_the_students_chat_template_before_it_pays_for_traces(
     fake_server: StartFakeServer, tmp_path: Path
 ) -> None:
     tiny_student.save(tmp_path / "student")
@@ -123,13 +123,13 @@ def test_run_asks_before_it_pays_whether_the_student_can_learn_what_it_will_be_t
         tmp_path / "runs", "run", str(recipe), f"student.model={tmp_path / 'student'}", "ingest.held_out=0.25"
     )
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "the student's chat template drops the thought" in done.stderr
+    assert "the student's chat template drops the reasoning" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert server.stats()["requests"] == 0
     assert not (tmp_path / "runs" / "test" / "ingest" / "manifest.json").exists()
 
 
-def test_check_lists_all_that_is_missing_at_once_and_writes_nothing(tmp_path: Path) -> None:
+def test_check_lists_everything_that_is_missing_and_writes_nothing(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1")
     words = ("teacher.api_key_env=NO_SUCH_KEY", "student.model=./no-such-folder", "select.prompt=none")
     done = retort(tmp_path / "runs", "check", str(recipe), *words)
@@ -140,7 +140,7 @@ def test_check_lists_all_that_is_missing_at_once_and_writes_nothing(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_check_asks_a_server_for_its_models_and_a_dead_one_is_missing(
+def test_check_asks_a_server_for_its_models_and_reports_a_dead_one(
     fake_server: StartFakeServer, tmp_path: Path
 ) -> None:
     server = fake_server()
@@ -156,7 +156,7 @@ def test_check_asks_a_server_for_its_models_and_a_dead_one_is_missing(
     assert server.stats()["requests"] == 0
 
 
-def test_check_looks_at_where_a_run_is_to_be_published(hub: Hub, tmp_path: Path) -> None:
+def test_check_covers_the_target_of_publish(hub: Hub, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1")
     env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret"}
 
@@ -174,7 +174,7 @@ def test_check_looks_at_where_a_run_is_to_be_published(hub: Hub, tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", ["8", "x80", "0x80", "8x", "ax8"])
-def test_a_machine_that_is_not_described_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_malformed_machine_is_refused(text: str, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1")
     done = retort(tmp_path / "runs", "check", str(recipe), "--gpus", text)
     assert (done.returncode, done.stderr.strip()) == (

@@ -87,7 +87,7 @@ def test_a_stop_signal_keeps_what_finished_and_says_so(tmp_path: Path, fake_serv
         _, err = process.communicate(timeout=20)
         assert process.returncode == 130
         assert "Traceback" not in err
-        assert "the same command goes on" in err
+        assert "run the same command to resume" in err
     held, before = output.counts().rows, server.stats()["requests"]
     assert retort(tmp_path, "generate", recipe).returncode == 0
     assert server.stats()["requests"] - before == PROBLEMS * SAMPLES - held

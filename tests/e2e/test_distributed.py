@@ -1,14 +1,14 @@
-"""Two processes on CPUs, each with a copy of the model or sharing it by ZeRO-3 or FSDP."""
+"""Training in two processes on CPUs: data parallel, ZeRO-3, FSDP."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.config.base import Scalar
-from pipeline.config.training import Train
 from pipeline.engine.subprocess_guard import Child
 from pipeline.hardware import has_gpu
 from pipeline.train.job import TrainJob, read_steps
@@ -18,7 +18,7 @@ from tests import tiny_student
 pytest.importorskip("trl")
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.skipif(has_gpu(), reason="on GPUs two processes want two of them"),
+    pytest.mark.skipif(has_gpu(), reason="two processes need two GPUs"),
 ]
 
 
@@ -35,25 +35,12 @@ def alone(student: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
 def job_of(
     folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar], epochs: int = 2
 ) -> TrainJob:
-    return TrainJob(
-        model=str(student),
-        # 37: the last step of an epoch is short, and one of two processes has less of it
-        examples=(
-            tiny_student.write_examples(folder / "s.parquet", [tiny_student.example(n) for n in range(37)]),
-        ),
-        output=folder / "model",
-        checkpoints=folder / "checkpoints",
-        train=Train(
-            epochs=epochs,
-            batch_size=8,
-            micro_batch_size=micro_batch,
-            learning_rate=3e-3,
-            save_steps=5,
-            precision="fp32",
-            accelerate=accelerate,
-        ),
-        seed=7,
-    )
+    # 37: the last step of an epoch is short, and shorter in one of two processes
+    rows = [tiny_student.example(n) for n in range(37)]
+    settings: dict[str, Any] = {"learning_rate": 3e-3, "save_steps": 5, "precision": "fp32"}
+    settings |= {"epochs": epochs, "batch_size": 8, "micro_batch_size": micro_batch, "accelerate": accelerate}
+    shard = tiny_student.write_examples(folder / "s.parquet", rows)
+    return tiny_student.job(folder, student, (shard,), **settings).model_copy(update={"seed": 7})
 
 
 def write_job(job: TrainJob) -> Path:
@@ -83,7 +70,7 @@ def assert_ends_alike(job: TrainJob, alone: TrainJob, tolerance: float) -> None:
         assert torch.allclose(tensor, expected[name], atol=tolerance), name
 
 
-def test_two_processes_end_where_one_does(student: Path, alone: TrainJob, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(student: Path, alone: TrainJob, tmp_path: Path) -> None:
     job = trained(tmp_path, student, 4, {"num_processes": 2})
     assert {path.name for path in (job.checkpoints / "checkpoint-10").glob("rng_state*")} == {
         "rng_state_0.pth",
@@ -92,7 +79,7 @@ def test_two_processes_end_where_one_does(student: Path, alone: TrainJob, tmp_pa
     assert_ends_alike(job, alone, 1e-2)
 
 
-def test_two_processes_that_share_the_weights_by_zero3_end_there_too(
+def test_two_processes_with_zero3_train_as_one(
     student: Path, alone: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("deepspeed")
@@ -103,7 +90,7 @@ def test_two_processes_that_share_the_weights_by_zero3_end_there_too(
 
 
 SHARED = """
-# The training as it is, but that accelerate takes these CPUs for GPUs, so that it shards.
+# The training with accelerate made to take CPUs for GPUs, so that it shards.
 import sys
 import torch
 import torch.distributed.fsdp as fsdp
@@ -111,7 +98,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 begin, shard = PartialState.__init__, fsdp.fully_shard
-def on_gpus(self, *args, **settings):
+def as_gpus(self, *args, **settings):
     begin(self, *args, **settings)
     if self.distributed_type == DistributedType.MULTI_CPU:
         self.distributed_type = DistributedType.MULTI_GPU
@@ -119,20 +106,18 @@ def watched(module, **settings):
     policy = settings["mp_policy"]
     print("sharded", policy.param_dtype, policy.reduce_dtype, policy.output_dtype, flush=True)
     group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
-    print("unavailable_timeout", group.options._timeout, flush=True)
+    print("process timeout", group.options._timeout, flush=True)
     return shard(module, **settings)
 def unsynced(*_):
-    raise AssertionError("gradients would be held whole")
-PartialState.__init__, fsdp.fully_shard, Accelerator.no_sync = on_gpus, watched, unsynced
+    raise AssertionError("gradients would be unsharded")
+PartialState.__init__, fsdp.fully_shard, Accelerator.no_sync = as_gpus, watched, unsynced
 from pipeline.train.trainer.launch import main
 sys.exit(main(sys.argv[1]))
 """
 
 
-def test_two_processes_that_share_the_weights_by_fsdp_end_there_too(
-    student: Path, alone: TrainJob, tmp_path: Path
-) -> None:
-    """Gradients stay shared out from one micro batch to the next, and are summed in float32."""
+def test_two_processes_with_fsdp_train_as_one(student: Path, alone: TrainJob, tmp_path: Path) -> None:
+    """Gradients stay sharded between micro batches and are reduced in float32."""
     fsdp2 = str(Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "fsdp2.yaml")
     job = job_of(tmp_path, student, 2, {"config_file": fsdp2, "num_processes": 2})
     job = job.model_copy(update={"train": job.train.model_copy(update={"precision": "bf16"})})
@@ -141,14 +126,14 @@ def test_two_processes_that_share_the_weights_by_fsdp_end_there_too(
     assert {line for line in log.splitlines() if line.startswith("sharded")} == {
         "sharded torch.bfloat16 torch.float32 None"
     }
-    assert "patience 12:00:00" in log  # and not what torch or transformers would wait
+    assert "process timeout 12:00:00" in log
     ours, theirs = ([s.loss for s in read_steps(j.log) if s.loss is not None] for j in (job, alone))
     assert ours == pytest.approx(theirs, rel=2e-2)  # bfloat16 against float32
     assert [s.tokens for s in read_steps(job.log)] == [s.tokens for s in read_steps(alone.log)]
 
 
 def run_as(script: str, job: TrainJob) -> None:
-    """The training with a script of the test's as its processes."""
+    """Runs the training with this script in place of launch.py."""
     folder = job.output.parent
     (folder / "script.py").write_text(script)
     line = command(job.train.accelerate, write_job(job))
@@ -158,29 +143,29 @@ def run_as(script: str, job: TrainJob) -> None:
 
 
 SHORT = """
-# The training as it is, but that processes wait for each other {seconds} s at most, whatever anyone asks for.
+# The training with a timeout of {seconds} s between processes, whatever is set.
 import datetime, sys
 import torch.distributed as dist
 begin = dist.init_process_group
-def impatient(*args, **settings):
+def with_timeout(*args, **settings):
     settings["timeout"] = datetime.timedelta(seconds={seconds})
     begin(*args, **settings)
-dist.init_process_group = impatient
+dist.init_process_group = with_timeout
 from pipeline.train.trainer.launch import main
 sys.exit(main(sys.argv[1]))
 """
-# A second or so for each whole dialogue.
+# About a second to render each dialogue.
 SLOW = "{% for _ in range(12000 if messages[1:] else 0) %}{% for _ in range(1000) %}{% endfor %}{% endfor %}"
-PATIENCE = 20  # seconds
+TIMEOUT = 20  # seconds
 
 
-def test_two_processes_wait_for_no_tokens(tmp_path: Path) -> None:
-    """Turning these examples into tokens takes longer than processes wait for each other."""
+def test_processes_do_not_wait_for_tokenization(tmp_path: Path) -> None:
+    """Tokenizing these examples takes longer than the timeout between processes."""
     student = tiny_student.save(tmp_path / "slow")
     (student / "chat_template.jinja").write_text(SLOW + tiny_student.CHATML)
     job = job_of(tmp_path, student, 4, {"num_processes": 2}, epochs=1)
-    run_as(SHORT.format(seconds=PATIENCE), job)
-    took = re.search(r"37 examples looked at in (\S+) s", (tmp_path / "train.log").read_text())
+    run_as(SHORT.format(seconds=TIMEOUT), job)
+    took = re.search(r"37 examples checked in (\S+) s", (tmp_path / "train.log").read_text())
     assert took
-    assert float(took[1]) > PATIENCE
+    assert float(took[1]) > TIMEOUT
     assert job.output.exists()

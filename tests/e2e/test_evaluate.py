@@ -14,7 +14,7 @@ from pipeline import open_run
 from pipeline.config.load import load_recipe
 from pipeline.engine.stage import Job, execute
 from pipeline.engine.store import Output
-from pipeline.evaluate.models import answering, reading, subjects
+from pipeline.evaluate.models import eval_models, problems_stage, sampling_stage
 from pipeline.inference.vllm_server import Server
 from pipeline.rows import Example, Problem
 from pipeline.stages import STAGES
@@ -52,7 +52,7 @@ def without_student(folder: Path, url: str, **sets: Path) -> str:
 def test_one_model_and_one_file_are_scored_by_one_command(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    server = fake_server("--right", "0.7")
+    server = fake_server("--correct", "0.7")
     given = problems(tmp_path, "sums", 3, question="text", answer="result")
     alone = ("evaluate", "--model", "fake", "--base-url", server.url, "--problems", str(given))
     columns = ("--question", "text", "--answer", "result", "--answer-type", "number")
@@ -118,7 +118,7 @@ def test_what_is_asked_of_evaluate_has_to_be_one_thing(tmp_path: Path) -> None:
 def test_sets_are_scored_each_with_its_prompt_and_one_that_is_added_asks_for_no_other_again(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    server = fake_server("--right", "0.7")
+    server = fake_server("--correct", "0.7")
     first, second = problems(tmp_path, "first", 11), problems(tmp_path, "second", 31)
     recipe = without_student(tmp_path, server.url, one=first)
     for stage in ("ingest", "evaluate"):
@@ -150,7 +150,7 @@ def test_sets_are_scored_each_with_its_prompt_and_one_that_is_added_asks_for_no_
 
     other = retort(tmp_path, "evaluate", recipe, *EVALUATE, "evaluate.temperature=0.9")
     assert other.returncode == 2
-    assert "evaluate/held_out/teacher-fake/generate was made under other settings" in other.stderr
+    assert "evaluate/held_out/teacher-fake/generate was made with other settings" in other.stderr
     assert "temperature: 0.6 -> 0.9" in other.stderr
     back = retort(tmp_path, "evaluate", recipe, *EVALUATE, "evaluate.held_out=false")
     assert back.returncode == 0, back.stderr
@@ -181,7 +181,7 @@ def test_an_evaluation_whose_requests_failed_goes_on_with_those_alone(
 def test_free_answers_of_a_set_are_judged_by_a_model_and_training_is_judged_as_before(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    server, judge = fake_server("--right", "0.5"), fake_server("--right", "0.8")
+    server, judge = fake_server("--correct", "0.5"), fake_server("--correct", "0.8")
     recipe = Path(without_student(tmp_path, server.url, one=problems(tmp_path, "first", 11)))
     for stage in ("ingest", "generate", "filter"):
         assert retort(tmp_path, stage, str(recipe)).returncode == 0
@@ -194,7 +194,7 @@ def test_free_answers_of_a_set_are_judged_by_a_model_and_training_is_judged_as_b
     done = retort(tmp_path, "evaluate", str(recipe), *EVALUATE)
     assert done.returncode == 0, done.stderr
     run = open_run(tmp_path / "test")
-    judged = [name for name in run.answers() if name.endswith("/judge")]
+    judged = [name for name in run.answer_stages() if name.endswith("/judge")]
     assert judged == [f"evaluate/one/teacher-{t}/filter/judge" for t in ("fake", "second")]
     assert judge.stats()["requests"] == sum(len(run.rows(name)) for name in judged) > 0
 
@@ -202,7 +202,7 @@ def test_free_answers_of_a_set_are_judged_by_a_model_and_training_is_judged_as_b
 def test_a_recipe_without_a_student_runs_to_the_teachers_scores_and_trains_nothing(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    server = fake_server("--right", "0.8")
+    server = fake_server("--correct", "0.8")
     recipe = without_student(tmp_path, server.url)
     train = retort(tmp_path, "train", recipe)
     assert train.returncode == 2
@@ -236,12 +236,12 @@ def test_all_models_are_compared_and_problems_that_the_student_learned_are_count
     tmp_path: Path, fake_server: StartFakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a student that is not trained, and whose answers come from the fake server as all others do."""
-    server = fake_server("--right", "0.7")
+    server = fake_server("--correct", "0.7")
     given = problems(tmp_path, "one", 11)
     sets = f'evaluate.sets=[{{name="one", sources=[{{kind="file", path="{given}"}}]}}]'
     recipe = load_recipe(write_recipe(tmp_path, server.url), ["ingest.held_out=0.5", *EVALUATE, sets])
     folder = tmp_path / "test"
-    within = reading(recipe.evaluate.sets[0])
+    within = problems_stage(recipe.evaluate.sets[0])
     assert [execute(stage, STAGES, recipe, folder) for stage in (STAGES["ingest"], within)] == [0, 0]
     learned = list(Output(folder / "evaluate/one/problems", Problem).rows())[:4]
 
@@ -260,8 +260,8 @@ def test_all_models_are_compared_and_problems_that_the_student_learned_are_count
     ):
         assert execute(stage, STAGES, recipe, folder) == 0
     reached = Server(base_urls=(server.url,), model="fake")
-    for subject in subjects(recipe, folder):
-        stage = answering(subject, recipe, lambda job: nullcontext(reached))
+    for model in eval_models(recipe, folder):
+        stage = sampling_stage(model, recipe, lambda job: nullcontext(reached))
         known = STAGES | {within.name: STAGES["ingest"]}
         assert execute(stage, known, recipe, folder) == 0
     asked = server.stats()["requests"]
@@ -279,21 +279,21 @@ def test_all_models_are_compared_and_problems_that_the_student_learned_are_count
     ]  # fmt: skip
 
 
-def test_a_model_that_is_there_for_several_subjects_and_sets_is_served_once(tmp_path: Path) -> None:
+def test_a_model_with_several_roles_and_sets_is_served_once(tmp_path: Path) -> None:
     given = problems(tmp_path, "one", 11)
     sets = f'evaluate.sets=[{{name="one", sources=[{{kind="file", path="{given}"}}]}}]'
     text = write_recipe(tmp_path, "http://127.0.0.1:9/v1").read_text()
     student = text.partition("[student]")[2]
-    served = f'[teacher]{student}serve = "vllm"\nprice_in = 1\n[generate]'
+    served = f'[teacher]{student}serve = "vllm"\nprice_per_mtok_in = 1\n[generate]'
     (tmp_path / "recipe.toml").write_text(
         text.partition("[teacher]")[0] + served + text.partition("[generate]")[2]
     )
     recipe = load_recipe(
         tmp_path / "recipe.toml", ["ingest.held_out=0.5", sets, "student.price_per_mtok_in=1"]
     )
-    todo = subjects(recipe, tmp_path)
-    assert [(s.set, s.name) for s in todo] == [
-        (name, subject) for name in ("held_out", "one") for subject in ("teacher", "base", "student")
+    models = eval_models(recipe, tmp_path)
+    assert [(m.set, m.role) for m in models] == [
+        (name, role) for name in ("held_out", "one") for role in ("teacher", "base", "student")
     ]
-    assert len({s.server for s in todo}) == 2
-    assert len({s.server for s in todo if not s.trained}) == 1
+    assert len({m.server_key for m in models}) == 2
+    assert len({m.server_key for m in models if not m.trained}) == 1

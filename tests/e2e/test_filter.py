@@ -21,7 +21,7 @@ from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, write_recipe
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe and a run whose traces are drawn."""
-    return draw(tmp_path_factory.mktemp("filter"), write_recipe, "--right", "0.7")
+    return draw(tmp_path_factory.mktemp("filter"), write_recipe, "--correct", "0.7")
 
 
 def filtered(drawn: Path, tmp_path: Path, table: str, code: int = 0) -> list[Trace]:
@@ -57,7 +57,7 @@ def test_a_trace_that_says_the_same_as_one_before_it_is_rejected_and_names_it(
     assert (
         funnel.traces
         == PROBLEMS * SAMPLES
-        == funnel.kept + sum([*funnel.rejected.values(), *funnel.unknown.values()])
+        == funnel.kept + sum([*funnel.rejected.values(), *funnel.undecided.values()])
     )
 
 
@@ -80,7 +80,7 @@ def test_problems_too_easy_or_too_hard_are_left_out(drawn: Path, tmp_path: Path)
     right: dict[str, list[bool]] = {}
     for trace in traces:
         correct = next(v.outcome for v in trace.verdicts if v.filter == "correct")
-        if correct != "unknown":
+        if correct != "undecided":
             right.setdefault(trace.problem_id, []).append(correct == "passed")
     for trace in traces:
         rate = sum(right[trace.problem_id]) / len(right[trace.problem_id])
@@ -90,7 +90,7 @@ def test_problems_too_easy_or_too_hard_are_left_out(drawn: Path, tmp_path: Path)
 
 
 def test_without_a_reference_the_majority_stands_for_it_and_is_marked(tmp_path: Path) -> None:
-    server = FakeServer("--right", "0.8", "--malformed", "0", "--truncated", "0")
+    server = FakeServer("--correct", "0.8", "--malformed", "0", "--truncated", "0")
     try:
         recipe = write_recipe(tmp_path, server.url)
         recipe.write_text(recipe.read_text().replace("[teacher]", 'reference = ""\n[teacher]'))
@@ -110,7 +110,7 @@ def test_without_a_reference_the_majority_stands_for_it_and_is_marked(tmp_path: 
     assert len({(t.problem_id, t.response) for t in kept}) == len({t.problem_id for t in kept})
 
 
-def test_processes_side_by_side_write_the_bytes_that_one_writes(
+def test_parallel_processes_write_the_bytes_that_one_writes(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(drawn / "recipe.toml")

@@ -42,7 +42,7 @@ def adaptive_recipe(tmp_path: Path, url: str) -> Path:
 def test_a_problem_stops_once_enough_of_its_traces_are_kept(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    server = fake_server("--spread", "--right", "0.5")
+    server = fake_server("--spread", "--correct", "0.5")
     generate(tmp_path, adaptive_recipe(tmp_path, server.url), *ADAPTIVE)
     by_problem: dict[str, list[str]] = {}
     for trace in traces(tmp_path):
@@ -81,7 +81,7 @@ def test_adaptive_runs_that_are_killed_decide_as_one_that_is_not(
 def test_a_thought_cut_at_max_tokens_is_continued_and_its_tokens_add_up(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    whole = fake_server("--words", "60", "--right", "1", "--malformed", "0", "--truncated", "0")
+    whole = fake_server("--words", "60", "--correct", "1", "--malformed", "0", "--truncated", "0")
     recipe = write_recipe(tmp_path, whole.url)
     generate(tmp_path / "whole", recipe)
     generate(tmp_path / "cut", recipe, "generate.max_tokens=25", "generate.max_continuations=5")
@@ -170,7 +170,7 @@ def test_several_addresses_share_the_load_and_one_that_dies_is_set_aside(
     second.stop()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert "http://127.0.0.1:9/v1 is set aside" in err
+    assert "http://127.0.0.1:9/v1 is in cooldown" in err
     assert min(spread) > max(spread) / 3
     assert len(traces(tmp_path)) == PROBLEMS * SAMPLES
 
@@ -198,7 +198,7 @@ def test_a_server_that_stays_gone_stops_the_run_and_nothing_is_lost(
     server.stop()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "no good answer for 2 s" in err
+    assert "no good response for 2 s" in err
     assert Output(tmp_path / "test" / "generate", Trace).counts().rows >= 4
 
 
@@ -214,10 +214,10 @@ def test_log_probs_are_kept_in_the_row_in_few_bytes(tmp_path: Path, fake_server:
         n = len(held.tokens)
         assert len(held.logprobs) == n >= row.completion_tokens - 2
         assert len(held.top_tokens) == len(held.top_logprobs) == n * k
-        assert 0 < held.thought < n
+        assert 0 < held.reasoning_tokens < n
         assert row.reasoning_logprob
         assert row.response_logprob
-        mean = sum(held.logprobs[: held.thought]) / held.thought
+        mean = sum(held.logprobs[: held.reasoning_tokens]) / held.reasoning_tokens
         assert abs(mean - row.reasoning_logprob) < 1e-6
     tokens = sum(len(row.logprobs.tokens) for row in rows if row.logprobs)
     size = 0
@@ -238,7 +238,7 @@ def test_status_tells_what_a_run_costs_while_it_works_and_after(
     assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
     process = start(tmp_path, "generate", str(recipe), *prices, "generate.concurrency=3")
     folder = tmp_path / "test" / "generate"
-    while not usage.read(folder) and process.poll() is None:
+    while not usage.read_attempts(folder) and process.poll() is None:
         time.sleep(0.05)
     shown = retort(tmp_path, "status", "test").stdout
     assert "spent" in shown
@@ -251,9 +251,9 @@ def test_status_tells_what_a_run_costs_while_it_works_and_after(
     assert (cost.prompt_tokens, cost.completion_tokens) == used
     assert cost.spend == (used[0] * 1.0 + used[1] * 5.0) / 1e6
     assert cost.kept == sum(t.outcome == "kept" for t in open_run(tmp_path / "test").rows("filter"))
-    (last,) = usage.read(folder)
-    assert last.accounts[0].requests == PROBLEMS * SAMPLES
-    assert json.loads((folder / "ledger.json").read_text())
+    (last,) = usage.read_attempts(folder)
+    assert last.endpoints[0].requests == PROBLEMS * SAMPLES
+    assert json.loads((folder / "usage.json").read_text())
 
 
 def test_tokens_that_no_server_counted_are_unknown_and_not_0(
@@ -266,7 +266,7 @@ def test_tokens_that_no_server_counted_are_unknown_and_not_0(
     assert (cost.prompt_tokens, cost.completion_tokens, cost.spend, cost.per_kept) == (None,) * 4
     (line,) = [row.split() for row in status(tmp_path).splitlines() if row.split()[:1] == ["fake"]]
     assert line[2:] == [str(PROBLEMS * SAMPLES), "-", "-", "-", "-", "-"]
-    (account,) = usage.read(tmp_path / "test" / "generate")[0].accounts
+    (account,) = usage.read_attempts(tmp_path / "test" / "generate")[0].endpoints
     assert (account.uncounted, account.spend) == (PROBLEMS * SAMPLES, None)
 
 

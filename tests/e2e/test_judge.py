@@ -15,7 +15,7 @@ from pipeline.config.load import load_recipe
 from pipeline.engine.stage import execute
 from pipeline.engine.store import Output
 from pipeline.filter import apply
-from pipeline.filter.stage import judging as judging_stage
+from pipeline.filter.stage import rules_stage
 from pipeline.rows import JudgeVerdict, Trace
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer, StartFakeServer
@@ -38,7 +38,7 @@ def free_recipe(folder: Path, url: str, judge: str = "http://127.0.0.1:9/v1") ->
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe and a run whose free-text traces are drawn."""
-    return draw(tmp_path_factory.mktemp("judge"), free_recipe, "--right", "0.5")
+    return draw(tmp_path_factory.mktemp("judge"), free_recipe, "--correct", "0.5")
 
 
 def judged_by(server: FakeServer, drawn: Path, folder: Path) -> Path:
@@ -67,7 +67,7 @@ def texts(traces: list[Trace]) -> set[tuple[str, str]]:
 def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
     drawn: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    server = fake_server("--right", "0.8", "--malformed", "0.1", "--truncated", "0.1")
+    server = fake_server("--correct", "0.8", "--malformed", "0.1", "--truncated", "0.1")
     recipe = judged_by(server, drawn, tmp_path)
     done = retort(
         tmp_path, "filter", str(recipe), "judge.price_per_mtok_out=100", "judge.env.TOKEN=hidden-value"
@@ -89,11 +89,11 @@ def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
     assert {correct(trace)[:2] for trace in traces if trace.response} == {
         ("passed", ""),
         ("failed", "wrong"),
-        ("unknown", "unclear"),
+        ("undecided", "unclear"),
     }
     assert any(trace.outcome == "kept" for trace in traces)
     funnel = run.why()
-    counted = funnel.kept + sum([*funnel.rejected.values(), *funnel.unknown.values()])
+    counted = funnel.kept + sum([*funnel.rejected.values(), *funnel.undecided.values()])
     assert counted == funnel.traces == PROBLEMS * SAMPLES
     judge_verdicts = list(run.rows("filter/judge"))
     assert {o.reasoning for o in judge_verdicts if o.outcome == "passed"} == {
@@ -113,7 +113,7 @@ def test_a_judge_killed_and_asked_again_is_paid_once_and_ends_with_the_same_byte
     drawn: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     rng = random.Random(3)
-    server = fake_server("--right", "1", "--malformed", "0", "--truncated", "0", "--latency", "0.1")
+    server = fake_server("--correct", "1", "--malformed", "0", "--truncated", "0", "--latency", "0.1")
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     recipe = str(judged_by(server, drawn, calm))
     assert retort(calm, "filter", recipe).returncode == 0
@@ -146,11 +146,11 @@ def test_a_judge_that_cannot_be_reached_is_a_mistake_before_anything_is_spent(
     assert not list((tmp_path / "test" / "filter").rglob("*.parquet"))
 
 
-def test_opinions_that_fail_end_with_3_and_may_be_accepted_as_cannot_tell(
+def test_failed_judge_requests_end_with_3_and_may_be_accepted_as_undecided(
     drawn: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server(
-        "--right", "1", "--malformed", "0", "--truncated", "0", "--too-long", "What is 3 + 2?"
+        "--correct", "1", "--malformed", "0", "--truncated", "0", "--too-long", "What is 3 + 2?"
     )
     recipe = str(judged_by(server, drawn, tmp_path))
     first = retort(tmp_path, "filter", recipe)
@@ -162,13 +162,13 @@ def test_opinions_that_fail_end_with_3_and_may_be_accepted_as_cannot_tell(
     assert server.stats()["requests"] - before <= SAMPLES
     failed = [t for t in open_run(tmp_path / "test").rows("filter") if correct(t)[1] == "judge_failed"]
     assert {t.question for t in failed} == {"What is 3 + 2?"}
-    assert all(correct(t)[0] == "unknown" and "400" in correct(t)[2] for t in failed)
+    assert all(correct(t)[0] == "undecided" and "400" in correct(t)[2] for t in failed)
 
 
-def test_processes_side_by_side_use_the_same_opinions_with_duplicates_or_without(
+def test_parallel_processes_use_the_same_judge_verdicts_with_and_without_deduplication(
     drawn: Path, tmp_path: Path, fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = fake_server("--right", "1", "--malformed", "0", "--truncated", "0")
+    server = fake_server("--correct", "1", "--malformed", "0", "--truncated", "0")
     path = judged_by(server, drawn, tmp_path)
     recipe = load_recipe(path)
     twins = load_recipe(path, ["filter.duplicates.traces=0.9"])
@@ -189,11 +189,11 @@ def test_processes_side_by_side_use_the_same_opinions_with_duplicates_or_without
 def test_answers_of_a_model_that_is_compared_are_judged_in_a_folder_of_their_own(
     drawn: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    recipe = load_recipe(judged_by(fake_server("--right", "0.8"), drawn, tmp_path))
-    stage = judging_stage("evaluate/held_out/student/filter", "generate", recipe.filter, judged=True)
+    recipe = load_recipe(judged_by(fake_server("--correct", "0.8"), drawn, tmp_path))
+    stage = rules_stage("evaluate/held_out/student/filter", "generate", recipe.filter, uses_judge=True)
     assert execute(stage, STAGES, recipe, tmp_path / "test") == 0
     run = open_run(tmp_path / "test")
-    assert "evaluate/held_out/student/filter/judge" in run.answers()
+    assert "evaluate/held_out/student/filter/judge" in run.answer_stages()
     assert not (run.path / "filter").exists()
     judge_verdicts = list(run.rows("evaluate/held_out/student/filter/judge"))
     assert len(judge_verdicts) == len(texts(list(run.rows("evaluate/held_out/student/filter"))))

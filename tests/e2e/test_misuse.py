@@ -1,4 +1,4 @@
-"""What a user does wrong, and what is said of it: one line, exit code 2, before any work."""
+"""Mistakes of users: each is answered in one line with exit code 2, before any work."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.conftest import StartFakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, start, write_recipe
 
 
-def refused(runs: Path, *words: str, env: dict[str, str] | None = None) -> str:
+def refusal(runs: Path, *words: str, env: dict[str, str] | None = None) -> str:
     done = retort(runs, *words, env=env)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -19,22 +19,22 @@ def refused(runs: Path, *words: str, env: dict[str, str] | None = None) -> str:
 
 def test_mistakes_in_the_recipe_are_found_before_anything_is_written(tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path, "http://127.0.0.1:9/v1"))
-    assert "no such recipe" in refused(tmp_path, "run", "nowhere.toml")
-    assert "did you mean 'samples'" in refused(tmp_path, "run", recipe, "generate.sample=1")
-    assert "prompts here" in refused(tmp_path, "run", recipe, "generate.prompt=none")
-    assert "nosuch.jsonl" in refused(tmp_path, "run", recipe, "ingest.sources.0.path=nosuch.jsonl")
-    message = refused(tmp_path, "run", recipe, "ingest.sources.0.question=nosuch")
+    assert "no such recipe" in refusal(tmp_path, "run", "nowhere.toml")
+    assert "did you mean 'samples'" in refusal(tmp_path, "run", recipe, "generate.sample=1")
+    assert "prompts here" in refusal(tmp_path, "run", recipe, "generate.prompt=none")
+    assert "nosuch.jsonl" in refusal(tmp_path, "run", recipe, "ingest.sources.0.path=nosuch.jsonl")
+    message = refusal(tmp_path, "run", recipe, "ingest.sources.0.question=nosuch")
     assert "nosuch" in message
     assert "question, answer" in message
-    assert "NO_KEY_HERE" in refused(tmp_path, "run", recipe, "teacher.api_key_env=NO_KEY_HERE")
-    assert "finishd" in refused(tmp_path, "run", recipe, "filter.rules.finishd={}")
-    assert "no such" in refused(tmp_path, "run", recipe, "student.model=./nosuch")
+    assert "NO_KEY_HERE" in refusal(tmp_path, "run", recipe, "teacher.api_key_env=NO_KEY_HERE")
+    assert "finishd" in refusal(tmp_path, "run", recipe, "filter.rules.finishd={}")
+    assert "no such" in refusal(tmp_path, "run", recipe, "student.model=./nosuch")
     assert not (tmp_path / "test").exists()
 
 
-def test_a_stage_without_its_input_says_which_command_makes_it(tmp_path: Path) -> None:
+def test_a_stage_without_its_input_names_the_command_that_makes_it(tmp_path: Path) -> None:
     recipe = str(write_recipe(tmp_path, "http://127.0.0.1:9/v1"))
-    assert "generate needs ingest, which is not made yet" in refused(tmp_path, "generate", recipe)
+    assert "generate needs ingest, which is not made yet" in refusal(tmp_path, "generate", recipe)
 
 
 def test_other_settings_on_the_same_folder_are_refused_by_name(
@@ -43,20 +43,20 @@ def test_other_settings_on_the_same_folder_are_refused_by_name(
     recipe = str(write_recipe(tmp_path, fake_server().url))
     for stage in ("ingest", "generate"):
         assert retort(tmp_path, stage, recipe).returncode == 0
-    assert "temperature: 0.6 -> 0.9" in refused(tmp_path, "generate", recipe, "generate.temperature=0.9")
+    assert "temperature: 0.6 -> 0.9" in refusal(tmp_path, "generate", recipe, "generate.temperature=0.9")
     again = retort(tmp_path, "generate", recipe, "generate.concurrency=3")
     assert again.returncode == 0
     assert "done already" in again.stderr
 
 
-def test_a_server_that_is_not_there_or_refuses_us_stops_at_once(
+def test_a_server_that_is_absent_or_rejects_the_key_stops_the_stage_at_once(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server("--key-env", "FAKE_KEY", env={"FAKE_KEY": "right-key-123456"})
     recipe = str(write_recipe(tmp_path, server.url))
     assert retort(tmp_path, "ingest", recipe).returncode == 0
     with_key = ("generate", recipe, "teacher.api_key_env=KEY")
-    message = refused(tmp_path, *with_key, env={"KEY": "wrong-key-abcdef"})
+    message = refusal(tmp_path, *with_key, env={"KEY": "wrong-key-abcdef"})
     assert "wrong-key-abcdef" not in message
     assert "401" in message
     right = {"KEY": "right-key-123456"}
@@ -65,11 +65,11 @@ def test_a_server_that_is_not_there_or_refuses_us_stops_at_once(
     assert "it lists 'fake'" in unknown.stderr.splitlines()[0]
     assert "`other` does not exist" in unknown.stderr.splitlines()[-1]
     dead = "teacher.base_url=http://127.0.0.1:9/v1"
-    assert "127.0.0.1:9" in refused(tmp_path, "generate", recipe, dead, "teacher.max_retries=0")
+    assert "127.0.0.1:9" in refusal(tmp_path, "generate", recipe, dead, "teacher.max_retries=0")
     assert retort(tmp_path, *with_key, env=right).returncode == 0
 
 
-def test_units_that_fail_end_with_3_and_a_count_and_the_same_command_retries_them(
+def test_failed_items_end_with_3_and_a_count_and_the_same_command_retries_them(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server("--too-long", "What is 3 + 2?")
@@ -78,7 +78,7 @@ def test_units_that_fail_end_with_3_and_a_count_and_the_same_command_retries_the
     first = retort(tmp_path, "generate", recipe)
     assert first.returncode == 3
     assert f"{SAMPLES} failed, {(PROBLEMS - 1) * SAMPLES} done" in first.stderr
-    assert "unfinished" in refused(tmp_path, "filter", recipe)
+    assert "unfinished" in refusal(tmp_path, "filter", recipe)
     before = server.stats()["requests"]
     assert retort(tmp_path, "generate", recipe).returncode == 3
     assert server.stats()["requests"] - before <= SAMPLES
@@ -86,18 +86,18 @@ def test_units_that_fail_end_with_3_and_a_count_and_the_same_command_retries_the
     assert retort(tmp_path, "filter", recipe).returncode == 0
     funnel = json.loads((tmp_path / "test/filter/manifest.json").read_text())["report"]
     assert funnel["rejected"]["finished: failed"] == SAMPLES
-    counted = funnel["kept"] + sum(funnel["rejected"].values()) + sum(funnel["unknown"].values())
+    counted = funnel["kept"] + sum(funnel["rejected"].values()) + sum(funnel["undecided"].values())
     assert counted == funnel["traces"] == PROBLEMS * SAMPLES
 
 
-def test_a_second_process_on_the_same_stage_is_told_so(tmp_path: Path, fake_server: StartFakeServer) -> None:
+def test_a_second_process_on_the_same_stage_is_refused(tmp_path: Path, fake_server: StartFakeServer) -> None:
     recipe = str(write_recipe(tmp_path, fake_server("--latency", "1").url))
     assert retort(tmp_path, "ingest", recipe).returncode == 0
     first = start(tmp_path, "generate", recipe)
     try:
         while not (tmp_path / "test/generate/manifest.json").exists():
             assert first.poll() is None
-        assert "is working on it" in refused(tmp_path, "generate", recipe)
+        assert "is working on it" in refusal(tmp_path, "generate", recipe)
         assert "running" in retort(tmp_path, "status", "test").stdout
     finally:
         first.kill()
@@ -105,5 +105,5 @@ def test_a_second_process_on_the_same_stage_is_told_so(tmp_path: Path, fake_serv
 
 
 @pytest.mark.parametrize("words", [["status", "nosuch"], ["show", "nosuch"], ["status"]])
-def test_asking_about_a_run_that_is_not_there_is_one_line(tmp_path: Path, words: list[str]) -> None:
-    refused(tmp_path / "empty", *words)
+def test_an_absent_run_is_refused_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    refusal(tmp_path / "empty", *words)

@@ -16,7 +16,7 @@ STAGES = ("ingest", "generate", "filter", "select")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("pipeline")
-    shares = ("--malformed", "0.2", "--truncated", "0.1", "--right", "0.5", "--faults", '{"429": 0.1}')
+    shares = ("--malformed", "0.2", "--truncated", "0.1", "--correct", "0.5", "--faults", '{"429": 0.1}')
     server = FakeServer(*shares)
     try:
         recipe = str(write_recipe(folder, server.url))
@@ -32,7 +32,7 @@ def test_every_count_adds_up_from_problems_to_examples(run: Run) -> None:
     report = run.report("filter")
     assert report["traces"] == PROBLEMS * SAMPLES == len(run.traces)
     rejected = sum(report["rejected"].values())
-    assert report["traces"] == report["kept"] + rejected + sum(report["unknown"].values())
+    assert report["traces"] == report["kept"] + rejected + sum(report["undecided"].values())
     assert 0 < report["kept"] < report["traces"]
     assert {"finished: truncated", "single_reasoning: unclosed"} <= set(report["rejected"])
     chosen = run.report("select")
@@ -76,9 +76,9 @@ def test_python_gives_arrow_pandas_and_datasets(run: Run) -> None:
     why = run.why()
     assert why.model_dump() == run.report("filter")
     fails = [v.filter for v in run.verdicts if v.outcome == "failed"]
-    assert {name: rule.fails for name, rule in why.rules.items() if rule.fails} == Counter(fails)
+    assert {name: rule.failed for name, rule in why.rules.items() if rule.failed} == Counter(fails)
     only = [{v.filter for v in t.verdicts if v.outcome == "failed"} for t in run.traces]
-    assert {name: rule.alone for name, rule in why.rules.items()} == {
+    assert {name: rule.failed_alone for name, rule in why.rules.items()} == {
         name: only.count({name}) for name in why.rules
     }
     assert run.counts()["generate"].rows == PROBLEMS * SAMPLES

@@ -9,7 +9,7 @@ import pytest
 from pipeline import open_run
 from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, write_recipe
 
-RIGHT = ("--right", "1", "--malformed", "0", "--truncated", "0")
+RIGHT = ("--correct", "1", "--malformed", "0", "--truncated", "0")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_the_default_rules_say_why_and_none_is_what_lets_plain_text_pass(drawn: 
     recipe = copied(drawn, tmp_path)
     stopped = retort(tmp_path, "filter", recipe)
     assert stopped.returncode == 2
-    assert "single_reasoning: no_thought" in stopped.stderr
+    assert "single_reasoning: no_reasoning" in stopped.stderr
     assert 'select.reasoning = "none"' in stopped.stderr
     shutil.rmtree(tmp_path / "test" / "filter")
     for stage in ("filter", "select"):
@@ -52,7 +52,7 @@ def test_the_default_rules_say_why_and_none_is_what_lets_plain_text_pass(drawn: 
     run = open_run(tmp_path / "test")
     report = run.report("select")
     assert report["kept"] == PROBLEMS * SAMPLES
-    left = ("without_thought", "without_answer", "same_text", "over_per_problem")
+    left = ("without_reasoning", "without_answer", "same_text", "over_per_problem")
     assert report["kept"] == report["train"] + report["validation"] + sum(report[name] for name in left)
     assert f"select: {report['kept']} kept traces = {report['train']} to train on + " in done.stderr
     responses = {trace.id: trace.response for trace in run.traces}
@@ -71,7 +71,7 @@ def test_a_thought_that_stands_apart_is_counted_where_it_is_not_taught(tmp_path:
         assert done.returncode == 0, done.stderr
     run = open_run(folder / "test")
     examples = list(run.examples)
-    assert run.report("select")["thought_not_taught"] == len(examples) > 0
+    assert run.report("select")["reasoning_not_taught"] == len(examples) > 0
     assert f"of {len(examples)} examples the thought is not taught" in done.stderr
     assert not any("think" in example.messages[-1].content for example in examples)
 

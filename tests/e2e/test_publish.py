@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from filters import FILTERS
+from filters.table import FILTERS
 from pipeline.config import Recipe
 from pipeline.engine.stage import Job, manifest_of
 from pipeline.errors import UserError
@@ -240,7 +240,7 @@ def test_a_student_of_older_examples_is_refused(run: Run) -> None:
     whole = manifest.read_text()
     manifest.write_text(json.dumps(json.loads(whole) | {"inputs": {"select": "0" * 16}}))
     try:
-        assert "select was made anew after train" in refusal(run, run.path.parent / "late")
+        assert "select was made again after train" in refusal(run, run.path.parent / "late")
     finally:
         manifest.write_text(whole)
 

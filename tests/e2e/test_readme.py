@@ -1,8 +1,8 @@
-"""Every command and code block of README.md, run or checked; a line that no table here names fails.
+"""Runs or checks every command and code block of README.md and of the hand-written pages of docs/.
 
-RUN: run as it stands, with the small run below for `demo` and, where a server is named, the fake one.
-CHECKED: its words are those of the command line and its recipe loads, no more: it takes minutes, a GPU, a
-model hub or a token. The demo itself is run in test_real.py.
+RUN: commands that are run, on the small run below as `demo`, and on the fake server where one is named.
+CHECKED: commands that take minutes, a GPU, a model hub or a token. Their arguments are parsed and their
+recipe is loaded. A command in neither table fails a test. test_real.py runs the demo itself.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from typing import Any
 import click
 import pytest
 
-import filters
+from filters.table import check_rules
 from pipeline.cli.main import cli
-from pipeline.config.load import load_recipe, recipe_of
+from pipeline.config.load import load_recipe, parse_recipe
+from tests import docs
 from tests.conftest import FakeServer
 from tests.e2e.runs import ROOT, retort
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-PROSE = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+WRITTEN = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in docs.PAGES]
+TEXT = "\n".join(path.read_text() for path in (ROOT / "README.md", *WRITTEN))
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
 SPANS = re.findall(r"`([^`\n]+)`", PROSE)
 RUN = (
     "generate pipeline/recipes/demo.toml",
@@ -45,11 +47,12 @@ RUN = (
 )
 CHECKED = (
     "check pipeline/recipes/",
-    "run pipeline/recipes/demo.toml",
+    "run pipeline/recipes/",
     "evaluate --model Qwen/Qwen3-32B",
     "publish demo --to hub:OWNER/NAME",
 )
-OF_THE_SCRIPT = ("", "test", "setup")  # of run.sh itself
+PLACEHOLDERS = ("RECIPE", "ARGS", "WORDS")
+SCRIPT = ("", "test", "setup")  # commands of run.sh itself
 BASE = """
 run = "readme"
 [[ingest.sources]]
@@ -70,9 +73,9 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """What follows ./run.sh, in blocks and in the text."""
+    """The arguments of ./run.sh, in blocks and in the text."""
     lines = [line for text in blocks("bash") for line in text.splitlines() if line.strip()]
-    lines += [span for span in SPANS if span.startswith("./run.sh")]
+    lines += [span for span in SPANS if span.startswith("./run.sh") and not span.endswith(PLACEHOLDERS)]
     lines = [re.sub(r'^eval "\$\((.*?)\)"', r"\1", line) for line in lines]
     return [" ".join(line.split("  #")[0].split()).removeprefix("./run.sh").strip() for line in lines]
 
@@ -83,14 +86,14 @@ def named(command: str, table: tuple[str, ...]) -> bool:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FakeServer]:
-    server = FakeServer("--right", "0.5")
+    server = FakeServer("--correct", "0.5")
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, server: FakeServer) -> Path:
-    """A folder with data/runs/demo: the recipe of the demo with the fake server, ingest to select."""
+    """A folder with data/runs/demo: the demo's recipe with the fake server, from ingest to select."""
     folder = tmp_path_factory.mktemp("readme")
     text = (ROOT / "pipeline" / "recipes" / "demo.toml").read_text()
     teacher, rest = text.split("[generate]", 1)
@@ -99,27 +102,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory, server: FakeServer) -> Path
     )
     (folder / "demo.toml").write_text(f"{teacher}[generate]{rest}")
     for stage in ("ingest", "generate", "filter", "select"):
-        done = on_the_small_run(folder, f"{stage} {folder / 'demo.toml'} ingest.sources.0.limit=20")
+        done = retort_in(folder, f"{stage} {folder / 'demo.toml'} ingest.sources.0.limit=20")
         assert done.returncode == 0, done.stderr
     run = folder / "data" / "runs" / "demo"
     shutil.copytree(
         run / "filter", run / "evaluate" / "held_out" / "student" / "filter"
-    )  # as if it had answered
+    )  # as if the student had answered
     shutil.copytree(run, run.with_name("other"))
     (folder / "aime.jsonl").write_text('{"question": "What is 2 + 3?", "answer": "5"}\n')
     return folder
 
 
-def on_the_small_run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+def retort_in(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     return retort(folder / "data" / "runs", *shlex.split(command))
 
 
-def test_every_command_is_in_one_of_the_tables() -> None:
+def test_every_command_is_in_one_table() -> None:
     assert len(commands()) > 10
     for command in commands():
-        script = command in OF_THE_SCRIPT or command.startswith("test -m")
+        script = command in SCRIPT or command.startswith("test -m")
         found = [named(command, RUN), named(command, CHECKED), script]
-        assert found.count(True) == 1, f"./run.sh {command}: say in this file how it is tested"
+        assert found.count(True) == 1, f"./run.sh {command}: add it to a table of this file"
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if named(c, RUN)])
@@ -129,34 +132,35 @@ def test_a_command_runs(command: str, folder: Path, server: FakeServer) -> None:
     command = command.replace("http://127.0.0.1:8000/v1", server.url).replace(
         "aime.jsonl", f"{folder}/aime.jsonl"
     )
-    done = on_the_small_run(folder, command.replace("published/", f"{folder}/published/"))
+    done = retort_in(folder, command.replace("published/", f"{folder}/published/"))
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if named(c, CHECKED)])
-def test_a_command_that_is_not_run_is_one_of_the_command_line(command: str) -> None:
+def test_a_command_that_is_not_run_parses_and_its_recipe_loads(command: str) -> None:
     name, *words = shlex.split(command)
     context = cli.commands[name].make_context(name, words, parent=click.Context(cli, **cli.context_settings))
     for path in (word for word in words if word.endswith(".toml")):
         load_recipe(ROOT / path, context.params["overrides"])
 
 
-def test_the_script_knows_its_own_words() -> None:
+def test_the_script_has_its_own_commands() -> None:
     text = (ROOT / "run.sh").read_text()
     assert subprocess.run(["bash", "-n", str(ROOT / "run.sh")]).returncode == 0
     assert all(f"\n{word})" in text for word in ("setup", "test", '""'))
 
 
 @pytest.mark.parametrize("text", blocks("toml"))
-def test_a_block_of_toml_is_a_part_of_a_recipe(text: str) -> None:
+def test_a_toml_block_is_part_of_a_recipe(text: str) -> None:
     recipe: dict[str, Any] = tomllib.loads(BASE)
     for name, table in tomllib.loads(text).items():
-        recipe[name] = table if name == "teacher" else recipe.get(name, {}) | table
-    filters.check_rules(recipe_of(recipe, (), "README").filter.rules)
+        merged = isinstance(table, dict) and name != "teacher"
+        recipe[name] = recipe.get(name, {}) | table if merged else table
+    check_rules(parse_recipe(recipe, (), "README").filter.rules)
 
 
-def test_settings_in_the_text_are_settings(tmp_path: Path) -> None:
+def test_settings_in_the_text_exist(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(BASE)
     settings = [span for span in SPANS if re.fullmatch(r"(?:[a-z_]+\.)+[a-z_]+=\S+", span)]
@@ -166,14 +170,14 @@ def test_settings_in_the_text_are_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", blocks("python"))
-def test_a_block_of_python_runs(text: str, folder: Path) -> None:
+def test_a_python_block_runs(text: str, folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_modules_that_are_named_are_there() -> None:
+def test_modules_in_the_text_exist() -> None:
     figures = (ROOT / "docs" / "figures.md").read_text()
-    modules = re.findall(r"python -m ([\w.]+\w)", README + figures)
+    modules = re.findall(r"python -m ([\w.]+\w)", TEXT)
     names = re.findall(r"^\| `(\w+)[^`]*` \|", figures, flags=re.MULTILINE)
     modules += [f"tests.benchmarks.{name}" for name in names]
     assert len(modules) > 5
@@ -181,7 +185,7 @@ def test_modules_that_are_named_are_there() -> None:
         assert importlib.util.find_spec(module), module
 
 
-def test_commands_named_in_the_text_exist() -> None:
+def test_commands_in_the_text_exist() -> None:
     words = [span.split()[1] for span in SPANS if re.fullmatch(r"retort [a-z]+.*", span)]
     assert words
     assert set(words) <= set(cli.commands)

@@ -44,7 +44,7 @@ def test_the_demo_recipe_runs_from_problems_to_the_table(tmp_path: Path) -> None
         assert len(kept.tokens) == len(kept.logprobs) == len(kept.top_tokens) / 3 >= 1
         assert all(lp <= 0 for lp in kept.logprobs)
         assert min(kept.tokens) >= 0
-        assert 0 <= kept.thought <= len(kept.tokens)
+        assert 0 <= kept.reasoning_tokens <= len(kept.tokens)
     assert any(trace.continuations and trace.finish_reason == "stop" for trace in run.traces)
     held_out = sum(problem.split == "held_out" for problem in run.problems)
     assert len(run.scores) == 3 * held_out

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import open_run
 from pipeline.config import Recipe
-from pipeline.config.load import load_recipe, recipe_of
+from pipeline.config.load import load_recipe, parse_recipe
 from pipeline.engine.stage import DONE, execute
 from pipeline.stages import STAGES
 from tests.conftest import StartFakeServer
@@ -54,7 +54,7 @@ def rehearsal(name: str, url: str, folder: Path) -> Recipe:
         given["generate"]["samples"] = 2
     given["generate"]["concurrency"] = 8
     given["filter"]["max_rejected_fraction"] = 1
-    return recipe_of(given, (), name)
+    return parse_recipe(given, (), name)
 
 
 def local(source: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def local(source: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
 def test_a_recipe_is_rehearsed_from_ingest_to_select(
     name: str, fake_server: StartFakeServer, tmp_path: Path
 ) -> None:
-    recipe = rehearsal(name, fake_server("--right", "0.8").url, tmp_path)
+    recipe = rehearsal(name, fake_server("--correct", "0.8").url, tmp_path)
     for stage in ("ingest", "generate", "filter", "select"):
         STAGES[stage].check(recipe)
         assert execute(STAGES[stage], STAGES, recipe, tmp_path / name) == DONE
     run = open_run(tmp_path / name)
     why = run.why()
-    assert why.traces == why.kept + sum(why.rejected.values()) + sum(why.unknown.values())
+    assert why.traces == why.kept + sum(why.rejected.values()) + sum(why.undecided.values())
     assert why.kept > 0, why
     assert len(run.examples) > 0
     assert set(recipe.filter.rules) <= set(why.rules)

@@ -18,7 +18,7 @@ from tests.e2e.runs import retort, write_recipe
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe without a student, and its whole run."""
     folder = tmp_path_factory.mktemp("record")
-    server = FakeServer("--right", "0.7")
+    server = FakeServer("--correct", "0.7")
     try:
         recipe = write_recipe(folder, server.url)
         text = recipe.read_text().partition("[student]")[0].replace("held_out = 0.0", "held_out = 0.3")
@@ -57,7 +57,7 @@ def test_a_refused_command_writes_nothing(command: str, setting: str, done: Path
     before = state(run)
     refused = retort(run.parent, command, str(done / "recipe.toml"), setting)
     assert refused.returncode == 2, refused.stderr
-    assert "was made under other settings" in refused.stderr
+    assert "was made with other settings" in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr
     assert state(run) == before
 
@@ -105,14 +105,14 @@ def test_run_says_what_each_stage_came_to_that_nothing_is_trained_and_what_is_ne
     assert f"generate: {funnel['traces']:,} traces, {tokens:,} tokens" in said
     assert f"ingest: {len(run.problems)} problems: " in said
     assert f"select: {funnel['kept']} kept traces = " in said
-    progress = usage.read(run.path / "generate")[-1].line
+    progress = usage.read_attempts(run.path / "generate")[-1].line
     assert re.search(r"kept \d+ % \(\d+ judged\)", progress)
     assert said.count("next:") == 1
     assert said.splitlines()[-1] == f"next: retort --runs {done} report test"
 
 
 def test_the_next_command_can_be_pasted_from_stage_to_stage(tmp_path: Path) -> None:
-    server = FakeServer("--right", "0.7")
+    server = FakeServer("--correct", "0.7")
     folder = tmp_path / "a folder"
     folder.mkdir()
     try:

@@ -66,7 +66,7 @@ def finish(run: Path) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    server = FakeServer("--malformed", "0.2", "--truncated", "0.1", "--right", "0.5")
+    server = FakeServer("--malformed", "0.2", "--truncated", "0.1", "--correct", "0.5")
     try:
         recipe = str(write_recipe(folder, server.url))
         empty = retort(folder, "ingest", recipe)
@@ -167,20 +167,20 @@ def test_a_search_finds_a_hostile_trace_and_shows_it_as_text_with_its_formulas(b
     shown = browser.find_element("id", "trace")
     assert shown.find_element("tag name", "code").text.startswith("</script><img src=x onerror=alert(1)>")
     assert not shown.find_elements("css selector", "img, script")
-    assert shown.find_element("id", "thought").get_attribute("open")
-    assert len(shown.find_elements("css selector", "#thought math mfrac")) == 2
-    assert "{{{{" in shown.find_element("id", "thought").text
+    assert shown.find_element("id", "reasoning").get_attribute("open")
+    assert len(shown.find_elements("css selector", "#reasoning math mfrac")) == 2
+    assert "{{{{" in shown.find_element("id", "reasoning").text
 
 
-def test_the_thought_is_folded_until_it_is_asked_for_by_click_or_key(browser: Any) -> None:
+def test_the_reasoning_is_folded_until_it_is_asked_for_by_click_or_key(browser: Any) -> None:
     browser.find_element("id", "f-clear").click()
     chosen(browser, "f-outcome", "kept")
-    thought = browser.find_element("id", "thought")
-    assert not thought.get_attribute("open")
-    thought.find_element("tag name", "summary").click()
-    until(lambda: bool(browser.find_elements("css selector", "#thought .thought")))
+    reasoning = browser.find_element("id", "reasoning")
+    assert not reasoning.get_attribute("open")
+    reasoning.find_element("tag name", "summary").click()
+    until(lambda: bool(browser.find_elements("css selector", "#reasoning .reasoning")))
     browser.find_element("id", "list").send_keys("t")
-    assert not browser.find_element("id", "thought").get_attribute("open")
+    assert not browser.find_element("id", "reasoning").get_attribute("open")
 
 
 def test_keys_go_through_the_list_and_focus_the_search(browser: Any) -> None:

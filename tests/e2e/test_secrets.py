@@ -14,9 +14,7 @@ pytestmark = pytest.mark.slow
 IN_BODY, IN_ENVIRONMENT = "tpcwfkey0123456789", "kqzvbkey9876543210"
 
 
-def test_a_run_its_report_and_what_is_said_hold_no_secret(
-    fake_server: StartFakeServer, tmp_path: Path
-) -> None:
+def test_a_run_its_report_and_the_output_hold_no_secret(fake_server: StartFakeServer, tmp_path: Path) -> None:
     env = {"A_KEY": IN_ENVIRONMENT}
     server = fake_server("--key-env", "A_KEY", env=env)
     recipe = write_recipe(tmp_path, server.url, count=8)

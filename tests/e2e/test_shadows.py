@@ -22,7 +22,12 @@ size = 5
 [teacher]
 """
 # Judged in processes of their own, however few the traces are.
-POOLED = "from pipeline.filter import apply; apply.MIN_PARALLEL_ROWS = 0; from pipeline.cli.main import main; main()"
+POOLED = """
+from pipeline.filter import apply
+apply.MIN_PARALLEL_ROWS = 0
+from pipeline.cli.main import main
+main()
+"""
 
 
 def folder_of(tmp_path: Path, *modules: str) -> Path:
@@ -45,7 +50,7 @@ def test_stages_run_beside_modules_of_the_same_names(
 ) -> None:
     mine = ["filters.py", "prompts/__init__.py", *(["pipeline.py"] if start == "script" else [])]
     folder = folder_of(tmp_path, *mine)
-    recipe = write_recipe(folder, fake_server("--right", "0.7").url, count=10)
+    recipe = write_recipe(folder, fake_server("--correct", "0.7").url, count=10)
     recipe.write_text(recipe.read_text().replace("[teacher]", GYM))
     script = (sys.executable, "-P", "-c", "from pipeline.__main__ import main; main()")
     retort = {"script": script, "module": (sys.executable, "-m", "pipeline")}[start]

@@ -1,4 +1,4 @@
-"""Training as real processes under `accelerate launch`: killed, stopped, refused, and gone on with."""
+"""Training in real processes under `accelerate launch`: killed, stopped, refused, resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import Train
 from pipeline.engine.stage import DONE, execute
 from pipeline.rows import Step
 from pipeline.stages import STAGES
@@ -37,7 +36,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(student: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
-    """A training that nothing happened to, to compare with."""
+    """An uninterrupted training to compare with."""
     job = write_job(tmp_path_factory.mktemp("unbroken"), student)
     assert start(job).wait(timeout=300) == 0, log_of(job)
     return job
@@ -47,14 +46,9 @@ def write_job(folder: Path, student: Path, **train: object) -> TrainJob:
     examples = [tiny_student.example(n) for n in range(40)]
     held_back = [tiny_student.example(n, "validation") for n in range(40, 44)]
     settings = SETTINGS | {"save_steps": 5, "precision": "bf16"}  # wherever the test runs
-    return TrainJob(
-        model=str(student),
-        examples=(tiny_student.write_examples(folder / "shard.parquet", examples + held_back),),
-        output=folder / "model",
-        checkpoints=folder / "checkpoints",
-        train=Train.model_validate(settings | train),
-        seed=7,
-    )
+    shard = tiny_student.write_examples(folder / "shard.parquet", examples + held_back)
+    job = tiny_student.job(folder, student, (shard,), **(settings | train))
+    return job.model_copy(update={"seed": 7})
 
 
 def start(job: TrainJob) -> subprocess.Popen[bytes]:
@@ -71,18 +65,18 @@ def log_of(job: TrainJob) -> str:
 
 
 def interrupt(job: TrainJob, number: signal.Signals, when: Callable[[], bool]) -> None:
-    """Start the training, send a signal to all its processes once `when` holds, wait until they are gone."""
+    """Starts the training, signals all its processes once `when` holds, waits until they have ended."""
     process = start(job)
     while process.poll() is None and not when():
         time.sleep(0.01)
-    assert process.poll() is None, "it ended before it could be interrupted: " + log_of(job)
+    assert process.poll() is None, "the training ended before it could be interrupted: " + log_of(job)
     os.killpg(process.pid, number)
     process.wait()
-    while group_lives(process.pid):
+    while group_is_alive(process.pid):
         time.sleep(0.05)
 
 
-def group_lives(group: int) -> bool:
+def group_is_alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -108,10 +102,10 @@ def assert_same_weights(folder: Path, other: Path) -> None:
     ours, theirs = (load_file(path / "model.safetensors") for path in (folder, other))
     assert ours.keys() == theirs.keys()
     for name, weights in ours.items():
-        torch.testing.assert_close(weights, theirs[name], rtol=1e-2, atol=1e-4)  # they are stored in bfloat16
+        torch.testing.assert_close(weights, theirs[name], rtol=1e-2, atol=1e-4)  # stored in bfloat16
 
 
-def test_a_training_leaves_a_model_that_others_can_load(unbroken: TrainJob) -> None:
+def test_a_trained_model_loads_with_transformers(unbroken: TrainJob) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -124,14 +118,14 @@ def test_a_training_leaves_a_model_that_others_can_load(unbroken: TrainJob) -> N
     assert tokenizer.chat_template == tiny_student.CHATML
 
 
-def test_the_curve_has_every_step_and_a_validation_an_epoch(unbroken: TrainJob) -> None:
+def test_the_log_has_every_step_and_a_validation_per_epoch(unbroken: TrainJob) -> None:
     steps = read_steps(unbroken.log)
     assert [step for step, _, _ in curve(unbroken)] == list(range(1, STEPS + 1))
     assert [s.step for s in steps if s.validation_loss is not None] == list(range(5, STEPS + 1, 5))
     assert curve(unbroken)[-1][1] < curve(unbroken)[0][1] / 2
 
 
-def test_killed_after_a_checkpoint_it_goes_on_to_the_same_end(
+def test_a_killed_training_resumes_to_the_same_model(
     student: Path, unbroken: TrainJob, tmp_path: Path
 ) -> None:
     job = write_job(tmp_path, student)
@@ -148,7 +142,7 @@ def test_killed_after_a_checkpoint_it_goes_on_to_the_same_end(
     assert_same_training(job, unbroken)
 
 
-def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_leads_to_the_same_end(
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_gives_the_same_model(
     student: Path, unbroken: TrainJob, tmp_path: Path
 ) -> None:
     job = write_job(tmp_path, student)
@@ -161,7 +155,7 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_leads_to_the_sam
     assert_same_training(job, unbroken)
 
 
-def test_asked_to_stop_it_saves_a_checkpoint_first_and_goes_on_from_it(
+def test_sigterm_saves_a_checkpoint_and_the_training_resumes_from_it(
     student: Path, unbroken: TrainJob, tmp_path: Path
 ) -> None:
     job = write_job(tmp_path, student, save_steps=1000)
@@ -178,17 +172,17 @@ def test_asked_to_stop_it_saves_a_checkpoint_first_and_goes_on_from_it(
     assert_same_training(job, unbroken)
 
 
-def test_packed_and_killed_it_ends_as_the_padded_one_that_nothing_happened_to(
+def test_a_killed_packed_training_ends_as_an_uninterrupted_padded_one(
     student: Path, unbroken: TrainJob, tmp_path: Path
 ) -> None:
     job = write_job(tmp_path, student, packing=True)
     interrupt(job, signal.SIGKILL, lambda: (job.checkpoints / "checkpoint-15" / "complete").exists())
     assert start(job).wait(timeout=300) == 0, log_of(job)
     for ours, theirs in zip(curve(job), curve(unbroken), strict=True):
-        assert ours == pytest.approx(theirs, rel=2e-2)  # bfloat16 rounds otherwise in other shapes
+        assert ours == pytest.approx(theirs, rel=2e-2)  # bfloat16 rounding depends on shapes
 
 
-def test_adapters_are_left_beside_the_model_that_has_them_merged(student: Path, tmp_path: Path) -> None:
+def test_adapters_are_saved_and_merged_into_the_model(student: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     job = write_job(tmp_path, student, lora={"rank": 4}, epochs=2, save_steps=4)
@@ -208,7 +202,7 @@ def test_adapters_are_left_beside_the_model_that_has_them_merged(student: Path, 
     assert AutoTokenizer.from_pretrained(job.output).pad_token == "<|endoftext|>"
 
 
-def test_a_refused_training_says_why_in_one_line_and_leaves_no_model(student: Path, tmp_path: Path) -> None:
+def test_a_refused_training_gives_one_line_and_no_model(student: Path, tmp_path: Path) -> None:
     job = write_job(tmp_path, student, max_length=16)
     assert start(job).wait(timeout=300) != 0
     (line,) = job.refusal.read_text().splitlines()
@@ -218,15 +212,13 @@ def test_a_refused_training_says_why_in_one_line_and_leaves_no_model(student: Pa
 
 
 def run_stage(run_dir: Path, student: Path) -> int:
-    """The stage as the command line runs it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
+    """Runs the stage as the command line does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     settings = SETTINGS | {"save_steps": 1000}
     return execute(TRAIN, STAGES, tiny_student.recipe(str(student), **settings), run_dir)
 
 
-def test_the_stage_stopped_with_ctrl_c_saves_a_checkpoint_and_the_same_command_ends_it(
-    student: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_the_same_command_finishes(student: Path, tmp_path: Path) -> None:
     examples = [tiny_student.example(n) for n in range(40)]
     tiny_student.train_job(tiny_student.recipe(str(student)), tmp_path, examples)
     stage = multiprocessing.get_context("spawn").Process(target=run_stage, args=(tmp_path, student))

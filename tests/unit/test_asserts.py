@@ -1,10 +1,10 @@
-"""Which block of a response is its program, and what of its assertions' names is its own."""
+"""Which block of a response is the program, and which names in assertions come from it."""
 
 import json
 
 import pytest
 
-from filters.sandbox.asserts import for_program, read_assertions, without_stubs
+from filters.sandbox.asserts import read_assertions, setup_for_program, without_stubs
 from filters.sandbox.python_tests import last_block, passes_tests, run_tests
 from tests.unit.test_filters import a_trace
 
@@ -12,7 +12,7 @@ LIMITS = {"seconds": 1.0, "memory_mb": 256}
 FUNCTION = json.dumps({"asserts": ["assert f() == 3"]})
 
 
-def test_a_fence_may_stand_in_a_list_with_its_code():
+def test_a_code_block_may_be_in_a_list_item():
     for response in (
         "1. Code:\n\n   ```python\n   def f():\n       return 3\n   ```\n",
         "1. Code:\n   - so\n\n     ```python\n     def f():\n\n         return 3\n     ```\n",
@@ -23,13 +23,13 @@ def test_a_fence_may_stand_in_a_list_with_its_code():
         assert run_tests(last_block(response), FUNCTION, **LIMITS).outcome == "passed", response
 
 
-def test_a_fence_within_a_line_or_deep_in_a_block_is_none():
+def test_a_fence_within_a_line_or_deeply_indented_opens_no_block():
     text = "def f():\n    '''\n    ```\n    f()\n    ```\n    '''\n"
     assert last_block(f"Call ```f()``` as in\n```python\n{text}```\n") == text
     assert last_block("```f()```\nand\n```g()```\n") is None
 
 
-def test_the_block_is_taken_that_defines_what_the_assertions_use():
+def test_the_block_that_defines_what_the_assertions_use_is_graded():
     good, usage = "def f():\n    return 3", "result = f()\nprint(result)"
     for response, outcome in (
         (f"```python\n{good}\n```\nExample usage:\n```python\n{usage}\n```", "passed"),
@@ -67,22 +67,22 @@ def test_the_block_is_taken_that_defines_what_the_assertions_use():
         (["try:\n    f(1)\nexcept Bad as e:\n    assert e"], "", {"f", "Bad"}, set()),
     ],
 )
-def test_the_assertions_alone_decide_which_names_are_the_programs(sources, setup, names, modules):
+def test_the_assertions_alone_decide_which_names_come_from_the_program(sources, setup, names, modules):
     read = read_assertions(sources, setup)
     assert (set(read.names), set(read.modules)) == (names, modules)
 
 
-def test_only_functions_without_a_body_leave_a_setup():
+def test_only_functions_without_a_body_are_removed_from_a_setup():
     setup = "import math\ndef f(x):\n    '''Add one.'''\n    ...\ndef g(x):\n    return x"
     assert "def f" not in without_stubs(setup)
     assert "def g" in without_stubs(setup)
     assert without_stubs("def g(x):  # as it is\n    return x") == "def g(x):  # as it is\n    return x"
 
 
-def test_any_assertion_is_made_outside_of_the_program():
+def test_every_kind_of_assertion_runs_outside_the_program():
     asserts = ["assert f() == f()", "assert 2 < f() < 4", "x = f()\nassert x", "assert f() == sum([1, 2])"]
-    finding = run_tests("def f():\n    return 3", json.dumps({"asserts": asserts}), **LIMITS)
-    assert finding.evidence == "4 tests"
+    result = run_tests("def f():\n    return 3", json.dumps({"asserts": asserts}), **LIMITS)
+    assert result.evidence == "4 tests"
 
 
 SETUP = """
@@ -108,11 +108,11 @@ FIRST = CASES[0]
 """
 
 
-def test_what_can_hold_the_expected_stays_out_of_the_programs_process():
+def test_code_that_may_reveal_expected_values_stays_out_of_the_process_of_the_program():
     asserts = ["check(f)", "assert every()", "assert f(build([1])) == 3", "Cases().run()"]
-    left = for_program(read_assertions(asserts, SETUP))
+    left = setup_for_program(read_assertions(asserts, SETUP))
     for name in ("math", "LIMIT", "class Node", "def build"):
         assert name in left
     for name in ("CASES", "FIRST", "class Cases", "check", "verify", "every", "4"):
         assert name not in left
-    assert for_program(read_assertions(["assert f(1) == 2"], SETUP)) == SETUP
+    assert setup_for_program(read_assertions(["assert f(1) == 2"], SETUP)) == SETUP

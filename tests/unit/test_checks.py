@@ -1,4 +1,4 @@
-"""reasoning-gym's own scorers, and what is kept from those that evaluate an answer's text."""
+"""The scorers of reasoning-gym, and the text refused to those that evaluate it."""
 
 import inspect
 import json
@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from filters.grade.grader import verify
-from filters.isolated.server import EVAL_TASKS, PARSE_EXPR_TASKS, harmless
+from filters.grade.grader import grade_answer
+from filters.isolated.server import EVAL_TASKS, PARSE_EXPR_TASKS, is_harmless
 
 
 def an_entry(task, **settings):
-    """(reference, metadata) of a task's first problem, as a problem carries them."""
+    """Reference and metadata of a task's first problem."""
     import reasoning_gym
 
     entry = reasoning_gym.create_dataset(task, size=1, seed=1, **settings)[0]
@@ -20,7 +20,7 @@ def an_entry(task, **settings):
 
 def gym(task, answer, **settings):
     reference, metadata = an_entry(task, **settings)
-    return verify(reference, answer, "reasoning_gym", metadata)
+    return grade_answer(reference, answer, "reasoning_gym", metadata)
 
 
 def test_the_tasks_own_scorer_decides():
@@ -30,7 +30,7 @@ def test_the_tasks_own_scorer_decides():
     assert gym("chain_sum", f"{reference}1").reason == "wrong"
 
 
-def test_another_answer_that_the_scorer_accepts_is_right():
+def test_another_answer_that_the_scorer_accepts_is_correct():
     reference, _ = an_entry("polynomial_multiplication")
     assert gym("polynomial_multiplication", f"0 + {reference}").outcome == "passed"
     assert gym("polynomial_multiplication", f"1 + {reference}").reason == "wrong"
@@ -47,21 +47,21 @@ def test_a_scorer_is_built_with_the_settings_of_its_problems():
     assert gym("puzzle24", "10 + 10 + 2 + 2", max_value=9).reason == "wrong"
 
 
-def test_part_of_a_point_is_not_right():
+def test_partial_credit_is_not_correct():
     reference, _ = an_entry("spiral_matrix")
     assert gym("spiral_matrix", str(reference.split())).reason == "wrong"
 
 
 def test_without_its_entry_an_answer_cannot_be_scored():
-    assert verify("7", "8", "reasoning_gym", None).reason == "no_reference"
+    assert grade_answer("7", "8", "reasoning_gym", None).reason == "no_reference"
 
 
 @pytest.mark.parametrize("task", sorted(EVAL_TASKS | PARSE_EXPR_TASKS))
 def test_code_in_an_answer_does_not_run(task, tmp_path):
     mark = tmp_path / "mark"
     for code in (f"__import__('os').system('touch {mark}')", f" [open('{mark}', 'w') for _ in '1']"):
-        finding = gym(task, code)
-        assert (finding.outcome, finding.reason) == ("undecided", "refused")
+        result = gym(task, code)
+        assert (result.outcome, result.reason) == ("undecided", "refused")
     assert not mark.exists()
 
 
@@ -88,15 +88,15 @@ def test_code_in_an_answer_does_not_run(task, tmp_path):
         "5!",
     ],
 )
-def test_a_scorer_that_evaluates_formulas_sees_only_plain_ones(answer):
-    assert not harmless("countdown", answer)
+def test_a_scorer_that_evaluates_formulas_gets_only_plain_ones(answer):
+    assert not is_harmless("countdown", answer)
 
 
 @pytest.mark.parametrize(
     "answer", ["3*(4+5)/6 - 1.5", "-x**2/2 + C", "log(x)*exp(2*x) + sqrt(pi)", "12*x**10*y**(-2)"]
 )
-def test_a_plain_formula_is_let_through(answer):
-    assert harmless("simple_integration", answer)
+def test_a_plain_formula_reaches_the_scorer(answer):
+    assert is_harmless("simple_integration", answer)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_a_plain_formula_is_let_through(answer):
         ("[x.y]", False),
     ],
 )
-def test_a_scorer_that_evaluates_lists_sees_text_or_plain_lists(answer, let_through):
-    assert harmless("spiral_matrix", answer) is let_through
+def test_a_scorer_that_evaluates_lists_gets_text_or_plain_lists(answer, let_through):
+    assert is_harmless("spiral_matrix", answer) is let_through
 
 
 def test_nan_is_not_offered_to_a_scorer_as_a_number():
-    assert not harmless("complex_arithmetic", " NaN ")
+    assert not is_harmless("complex_arithmetic", " NaN ")
 
 
 def test_no_other_scorer_of_the_installed_reasoning_gym_evaluates_its_answer():

@@ -29,7 +29,7 @@ def load(tmp_path: Path, *overrides: str, text: str = RECIPE) -> Recipe:
     return load_recipe(path, overrides)
 
 
-def refusal(tmp_path: Path, *overrides: str, text: str = RECIPE) -> str:
+def mistake(tmp_path: Path, *overrides: str, text: str = RECIPE) -> str:
     with pytest.raises(UserError) as caught:
         load(tmp_path, *overrides, text=text)
     message = str(caught.value)
@@ -37,13 +37,13 @@ def refusal(tmp_path: Path, *overrides: str, text: str = RECIPE) -> str:
     return message
 
 
-def test_a_recipe_needs_little_and_the_rest_has_defaults(tmp_path: Path) -> None:
+def test_a_short_recipe_is_completed_by_defaults(tmp_path: Path) -> None:
     recipe = load(tmp_path)
-    assert recipe.generate.most == 4
+    assert recipe.generate.most_samples == 4
     assert recipe.ingest.sources[0].kind == "file"
 
 
-def test_overrides_are_toml_values_and_bare_words_are_text(tmp_path: Path) -> None:
+def test_overrides_are_toml_values_or_bare_words(tmp_path: Path) -> None:
     recipe = load(
         tmp_path,
         "generate.samples=2",
@@ -57,47 +57,67 @@ def test_overrides_are_toml_values_and_bare_words_are_text(tmp_path: Path) -> No
 
 
 def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> None:
-    assert "unknown key 'generate.temprature'; did you mean 'temperature'?" in refusal(
+    assert "unknown key 'generate.temprature'; did you mean 'temperature'?" in mistake(
         tmp_path, "generate.temprature=1"
     )
-    assert "'ingest.sources.0.questoin'; did you mean 'question'?" in refusal(
+    assert "'ingest.sources.0.questoin'; did you mean 'question'?" in mistake(
         tmp_path, "ingest.sources.0.questoin=q"
     )
-    assert "did you mean 'generate'?" in refusal(tmp_path, "generat.samples=1")
-    assert "known: " in refusal(tmp_path, "train.zzzzzz=1")
+    assert "did you mean 'generate'?" in mistake(tmp_path, "generat.samples=1")
+    assert "known: " in mistake(tmp_path, "train.zzzzzz=1")
 
 
-def test_a_wrong_type_is_named_with_what_was_found(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "generate.samples=many")
-    assert "generate.samples" in message
-    assert "'many'" in message
+def test_the_reference_is_suggested_to_whoever_looks_for_the_answer(tmp_path: Path) -> None:
+    assert "did you mean 'reference'?" in mistake(tmp_path, "ingest.sources.0.answer=a")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("generate.samples=many", "generate.samples: must be a whole number (found 'many')"),
+        ("generate.samples=0", "generate.samples: must be greater than 0 (found 0)"),
+        ("train.objective=rl", "train.objective: must be 'sft', 'topk_kd', 'logit_kd' or 'on_policy' (found"),
+        ("teacher.base_url=5", "teacher.base_url: must be text or a list (found 5)"),
+        ("run=../x", "run: must have only letters, digits, dots, hyphens and underscores"),
+        ("teacher.api_key_env=sk-1", "teacher.api_key_env: must be the name of an environment variable"),
+        ("ingest.sources=[]", "ingest.sources: must not be empty"),
+        ("ingest.sources.0.kind=x", "kind must be one of file, dataset, reasoning_gym, not 'x'"),
+        ("ingest={sources=[{}]}", "kind is missing: one of file, dataset, reasoning_gym"),
+        ("filter.majority.margn=1", "unknown key 'filter.majority.margn'; did you mean 'margin'?"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(tmp_path: Path, override: str, words: str) -> None:
+    message = mistake(tmp_path, override)
+    assert words in message
+    assert "more)" not in message
+    assert "sk-1" not in message
 
 
 def test_missing_keys_tables_and_files_are_named(tmp_path: Path) -> None:
-    assert "missing key 'generate'" in refusal(tmp_path, text=RECIPE.replace("[generate]", "[select]"))
+    assert "missing key 'generate'" in mistake(tmp_path, text=RECIPE.replace("[generate]", "[select]"))
     with pytest.raises(UserError, match="no such recipe"):
         load_recipe(tmp_path / "nowhere.toml")
 
 
 def test_broken_toml_is_one_line(tmp_path: Path) -> None:
-    assert "not a TOML recipe" in refusal(tmp_path, text="run = ")
+    assert "not a TOML recipe" in mistake(tmp_path, text="run = ")
 
 
-def test_overrides_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
-    assert "an override is key=value" in refusal(tmp_path, "generate.samples")
-    assert "is a value, not a table" in refusal(tmp_path, "run.name=x")
-    assert "positions 0 to 0" in refusal(tmp_path, "ingest.sources.5.limit=1")
+def test_overrides_with_an_impossible_key_are_refused(tmp_path: Path) -> None:
+    assert "an override is key=value" in mistake(tmp_path, "generate.samples")
+    assert "is a value, not a table" in mistake(tmp_path, "run.name=x")
+    assert "positions 0 to 0" in mistake(tmp_path, "ingest.sources.5.limit=1")
 
 
 def test_a_run_name_cannot_leave_the_runs_folder(tmp_path: Path) -> None:
-    assert "run" in refusal(tmp_path, "run=../elsewhere")
+    assert "run" in mistake(tmp_path, "run=../elsewhere")
 
 
 def test_a_model_is_reached_in_exactly_one_way(tmp_path: Path) -> None:
-    assert 'set either serve = "vllm" or base_url' in refusal(tmp_path, "teacher.serve=vllm")
+    assert 'set either serve = "vllm" or base_url' in mistake(tmp_path, "teacher.serve=vllm")
 
 
-def test_how_the_work_is_done_never_enters_the_identity(tmp_path: Path) -> None:
+def test_settings_that_leave_the_output_as_it_is_never_enter_the_identity(tmp_path: Path) -> None:
     one, other = (
         load(tmp_path),
         load(tmp_path, "generate.concurrency=1", "teacher.port=9", "train.save_steps=3"),
@@ -121,13 +141,13 @@ def test_several_teachers_are_an_array_of_tables(tmp_path: Path) -> None:
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-def test_teachers_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
-    assert "two teachers are called 'teacher'" in refusal(tmp_path, "teacher.1.model=teacher", text=TWO)
+def test_two_teachers_need_different_names(tmp_path: Path) -> None:
+    assert "two teachers are called 'teacher'" in mistake(tmp_path, "teacher.1.model=teacher", text=TWO)
 
 
 def test_a_mistake_in_a_teacher_is_named_as_it_was_written(tmp_path: Path) -> None:
-    assert "unknown key 'teacher.modle'; did you mean 'model'" in refusal(tmp_path, "teacher.modle=x")
-    assert "unknown key 'teacher.1.modle'" in refusal(tmp_path, "teacher.1.modle=x", text=TWO)
+    assert "unknown key 'teacher.modle'; did you mean 'model'" in mistake(tmp_path, "teacher.modle=x")
+    assert "unknown key 'teacher.1.modle'" in mistake(tmp_path, "teacher.1.modle=x", text=TWO)
 
 
 @pytest.mark.parametrize(
@@ -139,23 +159,23 @@ def test_a_mistake_in_a_teacher_is_named_as_it_was_written(tmp_path: Path) -> No
         (["generate.target_kept=2", "generate.max_samples=8", "generate.samples=4"], "set either samples"),
     ],
 )
-def test_how_many_samples_is_said_in_one_way(tmp_path: Path, overrides: list[str], words: str) -> None:
-    assert words in refusal(tmp_path, *overrides)
+def test_the_number_of_samples_is_set_in_one_way(tmp_path: Path, overrides: list[str], words: str) -> None:
+    assert words in mistake(tmp_path, *overrides)
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("filter.difficulty={low=0.9,high=0.1}", "filter.difficulty: low is more than high"),
-        ("filter={rules={correct=false},difficulty={}}", "filter: difficulty counts right samples"),
+        ("filter={rules={correct=false},difficulty={}}", "filter: difficulty counts correct samples"),
         ('filter.contamination={against=[{kind="file",path="x"}],ngrams=[]}', "filter.contamination.ngrams"),
     ],
 )
-def test_filters_that_can_say_nothing_are_refused(tmp_path: Path, override: str, words: str) -> None:
-    assert words in refusal(tmp_path, override)
+def test_filters_that_could_never_decide_are_refused(tmp_path: Path, override: str, words: str) -> None:
+    assert words in mistake(tmp_path, override)
 
 
-def test_difficulty_counts_the_verdicts_of_a_vote_as_well(tmp_path: Path) -> None:
+def test_difficulty_accepts_majority_votes(tmp_path: Path) -> None:
     assert load(tmp_path, "filter={rules={correct=false},difficulty={},majority={}}").filter.difficulty
 
 
@@ -168,7 +188,7 @@ def test_confidence_needs_log_probabilities(tmp_path: Path) -> None:
 DEFAULT = ["finished", "single_reasoning", "final_answer", "correct"]
 
 
-def test_naming_a_rule_adds_to_the_default_ones(tmp_path: Path) -> None:
+def test_naming_a_rule_adds_it_to_the_default_ones(tmp_path: Path) -> None:
     assert list(load(tmp_path, "filter.rules.no_repetition={}").filter.rules) == [*DEFAULT, "no_repetition"]
     rules = load(tmp_path, "filter.rules.correct.rounding_digits=3", "filter.rules.no_leak=true").filter.rules
     assert rules == {name: {} for name in DEFAULT} | {"correct": {"rounding_digits": 3}, "no_leak": {}}
@@ -179,23 +199,23 @@ def test_naming_a_rule_adds_to_the_default_ones(tmp_path: Path) -> None:
     assert list(load(tmp_path, text=written).filter.rules) == named
 
 
-def test_false_switches_a_rule_off_and_is_no_place_for_a_slip_of_the_pen(tmp_path: Path) -> None:
+def test_false_switches_off_a_rule_whose_name_is_known(tmp_path: Path) -> None:
     off = RECIPE + "[filter.rules]\ncorrect = false\n"
     for recipe in (load(tmp_path, text=off), load(tmp_path, "filter.rules.correct=false")):
         assert list(recipe.filter.rules) == DEFAULT[:3]
         assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     added = RECIPE + "[filter.rules]\nno_leak = true\n"
     assert list(load(tmp_path, "filter.rules.no_leak=false", text=added).filter.rules) == DEFAULT
-    assert "unknown filter 'corect'; did you mean 'correct'" in refusal(tmp_path, "filter.rules.corect=false")
-    assert "filter.rules.correct" in refusal(tmp_path, "filter.rules.correct=3")
+    assert "unknown filter 'corect'; did you mean 'correct'" in mistake(tmp_path, "filter.rules.corect=false")
+    assert "filter.rules.correct" in mistake(tmp_path, "filter.rules.correct=3")
     every = [f"filter.rules.{name}=false" for name in DEFAULT]
-    assert "filter.rules" in refusal(tmp_path, *every)
+    assert "filter.rules" in mistake(tmp_path, *every)
 
 
-def test_where_no_thought_is_taught_no_rule_asks_for_one(tmp_path: Path) -> None:
+def test_without_taught_reasoning_no_rule_requires_it(tmp_path: Path) -> None:
     plain = ("select.reasoning=none", "filter.rules.length={}")
     rules = load(tmp_path, *plain).filter.rules
-    assert (rules["single_reasoning"], rules["length"]) == ({"required": False}, {"min_thought": 0})
+    assert (rules["single_reasoning"], rules["length"]) == ({"required": False}, {"min_reasoning": 0})
     asked = load(tmp_path, *plain, "filter.rules.single_reasoning.required=true").filter.rules
     assert asked["single_reasoning"] == {"required": True}
     assert load(tmp_path).filter.rules["single_reasoning"] == {}
@@ -204,10 +224,13 @@ def test_where_no_thought_is_taught_no_rule_asks_for_one(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("generate.temperature=nan", "generate.temperature: nan is no number"),
-        ("generate.temperature=1e999", "generate.temperature: inf is no number"),
-        ("filter.rules.no_repetition.share=-inf", "filter.rules.no_repetition.share: -inf is no number"),
-        ("teacher.extra_body={a=[1, nan]}", "teacher.extra_body.a.1: nan is no number"),
+        ("generate.temperature=nan", "generate.temperature: nan is not a finite number"),
+        ("generate.temperature=1e999", "generate.temperature: inf is not a finite number"),
+        (
+            "filter.rules.no_repetition.share=-inf",
+            "filter.rules.no_repetition.share: -inf is not a finite number",
+        ),
+        ("teacher.extra_body={a=[1, nan]}", "teacher.extra_body.a.1: nan is not a finite number"),
         ("seed=9999999999999999999", "seed: a number of more than 64 bits"),
         ('ingest.sources.0.path="a\\u0000b"', "ingest.sources.0.path: a text with a NUL"),
         ("generate.prompt=" + "[" * 3000 + "]" * 3000, "generate.prompt: nested too deeply"),
@@ -215,13 +238,11 @@ def test_where_no_thought_is_taught_no_rule_asks_for_one(tmp_path: Path) -> None
         (".".join("a" * 2000) + "=1", "nested too deeply"),
     ],
 )
-def test_what_toml_can_write_and_no_setting_can_be_is_refused(
-    tmp_path: Path, override: str, words: str
-) -> None:
-    message = refusal(tmp_path, override)
+def test_values_that_no_setting_can_have_are_refused(tmp_path: Path, override: str, words: str) -> None:
+    message = mistake(tmp_path, override)
     assert words in message
     assert len(message) < 300
 
 
-def test_a_recipe_nested_without_end_is_refused(tmp_path: Path) -> None:
-    assert "nested too deeply" in refusal(tmp_path, text="run = " + "[" * 100_000)
+def test_a_deeply_nested_recipe_is_refused(tmp_path: Path) -> None:
+    assert "nested too deeply" in mistake(tmp_path, text="run = " + "[" * 100_000)

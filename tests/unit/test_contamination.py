@@ -1,4 +1,4 @@
-"""Decontamination on cases, common phrases, the evidence, and bad input."""
+"""Decontamination: golden cases, common phrases, evidence and invalid input."""
 
 import json
 import random
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from filters.dataset.contamination import Contamination
+from filters.dataset.contamination import ContaminationIndex
 from pipeline.config.traces import Filter
 from pipeline.errors import UserError
-from pipeline.filter.apply import contamination_of, questions_of
+from pipeline.filter.apply import contamination_index, questions_only
 from pipeline.ingest.sources import check
 from tests.unit.test_filters import a_trace
 
@@ -22,64 +22,64 @@ def rows(*questions):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_a_text_matches_when_it_holds_a_problem_and_not_otherwise(case):
-    index = Contamination({"exam": rows(*case["evaluation"])}, ngrams=case["ngrams"])
+def test_a_text_matches_only_if_it_contains_an_evaluation_problem(case):
+    index = ContaminationIndex({"exam": rows(*case["evaluation"])}, ngrams=case["ngrams"])
     (match,) = index.matches([case["text"]])
     assert (match and match.n) == case["n"]
 
 
-def test_the_evidence_names_the_set_the_row_and_the_words_as_far_as_they_agree():
-    index = Contamination({"other": rows("Nothing of that kind."), "exam": rows("Wholly new", QUESTION)})
+def test_the_evidence_names_the_set_the_row_and_the_shared_words():
+    index = ContaminationIndex({"other": rows("Nothing of that kind."), "exam": rows("Wholly new", QUESTION)})
     thought = (
         "I recall: She fills 9 crates on Monday and 6 crates on Tuesday, and then a customer sends none."
     )
-    (finding,) = index.findings([a_trace(reasoning=thought)])
-    assert finding.reason == "thought_13_gram"
-    assert finding.evidence == (
+    (result,) = index.results([a_trace(reasoning=thought)])
+    assert result.reason == "reasoning_13_gram"
+    assert result.evidence == (
         "exam 1: she fills 9 crates on monday and 6 crates on tuesday and then a customer sends"
     )
 
 
-def test_a_match_is_found_in_the_question_the_thought_and_the_response():
-    index = Contamination({"exam": rows(QUESTION)})
+def test_a_match_is_found_in_question_reasoning_and_response():
+    index = ContaminationIndex({"exam": rows(QUESTION)})
     places = [{"question": QUESTION}, {"reasoning": QUESTION}, {"response": QUESTION}, {"reasoning": None}]
-    findings = index.findings([a_trace(**changes) for changes in places])
-    assert [finding.reason for finding in findings] == [
+    results = index.results([a_trace(**changes) for changes in places])
+    assert [result.reason for result in results] == [
         "question_13_gram",
-        "thought_13_gram",
+        "reasoning_13_gram",
         "response_13_gram",
         "",
     ]
 
 
-def test_an_n_gram_never_runs_over_from_one_text_into_the_next():
-    index = Contamination({"exam": rows(QUESTION)}, ngrams=[8])
+def test_an_n_gram_never_spans_two_texts():
+    index = ContaminationIndex({"exam": rows(QUESTION)}, ngrams=[8])
     words = QUESTION.split()
     pieces = [" ".join(words[i : i + 7]) for i in range(0, len(words), 7)]
     assert index.matches(pieces) == [None] * len(pieces)
 
 
-def test_what_more_problems_than_allowed_share_is_a_phrase_and_does_not_match():
+def test_an_n_gram_of_many_evaluation_problems_does_not_match():
     phrase = "how many of them are there in total at the end of the day"
     problems = rows(*(f"Problem {i} is about {i} foxes and {i * i} hens; {phrase}?" for i in range(5)))
     text = f"There are cats and dogs; {phrase}?"
-    assert Contamination({"exam": problems}, common=4).matches([text]) == [None]
-    (match,) = Contamination({"exam": problems}, common=5).matches([text])
+    assert ContaminationIndex({"exam": problems}, common=4).matches([text]) == [None]
+    (match,) = ContaminationIndex({"exam": problems}, common=5).matches([text])
     assert (match.row, match.text) == ("0", phrase)
 
 
-def test_a_phrase_that_one_problem_repeats_counts_once():
+def test_a_phrase_repeated_within_one_problem_counts_once():
     chorus = "the wheels of the tram go round and round all day long"
-    index = Contamination({"exam": rows(" ; ".join([chorus] * 30))}, common=1)
+    index = ContaminationIndex({"exam": rows(" ; ".join([chorus] * 30))}, common=1)
     (match,) = index.matches([chorus])
     assert match.n == 8
 
 
-def test_many_texts_at_once_give_what_each_gives_alone():
+def test_a_batch_of_texts_gives_the_matches_of_each_text_alone():
     rng = random.Random(5)
     words = [chr(97 + i % 26) * (1 + i // 26) for i in range(60)]
     problems = [" ".join(rng.choices(words, k=rng.randrange(1, 40))) for _ in range(300)]
-    index = Contamination({"exam": rows(*problems)}, ngrams=[4, 6], common=1000)
+    index = ContaminationIndex({"exam": rows(*problems)}, ngrams=[4, 6], common=1000)
     texts = [" ".join(rng.choices(words, k=rng.randrange(0, 3000))) for _ in range(200)]
     texts += rng.sample(problems, 50)
     assert index.matches(texts) == [index.matches([text])[0] for text in texts]
@@ -99,7 +99,7 @@ def test_many_texts_at_once_give_what_each_gives_alone():
 @pytest.mark.parametrize("questions", [[], [""], ["", "  \n"]])
 def test_an_evaluation_set_without_a_question_is_refused_by_name(questions):
     with pytest.raises(UserError, match="'exam' has no question"):
-        Contamination({"exam": rows(*questions)})
+        ContaminationIndex({"exam": rows(*questions)})
 
 
 def evaluation_file(folder, *lines):
@@ -108,20 +108,20 @@ def evaluation_file(folder, *lines):
     return {"against": [{"kind": "file", "path": str(path)}]}
 
 
-def test_questions_count_whatever_their_answers_are(tmp_path):
+def test_the_answers_of_an_evaluation_set_do_not_matter(tmp_path):
     settings = evaluation_file(tmp_path, {"question": QUESTION, "answer": ["2"]}, {"question": " "})
-    index = contamination_of(Filter(contamination=settings))
+    index = contamination_index(Filter(contamination=settings))
     assert index.matches([QUESTION])[0]
 
 
 def test_a_file_of_questions_alone_is_enough(tmp_path):
     settings = Filter(contamination=evaluation_file(tmp_path, {"question": QUESTION}))
     for source in settings.contamination.against:
-        check(questions_of(source))
-    assert contamination_of(settings).matches([QUESTION])[0]
+        check(questions_only(source))
+    assert contamination_index(settings).matches([QUESTION])[0]
 
 
-def test_a_question_that_cannot_be_read_is_not_left_out_in_silence(tmp_path):
+def test_an_unreadable_question_is_an_error(tmp_path):
     settings = evaluation_file(tmp_path, {"question": QUESTION}, {"question": ["a", "b"]})
     with pytest.raises(UserError, match=r"'exam': .*exam.jsonl:2: the question is a list"):
-        contamination_of(Filter(contamination=settings))
+        contamination_index(Filter(contamination=settings))

@@ -64,7 +64,7 @@ def go_on(script: Script, cut: Completion, **settings: Any) -> tuple[Completion,
         async with serving(script) as url, client(url, max_retries=0, **settings) as teacher:
             await teacher.check(said.append)
             await teacher.check_continuing(logprobs)
-            return await teacher.complete(QUESTION, SAMPLING, 1, so_far=cut)
+            return await teacher.complete(QUESTION, SAMPLING, 1, before=cut)
 
     return asyncio.run(ask()), said
 
@@ -113,7 +113,7 @@ def test_where_the_template_says_what_was_said_the_message_is_continued() -> Non
 
 def test_what_cannot_be_continued_is_refused_before_any_request() -> None:
     for script, settings, why in (
-        (Templated(TEXT, marks=("<|channel|>",)), {}, r"it marks thoughts with <\|channel\|>"),
+        (Templated(TEXT, marks=("<|channel|>",)), {}, r"it marks reasoning with <\|channel\|>"),
         (Templated(TEXT, before=CLOSED), {"logprobs": 0}, "generate.logprobs is set"),
         (Templated(TEXT), {"logprobs": 0, "continue_by": "completions"}, "generate.logprobs are set"),
         (Script(TEXT), {"continue_by": "completions"}, "needs /tokenize"),
@@ -127,7 +127,7 @@ def test_what_cannot_be_continued_is_refused_before_any_request() -> None:
 def test_a_server_that_does_not_show_its_template_is_told_of() -> None:
     script = Script((404, {}), chat(content="2.</think>It is 2."))
     _, (said,) = go_on(script, CUT)
-    assert "whether it renders cut answers as they were is not known" in said
+    assert "cannot verify that it continues truncated responses faithfully" in said
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_cut_thought_in_other_marks_stays_as_it_came_to_be_gone_on_with() -> N
 
 
 def test_the_fake_server_goes_on_where_its_template_closes_thoughts(fake_server: StartFakeServer) -> None:
-    sure = ("--words", "40", "--right", "1", "--malformed", "0", "--truncated", "0")
+    sure = ("--words", "40", "--correct", "1", "--malformed", "0", "--truncated", "0")
     server = fake_server("--template", *sure)
 
     async def ask() -> tuple[Completion, Completion]:
@@ -160,7 +160,7 @@ def test_the_fake_server_goes_on_where_its_template_closes_thoughts(fake_server:
             short = SAMPLING.model_copy(update={"max_tokens": 25})
             whole = await teacher.complete(QUESTION, SAMPLING, 3)
             cut = await teacher.complete(QUESTION, short, 3)
-            return whole, await teacher.complete(QUESTION, SAMPLING, 4, so_far=cut)
+            return whole, await teacher.complete(QUESTION, SAMPLING, 4, before=cut)
 
     whole, continued = asyncio.run(ask())
     assert (whole.reasoning, whole.response) == (continued.reasoning, continued.response)

@@ -1,4 +1,4 @@
-"""Files of a run that were damaged on the disk: each command says so in a line, or shows what is true."""
+"""Damaged files of a run: each command reports the damage in one line or shows correct data."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from pipeline.generate import usage
 from pipeline.inspect.run import open_run
 from pipeline.rows import Problem
 from tests.small_run import write_run
-from tests.unit.test_sealed import flipped
+from tests.unit.test_sealed_file import flipped
 from tests.unit.test_shard import problem
 
 LOOKING = (["status", "run"], ["why", "run"], ["show", "run"], ["diff", "run", "other"], ["status"])
@@ -65,7 +65,7 @@ def runs(tmp_path: Path) -> Path:
         "evaluate/manifest.json",
     ],
 )
-def test_a_flipped_bit_changes_nothing_that_a_command_shows_or_is_told(runs: Path, name: str) -> None:
+def test_a_flipped_bit_is_reported_or_changes_nothing_shown(runs: Path, name: str) -> None:
     path = runs / "run" / name
     good, right = path.read_bytes(), [said(runs, words) for words in LOOKING]
     draw = random.Random(name)
@@ -76,11 +76,11 @@ def test_a_flipped_bit_changes_nothing_that_a_command_shows_or_is_told(runs: Pat
             assert now == before or str(path) in now.replace("\n", "")
 
 
-@pytest.mark.parametrize("name", ["recipe.json", "events.jsonl", "generate/ledger.json"])
-def test_no_flipped_bit_in_any_other_file_is_a_traceback(runs: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["recipe.json", "events.jsonl", "generate/usage.json"])
+def test_a_flipped_bit_in_any_other_file_causes_no_traceback(runs: Path, name: str) -> None:
     path = runs / "run" / name
-    if name.endswith("ledger.json"):
-        usage.Ledger(path.parent, ()).save("12/40")
+    if name.endswith("usage.json"):
+        usage.UsageLog(path.parent, ()).save("12/40")
     good = path.read_bytes()
     draw = random.Random(name)
     for _ in range(15):
@@ -88,7 +88,7 @@ def test_no_flipped_bit_in_any_other_file_is_a_traceback(runs: Path, name: str) 
         said(runs, ["status", "run"])
 
 
-def test_a_shard_that_is_gone_or_of_another_stage_is_told(runs: Path) -> None:
+def test_a_missing_shard_or_one_of_another_stage_is_reported(runs: Path) -> None:
     path = runs / "run" / "filter" / "shard-00000.parquet"
     shutil.copy(runs / "run" / "ingest" / "shard-00000.parquet", path)
     assert re.search("damaged.*it has no column", said(runs, ["why", "run"]))
@@ -96,7 +96,7 @@ def test_a_shard_that_is_gone_or_of_another_stage_is_told(runs: Path) -> None:
     assert f"{path} is missing" in said(runs, ["why", "run"])
 
 
-def test_a_manifest_cannot_name_a_file_outside_of_its_folder(runs: Path) -> None:
+def test_a_manifest_cannot_name_a_file_outside_its_folder(runs: Path) -> None:
     path = runs / "run" / "filter" / "manifest.json"
     held = json.loads(path.read_text())
     del held["checksum"]
@@ -105,7 +105,7 @@ def test_a_manifest_cannot_name_a_file_outside_of_its_folder(runs: Path) -> None
         assert said(runs, ["why", "run"]).startswith(f"refused: {path} cannot be read")
 
 
-def test_lines_of_events_that_are_no_events_are_left_out(runs: Path) -> None:
+def test_invalid_lines_of_events_are_skipped(runs: Path) -> None:
     path = runs / "run" / "events.jsonl"
     path.write_bytes(path.read_bytes() + b'\xff\xfe\n[1]\n{}\n{"stage": 1}\nnull\n{"stage": "fil')
     assert open_run(runs / "run").seconds() == {"filter": 1.5}
@@ -118,15 +118,15 @@ def opened(folder: Path) -> tuple[Shard, bytes]:
     return shard, shard.journal.read_bytes()
 
 
-def test_a_flipped_bit_in_a_journal_costs_its_line_and_is_counted(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_journal_loses_its_line_and_is_counted(tmp_path: Path) -> None:
     shard, good = opened(tmp_path)
     whole = {f"p{i}" for i in range(4)}
     draw = random.Random(1)
     for _ in range(300):
         place = draw.randrange(len(good) - 1)
         shard.journal.write_bytes(flipped(good, place, draw.randrange(8)))
-        damaged = shard.mend()
-        held = shard.held(("question", "reference"))
+        damaged = shard.repair()
+        held = shard.read_journal(("question", "reference"))
         assert damaged in (1, 2)  # 2: a line was cut in two, or a newline joined two
         assert 2 <= len(held.rows.keys() | held.failed.keys()) < len(whole)
         for key, row in held.rows.items():
@@ -152,17 +152,17 @@ def test_a_flipped_bit_in_a_journal_costs_its_line_and_is_counted(tmp_path: Path
         b"",
     ],
 )
-def test_a_line_that_is_no_entry_is_damaged_whatever_it_is(tmp_path: Path, line: bytes) -> None:
+def test_any_line_that_is_no_entry_counts_as_damaged(tmp_path: Path, line: bytes) -> None:
     shard, good = opened(tmp_path)
     shard.journal.write_bytes(line + b"\n" + good)
-    assert shard.mend() == 1
-    assert shard.held().rows.keys() == {"p0", "p1", "p2"}
-    assert [row.id for row in shard.find({"p0"})] == ["p0"]
+    assert shard.repair() == 1
+    assert shard.read_journal().rows.keys() == {"p0", "p1", "p2"}
+    assert [row.id for row in shard.journal_rows({"p0"})] == ["p0"]
     shard.seal(["p2", "p0"])
     assert [row.id for row in shard.rows()] == ["p2", "p0"]
 
 
-def test_a_row_that_was_damaged_while_the_stage_worked_stops_it_and_is_owed(tmp_path: Path) -> None:
+def test_a_row_damaged_during_the_run_stops_the_seal(tmp_path: Path) -> None:
     shard, good = opened(tmp_path)
     shard.journal.write_bytes(flipped(good, 30, 0))
     with pytest.raises(Stopped, match=r"s\.jsonl: 1 rows were damaged"):
@@ -170,7 +170,7 @@ def test_a_row_that_was_damaged_while_the_stage_worked_stops_it_and_is_owed(tmp_
     assert not shard.sealed
 
 
-def test_a_stage_takes_no_input_that_is_not_the_file_its_stage_wrote(runs: Path) -> None:
+def test_an_input_that_its_stage_did_not_write_is_refused(runs: Path) -> None:
     output = open_run(runs / "run").output("filter")
     output.check_unchanged()
     one, two = (shard.path for shard in output.shards()[:2])
@@ -179,7 +179,7 @@ def test_a_stage_takes_no_input_that_is_not_the_file_its_stage_wrote(runs: Path)
         output.check_unchanged()
 
 
-def test_a_shard_that_a_late_process_wrote_under_other_settings_is_never_taken_for_ours(
+def test_a_shard_from_a_surviving_process_with_other_settings_is_removed(
     tmp_path: Path,
 ) -> None:
     output = Output(tmp_path, Problem)
@@ -191,7 +191,7 @@ def test_a_shard_that_a_late_process_wrote_under_other_settings_is_never_taken_f
     output.write("a", [problem("x")])
     late.write([problem("old").model_dump()])
     output.write("b", [problem("new")])  # sealed already, by the other one
-    with pytest.raises(Stopped, match="1 shards, such as b, were written meanwhile"):
+    with pytest.raises(Stopped, match="1 shards, such as b, were written by another process"):
         output.finish()
     assert not output.complete
     output.write("b", [problem("new")])

@@ -1,4 +1,4 @@
-"""The examples as the training takes them: their order, their weights, their tokens."""
+"""Order, weights and tokens of the training examples."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def splits(folder: Path, measures: list[dict[str, Any]], **train: Any) -> Any:
     rows = [tiny_student.example(n).model_copy(update=measure) for n, measure in enumerate(measures)]
     held_back = tiny_student.example(50, "validation")
     written = tiny_student.write_examples(folder / "examples.parquet", [*rows, held_back])
-    (part,) = data.pieces([written], 100, 1)
+    (part,) = data.partition([written], 100, 1)
     data.write_tokens(part, tiny_student.tokenizer(), folder / "tokens.arrow")
     return data.splits([folder / "tokens.arrow"], Train.model_validate(train))
 
 
-def test_easy_problems_come_first_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_easy_first_sorts_by_pass_rate(tmp_path: Path) -> None:
     rates = [{"pass_rate": rate} for rate in (0.25, 1.0, 0.5, 1.0)]
     rows = splits(tmp_path, rates, order="easy_first")
     assert rows["train"]["id"] == ["p1-0", "p3-0", "p2-0", "p0-0"]
     assert rows["validation"]["id"] == ["p50-0"]
 
 
-def test_short_examples_come_first_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_short_first_sorts_by_length(tmp_path: Path) -> None:
     rows = splits(tmp_path, [{"tokens": n} for n in (90, 20, 50)], order="short_first")
     assert rows["train"]["id"] == ["p1-0", "p2-0", "p0-0"]
 
 
-def test_an_order_without_its_measure_is_refused(tmp_path: Path) -> None:
+def test_an_order_without_its_column_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'train.order = "easy_first": 1 of 2 examples have no pass_rate'):
         splits(tmp_path, [{"pass_rate": 0.5}, {"pass_rate": None}], order="easy_first")
 
 
-def test_weights_follow_the_teacher_s_confidence_and_are_1_on_average(tmp_path: Path) -> None:
+def test_weights_follow_the_teacher_s_confidence_with_mean_1(tmp_path: Path) -> None:
     sure = [{"confidence": math.log(p)} for p in (0.9, 0.3)]
     weights = splits(tmp_path, sure, weight_by="confidence")["train"]["weight"][:]
     assert weights == pytest.approx([1.5, 0.5])
@@ -52,7 +52,7 @@ def test_weights_follow_the_teacher_s_confidence_and_are_1_on_average(tmp_path: 
 
 
 @pytest.mark.parametrize("template", ["plain", "opens"])
-def test_the_tokens_are_those_that_trl_makes(template: str, tmp_path: Path) -> None:
+def test_tokens_and_labels_equal_those_of_trl(template: str, tmp_path: Path) -> None:
     import datasets
     from trl import SFTConfig, SFTTrainer
 
@@ -65,13 +65,12 @@ def test_the_tokens_are_those_that_trl_makes(template: str, tmp_path: Path) -> N
     config = SFTConfig(
         output_dir=str(tmp_path), completion_only_loss=True, max_length=None, use_cpu=True, bf16=False
     )
-    trainer = SFTTrainer(
+    trainer: Any = SFTTrainer(
         model=tiny_student.model(),
         args=config,
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-    made: Any = trainer.train_dataset
-    for ours, theirs in zip(tokens_of(rows, tokenizer), made, strict=True):
+    for ours, theirs in zip(tokens_of(rows, tokenizer), trainer.train_dataset, strict=True):
         for name in ("input_ids", "labels"):
             assert ours[name].tolist() == theirs[name]

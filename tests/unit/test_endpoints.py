@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import UserError
-from pipeline.inference.credentials import MAX_WORDS, Redactor, check_address, proxy_for
-from pipeline.inference.http import RequestFailed
+from pipeline.inference.credentials import MAX_MESSAGE, Redactor, check_base_url, proxy_for
+from pipeline.inference.http_errors import RequestFailed
 from tests.serving import answered, client, complete, serving
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def check(*urls: str, **settings: Any) -> list[str]:
     ],
 )
 def test_an_address_is_shown_without_its_query(url: str, shown: str) -> None:
-    assert check_address(url) == shown
+    assert check_base_url(url) == shown
 
 
 @pytest.mark.parametrize("query", ["token=abc", "x=1&api_key=abc", "Signature=abc"])
 def test_a_key_in_an_address_is_refused_as_it_would_be_written_down(query: str) -> None:
     with pytest.raises(UserError, match="api_key_env") as told:
-        check_address(f"https://api.example.com/v1?{query}")
+        check_base_url(f"https://api.example.com/v1?{query}")
     assert "abc" not in str(told.value)
 
 
@@ -90,7 +90,9 @@ def test_an_unlisted_model_is_said_with_the_nearest_and_refused_by_the_first_ans
 ) -> None:
     server = fake_server("--model", "smollm2")
     (said,) = check(server.url, model="smollm")
-    assert said.startswith(f"{server.url}: it lists 'smollm2'; whether it has 'smollm' its first answer")
+    assert said.startswith(
+        f"{server.url}: it lists 'smollm2'; its first response will tell whether it has 'smollm'"
+    )
     with pytest.raises(UserError, match="HTTP 404: The model `smollm` does not exist"):
         asyncio.run(complete(server.url, model="smollm"))
     assert server.stats()["requests"] == 1
@@ -99,7 +101,7 @@ def test_an_unlisted_model_is_said_with_the_nearest_and_refused_by_the_first_ans
 def test_a_server_that_cannot_be_reached_is_named(fake_server: StartFakeServer) -> None:
     server = fake_server()
     server.stop()
-    with pytest.raises(UserError, match=rf"^{server.url}: cannot use model 'fake' .*: no answer: "):
+    with pytest.raises(UserError, match=rf"^{server.url}: cannot use model 'fake' .*: no response: "):
         check(server.url, max_retries=0)
 
 
@@ -109,7 +111,7 @@ def test_one_address_of_several_is_enough_and_the_others_are_said(fake_server: S
     said = check(gone.url, good.url, other.url, max_retries=0)
     assert len(said) == 2
     assert f"{other.url}: it lists 'other'" in said[0]
-    assert said[1].startswith(f"{gone.url} is set aside: no answer")
+    assert said[1].startswith(f"{gone.url} is in cooldown: no response")
     with pytest.raises(UserError, match=gone.url):
         check(gone.url, max_retries=0)
 
@@ -140,7 +142,7 @@ def test_a_list_of_models_that_is_none_stops_nothing(models: Any) -> None:
 @pytest.mark.parametrize("names", [["fake:latest"], ["org/fake-2"], []])
 def test_a_list_without_our_model_is_a_hint(names: list[str]) -> None:
     (said,) = check_list({"data": [{"id": name} for name in names]})
-    assert "whether it has 'fake' its first answer will tell" in said
+    assert "its first response will tell whether it has 'fake'" in said
 
 
 def test_a_list_that_is_refused_stops_where_requests_would_be_refused_too() -> None:
@@ -150,6 +152,53 @@ def test_a_list_that_is_refused_stops_where_requests_would_be_refused_too() -> N
     for status in (401, 503):
         with pytest.raises(UserError, match=f"HTTP {status}: no"):
             check_list({"error": {"message": "no"}}, status)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_of_the_list_is_followed_on_the_same_host_alone(status: int) -> None:
+    asked: list[str] = []
+    said: list[str] = []
+
+    async def ask() -> None:
+        async def other(http: web.Request) -> web.Response:
+            asked.append("other")
+            return web.json_response({"data": []})
+
+        async def handler(http: web.Request) -> web.Response:
+            asked.append(f"{http.method} {http.path}")
+            if http.path.endswith("/new/models"):
+                return web.json_response({"data": [{"id": "fake"}]})
+            target = "/v1/new/models" if len(asked) == 1 else f"{elsewhere}/models?key=SECRET"
+            return web.Response(status=status, headers={"Location": target})
+
+        async with serving(other) as elsewhere, serving(handler) as url, client(url) as teacher:
+            await teacher.check(said.append)
+            assert said == []
+            await teacher.check(said.append)
+
+    asyncio.run(ask())
+    assert asked == ["GET /v1/models", "GET /v1/new/models", "GET /v1/models"]
+    assert f"HTTP {status}: moved to http://127.0.0.1:" in said[0]
+    assert "SECRET" not in said[0]
+
+
+def test_a_list_that_fails_for_a_moment_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.inference.rate_limit.MAX_BACKOFF", 0.01)
+    asked = 0
+
+    async def ask() -> None:
+        async def handler(http: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            if asked < 3:
+                return web.Response(status=429, headers={"Retry-After": "0"})
+            return web.json_response({"data": [{"id": "fake"}]})
+
+        async with serving(handler) as url, client(url) as teacher:
+            await teacher.check()
+
+    asyncio.run(ask())
+    assert asked == 3
 
 
 # ------------------------------------------------------------------------------ the key
@@ -211,4 +260,4 @@ def test_a_key_that_is_missing_or_none_is_refused_before_any_request(
 def test_a_servers_words_are_one_printable_line_of_bounded_length() -> None:
     clean = Redactor().clean
     assert clean("the prompt\x00\x1b\n is\u202e too long") == "the prompt is too long"
-    assert len(clean("x" * 10**6)) == MAX_WORDS
+    assert len(clean("x" * 10**6)) == MAX_MESSAGE

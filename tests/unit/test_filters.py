@@ -1,13 +1,12 @@
-"""The filters on golden cases, the judgement over several rules, and the check of rules."""
+"""The filters on golden cases, the outcome of several rules, and the validation of rules."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-import filters
-from filters import FILTERS, Filter, check_rules, judge
 from filters.result import EVIDENCE_LIMIT, passed
+from filters.table import FILTERS, FilterSpec, apply_rules, check_rules
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Sampling, Trace
 
@@ -16,7 +15,7 @@ ALL = {"finished": {}, "single_reasoning": {}, "final_answer": {}, "correct": {}
 
 
 def a_trace(**changes):
-    """A trace that passes every filter, but for the changes."""
+    """A trace that passes every filter, with some fields changed."""
     right = {
         "id": "p-0",
         "problem_id": "p",
@@ -40,9 +39,9 @@ def a_trace(**changes):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['filter']}-{case['trace']}"[:60])
-def test_a_filter_passes_what_it_must_and_refuses_the_near_miss(case):
+def test_a_filter_passes_good_traces_and_fails_near_misses(case):
     trace = a_trace().model_copy(update=case["trace"])
-    (verdict,) = judge(trace, {case["filter"]: case.get("parameters", {})}).verdicts
+    (verdict,) = apply_rules(trace, {case["filter"]: case.get("parameters", {})}).verdicts
     assert (verdict.outcome, verdict.reason) == (case["outcome"], case["reason"])
 
 
@@ -51,9 +50,9 @@ def test_every_filter_has_cases_of_both_kinds():
         assert {"passed", "failed"} <= {c["outcome"] for c in CASES if c["filter"] == name}, name
 
 
-def test_a_trace_is_kept_when_all_pass_and_every_filter_runs_on_every_trace():
-    assert judge(a_trace(), ALL).outcome == "kept"
-    rejected = judge(a_trace(finish_reason="length", response="The answer is 8."), ALL)
+def test_a_trace_is_kept_if_all_filters_pass_and_all_of_them_run():
+    assert apply_rules(a_trace(), ALL).outcome == "kept"
+    rejected = apply_rules(a_trace(finish_reason="length", response="The answer is 8."), ALL)
     assert rejected.outcome == "rejected"
     assert [(v.filter, v.outcome) for v in rejected.verdicts] == [
         ("finished", "failed"),
@@ -63,43 +62,43 @@ def test_a_trace_is_kept_when_all_pass_and_every_filter_runs_on_every_trace():
     ]
 
 
-def test_not_knowing_keeps_nothing_but_does_not_outweigh_a_failure():
-    assert judge(a_trace(reference=None), ALL).outcome == "undecided"
-    assert judge(a_trace(reference=None, finish_reason="length"), ALL).outcome == "rejected"
+def test_undecided_does_not_outweigh_a_failure():
+    assert apply_rules(a_trace(reference=None), ALL).outcome == "undecided"
+    assert apply_rules(a_trace(reference=None, finish_reason="length"), ALL).outcome == "rejected"
 
 
-def test_the_extracted_answer_is_the_evidence_and_is_bounded():
-    verdict = judge(a_trace(), {"correct": {}}).verdicts[0]
+def test_the_evidence_is_the_extracted_answer_and_bounded():
+    verdict = apply_rules(a_trace(), {"correct": {}}).verdicts[0]
     assert verdict.evidence == "7"
-    verdict = judge(a_trace(response="The answer is " + "9" * 5000), {"correct": {}}).verdicts[0]
+    verdict = apply_rules(a_trace(response="The answer is " + "9" * 5000), {"correct": {}}).verdicts[0]
     assert verdict.outcome == "undecided"
     assert len(verdict.evidence) <= EVIDENCE_LIMIT
 
 
-def test_a_filter_that_raises_cannot_tell(monkeypatch):
-    monkeypatch.setitem(filters.FILTERS, "broken", Filter(lambda trace: 1 / 0, 3))
-    judged = judge(a_trace(), {"broken": {}})
-    assert judged.outcome == "undecided"
-    assert judged.verdicts[0].reason == "raised"
-    assert judged.verdicts[0].evidence == "ZeroDivisionError: division by zero"
+def test_a_filter_that_raises_leaves_the_trace_undecided(monkeypatch):
+    monkeypatch.setitem(FILTERS, "broken", FilterSpec(lambda trace: 1 / 0, 3))
+    trace = apply_rules(a_trace(), {"broken": {}})
+    assert trace.outcome == "undecided"
+    assert trace.verdicts[0].reason == "raised"
+    assert trace.verdicts[0].evidence == "ZeroDivisionError: division by zero"
 
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
-def test_what_this_machine_has_no_room_for_stops_the_work_and_is_no_verdict(monkeypatch, error):
+def test_a_lack_of_resources_stops_the_work_and_is_no_verdict(monkeypatch, error):
     def refused(trace):
         raise error
 
-    monkeypatch.setitem(filters.FILTERS, "broken", Filter(refused, 3))
+    monkeypatch.setitem(FILTERS, "broken", FilterSpec(refused, 3))
     with pytest.raises(Stopped, match=r"broken on trace .*(Too many open files|not enough memory)"):
-        judge(a_trace(), {"broken": {}})
+        apply_rules(a_trace(), {"broken": {}})
 
 
 def _typed(trace, *, least: int = 1, word: str = "a"):
     return passed(word * least)
 
 
-def test_rules_that_fit_their_filters_are_accepted(monkeypatch):
-    monkeypatch.setitem(filters.FILTERS, "typed", Filter(_typed, 1))
+def test_valid_rules_are_accepted(monkeypatch):
+    monkeypatch.setitem(FILTERS, "typed", FilterSpec(_typed, 1))
     check_rules(ALL | {"correct": {"timeout": 3}, "typed": {"least": 2, "word": "b"}})
 
 
@@ -129,16 +128,16 @@ def test_rules_that_fit_their_filters_are_accepted(monkeypatch):
             "filter.rules.correct.timeout: Input should be less than or equal to 3600 (found inf)",
         ),
         (
-            {"length": {"min_thought": 100, "max_thought": 10}},
-            "filter.rules.length: min_thought = 100 is more than max_thought = 10",
+            {"length": {"min_reasoning": 100, "max_reasoning": 10}},
+            "filter.rules.length: min_reasoning = 100 is more than max_reasoning = 10",
         ),
         (
-            {"length": {"min_answer": 9000}},
-            "filter.rules.length: min_answer = 9000 is more than max_answer = 8192",
+            {"length": {"min_response": 9000}},
+            "filter.rules.length: min_response = 9000 is more than max_response = 8192",
         ),
     ],
 )
-def test_a_mistake_in_the_rules_is_told_in_one_line(rules, message):
+def test_a_mistake_in_the_rules_is_reported_in_one_line(rules, message):
     with pytest.raises(UserError) as error:
         check_rules(rules)
     assert str(error.value) == message

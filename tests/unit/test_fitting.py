@@ -1,4 +1,4 @@
-"""Whether models fit, for machines that are described and models whose sizes are written down."""
+"""Whether models of known sizes fit on machines that are described."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QWEN25_7B = ModelFacts(
 
 @pytest.fixture
 def gpus() -> Iterator[Any]:
-    """gpus(8, 80): from here on the machine is said to have such; none again after the test."""
+    """gpus(8, 80) makes the machine one with 8 GPUs of 80 GB until the test ends."""
     yield hardware.assume
     hardware.assume(0, 1)
 
@@ -55,11 +55,11 @@ def teacher(**engine: Any) -> Teacher:
         ({"max-model-len": 34_816, "gpu_memory_utilization": 0.8}, "missing"),
     ],
 )
-def test_weights_and_one_sequence_have_to_fit_into_each_engine(gpus: Any, engine: Any, state: str) -> None:
+def test_weights_and_one_sequence_must_fit_into_each_engine(gpus: Any, engine: Any, state: str) -> None:
     gpus(8, 80)
-    need = fit.serving("generate", teacher(**engine), QWEN3_32B)
-    assert need.state == state, need.found
-    assert "65.5 GB of weights" in need.found
+    requirement = fit.serving("generate", teacher(**engine), QWEN3_32B)
+    assert requirement.state == state, requirement.detail
+    assert "65.5 GB of weights" in requirement.detail
 
 
 def test_a_model_of_unknown_size_is_unknown_and_not_missing(gpus: Any) -> None:
@@ -68,16 +68,16 @@ def test_a_model_of_unknown_size_is_unknown_and_not_missing(gpus: Any) -> None:
     assert fit.training(Train(), True, ModelFacts(name="x"), None, ()).state == "unknown"
 
 
-def test_without_a_gpu_main_memory_has_to_hold_the_model() -> None:
+def test_without_a_gpu_main_memory_must_hold_the_model() -> None:
     huge = QWEN3_32B.model_copy(update={"weight_bytes": 10**15})
-    need = fit.serving("generate", teacher(max_model_len=1024), huge)
-    assert (need.state, "of main memory" in need.found) == ("missing", True)
+    requirement = fit.serving("generate", teacher(max_model_len=1024), huge)
+    assert (requirement.state, "of main memory" in requirement.detail) == ("missing", True)
 
 
 @pytest.mark.parametrize(
     ("count", "gigabytes", "state"), [(8, 80, "ok"), (8, 10, "missing"), (4, 80, "missing")]
 )
-def test_training_has_to_fit_on_each_gpu_and_they_have_to_be_there(
+def test_training_must_fit_on_each_gpu_of_enough_gpus(
     gpus: Any, count: int, gigabytes: float, state: str, tmp_path: Path
 ) -> None:
     gpus(count, gigabytes)
@@ -90,11 +90,11 @@ def test_training_has_to_fit_on_each_gpu_and_they_have_to_be_there(
         gradient_checkpointing=True,
         accelerate={"config_file": str(config), "num_processes": 8},
     )
-    need = fit.training(train, True, QWEN25_7B, None, ())
-    assert need.state == state, need.found
+    requirement = fit.training(train, True, QWEN25_7B, None, ())
+    assert requirement.state == state, requirement.detail
 
 
-def test_an_estimate_near_the_limit_is_told_as_unknown(gpus: Any) -> None:
+def test_an_estimate_near_the_limit_is_unknown(gpus: Any) -> None:
     shape = {"max_length": 1024, "micro_batch_size": 1}
     gpus(1, 1000)
     states = []
@@ -105,7 +105,7 @@ def test_an_estimate_near_the_limit_is_told_as_unknown(gpus: Any) -> None:
     assert set(states) >= {"missing", "ok"}
 
 
-def test_a_student_cut_to_fewer_layers_is_smaller() -> None:
+def test_a_student_with_fewer_layers_is_smaller() -> None:
     whole, half = QWEN25_7B.shape(), QWEN25_7B.shape(14)
     assert whole
     assert half
@@ -113,33 +113,33 @@ def test_a_student_cut_to_fewer_layers_is_smaller() -> None:
     assert half.parameters - embeddings == pytest.approx((whole.parameters - embeddings) / 2, rel=1e-6)
 
 
-def test_answers_have_to_fit_into_what_is_served_and_that_into_the_model() -> None:
+def test_responses_must_fit_into_the_served_context_and_that_into_the_model() -> None:
     def found(length: int, most: int) -> list[str]:
         student = Student(model="x", vllm={"max_model_len": length})
         known = ModelFacts(name="x", context=32_768)
-        return [need.state for need in fit.lengths("evaluate", student, known, most, "max_tokens")]
+        return [
+            requirement.state for requirement in fit.lengths("evaluate", student, known, most, "max_tokens")
+        ]
 
     assert found(16_384, 8192) == []
     assert found(16_384, 16_384) == ["missing"]
     assert found(65_536, 8192) == ["missing"]
 
 
-def test_checkpoints_have_to_fit_on_the_disk(tmp_path: Path) -> None:
+def test_checkpoints_must_fit_on_the_disk(tmp_path: Path) -> None:
     assert fit.disk(tmp_path / "run", 1_000_000, Train()).state == "ok"
-    need = fit.disk(tmp_path / "run", 10**15, Train())
-    assert need.state == "missing"
-    assert "40000000.0 GB" in need.found  # 3 checkpoints of 12 bytes a parameter, and 4 bytes more
+    requirement = fit.disk(tmp_path / "run", 10**15, Train())
+    assert requirement.state == "missing"
+    assert "40000000.0 GB" in requirement.detail  # 3 checkpoints of 12 bytes a parameter, and 4 bytes more
 
 
-def test_weights_that_have_yet_to_come_have_to_fit_into_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_to_download_must_fit_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     small = ModelFacts(name="x", weight_bytes=1000)
     assert fit.download("train", small.model_copy(update={"downloaded": True})) is None
     states = [
-        need.state if need else None
+        requirement.state if requirement else None
         for size in (1000, 10**18, None)
-        if (need := fit.download("train", small.model_copy(update={"weight_bytes": size})))
+        if (requirement := fit.download("train", small.model_copy(update={"weight_bytes": size})))
     ]
     assert states == ["ok", "missing", "missing"]

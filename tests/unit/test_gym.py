@@ -65,7 +65,7 @@ def test_a_task_that_holds_no_answer_gives_problems_without_one() -> None:
             task("chain_sum", settings={"max_term": 3}),
             "unknown setting 'max_term'; did you mean 'max_terms'?",
         ),
-        (task("chain_sum", settings={"size": 3}), "'size' belongs beside `task`, not into its settings"),
+        (task("chain_sum", settings={"size": 3}), "'size' belongs next to `task`, not into its settings"),
         (
             task("chain_sum", settings={"max_terms": "many"}),
             "setting 'max_terms': Input should be a valid integer, "
@@ -73,7 +73,7 @@ def test_a_task_that_holds_no_answer_gives_problems_without_one() -> None:
         ),
         (
             task("chain_sum", settings={"min_terms": 9, "max_terms": 2}),
-            "it does not take these settings: max_terms must be >= min_terms",
+            "it does not accept these settings: max_terms must be >= min_terms",
         ),
     ],
 )
@@ -84,8 +84,8 @@ def test_what_is_not_known_is_refused_with_the_nearest(source: GymSource, said: 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("game_of_life_halting", "its scorer takes any text for right"),
-        ("arc_agi", "its scorer does not take its own answer for right once the entry is stored"),
+        ("game_of_life_halting", "its scorer accepts any text"),
+        ("arc_agi", "its scorer does not accept its own answer once the entry is stored"),
     ],
 )
 def test_a_task_whose_scorer_cannot_be_trusted_is_refused(name: str, said: str) -> None:

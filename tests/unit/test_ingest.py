@@ -13,7 +13,7 @@ from pipeline.config import Recipe
 from pipeline.engine.stage import DONE, execute
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
-from pipeline.ingest.stage import INGEST, NAMED
+from pipeline.ingest.stage import INGEST, MAX_PRINTED
 from pipeline.rows import Problem
 
 
@@ -92,11 +92,11 @@ def test_a_question_is_taken_once_and_another_answer_to_it_is_named(tmp_path: Pa
 
 
 def test_bad_rows_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = ["{" for _ in range(NAMED + 5)]
+    broken = ["{" for _ in range(MAX_PRINTED + 5)]
     problems, report = ingest(tmp_path / "run", recipe(lines(tmp_path / "a.jsonl", ("Who?", "me"), *broken)))
-    assert (len(problems), report["bad_rows"], len(report["bad"])) == (1, NAMED + 5, NAMED + 5)
+    assert (len(problems), report["bad_rows"], len(report["bad"])) == (1, MAX_PRINTED + 5, MAX_PRINTED + 5)
     assert report["bad"][0].startswith(f"{tmp_path}/a.jsonl:2: not JSON: ")
-    assert capsys.readouterr().err.count("not JSON: ") == NAMED
+    assert capsys.readouterr().err.count("not JSON: ") == MAX_PRINTED
 
 
 def test_a_question_of_a_held_out_source_never_reaches_training(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_changed_file_is_another_ingest(tmp_path: Path) -> None:
     ingest(tmp_path / "run", given)
     ingest(tmp_path / "run", given)
     lines(tmp_path / "a.jsonl", *many(3))
-    with pytest.raises(UserError, match="was made under other settings: content"):
+    with pytest.raises(UserError, match="was made with other settings: content"):
         ingest(tmp_path / "run", given)
 
 

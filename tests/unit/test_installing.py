@@ -1,4 +1,4 @@
-"""What errors say of a missing package, in copies of the module that lie as a clone and as an install do."""
+"""Install hints for missing packages, in a copy of the module laid out as a clone and as an install."""
 
 import shutil
 import subprocess
@@ -13,7 +13,8 @@ import pipeline
 from pipeline import install_hints
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 @pytest.fixture
@@ -32,32 +33,39 @@ def said(root: Path, call: str, python: Path | str = sys.executable, cwd: Path |
     return done.stdout.strip()
 
 
-def test_in_an_install_it_is_the_distribution_of_ours(clone: Path) -> None:
+def test_an_install_names_our_distribution(clone: Path) -> None:
     (clone / "run.sh").unlink()
-    assert said(clone, 'i.extra("sql")') == f"{sys.executable} -m pip install 'retort-distill[sql]'"
+    assert said(clone, 'i.extra("report")') == f"{sys.executable} -m pip install 'retort-distill[report]'"
 
 
-def test_in_a_clone_it_is_the_clone(clone: Path) -> None:
-    assert said(clone, 'i.extra("sql")') == f"{sys.executable} -m pip install -e '.[sql]'"
-    elsewhere = said(clone, 'i.extra("sql")', cwd=clone / "pipeline")
-    assert elsewhere == f"{sys.executable} -m pip install -e '{clone}[sql]'"
+def test_a_clone_names_itself(clone: Path) -> None:
+    assert said(clone, 'i.extra("report")') == f"{sys.executable} -m pip install -e '.[report]'"
+    elsewhere = said(clone, 'i.extra("report")', cwd=clone / "pipeline")
+    assert elsewhere == f"{sys.executable} -m pip install -e '{clone}[report]'"
     assert said(clone, 'i.package("wandb")') == f"{sys.executable} -m pip install wandb"
 
 
-def test_in_what_the_script_set_up_it_is_the_script_where_that_helps(clone: Path) -> None:
+def test_an_environment_made_by_the_script_names_the_script_for_its_extras(clone: Path) -> None:
     venv.create(clone / ".venv", symlinks=True)
     python = clone / ".venv" / "bin" / "python"
-    assert said(clone, 'i.extra("sql")', python) == "./.venv/bin/python -m pip install -e '.[sql]'", (
+    assert said(clone, 'i.extra("report")', python) == "./.venv/bin/python -m pip install -e '.[report]'", (
         "made by hand"
     )
     (clone / ".venv" / "install.log").touch()
-    assert said(clone, 'i.extra("sql")', python) == "./run.sh setup"
+    assert said(clone, 'i.extra("report")', python) == "./run.sh setup"
     assert (
         said(clone, 'i.extra("deepspeed")', python) == "./.venv/bin/python -m pip install -e '.[deepspeed]'"
     )
 
 
-def test_the_names_are_those_of_the_project() -> None:
+def test_names_and_version_are_those_of_the_project() -> None:
     assert PROJECT["name"] == install_hints.DISTRIBUTION
     assert pipeline.__version__ == PROJECT["version"]
-    assert set(install_hints._BY_THE_SCRIPT) < set(PROJECT["optional-dependencies"])
+    assert set(install_hints.RUN_SH_EXTRAS) < set(PROJECT["optional-dependencies"])
+
+
+def test_every_package_of_the_wheel_is_typed() -> None:
+    packages = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert [name for name in packages if not (ROOT / name / "py.typed").is_file()] == []
+    assert sorted(packages) == sorted(PYPROJECT["tool"]["mypy"]["packages"])
+    assert PYPROJECT["tool"]["mypy"]["strict"]

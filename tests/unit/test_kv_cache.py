@@ -1,4 +1,4 @@
-"""The bytes of a token in the KV cache, against figures worked out by hand."""
+"""Bytes per token of the KV cache, against figures computed by hand."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ QWEN25_7B = {
 
 
 @pytest.mark.parametrize(
-    ("config", "engine", "wanted"),
+    ("config", "engine", "expected"),
     [
         (QWEN3_32B, {}, 262_144),
         (QWEN3_32B, {"kv_cache_dtype": "fp8"}, 131_072),
@@ -25,8 +25,8 @@ QWEN25_7B = {
         (QWEN25_7B | {"layer_types": ["full_attention"] * 28}, {}, 57_344),
     ],
 )
-def test_a_token_takes_key_and_value_of_each_layer(config: Any, engine: Any, wanted: int) -> None:
-    assert bytes_per_token(config, engine) == wanted
+def test_a_token_takes_a_key_and_a_value_in_each_layer(config: Any, engine: Any, expected: int) -> None:
+    assert bytes_per_token(config, engine) == expected
 
 
 @pytest.mark.parametrize(
@@ -38,5 +38,5 @@ def test_a_token_takes_key_and_value_of_each_layer(config: Any, engine: Any, wan
         (QWEN3_32B, {"kv_cache_dtype": "something_new"}),
     ],
 )
-def test_what_is_not_plain_from_the_config_is_unknown(config: Any, engine: Any) -> None:
+def test_unusual_attention_is_unknown(config: Any, engine: Any) -> None:
     assert bytes_per_token(config, engine) is None

@@ -5,12 +5,12 @@ from email.utils import formatdate
 import pytest
 
 from pipeline.inference.rate_limit import (
-    FIRST_GUESS,
-    LONGEST_WAIT,
-    TURNED_AWAY,
+    INITIAL_ESTIMATE,
+    MAX_BACKOFF,
+    OVERLOADS_PER_RETRY,
     Bucket,
     RateLimiter,
-    Tries,
+    RetryBudget,
     backoff,
     read_retry_after,
 )
@@ -45,9 +45,9 @@ def test_what_is_not_used_is_not_saved_up() -> None:
 def test_a_debt_delays_the_next_ones() -> None:
     bucket = Bucket(60)
     assert wait_and_take(bucket, 1, 0.0) == 0
-    bucket.settle(10, 0.0)
+    bucket.reconcile(10, 0.0)
     assert wait_and_take(bucket, 1, 0.0) == pytest.approx(11)
-    bucket.settle(-5, 0.0)
+    bucket.reconcile(-5, 0.0)
     assert wait_and_take(bucket, 1, 0.0) == pytest.approx(7)
 
 
@@ -58,52 +58,52 @@ def test_one_that_is_larger_than_a_minute_goes_through_and_is_paid_after() -> No
 
 
 def test_tokens_are_guessed_from_the_answers_before() -> None:
-    quota = RateLimiter(None, 6000)
-    assert quota.wait(500, 0.0) == 0
-    assert quota.take(500, 0.0) == 500
-    quota.settle(500, 90, 0.0)
-    assert quota.wait(500, 0.0) == pytest.approx(0.8)  # 100 a second, 10 are left
-    assert quota.take(500, 0.0) == 90
+    limiter = RateLimiter(None, 6000)
+    assert limiter.wait(500, 0.0) == 0
+    assert limiter.take(500, 0.0) == 500
+    limiter.reconcile(500, 90, 0.0)
+    assert limiter.wait(500, 0.0) == pytest.approx(0.8)  # 100 a second, 10 are left
+    assert limiter.take(500, 0.0) == 90
 
 
 def test_before_any_answer_a_long_limit_is_no_guess() -> None:
-    quota = RateLimiter(None, 60_000)
-    assert quota.take(32_768, 0.0) == FIRST_GUESS
-    assert quota.wait(32_768, 0.0) < 60
+    limiter = RateLimiter(None, 60_000)
+    assert limiter.take(32_768, 0.0) == INITIAL_ESTIMATE
+    assert limiter.wait(32_768, 0.0) < 60
 
 
 def test_a_wait_gets_shorter_when_an_answer_was_short() -> None:
-    quota = RateLimiter(None, 6000)
-    guess = quota.take(1000, 0.0)
-    before = quota.wait(1000, 0.0)
-    quota.settle(guess, 50, 0.0)
-    assert quota.wait(1000, 0.0) < before / 10
+    limiter = RateLimiter(None, 6000)
+    guess = limiter.take(1000, 0.0)
+    before = limiter.wait(1000, 0.0)
+    limiter.reconcile(guess, 50, 0.0)
+    assert limiter.wait(1000, 0.0) < before / 10
 
 
 def test_tokens_of_a_request_that_failed_are_given_back() -> None:
-    quota = RateLimiter(None, 60)
+    limiter = RateLimiter(None, 60)
     for _ in range(5):
-        assert quota.wait(500, 0.0) == 0
-        quota.settle(quota.take(500, 0.0), 0, 0.0)
+        assert limiter.wait(500, 0.0) == 0
+        limiter.reconcile(limiter.take(500, 0.0), 0, 0.0)
 
 
 def test_without_limits_nothing_waits() -> None:
-    quota = RateLimiter(None, None)
+    limiter = RateLimiter(None, None)
     for _ in range(1000):
-        assert quota.wait(10**6, 0.0) == 0
-        quota.settle(quota.take(10**6, 0.0), 10**6, 0.0)
+        assert limiter.wait(10**6, 0.0) == 0
+        limiter.reconcile(limiter.take(10**6, 0.0), 10**6, 0.0)
 
 
 def test_the_slower_of_both_limits_counts() -> None:
-    quota = RateLimiter(60, 60)
-    quota.take(1, 0.0)
-    quota.settle(1, 10, 0.0)
-    assert quota.wait(10, 0.0) > 5
+    limiter = RateLimiter(60, 60)
+    limiter.take(1, 0.0)
+    limiter.reconcile(1, 10, 0.0)
+    assert limiter.wait(10, 0.0) > 5
 
 
 def test_waits_grow_with_the_tries_up_to_a_minute_and_differ() -> None:
-    for tries, longest in [(0, 0.5), (1, 1), (4, 8), (7, LONGEST_WAIT), (10**6, LONGEST_WAIT)]:
-        waits = [backoff(tries) for _ in range(200)]
+    for budget, longest in [(0, 0.5), (1, 1), (4, 8), (7, MAX_BACKOFF), (10**6, MAX_BACKOFF)]:
+        waits = [backoff(budget) for _ in range(200)]
         assert 0 <= min(waits) < longest / 4
         assert longest / 2 < max(waits) <= longest
 
@@ -142,20 +142,20 @@ def test_milliseconds_of_a_retry_after_are_more_exact() -> None:
 
 
 def test_the_tries_of_a_request_are_bounded_in_number() -> None:
-    tries = Tries(2, answered=0)
+    budget = RetryBudget(2, answered=0)
     for _ in range(2):
-        tries.fail(counts=True, answered=0)
-    assert not tries.spent
-    tries.fail(counts=True, answered=0)
-    assert tries.spent
-    assert tries.failed == 3
+        budget.fail(counts=True, answered=0)
+    assert not budget.spent
+    budget.fail(counts=True, answered=0)
+    assert budget.spent
+    assert budget.failed == 3
 
 
 def test_tries_turned_away_count_only_while_others_are_answered() -> None:
-    alone, passed_over = Tries(1, answered=7), Tries(1, answered=7)
+    alone, passed_over = RetryBudget(1, answered=7), RetryBudget(1, answered=7)
     for i in range(1, 1000):
         alone.fail(counts=False, answered=8)  # one other, once
         if not passed_over.spent:
             passed_over.fail(counts=False, answered=7 + i)
     assert not alone.spent
-    assert passed_over.failed == 2 * TURNED_AWAY
+    assert passed_over.failed == 2 * OVERLOADS_PER_RETRY

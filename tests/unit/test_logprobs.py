@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.inference.http import RequestFailed
-from pipeline.inference.logprobs import asked
+from pipeline.inference.http_errors import RequestFailed
+from pipeline.inference.logprobs import logprob_fields
 from pipeline.inference.response import Completion
 from pipeline.rows import Logprobs
 from tests.serving import SAMPLING, Script, answered, client, complete, events, serving, stop, usage
@@ -48,7 +48,7 @@ def test_the_drawn_tokens_are_kept_with_their_likeliest_in_order() -> None:
     ]
     assert row(chat(tokens, content="<think>why</think>so."), k=2) == Logprobs(
         k=2,
-        thought=1,
+        reasoning_tokens=1,
         tokens=(7, 8),
         logprobs=(-2.12346, -0.1),
         top_tokens=(5, 6, 8, 9),
@@ -63,8 +63,8 @@ def test_missing_candidates_are_filled_up() -> None:
 
 @pytest.mark.parametrize("k", [1, 5, 19, 20, 40])
 def test_one_candidate_more_is_asked_for_where_servers_give_it(k: int) -> None:
-    assert asked(k)["top_logprobs"] == (k + 1 if k < 20 else k)
-    assert asked(0) == {"logprobs": True}
+    assert logprob_fields(k)["top_logprobs"] == (k + 1 if k < 20 else k)
+    assert logprob_fields(0) == {"logprobs": True}
 
 
 @pytest.mark.parametrize("way", ["one body", "a stream"])
@@ -77,7 +77,7 @@ def test_the_end_of_the_thought_is_found_in_the_tokens(way: str) -> None:
                   for t, lp in zip(TEXT, tokens, strict=True)]  # fmt: skip
         body = events(*pieces, stop())
     got = row(body)
-    assert (got.thought, len(got.tokens)) == (6, len(TEXT))
+    assert (got.reasoning_tokens, len(got.tokens)) == (6, len(TEXT))
 
 
 @pytest.mark.parametrize(
@@ -94,38 +94,41 @@ def test_the_end_of_the_thought_is_found_in_the_tokens(way: str) -> None:
 def test_a_server_that_hides_the_tags_still_tells_the_thought(
     message: dict[str, str], texts: list[str], thought: int
 ) -> None:
-    assert row(chat([token(i, text) for i, text in enumerate(texts)], **message)).thought == thought
+    assert row(chat([token(i, text) for i, text in enumerate(texts)], **message)).reasoning_tokens == thought
 
 
 def test_a_cut_thought_is_all_of_the_tokens() -> None:
-    assert row(chat([token(1, "<think>"), token(2, "why")], "length", content="<think>why")).thought == 2
+    assert (
+        row(chat([token(1, "<think>"), token(2, "why")], "length", content="<think>why")).reasoning_tokens
+        == 2
+    )
 
 
 def test_tokens_in_words_will_do_where_no_candidates_are_asked_for() -> None:
     words = [{"token": text, "logprob": -1, "bytes": None} for text in ("why", "</think>", "so")]
     got = row(chat(words, content="why</think>so"))
     assert got == Logprobs(
-        k=0, thought=2, tokens=(-1, -1, -1), logprobs=(-1, -1, -1), top_tokens=(), top_logprobs=()
+        k=0, reasoning_tokens=2, tokens=(-1, -1, -1), logprobs=(-1, -1, -1), top_tokens=(), top_logprobs=()
     )
 
 
 def test_those_of_an_answer_and_of_what_continues_it_are_joined() -> None:
     before = Logprobs(
-        k=1, thought=2, tokens=(1, 2), logprobs=(-1, -2), top_tokens=(1, 3), top_logprobs=(-1, -0.1)
+        k=1, reasoning_tokens=2, tokens=(1, 2), logprobs=(-1, -2), top_tokens=(1, 3), top_logprobs=(-1, -0.1)
     )
     cut = Completion("why ", "", "length", 5, 2, before, thinking=True)
     tokens = [token(4, "not</think>", -0.3, {4: -0.3}), token(5, "so", -0.4, {5: -0.4})]
-    got = row(chat(tokens, content="not</think>so"), k=1, so_far=cut)
+    got = row(chat(tokens, content="not</think>so"), k=1, before=cut)
     assert got == Logprobs(
         k=1,
-        thought=3,
+        reasoning_tokens=3,
         tokens=(1, 2, 4, 5),
         logprobs=(-1, -2, -0.3, -0.4),
         top_tokens=(1, 3, 4, 5),
         top_logprobs=(-1, -0.1, -0.3, -0.4),
     )
-    open_still = row(chat([token(4, "not", -0.3, {4: -0.3})], "length", content="not"), k=1, so_far=cut)
-    assert open_still.thought == 3
+    open_still = row(chat([token(4, "not", -0.3, {4: -0.3})], "length", content="not"), k=1, before=cut)
+    assert open_still.reasoning_tokens == 3
 
 
 def test_an_empty_answer_has_none() -> None:
@@ -189,4 +192,4 @@ def test_the_fake_server_gives_them_like_vllm(fake_server: StartFakeServer) -> N
         n = got.completion_tokens
         assert len(got.logprobs.tokens) == n
         assert len(got.logprobs.top_tokens) == len(got.logprobs.top_logprobs) == 3 * (n or 0)
-        assert 0 < got.logprobs.thought < len(got.logprobs.tokens)
+        assert 0 < got.logprobs.reasoning_tokens < len(got.logprobs.tokens)

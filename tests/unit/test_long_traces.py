@@ -1,4 +1,4 @@
-"""The rules on long thoughts: what repeats by right passes, what got stuck is told; hostile text is quick."""
+"""The rules on long reasoning: legitimate repetition, loops, and hostile text."""
 
 import itertools
 import random
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from filters import FILTERS, judge
-from filters.rules.repetition import RUN, STEP, STUTTER, find_repeats, find_stutter
+from filters.rules.repetition import MIN_STUTTER, RUN, STEP, find_repeats, find_stutter
+from filters.table import FILTERS, apply_rules
 from tests.unit.test_filters import a_trace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,24 +79,24 @@ STUCK = {
 
 
 def verdict(rule, **changes):
-    (found,) = judge(a_trace(**changes), {rule: {}}).verdicts
+    (found,) = apply_rules(a_trace(**changes), {rule: {}}).verdicts
     return found
 
 
 @pytest.mark.parametrize("name", BY_RIGHT)
-def test_what_repeats_by_right_passes(name):
+def test_legitimate_repetition_passes(name):
     assert verdict("no_repetition", reasoning=BY_RIGHT[name]).reason == ""
     assert verdict("paragraphs", reasoning=BY_RIGHT[name]).reason == ""
 
 
 @pytest.mark.parametrize("name", STUCK)
-def test_a_model_that_got_stuck_is_told(name):
+def test_a_model_that_is_stuck_fails(name):
     text, reason = STUCK[name]
     assert verdict("no_repetition", reasoning=text).reason == reason
     assert verdict("no_repetition", response=text).reason == reason
 
 
-def test_a_loop_is_measured_in_words_and_its_period_is_found():
+def test_the_length_and_period_of_a_loop_are_found():
     words = [f"w{i}" for i in range(50)] + ["a", "b", "c"] * 30 + [f"v{i}" for i in range(50)]
     _, loop, last = find_repeats(words)
     assert (loop.words, loop.period) == (90, 3)
@@ -107,18 +107,18 @@ def test_a_loop_is_measured_in_words_and_its_period_is_found():
     assert find_repeats(["a"] * RUN).longest.words == 0
 
 
-def test_a_stutter_is_found_wherever_it_begins_and_ends():
+def test_a_stutter_is_found_at_any_position():
     words = " ".join(f"w{i}" for i in range(300))
     for unit, before in itertools.product(("!", "ha", "\\n", "abcdefgh", "= "), range(0, 300, 17)):
-        stutter = unit * ((STUTTER + 8) // len(unit) + 1)
+        stutter = unit * ((MIN_STUTTER + 8) // len(unit) + 1)
         found = find_stutter(words[:before] + "\x00" + stutter + "\x00" + words)
         assert found in stutter
         assert len(found) > len(stutter) - len(unit)
-        short = unit * ((STUTTER - STEP - len(unit)) // len(unit))
+        short = unit * ((MIN_STUTTER - STEP - len(unit)) // len(unit))
         assert find_stutter(words[:before] + "\x00" + short + "\x00" + words) == ""
 
 
-def test_a_paragraph_is_long_by_its_words_not_by_its_figures_or_lines():
+def test_a_paragraph_is_measured_in_words_not_numbers_or_lines():
     words = "word " * 401
     assert verdict("paragraphs", reasoning=words).reason == "long_paragraph"
     assert verdict("paragraphs", reasoning="Short.\n\n" + words).reason == "long_paragraph"
@@ -165,11 +165,11 @@ HOSTILE = {
     "as an AI": "I can't give " * 20_000,
 }
 
-# In a process of its own that the kernel ends: the limit is CPU time, several times what all of it needs.
+# Runs in a process with a limit of CPU time, several times what it needs.
 PROBE = """
 import resource
 resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
-from filters import FILTERS
+from filters.table import FILTERS
 from tests.unit.test_filters import a_trace
 from tests.unit.test_long_traces import HOSTILE
 for name in sorted(set(FILTERS) - {"correct"}):
@@ -179,12 +179,12 @@ for name in sorted(set(FILTERS) - {"correct"}):
 """
 
 
-def test_hostile_text_of_a_quarter_of_a_megabyte_is_judged_in_linear_time():
+def test_hostile_text_takes_linear_time():
     done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
 
 
-def test_random_text_of_every_alphabet_breaks_no_rule():
+def test_random_unicode_text_breaks_no_rule():
     chance = random.Random(3)
     for _ in range(200):
         text = "".join(

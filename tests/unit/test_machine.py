@@ -1,4 +1,4 @@
-"""What the machine says of itself, with a stand-in for nvidia-smi where a GPU is needed."""
+"""GPUs as nvidia-smi lists them, with a stand-in for nvidia-smi."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_gpus_hidden_from_us_are_not_counted(
     assert len(hardware.gpus()) == found
 
 
-@pytest.mark.parametrize("said", ["echo 'NVIDIA-SMI has failed'; exit 9", "echo 'No devices were found'"])
-def test_a_driver_that_fails_or_lists_nothing_means_no_gpu(smi: Path, said: str) -> None:
-    smi.write_text(f"#!/bin/sh\n{said}\n")
+@pytest.mark.parametrize("output", ["echo 'NVIDIA-SMI has failed'; exit 9", "echo 'No devices were found'"])
+def test_a_driver_that_fails_or_lists_nothing_means_no_gpu(smi: Path, output: str) -> None:
+    smi.write_text(f"#!/bin/sh\n{output}\n")
     assert hardware.gpus() == ()

@@ -1,4 +1,4 @@
-"""How much GPU memory a training needs: terms worked out by hand, and what they have to agree on."""
+"""The estimate of GPU memory for training, against terms computed by hand."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ def of(shape: Shape, gpus: int = 1, sharded: bool = False, teachers: Any = (), *
     return needed(shape, Train(**settings), True, gpus, sharded, teachers)
 
 
-def test_all_weights_with_adam_take_16_bytes_a_parameter_over_all_gpus_that_share_them() -> None:
+def test_full_training_with_adam_takes_16_bytes_per_parameter_spread_over_the_gpus() -> None:
     shared = of(LARGE, 8, sharded=True)
     assert shared.weights + shared.gradients + shared.optimizer == 16 * LARGE.parameters / 8
     assert shared.checkpoints == 28 * 32768 * 3584 * 2
     assert 38 * GB < shared.total < 45 * GB
 
 
-def test_data_parallelism_holds_gradients_twice_and_shares_nothing() -> None:
+def test_data_parallelism_holds_gradients_twice_and_shards_nothing() -> None:
     copies = of(SMALL, 8)
     assert copies.weights == of(SMALL).weights == 4 * SMALL.parameters
     assert copies.gradients == 2 * of(SMALL).gradients == 8 * SMALL.parameters
 
 
-def test_moments_in_8_bits_leave_those_of_the_embeddings_in_float32() -> None:
+def test_8_bit_moments_keep_those_of_the_embeddings_in_float32() -> None:
     embeddings = 151_936 * 1536
     eight = of(SMALL, optimizer="adamw_8bit")
     assert eight.optimizer == 2 * (SMALL.parameters - embeddings) + 8 * embeddings
     assert of(SMALL).optimizer == 8 * SMALL.parameters
 
 
-def test_what_fits_on_24_gb_is_told_from_what_does_not() -> None:
+def test_an_8_bit_optimizer_decides_whether_a_student_fits_on_24_gb() -> None:
     sizes: dict[str, Any] = {"max_length": 2048, "micro_batch_size": 2}
     assert of(SMALL, **sizes).total > 30 * GB
     assert of(SMALL, optimizer="adamw_8bit", **sizes).total < 23 * GB
 
 
 @pytest.mark.parametrize(
-    "said", [{"objective": "topk_kd"}, {"objective": "logit_kd"}, {"weight_by": "confidence"}], ids=str
+    "settings", [{"objective": "topk_kd"}, {"objective": "logit_kd"}, {"weight_by": "confidence"}], ids=str
 )
-def test_a_loss_without_tiles_holds_all_logits_of_a_micro_batch(said: dict[str, Any]) -> None:
+def test_a_loss_without_tiles_holds_all_logits_of_a_micro_batch(settings: dict[str, Any]) -> None:
     logits = 2 * 32768 * 152_064
-    assert of(LARGE, 8, sharded=True).loss < logits < 4 * logits < of(LARGE, 8, sharded=True, **said).loss
+    assert of(LARGE, 8, sharded=True).loss < logits < 4 * logits < of(LARGE, 8, sharded=True, **settings).loss
 
 
-def test_adapters_have_the_only_gradients_and_a_base_in_4_bits_is_a_quarter_of_one_in_16() -> None:
+def test_only_adapters_have_gradients_and_a_4_bit_base_is_smaller() -> None:
     plain, small = of(LARGE, lora={"rank": 16}), of(LARGE, lora={"rank": 16, "quantize": "nf4"})
     assert plain.gradients < 0.5 * GB
     assert 15 * GB < plain.weights < 16 * GB
     assert 5 * GB < small.weights < 6.5 * GB
 
 
-def test_teachers_are_held_whole_on_each_gpu() -> None:
+def test_teachers_are_whole_on_each_gpu() -> None:
     assert of(SMALL, 8, sharded=True, teachers=(7_000_000_000,), objective="logit_kd").teachers == 14 * GB
 
 
-def test_every_optimizer_that_a_recipe_may_name_is_counted() -> None:
+def test_every_optimizer_of_a_recipe_is_known() -> None:
     assert set(get_args(Optimizer)) == set(OPTIMIZER)

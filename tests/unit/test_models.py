@@ -120,7 +120,7 @@ def test_a_broken_gguf_file_is_told_in_one_line_and_leaves_no_folder(
 ) -> None:
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "torn.gguf").write_bytes(b"GGUF" + bytes(100))
-    leftover = model_files._cached(tmp_path / "torn.gguf")
+    leftover = model_files._converted_folder(tmp_path / "torn.gguf")
     leftover = leftover.with_name(leftover.name + ".part-1")  # as a run that was killed leaves it
     leftover.mkdir(parents=True)
     with pytest.raises(UserError, match=r"converting .*torn\.gguf .* failed: .* \(log: .*\)"):

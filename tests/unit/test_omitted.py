@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from pipeline.config.endpoints import Endpoint
-from pipeline.generate import sampler
-from pipeline.inference.http import RequestFailed
+from pipeline.inference import fingerprint
+from pipeline.inference.http_errors import RequestFailed
 from pipeline.inference.response import Completion
 from pipeline.rows import Message
 from tests.serving import SAMPLING, Script, as_response, chat, client, serving
@@ -133,5 +133,5 @@ def test_a_prompt_that_is_refused_with_all_fields_echoed_changes_nothing_for_oth
 def test_what_the_recipe_leaves_out_is_part_of_the_settings() -> None:
     plain = Endpoint(model="m", base_url="http://x/v1")
     omitting = Endpoint(model="m", base_url="http://x/v1", omit=("stream_options", "seed"))
-    assert "omit" not in sampler.model_settings("m", plain)
-    assert sampler.model_settings("m", omitting)["omit"] == ["seed"]
+    assert "omit" not in fingerprint.model_settings("m", plain)
+    assert fingerprint.model_settings("m", omitting)["omit"] == ["seed"]

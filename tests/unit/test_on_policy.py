@@ -1,4 +1,4 @@
-"""The student's own answers scored by the teacher, through TRL, on a CPU."""
+"""The student's own samples scored by the teacher, with TRL, on a CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import OnPolicy
+from pipeline.config.training import KDTeacher
 from pipeline.errors import UserError
 from tests import tiny_student
 
@@ -22,10 +22,11 @@ def saved(folder: Path, tokenizer: Any = None, size: int = 259) -> str:
     return str(folder)
 
 
-def made(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **arguments: Any) -> Any:
+def trainer_of(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **arguments: Any) -> Any:
     import datasets
 
-    from pipeline.train.trainer import on_policy
+    from pipeline.train.trainer import on_policy, tokens
+    from pipeline.train.trainer.trainer import Setup
 
     prompts = [{"prompt": [{"role": "user", "content": f"{n} + 1?"}], "id": str(n)} for n in range(16)]
     given: dict[str, Any] = {
@@ -45,20 +46,20 @@ def made(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **argument
         "disable_tqdm": True,
         "seed": 3,
     }
-    return on_policy.trainer(
-        tiny_student.model(),
-        tiny_student.tokenizer(pad_token="<|endoftext|>"),
-        teacher,
-        datasets.Dataset.from_list(prompts),
-        given | arguments,
-        OnPolicy(beta=beta, max_tokens=8),
-    )
+    job = tiny_student.job(folder, on_policy={"beta": beta, "max_tokens": 8})
+    job = job.model_copy(update={"teachers": (KDTeacher(model=teacher),)})
+    rows = {"train": datasets.Dataset.from_list(prompts)}
+    model, tokenizer = tiny_student.model(), tiny_student.tokenizer(pad_token="<|endoftext|>")
+    end = tokens.end_of_turn(tokenizer, [*prompts[0]["prompt"], {"role": "assistant", "content": "."}])
+    return on_policy.build(Setup(job, rows, model, tokenizer, end, given | arguments))
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize(("beta", "bf16"), [(0, False), (0.5, False), (1, True)])
-def test_the_student_comes_nearer_to_its_teacher(tmp_path: Path, beta: float, bf16: bool) -> None:
-    trainer = made(saved(tmp_path / "teacher"), tmp_path / "out", 30, beta, bf16=bf16, learning_rate=3e-3)
+def test_training_brings_the_student_closer_to_its_teacher(tmp_path: Path, beta: float, bf16: bool) -> None:
+    trainer = trainer_of(
+        saved(tmp_path / "teacher"), tmp_path / "out", 30, beta, bf16=bf16, learning_rate=3e-3
+    )
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert len(losses) == 30
@@ -67,37 +68,37 @@ def test_the_student_comes_nearer_to_its_teacher(tmp_path: Path, beta: float, bf
 
 
 @pytest.mark.alone
-def test_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_resuming_from_a_checkpoint_gives_the_same_weights(tmp_path: Path) -> None:
     import torch
 
     teacher = saved(tmp_path / "teacher")
-    whole = made(teacher, tmp_path / "whole")
+    whole = trainer_of(teacher, tmp_path / "whole")
     whole.train()
-    made(teacher, tmp_path / "cut", steps=2).train()
-    resumed = made(teacher, tmp_path / "cut")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-2"))
+    trainer_of(teacher, tmp_path / "interrupted", steps=2).train()
+    resumed = trainer_of(teacher, tmp_path / "interrupted")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "interrupted" / "checkpoint-2"))
     for name, weight in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], weight)
 
 
-def test_an_answer_ends_where_the_chat_template_ends_one(tmp_path: Path) -> None:
+def test_a_sample_ends_with_the_chat_template_s_end_of_turn(tmp_path: Path) -> None:
     other_end = tiny_student.tokenizer(eos_token="<|endoftext|>")
-    trainer = made(saved(tmp_path / "teacher", other_end), tmp_path / "out")
+    trainer = trainer_of(saved(tmp_path / "teacher", other_end), tmp_path / "out")
     assert trainer.generation_config.eos_token_id == [2]
 
 
-def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+def test_another_vocabulary_is_rejected(tmp_path: Path) -> None:
     other = tiny_student.tokenizer()
     other.add_tokens(["<extra>"])
     with pytest.raises(UserError, match="1 tokens differ, among them '<extra>'"):
-        made(saved(tmp_path / "teacher", other, 260), tmp_path / "out")
+        trainer_of(saved(tmp_path / "teacher", other, 260), tmp_path / "out")
 
 
-def test_another_number_of_logits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="it gives 320 logits and the student 259"):
-        made(saved(tmp_path / "teacher", size=320), tmp_path / "out")
+def test_another_number_of_logits_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it has 320 logits and the student 259"):
+        trainer_of(saved(tmp_path / "teacher", size=320), tmp_path / "out")
 
 
-def test_settings_that_transformers_refuses_are_told_in_one_line(tmp_path: Path) -> None:
+def test_settings_that_transformers_rejects_are_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train: "):
-        made(saved(tmp_path / "teacher"), tmp_path / "out", save_strategy="sometimes")
+        trainer_of(saved(tmp_path / "teacher"), tmp_path / "out", save_strategy="sometimes")

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pipeline.inference.concurrency import (
-    IN_A_ROW,
+    FAILURES_TO_COOLDOWN,
     MAX_COOLDOWN,
     ConcurrencyLimit,
     EndpointPool,
@@ -13,182 +13,182 @@ from pipeline.inference.concurrency import (
 )
 
 
-def fill(level: ConcurrencyLimit) -> None:
-    while level.in_flight < int(level.limit):
-        level.start()
+def fill(limit: ConcurrencyLimit) -> None:
+    while limit.in_flight < int(limit.limit):
+        limit.start()
 
 
-def one_round(level: ConcurrencyLimit, seconds: float = 0.1) -> float:
+def one_round(limit: ConcurrencyLimit, seconds: float = 0.1) -> float:
     """As many short answers as the limit, each begun after so long; the limit that comes of it."""
-    fill(level)
-    for _ in range(int(level.limit)):
-        answer(level, seconds)
-    return level.limit
+    fill(limit)
+    for _ in range(int(limit.limit)):
+        answer(limit, seconds)
+    return limit.limit
 
 
-def answer(level: ConcurrencyLimit, seconds: float = 0.1) -> None:
-    level.first_byte(seconds)
-    level.end(begun=True)
-    level.start()
+def answer(limit: ConcurrencyLimit, seconds: float = 0.1) -> None:
+    limit.first_byte(seconds)
+    limit.end(begun=True)
+    limit.start()
 
 
-# ------------------------------------------------------------------------------ the level
+# ------------------------------------------------------------------------------ the limit
 
 
 def test_the_level_starts_low_and_doubles_each_round_up_to_its_ceiling() -> None:
-    level = ConcurrencyLimit(100)
-    assert [level.limit, *(one_round(level) for _ in range(5))] == [8, 16, 32, 64, 100, 100]
+    limit = ConcurrencyLimit(100)
+    assert [limit.limit, *(one_round(limit) for _ in range(5))] == [8, 16, 32, 64, 100, 100]
     assert ConcurrencyLimit(3).limit == 3
 
 
 def test_the_level_grows_only_when_it_is_used() -> None:
-    level = ConcurrencyLimit(100)
+    limit = ConcurrencyLimit(100)
     for _ in range(50):
-        level.start()
-        level.first_byte(0.1)
-        level.end(begun=True)
-    assert level.limit == 8
+        limit.start()
+        limit.first_byte(0.1)
+        limit.end(begun=True)
+    assert limit.limit == 8
 
 
 def test_the_level_holds_while_answers_are_slow_to_begin_and_doubles_again_after() -> None:
-    level = ConcurrencyLimit(1000)
-    assert one_round(level, 1.0) == 16
+    limit = ConcurrencyLimit(1000)
+    assert one_round(limit, 1.0) == 16
     for _ in range(3):
-        assert one_round(level, 20.0) == 16
-    assert [one_round(level, 0.1) for _ in range(3)] == [32, 64, 128]
+        assert one_round(limit, 20.0) == 16
+    assert [one_round(limit, 0.1) for _ in range(3)] == [32, 64, 128]
 
 
 @pytest.mark.parametrize("seconds", [0.001, 1.9])
 def test_answers_that_begin_quickly_are_no_sign_of_a_queue(seconds: float) -> None:
-    level = ConcurrencyLimit(1000)
-    one_round(level, 0.0001)
-    assert one_round(level, seconds) == 32
+    limit = ConcurrencyLimit(1000)
+    one_round(limit, 0.0001)
+    assert one_round(limit, seconds) == 32
 
 
 def test_a_server_that_always_begins_slowly_is_not_held_back_for_it() -> None:
-    level = ConcurrencyLimit(1000)
-    assert [one_round(level, 30.0) for _ in range(3)] == [16, 32, 64]
+    limit = ConcurrencyLimit(1000)
+    assert [one_round(limit, 30.0) for _ in range(3)] == [16, 32, 64]
 
 
 def test_overload_shrinks_the_level_once_a_round() -> None:
-    level = ConcurrencyLimit(100)
+    limit = ConcurrencyLimit(100)
     for _ in range(4):
-        one_round(level)
+        one_round(limit)
     for _ in range(100):
-        level.overloaded()
-    assert level.limit == 70
-    assert one_round(level) == 71
+        limit.overloaded()
+    assert limit.limit == 70
+    assert one_round(limit) == 71
 
 
 @pytest.mark.parametrize(("ceiling", "every"), [(8, 3), (64, 4), (1000, 5)])
 def test_a_refusal_now_and_then_does_not_shrink_it(ceiling: int, every: int) -> None:
-    level = ConcurrencyLimit(ceiling)
+    limit = ConcurrencyLimit(ceiling)
     for i in range(20_000):
-        fill(level)
+        fill(limit)
         if i % every:
-            answer(level)
+            answer(limit)
         else:
-            level.overloaded()
-    assert level.limit == ceiling
+            limit.overloaded()
+    assert limit.limit == ceiling
 
 
 def test_long_answers_need_not_end_for_the_level_to_grow() -> None:
-    level, begun = ConcurrencyLimit(100), 0
+    limit, begun = ConcurrencyLimit(100), 0
     while begun < 100:
-        fill(level)
-        assert level.in_flight > begun
-        for _ in range(level.in_flight - begun):
-            level.first_byte(0.1)
+        fill(limit)
+        assert limit.in_flight > begun
+        for _ in range(limit.in_flight - begun):
+            limit.first_byte(0.1)
             begun += 1
-    assert level.limit == 100
+    assert limit.limit == 100
 
 
 def test_it_settles_near_what_a_server_with_so_many_slots_takes() -> None:
-    level, slots, limits = ConcurrencyLimit(1000), 100, []
+    limit, slots, limits = ConcurrencyLimit(1000), 100, []
     for _ in range(500):
-        fill(level)
-        for i in range(int(level.limit)):
+        fill(limit)
+        for i in range(int(limit.limit)):
             if i < slots:
-                answer(level)
+                answer(limit)
             else:  # refused at once, it asks again and again while the others are answered
                 for _ in range(20):
-                    level.overloaded()
-        limits.append(level.limit)
+                    limit.overloaded()
+        limits.append(limit.limit)
     assert 50 < min(limits[100:]) <= max(limits[100:]) < 150
 
 
 def test_the_level_never_falls_below_one() -> None:
-    level = ConcurrencyLimit(100)
+    limit = ConcurrencyLimit(100)
     for _ in range(1000):
-        level.overloaded()
-    assert level.limit == 1
-    level.start()
+        limit.overloaded()
+    assert limit.limit == 1
+    limit.start()
     for _ in range(16):
-        answer(level)
-    assert level.limit == 2
+        answer(limit)
+    assert limit.limit == 2
 
 
 # ------------------------------------------------------------------------------ one address
 
 
 def test_a_refused_connection_sets_an_address_aside_for_longer_each_time() -> None:
-    place, now, rests = PooledEndpoint("a", 8), 0.0, []
+    endpoint, now, rests = PooledEndpoint("a", 8), 0.0, []
     for _ in range(9):
-        place.failed(now, now, refused=True)
-        rests.append(place.cooldown_until - now)
-        now = place.cooldown_until
+        endpoint.record_failure(now, now, refused=True)
+        rests.append(endpoint.cooldown_until - now)
+        now = endpoint.cooldown_until
     assert rests == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    place.began(0.1)
-    place.record_success()
-    place.failed(now, now, refused=True)
-    assert place.cooldown_until == now + 1
+    endpoint.record_first_byte(0.1)
+    endpoint.record_success()
+    endpoint.record_failure(now, now, refused=True)
+    assert endpoint.cooldown_until == now + 1
 
 
 def test_an_address_that_stays_away_for_days_is_still_tried_every_minute() -> None:
-    place, now = PooledEndpoint("a", 8), 0.0
+    endpoint, now = PooledEndpoint("a", 8), 0.0
     for _ in range(2000):
-        place.failed(now, now, refused=True)
-        now = place.cooldown_until
-    place.failed(now, now, refused=True)
-    assert place.cooldown_until == now + MAX_COOLDOWN
+        endpoint.record_failure(now, now, refused=True)
+        now = endpoint.cooldown_until
+    endpoint.record_failure(now, now, refused=True)
+    assert endpoint.cooldown_until == now + MAX_COOLDOWN
 
 
 def test_requests_that_fail_together_set_an_address_aside_once() -> None:
-    place = PooledEndpoint("a", 8)
+    endpoint = PooledEndpoint("a", 8)
     for _ in range(8):
-        place.failed(started=1.0, now=2.0, refused=True)
-    assert place.cooldown_until == 3.0
+        endpoint.record_failure(started=1.0, now=2.0, refused=True)
+    assert endpoint.cooldown_until == 3.0
 
 
 def test_an_address_that_was_set_aside_gets_one_request_until_it_answers() -> None:
-    place = PooledEndpoint("a", 8)
-    place.failed(0, 0, refused=True)
-    assert place.use(0.5) is None
-    assert place.use(1.0) == 0
-    place.level.start()
-    assert place.use(1.0) is None
-    place.began(0.1)
-    assert place.use(1.0) == 1 / 8
+    endpoint = PooledEndpoint("a", 8)
+    endpoint.record_failure(0, 0, refused=True)
+    assert endpoint.load(0.5) is None
+    assert endpoint.load(1.0) == 0
+    endpoint.concurrency.start()
+    assert endpoint.load(1.0) is None
+    endpoint.record_first_byte(0.1)
+    assert endpoint.load(1.0) == 1 / 8
 
 
 def test_failures_in_a_row_set_an_address_aside_but_not_with_a_success_between() -> None:
-    place = PooledEndpoint("a", 8)
-    for i in range(3 * IN_A_ROW):
-        if i % (IN_A_ROW - 1) == 0:
-            place.record_success()
-        place.failed(i, i, refused=False)
-    assert place.use(99) == 0
-    for i in range(IN_A_ROW):
-        place.failed(100 + i, 100 + i, refused=False)
-    assert place.use(100 + IN_A_ROW - 1) is None
+    endpoint = PooledEndpoint("a", 8)
+    for i in range(3 * FAILURES_TO_COOLDOWN):
+        if i % (FAILURES_TO_COOLDOWN - 1) == 0:
+            endpoint.record_success()
+        endpoint.record_failure(i, i, refused=False)
+    assert endpoint.load(99) == 0
+    for i in range(FAILURES_TO_COOLDOWN):
+        endpoint.record_failure(100 + i, 100 + i, refused=False)
+    assert endpoint.load(100 + FAILURES_TO_COOLDOWN - 1) is None
 
 
 def test_an_answer_that_is_a_refusal_shows_that_the_address_is_there() -> None:
-    place = PooledEndpoint("a", 8)
-    place.failed(0, 0, refused=True)
-    place.record_response()
-    place.level.start()
-    assert place.use(1.0) == 1 / 8
+    endpoint = PooledEndpoint("a", 8)
+    endpoint.record_failure(0, 0, refused=True)
+    endpoint.record_response()
+    endpoint.concurrency.start()
+    assert endpoint.load(1.0) == 1 / 8
 
 
 # ------------------------------------------------------------------------------ all addresses
@@ -197,20 +197,20 @@ def test_an_answer_that_is_a_refusal_shows_that_the_address_is_there() -> None:
 def test_a_request_goes_where_the_most_room_is() -> None:
     async def ask() -> list[str]:
         a, b = PooledEndpoint("a", 4), PooledEndpoint("b", 2)
-        places = EndpointPool([a, b], 100)
-        return [(await places.take()).place.name for _ in range(6)]
+        pool = EndpointPool([a, b], 100)
+        return [(await pool.acquire()).endpoint.name for _ in range(6)]
 
     assert asyncio.run(ask()) == ["a", "b", "a", "a", "b", "a"]
 
 
 def test_requests_wait_for_room_in_the_order_of_asking() -> None:
     async def ask() -> None:
-        places = EndpointPool([PooledEndpoint("a", 1)], 100)
-        slot = await places.take()
-        waiting = [asyncio.create_task(places.take()) for _ in range(3)]
+        pool = EndpointPool([PooledEndpoint("a", 1)], 100)
+        slot = await pool.acquire()
+        waiting = [asyncio.create_task(pool.acquire()) for _ in range(3)]
         await asyncio.sleep(0)
         for i in range(3):
-            places.give(slot)
+            pool.release(slot)
             await asyncio.sleep(0)
             assert [task.done() for task in waiting] == [n <= i for n in range(3)]
 
@@ -219,29 +219,29 @@ def test_requests_wait_for_room_in_the_order_of_asking() -> None:
 
 def test_the_ceiling_holds_over_all_addresses() -> None:
     async def ask() -> None:
-        places = EndpointPool([PooledEndpoint("a", 3), PooledEndpoint("b", 3)], 3)
+        pool = EndpointPool([PooledEndpoint("a", 3), PooledEndpoint("b", 3)], 3)
         for _ in range(3):
-            await places.take()
+            await pool.acquire()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await places.take()
-        assert (places.in_flight, places.level) == (3, 3)
+                await pool.acquire()
+        assert (pool.in_flight, pool.limit) == (3, 3)
 
     asyncio.run(ask())
 
 
 def test_a_cancelled_request_leaves_its_room_to_the_next() -> None:
     async def ask() -> None:
-        places = EndpointPool([PooledEndpoint("a", 1)], 100)
-        slot = await places.take()
-        first, second, third = (asyncio.create_task(places.take()) for _ in range(3))
+        pool = EndpointPool([PooledEndpoint("a", 1)], 100)
+        slot = await pool.acquire()
+        first, second, third = (asyncio.create_task(pool.acquire()) for _ in range(3))
         await asyncio.sleep(0)
         first.cancel()  # while it waits
-        places.give(slot)
+        pool.release(slot)
         second.cancel()  # when it has been handed the room already
         await asyncio.sleep(0.01)
         assert (first.cancelled(), second.cancelled(), third.done()) == (True, True, True)
-        assert places.in_flight == 1
+        assert pool.in_flight == 1
 
     asyncio.run(ask())
 
@@ -252,9 +252,9 @@ def test_when_all_addresses_are_set_aside_requests_wait_until_the_first_is_back(
         a, b = PooledEndpoint("a", 8), PooledEndpoint("b", 8)
         a.start_cooldown(loop.time())
         b.start_cooldown(loop.time(), 0.05)
-        places = EndpointPool([a, b], 100)
-        assert (await places.take()).place.name == "b"
+        pool = EndpointPool([a, b], 100)
+        assert (await pool.acquire()).endpoint.name == "b"
         assert a.cooldown_until > loop.time() + MAX_COOLDOWN / 2
-        places.close()
+        pool.close()
 
     asyncio.run(ask())

@@ -1,4 +1,4 @@
-"""Examples become tokens once, before any process trains; kept, gone on with, made anew where it matters."""
+"""Examples are tokenized once, before any process trains, and reused while their key is the same."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of four examples, made in this process."""
+    """Parts of four examples, written in this process."""
     from pipeline.train.trainer import prepare
 
-    monkeypatch.setattr(prepare, "ROWS", 4)
+    monkeypatch.setattr(prepare, "PART_ROWS", 4)
     monkeypatch.setattr(prepare, "cores", lambda: [0])
 
 
@@ -37,13 +37,7 @@ def write_job(folder: Path, student: Path, **train: Any) -> TrainJob:
     for at, of in enumerate(numbers):
         rows = [tiny_student.example(n, "validation" if n == 5 else "train") for n in of]
         files.append(tiny_student.write_examples(folder / f"{at}.parquet", rows))
-    return TrainJob(
-        model=str(student),
-        examples=tuple(files),
-        output=folder / "model",
-        checkpoints=folder / "checkpoints",
-        train=Train.model_validate(train),
-    )
+    return tiny_student.job(folder, student, tuple(files), **train)
 
 
 def times(job: TrainJob) -> dict[str, int]:
@@ -57,9 +51,7 @@ def splits(job: TrainJob) -> Any:
     return data.splits(Prepared.model_validate_json(job.prepared.read_bytes()).files, job.train)
 
 
-def test_all_examples_come_back_as_tokens_in_their_order_whatever_file_they_were_in(
-    student: Path, tmp_path: Path
-) -> None:
+def test_examples_of_all_files_are_tokenized_in_order(student: Path, tmp_path: Path) -> None:
     from pipeline.train.trainer.data import tokens_of
     from pipeline.train.trainer.prepare import prepare
 
@@ -78,7 +70,7 @@ def test_all_examples_come_back_as_tokens_in_their_order_whatever_file_they_were
     assert "10 of 10 examples" in {check.value for check in table.checks}
 
 
-def test_what_is_there_is_not_made_again_and_a_killed_one_goes_on(student: Path, tmp_path: Path) -> None:
+def test_complete_parts_are_reused_and_interrupted_ones_written_again(student: Path, tmp_path: Path) -> None:
     from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)
@@ -89,7 +81,7 @@ def test_what_is_there_is_not_made_again_and_a_killed_one_goes_on(student: Path,
     prepare(job)
     assert times(job) == first
     assert read_preflight(job.preflight)
-    (job.cache / "00001.json").unlink()  # as a kill leaves it: tokens perhaps, and nothing that was seen
+    (job.cache / "00001.json").unlink()  # as a kill leaves it: tokens, but no report
     (job.cache / "tmpleft").mkdir()
     prepare(job)
     again = times(job)
@@ -122,7 +114,7 @@ def another_served_template(job: TrainJob, student: Path) -> TrainJob:
     [other_examples, other_template, other_length, another_served_template],
     ids=lambda f: f.__name__,
 )
-def test_whatever_the_tokens_or_the_checks_hang_on_has_them_made_anew(
+def test_anything_that_changes_tokens_or_checks_invalidates_the_cache(
     change: Callable[[TrainJob, Path], TrainJob], student: Path, tmp_path: Path
 ) -> None:
     from pipeline.train.trainer.prepare import prepare
@@ -134,7 +126,7 @@ def test_whatever_the_tokens_or_the_checks_hang_on_has_them_made_anew(
     assert not set(first.values()) & set(times(job).values())
 
 
-def test_what_only_the_steps_hang_on_does_not(student: Path, tmp_path: Path) -> None:
+def test_settings_of_the_optimization_keep_the_cache(student: Path, tmp_path: Path) -> None:
     from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)
@@ -144,7 +136,7 @@ def test_what_only_the_steps_hang_on_does_not(student: Path, tmp_path: Path) -> 
     assert times(job) == first
 
 
-def test_a_refused_preflight_is_refused_again_from_what_was_kept(student: Path, tmp_path: Path) -> None:
+def test_a_failed_preflight_fails_again_from_the_cache(student: Path, tmp_path: Path) -> None:
     from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student, max_length=16)
@@ -165,7 +157,7 @@ def test_an_example_that_the_template_refuses_is_named(student: Path, tmp_path: 
         prepare(write_job(tmp_path, folder))
 
 
-def test_no_training_example_is_refused(student: Path, tmp_path: Path) -> None:
+def test_having_no_training_example_is_an_error(student: Path, tmp_path: Path) -> None:
     from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)
@@ -175,7 +167,7 @@ def test_no_training_example_is_refused(student: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_several_processes_make_what_one_makes(
+def test_several_processes_write_the_same_bytes_as_one(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.train.trainer import prepare
@@ -190,13 +182,13 @@ def test_several_processes_make_what_one_makes(
 
 
 def write_checkpoint(folder: Path, number: int) -> Path:
-    from pipeline.train.checkpoints import mark
+    from pipeline.train.checkpoints import mark_complete
 
     made = folder / f"checkpoint-{number}"
     (made / "shards").mkdir(parents=True)
     for name in ("model.safetensors", "shards/0.distcp"):
         (made / name).write_text("weights")
-    mark(made)
+    mark_complete(made)
     return made
 
 
@@ -204,25 +196,25 @@ def emptied(path: Path) -> None:
     (path / "model.safetensors").write_bytes(b"")
 
 
-def cut(path: Path) -> None:
+def truncated(path: Path) -> None:
     (path / "shards" / "0.distcp").write_bytes(b"wei")
 
 
-def lost(path: Path) -> None:
+def deleted(path: Path) -> None:
     (path / "model.safetensors").unlink()
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (emptied, "model.safetensors has 0 of 7 bytes"),
-        (cut, "shards/0.distcp has 3 of 7 bytes"),
-        (lost, "model.safetensors is gone"),
+        (truncated, "shards/0.distcp has 3 of 7 bytes"),
+        (deleted, "model.safetensors is missing"),
         (lambda path: (path / "complete").write_bytes(b"{"), "complete cannot be read"),
     ],
 )
-def test_of_a_damaged_checkpoint_a_line_is_said_and_the_one_before_is_gone_on_from(
-    damage: Callable[[Path], None], told: str, tmp_path: Path
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
     from pipeline.train import checkpoints
 
@@ -230,22 +222,22 @@ def test_of_a_damaged_checkpoint_a_line_is_said_and_the_one_before_is_gone_on_fr
     torn = tmp_path / "checkpoint-15"
     torn.mkdir()
     damage(second)
-    said: list[str] = []
-    checkpoints.tidy(tmp_path, said.append)
-    assert said == [f"checkpoint-10 is damaged: {told}; going on from checkpoint-5"]
+    printed: list[str] = []
+    checkpoints.remove_incomplete(tmp_path, printed.append)
+    assert printed == [f"checkpoint-10 is damaged: {message}; resuming from checkpoint-5"]
     assert checkpoints.newest(tmp_path) == first
     assert not second.exists()
     assert not torn.exists()
     damage(first)
-    checkpoints.tidy(tmp_path, said.append)
-    assert said[1].endswith("; going on from the start")
+    checkpoints.remove_incomplete(tmp_path, printed.append)
+    assert printed[1].endswith("; resuming from the start")
 
 
-def test_a_mark_lists_every_file_and_an_older_empty_one_is_taken(tmp_path: Path) -> None:
+def test_a_marker_lists_every_file_and_an_older_empty_one_is_valid(tmp_path: Path) -> None:
     from pipeline.train import checkpoints
 
     made = write_checkpoint(tmp_path, 5)
     assert json.loads((made / "complete").read_text()) == {"model.safetensors": 7, "shards/0.distcp": 7}
     (made / "complete").write_bytes(b"")
-    checkpoints.tidy(tmp_path, print)
+    checkpoints.remove_incomplete(tmp_path, print)
     assert checkpoints.newest(tmp_path) == made

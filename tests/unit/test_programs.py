@@ -112,4 +112,4 @@ def test_a_reference_that_is_data_becomes_json_where_json_is_asked_for(tmp_path)
     assert json.loads(problems(rows)[0].reference) == {"a": [1, 0.1, None, True, "é"]}
     assert "0.10" in problems(rows)[0].reference
     assert "an object, not a text" in bad(file(tmp_path / "m.jsonl", line))[0]
-    assert "no JSON" in bad(file(tmp_path / "n.jsonl", line.replace("null", "NaN"), answer_type="json"))[0]
+    assert "not JSON" in bad(file(tmp_path / "n.jsonl", line.replace("null", "NaN"), answer_type="json"))[0]

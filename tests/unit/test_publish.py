@@ -45,7 +45,7 @@ def test_evidence_of_what_could_not_be_told_stays_here() -> None:
     said = {"filter": "correct", "version": 3, "reason": "x"}
     rows = [
         [],
-        [said | {"outcome": "unknown", "evidence": "http://10.0.0.1 refused"}],
+        [said | {"outcome": "undecided", "evidence": "http://10.0.0.1 refused"}],
         [said | {"outcome": "failed", "evidence": "7"}, said | {"outcome": "passed", "evidence": None}],
     ]
     given = pa.array(rows, arrow_schema(Trace).field("verdicts").type)

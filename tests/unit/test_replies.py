@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.inference.credentials import MAX_WORDS
-from pipeline.inference.http import RequestFailed, Retry
-from pipeline.inference.response import Completion, Reader, can_continue, split_thought
+from pipeline.inference.credentials import MAX_MESSAGE
+from pipeline.inference.http_errors import RequestFailed, Retry
+from pipeline.inference.response import Completion, CompletionReader, can_continue, split_reasoning
 from tests.serving import answered, chat, complete, events, stop, usage
 
 if TYPE_CHECKING:
     from tests.conftest import StartFakeServer
 
 
-def read(body: str | bytes, chunk: int = 2**16, so_far: Completion | None = None) -> Completion:
+def read(body: str | bytes, chunk: int = 2**16, before: Completion | None = None) -> Completion:
     """What a reader makes of a body that comes in pieces."""
     data = body.encode() if isinstance(body, str) else body
-    reader = Reader()
+    reader = CompletionReader()
     for at in range(0, len(data), chunk):
         reader.feed(data[at : at + chunk])
-    return reader.completion(so_far)
+    return reader.completion(before)
 
 
 # ------------------------------------------------------------------------------ the thought
@@ -48,7 +48,7 @@ def read(body: str | bytes, chunk: int = 2**16, so_far: Completion | None = None
 def test_the_thought_is_split_off_where_it_is_plain(
     content: str, reasoning: str, expected: tuple[str | None, str, bool]
 ) -> None:
-    assert split_thought(content, reasoning) == expected
+    assert split_reasoning(content, reasoning) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_the_thought_is_split_off_where_it_is_plain(
     ],
 )
 def test_ambiguous_tags_stay_whole_in_the_response(content: str) -> None:
-    assert split_thought(content, "") == (None, content, False)
+    assert split_reasoning(content, "") == (None, content, False)
 
 
 def test_tags_beside_a_thought_of_its_own_stay_in_the_response() -> None:
-    assert split_thought("<think>a</think>b", "why") == ("why", "<think>a</think>b", False)
+    assert split_reasoning("<think>a</think>b", "why") == ("why", "<think>a</think>b", False)
 
 
 @pytest.mark.parametrize(
@@ -82,20 +82,20 @@ def test_tags_beside_a_thought_of_its_own_stay_in_the_response() -> None:
 def test_the_end_of_a_cut_text_stays_as_it_is(
     content: str, reasoning: str, expected: tuple[str | None, str, bool]
 ) -> None:
-    assert split_thought(content, reasoning, cut=True) == expected
+    assert split_reasoning(content, reasoning, truncated=True) == expected
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("kind", ["right", "malformed", "truncated"])
+@pytest.mark.parametrize("kind", ["correct", "malformed", "truncated"])
 def test_every_way_of_sending_the_thought_gives_the_same_completion(
     fake_server: StartFakeServer, kind: str, stream: bool
 ) -> None:
-    shares = [f"--{name}={float(name == kind)}" for name in ("right", "malformed", "truncated")]
-    ways = ["inline", "reasoning_content", "reasoning"] + (["opened"] if kind == "right" else [])
-    urls = [fake_server("--thoughts", way, *shares).url for way in ways]
+    shares = [f"--{name}={float(name == kind)}" for name in ("correct", "malformed", "truncated")]
+    ways = ["inline", "reasoning_content", "reasoning"] + (["opened"] if kind == "correct" else [])
+    urls = [fake_server("--reasoning", way, *shares).url for way in ways]
     first, *others = [asyncio.run(complete(url, stream=stream)) for url in urls]
     assert first.reasoning
-    assert first.response == ("The answer is 42." if kind == "right" else "")
+    assert first.response == ("The answer is 42." if kind == "correct" else "")
     assert first.finish_reason == ("length" if kind == "truncated" else "stop")
     assert first.prompt_tokens
     assert first.completion_tokens
@@ -132,10 +132,10 @@ def test_blank_lines_before_one_json_body_are_passed_over() -> None:
 
 def test_a_long_stream_is_read_as_it_comes() -> None:
     pieces = [{"content": f"{i} "} for i in range(5000)]
-    reader = Reader()
+    reader = CompletionReader()
     for piece in (*pieces, stop()):
         reader.feed(events(piece, done=False).encode())
-        assert len(reader._bodies._buffer) < 2**17
+        assert len(reader._parser._buffer) < 2**17
     assert reader.completion().response == "".join(f"{i} " for i in range(5000)).strip()
     assert reader.pieces == 5000
 
@@ -153,13 +153,13 @@ def test_done_without_a_finish_reason_is_an_end_too() -> None:
 def test_a_stream_that_ends_early_is_cut(body: str) -> None:
     with pytest.raises(Retry) as failed:
         read(body)
-    assert failed.value.word == "cut"
+    assert failed.value.cause == "cut"
 
 
 def test_an_event_that_is_no_json_is_garbage() -> None:
     with pytest.raises(Retry) as failed:
         read(events("data: {oops\n\n", *STREAM))
-    assert failed.value.word == "garbage"
+    assert failed.value.cause == "garbage"
 
 
 def test_deltas_of_other_choices_are_left_out() -> None:
@@ -306,15 +306,15 @@ def test_a_whole_message_at_the_end_of_a_stream_is_not_said_twice() -> None:
     ],
 )
 def test_one_pair_of_known_marks_is_the_thought(begin: str, end: str) -> None:
-    assert split_thought(f"{begin}why{end}so", "") == ("why", "so", False)
-    assert split_thought("so", f"{begin}why{end}") == ("why", "so", False)  # a parser left them
+    assert split_reasoning(f"{begin}why{end}so", "") == ("why", "so", False)
+    assert split_reasoning("so", f"{begin}why{end}") == ("why", "so", False)  # a parser left them
     twice = f"{begin}why{end}so{begin}why{end}so"
-    assert split_thought(twice, "") == (None, twice, False)
+    assert split_reasoning(twice, "") == (None, twice, False)
 
 
 def test_marks_around_the_answer_go_with_those_of_the_thought() -> None:
     content = "<|begin_of_thought|>why<|end_of_thought|><|begin_of_solution|>so<|end_of_solution|>\n"
-    assert split_thought(content, "") == ("why", "so", False)
+    assert split_reasoning(content, "") == ("why", "so", False)
 
 
 def test_plain_words_are_marks_as_a_pair_alone() -> None:
@@ -323,14 +323,14 @@ def test_plain_words_are_marks_as_a_pair_alone() -> None:
         "Here is my thought process: first",
         "it is assistantfinal",
     ):
-        assert split_thought(content, "") == (None, content, False)
+        assert split_reasoning(content, "") == (None, content, False)
 
 
 def test_marks_that_a_parser_left_are_no_part_of_a_thought_of_its_own() -> None:
-    assert split_thought("so", "why\n</think>") == ("why", "so", False)
-    assert split_thought("</think>\n\nso", "why") == ("why", "so", False)
-    assert split_thought("", "why</think>so") == ("why", "so", False)
-    assert split_thought("so", "why</think>no") == ("why</think>no", "so", False)  # for a filter to refuse
+    assert split_reasoning("so", "why\n</think>") == ("why", "so", False)
+    assert split_reasoning("</think>\n\nso", "why") == ("why", "so", False)
+    assert split_reasoning("", "why</think>so") == ("why", "so", False)
+    assert split_reasoning("so", "why</think>no") == ("why</think>no", "so", False)  # for a filter to refuse
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,7 @@ def test_an_answer_of_the_wrong_form_fails_its_request_in_one_line(body: Any) ->
     with pytest.raises(RequestFailed) as failed:
         answered(body)
     assert len(str(failed.value).splitlines()) == 1
-    assert len(str(failed.value)) < MAX_WORDS + 100
+    assert len(str(failed.value)) < MAX_MESSAGE + 100
 
 
 # ------------------------------------------------------------------------------ going on with a cut answer
@@ -520,13 +520,13 @@ def test_a_reader_says_what_can_be_continued() -> None:
 def test_a_thought_is_joined_with_what_continues_it(
     deltas: list[dict[str, Any]], expected: tuple[str, str, bool]
 ) -> None:
-    joined = read(events(*deltas, stop("length"), usage(14, 5)), so_far=CUT)
+    joined = read(events(*deltas, stop("length"), usage(14, 5)), before=CUT)
     assert (joined.reasoning, joined.response, joined.thinking) == expected
     assert (joined.prompt_tokens, joined.completion_tokens) == (24, 9)
 
 
 def test_plain_text_is_joined_and_split_again() -> None:
-    joined = read(events({"content": "2.</think>It is 2."}, stop()), so_far=PLAIN)
+    joined = read(events({"content": "2.</think>It is 2."}, stop()), before=PLAIN)
     assert joined == Completion("I count: 1, 2.", "It is 2.", "stop", None, None)  # not of the whole
-    joined = read(events({"content": "2."}, stop(), usage(1, 1)), so_far=PLAIN)
+    joined = read(events({"content": "2."}, stop(), usage(1, 1)), before=PLAIN)
     assert joined == Completion(None, "I count: 1, 2.", "stop", 11, 5)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine.shard import Shard
+from pipeline.inspect.format import clip
 from pipeline.report import charts, curves, evaluation, page, sample
 from pipeline.report.tally import BANDS, band, bins, hits, quantiles, tally
 from pipeline.rows import Sampling, Score, Step, Trace, Verdict
@@ -21,7 +22,7 @@ HOSTILE = (
 def trace(problem: str, number: int, correct: str | None, **fields: object) -> Trace:
     reason = "" if correct == "passed" else "wrong"
     said = {"filter": "correct", "version": 1, "outcome": correct, "reason": reason}
-    outcome = {"passed": "kept", "failed": "rejected", "unknown": "unknown", None: "unfiltered"}[correct]
+    outcome = {"passed": "kept", "failed": "rejected", "undecided": "undecided", None: "unfiltered"}[correct]
     return Trace.model_validate(
         {
             "id": f"{problem}-0-{number:04d}",
@@ -43,7 +44,7 @@ def trace(problem: str, number: int, correct: str | None, **fields: object) -> T
             "completion_tokens": 10,
             "verdicts": (said,) if correct else (),
             "outcome": outcome,
-            "reason": "correct: wrong" if correct in ("failed", "unknown") else "",
+            "reason": "correct: wrong" if correct in ("failed", "undecided") else "",
         }
         | fields
     )
@@ -67,7 +68,7 @@ def score(problem: str, subject: str, correct: int, samples: int = 4) -> Score:
         samples=samples,
         correct=correct,
         majority=float(2 * correct > samples),
-        unknown=0,
+        undecided=0,
         truncated=0,
         malformed=0,
         failed=0,
@@ -76,7 +77,7 @@ def score(problem: str, subject: str, correct: int, samples: int = 4) -> Score:
 
 
 def test_every_trace_is_counted_once_by_outcome_length_and_pass_rate(tmp_path: Path) -> None:
-    said = ["passed", "passed", "failed", "unknown", "failed", "failed", "passed", "passed", "unknown"]
+    said = ["passed", "passed", "failed", "undecided", "failed", "failed", "passed", "passed", "undecided"]
     traces = [trace(f"p{i // 3}", i % 3, correct, completion_tokens=10 * i) for i, correct in enumerate(said)]
     traces.append(trace("p9", 0, "passed", completion_tokens=None))
     counted = tally(written(tmp_path, traces))
@@ -89,10 +90,10 @@ def test_every_trace_is_counted_once_by_outcome_length_and_pass_rate(tmp_path: P
     assert sum(row["traces"] for row in bins(counted.lengths)) == len(traces) - counted.uncounted
 
 
-def test_a_problem_whose_traces_lie_in_two_batches_is_one_problem(
+def test_a_problem_whose_traces_lie_in_two_row_groups_is_one_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.report.tally.BATCH", 2)
+    monkeypatch.setattr("pipeline.engine.shard.GROUP_ROWS", 2)
     traces = [trace("a", i, "passed" if i else "failed") for i in range(5)] + [trace("b", 0, "failed")]
     counted = tally(written(tmp_path, traces))
     assert counted.problems == {"80-99 %": 1, "0 %": 1}
@@ -125,7 +126,7 @@ def test_bands_cover_every_pass_rate_and_keep_never_and_always_apart() -> None:
 def test_quantiles_are_those_of_the_traces(tmp_path: Path) -> None:
     traces = [trace("a", i, "passed", completion_tokens=i + 1) for i in range(100)]
     counted = tally(written(tmp_path, traces))
-    assert quantiles(counted.lengths["right"]) == (5, 50, 95)
+    assert quantiles(counted.lengths["correct"]) == (5, 50, 95)
 
 
 def test_contaminated_traces_are_shown_with_what_they_share(tmp_path: Path) -> None:
@@ -148,13 +149,13 @@ def test_the_sample_has_what_is_rare_and_stays_within_its_bytes(tmp_path: Path) 
         ("sums", "rejected", "correct: wrong"): 1,
     }
     shown = sample.read(sample.pick([], [found]), budget=10_000)
-    assert shown[0]["problem"] == "rare"
+    assert shown[0]["problem_id"] == "rare"
     assert len(json.dumps(shown, ensure_ascii=False).encode()) <= 10_000
     assert found == sample.strata("filter", paths)
 
 
 def test_long_texts_keep_both_ends_and_say_what_is_left_out() -> None:
-    clipped = sample.clip("a" * 50 + "b" * 50, 10)
+    clipped = clip("a" * 50 + "b" * 50, 10)
     assert clipped is not None
     assert clipped.startswith("aaaaa\n")
     assert clipped.endswith("\nbbbbb")
@@ -169,7 +170,7 @@ def test_fixed_and_broken_are_told_from_base_and_student() -> None:
     assert evaluation.matrix(scores)["held_out"].total() == len(pairs)
     rows = evaluation.problems([*scores, score("e", "teacher", 4)], {"a": ("What?", "2")})
     assert [row["change"] for row in rows] == ["fixed", "broken", "solved by both", "solved by neither", ""]
-    assert rows[0]["right"] == {"base": [0, 4], "student": [4, 4]}
+    assert rows[0]["correct"] == {"base": [0, 4], "student": [4, 4]}
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:

@@ -1,15 +1,17 @@
-"""Every rule has a bound: on the text that it judges, and on the time that it computes."""
+"""Every rule has limits on the size of the text and on its CPU time."""
 
 import re
 from contextlib import suppress
 
 import pytest
 
-from filters import FILTERS, Filter, fit, limits, verdicts_on
-from filters.limits import TooSlow, processor_seconds
+from filters import limits
+from filters.limits import TooSlow, cpu_seconds
+from filters.result import passed
+from filters.table import FILTERS, FilterSpec, verdicts_of
 from tests.unit.test_filters import a_trace
 
-# What made some pass quadratic once, or might: an opening that never closes, a mark that begins two things.
+# Texts that made a pass quadratic once, or might: openings that never close, ambiguous marks.
 REPEATED = (
     "\\\\[2pt] ",
     "\\[",
@@ -27,50 +29,50 @@ REPEATED = (
 SIZE = 100_000
 
 
-def test_a_rule_that_computes_for_too_long_is_stopped_and_tells_nothing(monkeypatch):
+def test_a_rule_that_computes_for_too_long_is_undecided(monkeypatch):
     def stuck(trace):
         re.fullmatch(r"(a+)+b", "a" * 60)
-        return fit()
+        return passed()
 
-    monkeypatch.setitem(FILTERS, "stuck", Filter(stuck, 1))
+    monkeypatch.setitem(FILTERS, "stuck", FilterSpec(stuck, 1))
     monkeypatch.setattr(limits, "SECONDS", 0.2)
-    stopped, after = verdicts_on(a_trace(), {"stuck": {}, "finished": {}})
+    stopped, after = verdicts_of(a_trace(), {"stuck": {}, "finished": {}})
     assert (stopped.outcome, stopped.reason, after.outcome) == ("undecided", "too_slow", "passed")
 
 
-def test_no_handler_within_a_rule_swallows_the_bound():
+def test_no_exception_handler_in_a_rule_catches_the_limit():
     def stubborn():
         while True:
             with suppress(Exception):
                 sum(range(1000))
 
-    with pytest.raises(TooSlow), processor_seconds(0.05):
+    with pytest.raises(TooSlow), cpu_seconds(0.05):
         stubborn()
 
 
-def test_a_text_longer_than_any_model_writes_is_not_judged():
+def test_a_text_longer_than_any_model_writes_is_not_filtered():
     trace = a_trace(response="7 " * 600_000)
     rules = {name: {} for name in FILTERS if name not in ("finished", "length", "confidence")}
-    assert {(v.outcome, v.reason) for v in verdicts_on(trace, rules)} == {("undecided", "too_long")}
+    assert {(v.outcome, v.reason) for v in verdicts_of(trace, rules)} == {("undecided", "too_long")}
     cut = a_trace(response="7 " * 600_000, finish_reason="length")
-    assert next(verdicts_on(cut, {"finished": {}})).reason == "truncated"
+    assert next(verdicts_of(cut, {"finished": {}})).reason == "truncated"
 
 
 @pytest.mark.parametrize("text", REPEATED[:3])
-def test_no_rule_comes_near_its_bound_on_what_was_once_quadratic(text):
-    _judged(text, FILTERS)
+def test_no_rule_comes_near_the_limit_on_text_that_was_once_quadratic(text):
+    _apply_all(text, FILTERS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", REPEATED[3:])
 @pytest.mark.parametrize("kind", ["math", "number", "choice", "yes_no", "text", "json"])
-def test_no_rule_comes_near_its_bound(text, kind):
-    _judged(text, FILTERS, kind)
+def test_no_rule_comes_near_the_limit(text, kind):
+    _apply_all(text, FILTERS, kind)
 
 
-def _judged(text, rules, kind="math"):
-    """Quadratic work on so much text takes many times the bound."""
+def _apply_all(text, rules, kind="math"):
+    """Quadratic work on this much text takes many times the limit."""
     text = text * (SIZE // len(text))
     trace = a_trace(reasoning=text, response=text, answer_type=kind)
-    verdicts = list(verdicts_on(trace, {name: {} for name in rules}))
+    verdicts = list(verdicts_of(trace, {name: {} for name in rules}))
     assert not [v for v in verdicts if v.reason in ("too_slow", "raised")]

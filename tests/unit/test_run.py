@@ -7,9 +7,13 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline import open_run
+from pipeline.config.load import parse_recipe
+from pipeline.engine.store import Manifest, Output
 from pipeline.errors import UserError
 from pipeline.inspect.run import Run
-from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
+from pipeline.inspect.score_table import sampling_of
+from pipeline.rows import Score
+from tests.small_run import PROBLEMS, RECIPE, SAMPLES, SHARDS, write_run
 
 TRACES = SHARDS * PROBLEMS * SAMPLES
 
@@ -55,7 +59,7 @@ def test_verdicts_are_a_table_of_their_own(run: Run) -> None:
     assert len(run.verdicts) == 2 * TRACES == len(list(run.verdicts))
     wrong = run.verdicts.where(outcome="failed")
     assert Counter((v.filter, v.reason) for v in wrong) == {("correct", "wrong"): TRACES * 2 // SAMPLES}
-    assert len(wrong) == run.why().rules["correct"].fails
+    assert len(wrong) == run.why().rules["correct"].failed
     ids = {t.id: t.problem_id for t in run.traces}
     assert all(ids[v.trace_id] == v.problem_id for v in wrong)
     assert run.verdicts.to_arrow().num_rows == 2 * TRACES
@@ -89,7 +93,7 @@ def test_a_problem_comes_with_all_its_traces(run: Run) -> None:
 def test_sql_reads_the_five_tables(run: Run) -> None:
     by_source = run.sql("select source, count(*) from traces group by 1 order by 1").fetchall()
     assert by_source == [("others", SHARDS * SAMPLES), ("sums", SHARDS * SAMPLES * (PROBLEMS - 1))]
-    joined = "select count(*) from verdicts v join traces t on v.trace_id = t.id where v.outcome = 'fail'"
+    joined = "select count(*) from verdicts v join traces t on v.trace_id = t.id where v.outcome = 'failed'"
     assert run.sql(joined).fetchall() == [(TRACES * 2 // SAMPLES,)]
     for table in ("problems", "examples", "scores"):
         assert run.sql(f"select count(*) from {table}").fetchall() == [(SHARDS * PROBLEMS,)]
@@ -133,6 +137,18 @@ def test_mistakes_are_told_in_one_line(run: Run) -> None:
         run.sample(rejected_by="corect")
     with pytest.raises(UserError, match="no problem has the id"):
         run.problem("0")
+
+
+def test_settings_that_evaluate_does_not_send_are_the_servers_own(tmp_path: Path) -> None:
+    omitting = {"run": "small", "teacher": RECIPE["teacher"] | {"omit": ["temperature"]}}
+    (tmp_path / "recipe.json").write_text(parse_recipe(RECIPE | omitting, (), "here").model_dump_json())
+    run = open_run(tmp_path)
+    assert sampling_of(run)["temperature"] == "server's own"
+    models = {"held_out/teacher": {"omit": ["temperature"]}, "held_out/student": {}}
+    settings = {"temperature": 0.6, "max_tokens": 9, "models": models}
+    output = Output(tmp_path / "evaluate", Score)
+    output.claim(Manifest(stage="evaluate", version=1, settings=settings, inputs={}))
+    assert sampling_of(run) == {"temperature": "0.6 (teacher: server's own)", "max_tokens": "9"}
 
 
 @pytest.mark.parametrize("stage", ["../small/filter", "/filter", "traces", "filter/../filter"])

@@ -1,10 +1,11 @@
-"""The sandbox: nothing gets out of it, nothing is left of it, and what the machine lacks is no verdict."""
+"""The sandbox: nothing escapes, nothing is left behind, and a lack of resources is no verdict."""
 
 import json
 import os
 import platform
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-import filters
 from filters.sandbox.python_tests import run_tests
-from filters.sandbox.runner import OUTPUT_LIMIT, _keeper, run
+from filters.sandbox.runner import OUTPUT_LIMIT, _fork_server, run
 from filters.sandbox.syscalls import _MISSING, ARCHITECTURES, BY_ARGUMENT, PLAIN, allow_list
+from filters.table import apply_rules
 from pipeline.errors import Stopped, UserError
 from tests.escapes import escapes
 from tests.unit.test_filters import a_trace
@@ -34,10 +35,10 @@ def said_by(code, **changes):
 
 
 def python_of(user):
-    """A Python that this user may run, which one in root's home is not."""
+    """A Python that this user may run, unlike one in root's home."""
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            probe = [python, "-c", POLL + "import filters"]
+            probe = [python, "-c", POLL + "import filters.table"]
             subprocess.run(probe, user=user, group=user, extra_groups=[], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
             continue
@@ -63,16 +64,16 @@ def as_user(user, code, **settings):
     return done.stdout
 
 
-def test_nothing_gets_out():
+def test_no_escape_succeeds():
     assert escapes() == {}
 
 
-def test_nothing_gets_out_of_an_ordinary_users():
+def test_no_escape_succeeds_for_an_ordinary_user():
     assert as_user(USER, "from tests.escapes import escapes; print(escapes())") == "{}\n"
 
 
-def test_nothing_gets_out_where_there_are_no_namespaces():
-    """As in many containers: here there is one in which no more can be made."""
+def test_no_escape_succeeds_without_namespaces():
+    """As in many containers; here inside a user namespace that allows no further one."""
     refuse = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     alone = ["unshare", "--user", "--map-root-user", "sh", "-c", refuse, "sh"]
     try:
@@ -86,7 +87,7 @@ def test_nothing_gets_out_where_there_are_no_namespaces():
     assert done.stdout == "{}\n", done.stderr
 
 
-def test_roots_programs_run_under_an_id_of_their_own():
+def test_programs_of_root_run_under_another_id():
     """Also with a Python in root's home, where root may mount."""
     may_mount = int(re.search(r"CapEff:\t(\w+)", status(os.getpid()))[1], 16) & 1 << 21
     if os.getuid() != 0 or not (may_mount or python_of(USER) == sys.executable):
@@ -101,7 +102,7 @@ def test_roots_programs_run_under_an_id_of_their_own():
     assert re.search(r"CapEff:\t0+\n", said)
 
 
-def test_the_program_sees_no_environment_and_no_folder(monkeypatch):
+def test_the_program_sees_no_environment_and_no_working_directory(monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "secret")
     seen = said_by("import os; print(dict(os.environ), os.getcwd())")
     assert "secret" not in seen
@@ -109,8 +110,8 @@ def test_the_program_sees_no_environment_and_no_folder(monkeypatch):
 
 
 @pytest.mark.parametrize("user", [None, USER], ids=["as we are", "as an ordinary user"])
-def test_what_is_expected_is_nowhere_in_the_programs_process(user):
-    """Neither among its objects, nor in its files, nor in the memory around them."""
+def test_expected_values_are_nowhere_in_the_process_of_the_program(user):
+    """Searches its objects, its files and its memory."""
     code = "from tests.unit.test_sandbox import look_for_expected; look_for_expected()"
     if user is None:
         look_for_expected()
@@ -153,17 +154,17 @@ def f(x):
 
 def look_for_expected():
     asserts = [f"assert f({n}) == 'expected-of-this-test'" for n in range(2)]
-    finding = run_tests(LOOK, json.dumps({"asserts": asserts}), seconds=20, memory_mb=512)
-    assert finding.evidence == "assert 1: 'nothing'", finding
+    result = run_tests(LOOK, json.dumps({"asserts": asserts}), seconds=20, memory_mb=512)
+    assert result.evidence == "assert 1: 'nothing'", result
     tests = json.dumps({"tests": [{"output": "expected-of-this-test"}]})
-    finding = run_tests(LOOK + "print(found())", tests, seconds=20, memory_mb=512)
-    assert finding.evidence == "test 1: nothing\n", finding
+    result = run_tests(LOOK + "print(found())", tests, seconds=20, memory_mb=512)
+    assert result.evidence == "test 1: nothing\n", result
 
 
-def test_nothing_is_needed_of_and_left_in_the_temporary_directory(tmp_path, monkeypatch):
+def test_the_temporary_directory_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    _keeper.stop()
+    _fork_server.stop()
     assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
     assert list(tmp_path.iterdir()) == []
 
@@ -172,17 +173,17 @@ def test_output_is_bounded():
     assert len(said_by("while True: print('x' * 10000)", seconds=5)) <= OUTPUT_LIMIT
 
 
-def test_calls_by_the_other_numbers_of_the_processor_end_the_program():
+def test_calls_by_the_numbers_of_another_architecture_end_the_program():
     if platform.machine() != "x86_64":
         pytest.skip("x86_64 alone has others")
     assert run("import ctypes; ctypes.CDLL(None).syscall(0x40000000 + 39)", **LIMITS).ending == "killed"
 
 
-def test_the_filter_is_made_for_both_architectures():
+def test_the_seccomp_filter_exists_for_both_architectures():
     assert len({allow_list(machine, 7) for machine in ARCHITECTURES}) == len(ARCHITECTURES) == 2
 
 
-def test_the_numbers_of_system_calls_are_those_of_the_kernels_headers():
+def test_the_numbers_of_system_calls_equal_the_kernel_headers():
     headers = ("x86_64-linux-gnu/asm/unistd_64.h", "asm-generic/unistd.h")  # aarch64 has the generic ones
     named = PLAIN | {name: numbers for name, (numbers, _) in BY_ARGUMENT.items()} | _MISSING
     checked = 0
@@ -203,27 +204,32 @@ def test_the_numbers_of_system_calls_are_those_of_the_kernels_headers():
     ("what", "text"),
     [("os.uname().machine", "no sandbox for linux on vax"), ("444, 445, 446", "Landlock: ")],
 )
-def test_without_a_part_of_it_a_filter_is_refused_in_one_line(what, text, tmp_path, monkeypatch):
-    """A system that lacks it is another machine, or a number that no system call has."""
+def test_without_a_required_part_the_rule_is_refused_in_one_line(what, text, tmp_path, monkeypatch):
+    """Simulated by another machine name and by numbers that no system call has."""
     package = tmp_path / "filters"
-    package.mkdir()
-    for path in Path("filters").glob("*.py"):
-        source = path.read_text()
-        other = "'vax'" if "machine" in what else "9944, 9945, 9946"
-        (package / path.name).write_text(source.replace(what, other) if path.name == "jail.py" else source)
+    shutil.copytree("filters/sandbox", package / "sandbox")
+    restrict = package / "sandbox" / "restrict.py"
+    source, other = restrict.read_text(), "'vax'" if "machine" in what else "9944, 9945, 9946"
+    assert what in source
+    restrict.write_text(source.replace(what, other))
     package.chmod(0o755), tmp_path.chmod(0o755)
-    monkeypatch.setattr(_keeper, "_arguments", [str(package)])
-    _keeper.stop()
+    monkeypatch.setattr(_fork_server, "_arguments", [str(package)])
+    _fork_server.stop()
     try:
         trace = a_trace(response=f"```python\n{RIGHT}\n```", metadata=TESTS, answer_type="python")
         with pytest.raises(UserError, match=f'{text}.*docs/sandbox.md.*sandbox = "limits"') as caught:
-            filters.judge(trace, {"correct": {}})
+            apply_rules(trace, {"correct": {}})
         assert "\n" not in str(caught.value)
-        assert filters.judge(trace, {"correct": {"sandbox": "limits"}}).verdicts[0].outcome == "passed"
+        assert apply_rules(trace, {"correct": {"sandbox": "limits"}}).verdicts[0].outcome == "passed"
     finally:
-        _keeper.stop()
+        _fork_server.stop()
 
 
+STOPPED = (
+    "stopped: no program can be run: ",
+    "stopped: cannot start a process: ",
+    "stopped: cannot open a pipe: ",
+)
 LACKING = """
 import os, resource, sys
 from filters.sandbox.python_tests import run_tests
@@ -242,10 +248,10 @@ except UserError as e:
 def test_too_few_descriptors_are_no_verdict(most):
     code = LACKING.format(what=resource.RLIMIT_NOFILE, most=most, code=RIGHT, tests=TESTS)
     done = subprocess.run([sys.executable, "-c", POLL + code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("stopped: no p"), done.stdout + done.stderr
+    assert done.stdout.startswith(STOPPED), done.stdout + done.stderr
 
 
-def test_a_limit_of_the_shell_below_the_programs_is_an_error():
+def test_a_shell_limit_below_that_of_the_program_is_a_user_error():
     code = LACKING.format(what=resource.RLIMIT_FSIZE, most=1 << 20, code=RIGHT, tests=TESTS)
     done = subprocess.run([sys.executable, "-c", POLL + code], capture_output=True, text=True, timeout=60)
     assert re.match(r"wrong: .*a limit of this shell is 1048576 \(ulimit -H\)", done.stdout), done
@@ -256,43 +262,43 @@ def test_too_few_processes_are_no_verdict(most):
     said = as_user(
         USER + most, LACKING.format(what=resource.RLIMIT_NPROC, most=most, code=RIGHT, tests=TESTS)
     )
-    assert said.startswith(("stopped: no p", "stopped: the sandbox has ended")), said
+    assert said.startswith((*STOPPED, "stopped: the sandbox has ended")), said
 
 
-def test_a_program_that_the_system_kills_for_want_of_memory_gets_no_verdict():
+def test_a_program_killed_by_the_system_for_lack_of_memory_gets_no_verdict():
     raised = []
 
-    def judge():
+    def grade():
         try:
             run_tests("import time; time.sleep(30)", TESTS, seconds=20, memory_mb=256)
         except Stopped as e:
             raised.append(str(e))
 
     assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
-    keeper = _keeper._server._process.pid
-    thread = threading.Thread(target=judge)
+    server = _fork_server._server.process.pid
+    thread = threading.Thread(target=grade)
     thread.start()
-    os.kill(wait_for(lambda: asleep(keeper))[0], signal.SIGKILL)  # as the kernel would
+    os.kill(wait_for(lambda: asleep(server))[0], signal.SIGKILL)  # as the kernel would
     thread.join()
     assert "memory runs out" in raised[0]
     assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
 
 
-def test_a_keeper_that_is_killed_is_no_verdict_and_another_takes_its_place():
+def test_a_killed_fork_server_gives_no_verdict_and_is_replaced():
     assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
-    keeper = _keeper._server._process
+    server = _fork_server._server.process
     thread_said = []
 
-    def judge():
+    def grade():
         try:
             thread_said.append(run_tests("import time; time.sleep(30)", TESTS, seconds=20, memory_mb=256))
         except Stopped as e:
             thread_said.append(str(e))
 
-    thread = threading.Thread(target=judge)
+    thread = threading.Thread(target=grade)
     thread.start()
-    kept = wait_for(lambda: asleep(keeper.pid)) and descendants(keeper.pid)
-    keeper.kill()
+    kept = wait_for(lambda: asleep(server.pid)) and descendants(server.pid)
+    server.kill()
     thread.join()
     assert "the sandbox has ended" in thread_said[0]
     wait_for(lambda: not any(map(runs, kept)))
@@ -312,7 +318,7 @@ def test_a_killed_parent_leaves_no_process_and_no_file(sandbox, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_protected_is_still_killed_with_all_it_started():
+def test_an_unprotected_program_is_still_killed_with_its_children():
     say = "print(os.readlink('/proc/self'), flush=True)"
     code = f"import os, time\n{say}\nif os.fork() == 0:\n    {say}\ntime.sleep(1000)"
     ran = run(code, seconds=0.5, memory_mb=256, sandbox="limits")
@@ -322,10 +328,10 @@ def test_what_is_not_protected_is_still_killed_with_all_it_started():
     wait_for(lambda: not any(map(runs, pids)))
 
 
-def test_a_program_is_given_time_when_others_have_the_processors():
-    """Of one processor it gets a ninth: its time takes longer than twice its seconds and one."""
+def test_time_without_a_free_processor_does_not_count():
+    """With a ninth of a processor the program takes longer than its wall-clock limit."""
     os.sched_setaffinity(0, allowed := {min(before := os.sched_getaffinity(0))})
-    _keeper.stop()
+    _fork_server.stop()
     busy_ones = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
     try:
         code = "import time\nwhile time.process_time() < 0.45: pass\nprint(5)"
@@ -334,7 +340,7 @@ def test_a_program_is_given_time_when_others_have_the_processors():
         for each in busy_ones:
             each.kill()
             each.wait()
-        _keeper.stop()
+        _fork_server.stop()
         os.sched_setaffinity(0, before)
 
 
@@ -361,13 +367,13 @@ def state(pid: int) -> str:
         return "X"
 
 
-def asleep(keeper: int) -> list[int]:
-    """The programs of a keeper that run under its filter, and wait."""
-    return [p for p in descendants(keeper) if state(p) == "S" and "Seccomp:\t2" in status(p)]
+def asleep(server: int) -> list[int]:
+    """The sandboxed programs of a fork server that are asleep."""
+    return [p for p in descendants(server) if state(p) == "S" and "Seccomp:\t2" in status(p)]
 
 
 def busy(pids: list[int]) -> list[int]:
-    """Those that run and lead a session, as each program does."""
+    """The running session leaders; each program is one."""
     return [pid for pid in pids if state(pid) == "R" and os.getsid(pid) == pid]
 
 

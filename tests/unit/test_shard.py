@@ -40,46 +40,46 @@ def test_the_sealed_file_names_its_lineage_and_keeps_the_declared_schema(tmp_pat
     assert schema.remove_metadata() == arrow_schema(Problem)
 
 
-def test_a_torn_last_line_is_work_still_owed(tmp_path: Path) -> None:
+def test_the_item_of_a_torn_last_line_is_not_done(tmp_path: Path) -> None:
     at = shard(tmp_path)
     at.append([done_line(problem("a")), done_line(problem("b"))])
     at.journal.write_bytes(at.journal.read_bytes()[:-10])
-    assert at.held().rows.keys() == {"a"}
-    at.mend()
+    assert at.read_journal().rows.keys() == {"a"}
+    at.repair()
     at.append([done_line(problem("b"))])
-    assert at.held().rows.keys() == {"a", "b"}
+    assert at.read_journal().rows.keys() == {"a", "b"}
 
 
-def test_mend_leaves_whole_lines_alone_whatever_their_length(tmp_path: Path) -> None:
+def test_repair_keeps_complete_lines_of_any_length(tmp_path: Path) -> None:
     at = shard(tmp_path)
     at.append([done_line(problem("x" * 200_000))])
-    at.mend()
-    assert len(at.held().rows.keys()) == 1
+    at.repair()
+    assert len(at.read_journal().rows.keys()) == 1
     with at.journal.open("ab") as file:
         file.write(b"y" * 200_000)
-    at.mend()
-    assert len(at.held().rows.keys()) == 1
+    at.repair()
+    assert len(at.read_journal().rows.keys()) == 1
     at.journal.write_bytes(b"no newline")
-    at.mend()
+    at.repair()
     assert at.journal.read_bytes() == b""
 
 
-def test_an_unreadable_line_in_the_middle_costs_that_line_only(tmp_path: Path) -> None:
+def test_an_unreadable_line_loses_only_itself(tmp_path: Path) -> None:
     at = shard(tmp_path)
     at.append([done_line(problem("a")), b"\x00\x00\x00\n", b'{"key":"c","ro\n', done_line(problem("b"))])
-    assert at.held().rows.keys() == {"a", "b"}
+    assert at.read_journal().rows.keys() == {"a", "b"}
 
 
-def test_a_failure_is_held_until_the_unit_is_done(tmp_path: Path) -> None:
+def test_a_failure_is_recorded_until_the_item_is_done(tmp_path: Path) -> None:
     at = shard(tmp_path)
     at.append([failed_line("a", "no answer"), failed_line("b", "no answer")])
-    assert at.held().failed == {"a": "no answer", "b": "no answer"}
+    assert at.read_journal().failed == {"a": "no answer", "b": "no answer"}
     at.append([done_line(problem("a"))])
-    assert at.held().failed == {"b": "no answer"}
+    assert at.read_journal().failed == {"b": "no answer"}
     assert at.count() == Counts(rows=1, failed=1, shards=1)
 
 
-def test_a_half_written_parquet_file_is_never_taken_for_a_sealed_shard(tmp_path: Path) -> None:
+def test_a_partly_written_parquet_file_is_no_sealed_shard(tmp_path: Path) -> None:
     at = shard(tmp_path)
     at.append([done_line(problem("a"))])
     at.path.with_suffix(".tmp").write_bytes(b"PAR1 half")

@@ -1,4 +1,4 @@
-"""The commands that look at runs: their JSON, what they print for people, diff, and completion."""
+"""The commands that read runs: their JSON and their text, diff, completion, and the help."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli.main import cli
+from pipeline.cli.main import SECTIONS, cli
 from pipeline.errors import UserError
 from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
 
@@ -53,7 +53,7 @@ def test_status_of_a_folder_has_a_line_for_each_run_that_can_be_read_or_not(runs
 def test_status_of_a_run_says_the_same_as_json_and_as_text(runs: Path) -> None:
     status = document(runs, "status", "first")
     assert list(status) == [
-        *("run", "folder", "stages", "working", "filtered", "costs", "asked", "drawing", "scores"),
+        *("run", "folder", "stages", "progress", "filtered", "costs", "usage", "requests", "scores"),
         "comparisons",
     ]
     assert {s["stage"]: s["rows"] for s in status["stages"]}["generate"] == TRACES
@@ -68,8 +68,8 @@ def test_status_of_a_run_says_the_same_as_json_and_as_text(runs: Path) -> None:
 def test_why_has_the_funnel_and_examples(runs: Path) -> None:
     why = document(runs, "why", "first", "-n", "1")
     assert list(why) == ["run", "stage", "funnel", "examples"]
-    assert why["funnel"]["rules"]["correct"]["alone"] == TRACES * 2 // SAMPLES
-    assert [list(seen) for seen in why["examples"]["correct: wrong"]] == [["id", "said", "reference"]]
+    assert why["funnel"]["rules"]["correct"]["failed_alone"] == TRACES * 2 // SAMPLES
+    assert [list(seen) for seen in why["examples"]["correct: wrong"]] == [["id", "evidence", "reference"]]
     assert "rejected, correct: wrong" in text(runs, "why", "first")
 
 
@@ -114,7 +114,7 @@ def test_show_wraps_long_texts_and_cannot_drive_the_terminal(runs: Path) -> None
         (("show", "first", "--id", "nothing"), "no problem has the id"),
         (("show", "first", "--stage", "filter", "--id", "nothing"), "has no row with the id"),
         (("show", "first", "--reason", "rong"), "no trace was decided by 'rong'"),
-        (("diff", "first", "third"), "no run there; runs beside it: first, old, second"),
+        (("diff", "first", "third"), "no run there; runs in that folder: first, old, second"),
     ],
 )
 def test_mistakes_are_told_in_one_line(runs: Path, words: tuple[str, ...], told: str) -> None:
@@ -175,6 +175,15 @@ def test_completion_prints_a_script_for_the_shell(runs: Path, shell: str) -> Non
     script = text(runs, "completion", shell)
     assert "_RETORT_COMPLETE" in script
     assert f"{shell}_complete" in script
+
+
+def test_help_fits_80_columns_and_no_short_help_is_cut() -> None:
+    commands = {name: short for section in SECTIONS.values() for name, short in section.items()}
+    assert sorted(commands) == sorted(cli.commands)
+    assert max(map(len, commands.values())) <= 40
+    printed = CliRunner().invoke(cli, ["--help"], terminal_width=80).stdout
+    assert max(map(len, printed.splitlines())) <= 80
+    assert [short for short in commands.values() if f" {short}\n" not in printed] == []
 
 
 def test_completion_loads_neither_arrow_nor_the_recipe_models() -> None:

@@ -1,4 +1,4 @@
-"""The Slurm script with stand-ins for the run and for scontrol: what it passes on, and when it requeues."""
+"""The Slurm script with fake run and scontrol commands: signals, exit codes, requeueing."""
 
 import os
 import shutil
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "slurm.sh"
-SAVES = "trap 'echo saved >>said; exit 130' TERM; touch ready; while :; do sleep 0.05; done"
+SAVES = "trap 'echo saved >>saved; exit 130' TERM; touch ready; while :; do sleep 0.05; done"
 
 
 def start(folder: Path, run: str, **env: str) -> subprocess.Popen[str]:
-    """The script in a job; `run`: the body of what stands in for ./run.sh."""
+    """Starts the script as a job; `run`: the body of a fake ./run.sh."""
     for name, body in (("run", run), ("scontrol", 'echo "$@" >>requeued')):
         (folder / name).write_text(f'#!/usr/bin/env bash\necho "$@" >>{name}.words\n{body}\n')
         (folder / name).chmod(0o755)
@@ -33,14 +33,14 @@ def requeued(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_a_sigterm_is_passed_on_waited_for_and_the_job_requeued(tmp_path: Path) -> None:
+def test_sigterm_reaches_the_run_and_the_job_is_requeued(tmp_path: Path) -> None:
     job = start(tmp_path, SAVES)
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)
     job.send_signal(signal.SIGTERM)
-    _, said = job.communicate(timeout=60)
-    assert job.returncode == 0, said
-    assert (tmp_path / "said").read_text() == "saved\n"
+    _, output = job.communicate(timeout=60)
+    assert job.returncode == 0, output
+    assert (tmp_path / "saved").read_text() == "saved\n"
     assert requeued(tmp_path) == ["requeue 7"]
     assert (tmp_path / "run.words").read_text() == "run recipe.toml run=x\n"
 
@@ -48,28 +48,26 @@ def test_a_sigterm_is_passed_on_waited_for_and_the_job_requeued(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("code", "again"), [(0, False), (1, False), (2, False), (3, True), (130, True), (143, True)]
 )
-def test_what_may_be_tried_again_is_requeued(tmp_path: Path, code: int, again: bool) -> None:
+def test_the_exit_code_decides_whether_the_job_is_requeued(tmp_path: Path, code: int, again: bool) -> None:
     job = start(tmp_path, f"exit {code}")
     job.communicate(timeout=60)
     assert requeued(tmp_path) == (["requeue 7"] if again else [])
     assert job.returncode == (0 if again else code)
 
 
-@pytest.mark.parametrize(("given", "wanted"), [({}, "gpu"), ({"RETORT_KIND": "cpu"}, "cpu")])
-def test_a_job_never_sets_up_for_processors_unless_told_to(
-    tmp_path: Path, given: dict[str, str], wanted: str
-) -> None:
+@pytest.mark.parametrize(("given", "expected"), [({}, "gpu"), ({"RETORT_KIND": "cpu"}, "cpu")])
+def test_a_job_sets_up_for_gpus_by_default(tmp_path: Path, given: dict[str, str], expected: str) -> None:
     start(tmp_path, 'echo "$RETORT_KIND" >kind', **given).communicate(timeout=60)
-    assert (tmp_path / "kind").read_text() == f"{wanted}\n"
+    assert (tmp_path / "kind").read_text() == f"{expected}\n"
 
 
-def test_it_gives_up_after_so_many_restarts(tmp_path: Path) -> None:
+def test_a_job_is_not_requeued_after_the_last_restart(tmp_path: Path) -> None:
     job = start(tmp_path, "exit 3", SLURM_RESTART_COUNT="4", RETORT_MOST_RESTARTS="4")
     job.communicate(timeout=60)
     assert (job.returncode, requeued(tmp_path)) == (3, [])
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_has_nothing_to_say() -> None:
+def test_shellcheck_finds_nothing() -> None:
     done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -175,14 +175,14 @@ def test_an_empty_reference_column_says_that_answers_are_not_known(tmp_path: Pat
         ('{"question": "", "answer": "2"}', "no question"),
         ('{"question": " \\n ", "answer": "2"}', "no question"),
         ('{"question": 12, "answer": "2"}', "the question is a number, not a text"),
-        ('{"question": ["q"], "answer": "2"}', "the question is a list, without a message of the user in it"),
+        ('{"question": ["q"], "answer": "2"}', "the question is a list without a user message"),
         (
             '{"question": [{"role": "user", "content": [{"type": "image_url"}]}], "answer": "2"}',
-            "the question has a part that is no text",
+            "the question has a part that is not text",
         ),
         ('{"question": "q", "answer": ["2", "3"]}', "2 answers in a list: name one, such as answer.0"),
-        ('{"question": "q", "answer": "2", "question": "r"}', "the name 'question' stands twice in it"),
-        ('{"question": "q", "answer": {"a": 1, "a": 2}}', "the name 'a' stands twice in it"),
+        ('{"question": "q", "answer": "2", "question": "r"}', "the name 'question' occurs twice"),
+        ('{"question": "q", "answer": {"a": 1, "a": 2}}', "the name 'a' occurs twice"),
         ('{"question": "q", "answer": {"a": 1}}', "the answer is an object, not a text or a number"),
         ('{"question": "q\\u0000", "answer": "2"}', "the question has a NUL character in it"),
         ('{"question": "q\\ud800", "answer": "2"}', "the question is not UTF-8"),
@@ -274,8 +274,8 @@ def test_each_line_that_a_stray_quote_took_in_is_counted(tmp_path: Path) -> None
     source = file(tmp_path / "p.csv", 'question,answer\n"a,1\nb,2\nc,3 "\nd,4\n')
     assert bad(source) == [
         "p.csv:2: 1 cells where the header has 2",
-        "p.csv:3: taken in by the quote in line 2",
-        "p.csv:4: taken in by the quote in line 2",
+        "p.csv:3: merged into line 2 by a quote",
+        "p.csv:4: merged into line 2 by a quote",
     ]
     assert [row.question for row in good(source)] == ["d"]
 
@@ -334,7 +334,7 @@ def test_a_csv_quote_never_closed_is_given_up_after_the_limit(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("p.txt", LINES, "this kind of file is not read; those that are: .jsonl, .json, .csv, .parquet"),
+        ("p.txt", LINES, "unknown file format; supported are .jsonl, .json, .csv, .parquet"),
         ("p.jsonl", "", "no rows in it"),
         ("p.jsonl", "\n\n", "no rows in it"),
         ("p.json", "[]", "no rows in it"),
@@ -347,11 +347,11 @@ def test_a_csv_quote_never_closed_is_given_up_after_the_limit(tmp_path: Path) ->
         (
             "p.json",
             LINES,
-            "line 2: not JSON: Extra data at column 1; a row a line is JSONL, and wants .jsonl",
+            "line 2: not JSON: Extra data at column 1; for one row per line use .jsonl",
         ),
         ("p.json", "[" * 100_000, "JSON nested too deeply"),
         ("p.jsonl.gz", LINES, "cannot be read: Not a gzipped file"),
-        ("p.parquet", LINES, "not a Parquet file that can be read"),
+        ("p.parquet", LINES, "not a readable Parquet file"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_one_line(

@@ -32,7 +32,7 @@ def test_a_stage_is_complete_only_once_it_is_finished(tmp_path: Path) -> None:
     assert not output.complete
 
 
-def test_a_folder_made_under_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+def test_a_folder_made_with_other_settings_is_refused_naming_the_difference(tmp_path: Path) -> None:
     output = made(tmp_path)
     output.claim(manifest())
     with pytest.raises(UserError, match=r"temperature: 0\.6 -> 0\.9;"):
@@ -41,14 +41,28 @@ def test_a_folder_made_under_other_settings_is_refused_with_what_differs(tmp_pat
         output.claim(manifest(prompt={"text": "x"}))
 
 
-def test_a_folder_in_which_nothing_was_done_yet_is_anybodys(tmp_path: Path) -> None:
+def test_a_folder_of_another_stage_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    output = made(tmp_path)
+    newer = manifest(temperature=0.9).model_copy(update={"version": 2})
+    for refuse in (lambda: output.claim(newer), lambda: output.check_version(2)):
+        with pytest.raises(UserError) as caught:
+            refuse()
+        assert str(caught.value) == (
+            f"{output.folder} was made by version 1 of the stage ingest, but this release has version 2: "
+            "start a new run (run=NAME) or use the release that made it"
+        )
+    output.claim(newer, overwrite=True)
+    assert output.manifest() == newer
+
+
+def test_a_folder_without_output_may_be_claimed_with_other_settings(tmp_path: Path) -> None:
     output = Output(tmp_path / "generate", Problem)
     output.claim(manifest())
     output.claim(manifest(temperature=0.9))
     assert output.manifest() == manifest(temperature=0.9)
 
 
-def test_the_setting_that_differs_is_found_inside_lists_and_shown_short(tmp_path: Path) -> None:
+def test_a_differing_setting_is_found_inside_lists_and_shown_short(tmp_path: Path) -> None:
     output = Output(tmp_path / "ingest", Problem)
     output.claim(manifest(sources=[{"limit": 260, "path": "a"}], prompt="long " * 99))
     output.write("shard-00000", [problem("a")])
@@ -57,7 +71,7 @@ def test_the_setting_that_differs_is_found_inside_lists_and_shown_short(tmp_path
     assert len(str(caught.value)) < 300
 
 
-def test_what_was_written_enters_the_id_that_later_stages_depend_on(tmp_path: Path) -> None:
+def test_the_content_id_depends_on_the_written_files(tmp_path: Path) -> None:
     output = made(tmp_path)
     output.finish()
     first = output.manifest()
@@ -87,7 +101,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(output.folder)]).returncode == 0
 
 
-def test_an_unreadable_manifest_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_an_unreadable_manifest_is_a_user_error(tmp_path: Path) -> None:
     output = made(tmp_path)
     (output.folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json cannot be read"):

@@ -10,9 +10,9 @@ from aiohttp import web
 
 from pipeline.errors import Stopped, UserError
 from pipeline.inference.client import Client
-from pipeline.inference.credentials import MAX_WORDS
-from pipeline.inference.http import RequestFailed
-from pipeline.inference.rate_limit import TURNED_AWAY
+from pipeline.inference.credentials import MAX_MESSAGE
+from pipeline.inference.http_errors import RequestFailed
+from pipeline.inference.rate_limit import OVERLOADS_PER_RETRY
 from pipeline.inference.response import Completion, can_continue
 from pipeline.rows import Message
 from tests.serving import (
@@ -38,7 +38,7 @@ SOON = {"Retry-After": "0.01"}
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between tries as ever, but of 0.05 s at most."""
-    monkeypatch.setattr("pipeline.inference.rate_limit.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("pipeline.inference.rate_limit.MAX_BACKOFF", 0.05)
 
 
 def requests(*answers: Any, fails: type[Exception] | None = None, **settings: Any) -> int:
@@ -204,8 +204,8 @@ def test_a_request_that_is_turned_away_for_ever_fails_while_the_others_go_on() -
             await ask(teacher)
 
     asyncio.run(run())
-    assert asked[0] == TURNED_AWAY
-    assert asked[1] > TURNED_AWAY
+    assert asked[0] == OVERLOADS_PER_RETRY
+    assert asked[1] > OVERLOADS_PER_RETRY
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])
@@ -215,7 +215,7 @@ def test_the_last_request_fails_alone_when_nothing_good_comes_for_too_long(statu
         async with serving(script) as url, client(url, max_retries=1, unavailable_timeout=0.5) as teacher:
             await teacher.complete([], SAMPLING, 1)
             with pytest.raises(
-                RequestFailed, match=rf"no good answer for 0\.5 s; the last: HTTP {status}: no"
+                RequestFailed, match=rf"no good response for 0\.5 s; the last: HTTP {status}: no"
             ):
                 await teacher.complete([], SAMPLING, 2)
             for seed in range(3, 6):  # every further one gets its tries, however long nothing good came
@@ -274,7 +274,7 @@ def test_a_prompt_longer_than_the_context_fails_alone(fake_server: StartFakeServ
         ("<h1>no</h1>", "no"),
         ("", "no reason given"),
         (b"\xff", "\ufffd"),
-        ("[" * 100_000, "[" * (MAX_WORDS - 3) + "..."),
+        ("[" * 100_000, "[" * (MAX_MESSAGE - 3) + "..."),
     ],
 )
 def test_the_servers_words_are_found_whatever_form_they_have(body: Any, said: str) -> None:
@@ -306,7 +306,7 @@ def test_a_wait_longer_than_our_patience_is_cut_short_and_told_once() -> None:
 
     with pytest.raises(Stopped):
         asyncio.run(ask())
-    assert said == ["a server asks to wait 43,200 s (Retry-After): asked again after 0.2 s"]
+    assert said == ["a server asks to wait 43,200 s (Retry-After): retrying after 0.2 s"]
 
 
 def test_retry_after_is_waited_out() -> None:
@@ -330,9 +330,9 @@ def test_retries_are_counted_by_their_reason() -> None:
         script = Script((429, "", SOON), (500, "", SOON), (503, "", SOON), cut, "<html>", SO)
         async with serving(script) as url, client(url) as teacher:
             await teacher.complete([], SAMPLING, 1)
-            assert teacher.tally.requests == 6
-            assert teacher.tally.retries == {"429": 1, "5xx": 2, "cut": 1, "garbage": 1}
-            assert teacher.tally.in_flight == 0
+            assert teacher.stats.requests == 6
+            assert teacher.stats.retries == {"429": 1, "5xx": 2, "cut": 1, "garbage": 1}
+            assert teacher.stats.in_flight == 0
 
     asyncio.run(ask())
 
@@ -341,14 +341,14 @@ def test_retries_are_counted_by_their_reason() -> None:
 
 
 def test_nothing_good_for_too_long_stops_the_run() -> None:
-    words = r"http.*/v1: no good answer for 0\.3 s; the last: "
+    words = r"http.*/v1: no good response for 0\.3 s; the last: "
     for retry_after in ({}, SOON, {"Retry-After": "3600"}, {"Retry-After": "9" * 9}):
         with pytest.raises(Stopped, match=words + "HTTP 429: slow down"):
             answered((429, {"error": "slow down"}, retry_after), unavailable_timeout=0.3)
 
 
 def test_a_server_that_fails_everything_stops_the_run_though_each_request_has_tries_left() -> None:
-    with pytest.raises(Stopped, match=r"no good answer for 0\.3 s; the last: HTTP 500"):
+    with pytest.raises(Stopped, match=r"no good response for 0\.3 s; the last: HTTP 500"):
         answered((500, "", {"Retry-After": "0.05"}), max_retries=1000, unavailable_timeout=0.3)
 
 
@@ -358,7 +358,7 @@ def test_a_redirect_that_names_the_address_does_not_show_its_query() -> None:
 
     async def ask() -> str:
         async with serving(Script(again)) as url:
-            with pytest.raises(UserError, match="3 redirects led to no answer") as told:
+            with pytest.raises(UserError, match="3 redirects led to no response") as told:
                 await complete(f"{url}?a=SECRET&b=SECRET", max_retries=0)
             return str(told.value)
 
@@ -368,7 +368,7 @@ def test_a_redirect_that_names_the_address_does_not_show_its_query() -> None:
 def test_a_server_that_stays_away_stops_the_run(fake_server: StartFakeServer) -> None:
     server = fake_server()
     server.stop()
-    with pytest.raises(Stopped, match=f"^{server.url}: no good answer for 0.3 s; the last: no answer"):
+    with pytest.raises(Stopped, match=f"^{server.url}: no good response for 0.3 s; the last: no response"):
         asyncio.run(complete(server.url, max_retries=0, unavailable_timeout=0.3))
 
 
@@ -380,7 +380,7 @@ def test_a_server_that_comes_back_is_waited_for() -> None:
         port = int(url.split(":")[2].split("/")[0])
         async with client(url, max_retries=0, unavailable_timeout=60) as teacher:
             asking = asyncio.create_task(many(teacher, 20))
-            while not teacher.tally.retries["connection"]:
+            while not teacher.stats.retries["connection"]:
                 await asyncio.sleep(0.01)
             async with serving(script, port=port):
                 assert len(await asking) == 20
@@ -456,7 +456,7 @@ def test_an_account_without_money_stops_the_run_whichever_field_says_so(status: 
 
     asyncio.run(ask((status, body)))
     asyncio.run(ask(SO, (status, body)))  # whatever it did before
-    asyncio.run(ask(SO, (status, body), so_far=CUT))
+    asyncio.run(ask(SO, (status, body), before=CUT))
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_never_more_are_in_flight_than_the_ceiling(fake_server: StartFakeServer)
     async def ask() -> None:
         async with client(server.url, concurrency=20) as teacher:
             await many(teacher, 200)
-            assert teacher.tally.level == 20
+            assert teacher.stats.limit == 20
 
     asyncio.run(ask())
     assert server.stats()["most_in_flight"] == 20
@@ -574,7 +574,7 @@ def test_the_level_finds_what_a_server_can_take(fake_server: StartFakeServer) ->
     async def ask() -> None:
         async with client(server.url, concurrency=256) as teacher:
             await many(teacher, 300)
-            assert teacher.tally.level < 30
+            assert teacher.stats.limit < 30
 
     asyncio.run(ask())
     outcomes = server.stats()["outcomes"]
@@ -616,10 +616,10 @@ PLAIN = Completion(None, "I count: 1, ", "length", 10, 4)
 
 
 def test_a_server_is_asked_to_go_on_with_the_message_that_was_cut() -> None:
-    body = asked(so_far=CUT)
+    body = asked(before=CUT)
     assert body["messages"][1] == {"role": "assistant", "content": "<think>\nI count: 1, "}
     assert (body["add_generation_prompt"], body["continue_final_message"]) == (False, True)
-    body = asked(so_far=PLAIN, continue_by="prefix")
+    body = asked(before=PLAIN, continue_by="prefix")
     assert body["messages"][1] == {"role": "assistant", "content": "I count: 1, ", "prefix": True}
     assert "continue_final_message" not in body
 
@@ -627,12 +627,12 @@ def test_a_server_is_asked_to_go_on_with_the_message_that_was_cut() -> None:
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
 def test_a_server_that_cannot_go_on_fails_that_request_alone(status: int) -> None:
     with pytest.raises(RequestFailed, match=f"HTTP {status}") as failed:
-        answered((status, {"error": "no"}), so_far=CUT)
+        answered((status, {"error": "no"}), before=CUT)
     assert failed.value.refused == (status in (400, 422))  # an account or an address can be put right
 
 
 def test_a_server_with_too_much_to_do_is_asked_again_to_go_on() -> None:
-    assert requests((429, "", SOON), events(stop()), so_far=CUT, max_retries=0) == 2
+    assert requests((429, "", SOON), events(stop()), before=CUT, max_retries=0) == 2
 
 
 @pytest.mark.parametrize("way", ["inline", "reasoning_content", "reasoning"])
@@ -640,7 +640,7 @@ def test_a_server_with_too_much_to_do_is_asked_again_to_go_on() -> None:
 def test_a_cut_thought_continued_is_the_one_that_was_not_cut(
     fake_server: StartFakeServer, way: str, by: str
 ) -> None:
-    server = fake_server("--thoughts", way, "--words=100", "--right=1", "--malformed=0", "--truncated=0")
+    server = fake_server("--reasoning", way, "--words=100", "--correct=1", "--malformed=0", "--truncated=0")
 
     async def ask() -> None:
         long = SAMPLING.model_copy(update={"max_tokens": 1000})
@@ -649,12 +649,12 @@ def test_a_cut_thought_continued_is_the_one_that_was_not_cut(
             whole = await teacher.complete(message, long, 1, logprobs=2)
             cut = await teacher.complete(message, SAMPLING, 1, logprobs=2)
             assert can_continue(cut)
-            joined = await teacher.complete(message, SAMPLING, 1, logprobs=2, so_far=cut)
+            joined = await teacher.complete(message, SAMPLING, 1, logprobs=2, before=cut)
         assert (joined.reasoning, joined.response) == (whole.reasoning, whole.response)
         assert joined.completion_tokens == whole.completion_tokens
         assert joined.logprobs
         assert whole.logprobs
-        assert joined.logprobs.thought == whole.logprobs.thought
+        assert joined.logprobs.reasoning_tokens == whole.logprobs.reasoning_tokens
         assert len(joined.logprobs.tokens) == len(whole.logprobs.tokens)
 
     asyncio.run(ask())
@@ -700,7 +700,7 @@ def test_a_list_of_models_that_is_cut_off_is_told_in_one_line() -> None:
         async with serving(handler) as url, client(url, max_retries=0) as teacher:
             await teacher.check()
 
-    with pytest.raises(UserError, match="no answer"):
+    with pytest.raises(UserError, match="the response was cut off"):
         asyncio.run(ask())
 
 

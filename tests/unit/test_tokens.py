@@ -1,4 +1,4 @@
-"""The end of a turn and padding: found, replaced, or refused where they cannot be learned from."""
+"""End-of-turn and padding tokens: found, replaced, or rejected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def end_of_turn(template: str | None = CHATML, **special: str) -> int:
     return tokens.end_of_turn(tiny_student.tokenizer(template, **special), messages)
 
 
-def test_padding_that_is_the_end_of_a_turn_is_replaced_by_a_token_that_is_there() -> None:
+def test_padding_that_is_the_end_of_turn_is_replaced_by_an_existing_token() -> None:
     from pipeline.train.trainer import tokens
 
     tokenizer = tiny_student.tokenizer()
@@ -28,12 +28,12 @@ def test_padding_that_is_the_end_of_a_turn_is_replaced_by_a_token_that_is_there(
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
 
 
-def test_a_token_for_padding_is_added_with_its_embedding_when_none_is_free() -> None:
+def test_a_padding_token_is_added_with_its_embedding_when_none_exists() -> None:
     from pipeline.train.trainer import tokens
 
     tokenizer, model = tiny_student.tokenizer(), tiny_student.model()
     tokens.set_padding(tokenizer, end=tokenizer.convert_tokens_to_ids("<|endoftext|>"))
-    assert tokenizer.pad_token == "<|im_end|>"  # not the end here, so it may stay
+    assert tokenizer.pad_token == "<|im_end|>"  # not the end here, so it is kept
     tokenizer.pad_token = "<|endoftext|>"
     tokens.set_padding(tokenizer, end=0)
     tokens.fit_embeddings(model, tokenizer)
@@ -41,15 +41,15 @@ def test_a_token_for_padding_is_added_with_its_embedding_when_none_is_free() -> 
     assert model.get_input_embeddings().num_embeddings == len(tokenizer) == 260
 
 
-def test_a_base_model_learns_the_end_of_its_template_and_not_the_end_of_a_document() -> None:
+def test_the_end_of_turn_is_the_template_s_not_the_document_s() -> None:
     assert end_of_turn(eos_token="<|endoftext|>", pad_token="<|endoftext|>") == 2
 
 
-def test_a_template_that_ends_no_turn_is_refused() -> None:
+def test_a_template_without_an_end_of_turn_is_rejected() -> None:
     with pytest.raises(UserError, match="would never learn to stop"):
         end_of_turn(NO_END)
 
 
-def test_a_tokenizer_without_a_template_is_refused() -> None:
+def test_a_tokenizer_without_a_template_is_rejected() -> None:
     with pytest.raises(UserError, match="no chat template"):
         end_of_turn(None)

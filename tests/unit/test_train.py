@@ -1,4 +1,4 @@
-"""The train stage around its subprocess: what it refuses, the command it starts, the log it reads."""
+"""The train stage without its subprocess: checks of the recipe, the command, the log, the report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import install_hints
-from pipeline.config.training import Train
 from pipeline.engine.store import Manifest
 from pipeline.errors import UserError
 from pipeline.rows import Step
-from pipeline.train.job import Check, Preflight, TrainJob, last_step, read_steps
+from pipeline.train.job import Preflight, PreflightCheck, TrainJob, last_step, read_steps
 from pipeline.train.launcher import command, environment
 from pipeline.train.stage import check, check_room, model_folder, preflight_lines, run
 from tests import tiny_student
@@ -37,44 +36,38 @@ def step(number: int, loss: float = 1.0) -> Step:
     )
 
 
-def test_a_job_comes_back_from_its_file_as_it_was() -> None:
-    job = TrainJob(
-        model="org/name",
-        examples=(Path("/a/b.parquet"),),
-        output=Path("/r/train/model"),
-        checkpoints=Path("/r/train/checkpoints"),
-        train=Train(epochs=0.5, accelerate={"num_processes": 8}),
-        seed=3,
-    )
+def test_a_job_survives_its_file() -> None:
+    files = (Path("/a/b.parquet"),)
+    job = tiny_student.job(Path("/r/train"), "org/name", files, epochs=0.5, accelerate={"num_processes": 8})
     assert TrainJob.model_validate_json(job.model_dump_json()) == job
     assert job.log == Path("/r/train/log.jsonl")
 
 
-def test_a_batch_that_micro_batches_do_not_fill_is_refused() -> None:
+def test_a_batch_size_that_micro_batches_do_not_divide_is_rejected() -> None:
     with pytest.raises(
-        UserError, match=r"batch_size = 10 is no multiple of micro_batch_size x processes = 4 x 1"
+        UserError, match=r"batch_size = 10 is not a multiple of micro_batch_size x processes = 4 x 1"
     ):
         check(recipe(batch_size=10, micro_batch_size=4))
 
 
-def test_an_argument_of_accelerate_that_is_none_is_refused() -> None:
+def test_a_malformed_accelerate_argument_is_rejected() -> None:
     with pytest.raises(UserError, match="write arguments like num_processes = 8"):
         check(recipe(accelerate={"num_processes=2 --module evil": 1}))
 
 
-def test_missing_libraries_are_named_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_are_named_with_an_install_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
     with pytest.raises(UserError, match=re.escape(f"training needs trl: {install_hints.extra('train')}")):
         check(recipe())
 
 
-def test_a_run_without_a_training_example_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no example to train on"):
+def test_a_run_without_training_examples_is_rejected_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no example to train on"):
         run(train_job(recipe(), tmp_path, [tiny_student.example(1, "validation")]))
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_model_that_is_there_is_not_trained_again_and_what_only_training_needs_goes(tmp_path: Path) -> None:
+def test_a_trained_model_is_not_trained_again_and_checkpoints_are_deleted(tmp_path: Path) -> None:
     given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
     given.output.claim(Manifest(stage="train", version=1, settings={}, inputs={}))
     model_folder(tmp_path).mkdir(parents=True)
@@ -89,8 +82,8 @@ def test_a_model_that_is_there_is_not_trained_again_and_what_only_training_needs
 
 TABLE = Preflight(
     checks=(
-        Check(name="sound", value="2 of 2", ok=True),
-        Check(name="the end", value="1 of 2 \x1b[2J", ok=False, why="no end"),
+        PreflightCheck(name="sound", value="2 of 2", ok=True),
+        PreflightCheck(name="the end", value="1 of 2 \x1b[2J", ok=False, why="no end"),
     ),
     examples=2,
     left_out=("p1-0",),
@@ -100,17 +93,17 @@ TABLE = Preflight(
 )
 
 
-def test_the_preflights_table_is_shown_whole_and_drives_no_terminal() -> None:
+def test_the_preflight_report_is_shown_whole_without_control_characters() -> None:
     assert list(preflight_lines(TABLE)) == [
-        "preflight: what the student would learn from",
+        "preflight: checks of the tokenized examples",
         "  ok   sound    2 of 2",
         r"  FAIL the end  1 of 2 \x1b[2J",
-        "  one example, what is learned between >>> and <<<:",
+        "  one example, tokens with loss between >>> and <<<:",
         r"    q>>>a\x07<<<",
     ]
 
 
-def test_the_report_names_what_the_preflight_counted(tmp_path: Path) -> None:
+def test_the_report_contains_the_preflight_counts(tmp_path: Path) -> None:
     given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
     given.output.claim(Manifest(stage="train", version=1, settings={}, inputs={}))
     model_folder(tmp_path).mkdir(parents=True)
@@ -119,16 +112,16 @@ def test_the_report_names_what_the_preflight_counted(tmp_path: Path) -> None:
     assert run(given)["preflight"] == {"examples": 2, "left_out": 1, "supervised": 0.25, "longest": 80}
 
 
-def test_no_room_for_checkpoints_is_said_with_both_sizes(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_reported_with_both_sizes(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
     with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(10**13)  # five trillion parameters, and no room taken
+        file.truncate(10**13)  # five trillion parameters in a sparse file
     with pytest.raises(UserError, match=r"200000.0 GB needed for checkpoints and model, \d+\.\d GB free"):
         check_room(str(tmp_path), tmp_path, checkpoints=7)
     check_room("org/name", tmp_path, checkpoints=7)
 
 
-def test_what_the_recipe_says_of_accelerate_comes_after_ours_and_replaces_it(tmp_path: Path) -> None:
+def test_accelerate_arguments_of_the_recipe_replace_the_defaults(tmp_path: Path) -> None:
     line = command({"num_processes": 8, "use_fsdp": True, "quiet": False}, tmp_path / "job.json")
     prepare = ["-P", "-m", "pipeline.train.trainer.prepare", str(tmp_path / "job.json")]
     assert line[:9] == [sys.executable, *prepare, sys.executable, "-P", "-m", "accelerate.commands.launch"]
@@ -139,16 +132,11 @@ def test_what_the_recipe_says_of_accelerate_comes_after_ours_and_replaces_it(tmp
     assert "--quiet" not in line
 
 
-def test_a_model_that_is_here_is_trained_without_the_network(tmp_path: Path) -> None:
-    assert (
-        environment(
-            TrainJob(model=str(tmp_path), examples=(), output=tmp_path, checkpoints=tmp_path, train=Train())
-        )["HF_HUB_OFFLINE"]
-        == "1"
-    )
+def test_a_local_model_is_trained_offline(tmp_path: Path) -> None:
+    assert environment(tiny_student.job(tmp_path, tmp_path))["HF_HUB_OFFLINE"] == "1"
 
 
-def test_a_torn_line_of_the_log_is_no_step(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_the_log_is_skipped(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     assert (read_steps(log), last_step(log)) == ([], None)
     log.write_text(step(1).model_dump_json() + "\n" + step(2).model_dump_json() + '\n{"id": "3", "st')

@@ -1,4 +1,4 @@
-"""The loss of a step: only supervised tokens, divided once, however the step lies in memory."""
+"""The loss of a step: averaged once over its tokens with loss, however it is laid out in memory."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ def trainer(
     import datasets
     from trl import SFTConfig
 
-    from pipeline.train.trainer.trainer import StudentTrainer, Text
+    from pipeline.train.trainer.trainer import CrossEntropy, StudentTrainer
 
-    text = Text()
     return StudentTrainer(
-        objective=text,
-        text=text,
+        objective=CrossEntropy(),
         model=tiny_student.model(),
         args=SFTConfig(
             output_dir=str(folder),
@@ -58,7 +56,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def step(it: Any, rows: list[dict[str, Any]]) -> tuple[float, Any]:
-    """Loss and gradient of one optimizer step over all rows, in micro batches as the trainer has them."""
+    """Loss and gradient of one optimizer step over all rows, in the trainer's micro batches."""
     import torch
 
     model = it.model.train()
@@ -71,9 +69,7 @@ def step(it: Any, rows: list[dict[str, Any]]) -> tuple[float, Any]:
     return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def test_the_loss_is_the_mean_of_the_supervised_tokens_as_the_model_itself_computes_it(
-    tmp_path: Path,
-) -> None:
+def test_the_loss_is_the_mean_of_the_model_s_own_loss_over_tokens(tmp_path: Path) -> None:
     import torch
 
     given = rows()
@@ -88,9 +84,7 @@ def test_the_loss_is_the_mean_of_the_supervised_tokens_as_the_model_itself_compu
 
 
 @pytest.mark.parametrize(("packing", "micro"), [(True, 4), (True, 2), (False, 2), (False, 1)])
-def test_a_step_is_the_same_packed_or_padded_in_one_micro_batch_or_several(
-    packing: bool, micro: int, tmp_path: Path
-) -> None:
+def test_packing_and_micro_batches_do_not_change_a_step(packing: bool, micro: int, tmp_path: Path) -> None:
     given = rows()
     loss, gradient = step(trainer(tmp_path, given), given)
     other_loss, other = step(trainer(tmp_path, given, packing, micro), given)
@@ -99,7 +93,7 @@ def test_a_step_is_the_same_packed_or_padded_in_one_micro_batch_or_several(
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_weights_count_each_token_of_their_example(packing: bool, tmp_path: Path) -> None:
+def test_a_weight_applies_to_each_token_of_its_example(packing: bool, tmp_path: Path) -> None:
     given = [row | {"weight": float(n == 2)} for n, row in enumerate(rows())]
     loss, gradient = step(trainer(tmp_path, given, packing), given)
     alone, expected = step(trainer(tmp_path, [given[2]], micro=1), [given[2] | {"weight": 1.0}])
@@ -108,7 +102,7 @@ def test_weights_count_each_token_of_their_example(packing: bool, tmp_path: Path
     assert (gradient - expected * items[2] / sum(items)).norm() < 1e-4 * gradient.norm()
 
 
-def test_validation_is_the_cross_entropy_and_knows_no_weights(tmp_path: Path) -> None:
+def test_validation_is_unweighted_cross_entropy(tmp_path: Path) -> None:
     given = [row | {"weight": 5.0} for row in rows()]
     it = trainer(tmp_path, given)
     it.model.eval()
@@ -118,7 +112,7 @@ def test_validation_is_the_cross_entropy_and_knows_no_weights(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("packing", "micro"), [(False, 4), (False, 3), (False, 1), (True, 3), (True, 4)])
-def test_the_loss_of_a_validation_is_that_of_a_token_however_it_lies_in_memory(
+def test_validation_is_a_mean_over_tokens_whatever_the_micro_batches(
     packing: bool, micro: int, tmp_path: Path
 ) -> None:
     import datasets
@@ -126,15 +120,13 @@ def test_the_loss_of_a_validation_is_that_of_a_token_however_it_lies_in_memory(
     given = rows()
     expected, _ = step(trainer(tmp_path, given), given)
     it = trainer(tmp_path, given, packing, micro, eval_dataset=datasets.Dataset.from_list(given))
-    for _ in range(2):  # nothing is left of the first
+    for _ in range(2):  # the first leaves nothing behind
         assert it.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_batch_of_filling_teaches_nothing_and_counts_no_token(
-    fused: bool, packing: bool, tmp_path: Path
-) -> None:
+def test_a_blank_batch_has_no_loss_and_no_tokens(fused: bool, packing: bool, tmp_path: Path) -> None:
     import torch
     from trl import SFTTrainer
 
@@ -155,18 +147,18 @@ def test_a_batch_of_filling_teaches_nothing_and_counts_no_token(
     assert all(g is not None and torch.count_nonzero(g) == 0 for g in gradients)
 
 
-def test_filling_beside_examples_leaves_the_batch_as_it_was(tmp_path: Path) -> None:
+def test_blank_rows_do_not_change_a_batch_of_examples(tmp_path: Path) -> None:
     it = trainer(tmp_path, rows())
-    with_filling = it.data_collator([*rows()[:2], it.train_dataset[ROWS]])
-    assert with_filling["input_ids"].equal(it.data_collator(rows()[:2])["input_ids"])
+    with_blank = it.data_collator([*rows()[:2], it.train_dataset[ROWS]])
+    assert with_blank["input_ids"].equal(it.data_collator(rows()[:2])["input_ids"])
 
 
 @pytest.mark.parametrize(("processes", "order"), [(1, 45), (2, 48), (4, 48)])
-def test_an_epoch_has_each_example_once_and_is_filled_at_its_end_alone(processes: int, order: int) -> None:
-    from pipeline.train.trainer.padding import Filled
+def test_an_epoch_has_each_example_once_and_is_padded_only_at_its_end(processes: int, order: int) -> None:
+    from pipeline.train.trainer.padding import PaddedSampler
 
     for seed in (7, None):
-        sampler = Filled(45, 4 * processes if processes > 1 else 1, seed)
+        sampler = PaddedSampler(45, 4 * processes if processes > 1 else 1, seed)
         epochs = []
         for epoch in range(2):
             sampler.set_epoch(epoch)
@@ -179,7 +171,7 @@ def test_an_epoch_has_each_example_once_and_is_filled_at_its_end_alone(processes
 
 
 @pytest.mark.parametrize("window", [None, 8])
-def test_packed_documents_attend_to_themselves_alone_with_the_attention_that_packing_takes(
+def test_packed_documents_are_isolated_by_the_default_attention(
     window: int | None,
 ) -> None:
     import torch
@@ -202,26 +194,26 @@ def test_packed_documents_attend_to_themselves_alone_with_the_attention_that_pac
 
 
 @pytest.mark.parametrize("window", [None, 8])
-def test_on_a_gpu_one_kernel_takes_all_packed_documents(
+def test_on_a_gpu_one_kernel_computes_all_packed_documents(
     window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By shapes and arguments alone, which fake tensors check without a GPU."""
+    """Checks shapes and arguments with fake tensors, without a GPU."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from pipeline.train.trainer import attention
 
-    asked: list[Any] = []
+    calls: list[Any] = []
 
-    def watched(*args: Any, **settings: Any) -> Any:
-        asked.append(
+    def recorded(*args: Any, **settings: Any) -> Any:
+        calls.append(
             ([tuple(x.shape) for x in args[:3]], {x.dtype for x in args[:3]}, settings["window_size"])
         )
         return varlen(*args, **settings)
 
     varlen = attention.varlen_attn
-    monkeypatch.setattr(attention, "varlen_attn", watched)
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")  # there is none to enable
+    monkeypatch.setattr(attention, "varlen_attn", recorded)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")  # cannot be enabled here
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.bfloat16)
     with FakeTensorMode():
         query = torch.empty(1, 8, 50, 64, device="cuda")
@@ -230,7 +222,7 @@ def test_on_a_gpu_one_kernel_takes_all_packed_documents(
         given = (torch.nn.Module(), query, key, value, None, ends, 20, window)
         made, _ = attention.attend(*given, scaling=0.125, dropout=0.0)
     assert (tuple(made.shape), made.dtype) == ((1, 50, 8, 64), torch.bfloat16)
-    shapes, types, reach = asked[0]
+    shapes, types, reach = calls[0]
     assert shapes == [(50, 8, 64), (50, 2, 64), (50, 2, 64)]
     assert types == {torch.bfloat16}
     assert reach == ((window - 1 if window else -1), 0)

@@ -10,7 +10,13 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import UserError
-from pipeline.inference.http import GRACE, MOST_AROUND, PIECE_GRACE, Bounds, RequestFailed
+from pipeline.inference.http import (
+    OVERHEAD_BYTES,
+    SECONDS_PER_PIECE,
+    STALLS_BEFORE_TEXT,
+    RequestFailed,
+    ResponseLimits,
+)
 from tests.serving import (
     SAMPLING,
     Script,
@@ -36,23 +42,23 @@ def event(text: str) -> bytes:
 
 
 def test_an_answer_is_given_up_a_stall_after_its_last_text() -> None:
-    assert Bounds(300, 4096).deadline(began=0, heard=50, pieces=1) == 350
+    assert ResponseLimits(300, 4096).deadline(began=0, heard=50, pieces=1) == 350
 
 
 def test_bytes_without_text_do_not_keep_an_answer_alive_for_ever() -> None:
-    assert Bounds(300, 4096).deadline(began=0, heard=2990, pieces=0) == 300 * GRACE
+    assert ResponseLimits(300, 4096).deadline(began=0, heard=2990, pieces=0) == 300 * STALLS_BEFORE_TEXT
 
 
 def test_a_slow_thought_of_a_hundred_thousand_tokens_is_never_given_up() -> None:
-    bounds, now = Bounds(300, 100_000), 0.0
+    bounds, now = ResponseLimits(300, 100_000), 0.0
     for token in range(100_000):
         assert bounds.deadline(began=0, heard=now, pieces=token) > now + 20
         now += 20  # seconds a token
 
 
 def test_no_drip_of_pieces_holds_a_request_beyond_the_tokens_asked_for() -> None:
-    at = Bounds(300, 100).deadline(began=0, heard=10**9, pieces=10**6)
-    assert at == 300 * GRACE + 100 * PIECE_GRACE
+    at = ResponseLimits(300, 100).deadline(began=0, heard=10**9, pieces=10**6)
+    assert at == 300 * STALLS_BEFORE_TEXT + 100 * SECONDS_PER_PIECE
 
 
 def test_an_answer_that_stops_coming_is_given_up() -> None:
@@ -116,7 +122,7 @@ def test_after_the_first_text_only_text_is_progress(bytes_: bytes) -> None:
 
     with pytest.raises(RequestFailed, match="no progress, after 1 pieces of it"):
         asyncio.run(ask())
-    assert sent < 0.4 * GRACE / 0.05
+    assert sent < 0.4 * STALLS_BEFORE_TEXT / 0.05
 
 
 class InTurn:
@@ -158,14 +164,14 @@ async def put_off(server: InTurn, **settings: Any) -> tuple[Any, Any]:
 
 def test_an_answer_that_our_server_puts_off_is_waited_for_while_others_make_progress() -> None:
     server = InTurn(pieces=25)  # for 2.5 s, five stall time-outs
-    first, other = asyncio.run(put_off(server, ours=True))
+    first, other = asyncio.run(put_off(server, own_server=True))
     assert (first.response, len(other.response.split())) == ("so", 26)
     assert server.asked == [0, 1]
 
 
 def test_an_answer_of_our_server_is_given_up_when_none_makes_progress() -> None:
     server = InTurn(pieces=10, goes_on=False)
-    first, other = asyncio.run(put_off(server, ours=True))
+    first, other = asyncio.run(put_off(server, own_server=True))
     assert isinstance(first, RequestFailed)
     assert "after 1 pieces of it" in str(first)
     assert len(other.response.split()) == 11  # it was not given up before the other ended
@@ -302,15 +308,15 @@ def test_a_redirect_to_nowhere_is_told_in_one_line(location: str, status: int) -
 
 
 def test_an_answer_may_be_as_large_as_the_tokens_asked_for_and_some_more() -> None:
-    assert Bounds(300, 20).bytes < 2 * 2**20
-    assert Bounds(300, 32_768).bytes > 32_768 * 1000
-    assert Bounds(300, 20, candidates=22).bytes > 20 * 22 * 200
+    assert ResponseLimits(300, 20).bytes < 2 * 2**20
+    assert ResponseLimits(300, 32_768).bytes > 32_768 * 1000
+    assert ResponseLimits(300, 20, candidates=22).bytes > 20 * 22 * 200
 
 
 def test_an_answer_larger_than_its_tokens_is_refused_though_it_is_whole() -> None:
     with pytest.raises(RequestFailed, match=r"a request of 64 tokens is larger than 1\.1 MiB"):
-        answered(chat(content="x" * (2 * MOST_AROUND)))
-    assert len(answered(chat(content="x" * (MOST_AROUND // 2))).response) == MOST_AROUND // 2
+        answered(chat(content="x" * (2 * OVERHEAD_BYTES)))
+    assert len(answered(chat(content="x" * (OVERHEAD_BYTES // 2))).response) == OVERHEAD_BYTES // 2
 
 
 def test_an_endless_answer_is_refused_once_it_is_too_large() -> None:
@@ -393,6 +399,6 @@ def test_a_cancelled_request_closes_its_connection_and_frees_its_place() -> None
             assert (await teacher.complete([], SAMPLING, 2)).response == "so"
             while script.in_flight:
                 await asyncio.sleep(0.01)
-            assert teacher.tally.in_flight == 0
+            assert teacher.stats.in_flight == 0
 
     asyncio.run(ask())

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.evaluate.metrics import score, summarise
-from pipeline.generate.usage import Ledger, UsageMeter
-from pipeline.inference.concurrency import EndpointPool, PooledEndpoint, Tally
+from pipeline.generate.usage import UsageLog, UsageMeter
+from pipeline.inference.concurrency import ClientStats, EndpointPool, PooledEndpoint
 from pipeline.inference.response import Completion
-from pipeline.inspect.show import at_least
+from pipeline.inspect.format import at_least
 from pipeline.rows import Sampling, Trace
 
 COUNTED = Completion(None, "so", "stop", 1_000_000, 1_000_000)
@@ -19,7 +19,7 @@ UNCOUNTED = Completion(None, "so", "stop", None, None)
 
 def meter(*got: Completion) -> UsageMeter:
     endpoint = Endpoint(model="m", base_url="http://x/v1", price_per_mtok_in=1, price_per_mtok_out=2)
-    made = UsageMeter("m", endpoint, Tally(EndpointPool([PooledEndpoint("x", 1)], 1)))
+    made = UsageMeter("m", endpoint, ClientStats(EndpointPool([PooledEndpoint("x", 1)], 1)))
     for one in got:
         made.add(one)
     return made
@@ -27,26 +27,26 @@ def meter(*got: Completion) -> UsageMeter:
 
 def note(folder: Path, *got: Completion) -> str:
     async def ask() -> str:
-        return Ledger(folder, [meter(*got)]).note()
+        return UsageLog(folder, [meter(*got)]).note()
 
     return asyncio.run(ask())
 
 
-def test_what_was_not_counted_has_no_price() -> None:
-    assert meter(UNCOUNTED).account().spend is None
-    assert (meter().account().spend, meter(COUNTED).account().spend) == (0, 3)
-    both = meter(COUNTED, UNCOUNTED).account()
+def test_uncounted_tokens_have_no_price() -> None:
+    assert meter(UNCOUNTED).usage().spend is None
+    assert (meter().usage().spend, meter(COUNTED).usage().spend) == (0, 3)
+    both = meter(COUNTED, UNCOUNTED).usage()
     assert (both.spend, both.uncounted) == (3, 1)
 
 
-def test_the_line_of_progress_says_what_is_known(tmp_path: Path) -> None:
+def test_the_progress_note_shows_what_is_counted(tmp_path: Path) -> None:
     assert "3.00 spent" in note(tmp_path, COUNTED)
     assert "at least 3.00 spent" in note(tmp_path, COUNTED, UNCOUNTED)
     assert "tokens not counted" in (said := note(tmp_path, UNCOUNTED))
     assert "spent" not in said
 
 
-def test_an_amount_with_unknown_parts_is_the_least() -> None:
+def test_an_amount_with_uncounted_parts_is_a_lower_bound() -> None:
     assert (at_least("3.00", 0), at_least("3.00", 1), at_least("-", 1)) == ("3.00", "at least 3.00", "-")
 
 
@@ -59,7 +59,7 @@ def trace(tokens: int | None, finish_reason: str = "stop") -> Trace:
     )  # fmt: skip
 
 
-def test_the_mean_of_tokens_is_unknown_where_one_answer_was_not_counted() -> None:
+def test_mean_tokens_are_none_if_a_response_was_not_counted() -> None:
     for traces, tokens in (
         ([trace(4), trace(8)], 6),
         ([trace(4), trace(None)], None),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.cli.verify import _pairs, judge_pairs
+from pipeline.cli.verify import _pairs, grade_pairs
 from pipeline.errors import UserError
 
 
@@ -41,9 +41,9 @@ def test_each_row_of_a_file_comes_back_in_order_with_its_verdict(tmp_path, capsy
     assert [(r["verdict"], r["reason"]) for r in judged(tmp_path, rows, capsys)] == [
         ("correct", ""),
         ("incorrect", "wrong"),
-        ("unknown", "no_answer"),
+        ("undecided", "no_answer"),
         ("correct", ""),
-        ("unknown", "no_reference"),
+        ("undecided", "no_reference"),
         ("correct", ""),
     ]
 
@@ -69,7 +69,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"gold": "1", "pred": "1"}\n\n' + line + "\n")
     with pytest.raises(UserError, match=f"pairs.jsonl:3: .*{message}") as error:
-        judge_pairs(path, "math", ())
+        grade_pairs(path, "math", ())
     assert len(str(error.value)) < 500
 
 
@@ -94,7 +94,7 @@ def test_a_policy_is_given_as_a_setting():
 def judged(folder, rows, capsys, answer_type="math"):
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judge_pairs(path, answer_type, (), sys.stdout)
+    grade_pairs(path, answer_type, (), sys.stdout)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -112,7 +112,7 @@ def test_numbers_count_as_they_are_written(tmp_path):
     out = io.StringIO()
     texts = [(gold, pred) for _, gold, pred in _pairs(path, "json")]
     assert texts == [("0.10", "0.10"), ("1e999", "7"), ('{"a": 1.50}', "{}")]
-    judge_pairs(path, "json", (), out)
+    grade_pairs(path, "json", (), out)
     rows = [json.loads(line, parse_constant=pytest.fail) for line in out.getvalue().splitlines()]
     assert [row["gold"] for row in rows] == ["0.10", "1e999", {"a": 1.5}]
 
@@ -121,8 +121,8 @@ def test_numbers_count_as_they_are_written(tmp_path):
 def test_what_is_no_json_is_refused_in_one_line(tmp_path, name):
     path = tmp_path / "pairs.jsonl"
     path.write_text(f'{{"gold": {name}, "pred": "7"}}\n')
-    with pytest.raises(UserError, match=f"pairs.jsonl:1: not a JSON object in one line: {name} is no JSON"):
-        judge_pairs(path, "math", ())
+    with pytest.raises(UserError, match=f"pairs.jsonl:1: not a JSON object in one line: {name} is not JSON"):
+        grade_pairs(path, "math", ())
 
 
 def test_a_closed_pipe_ends_quietly(tmp_path):

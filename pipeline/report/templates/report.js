@@ -1,9 +1,9 @@
 "use strict";
-// The page's own script: themes, tips over charts, the table of problems, the browser of traces. Texts of models
-// become text nodes, never markup; formulas go through Temml, which trusts nothing, and stay text where it refuses.
+// The page's own script: themes, tooltips on charts, the table of problems, the browser of traces. Texts of models
+// become text nodes, never markup. Temml renders formulas and trusts no input; a formula that it rejects stays text.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const FORMULA = /\$\$([^$]{1,1500})\$\$|\\\[([^]{1,1500}?)\\\]|\\\(([^]{1,1500}?)\\\)|\$(?!\s|[\d.,]+\s)([^$\n]{1,300})(?<!\s)\$(?!\d)/g;
-const FORMULAS = 300; // tried in one text; what comes after them stays as it is
+const FORMULAS = 300; // matches tried in one text; the rest of it stays text
 const $ = (id) => document.getElementById(id);
 
 function make(tag, properties = {}, ...children) {
@@ -47,19 +47,19 @@ function rich(className, text, word = "") {
       element.append(...marked(text.slice(from, match.index), word), rendered);
       from = match.index + whole.length;
     } else {
-      find.lastIndex = match.index + 1; // no formula: what it held may be one
+      find.lastIndex = match.index + 1; // not a formula: a part of it may be one
     }
   }
   element.append(...marked(text.slice(from), word));
   return element;
 }
 
-function options(select, rows, field, called = (value) => value) {
+function options(select, rows, field) {
   const counts = new Map();
   for (const row of rows) counts.set(row[field], (counts.get(row[field]) ?? 0) + 1);
   const values = [...counts.keys()].filter((value) => value !== "").sort();
   select.append(make("option", { value: "" }, "all"));
-  for (const value of values) select.append(make("option", { value }, `${called(value)} (${counts.get(value)})`));
+  for (const value of values) select.append(make("option", { value }, `${value} (${counts.get(value)})`));
 }
 
 function later(action, wait = 120) {
@@ -67,9 +67,7 @@ function later(action, wait = 120) {
   return () => { clearTimeout(timer); timer = setTimeout(action, wait); };
 }
 
-const said = (outcome) => ({ unknown: "cannot tell", unfiltered: "not judged" })[outcome] ?? outcome;
-
-// Themes and tips.
+// Themes and tooltips.
 {
   const themes = ["system", "light", "dark"];
   let now = 0;
@@ -94,7 +92,7 @@ const browser = { shown: [], at: -1 };
 const FILTERS = { stage: "f-stage", outcome: "f-outcome", reason: "f-reason", source: "f-source" };
 
 function text_of(trace) {
-  trace.low ??= [trace.id, trace.problem, trace.question, trace.thought, trace.response, trace.reference, trace.answer]
+  trace.low ??= [trace.id, trace.problem_id, trace.question, trace.reasoning, trace.response, trace.reference, trace.answer]
     .join("\n").toLowerCase();
   return trace.low;
 }
@@ -115,7 +113,7 @@ function filter() {
 function item(trace, i) {
   const line = make("li", { id: `t${i}` },
     make("span", { className: "q" }, trace.question.slice(0, 200)),
-    make("span", { className: "m" }, make("span", { className: trace.outcome }, said(trace.outcome)),
+    make("span", { className: "m" }, make("span", { className: trace.outcome }, trace.outcome),
       ` ${trace.reason ? trace.reason + " " : ""}- ${trace.stage}, ${trace.source}`));
   line.setAttribute("role", "option");
   line.setAttribute("aria-selected", "false");
@@ -139,45 +137,45 @@ function whole(trace) {
   const word = $("f-search").value.trim().toLowerCase();
   const copy = make("button", { type: "button", id: "copy", title: "Copy the id" }, "Copy id");
   copy.addEventListener("click", () => copy_text(trace.id, copy));
-  const facts = [trace.teacher, trace.finish, trace.tokens === null ? null : `${trace.tokens.toLocaleString("en")} tokens`];
+  const facts = [trace.teacher, trace.finish_reason, trace.completion_tokens === null ? null : `${trace.completion_tokens.toLocaleString("en")} tokens`];
   return [
     make("div", { className: "head" }, make("code", {}, trace.id), copy,
-      make("strong", { className: trace.outcome }, said(trace.outcome)), trace.reason,
+      make("strong", { className: trace.outcome }, trace.outcome), trace.reason,
       make("span", { className: "m" }, facts.filter(Boolean).join(", "))),
     trace.error ? make("p", { className: "rejected" }, trace.error) : null,
     make("h3", {}, "question"), rich("question", trace.question, word),
     make("div", { className: "answers" },
       make("div", {}, make("h3", {}, "extracted answer"), rich(trace.correct ?? "", trace.answer ?? "-")),
       make("div", {}, make("h3", {}, "reference"), rich("", trace.reference ?? "-"))),
-    thought(trace, word),
+    reasoning(trace, word),
     make("h3", {}, "response"), rich("response", trace.response ?? "", word),
     make("h3", {}, "verdicts"), verdicts(trace),
   ].filter(Boolean);
 }
 
-// Folded, and rendered when it is first opened; a search that matches in it opens it.
-function thought(trace, word) {
-  if (trace.thought === null) return make("p", { className: "missing" }, "no thought");
-  const folded = make("details", { id: "thought" },
-    make("summary", {}, `thought (${trace.thought.length.toLocaleString("en")} characters)`));
+// Folded, and rendered when it is first opened. A search that matches in it opens it.
+function reasoning(trace, word) {
+  if (trace.reasoning === null) return make("p", { className: "missing" }, "no reasoning");
+  const folded = make("details", { id: "reasoning" },
+    make("summary", {}, `reasoning (${trace.reasoning.length.toLocaleString("en")} characters)`));
   folded.addEventListener("toggle", () => {
-    if (folded.open && folded.children.length === 1) folded.append(rich("thought", trace.thought, word));
+    if (folded.open && folded.children.length === 1) folded.append(rich("reasoning", trace.reasoning, word));
   });
-  folded.open = Boolean(word) && trace.thought.toLowerCase().includes(word);
+  folded.open = Boolean(word) && trace.reasoning.toLowerCase().includes(word);
   return folded;
 }
 
 function verdicts(trace) {
   const rows = trace.verdicts.map(([rule, outcome, reason, evidence]) => make("tr", {},
-    make("td", {}, rule), make("td", { className: outcome }, said(outcome)), make("td", {}, reason ?? ""),
+    make("td", {}, rule), make("td", { className: outcome }, outcome), make("td", {}, reason ?? ""),
     make("td", {}, evidence ?? "")));
-  return rows.length ? make("table", {}, make("tbody", {}, ...rows)) : make("p", { className: "missing" }, "not judged yet");
+  return rows.length ? make("table", {}, make("tbody", {}, ...rows)) : make("p", { className: "missing" }, "not filtered yet");
 }
 
 async function copy_text(text, button) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // no permission, or opened where there is no clipboard
+  } catch { // no permission, or no clipboard
     const field = make("textarea", { value: text });
     document.body.append(field);
     field.select();
@@ -190,7 +188,7 @@ async function copy_text(text, button) {
 
 if ($("list")) {
   for (const [field, id] of Object.entries(FILTERS)) {
-    options($(id), DATA.traces, field, field === "outcome" ? said : undefined);
+    options($(id), DATA.traces, field);
     $(id).addEventListener("change", filter);
   }
   $("f-search").addEventListener("input", later(filter));
@@ -210,7 +208,7 @@ if ($("list")) {
       "/": () => { $("browser").scrollIntoView(); $("f-search").focus(); },
       j: () => open_trace(browser.at + 1),
       k: () => open_trace(browser.at - 1),
-      t: () => { if ($("thought")) $("thought").open = !$("thought").open; },
+      t: () => { if ($("reasoning")) $("reasoning").open = !$("reasoning").open; },
       c: () => $("copy")?.click(),
     }[event.key];
     if (does) { event.preventDefault(); does(); }
@@ -221,8 +219,8 @@ if ($("list")) {
 // The table of problems.
 if ($("p-table")) {
   const PAGE = 50;
-  const subjects = [...new Set(DATA.problems.flatMap((row) => Object.keys(row.right)))];
-  const held = new Set(DATA.traces.filter((trace) => trace.stage.startsWith("evaluate")).map((trace) => trace.problem));
+  const models = [...new Set(DATA.problems.flatMap((row) => Object.keys(row.correct)))];
+  const held = new Set(DATA.traces.filter((trace) => trace.stage.startsWith("evaluate")).map((trace) => trace.problem_id));
   let rows = [], pages = 1;
   const draw = () => {
     $("p-table").tBodies[0].replaceChildren(...rows.slice(0, pages * PAGE).map(line));
@@ -241,7 +239,7 @@ if ($("p-table")) {
     return make("tr", {},
       make("td", {}, row.set), make("td", { className: row.change }, row.change), rich_cell(row.question || row.problem),
       rich_cell(row.reference),
-      ...subjects.map((name) => make("td", { className: "n" }, row.right[name] ? row.right[name].join("/") : "-")),
+      ...models.map((name) => make("td", { className: "n" }, row.correct[name] ? row.correct[name].join("/") : "-")),
       make("td", {}, held.has(row.problem) ? see : null));
   };
   const rich_cell = (text) => make("td", {}, rich("", text));
@@ -253,7 +251,7 @@ if ($("p-table")) {
     pages = 1;
     draw();
   });
-  const titles = ["set", "training", "question", "reference", ...subjects.map((name) => `${name}, right`), ""];
+  const titles = ["set", "training", "question", "reference", ...models.map((name) => `${name}, correct`), ""];
   $("p-table").tHead.append(make("tr", {}, ...titles.map((title) => make("th", {}, title))));
   options($("p-set"), DATA.problems, "set");
   options($("p-change"), DATA.problems, "change");

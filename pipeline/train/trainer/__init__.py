@@ -1,1 +1,1 @@
-"""The only place that imports torch, transformers and trl: programs, reached as subprocesses."""
+"""The training programs, reached as subprocesses: the only code that imports torch, transformers and trl."""

@@ -1,9 +1,9 @@
-"""Attention for packed batches: each document by itself, with what PyTorch brings.
+"""Attention for packed batches in which each document attends to itself alone, without extra packages.
 
-With scaled_dot_product_attention as it comes, a packed row is one long text under a mask, and its cost grows
-with the square of all of it. Here it grows with the squares of the documents, as with padded batches, and no
-document can see another. On a GPU in bfloat16 one kernel takes all documents at once; elsewhere they are
-taken one after the other. Leaves out padded batches, which go the usual way.
+With scaled_dot_product_attention, transformers computes a packed row as one long text under a mask, at a cost
+quadratic in its length. Here the cost is quadratic in the lengths of the documents, as with padded batches.
+On a GPU in bfloat16 one kernel computes all documents; elsewhere they are computed one by one. Padded batches
+take the usual path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BY_DOCUMENT = "sdpa_by_document"
 
 
 def for_packing() -> str:
-    """The attention that packed batches want, as transformers names it."""
+    """Registers this attention with transformers and returns its name."""
     AttentionInterface.register(BY_DOCUMENT, attend)
     AttentionMaskInterface.register(BY_DOCUMENT, sdpa_mask)
     return BY_DOCUMENT
@@ -39,41 +39,41 @@ def attend(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query, key, value (B, heads, L, d) -> (B, L, heads, d), as transformers calls an attention function.
+    """query, key, value (B, heads, L, d) -> (B, L, heads, d), with transformers' attention signature.
 
-    cu_seq_lens_q (documents + 1,), where TRL's collator packed: where documents begin, and L; then B is 1
-    and max_length_q the tokens of the longest.
+    For packed batches TRL's collator sets cu_seq_lens_q (documents + 1,), the start of each document and L,
+    and max_length_q, the longest document's tokens; then B is 1.
     """
     if cu_seq_lens_q is None or max_length_q is None:
         padded: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **kwargs
         )
         return padded
-    dtype = _computed_in(query)
-    unknown = kwargs.get("dropout") or kwargs.get("softcap")  # to the kernel
-    if query.device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and not unknown:
+    dtype = _autocast_dtype(query)
+    unsupported = kwargs.get("dropout") or kwargs.get("softcap")  # by the kernel
+    if query.device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and not unsupported:
         q, k, v = (x.squeeze(0).transpose(0, 1).to(dtype) for x in (query, key, value))
         window = (-1 if sliding_window is None else sliding_window - 1, 0)  # to the left, to the right
-        ends, longest = cu_seq_lens_q, max_length_q
-        how: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": window, "enable_gqa": True}
-        made: Any = varlen_attn(q, k, v, ends, ends, longest, longest, **how)
-        return made.unsqueeze(0), None
-    parts = []
+        starts, longest = cu_seq_lens_q, max_length_q
+        options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": window, "enable_gqa": True}
+        output: Any = varlen_attn(q, k, v, starts, starts, longest, longest, **options)
+        return output.unsqueeze(0), None
+    outputs = []
     for start, end in pairwise(cu_seq_lens_q.tolist()):
         q, k, v = (x[:, :, start:end] for x in (query, key, value))
-        mask = _window(end - start, sliding_window, query.device)
-        parts.append(sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0])
-    return torch.cat(parts, dim=1), None
+        mask = _window_mask(end - start, sliding_window, query.device)
+        outputs.append(sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0])
+    return torch.cat(outputs, dim=1), None
 
 
-def _computed_in(query: Tensor) -> torch.dtype:
-    """What autocast would cast to: rotary embeddings leave float32 behind, which no kernel of ours takes."""
+def _autocast_dtype(query: Tensor) -> torch.dtype:
+    """The dtype that autocast would use: rotary embeddings produce float32, which the kernel rejects."""
     kind = query.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
 
 
-def _window(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(1, 1, length, length) for a model that looks back so far only; None where that is all."""
+def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(1, 1, length, length) for sliding-window attention; None where the window covers the document."""
     if window is None or length <= window:
         return None
     return torch.ones(1, 1, length, length, dtype=torch.bool, device=device).tril().triu(1 - window)

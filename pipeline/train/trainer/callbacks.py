@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: its log, checkpoints that are whole, a stop when asked."""
+"""Trainer callbacks: the step log, markers of complete checkpoints, a stop on SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
 from pipeline.rows import Step
-from pipeline.train.checkpoints import mark
+from pipeline.train.checkpoints import mark_complete
 from pipeline.train.job import read_steps
 
 
 class StepLog(TrainerCallback):
-    """Appends a line for each step and each validation; stops a training whose loss is no number."""
+    """Appends a line for each step and each validation; ends a training whose loss is not finite."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._before: tuple[float, float] | None = None
+        self._previous: tuple[float, float] | None = None  # time and tokens of the last step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -55,59 +55,57 @@ class StepLog(TrainerCallback):
         )
         for value in (step.loss, step.grad_norm, step.validation_loss):
             if value is not None and not math.isfinite(value):
-                raise UserError(
-                    f"step {step.step}: the loss is no number any more: lower train.learning_rate"
-                )
+                raise UserError(f"step {step.step}: the loss is not finite: lower train.learning_rate")
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(step.model_dump_json() + "\n")
 
     def _speed(self, state: TrainerState) -> float | None:
-        """Tokens a second since the last step; unknown for the first of a process."""
+        """Tokens per second since the last step; None for the first step of a process."""
         now, tokens = time.monotonic(), state.num_input_tokens_seen
-        before, self._before = self._before, (now, tokens)
-        return round((tokens - before[1]) / (now - before[0]), 1) if before else None
+        previous, self._previous = self._previous, (now, tokens)
+        return round((tokens - previous[1]) / (now - previous[0]), 1) if previous else None
 
     def _rewind(self, step: int) -> None:
-        """Forget the steps after the checkpoint that is resumed: they are taken again."""
+        """Removes the steps after the checkpoint that is resumed, since they run again."""
         kept = [s for s in read_steps(self.path) if s.step <= step]
         write_atomic(self.path, "".join(s.model_dump_json() + "\n" for s in kept).encode())
 
 
-class Checkpoints(TrainerCallback):
-    """Marks a checkpoint once it is whole."""
+class MarkCheckpoints(TrainerCallback):
+    """Marks a checkpoint as complete once every process has written its part."""
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        PartialState().wait_for_everyone()  # each process writes a part
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero and args.output_dir:
-            mark(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-class StopWhenAsked(TrainerCallback):
-    """SIGTERM ends the training behind the step at hand, with a checkpoint; before step one, at once."""
+class StopOnSigterm(TrainerCallback):
+    """Ends the training after the current step, with a checkpoint; before the first step, at once."""
 
     def __init__(self) -> None:
-        self.asked = self.stopped = False
+        self.requested = self.stopped = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGTERM, self._request)
 
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
+    def _request(self, *_: Any) -> None:
+        self.requested = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._any_process_was_asked(args.device):
+        if self._requested_anywhere(args.device):
             self.stopped = control.should_save = control.should_training_stop = True
-            control.should_evaluate = False  # it would come before the checkpoint, and may take long
+            control.should_evaluate = False  # validation would delay the checkpoint
 
-    def _any_process_was_asked(self, device: torch.device) -> bool:
-        """The same answer in every process: one that stopped alone would leave the others waiting for it."""
+    def _requested_anywhere(self, device: torch.device) -> bool:
+        """The same answer in every process: if one stopped alone, the others would wait for it."""
         if PartialState().num_processes == 1:
-            return self.asked
-        return bool(reduce(torch.tensor(int(self.asked), device=device), "sum"))
+            return self.requested
+        return bool(reduce(torch.tensor(int(self.requested), device=device), "sum"))

@@ -1,7 +1,7 @@
-"""Turns a GGUF file into an ordinary model folder: `python -m pipeline.train.trainer.convert_gguf GGUF OUT`.
+"""Converts a GGUF file to a model folder: `python -m pipeline.train.trainer.convert_gguf GGUF OUT`.
 
-The weights are dequantised to bfloat16, so vLLM, transformers and TRL all take the folder. Uses no network.
-Leaves out finding the file, the cache and atomicity: that is pipeline/inference/model_files.py.
+The weights are dequantized to bfloat16, so vLLM, transformers and TRL can load the folder. Needs no network.
+Leaves out finding the file, caching and atomicity: see pipeline/inference/model_files.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: before the lines below
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported, by the lines below
 
 import torch
 from transformers import (
@@ -23,10 +23,10 @@ from transformers import (
 
 
 def convert(gguf: Path, out: Path) -> None:
-    """Write model, tokenizer and generation config to `out`. Ends with one line when the file cannot chat."""
+    """Writes model, tokenizer and generation config to `out`. Exits with one line for a base model's file."""
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if not tokenizer.chat_template:
-        raise SystemExit("the file has no chat template: take an instruct model's file")
+        raise SystemExit("the file has no chat template: use the file of an instruct model")
     if tokenizer.eos_token_id is None:
         raise SystemExit("the file names no end-of-text token, so no answer would ever end")
     _write_model(gguf, tokenizer, out)
@@ -51,10 +51,10 @@ def _write_model(gguf: Path, tokenizer: PreTrainedTokenizerBase, out: Path) -> N
 
 
 def _verify(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Load the folder as anyone would, and compare what a silent mistake would spoil."""
-    again = AutoTokenizer.from_pretrained(folder)
+    """Loads the folder and compares what could be wrong without an error."""
+    saved = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    if _tokens(again) != _tokens(tokenizer):
+    if _tokens(saved) != _tokens(tokenizer):
         raise SystemExit("the saved tokenizer differs from the one in the file")
     if model.dtype != torch.bfloat16 or model.generation_config.eos_token_id != tokenizer.eos_token_id:
         raise SystemExit("the saved model is not plain bfloat16 with the file's end-of-text token")

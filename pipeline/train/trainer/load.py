@@ -1,4 +1,4 @@
-"""Loads the student: tokenizer, weights in the precision they are trained in, adapters where asked for."""
+"""Loads the student: tokenizer, weights in the precision they are trained in, LoRA adapters."""
 
 from __future__ import annotations
 
@@ -30,64 +30,64 @@ def with_fsdp() -> bool:
 
 
 def tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:
-    """The student's, as it comes. Raises UserError."""
+    """The student's tokenizer, unchanged. Raises UserError."""
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(job.model)
     except (OSError, ValueError, ImportError) as e:
-        raise _refused(job, e) from e
+        raise _load_error(job, e) from e
     return loaded
 
 
 def student(job: TrainJob) -> PreTrainedModel:
-    """The model. Trained weights are float32; those under adapters as they are computed with."""
+    """The student. Trained weights are float32; frozen ones have the dtype of the computation."""
     try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(job.model, **_how(job))
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(job.model, **_options(job))
     except (OSError, ValueError, ImportError) as e:
-        raise _refused(job, e) from e
+        raise _load_error(job, e) from e
     return loaded
 
 
 def vocabulary(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many logits the student will give, asked without loading it."""
+    """The number of the student's logits, read from its config."""
     try:
         config = AutoConfig.from_pretrained(job.model)
     except (OSError, ValueError) as e:
-        raise _refused(job, e) from e
+        raise _load_error(job, e) from e
     return max(int(config.get_text_config().vocab_size), len(tokenizer))
 
 
-def _refused(job: TrainJob, error: Exception) -> UserError:
+def _load_error(job: TrainJob, error: Exception) -> UserError:
     return UserError(f"student.model {job.model}: cannot be loaded: {str(error).strip().splitlines()[0]}")
 
 
-def _how(job: TrainJob) -> dict[str, Any]:
+def _options(job: TrainJob) -> dict[str, Any]:
     train = job.train
-    how: dict[str, Any] = {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.float32}
     if train.attention or train.packing:
-        how["attn_implementation"] = train.attention or for_packing()
-    # FSDP shards parameters of one type together, so there the base stays in the adapters' float32.
+        options["attn_implementation"] = train.attention or for_packing()
+    # FSDP shards parameters of one dtype together, so there the base has the adapters' float32.
     if train.lora and job.bf16 and not with_fsdp():
-        how["dtype"] = torch.bfloat16
+        options["dtype"] = torch.bfloat16
     if train.lora and train.lora.quantize:
-        how |= _quantized(how["dtype"])
-    return how
+        options |= _quantized(options["dtype"])
+    return options
 
 
-def _quantized(computed: torch.dtype) -> dict[str, Any]:
-    """QLoRA's base: 4-bit NormalFloat, quantised twice (Dettmers et al. 2023, arXiv 2305.14314, 3)."""
+def _quantized(compute_dtype: torch.dtype) -> dict[str, Any]:
+    """QLoRA's base: 4-bit NormalFloat, double quantization (Dettmers et al. 2023, arXiv 2305.14314, 3)."""
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=computed,
+        bnb_4bit_compute_dtype=compute_dtype,
     )
     return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
 def adapters(train: Train) -> Any:
-    """The peft configuration that the recipe asks for; None when all weights are trained."""
+    """The peft configuration of train.lora; None when all weights are trained."""
     if train.lora is None:
         return None
     from peft import LoraConfig

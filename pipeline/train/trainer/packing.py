@@ -1,8 +1,8 @@
-"""Whether examples laid end to end see each other: measured on the user's model, kernel and precision.
+"""Measures whether packed examples are isolated, with the user's model, attention kernel and precision.
 
-A packed batch is one long row; only the attention's own handling of positions keeps its documents apart, and
-kernels that do not know of it attend across them without a word. Then the loss of a few examples laid end
-to end differs from theirs alone. Leaves out the batches themselves: TRL's collator makes them.
+A packed batch is one long row; only the attention's use of positions separates its documents, and kernels
+without support for it attend across them silently. Then the loss of a few packed examples differs from their
+loss one by one.
 """
 
 from __future__ import annotations
@@ -19,64 +19,65 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from pipeline.train.job import Check, TrainJob
+from pipeline.train.job import PreflightCheck, TrainJob
 from pipeline.train.trainer import data
 from pipeline.train.trainer.tokens import IGNORED
 
-NAME = "packed against unpacked"
-MOST, MOST_TOKENS = 8, 4096  # examples laid end to end; two of them, however long they are
-# Of the loss, or of 1 where it is smaller; by whether it is bfloat16. Seen with SmolLM2-135M (sdpa on a CPU,
-# 8 examples, 640 tokens), before and after training: 2e-7 in float32 and 3e-3 in bfloat16 where documents are
-# apart, 0.6 and 1.6 where they see each other.
+NAME = "packed examples are isolated"
+MAX_EXAMPLES, MAX_TOKENS = 8, 4096  # packed for the measurement; always two, however long they are
+# Relative to the loss, or to 1 where it is smaller; by whether it is bfloat16. Measured with SmolLM2-135M
+# (sdpa on a CPU, 8 examples, 640 tokens), before and after training: 2e-7 in float32 and 3e-3 in bfloat16
+# where documents are isolated, 0.6 and 1.6 where they are not.
 TOLERANCE = {False: 1e-4, True: 2e-2}
 
 
-def check(rows: datasets.Dataset, model: PreTrainedModel, job: TrainJob) -> Check:
-    """The mean loss of a few short examples, each alone and end to end.
+def check(rows: datasets.Dataset, model: PreTrainedModel, job: TrainJob) -> PreflightCheck:
+    """Compares the mean loss of a few short examples one by one and packed.
 
-    Every process has to call it. The main one measures: others may not hold the weights yet.
+    Every process has to call it. The main one measures, as others may not hold the weights yet.
     """
-    said = [_measured(rows, model, job) if PartialState().is_main_process else None]
-    check: Check = broadcast_object_list(said)[0]
-    return check
+    results = [_measure(rows, model, job) if PartialState().is_main_process else None]
+    result: PreflightCheck = broadcast_object_list(results)[0]
+    return result
 
 
-def _measured(rows: datasets.Dataset, model: PreTrainedModel, job: TrainJob) -> Check:
+def _measure(rows: datasets.Dataset, model: PreTrainedModel, job: TrainJob) -> PreflightCheck:
     chosen = _choose(np.concatenate([*data.lengths(rows)]))
     if len(chosen) < 2:
-        return Check(name=NAME, value="fewer than two examples", ok=True)
+        return PreflightCheck(name=NAME, value="fewer than two examples", ok=True)
     if any(p.is_meta or hasattr(p, "ds_id") for p in model.parameters()):
-        return _refused(
-            "not measured", "the model's weights are not whole in each process before the training"
-        )
-    few = [rows[n] for n in chosen]
+        return _failed("not measured", "no process holds the model's whole weights before the training")
+    examples = [rows[n] for n in chosen]
     try:
-        with _looking(model), torch.autocast(PartialState().device.type, torch.bfloat16, enabled=job.bf16):
-            alone, packed = _mean_loss(model, [[row] for row in few]), _mean_loss(model, [few])
-    except (RuntimeError, ValueError, NotImplementedError) as e:  # what kernels say of input they cannot take
-        return _refused("not computed", f"the model cannot be computed so: {str(e).strip().splitlines()[0]}")
-    value = f"{packed:.5f} against {alone:.5f}, {len(few)} examples"
-    if abs(packed - alone) <= TOLERANCE[job.bf16] * max(1, abs(alone)):
-        return Check(name=NAME, value=value, ok=True)
+        with (
+            _evaluating(model),
+            torch.autocast(PartialState().device.type, torch.bfloat16, enabled=job.bf16),
+        ):
+            single, packed = _mean_loss(model, [[row] for row in examples]), _mean_loss(model, [examples])
+    except (RuntimeError, ValueError, NotImplementedError) as e:  # raised by kernels for unsupported input
+        return _failed("not measured", f"the forward pass failed: {str(e).strip().splitlines()[0]}")
+    value = f"loss {packed:.5f}, one by one {single:.5f}, {len(examples)} examples"
+    if abs(packed - single) <= TOLERANCE[job.bf16] * max(1, abs(single)):
+        return PreflightCheck(name=NAME, value=value, ok=True)
     kernel = model.config._attn_implementation
-    return _refused(value, f"with attention {kernel!r} packed examples see each other: the loss is {value}")
+    return _failed(value, f"with attention {kernel!r} packed examples attend to each other: {value}")
 
 
-def _refused(value: str, why: str) -> Check:
-    told = f"packing: {why}; set train.packing = false, or leave train.attention out"
-    return Check(name=NAME, value=value, ok=False, why=told)
+def _failed(value: str, why: str) -> PreflightCheck:
+    hint = f"packing: {why}; set train.packing = false, or remove train.attention"
+    return PreflightCheck(name=NAME, value=value, ok=False, why=hint)
 
 
 def _choose(lengths: Any) -> list[int]:
-    shortest = np.argsort(lengths, kind="stable")[:MOST]
-    fit = int((np.cumsum(lengths[shortest]) <= MOST_TOKENS).sum())
+    shortest = np.argsort(lengths, kind="stable")[:MAX_EXAMPLES]
+    fit = int((np.cumsum(lengths[shortest]) <= MAX_TOKENS).sum())
     return [int(n) for n in shortest[: max(2, fit)]]
 
 
 @contextmanager
-def _looking(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode, no gradients, where the training will be; afterwards all is as it was before."""
-    was, before, device = model.training, model.device, PartialState().device
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Eval mode without gradients on the training's device; restores mode, device and random state."""
+    was_training, before, device = model.training, model.device, PartialState().device
     if device.type != before.type:
         model.to(device)
     devices = [model.device] if model.device.type == "cuda" else []
@@ -85,14 +86,14 @@ def _looking(model: PreTrainedModel) -> Iterator[None]:
         try:
             yield
         finally:
-            model.train(was)
+            model.train(was_training)
             if device.type != before.type:
                 model.to(before)  # type: ignore[arg-type]
 
 
 def _mean_loss(model: PreTrainedModel, batches: Sequence[Sequence[dict[str, Any]]]) -> float:
-    """Over all supervised tokens of the batches, by the model's own loss."""
-    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)  # no row is padded
+    """The model's own loss, averaged over all tokens with loss."""
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)  # adds no padding
     total, count = 0.0, 0
     for examples in batches:
         batch = collate([{name: row[name] for name in ("input_ids", "labels")} for row in examples])

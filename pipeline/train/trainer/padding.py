@@ -1,7 +1,7 @@
-"""The last batch of an epoch on several processes: filled with blank rows, so that no example comes twice.
+"""Pads the last batch of an epoch on several processes with blank rows, so that no example is repeated.
 
-Each process needs as many batches as the others. accelerate would take examples from the epoch's beginning
-again; a blank row has no label, so a step is the same on one process and on many.
+Every process needs the same number of batches. accelerate would repeat examples from the start of the epoch;
+a blank row has no loss, so a step is the same on one process and on many.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.utils.data import Sampler
 from pipeline.train.trainer.tokens import IGNORED
 
 
-def with_blank(rows: datasets.Dataset, padding: int) -> datasets.Dataset:
-    """The rows and, behind them, one that is padding alone."""
+def with_blank_row(rows: datasets.Dataset, padding: int) -> datasets.Dataset:
+    """The rows followed by one that holds only padding tokens."""
 
     def blank(row: Mapping[str, Any]) -> dict[str, Any]:
         lists: dict[str, Any] = {name: [] for name, value in row.items() if isinstance(value, list)}
@@ -27,21 +27,20 @@ def with_blank(rows: datasets.Dataset, padding: int) -> datasets.Dataset:
     return datasets.concatenate_datasets([rows, last])
 
 
-def without_blanks(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Those that teach something; where there are none, a blank one, as a batch cannot be empty."""
-    return [row for row in rows if teaches(row)] or rows[:1]
+def without_blank_rows(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The rows with loss; where there are none, one blank row, as a batch cannot be empty."""
+    return [row for row in rows if has_loss(row)] or rows[:1]
 
 
-def teaches(row: Mapping[str, Any]) -> bool:
-    """Whether any token of it has a label."""
+def has_loss(row: Mapping[str, Any]) -> bool:
     return any(label != IGNORED for label in row["labels"])
 
 
-class Filled(Sampler[int]):
-    """The rows 0 to n - 1 in the order of the epoch, then n, the blank one, up to a multiple of `size`."""
+class PaddedSampler(Sampler[int]):
+    """Yields rows 0 to n - 1 in the order of the epoch, then the blank row n up to a multiple of `size`."""
 
     def __init__(self, rows: int, size: int, seed: int | None) -> None:
-        """`seed` None: in their own order."""
+        """`seed` None keeps the rows' own order."""
         self._rows, self._blanks = rows, -rows % size
         self._order: Any = range(rows)
         if seed is not None:
@@ -55,6 +54,6 @@ class Filled(Sampler[int]):
         yield from [self._rows] * self._blanks
 
     def set_epoch(self, epoch: int) -> None:
-        """The same epoch has the same order in every process, and when it is gone on with."""
+        """Fixes the order by the epoch: the same in every process, and after resuming."""
         if isinstance(self._order, SeedableRandomSampler):
             self._order.set_epoch(epoch)

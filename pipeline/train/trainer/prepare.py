@@ -1,11 +1,11 @@
-"""Turns the examples into tokens and looks at them, before any process trains:
-`python -m pipeline.train.trainer.prepare JOB.json [COMMAND ...]`, which then becomes COMMAND.
+"""Tokenizes and checks the examples before any process trains:
+`python -m pipeline.train.trainer.prepare JOB.json [COMMAND ...]`, which then replaces itself by COMMAND.
 
-The examples are cut into parts. Worker processes write a file of tokens for each, and beside it what the
-preflight saw there. What is there is not made again, so a killed or repeated training goes on from it; under
-another key (examples, tokenizer, template, lengths) all is made anew. Training processes load the files
-(data.splits): while they wait for one another, nothing is left to do that takes long.
-Exit codes: 2 refused, in one line; else those of COMMAND.
+Worker processes write the examples in parts: a file of tokens and a file of what the preflight found there.
+Complete parts are reused, so an interrupted or repeated training resumes; with another key (examples,
+tokenizer, template, lengths) everything is made again. Training processes only load the files (data.splits),
+so none of them waits long for another.
+Exit codes: 2 refused, with one line; else those of COMMAND.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import reduce
 from multiprocessing import get_context
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +41,27 @@ from pipeline.engine.subprocess_guard import PR_SET_PDEATHSIG, prctl
 from pipeline.errors import UserError
 from pipeline.hardware import cores
 from pipeline.train import checkpoints
-from pipeline.train.job import Check, Prepared, TrainJob
+from pipeline.train.job import PreflightCheck, Prepared, TrainJob
 from pipeline.train.trainer import data, load, preflight, supervision, tokens, topk_kd
-from pipeline.train.trainer.data import Piece
+from pipeline.train.trainer.data import RowRange
 
-VERSION = 1  # raised when the same examples give other tokens, or other checks are made
-ROWS = 1024  # examples a part
-MOST_PARTS = 256  # each is a file that every training process holds open
+VERSION = 2  # raised when the same examples give other tokens or columns, or when checks change
+PART_ROWS = 1024
+MAX_PARTS = 256  # every training process opens all of them
 SAY_EVERY = 10.0  # seconds
 
 
-class Part(BaseModel):
-    """What was seen in a part; written when its file of tokens is there."""
+class PartReport(BaseModel):
+    """What was found in a part; written once its file of tokens is complete."""
 
-    seen: preflight.Seen
-    matched: int = 0  # supervised tokens with a soft label
-    labelled: int = 0  # supervised tokens that were looked up
+    found: preflight.Statistics
+    labeled: int = 0  # tokens with a top-k label
+    label_candidates: int = 0  # tokens for which one was looked up
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Makes parts; the same in every worker process."""
+class PartWriter:
+    """Writes parts; the same in every worker process."""
 
     job: TrainJob
     tokenizer: PreTrainedTokenizerBase
@@ -67,122 +69,124 @@ class Maker:
     served: str | None
     vocabulary: int
 
-    def file(self, number: int) -> Path:
+    def tokens_file(self, number: int) -> Path:
         return self.job.cache / f"{number:05}.arrow"
 
-    def said(self, number: int) -> Path:
+    def report_file(self, number: int) -> Path:
         return self.job.cache / f"{number:05}.json"
 
-    def make(self, number: int, rows: Sequence[Piece], traces: Sequence[Path]) -> None:
-        """Write the tokens of these rows, and then what was seen in them. Raises UserError."""
+    def write(self, number: int, rows: Sequence[RowRange], traces: Sequence[Path]) -> None:
+        """Writes the tokens of these rows, then what was found in them. Raises UserError."""
         datasets.disable_progress_bars()
         with tempfile.TemporaryDirectory(dir=self.job.cache) as scratch:
-            made = Path(scratch) / "tokens.arrow"
-            data.write_tokens(rows, self.tokenizer, made)
-            examples = datasets.Dataset.from_file(str(made))
-            part = Part(seen=preflight.look(examples, self.tokenizer, self.end, self.served, self.job))
-            if self.job.train.objective == "topk_kd":
-                with_thought = self.job.reasoning == "tags"
-                labelled = topk_kd.add_labels(examples, traces, self.vocabulary, Path(scratch), with_thought)
-                part.matched, part.labelled = topk_kd.counts(labelled)
-                made = Path(labelled.cache_files[0]["filename"])
-            with made.open("rb") as file:
-                os.fsync(file.fileno())
-            made.rename(self.file(number))
-        write_atomic(self.said(number), part.model_dump_json().encode())
+            file = Path(scratch) / "tokens.arrow"
+            data.write_tokens(rows, self.tokenizer, file)
+            examples = datasets.Dataset.from_file(str(file))
+            found = preflight.inspect(examples, self.tokenizer, self.end, self.served, self.job)
+            report = PartReport(found=found)
+            if self.job.objective.needs_top_logprobs:
+                tags = self.job.reasoning == "tags"
+                labels = topk_kd.add_labels(examples, traces, self.vocabulary, Path(scratch), tags)
+                report.labeled, report.label_candidates = topk_kd.counts(labels)
+                file = Path(labels.cache_files[0]["filename"])
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+            file.rename(self.tokens_file(number))
+        write_atomic(self.report_file(number), report.model_dump_json().encode())
 
 
 def prepare(job: TrainJob) -> None:
-    """Have the examples on disk as tokens, and looked at; leave whole checkpoints alone. Raises UserError."""
-    checkpoints.tidy(job.checkpoints, lambda line: print(line, flush=True))
+    """Writes the tokenized examples and the preflight report; removes bad checkpoints. Raises UserError."""
+    checkpoints.remove_incomplete(job.checkpoints, lambda line: print(line, flush=True))
     messages = data.first_dialogue(job.examples)
     tokenizer = load.tokenizer(job)
     end = tokens.end_of_turn(tokenizer, messages)
     tokens.set_padding(tokenizer, end)
     vocabulary = load.vocabulary(job, tokenizer)
-    maker = Maker(job, tokenizer, end, supervision.template(job.served_template), vocabulary)
-    _clear_unless(job.cache, _key(maker))
+    writer = PartWriter(job, tokenizer, end, supervision.read_template(job.served_template), vocabulary)
+    _clear_unless(job.cache, _key(writer))
     job.prepared.unlink(missing_ok=True)
-    pieces = data.pieces(job.examples, ROWS, MOST_PARTS)
-    _make_all(maker, pieces)
-    parts = [Part.model_validate_json(maker.said(n).read_bytes()) for n in range(len(pieces))]
-    seen = preflight.Seen()
-    for part in parts:
-        seen = seen.then(part.seen)
-    table = preflight.table(seen, tokenizer, end, job, [*_labels(job, parts)])
-    if table.failed or not job.train.packing:  # packed batches are looked at once the model is there
-        preflight.conclude(table, job)
-    files = tuple(maker.file(n) for n in range(len(pieces)))
-    data.splits(files, job.train)  # refuses an order or a weight without its measure
-    made = Prepared(files=files, table=table, messages=messages, end=end)
-    write_atomic(job.prepared, made.model_dump_json().encode())
+    parts = data.partition(job.examples, PART_ROWS, MAX_PARTS)
+    _write_missing(writer, parts)
+    reports = [PartReport.model_validate_json(writer.report_file(n).read_bytes()) for n in range(len(parts))]
+    found = reduce(add, (report.found for report in reports))
+    result = preflight.report(found, tokenizer, end, job, [*_label_checks(job, reports)])
+    if result.failed or not job.train.packing:  # launch.py checks packed batches, which needs the model
+        preflight.conclude(result, job)
+    files = tuple(writer.tokens_file(n) for n in range(len(parts)))
+    data.splits(files, job.train)  # raises UserError for an order or weights without their column
+    prepared = Prepared(files=files, preflight=result, messages=messages, end=end)
+    write_atomic(job.prepared, prepared.model_dump_json().encode())
 
 
-def _labels(job: TrainJob, parts: Sequence[Part]) -> Iterator[Check]:
-    """The check of soft labels, where the objective wants them. Raises UserError where too few matched."""
-    if job.train.objective == "topk_kd":
-        matched, wanted = sum(part.matched for part in parts), sum(part.labelled for part in parts)
-        topk_kd.check(matched, wanted)
-        yield Check(name="soft labels", value=f"{matched / wanted:.1%} of the supervised tokens", ok=True)
+def _label_checks(job: TrainJob, reports: Sequence[PartReport]) -> Iterator[PreflightCheck]:
+    """The check of top-k labels, where the objective needs them. Raises UserError for too few labels."""
+    if job.objective.needs_top_logprobs:
+        labeled = sum(report.labeled for report in reports)
+        candidates = sum(report.label_candidates for report in reports)
+        topk_kd.check(labeled, candidates)
+        value = f"{labeled / candidates:.1%} of the tokens with loss"
+        yield PreflightCheck(name="top-k labels", value=value, ok=True)
 
 
-def _make_all(maker: Maker, pieces: Sequence[Sequence[Piece]]) -> None:
-    """Make the parts that are not there, in as many processes as there are cores."""
-    owed = [n for n in range(len(pieces)) if not maker.said(n).exists()]
-    began, said, done = time.monotonic(), time.monotonic(), 0
-    for finished in _each_made(maker, pieces, owed):
-        done += sum(piece.rows for piece in pieces[finished])
-        if time.monotonic() - said >= SAY_EVERY:
-            said = time.monotonic()
-            print(f"{done} examples turned into tokens in {said - began:.0f} s", flush=True)
-    if owed:
-        print(f"preflight: {done} examples looked at in {time.monotonic() - began:.1f} s", flush=True)
+def _write_missing(writer: PartWriter, parts: Sequence[Sequence[RowRange]]) -> None:
+    """Writes the parts that are not complete, in one process per core, and prints the progress."""
+    missing = [n for n in range(len(parts)) if not writer.report_file(n).exists()]
+    began, last_said, done = time.monotonic(), time.monotonic(), 0
+    for number in _written(writer, parts, missing):
+        done += sum(piece.rows for piece in parts[number])
+        if time.monotonic() - last_said >= SAY_EVERY:
+            last_said = time.monotonic()
+            print(f"{done} examples tokenized in {last_said - began:.0f} s", flush=True)
+    if missing:
+        print(f"preflight: {done} examples checked in {time.monotonic() - began:.1f} s", flush=True)
 
 
-def _each_made(maker: Maker, pieces: Sequence[Sequence[Piece]], owed: Sequence[int]) -> Iterator[int]:
-    """Make the parts owed; gives the number of each when it is there."""
-    traces = _traces(maker.job, [pieces[n] for n in owed])
-    workers = min(len(cores()), len(owed))
+def _written(
+    writer: PartWriter, parts: Sequence[Sequence[RowRange]], missing: Sequence[int]
+) -> Iterator[int]:
+    """Writes the missing parts; yields the number of each when it is complete."""
+    work = list(zip(missing, _traces_of(writer.job, [parts[n] for n in missing]), strict=True))
+    workers = min(len(cores()), len(missing))
     if workers < 2:
-        for n, files in zip(owed, traces, strict=True):
-            maker.make(n, pieces[n], files)
+        for n, traces in work:
+            writer.write(n, parts[n], traces)
             yield n
         return
-    # Spawned, not forked: libraries that were loaded here may have started threads.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (maker,))
+    # Spawned, not forked: the libraries loaded here may have started threads.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (writer,))
     try:
-        waiting = {pool.submit(_make, n, pieces[n], files): n for n, files in zip(owed, traces, strict=True)}
-        for each in as_completed(waiting):
-            each.result()
-            yield waiting[each]
+        pending = {pool.submit(_write, n, parts[n], traces): n for n, traces in work}
+        for future in as_completed(pending):
+            future.result()
+            yield pending[future]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_maker: Maker  # of a worker process
+_writer: PartWriter  # of a worker process
 
 
-def _begin(maker: Maker) -> None:
-    global _maker
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # what it makes is of use to nobody else
-    _maker = maker
+def _start_worker(writer: PartWriter) -> None:
+    global _writer
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a worker must not outlive this process
+    _writer = writer
 
 
-def _make(number: int, rows: Sequence[Piece], traces: Sequence[Path]) -> None:
-    _maker.make(number, rows, traces)
+def _write(number: int, rows: Sequence[RowRange], traces: Sequence[Path]) -> None:
+    _writer.write(number, rows, traces)
 
 
-def _traces(job: TrainJob, parts: Sequence[Sequence[Piece]]) -> list[list[Path]]:
-    """For each part the files of traces that its examples were made of, where the objective reads them."""
-    if job.train.objective != "topk_kd":
+def _traces_of(job: TrainJob, parts: Sequence[Sequence[RowRange]]) -> list[list[Path]]:
+    """For each part the files with the traces of its examples, where the objective reads them."""
+    if not job.objective.needs_top_logprobs:
         return [[] for _ in parts]
-    holds = {path: set(_ids(path)) for path in job.traces}
+    ids_in = {path: set(_ids(path)) for path in job.traces}
     found = []
     for part in parts:
         wanted = {name for piece in part for name in _ids(piece.path)[piece.first :][: piece.rows]}
-        found.append(
-            [path for path, held in holds.items() if not held.isdisjoint(wanted)] or [*job.traces[:1]]
-        )
+        files = [path for path, ids in ids_in.items() if not ids.isdisjoint(wanted)]
+        found.append(files or [*job.traces[:1]])
     return found
 
 
@@ -192,36 +196,36 @@ def _ids(path: Path) -> list[str]:
 
 
 def _clear_unless(cache: Path, key: str) -> None:
-    """Empty the cache, unless it was made under this key; what a killed worker left goes in any case."""
-    held = cache / "key"
-    if held.exists() and held.read_text() == key:
-        for left in cache.glob("tmp*"):
-            shutil.rmtree(left)
+    """Empties the cache unless it has this key; always removes what interrupted workers left."""
+    key_file = cache / "key"
+    if key_file.exists() and key_file.read_text() == key:
+        for scratch in cache.glob("tmp*"):
+            shutil.rmtree(scratch)
         return
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True)
-    write_atomic(held, key.encode())
+    write_atomic(key_file, key.encode())
 
 
-def _key(maker: Maker) -> str:
-    """What the tokens, the labels and the checks hang on, as a hash."""
-    job = maker.job
-    soft_labels = job.train.objective == "topk_kd"
-    made_of: list[Any] = [
+def _key(writer: PartWriter) -> str:
+    """A hash of everything that determines tokens, labels and checks."""
+    job = writer.job
+    labels = job.objective.needs_top_logprobs
+    inputs: list[Any] = [
         VERSION,
-        (ROWS, MOST_PARTS),
+        (PART_ROWS, MAX_PARTS),
         (transformers.__version__, tokenizers.__version__),
         [_digest(path) for path in job.examples],
-        [_stamp(path) for path in job.traces] if soft_labels else [],
-        maker.vocabulary if soft_labels else None,
-        _tokenizer_digests(maker.tokenizer),
-        (maker.end, maker.served, job.reasoning, job.train.max_length, soft_labels),
+        [_stamp(path) for path in job.traces] if labels else [],
+        writer.vocabulary if labels else None,
+        _tokenizer_digests(writer.tokenizer),
+        (writer.end, writer.served, job.reasoning, job.train.max_length, labels),
     ]
-    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 def _tokenizer_digests(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Of all files that it saves: vocabulary, merges, normalisers, special tokens, chat template."""
+    """Digests of its files: vocabulary, merges, normalizers, special tokens, chat template."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return {path.name: _digest(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()}
@@ -233,7 +237,7 @@ def _digest(path: Path) -> str:
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
-    """Of a sealed file that may be too large to be read for this."""
+    """Identifies a sealed file, which may be too large to hash here."""
     stat = path.stat()
     return str(path), stat.st_size, stat.st_mtime_ns
 

@@ -1,7 +1,7 @@
-"""Looks at models without loading their weights: `python -m pipeline.train.trainer.read_model QUERIES.json`.
+"""Reads facts about models without their weights: `python -m pipeline.train.trainer.read_model QUERIES.json`.
 
-Prints a JSON list of ModelFacts (pipeline/train/model_facts.py), one for each ModelQuery in the file. Config
-and tokenizer of a hub name are fetched where they are not cached; weights are not.
+Prints a JSON list of ModelFacts (pipeline/train/model_facts.py), one for each ModelQuery in the file.
+Downloads the config and tokenizer of a hub name if they are not cached, never its weights.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pipeline.train.model_facts import ModelFacts, ModelQuery
 from pipeline.train.trainer import data, supervision, tokens
 
 
-def facts(query: ModelQuery) -> ModelFacts:
-    """What can be known of a model without its weights. Raises nothing: what is wrong is in `fault`."""
+def read_model(query: ModelQuery) -> ModelFacts:
+    """The facts of one model. Does not raise: errors are in `fault` and `unread`."""
     try:
         config = AutoConfig.from_pretrained(query.model)
-    except OSError as e:  # not there, not ours to read, or no network
-        return ModelFacts(name=query.name, fault=_line(e))
-    except (ValueError, KeyError, ImportError) as e:  # a kind that this transformers does not know
-        return ModelFacts(name=query.name, unread=_line(e))
-    size, there = _weights(query.model)
+    except OSError as e:  # missing, not accessible, or no network
+        return ModelFacts(name=query.name, fault=_one_line(e))
+    except (ValueError, KeyError, ImportError) as e:  # an architecture that this transformers lacks
+        return ModelFacts(name=query.name, unread=_one_line(e))
+    weight_bytes, downloaded = _weights(query.model)
     text = config.get_text_config()
     return ModelFacts(
         name=query.name,
@@ -43,45 +43,44 @@ def facts(query: ModelQuery) -> ModelFacts:
         tied=bool(getattr(text, "tie_word_embeddings", False)),
         context=getattr(text, "max_position_embeddings", None),
         config=text.to_diff_dict(),
-        weight_bytes=size,
-        downloaded=there,
+        weight_bytes=weight_bytes,
+        downloaded=downloaded,
         template_fault=_template_fault(query),
     )
 
 
 def _parameters(config: Any) -> int | None:
-    """All weights of the model, counted on a device that holds none."""
+    """The number of weights, counted on the meta device."""
     try:
         with torch.device("meta"):
             return int(AutoModelForCausalLM.from_config(config).num_parameters())
     except (ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError):
-        return None  # code of its own, or no language model: vLLM may know it all the same
+        return None  # remote code, or not a language model; vLLM may still support it
 
 
 def _weights(model: str) -> tuple[int | None, bool]:
-    """Bytes of the weights' files, and whether they are on this machine already."""
+    """Bytes of the weights' files, and whether they are on this machine."""
     from huggingface_hub import HfApi, snapshot_download
 
     folder = model
     if not os.path.isdir(model):
         try:
             folder = snapshot_download(model, local_files_only=True, allow_patterns="*.safetensors")
-        except Exception:  # noqa: BLE001 - nothing of it is cached, whatever the library calls that
+        except Exception:  # noqa: BLE001 - not cached, whichever error the library raises
             folder = ""
     if folder and (files := list(Path(folder).glob("*.safetensors"))):
         return sum(file.stat().st_size for file in files), True
     if os.path.isdir(model):
         return None, True
     try:
-        listed = HfApi().model_info(model, files_metadata=True).siblings or []
-    except Exception:  # noqa: BLE001 - a figure for people: without a hub it is not known
+        siblings = HfApi().model_info(model, files_metadata=True).siblings or []
+    except Exception:  # noqa: BLE001 - unknown without the hub, whichever error the library raises
         return None, False
-    sizes = [file.size or 0 for file in listed if file.rfilename.endswith(".safetensors")]
-    return sum(sizes) or None, False
+    return sum(file.size or 0 for file in siblings if file.rfilename.endswith(".safetensors")) or None, False
 
 
 def _template_fault(query: ModelQuery) -> str:
-    """Why the model cannot be asked, or be taught the messages of the query; "" when it can."""
+    """Why the chat template cannot render a prompt, or would not teach the query's dialogue; "" if it can."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(query.model)
         if query.teach is None:
@@ -90,19 +89,20 @@ def _template_fault(query: ModelQuery) -> str:
         end = tokens.end_of_turn(tokenizer, messages)
         example: dict[str, Any] = {"id": "example", "prompt": messages[:-1], "completion": messages[-1:]}
         rows = datasets.Dataset.from_list([example | data.tokens_of([example], tokenizer)[0]])
-        (row,) = supervision.rows(rows, tokenizer, end, supervision.template(query.served_template))
+        served = supervision.read_template(query.served_template)
+        (decoded,) = supervision.decoded_examples(rows, tokenizer, end, served)
     except (OSError, ValueError, ImportError, UserError) as e:
-        return _line(e)
-    return next(iter(supervision.faults(row, supervision.checks(query.reasoning)).values()), "")
+        return _one_line(e)
+    return next(iter(supervision.faults(decoded, supervision.checks(query.reasoning)).values()), "")
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def main(file: str) -> None:
-    queries = [ModelQuery.model_validate(given) for given in json.loads(Path(file).read_bytes())]
-    print(json.dumps([facts(query).model_dump(mode="json") for query in queries]))
+    queries = [ModelQuery.model_validate(query) for query in json.loads(Path(file).read_bytes())]
+    print(json.dumps([read_model(query).model_dump(mode="json") for query in queries]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes what vLLM serves: weights, tokenizer, template, generation config. There whole, or not at all."""
+"""Writes the trained model for vLLM: weights, tokenizer, template, generation config; complete or absent."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from pipeline.train.trainer.preflight import check_saved
 def save(
     trainer: Trainer, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], job: TrainJob
 ) -> None:
-    """Write the trained model to job.output, and adapters to job.adapter. Every process has to call this.
+    """Writes the model to job.output and LoRA adapters to job.adapter. Every process has to call it.
 
-    `messages`: a dialogue of the training, which the saved tokenizer has to render as the training did.
-    Raises UserError where it does not.
-
-    The weights are as the training computed with them: in bfloat16 after bf16, in float32 after fp32, where
+    `messages`: a dialogue of the training. Raises UserError unless the saved tokenizer renders it as the
+    training did. Weights have the dtype of the computation: bfloat16 after bf16, float32 after fp32, where
     rounding would lose part of what was learned (a fifth of the change, after 40 steps at 5e-5).
     """
     dtype = torch.bfloat16 if trainer.args.bf16 else torch.float32
-    # Of the wrapped model: what DeepSpeed spread over the processes only its engine can gather.
+    # From the wrapped model: only DeepSpeed's engine can gather the weights that it sharded.
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return
@@ -48,7 +46,7 @@ def save(
 
 
 def _merged(job: TrainJob, trained: Any) -> PreTrainedModel:
-    """The base as it was before it was quantised or rounded, with the adapters added to its weights."""
+    """The base, loaded again without quantization or rounding, with the adapters merged into its weights."""
     from peft import PeftModel
 
     base: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
@@ -63,11 +61,11 @@ def _merged(job: TrainJob, trained: Any) -> PreTrainedModel:
 def _write(
     model: PreTrainedModel, state: Mapping[str, torch.Tensor], dtype: torch.dtype, folder: Path
 ) -> None:
-    converted: dict[int, torch.Tensor] = {}  # tied weights stay tied: one tensor, so they are saved once
+    converted: dict[int, torch.Tensor] = {}  # keeps tied weights one tensor, which is saved once
     weights = {
         name: converted.setdefault(w.data_ptr(), w.to(dtype)) if w.is_floating_point() else w
         for name, w in state.items()
     }
     model.save_pretrained(folder, state_dict=weights)
-    model.config.dtype = dtype  # save_pretrained() wrote that of the weights in memory
+    model.config.dtype = dtype  # save_pretrained() wrote the dtype of the weights in memory
     model.config.save_pretrained(folder)

@@ -1,7 +1,6 @@
-"""Teacher models beside the student: loaded, frozen, and of the same vocabulary.
+"""Loads teacher models next to the student: frozen, and with the student's vocabulary.
 
-A distribution over tokens can be compared with another only where each id means the same to both. Leaves out
-what is done with them (online.py, on_policy.py).
+Two distributions over tokens are comparable only where each id means the same token in both.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ def load(
 ) -> PreTrainedModel:
     """A teacher (hub name or folder) in eval mode, without gradients, with the student's attention.
 
-    Raises UserError where it cannot be loaded, or its vocabulary is not the student's.
+    Raises UserError where it cannot be loaded or has another vocabulary than the student.
     """
     if is_deepspeed_zero3_enabled():
-        raise UserError("a teacher beside the student is held whole on every device: take ZeRO-2, or FSDP")
+        raise UserError("a teacher next to the student is whole on every device: use ZeRO-2 or FSDP")
     try:
         own = AutoTokenizer.from_pretrained(model)
         teacher: Any = AutoModelForCausalLM.from_pretrained(
@@ -31,19 +30,19 @@ def load(
         )
     except (OSError, ValueError) as e:
         raise UserError(f"teacher {model}: cannot be loaded: {str(e).strip().splitlines()[0]}") from e
-    known = shared_tokens(model, own, tokenizer)
+    shared = shared_tokens(model, own, tokenizer)
     sizes = vocabulary(teacher), vocabulary(student)
-    if min(sizes) < known:
+    if min(sizes) < shared:
         raise UserError(
-            f"teacher {model}: {known} tokens, but logits for {sizes[0]}, the student's for {sizes[1]}"
+            f"teacher {model}: {shared} tokens, but logits for {sizes[0]}, the student's for {sizes[1]}"
         )
     return teacher.requires_grad_(False).eval()
 
 
 def shared_tokens(model: str, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> int:
-    """The highest id that a token has, and 1. Raises UserError unless each token has the same id with both.
+    """The highest token id + 1. Raises UserError unless each token has the same id in both vocabularies.
 
-    A padding token that one of them lacks is left out: no text holds it.
+    A padding token that one of them lacks is ignored: no text holds it.
     """
     ours, theirs = dict(student.get_vocab()), dict(teacher.get_vocab())
     for tokenizer, own, other in ((student, ours, theirs), (teacher, theirs, ours)):
@@ -54,10 +53,10 @@ def shared_tokens(model: str, teacher: PreTrainedTokenizerBase, student: PreTrai
     differ = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
     raise UserError(
         f"teacher {model}: its vocabulary is not the student's: {len(differ)} tokens differ, among them "
-        f'{differ[0]!r}: take models of one family, or train.objective = "sft"'
+        f'{differ[0]!r}: use models of one family, or train.objective = "sft"'
     )
 
 
 def vocabulary(model: PreTrainedModel) -> int:
-    """How many logits a model gives. Embeddings are often padded: there may be more than tokens."""
+    """The number of a model's logits; often more than it has tokens, as embeddings are padded."""
     return int(model.config.get_text_config().vocab_size)

@@ -1,7 +1,4 @@
-"""The tokens that a training hangs on: the end of a turn, which the student learns to stop with, and padding.
-
-What the examples became, token by token, is looked at in `supervision`.
-"""
+"""Renders chat messages as tokens, and finds the end-of-turn token and a padding token."""
 
 from __future__ import annotations
 
@@ -14,18 +11,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import UserError
 
-IGNORED = -100  # the label of a token that is not supervised
-# Reserved by model families for padding, or as good as unused by a model that chats.
+IGNORED = -100  # the label of a token without loss
+# Reserved by model families for padding, or practically unused by chat models.
 PAD_TOKENS = ("<|endoftext|>", "<pad>", "<|pad|>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> int:
-    """The token with which the chat template ends an answer: what the student learns to stop with.
+    """The token with which the chat template ends an assistant turn. Raises UserError where there is none.
 
-    It may differ from the tokenizer's own end: base models come with the end of a document.
+    It may differ from eos_token: that of a base model ends a document.
     """
     if not tokenizer.chat_template:
-        raise UserError("the student's tokenizer has no chat template: take an instruct model")
+        raise UserError("the student's tokenizer has no chat template: use an instruct model")
     try:
         ids = render(tokenizer, messages)
     except TemplateError as e:
@@ -34,14 +31,14 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[s
     added = tokenizer.added_tokens_decoder.get(last)
     if last not in tokenizer.all_special_ids and not (added and added.special):
         raise UserError(
-            f"the student's chat template ends an answer with {tokenizer.decode([last])!r}, which is no "
-            "special token, so it would never learn to stop: take a model whose template ends every turn"
+            f"the student's chat template ends a turn with {tokenizer.decode([last])!r}, which is not a "
+            "special token, so it would never learn to stop: use a model whose template ends every turn"
         )
     return last
 
 
 def set_padding(tokenizer: PreTrainedTokenizerBase, end: int) -> None:
-    """Have padding differ from the end of a turn; many ways to mask padding would mask the end with it."""
+    """Makes padding differ from the end-of-turn token, which masked padding would mask too."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == end:
         known = tokenizer.get_vocab()
         free = [token for token in (*PAD_TOKENS, tokenizer.unk_token) if known.get(token, end) != end]
@@ -49,10 +46,10 @@ def set_padding(tokenizer: PreTrainedTokenizerBase, end: int) -> None:
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give each token of the tokenizer an embedding: padding may be new. Embeddings beyond them stay."""
+    """Adds embeddings for new tokens, such as padding. Never removes any."""
     embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > embeddings.num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # nobody looks at padding
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # padding is never attended to
 
 
 def render(
@@ -61,7 +58,7 @@ def render(
     opened: bool = False,
     template: str | None = None,
 ) -> list[int]:
-    """Messages as tokens by the chat template, or by another; `opened`: for an answer to follow."""
+    """Token ids of messages by the chat template; `opened` adds the generation prompt."""
     return render_all(tokenizer, [messages], opened, template)[0]
 
 
@@ -71,7 +68,7 @@ def render_all(
     opened: bool = False,
     template: str | None = None,
 ) -> list[list[int]]:
-    """Several dialogues by render(), turned into tokens at once, which is faster."""
+    """render() of several dialogues in one call, which is faster."""
     plain = [[dict(message) for message in messages] for messages in dialogues]
     encoded: Any = tokenizer.apply_chat_template(
         plain, chat_template=template, add_generation_prompt=opened, return_dict=True
@@ -80,13 +77,13 @@ def render_all(
 
 
 def common_prefix(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> int:
-    """How many tokens two sequences begin with alike."""
+    """Length of the longest common prefix of two sequences."""
     n = min(len(a), len(b))
     differ = np.flatnonzero(np.asarray(a[:n]) != np.asarray(b[:n]))
     return int(differ[0]) if len(differ) else n
 
 
 def last_visible(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
-    """Position of the last token that is not white space; templates often put a line break behind a turn."""
+    """Position of the last token that is not white space: templates often add a line break after a turn."""
     visible = (n for n in reversed(range(len(ids))) if str(tokenizer.decode([ids[n]])).strip())
     return next(visible, len(ids) - 1)

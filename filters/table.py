@@ -1,0 +1,153 @@
+"""The table of filters, and the functions that check rules and apply them to a trace.
+
+To add a filter:
+
+1. Write `my_filter(trace, *, limit: int = 100) -> FilterResult` in `filters/rules/`. It returns `passed()`,
+   `failed("short_code")` or `undecided("short_code")`, with evidence where there is some. Parameters are
+   keyword-only, with a type and a default. A recipe enables the filter with `my_filter = true` under
+   `[filter.rules]`, or sets parameters under `[filter.rules.my_filter]`.
+2. Add a line to FILTERS. Raise its version whenever a trace might get another verdict than before.
+3. Add cases to `tests/cases/filters.jsonl`: traces that must pass, and near misses that must not.
+
+A filter sees one trace. Of `pipeline` it imports only `rows` and `errors`. A filter that raises an exception
+leaves the trace undecided.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from filters import limits
+from filters.result import FilterResult, undecided
+from filters.rules.consistency import consistency
+from filters.rules.correct import correct
+from filters.rules.format import final_answer, finished, single_reasoning
+from filters.rules.language import one_language
+from filters.rules.layout import no_code, paragraphs
+from filters.rules.leak import no_leak
+from filters.rules.length import confidence, length
+from filters.rules.refusal import no_refusal
+from filters.rules.repetition import no_repetition
+from pipeline.errors import Stopped, UserError, nearest
+from pipeline.rows import FilterOutcome, Outcome, Trace, Verdict
+
+Rules = Mapping[str, Mapping[str, Any]]  # filter name -> its parameters
+
+
+class FilterSpec(NamedTuple):
+    function: Callable[..., FilterResult]
+    version: int  # stored with every verdict, and part of a filter stage's identity
+
+
+FILTERS: dict[str, FilterSpec] = {
+    "finished": FilterSpec(finished, 2),
+    "single_reasoning": FilterSpec(single_reasoning, 2),
+    "final_answer": FilterSpec(final_answer, 4),
+    "correct": FilterSpec(correct, 5),
+    "length": FilterSpec(length, 1),
+    "one_language": FilterSpec(one_language, 3),
+    "paragraphs": FilterSpec(paragraphs, 3),
+    "no_code": FilterSpec(no_code, 2),
+    "no_repetition": FilterSpec(no_repetition, 2),
+    "no_refusal": FilterSpec(no_refusal, 2),
+    "no_leak": FilterSpec(no_leak, 2),
+    "consistency": FilterSpec(consistency, 3),
+    "confidence": FilterSpec(confidence, 1),
+}
+
+_ANY_SIZE = frozenset(("finished", "length", "confidence"))  # fast and meaningful on text of any size
+
+
+def apply_rules(trace: Trace, rules: Rules) -> Trace:
+    """Returns the trace with one verdict per rule and the outcome of all of them."""
+    verdicts = tuple(verdicts_of(trace, rules))
+    outcome, reason = decide(verdicts)
+    return trace.model_copy(update={"verdicts": verdicts, "outcome": outcome, "reason": reason})
+
+
+def verdicts_of(
+    trace: Trace, rules: Rules, known: Mapping[str, FilterResult] = MappingProxyType({})
+) -> Iterator[Verdict]:
+    """Yields one verdict per rule; for filters in `known`, that result instead of applying the filter."""
+    for name, parameters in rules.items():
+        result = known[name] if name in known else _apply(name, trace, parameters)
+        yield as_verdict(name, FILTERS[name].version, result)
+
+
+def decide(verdicts: Iterable[Verdict]) -> tuple[Outcome, str]:
+    """Outcome of a trace and its reason: rejected if a rule failed, else undecided if one is, else kept."""
+    reasons: dict[FilterOutcome, str] = {}
+    for v in verdicts:
+        reasons.setdefault(v.outcome, f"{v.filter}: {v.reason}")
+    if "failed" in reasons:
+        return "rejected", reasons["failed"]
+    return ("undecided", reasons["undecided"]) if "undecided" in reasons else ("kept", "")
+
+
+def with_versions(rules: Rules) -> dict[str, dict[str, Any]]:
+    """The rules with their filters' versions: everything that determines their verdicts."""
+    return {name: {"version": FILTERS[name].version, **given} for name, given in rules.items()}
+
+
+def check_rules(rules: Rules) -> None:
+    """Raises UserError for an unknown filter, an unknown parameter or a value of the wrong type."""
+    for name, parameters in rules.items():
+        if name not in FILTERS:
+            raise UserError(f"filter.rules: unknown filter {name!r}{nearest(name, FILTERS)}")
+        types = _parameter_types(FILTERS[name].function)
+        for key, value in parameters.items():
+            where = f"filter.rules.{name}"
+            if key not in types:
+                raise UserError(f"{where}: unknown parameter {key!r}{nearest(key, types)}")
+            try:
+                TypeAdapter(types[key]).validate_python(value, strict=True)
+            except ValidationError as e:
+                raise UserError(f"{where}.{key}: {e.errors()[0]['msg']} (found {value!r})") from None
+        _check_bounds(name, parameters)
+
+
+def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raises UserError where a minimum exceeds its maximum, defaults included."""
+    defaults = {p.name: p.default for p in inspect.signature(FILTERS[name].function).parameters.values()}
+    values = defaults | dict(parameters)
+    for low in (key for key in values if key.startswith("min_")):
+        high = f"max_{low.removeprefix('min_')}"
+        if high in values and values[low] > values[high]:
+            raise UserError(
+                f"filter.rules.{name}: {low} = {values[low]} is more than {high} = {values[high]}"
+            )
+
+
+def _apply(name: str, trace: Trace, parameters: Mapping[str, Any]) -> FilterResult:
+    """Applies one filter within the limits of `filters.limits`; its exception becomes an undecided result."""
+    if name not in _ANY_SIZE and len(trace.reasoning or "") + len(trace.response) > limits.TEXT:
+        return undecided("too_long")
+    try:
+        with limits.cpu_seconds(limits.SECONDS):
+            return FILTERS[name].function(trace, **parameters)
+    except limits.TooSlow:
+        return undecided("too_slow")
+    except (Stopped, UserError):  # no checking process or no sandbox: not the trace's fault
+        raise
+    except (OSError, MemoryError) as e:  # nor is a lack of descriptors or memory on this machine
+        raise Stopped(f"{name} on trace {trace.id}: {str(e) or 'not enough memory'}") from e
+    except Exception as e:  # noqa: BLE001 - the one boundary where a filter's failure becomes data
+        return undecided("raised", f"{type(e).__name__}: {e}")
+
+
+def as_verdict(name: str, version: int, result: FilterResult) -> Verdict:
+    return Verdict(
+        filter=name, version=version, outcome=result.outcome, reason=result.reason, evidence=result.evidence
+    )
+
+
+def _parameter_types(function: Callable[..., FilterResult]) -> dict[str, Any]:
+    """Name -> type of the keyword-only parameters."""
+    types = get_type_hints(function, localns={"Trace": Trace}, include_extras=True)
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: types[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -1,0 +1,86 @@
+"""Describes a recipe's validation errors in one line of plain words."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.config import Recipe
+from pipeline.config.base import ENV_NAME, NAME, RecipeTable, tables_in
+from pipeline.config.sources import Source
+from pipeline.errors import nearest
+
+_SOURCES = {get_args(table.model_fields["kind"].annotation)[0]: table for table in tables_in(Source)}
+# What people call a setting that has another name.
+_SYNONYMS = {"answer": "reference", "gold": "reference"}
+# The types of pydantic's errors begin with these words.
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "string": "text"}
+_KINDS |= {"tuple": "a list", "list": "a list", "dict": "a table", "model": "a table"}
+_PATTERNS = {
+    NAME: "must have only letters, digits, dots, hyphens and underscores, and begin with a letter or digit",
+    ENV_NAME: "must be the name of an environment variable: letters, digits and underscores",
+}
+
+
+def explain(error: ValidationError, one_teacher: bool) -> str:
+    """Describes the first mistake in one line, and counts the others."""
+    by_place: dict[str, list[ErrorDetails]] = {}
+    for each in error.errors():
+        if each["type"] == "too_short" and each["input"]:
+            continue  # a list is also called empty where an item of it has a mistake
+        by_place.setdefault(_place(each, one_teacher), []).append(each)
+    (place, (first, *same)), *others = by_place.items()
+    if first["type"] == "extra_forbidden":
+        key, known = str(first["loc"][-1]), _known_keys(first["loc"][:-1])
+        meant = _SYNONYMS.get(key, "")
+        what = f"unknown key {place!r}{nearest(meant if meant in known else key, known)}"
+    elif first["type"] == "missing":
+        what = f"missing key {place!r}"
+    else:
+        # Where a setting may have several types, each that does not fit has an error.
+        messages = dict.fromkeys(_message(each) for each in (first, *same))
+        what = (f"{place}: " if place else "") + " or ".join(messages).replace(" or must be ", " or ")
+        # Somebody may have put the key itself where its variable's name belongs.
+        secret = place.endswith("api_key_env") or ".env." in place
+        what += "" if secret or isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
+    return what + (f" (and {len(others)} more)" if others else "")
+
+
+def _place(error: ErrorDetails, one_teacher: bool) -> str:
+    """Returns the dotted key that an error is about, as the user wrote it."""
+    loc = [str(step) for step in error["loc"] if step not in ("file", "dataset", "reasoning_gym")]
+    if one_teacher and loc[:2] == ["teacher", "0"]:
+        del loc[1]  # it was written as [teacher]
+    while loc and (loc[-1] in ("str", "bool", "int", "float") or "[" in loc[-1]):
+        del loc[-1]  # one type of several
+    return ".".join(loc)
+
+
+def _message(error: ErrorDetails) -> str:
+    """Returns what a setting must be, without the names of Python's types."""
+    kind, _, problem = error["type"].partition("_")
+    if kind in _KINDS and problem in ("type", "attributes_type", "parsing", "from_float"):
+        return f"must be {_KINDS[kind]}"
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "union_tag_not_found":
+            return f"kind is missing: one of {', '.join(_SOURCES)}"
+        case "union_tag_invalid":
+            return f"kind must be one of {', '.join(_SOURCES)}, not {context['tag']!r}"
+        case "string_pattern_mismatch":
+            return _PATTERNS[context["pattern"]]
+        case "too_short":
+            return "must not be empty"
+    return error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    table: type[RecipeTable] = Recipe
+    for step in loc:
+        if step in _SOURCES:
+            table = _SOURCES[str(step)]
+        elif step in table.model_fields:
+            table = next(iter(tables_in(table.model_fields[str(step)].annotation)), table)
+    return list(table.model_fields)

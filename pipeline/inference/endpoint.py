@@ -1,0 +1,70 @@
+"""Turns a model of the recipe into a reachable client: connects to its server or starts vLLM for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.config.endpoints import Endpoint, Judge
+from pipeline.config.evaluation import Evaluate
+from pipeline.config.traces import Generate
+from pipeline.engine.stage import Job
+from pipeline.inference import model_files, vllm_server
+from pipeline.inference.client import Client
+from pipeline.inference.vllm_server import Server
+
+
+def check(endpoint: Endpoint) -> None:
+    """Raises UserError for what is wrong before any request: a missing model, a server that cannot start."""
+    vllm_server.check(endpoint)
+    if endpoint.serve is not None:
+        model_files.check(endpoint.model)
+
+
+@contextmanager
+def reach(
+    endpoint: Endpoint,
+    model: str,
+    name: str,
+    job: Job,
+    sampling: Generate | Evaluate | Judge,
+    *,
+    logprobs: int | None = None,
+    layers: int | None = None,
+) -> Iterator[Server]:
+    """Yields the server of a model: an existing one, or vLLM started as `name` for the time of the block.
+
+    `sampling` bounds the length and the number of concurrent responses; `layers` prunes the model first.
+    """
+    if endpoint.base_urls:
+        yield Server(base_urls=endpoint.base_urls, model=endpoint.model)
+        return
+    path = model_files.resolve(model, job.say, layers)
+    arguments = _vllm_arguments(endpoint, logprobs, job)
+    arguments |= vllm_server.max_num_seqs(arguments, path, sampling.max_tokens, sampling.concurrency, job.say)
+    endpoint = endpoint.model_copy(update={"vllm": arguments})
+    with vllm_server.serving(endpoint, path, name, job.logs / f"vllm-{name}.log", job.say) as server:
+        yield server
+
+
+def _vllm_arguments(endpoint: Endpoint, logprobs: int | None, job: Job) -> dict[str, Any]:
+    arguments: dict[str, Any] = dict(endpoint.vllm)
+    if logprobs and logprobs > vllm_server.MAX_LOGPROBS:
+        arguments.setdefault("max_logprobs", logprobs)
+    draft = arguments.get("speculative_config")
+    if isinstance(draft, dict) and "model" in draft:
+        arguments["speculative_config"] = draft | {"model": model_files.resolve(str(draft["model"]), job.say)}
+    return arguments
+
+
+def client_for(endpoint: Endpoint, server: Server, concurrency: int, answered: bool = False) -> Client:
+    """The client of a server that `reach` yielded; `answered`: it has served an earlier command well."""
+    return Client(
+        endpoint,
+        server.base_urls,
+        server.model,
+        concurrency=concurrency,
+        own_server=server.child is not None,
+        answered=answered,
+    )

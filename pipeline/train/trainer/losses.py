@@ -1,0 +1,167 @@
+"""Distillation losses as pure functions of logits, one number (in nats) for each token.
+
+z_s and z_t are the student's and the teacher's logits (N, V) at the same N positions of a text;
+p = softmax(z_t / T) and q = softmax(z_s / T). Inputs, usually bfloat16, are computed in float32 (float64
+stays). Positions are processed in slices that are recomputed for the gradient, so that float32 copies of
+(N, V) exist for one slice at a time. The teacher's logits must be finite and get no gradient. The trainer
+takes the mean over tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+SLICE = 2**25  # logits per slice: 128 MiB for each float32 copy
+LOG_ZERO = -1e30  # the log of probability 0: finite, since 0 x infinity is not a number
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(z_s)[y]: (N, V), token ids y (N,) -> (N,).
+
+    On a teacher's text this is sequence-level distillation (Kim and Rush 2016, arXiv 1606.07947).
+    """
+    return _in_slices(lambda z, y: F.cross_entropy(_widened(z), y, reduction="none"), logits, targets)
+
+
+def forward_kl(student: Tensor, teacher: Tensor, temperature: float = 1) -> Tensor:
+    """KL(p || q): (N, V), (N, V) -> (N,). Mass-covering. Hinton et al. 2015, arXiv 1503.02531."""
+    return _of_distributions(_kl, student, teacher, temperature)
+
+
+def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1) -> Tensor:
+    """KL(q || p): (N, V), (N, V) -> (N,). Mode-seeking. MiniLLM, Gu et al. 2023, arXiv 2306.08543."""
+    return _of_distributions(lambda log_p, log_q: _kl(log_q, log_p), student, teacher, temperature)
+
+
+def skew_kl(student: Tensor, teacher: Tensor, beta: float, temperature: float = 1) -> Tensor:
+    """KL(p || beta p + (1 - beta) q): (N, V), (N, V) -> (N,); as beta -> 0 the forward KL.
+
+    DistiLLM, Ko et al. 2024, arXiv 2402.03898.
+    """
+
+    def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+        return _kl(log_p, _log_mixture(log_p, log_q, beta))
+
+    return _of_distributions(divergence, student, teacher, temperature)
+
+
+def skew_reverse_kl(student: Tensor, teacher: Tensor, beta: float, temperature: float = 1) -> Tensor:
+    """KL(q || beta q + (1 - beta) p): (N, V), (N, V) -> (N,); as beta -> 0 the reverse KL (DistiLLM)."""
+
+    def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+        return _kl(log_q, _log_mixture(log_q, log_p, beta))
+
+    return _of_distributions(divergence, student, teacher, temperature)
+
+
+def jsd(student: Tensor, teacher: Tensor, beta: float, temperature: float = 1) -> Tensor:
+    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q: (N, V), (N, V) -> (N,).
+
+    Generalized Jensen-Shannon (GKD, Agarwal et al. 2023, arXiv 2306.13649), 0 < beta < 1. It vanishes at both
+    ends: divided by beta it goes to the forward KL as beta -> 0, divided by 1 - beta to the reverse KL as
+    beta -> 1.
+    """
+
+    def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+        log_m = _log_mixture(log_p, log_q, beta)
+        return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
+
+    return _of_distributions(divergence, student, teacher, temperature)
+
+
+def topk_kl(student: Tensor, top_ids: Tensor, top_logprobs: Tensor, temperature: float = 1) -> Tensor:
+    """KL(P || Q) over K + 1 buckets, from the K most likely tokens that were stored of a teacher: -> (N,).
+
+    student (N, V) logits; top_ids (N, K) distinct ids below V, padded with -1; top_logprobs (N, K) natural
+    logs, at temperature 1 and over the teacher's whole vocabulary. Each of the K tokens is a bucket; all
+    other tokens together are one more, with the mass that the K leave. Nothing is renormalized, so mass that
+    the student moves from the K tokens to others is penalized. A position without tokens gives 0; with K = V
+    this is the forward KL.
+
+    T != 1 tempers the buckets: P^(1/T) and Q^(1/T), each divided by its sum, so the rest of the vocabulary is
+    tempered as one token. Tempering each token first is another divergence, which needs the teacher's whole
+    distribution. The mass of the rest is as exact as the stored log-probabilities (five decimals: about
+    1e-5). A high T magnifies the error: 1e-5 becomes 0.003 at T = 2 and 0.06 at T = 4, before the division.
+    """
+
+    def of_slice(z: Tensor, ids: Tensor, logprobs: Tensor) -> Tensor:
+        z = _widened(z)
+        log_p = _teacher_buckets(ids, logprobs.to(z.dtype), z.shape[-1])
+        log_q = _student_buckets(z, ids)
+        return _kl((log_p / temperature).log_softmax(-1), (log_q / temperature).log_softmax(-1))
+
+    return _in_slices(of_slice, student, top_ids, top_logprobs.detach())
+
+
+def combine(alpha: float | Tensor, temperature: float, divergence: Tensor, ce: Tensor) -> Tensor:
+    """alpha T^2 D + (1 - alpha) CE, token by token: (N,), (N,) -> (N,); alpha is a number or (N,).
+
+    The gradient of D by the logits shrinks as 1 / T^2; the factor restores it (Hinton et al. 2015).
+    """
+    return alpha * temperature**2 * divergence + (1 - alpha) * ce
+
+
+def _teacher_buckets(ids: Tensor, logprobs: Tensor, vocabulary: int) -> Tensor:
+    """Log-probabilities (N, K + 1) of the K tokens and of the rest.
+
+    The rest is 0 where rounding makes it negative, and where the K are the whole vocabulary.
+    """
+    named = logprobs.masked_fill(ids < 0, LOG_ZERO)
+    rest = -torch.expm1(named.logsumexp(-1, keepdim=True))
+    none = (rest <= 0) | ((ids >= 0).sum(-1, keepdim=True) == vocabulary)
+    return torch.cat([named, rest.log().masked_fill(none, LOG_ZERO)], -1)
+
+
+def _student_buckets(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities (N, K + 1); the rest is summed over its tokens, as 1 - the others loses precision."""
+    vocabulary = logits.shape[-1]
+    named_mask = logits.new_zeros((len(logits), vocabulary + 1), dtype=torch.bool)
+    named_mask.scatter_(1, ids.masked_fill(ids < 0, vocabulary), True)  # the last column takes the padding
+    rest = logits.masked_fill(named_mask[:, :vocabulary], LOG_ZERO).logsumexp(-1, keepdim=True)
+    named = logits.gather(1, ids.clamp(min=0)).masked_fill(ids < 0, LOG_ZERO)
+    return torch.cat([named, rest], -1) - logits.logsumexp(-1, keepdim=True)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _log_mixture(log_a: Tensor, log_b: Tensor, beta: float) -> Tensor:
+    """log(beta a + (1 - beta) b)."""
+    return torch.logaddexp(log_a + math.log(beta), log_b + math.log1p(-beta))
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _of_distributions(
+    divergence: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, temperature: float
+) -> Tensor:
+    """divergence(log p, log q) for each position, in slices."""
+
+    def of_slice(s: Tensor, t: Tensor) -> Tensor:
+        log_p, log_q = ((_widened(z) / temperature).log_softmax(-1) for z in (t, s))
+        return divergence(log_p, log_q)
+
+    return _in_slices(of_slice, student, teacher.detach())
+
+
+def _in_slices(of_slice: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
+    """of_slice(...) over slices of the first dimension, each recomputed for the gradient instead of stored.
+
+    split() instead of indexing: its gradient is assembled once, where each index would fill a whole (N, V).
+    """
+    rows = max(1, SLICE // logits.shape[-1])
+    if len(logits) <= rows:
+        return of_slice(logits, *others)
+    slices = zip(*(x.split(rows) for x in (logits, *others)), strict=True)
+    return torch.cat(
+        [checkpoint(of_slice, *parts, use_reentrant=False, preserve_rng_state=False) for parts in slices]
+    )

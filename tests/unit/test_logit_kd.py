@@ -1,0 +1,162 @@
+"""Teachers next to the student: frozen, with its vocabulary, compared at its tokens with loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.training import KDTeacher, LogitKD
+from pipeline.errors import UserError
+from tests import tiny_student
+
+pytest.importorskip("trl")
+
+
+def saved(folder: Path, seed: int, tokenizer: Any = None, size: int = 259) -> KDTeacher:
+    model = tiny_student.model(seed)
+    if size != 259:
+        model.resize_token_embeddings(size, mean_resizing=False)
+    model.save_pretrained(folder)
+    (tokenizer or tiny_student.tokenizer()).save_pretrained(folder)
+    return KDTeacher(model=str(folder), weight=seed)
+
+
+def objective_of(
+    teachers: list[KDTeacher], student: Any = None, tokenizer: Any = None, **settings: Any
+) -> Any:
+    import torch
+
+    from pipeline.train.trainer.logit_kd import LogitKDObjective
+
+    return LogitKDObjective(
+        LogitKD(teachers=tuple(teachers), **settings),
+        student or tiny_student.model(),
+        tokenizer or tiny_student.tokenizer(),
+        torch.device("cpu"),
+        torch.float32,
+    )
+
+
+TEXTS = [[5, 6, 7, 8, 9, 10], [20, 21, 22, 23]]
+PROMPT = 2  # tokens of each that have no loss
+
+
+def batch(packed: bool) -> tuple[dict[str, Any], Any, Any, Any]:
+    """inputs, targets (N,), mask (B, C) and positions (C,) of TEXTS, as in SupervisedTokens."""
+    import torch
+
+    if packed:
+        ids = torch.tensor([TEXTS[0] + TEXTS[1]])
+        places = torch.tensor([[*range(len(TEXTS[0])), *range(len(TEXTS[1]))]])
+        inputs = {"input_ids": ids, "position_ids": places}
+        learned = places >= PROMPT
+    else:
+        length = max(map(len, TEXTS))
+        ids = torch.tensor([text + [0] * (length - len(text)) for text in TEXTS])
+        there = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in TEXTS])
+        inputs = {"input_ids": ids, "attention_mask": there}
+        learned = there.bool() & (torch.arange(length) >= PROMPT)
+    predicts = torch.nn.functional.pad(learned[:, 1:], (0, 1))
+    positions = predicts.any(0).nonzero().squeeze(1)
+    return inputs, ids[learned], predicts[:, positions], positions
+
+
+def loss(objective: Any, student: Any, packed: bool) -> Any:
+    from pipeline.train.trainer.trainer import SupervisedTokens
+
+    inputs, targets, mask, positions = batch(packed)
+    logits = student(**inputs, use_cache=False, logits_to_keep=positions).logits[mask]
+    return objective(
+        SupervisedTokens(logits, targets, mask, positions, inputs, objective.collate([], inputs))
+    )
+
+
+def alone(model: Any) -> Any:
+    """The logits of a model that predict the tokens with loss, computed one text at a time."""
+    import torch
+
+    return torch.cat([model(torch.tensor([text])).logits[0, PROMPT - 1 : -1] for text in TEXTS])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "jsd"])
+def test_divergences_are_weighted_and_mixed_with_cross_entropy(
+    tmp_path: Path, name: str, packed: bool
+) -> None:
+    import torch
+
+    from pipeline.train.trainer import losses
+
+    teachers = [saved(tmp_path / "one", 1), saved(tmp_path / "three", 3)]
+    student = tiny_student.model()
+    objective = objective_of(teachers, divergence=name, beta=0.2, alpha=0.75, temperature=2)
+    found = loss(objective, student, packed)
+    beta = () if name in ("forward_kl", "reverse_kl") else (0.2,)
+    logits = alone(student)
+    one, three = (getattr(losses, name)(logits, alone(tiny_student.model(n)), *beta, 2) for n in (1, 3))
+    ce = losses.cross_entropy(logits, torch.tensor([token for text in TEXTS for token in text[PROMPT:]]))
+    torch.testing.assert_close(found, 0.75 * 4 * (0.25 * one + 0.75 * three) + 0.25 * ce)
+
+
+def test_a_teacher_is_frozen_and_the_student_learns(tmp_path: Path) -> None:
+    objective, student = objective_of([saved(tmp_path / "one", 1)]), tiny_student.model()
+    loss(objective, student, packed=False).sum().backward()
+    ((weight, teacher),) = objective.teachers
+    assert weight == 1
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert student.get_output_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_a_student_equal_to_its_teacher_has_no_loss(tmp_path: Path) -> None:
+    student = tiny_student.model(1)
+    assert loss(objective_of([saved(tmp_path / "one", 1)], student), student, packed=False).abs().max() < 1e-6
+
+
+def test_another_vocabulary_is_rejected_with_a_token_that_differs(tmp_path: Path) -> None:
+    other = tiny_student.tokenizer()
+    other.add_tokens(["<extra>"])
+    with pytest.raises(UserError, match="not the student's: 1 tokens differ, among them '<extra>'"):
+        objective_of([saved(tmp_path / "other", 1, other, 260)])
+
+
+def test_logits_of_padded_embeddings_are_ignored(tmp_path: Path) -> None:
+    import torch
+
+    from pipeline.train.trainer import losses
+
+    student = tiny_student.model()
+    found = loss(objective_of([saved(tmp_path / "padded", 1, size=320)], student), student, packed=False)
+    expected = losses.forward_kl(alone(student), alone(tiny_student.model(1)))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_teacher_without_logits_for_all_tokens_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="259 tokens, but logits for 250, the student's for 259"):
+        objective_of([saved(tmp_path / "short", 1, size=250)])
+
+
+def test_a_padding_token_of_the_student_alone_is_allowed(tmp_path: Path) -> None:
+    from pipeline.train.trainer.trainer import SupervisedTokens
+
+    student, tokenizer = tiny_student.model(), tiny_student.tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    student.resize_token_embeddings(260, mean_resizing=False)
+    objective = objective_of([saved(tmp_path / "one", 1)], student, tokenizer)
+    inputs, targets, mask, positions = batch(packed=False)
+    inputs["input_ids"][inputs["attention_mask"] == 0] = 259
+    logits = student(**inputs, logits_to_keep=positions).logits[mask]
+    assert objective(SupervisedTokens(logits, targets, mask, positions, inputs, {})).isfinite().all()
+
+
+def test_a_teacher_that_cannot_be_loaded_is_rejected_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"teacher .* cannot be loaded"):
+        objective_of([KDTeacher(model=str(tmp_path))])
+
+
+def test_having_no_teacher_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"train.logit_kd.teachers is empty"):
+        objective_of([])
