@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pipeline import open_run
 from pipeline.config.load import load_recipe
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import DONE, execute
-from pipeline.engine.store import Manifest, Output
+from pipeline.engine.store import Output
 from pipeline.inspect.run import Run
 from pipeline.rows import Score, Step
 from pipeline.stages import STAGES

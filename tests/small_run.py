@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.load import parse_recipe
-from pipeline.engine.store import Manifest, Output
+from pipeline.engine.manifest import Manifest
+from pipeline.engine.store import Output
 from pipeline.filter.funnel import funnel
 from pipeline.inspect.run import Run, open_run
 from pipeline.rows import Example, Message, Problem, Row, Sampling, Score, Trace, Verdict

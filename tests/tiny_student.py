@@ -7,8 +7,9 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.config.training import Train
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import Job
-from pipeline.engine.store import Manifest, Output
+from pipeline.engine.store import Output
 from pipeline.rows import Example, Message, Step, Trace, arrow_schema
 from pipeline.select.stage import SELECT
 from pipeline.train.job import TrainJob

@@ -20,9 +20,10 @@ from pydantic import ValidationError
 from pipeline.config import Recipe
 from pipeline.config.redaction import redact
 from pipeline.engine.atomic_files import append, write_atomic
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.progress import Progress, say
 from pipeline.engine.shard import Shard
-from pipeline.engine.store import Manifest, Output
+from pipeline.engine.store import Output
 from pipeline.errors import Stopped, UserError, of_system
 from pipeline.rows import Row
 

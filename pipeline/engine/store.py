@@ -8,58 +8,20 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from pipeline.engine import atomic_files
+from pipeline.engine.manifest import Manifest, closing, difference, verified
 from pipeline.engine.progress import say
 from pipeline.engine.shard import Counts, Shard
 from pipeline.errors import Stopped, UserError
 from pipeline.rows import Row
-
-# No path separators: a manifest can name files of its own folder only.
-ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
-
-
-class Manifest(BaseModel):
-    """What a folder was made from. `digests` is written last: with it the stage is complete."""
-
-    model_config = ConfigDict(frozen=True)
-    stage: str
-    version: int
-    settings: dict[str, Any]  # everything that changes the output
-    inputs: dict[str, str]  # stage -> content id of its output
-    shards: tuple[ShardName, ...] | None = None  # None until they are known
-    digests: dict[str, str] | None = None  # shard -> sha256 of its Parquet file
-    report: dict[str, Any] = {}  # the stage's summary of its work, for people
-
-    @model_validator(mode="after")
-    def _has_one_digest_per_shard(self) -> Self:
-        if self.digests is not None and set(self.digests) != set(self.shards or ()):
-            raise ValueError("its shards and their digests do not match")
-        return self
-
-    @property
-    def identity(self) -> str:
-        """Hash of everything the output depends on."""
-        return _hash([self.stage, self.version, self.settings, self.inputs])
-
-    @property
-    def lineage(self) -> dict[str, Any]:
-        """The part that every shard repeats in the metadata of its Parquet file."""
-        return self.model_dump(mode="json", include={"stage", "version", "settings", "inputs"})
-
-    @property
-    def content_id(self) -> str:
-        """Hash of the identity and the written files; the next stage's input."""
-        return _hash([self.identity, self.digests])
 
 
 class Output:
@@ -71,7 +33,7 @@ class Output:
 
     def manifest(self) -> Manifest | None:
         try:
-            return Manifest.model_validate_json(_verified((self.folder / "manifest.json").read_bytes()))
+            return Manifest.model_validate_json(verified((self.folder / "manifest.json").read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as e:
@@ -111,7 +73,7 @@ class Output:
         nested = any(self.folder.glob("*/**/manifest.json"))  # paid work that may still be valid
         what = "its manifest.json and *.parquet (not its subfolders)" if nested else "that folder"
         raise UserError(
-            f"{self.folder} was made with other settings: {_difference(found, manifest)}; "
+            f"{self.folder} was made with other settings: {difference(found, manifest)}; "
             f"give the run another name (run=NAME) or delete {what} and those of later stages"
         )
 
@@ -221,57 +183,9 @@ class Output:
     def _save(self, manifest: Manifest) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         unclosed = manifest.model_dump_json(indent=2).encode().removesuffix(b"\n}")
-        atomic_files.write_atomic(self.folder / "manifest.json", unclosed + _closing(unclosed))
-
-
-def _closing(unclosed: bytes) -> bytes:
-    """The end of a manifest: its last field is the CRC-32 of everything before it."""
-    return b',\n  "checksum": "%08x"\n}\n' % zlib.crc32(unclosed)
-
-
-def _verified(data: bytes) -> bytes:
-    """Raises ValueError if a manifest's checksum does not match; one without a checksum is accepted."""
-    unclosed = data[: -len(_closing(b""))]
-    if b'\n  "checksum": ' in data and data != unclosed + _closing(unclosed):
-        raise ValueError("its checksum does not match")
-    return data
+        atomic_files.write_atomic(self.folder / "manifest.json", unclosed + closing(unclosed))
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _difference(found: Manifest, wanted: Manifest) -> str:
-    """The first setting that differs, as `temperature: 0.6 -> 0.9`, and how many others do."""
-    old, new = (flat({**m.settings, "input": m.inputs}) for m in (found, wanted))
-    keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    first = f"{keys[0]}: {shown(old.get(keys[0]))} -> {shown(new.get(keys[0]))}"
-    return first + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else "")
-
-
-def shown(value: Any) -> str:
-    """A setting's value as JSON, its middle left out if it is long."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:28] + " ... " + text[-27:]
-
-
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flattens nested settings to one key each: {"sources.0.path": ...}."""
-    found: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, list):
-            value = dict(enumerate(value))
-        if isinstance(value, dict) and value:
-            for key, below in value.items():
-                walk(f"{prefix}.{key}", below)
-        else:
-            found[prefix.lstrip(".")] = value
-
-    walk("", settings)
-    return found

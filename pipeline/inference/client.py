@@ -14,7 +14,9 @@ from functools import partial
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
+from pipeline.inference.chat_request import ChatRequest, chat_body
 from pipeline.inference.concurrency import INITIAL_LIMIT, ClientStats, EndpointPool, PooledEndpoint, Slot
+from pipeline.inference.continuation import Fetch, as_completion, needs_completions
 from pipeline.inference.credentials import Redactor, check_base_url, read_key
 from pipeline.inference.http import CHAT, COMPLETIONS, ResponseLimits, Transport
 from pipeline.inference.http_errors import (
@@ -27,9 +29,9 @@ from pipeline.inference.http_errors import (
 )
 from pipeline.inference.logprobs import NoLogprobs
 from pipeline.inference.model_list import ModelListError, find_model
-from pipeline.inference.rate_limit import RateLimiter, RetryBudget, backoff
-from pipeline.inference.request_body import ChatRequest, Fetch, as_completion, chat_body, needs_completions
+from pipeline.inference.rate_limit import RateLimiter
 from pipeline.inference.response import Completion, CompletionReader
+from pipeline.inference.retry import RetryBudget, backoff
 from pipeline.rows import Message, Sampling
 
 

@@ -18,7 +18,7 @@ import aiohttp
 
 from pipeline.inference.credentials import display_url, proxy_for, redirect_target
 from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry
-from pipeline.inference.rate_limit import read_retry_after
+from pipeline.inference.retry import read_retry_after
 
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"  # below the base URL
 CONNECT_TIMEOUT = 30  # seconds

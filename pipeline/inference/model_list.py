@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.inference.credentials import Redactor
 from pipeline.inference.http import MODELS, ResponseLimits, Transport
 from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry, describe
-from pipeline.inference.rate_limit import backoff
+from pipeline.inference.retry import backoff
 
 TIMEOUT = 30  # seconds of one attempt without progress
 MAX_RETRIES = 2

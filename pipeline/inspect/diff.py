@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
+from pipeline.engine.manifest import flat, shown
 from pipeline.engine.progress import plain
-from pipeline.engine.store import flat, shown
 from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate
 from pipeline.evaluate.metrics import by_set, paired

@@ -1,12 +1,7 @@
-"""select: turns kept traces into training examples, at most `per_problem` for a problem.
-
-An example holds the reasoning in <think> tags before the response, as in R1-Distill, or the response alone.
-"""
+"""select: turns kept traces into training examples, at most `per_problem` for a problem."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -18,7 +13,8 @@ from pipeline.config.base import identity
 from pipeline.config.traces import Select
 from pipeline.engine.stage import Job, Stage
 from pipeline.errors import UserError
-from pipeline.rows import Example, Message, Trace
+from pipeline.rows import Example, Trace
+from pipeline.select.example import confidence, response_only, to_example
 
 # Why a kept trace is not an example: key in the report -> words for people.
 LEFT_OUT = {
@@ -45,7 +41,7 @@ def run(job: Job) -> dict[str, Any]:
             kept = [trace for trace in samples if trace.outcome == "kept"]
             report["kept"] += len(kept)
             chosen = choose(kept, job.recipe.select, report)
-            rows += [_example(trace, rate, prompt, job.recipe) for trace in chosen]
+            rows += [to_example(trace, rate, prompt, job.recipe) for trace in chosen]
         for row in rows:
             report[row.split] += 1
         job.output.write(examples.name, rows)
@@ -73,17 +69,6 @@ def pass_rate(traces: Iterable[Trace]) -> float | None:
     return graded.count("passed") / len(graded) if graded else None
 
 
-def confidence(trace: Trace) -> float | None:
-    """The mean log-probability of a token; from the means of the two parts, weighted by their characters."""
-    if trace.logprobs is not None and trace.logprobs.logprobs:
-        return sum(trace.logprobs.logprobs) / len(trace.logprobs.logprobs)
-    parts = ((trace.reasoning, trace.reasoning_logprob), (trace.response, trace.response_logprob))
-    means = [(len(text), mean) for text, mean in parts if text]
-    if not means or any(mean is None for _, mean in means):
-        return None
-    return sum(length * (mean or 0) for length, mean in means) / sum(length for length, _ in means)
-
-
 def choose(kept: Sequence[Trace], select: Select, report: dict[str, int]) -> Iterator[Trace]:
     """Yields the preferred distinct traces of a problem, without what is not taught."""
     seen: set[tuple[str | None, str]] = set()
@@ -106,17 +91,6 @@ def choose(kept: Sequence[Trace], select: Select, report: dict[str, int]) -> Ite
             yield trace
 
 
-def response_only(trace: Trace) -> Trace:
-    """The trace without its reasoning; tokens and log-probabilities are those of the response."""
-    if trace.reasoning is None:
-        return trace
-    tokens = None if trace.completion_tokens is None else token_counts(trace)[1]
-    values = trace.logprobs and trace.logprobs.logprobs[trace.logprobs.reasoning_tokens :]
-    mean = sum(values) / len(values) if values else trace.response_logprob
-    update = {"reasoning": None, "reasoning_logprob": None, "logprobs": None}
-    return trace.model_copy(update={**update, "response_logprob": mean, "completion_tokens": tokens})
-
-
 def _sort_key(trace: Trace, prefer: str) -> float:
     """Lower is preferred; ties keep their order."""
     if prefer == "short":
@@ -130,35 +104,6 @@ def _sort_key(trace: Trace, prefer: str) -> float:
             "generate.logprobs (0 keeps their mean alone)"
         )
     return -value
-
-
-def assistant_text(trace: Trace) -> str:
-    """The text that the student learns: <think> reasoning </think> response (R1-Distill), or the response."""
-    if trace.reasoning is None:
-        return trace.response
-    return f"<think>\n{trace.reasoning}\n</think>\n\n{trace.response}"
-
-
-def _example(trace: Trace, rate: float | None, prompt: prompts.Prompt, recipe: Recipe) -> Example:
-    answer = Message(role="assistant", content=assistant_text(trace))
-    validation = _position(trace.problem_id, recipe.seed) < recipe.select.validation
-    return Example(
-        id=trace.id,
-        problem_id=trace.problem_id,
-        source=trace.source,
-        teacher=trace.teacher,
-        split="validation" if validation else "train",
-        pass_rate=rate,
-        confidence=confidence(trace),
-        tokens=trace.completion_tokens,
-        messages=(*prompt.render(trace), answer),
-    )
-
-
-def _position(problem_id: str, seed: int) -> float:
-    """A number in [0, 1) from the problem's id, so that all examples of a problem get the same split."""
-    text = json.dumps(["validation", seed, problem_id])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def _check(recipe: Recipe) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline import open_run
-from pipeline.engine.store import Manifest, Output
+from pipeline.engine.manifest import Manifest
+from pipeline.engine.store import Output
 from pipeline.rows import Score, Step, Trace
 from tests.conftest import FakeServer
 from tests.e2e.runs import retort, write_recipe

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
-from pipeline.inference.request_body import chat_body
+from pipeline.inference.chat_request import chat_body
 from pipeline.inference.response import Completion, can_continue
 from pipeline.rows import Message
 from tests.serving import SAMPLING, Script, as_response, chat, client, serving

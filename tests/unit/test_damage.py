@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import cli
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.shard import Shard, done_line, failed_line
-from pipeline.engine.store import Manifest, Output
+from pipeline.engine.store import Output
 from pipeline.errors import Stopped, UserError
 from pipeline.generate import usage
 from pipeline.inspect.run import open_run

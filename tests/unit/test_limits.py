@@ -4,16 +4,8 @@ from email.utils import formatdate
 
 import pytest
 
-from pipeline.inference.rate_limit import (
-    INITIAL_ESTIMATE,
-    MAX_BACKOFF,
-    OVERLOADS_PER_RETRY,
-    Bucket,
-    RateLimiter,
-    RetryBudget,
-    backoff,
-    read_retry_after,
-)
+from pipeline.inference.rate_limit import INITIAL_ESTIMATE, Bucket, RateLimiter
+from pipeline.inference.retry import MAX_BACKOFF, OVERLOADS_PER_RETRY, RetryBudget, backoff, read_retry_after
 
 
 def wait_and_take(bucket: Bucket, amount: float, now: float) -> float:

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline import open_run
 from pipeline.config.load import parse_recipe
-from pipeline.engine.store import Manifest, Output
+from pipeline.engine.manifest import Manifest
+from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of

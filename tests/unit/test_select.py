@@ -3,15 +3,8 @@ import pytest
 from pipeline.config.traces import Select
 from pipeline.errors import UserError
 from pipeline.rows import Logprobs, Sampling, Trace, Verdict
-from pipeline.select.stage import (
-    LEFT_OUT,
-    SELECT,
-    assistant_text,
-    choose,
-    confidence,
-    pass_rate,
-    response_only,
-)
+from pipeline.select.example import assistant_text, confidence, response_only
+from pipeline.select.stage import LEFT_OUT, SELECT, choose, pass_rate
 from tests import tiny_student
 
 

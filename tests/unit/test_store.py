@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.store import Manifest, Output
+from pipeline.engine.manifest import Manifest
+from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.rows import Problem
 from tests.unit.test_shard import problem

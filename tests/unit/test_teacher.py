@@ -12,8 +12,8 @@ from pipeline.errors import Stopped, UserError
 from pipeline.inference.client import Client
 from pipeline.inference.credentials import MAX_MESSAGE
 from pipeline.inference.http_errors import RequestFailed
-from pipeline.inference.rate_limit import OVERLOADS_PER_RETRY
 from pipeline.inference.response import Completion, can_continue
+from pipeline.inference.retry import OVERLOADS_PER_RETRY
 from pipeline.rows import Message
 from tests.serving import (
     SAMPLING,

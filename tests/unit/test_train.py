@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import install_hints
-from pipeline.engine.store import Manifest
+from pipeline.engine.manifest import Manifest
 from pipeline.errors import UserError
 from pipeline.rows import Step
 from pipeline.train.job import Preflight, PreflightCheck, TrainJob, last_step, read_steps

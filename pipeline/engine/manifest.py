@@ -1,0 +1,95 @@
+"""The manifest of a stage's folder: its settings and inputs, and how two manifests differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# No path separators: a manifest can name files of its own folder only.
+ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+
+class Manifest(BaseModel):
+    """What a folder was made from. `digests` is written last: with it the stage is complete."""
+
+    model_config = ConfigDict(frozen=True)
+    stage: str
+    version: int
+    settings: dict[str, Any]  # everything that changes the output
+    inputs: dict[str, str]  # stage -> content id of its output
+    shards: tuple[ShardName, ...] | None = None  # None until they are known
+    digests: dict[str, str] | None = None  # shard -> sha256 of its Parquet file
+    report: dict[str, Any] = {}  # the stage's summary of its work, for people
+
+    @model_validator(mode="after")
+    def _has_one_digest_per_shard(self) -> Self:
+        if self.digests is not None and set(self.digests) != set(self.shards or ()):
+            raise ValueError("its shards and their digests do not match")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything the output depends on."""
+        return _hash([self.stage, self.version, self.settings, self.inputs])
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """The part that every shard repeats in the metadata of its Parquet file."""
+        return self.model_dump(mode="json", include={"stage", "version", "settings", "inputs"})
+
+    @property
+    def content_id(self) -> str:
+        """Hash of the identity and the written files; the next stage's input."""
+        return _hash([self.identity, self.digests])
+
+
+def closing(unclosed: bytes) -> bytes:
+    """The end of a manifest: its last field is the CRC-32 of everything before it."""
+    return b',\n  "checksum": "%08x"\n}\n' % zlib.crc32(unclosed)
+
+
+def verified(data: bytes) -> bytes:
+    """Raises ValueError if a manifest's checksum does not match; one without a checksum is accepted."""
+    unclosed = data[: -len(closing(b""))]
+    if b'\n  "checksum": ' in data and data != unclosed + closing(unclosed):
+        raise ValueError("its checksum does not match")
+    return data
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def difference(found: Manifest, wanted: Manifest) -> str:
+    """The first setting that differs, as `temperature: 0.6 -> 0.9`, and how many others do."""
+    old, new = (flat({**m.settings, "input": m.inputs}) for m in (found, wanted))
+    keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    first = f"{keys[0]}: {shown(old.get(keys[0]))} -> {shown(new.get(keys[0]))}"
+    return first + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else "")
+
+
+def shown(value: Any) -> str:
+    """A setting's value as JSON, its middle left out if it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:28] + " ... " + text[-27:]
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Flattens nested settings to one key each: {"sources.0.path": ...}."""
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, list):
+            value = dict(enumerate(value))
+        if isinstance(value, dict) and value:
+            for key, below in value.items():
+                walk(f"{prefix}.{key}", below)
+        else:
+            found[prefix.lstrip(".")] = value
+
+    walk("", settings)
+    return found

@@ -1,0 +1,65 @@
+"""Builds the body of a chat completion request, also of one that continues a truncated response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+
+from pipeline.config.endpoints import Endpoint
+from pipeline.inference.http import ResponseLimits
+from pipeline.inference.logprobs import logprob_fields
+from pipeline.inference.response import Completion, partial_message
+from pipeline.rows import Message, Sampling
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A request of the client, with all its optional fields."""
+
+    fields: dict[str, Any]  # of the body
+    limits: ResponseLimits
+    logprobs: int | None
+    before: Completion | None  # the truncated completion that it continues
+
+    def body(self, unsent: frozenset[str]) -> bytes:
+        return to_json({name: value for name, value in self.fields.items() if name not in unsent})
+
+
+def chat_body(
+    endpoint: Endpoint,
+    model: str,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    seed: int,
+    logprobs: int | None,
+    before: Completion | None,
+) -> dict[str, Any]:
+    """Returns the fields of a request, including optional ones that a server may refuse.
+
+    `logprobs`: candidates per token; `before`: the truncated completion to continue.
+    """
+    sent: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+    body: dict[str, Any] = endpoint.extra_body | {
+        "model": model,
+        "messages": sent,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        endpoint.token_limit: sampling.max_tokens,
+        "seed": seed % 2**31,  # some servers keep it in a signed 32-bit number
+    }
+    if endpoint.stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    if logprobs is not None:
+        body |= logprob_fields(logprobs)
+    if before:
+        sent.append({"role": "assistant", "content": partial_message(before)})
+        if endpoint.continue_by == "reasoning_content" and before.thinking:
+            sent[-1] |= {"content": "", "reasoning_content": before.reasoning}
+        if endpoint.continue_by in ("prefix", "reasoning_content"):
+            sent[-1]["prefix"] = True
+        else:
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+    return body
