@@ -40,6 +40,7 @@ def run(job: Job, sampling: SamplingJob) -> dict[str, Any]:
         with ExitStack() as stack:
             servers = [stack.enter_context(model.reach(job)) for model in sampling.models]
             gc.freeze()  # scanning the imported modules in every collection costs a tenth of the time
+            stack.callback(gc.unfreeze)  # what stays frozen is never freed; DuckDB complains of it at exit
             asyncio.run(_sample_all(job, sampling, servers))
     unsent = _unsent_fields(job.output)
     return {"not_sent": unsent} if unsent else {}

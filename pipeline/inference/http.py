@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -261,6 +262,8 @@ async def _error_status(response: aiohttp.ClientResponse) -> ErrorStatus:
 
 def _connection_error(error: aiohttp.ClientError, started: bool) -> Retry:
     message = _QUERY.sub("?...", str(error)) or type(error).__name__  # some messages hold the whole URL
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionError):
+        message = os.strerror(error.os_error.errno or 0).lower()  # aiohttp's repeats the address
     reason = f"no response: {message}"
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Retry("connection", reason, counts=False, refused=True)

@@ -166,7 +166,7 @@ def test_an_evaluation_whose_requests_failed_goes_on_with_those_alone(
     assert retort(tmp_path, "ingest", recipe).returncode == 0
     first = retort(tmp_path, "evaluate", recipe, "evaluate.held_out=false", *EVALUATE)
     assert first.returncode == 3
-    assert "evaluate/one/teacher-fake/generate is unfinished" in first.stderr
+    assert "evaluate/one/teacher-fake/generate is incomplete" in first.stderr
     before = server.stats()["requests"]
     done = retort(
         tmp_path, "evaluate", recipe, "evaluate.held_out=false", *EVALUATE, "evaluate.max_failed_fraction=0.2"

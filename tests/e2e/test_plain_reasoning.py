@@ -32,7 +32,7 @@ def test_kept_traces_that_give_no_example_are_refused_with_the_reason_and_the_wa
     assert f"filter: kept {PROBLEMS * SAMPLES} of {PROBLEMS * SAMPLES} traces" in filtered.stderr
     refused = retort(tmp_path, "select", recipe, "filter.rules.single_reasoning=false")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert f"of {PROBLEMS * SAMPLES} kept traces {PROBLEMS * SAMPLES} without a thought" in refused.stderr
+    assert f"of {PROBLEMS * SAMPLES} kept traces {PROBLEMS * SAMPLES} without reasoning" in refused.stderr
     assert 'select.reasoning = "none"' in refused.stderr
     assert open_run(tmp_path / "test").state("select") == "unfinished"
     done = retort(tmp_path, "select", recipe, "select.reasoning=none")  # the same run goes on
@@ -72,7 +72,7 @@ def test_a_thought_that_stands_apart_is_counted_where_it_is_not_taught(tmp_path:
     run = open_run(folder / "test")
     examples = list(run.examples)
     assert run.report("select")["reasoning_not_taught"] == len(examples) > 0
-    assert f"of {len(examples)} examples the thought is not taught" in done.stderr
+    assert f"the reasoning of {len(examples)} examples is not taught" in done.stderr
     assert not any("think" in example.messages[-1].content for example in examples)
 
 

@@ -152,19 +152,19 @@ def test_a_card_parses_and_has_no_empty_section(folder: Path, name: str) -> None
 def test_the_card_tells_the_funnel_the_filters_the_prompt_and_the_scores(run: Run, folder: Path) -> None:
     text = (folder / "README.md").read_text()
     why = run.why()
-    assert f"out of {why.traces} traces" in text
+    assert f"from {why.traces} traces" in text
     for reason, count in why.rejected.items():
         assert f"| rejected, {reason} | {count} |".replace("_", "\\_") in text
     assert f"| correct@{FILTERS['correct'].version} | defaults |" in text
     assert "You solve arithmetic problems." in text
     assert "<https://example.com/terms>" in text
-    assert "the student less base, paired by problem" in text
-    assert "Asked with temperature 0.6, top\\_p 0.95, max\\_tokens 512." in text
-    assert "None was done" in text
+    assert "the student minus base, paired by problem" in text
+    assert "Sampled with temperature 0.6, top\\_p 0.95, max\\_tokens 512." in text
+    assert "The examples were not compared with an evaluation set." in text
     assert "top\\_k | 20" in text
     training = (folder / "student" / "README.md").read_text()
     assert "| lora.rank | 16 |" in training
-    assert "| online.teachers.0.model | big |" in training
+    assert "| logit\\_kd.teachers.0.model | big |" in training
     assert "| last\\_loss | 0.5 |" in training
 
 

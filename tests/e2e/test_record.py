@@ -106,7 +106,7 @@ def test_run_says_what_each_stage_came_to_that_nothing_is_trained_and_what_is_ne
     assert f"ingest: {len(run.problems)} problems: " in said
     assert f"select: {funnel['kept']} kept traces = " in said
     progress = usage.read_attempts(run.path / "generate")[-1].line
-    assert re.search(r"kept \d+ % \(\d+ judged\)", progress)
+    assert re.search(r"kept \d+ % \(\d+ filtered\)", progress)
     assert said.count("next:") == 1
     assert said.splitlines()[-1] == f"next: retort --runs {done} report test"
 

@@ -185,7 +185,7 @@ def test_log_probabilities_of_the_wrong_form_fail_the_request(part: Any) -> None
 
 
 def test_the_fake_server_gives_them_like_vllm(fake_server: StartFakeServer) -> None:
-    server = fake_server("--right=1", "--malformed=0", "--truncated=0")
+    server = fake_server("--correct=1", "--malformed=0", "--truncated=0")
     for stream in (True, False):
         got = asyncio.run(complete(server.url, logprobs=3, stream=stream))
         assert got.logprobs

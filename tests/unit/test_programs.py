@@ -102,7 +102,7 @@ def test_a_reference_may_stand_beside_the_tests_and_its_column_is_then_looked_fo
 
 @pytest.mark.parametrize("settings", [{"answer_type": "python"}, {"tests": "cases"}])
 def test_tests_and_the_type_python_are_set_together(settings):
-    with pytest.raises(ValidationError, match="set together"):
+    with pytest.raises(ValidationError, match="together with tests"):
         FileSource(kind="file", path="p.jsonl", **settings)
 
 
