@@ -60,7 +60,8 @@ class Endpoint(RecipeTable):
     continue_by: NotIdentity[
         Literal["continue_final_message", "completions", "prefix", "reasoning_content"]
     ] = "continue_final_message"
-    """How the server is asked to continue a truncated response; docs/servers.md compares the ways."""
+    """How the server is asked to continue a truncated response; docs/servers.md compares the ways, and says
+    which chat templates cannot continue one."""
 
     @model_validator(mode="after")
     def _either_served_or_reached(self) -> Endpoint:

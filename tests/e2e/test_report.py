@@ -17,7 +17,7 @@ from pipeline.engine.store import Output
 from pipeline.rows import Score, Step, Trace
 from tests.conftest import FakeServer
 from tests.e2e.runs import retort, write_recipe
-from tests.unit.test_report import HOSTILE, score
+from tests.unit.pipeline.report.test_report import HOSTILE, score
 
 MACROS = "\\def\\a{\\b\\b}\\def\\b{\\c\\c}\\def\\c{\\d\\d}\\def\\d{\\a}\\a"
 THOUGHT = f"{HOSTILE} then $\\frac{{3}}{{4}}$ and $${'{' * 1400}$$ and $${MACROS}$$ the needle"

@@ -128,3 +128,9 @@ def test_the_top_level_is_what_the_owner_fixed() -> None:
     top = {line.split("/")[0] for line in tracked.splitlines() if not line.startswith(".")}
     ours = {"pipeline", "prompts", "filters", "tests", "data", "docs"}
     assert top == ours | {"pyproject.toml", "README.md", "LICENSE", "run.sh"}
+
+
+def test_tests_mirror_the_tree() -> None:
+    unit = ROOT / "tests" / "unit"
+    for path in unit.rglob("test_*.py"):
+        assert (ROOT / path.parent.relative_to(unit)).is_dir(), path

@@ -1,0 +1,115 @@
+"""Tests of programs in a source's column: the forms that are read, and why a row is bad."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from filters.sandbox.python_tests import run_tests
+from pipeline.config.sources import FileSource
+from pipeline.ingest.files import BadRow
+from pipeline.ingest.sources import check
+from tests.unit.pipeline.ingest.test_sources import bad, everything, file, problems, write_parquet
+
+SUM = [{"input": "2 3", "output": "5"}, {"input": "", "output": "0"}]
+PROGRAM = "import sys\nprint(sum(map(int, sys.stdin.read().split())))"
+FUNCTION = "def total(*numbers):\n    return sum(numbers)"
+ASSERTS = ["assert total(2, 3) == 5", "assert total() == 0"]
+
+
+def source(folder, tests, **settings):
+    row = {"question": "Write a program that adds.", "cases": tests}
+    return file(folder / "p.jsonl", json.dumps(row) + "\n", answer_type="python", tests="cases", **settings)
+
+
+@pytest.mark.parametrize(
+    ("tests", "program"),
+    [
+        (ASSERTS, FUNCTION),
+        (json.dumps(ASSERTS), FUNCTION),
+        ({"asserts": ASSERTS, "setup": "import math"}, FUNCTION),
+        (SUM, PROGRAM),
+        (json.dumps(SUM), PROGRAM),
+        ({"tests": SUM}, PROGRAM),
+        ({"inputs": ["2 3", ""], "outputs": ["5", "0"]}, PROGRAM),
+        (json.dumps({"inputs": ["2 3", ""], "outputs": ["5\n", "0\n"]}), PROGRAM),
+        ({"inputs": [["2", "3"], []], "outputs": [["5"], ["0"]]}, PROGRAM),
+        ({"input": ["2 3", ""], "output": ["5", "0"]}, PROGRAM),
+        ([{"input": 5, "output": 5.0, "type": "stdin_stdout"}], PROGRAM),
+    ],
+    ids=str,
+)
+def test_tests_in_every_usual_form_judge_a_program(tmp_path, tests, program):
+    rows = source(tmp_path, tests)
+    check(rows)
+    (problem,) = problems(rows)
+    assert (problem.answer_type, problem.reference) == ("python", None)
+    assert run_tests(program, problem.metadata, seconds=2).outcome == "passed"
+    assert run_tests("total = print", problem.metadata, seconds=2).outcome == "failed"
+
+
+def test_tests_are_read_from_parquet_and_inside_another_column(tmp_path):
+    row = {"question": "Write total.", "test": {"list": ASSERTS, "pairs": SUM}}
+    for column, key in (("test.list", "asserts"), ("test.pairs", "tests")):
+        rows = write_parquet(tmp_path / "p.parquet", [row])
+        rows = FileSource(kind="file", path=rows.path, answer_type="python", tests=column)
+        check(rows)
+        assert list(json.loads(problems(rows)[0].metadata)) == [key]
+
+
+@pytest.mark.parametrize(
+    ("tests", "why"),
+    [
+        (None, "no tests"),
+        ("", "no tests"),
+        ([], "no tests"),
+        ({"inputs": [], "outputs": []}, "no tests"),
+        (3, "not a list of assertions"),
+        ({"a": 1}, "there is no inputs"),
+        ([ASSERTS[0], SUM[0]], "not a list of assertions"),
+        (ASSERTS[0], "a text that is not JSON: Expecting value at character 1"),
+        (["total(2, 3)"], "assert 1 asserts nothing: 'total(2, 3)'"),
+        ([ASSERTS[0], "assert total("], "assert 2 is not Python"),
+        ({"asserts": ASSERTS, "setup": "import ("}, "setup is not Python"),
+        ({"tests": [{"input": "2"}]}, "tests.0.output: Field required"),
+        ([{"input": "2"}], "test 1 has no output"),
+        ([{"input": {"a": 2}, "output": "2"}], "the input of test 1 is a dict, not a text"),
+        ({"inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs and 2 outputs"),
+        ({"inputs": [[1]], "outputs": [[1]], "fn_name": "total"}, "fn_name = 'total'"),
+        ([{"input": "1", "output": "1", "testtype": "functional"}], "testtype = 'functional'"),
+    ],
+    ids=str,
+)
+def test_a_program_without_tests_that_can_be_run_is_a_bad_row(tmp_path, tests, why):
+    (found,) = bad(source(tmp_path, tests))
+    assert found.startswith("p.jsonl:1: ")
+    assert why in found
+
+
+def test_text_that_no_later_step_can_take_is_a_bad_row(tmp_path):
+    found = everything(source(tmp_path, [{"input": "\ud800", "output": "x"}]))
+    assert isinstance(found[0], BadRow)
+    deep = '{"question": "q", "cases": ' + "[" * 900 + "]" * 900 + "}"
+    rows = file(tmp_path / "d.jsonl", deep, answer_type="python", tests="cases")
+    assert isinstance(everything(rows)[0], BadRow)
+
+
+def test_a_reference_may_stand_beside_the_tests_and_its_column_is_then_looked_for(tmp_path):
+    line = json.dumps({"question": "q", "code": FUNCTION, "cases": ASSERTS})
+    rows = file(tmp_path / "p.jsonl", line, answer_type="python", tests="cases", reference="code")
+    assert problems(rows)[0].reference == FUNCTION
+
+
+@pytest.mark.parametrize("settings", [{"answer_type": "python"}, {"tests": "cases"}])
+def test_tests_and_the_type_python_are_set_together(settings):
+    with pytest.raises(ValidationError, match="together with tests"):
+        FileSource(kind="file", path="p.jsonl", **settings)
+
+
+def test_a_reference_that_is_data_becomes_json_where_json_is_asked_for(tmp_path):
+    line = '{"question": "q", "answer": {"a": [1, 0.10, null, true, "é"]}}'
+    rows = file(tmp_path / "p.jsonl", line, answer_type="json")
+    assert json.loads(problems(rows)[0].reference) == {"a": [1, 0.1, None, True, "é"]}
+    assert "0.10" in problems(rows)[0].reference
+    assert "an object, not a text" in bad(file(tmp_path / "m.jsonl", line))[0]
+    assert "not JSON" in bad(file(tmp_path / "n.jsonl", line.replace("null", "NaN"), answer_type="json"))[0]
