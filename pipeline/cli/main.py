@@ -14,38 +14,13 @@ import click
 
 from pipeline import __version__
 from pipeline.cli import inspect, shell_completion
+from pipeline.cli.sections import SECTIONS, STAGE_NAMES, Sections
 from pipeline.engine.progress import say
 from pipeline.errors import Stopped, UserError, of_system
 
 if TYPE_CHECKING:
     from pipeline.config import Recipe
 
-# Every command with its short help (at most 40 characters), in the order of --help.
-SECTIONS = {
-    "Stages": {
-        "check": "Look for what the recipe needs",
-        "run": "Run all stages",
-        "ingest": "Read and split the problems",
-        "generate": "Sample traces from the teacher",
-        "filter": "Apply the filters to every trace",
-        "select": "Make training examples of kept traces",
-        "train": "Fine-tune the student",
-        "evaluate": "Score base, student and teacher",
-    },
-    "Look": {
-        "status": "Show the progress of runs",
-        "why": "Show why traces were rejected",
-        "show": "Print traces and other rows",
-        "diff": "Compare two runs",
-        "verify": "Grade an answer, or a file of answers",
-    },
-    "Share": {
-        "report": "Write a run as one HTML file",
-        "publish": "Write or upload data set and student",
-        "completion": "Print the shell's completion script",
-    },
-}
-STAGE_NAMES = list(SECTIONS["Stages"])[2:]
 ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # graded from two texts alone
 EXIT_CODES = (
     "Exit codes: 0 done; 2 a mistake to correct, told in one line; 3 some items failed, run the same command "
@@ -53,25 +28,12 @@ EXIT_CODES = (
 )
 
 
-class _Sections(click.Group):
-    """A group whose help lists the commands in sections."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return [name for commands in SECTIONS.values() for name in commands]
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        width = max(map(len, self.list_commands(context)))
-        for title, commands in SECTIONS.items():
-            with formatter.section(title):
-                formatter.write_dl([(f"{name:{width}}", short) for name, short in commands.items()])
-
-
 _recipe = click.argument("recipe", type=click.Path(path_type=Path), shell_complete=shell_completion.recipes)
 _overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
 @click.group(
-    cls=_Sections,
+    cls=Sections,
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli.main import SECTIONS, cli
+from pipeline.cli.main import cli
+from pipeline.cli.sections import SECTIONS
 from pipeline.errors import UserError
 from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
 

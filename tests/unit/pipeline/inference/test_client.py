@@ -38,7 +38,7 @@ SOON = {"Retry-After": "0.01"}
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between tries as ever, but of 0.05 s at most."""
-    monkeypatch.setattr("pipeline.inference.rate_limit.MAX_BACKOFF", 0.05)
+    monkeypatch.setattr("pipeline.inference.retry.MAX_BACKOFF", 0.05)
 
 
 def requests(*answers: Any, fails: type[Exception] | None = None, **settings: Any) -> int:

@@ -183,7 +183,7 @@ def test_a_redirect_of_the_list_is_followed_on_the_same_host_alone(status: int) 
 
 
 def test_a_list_that_fails_for_a_moment_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.inference.rate_limit.MAX_BACKOFF", 0.01)
+    monkeypatch.setattr("pipeline.inference.retry.MAX_BACKOFF", 0.01)
     asked = 0
 
     async def ask() -> None:

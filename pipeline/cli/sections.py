@@ -1,0 +1,43 @@
+"""The commands by section, with their short helps, as `retort --help` lists them."""
+
+import click
+
+# Every command with its short help (at most 40 characters), in the order of --help.
+SECTIONS = {
+    "Stages": {
+        "check": "Look for what the recipe needs",
+        "run": "Run all stages",
+        "ingest": "Read and split the problems",
+        "generate": "Sample traces from the teacher",
+        "filter": "Apply the filters to every trace",
+        "select": "Make training examples of kept traces",
+        "train": "Fine-tune the student",
+        "evaluate": "Score base, student and teacher",
+    },
+    "Look": {
+        "status": "Show the progress of runs",
+        "why": "Show why traces were rejected",
+        "show": "Print traces and other rows",
+        "diff": "Compare two runs",
+        "verify": "Grade an answer, or a file of answers",
+    },
+    "Share": {
+        "report": "Write a run as one HTML file",
+        "publish": "Write or upload data set and student",
+        "completion": "Print the shell's completion script",
+    },
+}
+STAGE_NAMES = list(SECTIONS["Stages"])[2:]
+
+
+class Sections(click.Group):
+    """A group whose help lists the commands in sections."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [name for commands in SECTIONS.values() for name in commands]
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.list_commands(context)))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", short) for name, short in commands.items()])
