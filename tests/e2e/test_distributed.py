@@ -154,8 +154,8 @@ dist.init_process_group = with_timeout
 from pipeline.train.trainer.launch import main
 sys.exit(main(sys.argv[1]))
 """
-# About a second to render each dialogue.
-SLOW = "{% for _ in range(12000 if messages[1:] else 0) %}{% for _ in range(1000) %}{% endfor %}{% endfor %}"
+# Two seconds or more to render each dialogue.
+SLOW = "{% for _ in range(30000 if messages[1:] else 0) %}{% for _ in range(1000) %}{% endfor %}{% endfor %}"
 TIMEOUT = 20  # seconds
 
 
