@@ -67,7 +67,7 @@ def equivalence(path: Path) -> None:
         )
         print(
             f"  {name:12} {1 - errors.total() / len(rows):7.2%} right, {errors[True, False]} false yes, "
-            f"{errors[False, True]} missed, {verdicts.count('unknown')} cannot tell, "
+            f"{errors[False, True]} missed, {verdicts.count('undecided')} undecided, "
             f"{len(rows) / seconds:,.0f} pairs/s"
         )
     start = time.perf_counter()
