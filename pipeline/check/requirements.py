@@ -40,8 +40,8 @@ EXAMPLE = Question(question="What is 3 + 2?", reference="5", answer_type="number
 def require(recipe: Recipe, run_dir: Path) -> None:
     """Raises UserError, one line, if something that the run needs is missing."""
     # Mistakes in the recipe itself are reported first, before any server or model is read.
-    missing = [each for each in _settings(recipe, run_dir) if each.state == "missing"]
-    missing = missing or [each for each in find(recipe, run_dir) if each.state == "missing"]
+    settings = _settings(recipe, run_dir)
+    missing = _missing(settings) or _missing(_with_the_rest(settings, recipe, run_dir, to=None))
     if missing:
         more = f" (and {len(missing) - 1} more: `retort check RECIPE` lists them)" if missing[1:] else ""
         raise UserError(missing[0].detail + more)
@@ -49,10 +49,15 @@ def require(recipe: Recipe, run_dir: Path) -> None:
 
 def find(recipe: Recipe, run_dir: Path, to: str | None = None) -> list[Requirement]:
     """Returns what the unfinished stages need, in their order, and what publishing to `to` needs."""
-    found = _settings(recipe, run_dir)
+    return _with_the_rest(_settings(recipe, run_dir), recipe, run_dir, to)
+
+
+def _with_the_rest(
+    settings: list[Requirement], recipe: Recipe, run_dir: Path, to: str | None
+) -> list[Requirement]:
     # A stage with wrong settings may name the wrong models, so these are not looked up.
-    right = [each.stage for each in found if each.state == "ok"]
-    found += _endpoints(recipe, right)
+    right = [each.stage for each in settings if each.state == "ok"]
+    found = [*settings, *_endpoints(recipe, right)]
     found += _models(recipe, run_dir, right)
     charts = _checked("report", "charts", report.check)  # only reported: a run can finish without charts
     found.append(charts if charts.state == "ok" else replace(charts, state="unknown"))
@@ -64,6 +69,10 @@ def find(recipe: Recipe, run_dir: Path, to: str | None = None) -> list[Requireme
         key = (each.detail,) if each.state == "missing" else (each.stage, each.what, each.detail)
         unique.setdefault(key, each)
     return list(unique.values())
+
+
+def _missing(found: list[Requirement]) -> list[Requirement]:
+    return [each for each in found if each.state == "missing"]
 
 
 def _settings(recipe: Recipe, run_dir: Path) -> list[Requirement]:
@@ -83,7 +92,7 @@ def print_table(found: list[Requirement]) -> None:
         print("  ".join([*(f"{text:{width}}" for text, width in columns), each.detail]))
     gpus = hardware.gpus()
     has = f"{len(gpus)} x {gpus[0].name}" if gpus else "GPUs unknown" if hardware.has_gpu() else "no GPU"
-    missing = sum(each.state == "missing" for each in found)
+    missing = len(_missing(found))
     print(f"{missing} missing on this machine ({has}, {hardware.main_memory() / GB:.0f} GB of main memory)")
 
 
