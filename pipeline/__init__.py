@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.inspect.run import Run, open_run
     from pipeline.rows import Example, Problem, Score, Trace, Verdict
+    from pipeline.run_stages import run_recipe, run_stage
 
 __version__ = "0.1.0"
-__all__ = ["Example", "Problem", "Run", "Score", "Trace", "Verdict", "open_run"]
+_MODULES = {
+    **dict.fromkeys(("Example", "Problem", "Score", "Trace", "Verdict"), "pipeline.rows"),
+    **dict.fromkeys(("Run", "open_run"), "pipeline.inspect.run"),
+    **dict.fromkeys(("run_recipe", "run_stage"), "pipeline.run_stages"),
+}
+__all__ = ["Example", "Problem", "Run", "Score", "Trace", "Verdict", "open_run", "run_recipe", "run_stage"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
-    module = "pipeline.inspect.run" if name in ("Run", "open_run") else "pipeline.rows"
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

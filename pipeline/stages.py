@@ -24,4 +24,4 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
     if recipe.student is not None:
         return STAGES
     stages = {name: stage for name, stage in STAGES.items() if name != "train"}
-    return stages | {"evaluate": replace(EVALUATE, reads=("ingest",))}
+    return stages | {"evaluate": replace(EVALUATE, reads=(INGEST,))}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline import open_run
 from pipeline.config.load import load_recipe
+from pipeline.engine.execute import DONE, execute
 from pipeline.engine.manifest import Manifest
-from pipeline.engine.stage import DONE, execute
 from pipeline.engine.store import Output
 from pipeline.inspect.run import Run
 from pipeline.rows import Score, Step
@@ -38,7 +38,7 @@ def make(folder: Path, stated: str = STATED) -> Run:
         wanted = ("select.per_problem=2", "select.validation=0.3")
         given = load_recipe(recipe, wanted)
         for stage in NAMES:
-            assert execute(STAGES[stage], STAGES, given, folder / "test") == DONE
+            assert execute(STAGES[stage], given, folder / "test") == DONE
     finally:
         server.stop()
     return open_run(folder / "test")

@@ -45,7 +45,7 @@ _UNJUDGED = {"verdicts": (), "outcome": "unfiltered", "reason": ""}
 def _write(folder: Path, row: type[Row], shards: list[list[Row]], settings: dict[str, object]) -> None:
     output = Output(folder, row)
     names = tuple(f"shard-{i:05d}" for i in range(len(shards)))
-    output.claim(Manifest(stage=folder.name, version=1, settings=settings, inputs={}, shards=names))
+    output.save(Manifest(stage=folder.name, version=1, settings=settings, inputs={}, shards=names))
     for name, rows in zip(names, shards, strict=True):
         output.write(name, rows)
     judged = folder.name == "filter"

@@ -10,7 +10,8 @@ from pipeline.config.training import Train
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import Job
 from pipeline.engine.store import Output
-from pipeline.rows import Example, Message, Step, Trace, arrow_schema
+from pipeline.filter.stage import FILTER
+from pipeline.rows import Example, Message, Trace, arrow_schema
 from pipeline.select.stage import SELECT
 from pipeline.train.job import TrainJob
 from pipeline.train.stage import TRAIN
@@ -111,12 +112,10 @@ def job(folder: Path, model: Path | str = "", examples: tuple[Path, ...] = (), *
 def train_job(recipe: Recipe, run_dir: Path, examples: list[Example]) -> Job:
     """The job of the train stage after select has written these examples."""
     select = Output(run_dir / "select", Example)
-    select.claim(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
+    select.save(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
     select.write("shard-00000", examples)
     select.finish()
     filtered = Output(run_dir / "filter", Trace)
-    filtered.claim(Manifest(stage="filter", version=1, settings={}, inputs={}))
+    filtered.save(Manifest(stage="filter", version=FILTER.version, settings={}, inputs={}))
     filtered.finish()  # no shards: the objective reads no traces
-    return Job(
-        TRAIN, recipe, run_dir, Output(run_dir / "train", Step), {"select": select, "filter": filtered}
-    )
+    return Job(TRAIN, recipe, run_dir)

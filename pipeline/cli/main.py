@@ -14,7 +14,8 @@ import click
 
 from pipeline import __version__
 from pipeline.cli import inspect, shell_completion
-from pipeline.cli.sections import SECTIONS, STAGE_NAMES, Sections
+from pipeline.cli.sections import DIVIDED, SECTIONS, STAGE_NAMES, Sections
+from pipeline.engine.options import Options
 from pipeline.engine.progress import say
 from pipeline.errors import Stopped, UserError, of_system
 
@@ -56,14 +57,45 @@ def cli(context: click.Context, runs: Path) -> None:
     context.obj = runs
 
 
+def _part(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Reads "3/100": the shards 3, 103, 203 and so on."""
+    if text is None:
+        return None
+    first, _slash, step = text.partition("/")
+    if not (first.isdecimal() and step.isdecimal() and int(first) < int(step)):
+        raise UserError(f"--part {text}: write the number of this part, from 0, and how many there are: 0/8")
+    return int(first), int(step)
+
+
+_partial = click.option(
+    "--partial", is_flag=True, help="Work on what an unfinished stage has; a later command completes it."
+)
+_again = click.option(
+    "--again", is_flag=True, help="Make again what contradicting settings made; RUN/previous keeps it."
+)
+
+
 def _stage_command(name: str) -> click.Command:
     @_recipe
     @_overrides
+    @_partial
+    @_again
     @click.pass_obj
-    def command(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
-        return _execute((name,), runs, _load(recipe, overrides), (str(recipe), *overrides))
+    def command(
+        runs: Path,
+        recipe: Path,
+        overrides: tuple[str, ...],
+        partial: bool,
+        again: bool,
+        part: tuple[int, int] | None = None,
+    ) -> int:
+        options = Options(partial, again, part)
+        return _execute((name,), runs, _load(recipe, overrides), options, (str(recipe), *overrides))
 
     text = f"{SECTIONS['Stages'][name]}. The same command resumes the stage, or retries what failed."
+    if name in DIVIDED:
+        part = "Do every N-th shard only, from the I-th (from 0): for array jobs."
+        command = click.option("--part", callback=_part, metavar="I/N", help=part)(command)
     return click.command(name, help=text)(command)
 
 
@@ -77,9 +109,18 @@ def _stage_command(name: str) -> click.Command:
 @click.option("--question", metavar="COLUMN", help="Column with the questions.  [default: question]")
 @click.option("--answer", metavar="COLUMN", help="Column with the reference answers.  [default: answer]")
 @click.option("--answer-type", metavar="TYPE", help="How answers are compared.  [default: math]")
+@_partial
+@_again
 @click.pass_obj
 def evaluate(
-    runs: Path, /, words: tuple[str, ...], model: str | None, problems: str | None, **given: str | None
+    runs: Path,
+    /,
+    words: tuple[str, ...],
+    model: str | None,
+    problems: str | None,
+    partial: bool,
+    again: bool,
+    **given: str | None,
 ) -> int:
     """Compare base student, trained student and teacher of RECIPE, or score --model alone on --problems.
 
@@ -88,21 +129,24 @@ def evaluate(
     prompt. KEY=VALUE changes that, e.g. evaluate.samples=16 evaluate.max_tokens=32768
     teacher.vllm.max_model_len=40960.
     """
+    options = Options(partial, again)
     if model and problems and all("=" in word for word in words):
         from pipeline.evaluate.single_model import single_model_recipe
 
         recipe = single_model_recipe(model, problems, **given, overrides=words)
-        return _execute(("ingest", "evaluate"), runs, recipe)
+        return _execute(("ingest", "evaluate"), runs, recipe, options)
     if model or problems or any(given.values()) or not words:
         raise UserError("evaluate takes a RECIPE, or --model and --problems without one")
-    return _execute(("evaluate",), runs, _load(Path(words[0]), words[1:]), words)
+    return _execute(("evaluate",), runs, _load(Path(words[0]), words[1:]), options, words)
 
 
 @cli.command()
 @_recipe
 @_overrides
+@_partial
+@_again
 @click.pass_obj
-def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
+def run(runs: Path, recipe: Path, overrides: tuple[str, ...], partial: bool, again: bool) -> int:
     """Run or resume all stages and print the scores.
 
     Starts only if everything that the stages need is there, as `retort check` finds it. Without a [student]
@@ -111,7 +155,8 @@ def run(runs: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
     from pipeline.stages import stages_of
 
     loaded = _load(recipe, overrides)
-    return _execute(tuple(stages_of(loaded)), runs, loaded, (str(recipe), *overrides), whole=True)
+    options, words = Options(partial, again), (str(recipe), *overrides)
+    return _execute(tuple(stages_of(loaded)), runs, loaded, options, words, whole=True)
 
 
 @cli.command()
@@ -200,40 +245,28 @@ def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
 
 
 def _execute(
-    names: Sequence[str], runs: Path, recipe: Recipe, words: Sequence[str] = (), whole: bool = False
+    names: Sequence[str],
+    runs: Path,
+    recipe: Recipe,
+    options: Options,
+    words: Sequence[str] = (),
+    whole: bool = False,
 ) -> int:
-    """Runs stages and prints the next command; returns the exit code of the first unfinished stage.
+    """Runs stages and prints the next command; returns the exit code of the last one.
 
-    All stages are checked before the first one writes; with `whole`, everything that they need is checked.
     `words` are the arguments on the command line, for the command of the next stage.
     """
     from pipeline.config.load import redacted_override
-    from pipeline.engine.stage import DONE, check_settings, execute
-    from pipeline.inspect import score_table, stage_summary
-    from pipeline.stages import STAGES, stages_of
+    from pipeline.engine.execute import DONE
+    from pipeline.inspect import stage_summary
+    from pipeline.run_stages import execute_all
+    from pipeline.stages import stages_of
 
-    wanted, folder = stages_of(recipe), runs / recipe.run
-    stages = STAGES | wanted
-    if whole:
-        from pipeline.check import requirements
-
-        requirements.require(recipe, folder)
-    else:
-        for name in names:
-            stages[name].check(recipe)
-    for name in names:
-        check_settings(stages[name], recipe, folder)
-    for name in names:
-        if name == "evaluate" and "select" in names and recipe.student is None:
-            say("train: skipped, the recipe has no [student]; evaluate scores the teachers alone")
-        code = execute(stages[name], stages, recipe, folder)
+    for _, code in execute_all(recipe, names, runs, options, whole):
         if code != DONE:
             return code
-        for line in stage_summary.lines(inspect.open_named(runs, folder), name):
-            say(line)
-    if "evaluate" in names:
-        score_table.print_table(inspect.open_named(runs, folder))
-    following = list(wanted)[list(wanted).index(names[-1]) + 1 :]
+    wanted = list(stages_of(recipe))
+    following = wanted[wanted.index(names[-1]) + 1 :]
     again = (*words[:1], *map(redacted_override, words[1:]))
     say(stage_summary.next_command(runs, (following[0], *again) if following else ("report", recipe.run)))
     return DONE

@@ -28,6 +28,7 @@ SECTIONS = {
     },
 }
 STAGE_NAMES = list(SECTIONS["Stages"])[2:]
+DIVIDED = ("generate", "filter", "select")  # stages whose shards several commands can share
 
 
 class Sections(click.Group):

@@ -10,12 +10,22 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.base import Name, RecipeTable
+from pipeline.config.base import Name, NotIdentity, RecipeTable
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
 from pipeline.config.sources import Ingest, free_text_source
 from pipeline.config.traces import Filter, Generate, Select
 from pipeline.config.training import Train
+
+# The stage that each table of the recipe belongs to. recipe.json keeps a table as its stage was made.
+TABLES = {
+    "ingest": ("ingest", "seed"),
+    "generate": ("generate", "teacher"),
+    "filter": ("filter", "judge"),
+    "select": ("select",),
+    "train": ("train", "student"),
+    "evaluate": ("evaluate",),
+}
 
 
 def _as_array(tables: Any) -> Any:
@@ -26,6 +36,9 @@ def _as_array(tables: Any) -> Any:
 class Recipe(RecipeTable):
     run: Name
     """Name of the run. Its folder is data/runs/NAME, or NAME in the folder that `--runs` gives."""
+    reuse: NotIdentity[Name | None] = None
+    """Name of another run in the same folder. Traces of it that are valid here are taken over, not paid
+    again: those of the same model, prompt and sampling settings. Default: none."""
     seed: int = 0
     """Seed of the samples, the split into examples for training and validation, and the training."""
     ingest: Ingest

@@ -24,6 +24,7 @@ class Manifest(BaseModel):
     shards: tuple[ShardName, ...] | None = None  # None until they are known
     digests: dict[str, str] | None = None  # shard -> sha256 of its Parquet file
     report: dict[str, Any] = {}  # the stage's summary of its work, for people
+    partial: dict[str, int] = {}  # stage -> rows that it lacked when it was sealed with --partial
 
     @model_validator(mode="after")
     def _has_one_digest_per_shard(self) -> Self:
@@ -65,9 +66,18 @@ def _hash(value: Any) -> str:
 
 
 def difference(found: Manifest, wanted: Manifest) -> str:
-    """The first setting that differs, as `temperature: 0.6 -> 0.9`, and how many others do."""
-    old, new = (flat({**m.settings, "input": m.inputs}) for m in (found, wanted))
-    keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    """The first setting that differs, as `temperature: 0.6 -> 0.9`, or else the inputs that do."""
+    before, now = ({"version": m.version, **m.settings} for m in (found, wanted))
+    changed = [name for name, id in wanted.inputs.items() if found.inputs.get(name) != id]
+    return settings_difference(before, now) or (f"{' and '.join(changed)} changed" if changed else "")
+
+
+def settings_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first setting that differs and how many others do; "" if none does."""
+    old, new = flat(before), flat(now)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if not keys:
+        return ""
     first = f"{keys[0]}: {shown(old.get(keys[0]))} -> {shown(new.get(keys[0]))}"
     return first + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else "")
 

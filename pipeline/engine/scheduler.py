@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.engine import sealed_file
 from pipeline.engine.progress import Progress, say
-from pipeline.engine.shard import Shard, done_line, failed_line
+from pipeline.engine.shard import MISSING, Shard, done_line, failed_line
 from pipeline.errors import Stopped, UserError, WorkItemFailed
 from pipeline.rows import Row
 
@@ -59,7 +59,9 @@ class Plan:
         self.counted = frozenset(self.done)
 
     def seal(self) -> None:
-        self.shard.seal([key for key in self.order if key in self.done])
+        """Seals the shard; if items are still open, with their number."""
+        missing = {MISSING: self.remaining} if self.remaining else {}
+        self.shard.seal([key for key in self.order if key in self.done], missing)
 
 
 ShardPlans = Iterable[tuple[Shard, Callable[[], Plan]]]

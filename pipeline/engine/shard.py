@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic_core import from_json
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 GROUP_ROWS, GROUP_BYTES = 256, 64 * 2**20  # limits of a Parquet row group
 BATCH_ROWS = 16  # rows converted to Arrow at once: a long trace takes many times its size as Python objects
+
+MISSING = "missing"  # a sealed shard's count of the rows that it lacks, if it was sealed with --partial
 
 
 @dataclass
@@ -77,6 +81,11 @@ class Shard:
         for batch in self.batches(leave_out=set(self.row.model_fields) - set(names)):
             yield from batch.to_pylist()
 
+    def values(self, *names: str) -> list[tuple[Any, ...]]:
+        """These columns of every row, of an open shard too."""
+        rows = self.records(names) if self.sealed else self.read_journal(names).rows.values()
+        return [tuple(row[name] for name in names) for row in rows]
+
     def column(self, name: str) -> list[Any]:
         """Reads one column of a sealed shard."""
         with sealed_file.opened(self.path, [name]) as file:
@@ -93,8 +102,15 @@ class Shard:
 
     def sealed_lineage(self) -> Any:
         """The lineage stored in the sealed file: the stage, version, settings and inputs that made it."""
+        return self._metadata(b"retort")
+
+    def report(self) -> Counter[str]:
+        """The counts that the sealed file carries, such as how many rows it lacks."""
+        return Counter(self._metadata(b"retort.report") or {})
+
+    def _metadata(self, key: bytes) -> Any:
         with sealed_file.opened(self.path, ()) as file:
-            return json.loads((file.schema_arrow.metadata or {}).get(b"retort", b"null"))
+            return json.loads((file.schema_arrow.metadata or {}).get(key, b"null"))
 
     def read_journal(self, fields: Sequence[str] = ()) -> JournalContents:
         """Reads the journal, keeping these fields of each row. The last row with a key replaces earlier ones.
@@ -111,9 +127,10 @@ class Shard:
                 contents.failed[key] = entry["failed"]
         return contents
 
-    def journal_rows(self, keys: Collection[str]) -> Iterator[Any]:
-        """The rows of the journal with these keys, complete."""
-        rows = {e["key"]: e["row"] for _, e in self._entries() if "row" in e and e["key"] in keys}
+    def journal_rows(self, keys: Collection[str] | None = None) -> Iterator[Any]:
+        """The rows of the journal with these keys (default: all), complete."""
+        entries = (e for _, e in self._entries() if "row" in e)
+        rows = {e["key"]: e["row"] for e in entries if keys is None or e["key"] in keys}
         yield from map(self.row.model_validate, rows.values())
 
     def repair(self) -> int:
@@ -133,7 +150,7 @@ class Shard:
         """Appends lines made by `done_line` and `failed_line`; they are on disk when this returns."""
         atomic_files.append(self.journal, b"".join(lines))
 
-    def seal(self, order: Sequence[str]) -> None:
+    def seal(self, order: Sequence[str], report: Mapping[str, int] = MappingProxyType({})) -> None:
         """Turns the journal into Parquet, with the rows in the order of these keys.
 
         Raises Stopped when a row was damaged in the meantime.
@@ -141,15 +158,23 @@ class Shard:
         offsets = {entry["key"]: offset for offset, entry in self._entries() if "row" in entry}
         if missing := sum(key not in offsets for key in order):
             raise Stopped(f"{self.journal}: {missing} rows were damaged; run the command again to redo them")
-        self.write(self._rows_at([offsets[key] for key in order]))
+        self.write(self._rows_at([offsets[key] for key in order]), report)
 
-    def write(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Seals the shard with these rows. A shard that another process has sealed by then stays as it is."""
-        self.write_groups(_row_groups(rows, arrow_schema(self.row)))
+    def write(self, rows: Iterable[dict[str, Any]], report: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Seals the shard with these rows, and with counts for the stage's report.
 
-    def write_groups(self, groups: Iterable[pa.Table]) -> None:
+        A shard that another process has sealed by then stays as it is.
+        """
+        self.write_groups(_row_groups(rows, arrow_schema(self.row)), report)
+
+    def write_groups(
+        self, groups: Iterable[pa.Table], report: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         """Seals the shard with these tables, one row group each."""
-        schema = arrow_schema(self.row).with_metadata({"retort": json.dumps(self.lineage, sort_keys=True)})
+        metadata = {"retort": json.dumps(self.lineage, sort_keys=True)}
+        if report:
+            metadata["retort.report"] = json.dumps(dict(report), sort_keys=True)
+        schema = arrow_schema(self.row).with_metadata(metadata)
         sealed_file.write(self.path, schema, groups)
         self.journal.unlink(missing_ok=True)
 

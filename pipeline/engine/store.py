@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.engine import atomic_files
-from pipeline.engine.manifest import Manifest, closing, difference, verified
+from pipeline.engine.manifest import Manifest, closing, verified
 from pipeline.engine.progress import say
 from pipeline.engine.shard import Counts, Shard
 from pipeline.errors import Stopped, UserError
@@ -48,53 +49,24 @@ class Output:
         manifest = self.manifest()
         return manifest is not None and manifest.digests is not None and all(s.sealed for s in self.shards())
 
-    def claim(self, manifest: Manifest, overwrite: bool = False) -> None:
-        """Claims the folder for this work.
-
-        Raises UserError, naming the first difference, if it holds output of other settings; a folder without
-        any output is free. `overwrite` deletes the shards of other settings instead; subfolders stay.
-        """
-        found = self.manifest()
-        if found is not None and found.identity == manifest.identity:
-            return
-        if overwrite:
-            for path in self.folder.glob("*.parquet"):
-                path.unlink()
-        else:
-            self.check(manifest)
-        self._save(manifest)
-
-    def check(self, manifest: Manifest) -> None:
-        """Raises UserError if the folder holds output of other settings or of another stage version."""
-        found = self.manifest()
-        if found is None or found.identity == manifest.identity or not self._has_output():
-            return
-        self.check_version(manifest.version)
-        nested = any(self.folder.glob("*/**/manifest.json"))  # paid work that may still be valid
-        what = "its manifest.json and *.parquet (not its subfolders)" if nested else "that folder"
-        raise UserError(
-            f"{self.folder} was made with other settings: {difference(found, manifest)}; "
-            f"give the run another name (run=NAME) or delete {what} and those of later stages"
-        )
-
     def check_version(self, version: int) -> None:
         """Raises UserError if the folder was written by another version of the stage."""
         found = self.manifest()
-        if found is not None and found.version != version and self._has_output():
+        if found is not None and found.version != version and self.has_output:
             raise UserError(
                 f"{self.folder} was made by version {found.version} of the stage {found.stage}, but this "
                 f"release has version {version}: start a new run (run=NAME) or use the release that made it"
             )
 
-    def finish(self, report: dict[str, Any] | None = None) -> None:
+    def finish(self, report: dict[str, Any] | None = None, partial: dict[str, int] | None = None) -> None:
         """Marks the stage complete: the manifest with the shards' digests is the last thing written."""
         manifest = self.manifest()
-        assert manifest is not None, "finish() comes after claim()"
+        assert manifest is not None, "finish() comes after save()"
         self._remove_foreign_shards(manifest)
         names = tuple(shard.name for shard in self.shards())
         digests = {name: _digest(self.folder / f"{name}.parquet") for name in names}
-        update = {"shards": names, "digests": digests, "report": report or {}}
-        self._save(manifest.model_copy(update=update))
+        update = {"shards": names, "digests": digests, "report": report or {}, "partial": partial or {}}
+        self.save(manifest.model_copy(update=update))
 
     def _remove_foreign_shards(self, manifest: Manifest) -> None:
         """Removes shards sealed meanwhile by a process that survived an attempt with other settings."""
@@ -135,11 +107,17 @@ class Output:
             raise UserError(f"{missing[0]} is missing: restore it from a copy, or run its stage again")
         return [shard.path for shard in shards if shard.path not in missing]
 
+    def shard(self, name: str) -> Shard:
+        manifest = self.manifest()
+        return Shard(self.folder, name, self.row, manifest.lineage if manifest else {})
+
     def write(self, name: str, rows: Iterable[Row]) -> None:
         """Seals one shard without a journal, for stages whose work is cheap to repeat."""
-        manifest = self.manifest()
-        assert manifest is not None, "write() comes after claim()"
-        Shard(self.folder, name, self.row, manifest.lineage).write(row.model_dump() for row in rows)
+        self.shard(name).write(row.model_dump() for row in rows)
+
+    def report(self) -> Counter[str]:
+        """The sums of the counts that the sealed shards carry."""
+        return sum((shard.report() for shard in self.shards() if shard.sealed), Counter[str]())
 
     def rows(self) -> Iterator[Any]:
         for shard in self.shards():
@@ -150,7 +128,7 @@ class Output:
         return Counts(*(sum(getattr(c, f) for c in each) for f in ("rows", "failed", "shards", "sealed")))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, shared: bool = False) -> Iterator[None]:
         """Locks the folder against other processes; the system unlocks it however this process ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a+") as file:
@@ -177,10 +155,11 @@ class Output:
         except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def _has_output(self) -> bool:
+    @property
+    def has_output(self) -> bool:
         return any(any(self.folder.glob(p)) for p in ("*.parquet", "*.jsonl", "checkpoints/checkpoint-*"))
 
-    def _save(self, manifest: Manifest) -> None:
+    def save(self, manifest: Manifest) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         unclosed = manifest.model_dump_json(indent=2).encode().removesuffix(b"\n}")
         atomic_files.write_atomic(self.folder / "manifest.json", unclosed + closing(unclosed))

@@ -19,18 +19,20 @@ from pipeline.engine.subprocess_guard import PR_SET_PDEATHSIG, prctl
 from pipeline.errors import Stopped
 from pipeline.hardware import cores
 
+MIN_PARALLEL_ROWS = 4000  # fewer are worked on before other processes have even started
+
 T = TypeVar("T")
 
 
 def parallel_map(
-    function: Callable[..., T], shared: Any, arguments: Sequence[tuple[Any, ...]], parallel: bool
+    function: Callable[..., T], shared: Any, arguments: Sequence[tuple[Any, ...]], rows: int
 ) -> Iterator[T]:
     """Yields `function(shared, *each)` for each of the arguments, in order.
 
-    If `parallel`, uses one process per core. The first error stops the rest.
+    For more than MIN_PARALLEL_ROWS rows, uses one process per core. The first error stops the rest.
     """
     processes = min(len(cores()), len(arguments))
-    if not parallel or processes <= 1:
+    if rows <= MIN_PARALLEL_ROWS or processes <= 1:
         yield from (function(shared, *each) for each in arguments)
         return
     with ProcessPoolExecutor(

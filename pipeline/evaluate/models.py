@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint
@@ -23,11 +25,13 @@ from pipeline.generate import sampler
 from pipeline.generate import stage as generate
 from pipeline.generate.sample_plan import SampleBudget
 from pipeline.generate.sampler import Model, SamplingJob
+from pipeline.generate.valid_traces import TRACE_KEY, contradiction
 from pipeline.inference import model_files
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import stage as ingest
+from pipeline.ingest.stage import INGEST
 from pipeline.rows import Problem, Trace
-from pipeline.train.stage import model_folder
+from pipeline.train.stage import TRAIN, model_folder
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,6 @@ class EvalModel:
     """One of the compared models, on one of the sets."""
 
     set: str
-    problems: str  # the stage that holds the set's problems
     uses_judge: bool  # whether the LLM judge grades some of the answers
     role: str  # base, student, teacher or teacher-NAME
     model: str  # its name in rows
@@ -65,11 +68,11 @@ def eval_models(recipe: Recipe, run_dir: Path) -> list[EvalModel]:
     models: list[EvalModel] = []
     if table.held_out:
         uses_judge = bool(recipe.judged_source)
-        models += _of_set(recipe, run_dir, HELD_OUT, "ingest", uses_judge, prompt, teacher_prompt)
+        models += _of_set(recipe, run_dir, HELD_OUT, uses_judge, prompt, teacher_prompt)
     for given in table.sets:
         uses_judge = free_text_source(given.sources) is not None and "correct" in recipe.filter.rules
         prompts = (given.prompt or prompt, given.teacher_prompt or teacher_prompt)
-        models += _of_set(recipe, run_dir, given.name, problems_folder(given), uses_judge, *prompts)
+        models += _of_set(recipe, run_dir, given.name, uses_judge, *prompts)
     return models
 
 
@@ -77,7 +80,6 @@ def _of_set(
     recipe: Recipe,
     run_dir: Path,
     name: str,
-    problems: str,
     uses_judge: bool,
     prompt: str,
     teacher_prompt: str,
@@ -85,19 +87,12 @@ def _of_set(
     several = len(recipe.teacher) > 1
     for t in recipe.teacher:
         role = f"teacher-{model_files.label(t.display_name)}" if several else "teacher"
-        yield EvalModel(name, problems, uses_judge, role, t.display_name, t.model, t, teacher_prompt)
+        yield EvalModel(name, uses_judge, role, t.display_name, t.model, t, teacher_prompt)
     if base := recipe.student:
         model = f"{base.model} cut to {base.layers} layers" if base.layers else base.model
-        yield EvalModel(
-            name, problems, uses_judge, "base", model, base.model, base, prompt, layers=base.layers
-        )
+        yield EvalModel(name, uses_judge, "base", model, base.model, base, prompt, layers=base.layers)
         student, folder = f"{recipe.run} student", str(model_folder(run_dir))
-        yield EvalModel(name, problems, uses_judge, "student", student, folder, base, prompt, trained=True)
-
-
-def problems_folder(given: EvaluationSet) -> str:
-    """The stage that holds the problems of a set."""
-    return f"evaluate/{given.name}/problems"
+        yield EvalModel(name, uses_judge, "student", student, folder, base, prompt, trained=True)
 
 
 def problems_stage(given: EvaluationSet) -> Stage:
@@ -105,15 +100,19 @@ def problems_stage(given: EvaluationSet) -> Stage:
     held_out = tuple(source.model_copy(update={"split": "held_out"}) for source in given.sources)
     table = Ingest(sources=held_out)
     return Stage(
-        name=problems_folder(given),
+        name=f"evaluate/{given.name}/problems",
         version=ingest.INGEST.version,
         row=Problem,
-        shards_from=None,
-        reads=(),
-        settings=lambda recipe: ingest.settings(table, recipe.seed),
-        check=lambda _: None,
-        run=lambda job: ingest.run(job, table),
+        settings=partial(ingest.settings, table),
+        check=_checked_by_evaluate,
+        prepare=partial(ingest.write_problems, table),
+        report=ingest.report,
+        free=True,
     )
+
+
+def _checked_by_evaluate(recipe: Recipe) -> None:
+    """The stage `evaluate` checks the recipe for all stages nested in it."""
 
 
 def sampling_stage(
@@ -121,6 +120,7 @@ def sampling_stage(
 ) -> Stage:
     """The stage that samples a model's responses."""
     table = recipe.evaluate
+    problems = _problems_stage_of(model, recipe)
     sampling = SamplingJob(
         split="held_out",
         models=(Model(model.model, model.endpoint, reach),),
@@ -133,17 +133,31 @@ def sampling_stage(
         name=model.folder("generate"),
         version=generate.GENERATE.version,
         row=Trace,
-        shards_from=model.problems,
-        reads=(model.problems, "train") if model.trained else (model.problems,),
-        settings=lambda recipe: sampler.settings(sampling, recipe.seed),
-        check=lambda _: None,
-        run=lambda job: generate.run(job, sampling),
+        reads=(problems, TRAIN) if model.trained else (problems,),
+        shards_from=problems.name,
+        settings=partial(_sampling_settings, sampling),
+        check=_checked_by_evaluate,
+        work=partial(generate.sample, sampling),
+        report=generate.report,
+        asks_models=True,
+        contradiction=contradiction,
+        key=TRACE_KEY,
     )
 
 
-def grading_stage(model: EvalModel, recipe: Recipe) -> Stage:
-    """The stage that applies the rules to a model's responses."""
-    return rules_stage(model.folder("filter"), model.folder("generate"), rules_only(recipe), model.uses_judge)
+def _sampling_settings(sampling: SamplingJob, recipe: Recipe) -> dict[str, Any]:
+    return sampler.settings(sampling, recipe.seed)
+
+
+def _problems_stage_of(model: EvalModel, recipe: Recipe) -> Stage:
+    if model.set == HELD_OUT:
+        return INGEST
+    return next(problems_stage(given) for given in recipe.evaluate.sets if given.name == model.set)
+
+
+def grading_stage(model: EvalModel, recipe: Recipe, sampled: Stage) -> Stage:
+    """The stage that applies the rules to a model's responses, those of the stage `sampled`."""
+    return rules_stage(model.folder("filter"), sampled, rules_only(recipe), model.uses_judge)
 
 
 def rules_only(recipe: Recipe) -> Filter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,8 @@ from filters.table import check_rules
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.evaluation import HELD_OUT
+from pipeline.engine.execute import complete
+from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
@@ -34,7 +36,6 @@ from pipeline.evaluate.models import (
 )
 from pipeline.filter import llm_judge
 from pipeline.filter import stage as filtering
-from pipeline.generate.stage import GENERATE
 from pipeline.inference import endpoint, model_files
 from pipeline.inference.fingerprint import model_settings
 from pipeline.inference.vllm_server import Server
@@ -45,20 +46,29 @@ from pipeline.rows import Example, Score, Trace
 from pipeline.train.stage import TRAIN
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Reads the sets, samples and grades every model, then computes the scores."""
+def prepare(job: Job) -> None:
+    """Reads the sets, then samples and grades every model, in the stages nested in evaluate."""
     for given in job.recipe.evaluate.sets:
-        _complete(job, problems_stage(given))
-    models = eval_models(job.recipe, job.run_dir)
+        complete(problems_stage(given), job)
     by_server: dict[tuple[str, int | None, str], list[EvalModel]] = {}
-    for model in models:
+    for model in eval_models(job.recipe, job.run_dir):
         by_server.setdefault(model.server_key, []).append(model)
     for sharing in by_server.values():
         _sample_and_grade(job, sharing)
-    scores = [score for model in models for score in _scores(job, model)]
+
+
+def work(job: Job, shards: Iterable[Shard]) -> None:
+    """Writes the scores of all models to the only shard."""
+    scores = [score for model in eval_models(job.recipe, job.run_dir) for score in _scores(job, model)]
     if job.recipe.evaluate.held_out and not any(score.set == HELD_OUT for score in scores):
         raise _nothing_held_out()
-    job.output.write("scores", scores)
+    for shard in shards:
+        shard.write(score.model_dump() for score in scores)
+
+
+def report(job: Job) -> dict[str, Any]:
+    """The scores and comparisons of all sets."""
+    scores: list[Score] = list(job.output.rows())
     return {
         "table": [s.model_dump(mode="json") for s in metrics.summarise(scores)],
         "student": [c.model_dump(mode="json") for c in metrics.comparisons(scores)],
@@ -78,9 +88,9 @@ def _sample_and_grade(job: Job, sharing: list[EvalModel]) -> None:
             yield started[0]
 
         for model in sharing:
-            _complete(job, sampling_stage(model, job.recipe, reach))
+            complete(sampling_stage(model, job.recipe, reach), job)
     for model in sharing:  # after the server has stopped: the LLM judge may need its memory
-        _complete(job, grading_stage(model, job.recipe))
+        complete(grading_stage(model, job.recipe, _sampling_stage(model, job.recipe)), job)
 
 
 def _reach(model: EvalModel, job: Job) -> contextlib.AbstractContextManager[Server]:
@@ -91,13 +101,14 @@ def _reach(model: EvalModel, job: Job) -> contextlib.AbstractContextManager[Serv
 def _substages(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
     yield from (problems_stage(given) for given in recipe.evaluate.sets)
     for model in eval_models(recipe, run_dir):
-        yield sampling_stage(model, recipe, partial(_reach, model))
-        yield grading_stage(model, recipe)
+        sampled = _sampling_stage(model, recipe)
+        yield sampled
+        yield grading_stage(model, recipe, sampled)
 
 
-def _complete(job: Job, stage: Stage) -> None:
-    kinds = {"ingest": INGEST, "problems": INGEST, "generate": GENERATE, "train": TRAIN}
-    job.run_substage(stage, {name: kinds[name.rpartition("/")[2]] for name in stage.reads})
+def _sampling_stage(model: EvalModel, recipe: Recipe) -> Stage:
+    """The stage that samples a model with a server of its own."""
+    return sampling_stage(model, recipe, partial(_reach, model))
 
 
 def _scores(job: Job, model: EvalModel) -> Iterator[Score]:
@@ -129,7 +140,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
             for m in models
         },
         "seed": recipe.seed,
-        **filtering.settings(recipe, rules_only(recipe), any(m.uses_judge for m in models)),
+        **filtering.settings(rules_only(recipe), any(m.uses_judge for m in models), recipe),
     }
 
 
@@ -167,12 +178,13 @@ EVALUATE = Stage(
     name="evaluate",
     version=3,
     row=Score,
-    shards_from=None,
-    reads=("ingest", "train"),
+    reads=(INGEST, TRAIN),
+    shards=("scores",),
     settings=_settings,
     check=_check,
-    run=run,
-    recomputable=True,
-    tables=("evaluate",),
+    prepare=prepare,
+    work=work,
+    report=report,
+    free=True,
     substages=_substages,
 )

@@ -42,7 +42,6 @@ VERSIONS = {
     "duplicate_trace": 2,
 }
 _NO_QUESTION = "no question"  # the reason that `sources` gives for a row without one
-MIN_PARALLEL_ROWS = 4000  # fewer traces are filtered before other processes have even started
 _UNREAD = ("logprobs",)
 _SCORED = ("python", "reasoning_gym")  # graded without a reference, by tests or the task's scorer
 
@@ -63,7 +62,7 @@ def map_shards(
     function: Callable[..., T], context: FilterContext, shards: Sequence[tuple[Any, ...]], rows: int
 ) -> Iterator[T]:
     """Yields `function(context, *each)` for each tuple of shards, in order; in parallel for many rows."""
-    return parallel_map(function, context, shards, rows > MIN_PARALLEL_ROWS)
+    return parallel_map(function, context, shards, rows)
 
 
 def filter_shard(

@@ -6,22 +6,24 @@ failed requests. Equal texts in a shard are judged once. `judge_verdict.py` read
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import prompts
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Judge
-from pipeline.engine.scheduler import Plan, WorkItem, run_items
+from pipeline.engine.asynchronous import run_async
+from pipeline.engine.earlier_rows import EarlierRows, results, take_over
+from pipeline.engine.manifest import Manifest, settings_difference
+from pipeline.engine.scheduler import Plan, ShardPlans, WorkItem, run_items
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.filter.judge_verdict import JUDGE_FAILED, needs_judge, read_verdict, verdict_key
 from pipeline.generate.sample_plan import sampling_seed
 from pipeline.generate.sampler import EMPTY_COMPLETION
-from pipeline.generate.stage import GENERATE
 from pipeline.generate.usage import UsageLog, UsageMeter
 from pipeline.inference import endpoint, fingerprint
 from pipeline.inference.client import Client
@@ -53,26 +55,25 @@ def check(recipe: Recipe) -> None:
     endpoint.check(judge)
 
 
-def run_judge(job: Job, name: str, reads: str) -> list[Shard]:
-    """Completes the judge stage for another stage's traces and returns its shards, in the same order.
-
-    Raises Stopped when requests failed, UserError when the judge cannot be reached.
-    """
-    return job.run_substage(judge_stage(name, reads), {reads: GENERATE}).shards()
-
-
-def judge_stage(name: str, reads: str) -> Stage:
+def judge_stage(name: str, reads: Stage) -> Stage:
     """The stage that judges the traces of the stage `reads`."""
     return Stage(
         name=name,
         version=2,
         row=JudgeVerdict,
-        shards_from=reads,
         reads=(reads,),
+        shards_from=reads.name,
         settings=settings,
         check=check,
-        run=_run,
+        work=_work,
+        asks_models=True,
+        contradiction=_contradiction,
     )
+
+
+def _contradiction(found: Manifest, wanted: Manifest) -> str:
+    """Verdicts on other traces stay valid, those of another judge do not."""
+    return settings_difference(found.settings, wanted.settings)
 
 
 def _judge(recipe: Recipe) -> Judge:
@@ -80,23 +81,30 @@ def _judge(recipe: Recipe) -> Judge:
     return recipe.judge
 
 
-def _run(job: Job) -> dict[str, Any]:
+def _work(job: Job, shards: Iterable[Shard]) -> None:
+    """Judges the texts that the shards lack; with --partial seals them as they are."""
+    wanted = job.output.manifest()
+    assert wanted is not None
+    earlier = EarlierRows(
+        "id",
+        ((output, _valid) for output, found in results(job) if not _contradiction(found, wanted)),
+    )
+    plans = ((verdicts, partial(_plan, job.input_shard(verdicts), verdicts, earlier)) for verdicts in shards)
+    for verdicts, plan in plans:
+        if not job.options.partial and any(_texts_to_judge(job.input_shard(verdicts))):
+            _judge_from(job, chain([(verdicts, plan)], plans))
+            return
+        plan().seal()  # needs no server
+
+
+def _judge_from(job: Job, plans: ShardPlans) -> None:
     judge = _judge(job.recipe)
-    total = requested = 0
-    for traces, verdicts in job.shard_pairs():
-        if verdicts.sealed:
-            total += verdicts.count().rows
-        elif texts := sum(1 for _ in _texts_to_judge(traces)):
-            requested += texts
-        else:
-            verdicts.write([])  # needs no server
-    if requested:
-        with endpoint.reach(judge, judge.model, "judge", job, judge) as server:
-            asyncio.run(_judge_all(job, judge, server, total + requested))
-    return {}
+    with endpoint.reach(judge, judge.model, "judge", job, judge) as server:
+        run_async(_judge_all(job, judge, server, plans))
 
 
-async def _judge_all(job: Job, judge: Judge, server: Server, total: int) -> None:
+async def _judge_all(job: Job, judge: Judge, server: Server, plans: ShardPlans) -> None:
+    total = sum(_verdicts_expected(job, verdicts) for verdicts in job.share())
     async with endpoint.client_for(judge, server, judge.concurrency) as client:
         await client.check(job.say)
         usage = UsageLog(job.output.folder, [UsageMeter(judge.model, judge, client.stats)])
@@ -104,7 +112,7 @@ async def _judge_all(job: Job, judge: Judge, server: Server, total: int) -> None
         with job.progress(total) as progress:
             async with usage.reporting(progress, lambda: total):
                 await run_items(
-                    ((verdicts, partial(_plan, traces, verdicts)) for traces, verdicts in job.shard_pairs()),
+                    plans,
                     worker.process,
                     worker.fallback_row,
                     slots={"": judge.concurrency},
@@ -114,9 +122,21 @@ async def _judge_all(job: Job, judge: Judge, server: Server, total: int) -> None
                 )
 
 
-def _plan(traces: Shard, verdicts: Shard) -> Plan:
-    journal = verdicts.read_journal()
+def _verdicts_expected(job: Job, verdicts: Shard) -> int:
+    if verdicts.sealed:
+        return verdicts.count().rows
+    return sum(1 for _ in _texts_to_judge(job.input_shard(verdicts)))
+
+
+def _valid(row: JudgeVerdict) -> JudgeVerdict | None:
+    return row if row.error is None else None
+
+
+def _plan(traces: Shard, verdicts: Shard, earlier: EarlierRows) -> Plan:
     records = dict(_texts_to_judge(traces))
+    found = (row.model_copy(update={"trace_id": records[row.id]["id"]}) for row in earlier.of(records))
+    take_over(verdicts, found)
+    journal = verdicts.read_journal()
     items = [
         WorkItem(key, record, length=len(record["response"]), failed_before=key in journal.failed)
         for key, record in records.items()

@@ -7,7 +7,8 @@ on free-text answers are in filter/judge before any rule runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from filters.table import check_rules, with_versions
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.traces import Filter
+from pipeline.engine.execute import complete
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
+from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.filter import dedup, llm_judge
-from pipeline.filter.apply import VERSIONS, FilterContext, filter_shard, map_shards, questions_only
+from pipeline.filter.apply import VERSIONS, FilterContext, filter_shard, questions_only
 from pipeline.filter.funnel import Funnel, Rule, funnel
 from pipeline.generate.stage import GENERATE
 from pipeline.ingest import sources
@@ -29,7 +32,7 @@ NO_REASONING = "single_reasoning: no_reasoning"  # the reason given to a teacher
 MIN_TRACES = 50  # with fewer, a rule that rejects nearly all is no sign of a mistake
 
 
-def settings(recipe: Recipe, table: Filter, uses_judge: bool) -> dict[str, Any]:
+def settings(table: Filter, uses_judge: bool, recipe: Recipe) -> dict[str, Any]:
     """The rules with their parameters and versions, and the judge's settings if it is used."""
     rules = with_versions(table.rules)
     for name in ("contamination", "majority", "difficulty"):
@@ -40,46 +43,48 @@ def settings(recipe: Recipe, table: Filter, uses_judge: bool) -> dict[str, Any]:
     return {"rules": rules} | ({"judge": llm_judge.settings(recipe)} if uses_judge else {})
 
 
-def rules_stage(name: str, reads: str, table: Filter, uses_judge: bool) -> Stage:
+def rules_stage(name: str, reads: Stage, table: Filter, uses_judge: bool) -> Stage:
     """A nested stage that applies every filter but `duplicates` to the traces of the stage `reads`."""
+    judge = _judge_stage(name, reads) if uses_judge else None
     return Stage(
         name=name,
         version=3,
         row=Trace,
-        shards_from=reads,
         reads=(reads,),
-        settings=lambda recipe: settings(recipe, table, uses_judge),
+        shards_from=reads.name,
+        settings=partial(settings, table, uses_judge),
         check=_check,
-        run=lambda job: _apply_rules(job, table, uses_judge).model_dump(),
-        substages=lambda recipe, run_dir: _judge_stage(name, reads, uses_judge),
+        prepare=partial(_prepare_rules, table, judge),
+        work=_apply_rules,
+        report=report,
+        free=True,
+        substages=partial(_these, (judge,) if judge else ()),
     )
 
 
-def _judge_stage(name: str, reads: str, uses_judge: bool) -> list[Stage]:
-    return [llm_judge.judge_stage(_judge_folder(name), reads)] if uses_judge else []
+def _these(stages: Sequence[Stage], recipe: Recipe, run_dir: Path) -> Sequence[Stage]:
+    return stages
 
 
-def _judge_folder(name: str) -> str:
-    """The folder of the judge's verdicts on the traces that the stage `name` filters."""
-    return f"{name.removesuffix('/each')}/judge"
+def _judge_stage(name: str, reads: Stage) -> Stage:
+    """The stage of the judge's verdicts on the traces that the stage `name` filters."""
+    return llm_judge.judge_stage(f"{name.removesuffix('/each')}/judge", reads)
 
 
-def _apply_rules(job: Job, table: Filter, uses_judge: bool) -> Funnel:
-    (reads,) = job.stage.reads
-    rows = job.inputs[reads].counts().rows
-    shards = [each for each in _shards(job, reads, uses_judge) if not each[1].sealed]
-    with job.progress(rows) as progress:
-        for done in map_shards(filter_shard, FilterContext(table), shards, rows):
-            progress.update(done=done)
-    return _funnel_of(job)
+def _prepare_rules(table: Filter, judge: Stage | None, job: Job) -> tuple[FilterContext, Output | None]:
+    """Completes the judge's verdicts."""
+    return FilterContext(table), complete(judge, job) if judge else None
 
 
-def _shards(job: Job, reads: str, uses_judge: bool) -> Sequence[tuple[Shard, ...]]:
-    """The shards of traces, of filtered traces and, if the judge is used, of its verdicts."""
-    if not uses_judge:
-        return job.shard_pairs()
-    verdicts = llm_judge.run_judge(job, _judge_folder(job.stage.name), reads)
-    return [(*pair, judged) for pair, judged in zip(job.shard_pairs(), verdicts, strict=True)]
+def _apply_rules(job: Job, shards: Iterable[Shard]) -> None:
+    context, judged = job.prepared
+    for shard in shards:
+        filter_shard(context, job.input_shard(shard), shard, judged and judged.shard(shard.name))
+
+
+def report(job: Job) -> dict[str, Any]:
+    """The funnel."""
+    return _funnel_of(job).model_dump()
 
 
 def _funnel_of(job: Job) -> Funnel:
@@ -88,20 +93,39 @@ def _funnel_of(job: Job) -> Funnel:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     duplicates = recipe.filter.duplicates
-    common = settings(recipe, recipe.filter, bool(recipe.judged_source))
+    common = settings(recipe.filter, bool(recipe.judged_source), recipe)
     if duplicates is None:
         return common
     versions = {name: VERSIONS[name] for name in (dedup.PROBLEM, dedup.TRACE)}
     return common | {"duplicates": duplicates.model_dump() | {"versions": versions}}
 
 
-def _run(job: Job) -> dict[str, Any]:
-    """Filters every trace and reports the funnel. Raises UserError if one rule rejects nearly all."""
-    table, uses_judge = job.recipe.filter, bool(job.recipe.judged_source)
+def _prepare(job: Job) -> Any:
+    """Completes what is nested and, with `duplicates`, finds them among all traces."""
+    table = job.recipe.filter
     _announce_rules(job, table)
-    apply = _apply_rules if table.duplicates is None else _apply_rules_and_deduplicate
-    counted = apply(job, table, uses_judge)
-    check_rejections(counted, table.max_rejected_fraction)
+    (nested,) = _substages(job.recipe, job.run_dir) or (None,)
+    if table.duplicates is None:
+        return _prepare_rules(table, nested, job)
+    assert nested is not None
+    each = complete(nested, job)
+    shards, rows = each.shards(), each.counts().rows
+    return each, dedup.find_duplicates(FilterContext(table), shards, rows, job.output.folder)
+
+
+def _work(job: Job, shards: Iterable[Shard]) -> None:
+    if job.recipe.filter.duplicates is None:
+        _apply_rules(job, shards)
+        return
+    each, duplicates = job.prepared
+    for shard in shards:
+        dedup.add_duplicate_verdicts(each.shard(shard.name), shard, duplicates)
+
+
+def _report(job: Job) -> dict[str, Any]:
+    """The funnel. Raises UserError if one rule rejects nearly all traces."""
+    counted = _funnel_of(job)
+    check_rejections(counted, job.recipe.filter.max_rejected_fraction)
     return counted.model_dump()
 
 
@@ -116,28 +140,11 @@ def _announce_rules(job: Job, table: Filter) -> None:
         job.say("filter: warning: `correct` is switched off, so no rule reads the reference")
 
 
-def _apply_rules_and_deduplicate(job: Job, table: Filter, uses_judge: bool) -> Funnel:
-    if job.all_sealed:
-        return _funnel_of(job)
-    each = job.run_substage(_each_stage(table, uses_judge), {"generate": GENERATE})
-    shards, rows = each.shards(), each.counts().rows
-    duplicates = dedup.find_duplicates(FilterContext(table), shards, rows, job.output.folder)
-    with job.progress(rows) as progress:
-        for filtered, written in zip(shards, job.output.shards(), strict=True):
-            if not written.sealed:
-                progress.update(done=dedup.add_duplicate_verdicts(filtered, written, duplicates))
-    return _funnel_of(job)
-
-
-def _each_stage(table: Filter, uses_judge: bool) -> Stage:
-    return rules_stage("filter/each", "generate", table, uses_judge)
-
-
-def _substages(recipe: Recipe, run_dir: Path) -> list[Stage]:
+def _substages(recipe: Recipe, run_dir: Path) -> Sequence[Stage]:
     uses_judge = bool(recipe.judged_source)
     if recipe.filter.duplicates is not None:
-        return [_each_stage(recipe.filter, uses_judge)]
-    return _judge_stage("filter", "generate", uses_judge)
+        return (rules_stage("filter/each", GENERATE, recipe.filter, uses_judge),)
+    return (_judge_stage("filter", GENERATE),) if uses_judge else ()
 
 
 def check_rejections(counted: Funnel, max_fraction: float) -> None:
@@ -177,11 +184,13 @@ FILTER = Stage(
     name="filter",
     version=3,
     row=Trace,
+    reads=(GENERATE,),
     shards_from="generate",
-    reads=("generate",),
     settings=_settings,
     check=_check,
-    run=_run,
-    tables=("filter", "judge"),
+    prepare=_prepare,
+    work=_work,
+    report=_report,
+    free=True,
     substages=_substages,
 )

@@ -1,14 +1,13 @@
 """generate: samples traces for problems from models behind OpenAI-compatible servers.
 
-`run` also serves evaluate, which samples in the same way.
+`sample` also serves evaluate, which samples in the same way.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from itertools import compress
@@ -19,6 +18,9 @@ from filters.table import check_rules
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Teacher
 from pipeline.config.traces import Generate
+from pipeline.engine.asynchronous import run_async
+from pipeline.engine.earlier_rows import take_over
+from pipeline.engine.progress import Progress
 from pipeline.engine.query import query
 from pipeline.engine.scheduler import Plan, run_items
 from pipeline.engine.shard import Shard
@@ -28,27 +30,31 @@ from pipeline.generate import sampler
 from pipeline.generate.sample_plan import FAILED, FILTERING, SampleBudget, make_plan
 from pipeline.generate.sampler import Model, Sampler, SamplingJob
 from pipeline.generate.usage import UsageLog, UsageMeter
+from pipeline.generate.valid_traces import TRACE_KEY, contradiction, earlier_traces, for_problems
 from pipeline.hardware import cores
 from pipeline.inference import endpoint, model_files
 from pipeline.inference.vllm_server import Server
+from pipeline.ingest.stage import INGEST
 from pipeline.rows import Problem, Trace
 
 
-def run(job: Job, sampling: SamplingJob) -> dict[str, Any]:
-    """Samples every open trace. The report depends on the rows alone."""
-    if not job.all_sealed:
-        with ExitStack() as stack:
-            servers = [stack.enter_context(model.reach(job)) for model in sampling.models]
-            gc.freeze()  # scanning the imported modules in every collection costs a tenth of the time
-            stack.callback(gc.unfreeze)  # what stays frozen is never freed; DuckDB complains of it at exit
-            asyncio.run(_sample_all(job, sampling, servers))
-    unsent = _unsent_fields(job.output)
-    return {"not_sent": unsent} if unsent else {}
+def sample(sampling: SamplingJob, job: Job, shards: Iterable[Shard]) -> None:
+    """Samples every trace that the shards lack; with --partial seals them as they are."""
+    planner = _Planner(sampling, job)
+    if job.options.partial:
+        for traces in shards:
+            planner.plan(traces).seal()
+        return
+    with ExitStack() as stack:
+        servers = [stack.enter_context(model.reach(job)) for model in sampling.models]
+        gc.freeze()  # scanning the imported modules in every collection costs a tenth of the time
+        stack.callback(gc.unfreeze)  # what stays frozen is never freed; DuckDB complains of it at exit
+        run_async(_sample_all(planner, servers, shards))
 
 
-async def _sample_all(job: Job, sampling: SamplingJob, servers: Sequence[Server]) -> None:
-    pairs, table = job.shard_pairs(), sampling.table
-    expected = _ExpectedTraces(sampling, pairs)
+async def _sample_all(planner: _Planner, servers: Sequence[Server], shards: Iterable[Shard]) -> None:
+    job, sampling, expected = planner.job, planner.sampling, planner.expected
+    table = sampling.table
     answered = job.output.counts().rows > 0
     async with AsyncExitStack() as stack:
         clients = []
@@ -64,10 +70,10 @@ async def _sample_all(job: Job, sampling: SamplingJob, servers: Sequence[Server]
         ]
         usage = UsageLog(job.output.folder, meters)
         worker = Sampler(sampling, clients, usage, job.recipe.seed)
-        progress = stack.enter_context(job.progress(expected.total()))
+        planner.progress = progress = stack.enter_context(job.progress(expected.total()))
         await stack.enter_async_context(usage.reporting(progress, expected.total))
         await run_items(
-            ((traces, partial(_plan, problems, traces, sampling, expected)) for problems, traces in pairs),
+            ((traces, partial(planner.plan, traces)) for traces in shards),
             worker.process,
             worker.fallback_row,
             slots={str(i): table.concurrency for i in range(len(clients))},
@@ -78,9 +84,26 @@ async def _sample_all(job: Job, sampling: SamplingJob, servers: Sequence[Server]
         )
 
 
-def _plan(problems: Shard, traces: Shard, sampling: SamplingJob, expected: _ExpectedTraces) -> Plan:
-    wanted = [(p, _teachers_of(p, sampling.models)) for p in problems.rows() if p.split == sampling.split]
-    return make_plan(wanted, traces, sampling.budget, expected.add)
+class _Planner:
+    """Plans the shards: what their journals and earlier results leave to be sampled."""
+
+    progress: Progress | None = None
+
+    def __init__(self, sampling: SamplingJob, job: Job) -> None:
+        self.sampling, self.job = sampling, job
+        self.expected = _ExpectedTraces(sampling, [(job.input_shard(t), t) for t in job.share()])
+        self._earlier = earlier_traces(job)
+        self._render = prompts.load(sampling.prompt).render
+
+    def plan(self, traces: Shard) -> Plan:
+        split, models = self.sampling.split, self.sampling.models
+        problems = [p for p in self.job.input_shard(traces).rows() if p.split == split]
+        found = for_problems(self._earlier, {p.id: p for p in problems}, self._render)
+        taken_over = take_over(traces, found)
+        if self.progress is not None:
+            self.progress.update(done=taken_over)
+        wanted = [(problem, _teachers_of(problem, models)) for problem in problems]
+        return make_plan(wanted, traces, self.sampling.budget, self.expected.add)
 
 
 def _teachers_of(problem: Problem, models: Sequence[Model]) -> list[int]:
@@ -165,6 +188,10 @@ def _model(teacher: Teacher, table: Generate) -> Model:
     return Model(teacher.display_name, teacher, reach, teacher.share)
 
 
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return sampler.settings(training_job(recipe), recipe.seed)
+
+
 def _check(recipe: Recipe) -> None:
     prompts.load(recipe.generate.prompt)
     check_rules(recipe.filter.rules)
@@ -172,14 +199,27 @@ def _check(recipe: Recipe) -> None:
         endpoint.check(teacher)
 
 
+def _work(job: Job, shards: Iterable[Shard]) -> None:
+    sample(training_job(job.recipe), job, shards)
+
+
+def report(job: Job) -> dict[str, Any]:
+    """What the traces say of themselves, as it depends on their rows alone."""
+    unsent = _unsent_fields(job.output)
+    return {"not_sent": unsent} if unsent else {}
+
+
 GENERATE = Stage(
     name="generate",
     version=3,
     row=Trace,
+    reads=(INGEST,),
     shards_from="ingest",
-    reads=("ingest",),
-    settings=lambda recipe: sampler.settings(training_job(recipe), recipe.seed),
+    settings=_settings,
     check=_check,
-    run=lambda job: run(job, training_job(job.recipe)),
-    tables=("generate", "teacher"),
+    work=_work,
+    report=report,
+    asks_models=True,
+    contradiction=contradiction,
+    key=TRACE_KEY,
 )

@@ -1,7 +1,7 @@
 """The ingest stage: reads all sources, keeps each question once, splits train from held-out, writes shards.
 
 Held-out sources are read first, so a question that a training source repeats stays held out. Evaluation reads
-its sets with `run`, `settings` and `check` too.
+its sets with `write_problems`, `settings` and `check` too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.sources import GymSource, Ingest, Source
 from pipeline.engine.progress import Progress
@@ -25,7 +26,7 @@ MAX_PRINTED = 20  # bad rows, and conflicts, on stderr
 MAX_REPORTED = 1000  # in the report
 
 
-def run(job: Job, table: Ingest) -> dict[str, Any]:
+def write_problems(table: Ingest, job: Job) -> dict[str, Any]:
     """Writes the problems of the table's sources, and returns a report of counts.
 
     read = problems + duplicates + conflicting + bad_rows. Reading is cheap, and a source on the hub may have
@@ -131,10 +132,10 @@ class _IngestCounts:
         return {**total, "by_source": self.by_source, "bad": bad, "conflicts": conflicts}
 
 
-def settings(table: Ingest, seed: int) -> dict[str, Any]:
+def settings(table: Ingest, recipe: Recipe) -> dict[str, Any]:
     """Returns everything that determines the problems: table, current content of the sources, seed."""
     content = [sources.fingerprint(source) for source in table.sources]
-    return {**identity(table), "seed": seed, "content": content}
+    return {**identity(table), "seed": recipe.seed, "content": content}
 
 
 def check(where: str, given: Sequence[Source]) -> None:
@@ -147,14 +148,31 @@ def check(where: str, given: Sequence[Source]) -> None:
         sources.check(source)
 
 
+def report(job: Job) -> dict[str, Any]:
+    """The counts that `write_problems` returned."""
+    counts: dict[str, Any] = job.prepared
+    return counts
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return settings(recipe.ingest, recipe)
+
+
+def _check(recipe: Recipe) -> None:
+    check("ingest.sources", recipe.ingest.sources)
+
+
+def _prepare(job: Job) -> dict[str, Any]:
+    return write_problems(job.recipe.ingest, job)
+
+
 INGEST = Stage(
     name="ingest",
     version=1,
     row=Problem,
-    shards_from=None,
-    reads=(),
-    settings=lambda recipe: settings(recipe.ingest, recipe.seed),
-    check=lambda recipe: check("ingest.sources", recipe.ingest.sources),
-    run=lambda job: run(job, job.recipe.ingest),
-    tables=("ingest", "seed"),
+    settings=_settings,
+    check=_check,
+    prepare=_prepare,
+    report=report,
+    free=True,
 )

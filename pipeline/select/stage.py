@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -11,8 +12,10 @@ from filters.rules.length import token_counts
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.traces import Select
+from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.errors import UserError
+from pipeline.filter.stage import FILTER
 from pipeline.rows import Example, Trace
 from pipeline.select.example import confidence, response_only, to_example
 
@@ -25,29 +28,33 @@ LEFT_OUT = {
 }
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Writes the examples; the report counts the kept traces and what became of them.
+def work(job: Job, shards: Iterable[Shard]) -> None:
+    """Writes the examples of each shard, and in its counts what became of the kept traces.
 
-    kept = train + validation + each of LEFT_OUT; `reasoning_not_taught` counts examples. Raises UserError,
-    and leaves the folder empty, if there is nothing to train on.
+    kept = train + validation + each of LEFT_OUT; `reasoning_not_taught` counts examples.
     """
-    report = dict.fromkeys(("kept", *LEFT_OUT, "train", "validation", "reasoning_not_taught"), 0)
     prompt = prompts.load(job.recipe.select.prompt)
-    for traces, examples in job.shard_pairs():
+    for shard in shards:
+        counts: Counter[str] = Counter()
         rows: list[Example] = []
-        for _, group in groupby(traces.rows(), key=lambda trace: trace.problem_id):
+        for _, group in groupby(job.input_shard(shard).rows(), key=lambda trace: trace.problem_id):
             samples = list(group)
             rate = pass_rate(samples)
             kept = [trace for trace in samples if trace.outcome == "kept"]
-            report["kept"] += len(kept)
-            chosen = choose(kept, job.recipe.select, report)
+            counts["kept"] += len(kept)
+            chosen = choose(kept, job.recipe.select, counts)
             rows += [to_example(trace, rate, prompt, job.recipe) for trace in chosen]
-        for row in rows:
-            report[row.split] += 1
-        job.output.write(examples.name, rows)
+        counts.update(row.split for row in rows)
+        shard.write((row.model_dump() for row in rows), counts)
+
+
+def report(job: Job) -> dict[str, Any]:
+    """The counts of all shards. Raises UserError if there is nothing to train on."""
+    counts = job.output.report()
+    report = {
+        name: counts[name] for name in ("kept", *LEFT_OUT, "train", "validation", "reasoning_not_taught")
+    }
     if not report["train"]:
-        for shard in job.output.shards():  # an empty folder may be claimed with other settings
-            shard.path.unlink(missing_ok=True)
         raise UserError(f"no example to train on: {_why_none(report, job.recipe.run)}")
     return report
 
@@ -69,7 +76,7 @@ def pass_rate(traces: Iterable[Trace]) -> float | None:
     return graded.count("passed") / len(graded) if graded else None
 
 
-def choose(kept: Sequence[Trace], select: Select, report: dict[str, int]) -> Iterator[Trace]:
+def choose(kept: Sequence[Trace], select: Select, counts: dict[str, int]) -> Iterator[Trace]:
     """Yields the preferred distinct traces of a problem, without what is not taught."""
     seen: set[tuple[str | None, str]] = set()
     tags = select.reasoning == "tags"
@@ -78,16 +85,16 @@ def choose(kept: Sequence[Trace], select: Select, report: dict[str, int]) -> Ite
     for trace in sorted(taught, key=lambda trace: _sort_key(trace, select.prefer)):
         text = (trace.reasoning, trace.response)
         if tags and trace.id not in with_reasoning:
-            report["without_reasoning"] += 1
+            counts["without_reasoning"] += 1
         elif not trace.response.strip():
-            report["without_answer"] += 1
+            counts["without_answer"] += 1
         elif text in seen:
-            report["same_text"] += 1
+            counts["same_text"] += 1
         elif len(seen) == select.per_problem:
-            report["over_per_problem"] += 1
+            counts["over_per_problem"] += 1
         else:
             seen.add(text)
-            report["reasoning_not_taught"] += trace.id in with_reasoning and trace.reasoning is None
+            counts["reasoning_not_taught"] += trace.id in with_reasoning and trace.reasoning is None
             yield trace
 
 
@@ -118,12 +125,13 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 SELECT = Stage(
     name="select",
-    version=4,
+    version=5,
     row=Example,
+    reads=(FILTER,),
     shards_from="filter",
-    reads=("filter",),
     settings=_settings,
     check=_check,
-    run=run,
-    tables=("select",),
+    work=work,
+    report=report,
+    free=True,
 )

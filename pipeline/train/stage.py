@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,14 @@ from pipeline.config.endpoints import Student
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.progress import Progress, plain
 from pipeline.engine.query import query
+from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
+from pipeline.filter.stage import FILTER
 from pipeline.inference import model_files
 from pipeline.rows import Step
+from pipeline.select.stage import SELECT
 from pipeline.train import checkpoints, launcher
 from pipeline.train.job import Preflight, TrainJob, last_step, read_preflight, read_steps
 from pipeline.train.objectives import OBJECTIVES, teachers
@@ -66,16 +69,15 @@ def check(recipe: Recipe) -> None:
         model_files.check(teacher.model)
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Trains the student unless its folder exists, writes the step log as rows, returns the report."""
+def work(job: Job, shards: Iterable[Shard]) -> None:
+    """Trains the student unless its folder exists, and writes the step log as rows of the only shard."""
     train_job = _train_job(job)
     if not train_job.output.exists():
         _train(job, train_job)
     for folder in (train_job.checkpoints, train_job.cache):
         shutil.rmtree(folder, ignore_errors=True)
-    steps = read_steps(train_job.log)
-    job.output.write("steps", steps)
-    return _report(steps, read_preflight(train_job.preflight))
+    for shard in shards:
+        shard.write(step.model_dump() for step in read_steps(train_job.log))
 
 
 def _train_job(job: Job) -> TrainJob:
@@ -198,7 +200,11 @@ def _training_examples(shards: tuple[Path, ...]) -> int:
     return counts[0][0] if counts else 0
 
 
-def _report(steps: list[Step], preflight: Preflight | None) -> dict[str, Any]:
+def report(job: Job) -> dict[str, Any]:
+    """Losses, tokens, and what the preflight found."""
+    train_job = _train_job(job)
+    steps: list[Step] = list(job.output.rows())
+    preflight = read_preflight(train_job.preflight)
     if not steps:
         return {}
     losses = [s.loss for s in steps if s.loss is not None]
@@ -235,10 +241,10 @@ TRAIN = Stage(
     name="train",
     version=3,  # 3: no example is repeated in an epoch of several processes; validation is a mean over tokens
     row=Step,
-    shards_from=None,
-    reads=("filter", "select"),
+    reads=(FILTER, SELECT),
+    shards=("steps",),
     settings=_settings,
     check=check,
-    run=run,
-    tables=("train", "student"),
+    work=work,
+    report=report,
 )

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pipeline.config import Recipe
 from pipeline.config.traces import Generate
-from pipeline.engine.stage import execute
+from pipeline.engine.execute import execute
 from pipeline.engine.store import Output
 from pipeline.rows import Trace
 from pipeline.stages import STAGES
@@ -28,7 +28,7 @@ def drawn(recipe: Recipe, run: Path, **settings: int) -> list[Trace]:
     table = {k: v for k, v in recipe.generate.model_dump().items() if k != "samples"} | settings
     recipe = recipe.model_copy(update={"generate": Generate.model_validate(table)})
     for stage in ("ingest", "generate", "filter"):
-        execute(STAGES[stage], STAGES, recipe, run)
+        execute(STAGES[stage], recipe, run)
     return list(Output(run / "filter", Trace).rows())
 
 

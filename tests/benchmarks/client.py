@@ -56,7 +56,7 @@ def retort(url: str, requests: int, in_flight: int, folder: Path) -> int:
     import openai  # noqa: F401
 
     from pipeline.config.load import load_recipe
-    from pipeline.engine.stage import execute
+    from pipeline.engine.execute import execute
     from pipeline.engine.store import Output
     from pipeline.rows import Trace
     from pipeline.stages import STAGES
@@ -68,9 +68,9 @@ def retort(url: str, requests: int, in_flight: int, folder: Path) -> int:
     path = folder / "recipe.toml"
     path.write_text(RECIPE.format(problems=problems, url=url, in_flight=in_flight))
     recipe = load_recipe(path)
-    execute(STAGES["ingest"], STAGES, recipe, folder / "run")
+    execute(STAGES["ingest"], recipe, folder / "run")
     start_clock()
-    execute(STAGES["generate"], STAGES, recipe, folder / "run")
+    execute(STAGES["generate"], recipe, folder / "run")
     return Output(folder / "run" / "generate", Trace).counts().rows
 
 

@@ -57,7 +57,8 @@ def build(folder: Path, traces: int) -> Path:
     path, job = begun(folder, "http://127.0.0.1:9/v1", traces // SAMPLES)
     rng = random.Random(1)
     thoughts = [thought(rng) for _ in range(5000)]
-    for given, written in job.shard_pairs():
+    for written in job.share():
+        given = job.input_shard(written)
         written.write(rows(list(given.rows()), thoughts, rng))
     job.output.finish()
     return path

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.load import load_recipe
+from pipeline.engine.execute import execute, manifest_of
 from pipeline.engine.shard import Shard, done_line
-from pipeline.engine.stage import Job, execute, manifest_of
-from pipeline.engine.store import Output
+from pipeline.engine.stage import Job
 from pipeline.generate.sample_plan import sampling_seed, trace_id
 from pipeline.rows import Problem, Sampling, Trace
 from pipeline.stages import STAGES
@@ -63,10 +63,9 @@ def begun(folder: Path, url: str, problems: int) -> tuple[Path, Job]:
     path.write_text(text.replace("samples = 1", f"samples = {SAMPLES}"))
     recipe = load_recipe(path)
     run = folder / "bench"
-    execute(STAGES["ingest"], STAGES, recipe, run)
-    inputs = {"ingest": Output(run / "ingest", Problem)}
-    job = Job(STAGES["generate"], recipe, run, Output(run / "generate", Trace), inputs)
-    job.output.claim(manifest_of(job))
+    execute(STAGES["ingest"], recipe, run)
+    job = Job(STAGES["generate"], recipe, run)
+    job.output.save(manifest_of(job))
     return path, job
 
 
@@ -74,7 +73,7 @@ def build(folder: Path, url: str, problems: int, all_open: bool) -> Path:
     """A run whose generate stage was killed one trace before its end; all_open: before that of each shard."""
     path, job = begun(folder, url, problems)
     rng = random.Random(1)
-    pairs = job.shard_pairs()
+    pairs = [(job.input_shard(traces), traces) for traces in job.share()]
     for i, (given, traces) in enumerate(pairs):
         fill(given, traces, rng, lacks_one=all_open or i == len(pairs) - 1)
     return path

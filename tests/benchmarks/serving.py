@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,7 @@ from rich.table import Table
 import prompts
 from pipeline.config import Recipe
 from pipeline.config.load import load_recipe
-from pipeline.engine.stage import execute
+from pipeline.engine.execute import execute
 from pipeline.engine.store import Output
 from pipeline.generate import stage as generate
 from pipeline.generate.sample_plan import sampling_seed
@@ -64,8 +65,9 @@ def ours(recipe: Recipe, serving: vllm_server.Server, run: Path) -> int:
     """The generate stage as the command runs it, but for the start of vLLM; gives the completion tokens."""
     draw = generate.training_job(recipe)
     model = replace(draw.models[0], reach=lambda _job: nullcontext(serving))
-    stage = replace(STAGES["generate"], run=lambda job: generate.run(job, replace(draw, models=(model,))))
-    execute(stage, STAGES, recipe, run)
+    sampling = replace(draw, models=(model,))
+    stage = replace(STAGES["generate"], work=partial(generate.sample, sampling))
+    execute(stage, recipe, run)
     return sum(trace.completion_tokens for trace in Output(run / "generate", Trace).rows())
 
 
@@ -84,7 +86,7 @@ def demo(problems: int) -> Iterator[tuple[Recipe, vllm_server.Server, Path]]:
 
 def ingested(recipe: Recipe, folder: Path, name: str) -> Path:
     run = folder / name
-    execute(STAGES["ingest"], STAGES, recipe, run)
+    execute(STAGES["ingest"], recipe, run)
     return run
 
 

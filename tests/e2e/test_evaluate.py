@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline import open_run
 from pipeline.config.load import load_recipe
-from pipeline.engine.stage import Job, execute
+from pipeline.engine.execute import execute
+from pipeline.engine.shard import Shard
+from pipeline.engine.stage import Job
 from pipeline.engine.store import Output
 from pipeline.evaluate.models import eval_models, problems_stage, sampling_stage
 from pipeline.inference.vllm_server import Server
@@ -242,30 +244,27 @@ def test_all_models_are_compared_and_problems_that_the_student_learned_are_count
     recipe = load_recipe(write_recipe(tmp_path, server.url), ["ingest.held_out=0.5", *EVALUATE, sets])
     folder = tmp_path / "test"
     within = problems_stage(recipe.evaluate.sets[0])
-    assert [execute(stage, STAGES, recipe, folder) for stage in (STAGES["ingest"], within)] == [0, 0]
+    assert [execute(stage, recipe, folder) for stage in (STAGES["ingest"], within)] == [0, 0]
     learned = list(Output(folder / "evaluate/one/problems", Problem).rows())[:4]
 
-    def select(job: Job) -> dict[str, Any]:
+    def select(job: Job, shards: Iterable[Shard]) -> None:
         rows = [example(p, "validation" if i == 3 else "train") for i, p in enumerate(learned)]
         job.output.write("examples", rows)
-        return {}
 
-    def train(job: Job) -> dict[str, Any]:
+    def train(job: Job, shards: Iterable[Shard]) -> None:
         job.output.write("steps", [])
-        return {}
 
-    for stage in (
-        replace(STAGES["select"], shards_from=None, reads=(), run=select),
-        replace(STAGES["train"], reads=("select",), run=train),
-    ):
-        assert execute(stage, STAGES, recipe, folder) == 0
+    chosen = replace(
+        STAGES["select"], reads=(), shards_from=None, shards=("examples",), work=select, report=None
+    )
+    for stage in (chosen, replace(STAGES["train"], reads=(chosen,), work=train, report=None)):
+        assert execute(stage, recipe, folder) == 0
     reached = Server(base_urls=(server.url,), model="fake")
     for model in eval_models(recipe, folder):
         stage = sampling_stage(model, recipe, lambda job: nullcontext(reached))
-        known = STAGES | {within.name: STAGES["ingest"]}
-        assert execute(stage, known, recipe, folder) == 0
+        assert execute(stage, recipe, folder) == 0
     asked = server.stats()["requests"]
-    assert execute(STAGES["evaluate"], STAGES, recipe, folder) == 0
+    assert execute(STAGES["evaluate"], recipe, folder) == 0
     assert server.stats()["requests"] == asked
     assert "3 problems of the set 'one' were trained on" in capsys.readouterr().err
     done = retort(tmp_path, "status", "test")

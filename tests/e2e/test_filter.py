@@ -9,9 +9,9 @@ import pytest
 
 from pipeline import open_run
 from pipeline.config.load import load_recipe
-from pipeline.engine.stage import execute
+from pipeline.engine import worker_pool
+from pipeline.engine.execute import execute
 from pipeline.errors import UserError
-from pipeline.filter import apply
 from pipeline.rows import Trace
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer
@@ -116,8 +116,8 @@ def test_parallel_processes_write_the_bytes_that_one_writes(
     recipe = load_recipe(drawn / "recipe.toml")
     for name, alone in (("one", 10**6), ("many", 0)):
         shutil.copytree(drawn / "test", tmp_path / name)
-        monkeypatch.setattr(apply, "MIN_PARALLEL_ROWS", alone)
-        assert execute(STAGES["filter"], STAGES, recipe, tmp_path / name) == 0
+        monkeypatch.setattr(worker_pool, "MIN_PARALLEL_ROWS", alone)
+        assert execute(STAGES["filter"], recipe, tmp_path / name) == 0
     one, many = (
         {p.name: p.read_bytes() for p in (tmp_path / n / "filter").glob("*.parquet")} for n in ("one", "many")
     )
@@ -137,13 +137,13 @@ def test_a_rule_that_rejects_nearly_everything_stops_the_run_unless_told_otherwi
 def test_a_run_stopped_by_such_a_rule_goes_on_when_all_is_judged_however_large_it_is(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apply, "MIN_PARALLEL_ROWS", 0)
+    monkeypatch.setattr(worker_pool, "MIN_PARALLEL_ROWS", 0)
     text = (drawn / "recipe.toml").read_text() + "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n"
     for name, more in (("plain", ""), ("compared", "[filter.duplicates]\n")):
         shutil.copytree(drawn / "test", tmp_path / name)
         path = tmp_path / f"{name}.toml"
         path.write_text(text + more)
         with pytest.raises(UserError, match="'difficulty' rejects"):
-            execute(STAGES["filter"], STAGES, load_recipe(path), tmp_path / name)
+            execute(STAGES["filter"], load_recipe(path), tmp_path / name)
         told = load_recipe(path, ["filter.max_rejected_fraction=1"])
-        assert execute(STAGES["filter"], STAGES, told, tmp_path / name) == 0
+        assert execute(STAGES["filter"], told, tmp_path / name) == 0

@@ -12,10 +12,11 @@ import pytest
 
 from pipeline import open_run
 from pipeline.config.load import load_recipe
-from pipeline.engine.stage import execute
+from pipeline.engine import worker_pool
+from pipeline.engine.execute import execute
 from pipeline.engine.store import Output
-from pipeline.filter import apply
 from pipeline.filter.stage import rules_stage
+from pipeline.generate.stage import GENERATE
 from pipeline.rows import JudgeVerdict, Trace
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer, StartFakeServer
@@ -175,8 +176,8 @@ def test_parallel_processes_use_the_same_judge_verdicts_with_and_without_dedupli
     asked = []
     for name, alone, wanted in (("one", 10**6, recipe), ("many", 0, recipe), ("twins", 0, twins)):
         shutil.copytree(drawn / "test", tmp_path / name)
-        monkeypatch.setattr(apply, "MIN_PARALLEL_ROWS", alone)
-        assert execute(STAGES["filter"], STAGES, wanted, tmp_path / name) == 0
+        monkeypatch.setattr(worker_pool, "MIN_PARALLEL_ROWS", alone)
+        assert execute(STAGES["filter"], wanted, tmp_path / name) == 0
         asked.append(server.stats()["requests"])
     assert asked == [asked[0], 2 * asked[0], 3 * asked[0]]
     assert sealed(tmp_path / "one" / "filter") == sealed(tmp_path / "many" / "filter")
@@ -190,8 +191,8 @@ def test_answers_of_a_model_that_is_compared_are_judged_in_a_folder_of_their_own
     drawn: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     recipe = load_recipe(judged_by(fake_server("--correct", "0.8"), drawn, tmp_path))
-    stage = rules_stage("evaluate/held_out/student/filter", "generate", recipe.filter, uses_judge=True)
-    assert execute(stage, STAGES, recipe, tmp_path / "test") == 0
+    stage = rules_stage("evaluate/held_out/student/filter", GENERATE, recipe.filter, uses_judge=True)
+    assert execute(stage, recipe, tmp_path / "test") == 0
     run = open_run(tmp_path / "test")
     assert "evaluate/held_out/student/filter/judge" in run.answer_stages()
     assert not (run.path / "filter").exists()

@@ -16,7 +16,8 @@ import pytest
 
 from filters.table import FILTERS
 from pipeline.config import Recipe
-from pipeline.engine.stage import Job, manifest_of
+from pipeline.engine.execute import manifest_of
+from pipeline.engine.stage import Job
 from pipeline.errors import UserError
 from pipeline.inspect.run import Run
 from pipeline.publish import publish
@@ -227,9 +228,7 @@ def test_licences_stated_later_make_nothing_anew(tmp_path: Path) -> None:
     given["ingest"]["sources"][0]["licence"] = "cc-by-4.0"
     later = Recipe.model_validate(given)
     for stage in published.NAMES:
-        job = Job(
-            STAGES[stage], later, run.path, run.output(stage), {r: run.output(r) for r in STAGES[stage].reads}
-        )
+        job = Job(STAGES[stage], later, run.path)
         manifest = run.output(stage).manifest()
         assert manifest is not None
         assert manifest_of(job).identity == manifest.identity

@@ -16,7 +16,7 @@ import pytest
 from pipeline import open_run
 from pipeline.config import Recipe
 from pipeline.config.load import load_recipe, parse_recipe
-from pipeline.engine.stage import DONE, execute
+from pipeline.engine.execute import DONE, execute
 from pipeline.stages import STAGES
 from tests.conftest import StartFakeServer
 
@@ -75,7 +75,7 @@ def test_a_recipe_is_rehearsed_from_ingest_to_select(
     recipe = rehearsal(name, fake_server("--correct", "0.8").url, tmp_path)
     for stage in ("ingest", "generate", "filter", "select"):
         STAGES[stage].check(recipe)
-        assert execute(STAGES[stage], STAGES, recipe, tmp_path / name) == DONE
+        assert execute(STAGES[stage], recipe, tmp_path / name) == DONE
     run = open_run(tmp_path / name)
     why = run.why()
     assert why.traces == why.kept + sum(why.rejected.values()) + sum(why.undecided.values())

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.stage import DONE, execute
+from pipeline.engine.execute import DONE, execute
 from pipeline.rows import Step
-from pipeline.stages import STAGES
 from pipeline.train.job import TrainJob, last_step, read_steps
 from pipeline.train.launcher import command, environment
 from pipeline.train.stage import TRAIN, model_folder
@@ -215,7 +214,7 @@ def run_stage(run_dir: Path, student: Path) -> int:
     """Runs the stage as the command line does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     settings = SETTINGS | {"save_steps": 1000}
-    return execute(TRAIN, STAGES, tiny_student.recipe(str(student), **settings), run_dir)
+    return execute(TRAIN, tiny_student.recipe(str(student), **settings), run_dir)
 
 
 def test_ctrl_c_saves_a_checkpoint_and_the_same_command_finishes(student: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def manifest(**settings: Any) -> Manifest:
 
 def made(tmp_path: Path) -> Output:
     output = Output(tmp_path / "ingest", Problem)
-    output.claim(manifest())
+    output.save(manifest())
     output.write("shard-00000", [problem("a")])
     return output
 
@@ -31,45 +31,6 @@ def test_a_stage_is_complete_only_once_it_is_finished(tmp_path: Path) -> None:
     assert output.counts().rows == 1
     output.shards()[0].path.unlink()
     assert not output.complete
-
-
-def test_a_folder_made_with_other_settings_is_refused_naming_the_difference(tmp_path: Path) -> None:
-    output = made(tmp_path)
-    output.claim(manifest())
-    with pytest.raises(UserError, match=r"temperature: 0\.6 -> 0\.9;"):
-        output.claim(manifest(temperature=0.9))
-    with pytest.raises(UserError, match=r'prompt\.text: null -> "x"'):
-        output.claim(manifest(prompt={"text": "x"}))
-
-
-def test_a_folder_of_another_stage_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    output = made(tmp_path)
-    newer = manifest(temperature=0.9).model_copy(update={"version": 2})
-    for refuse in (lambda: output.claim(newer), lambda: output.check_version(2)):
-        with pytest.raises(UserError) as caught:
-            refuse()
-        assert str(caught.value) == (
-            f"{output.folder} was made by version 1 of the stage ingest, but this release has version 2: "
-            "start a new run (run=NAME) or use the release that made it"
-        )
-    output.claim(newer, overwrite=True)
-    assert output.manifest() == newer
-
-
-def test_a_folder_without_output_may_be_claimed_with_other_settings(tmp_path: Path) -> None:
-    output = Output(tmp_path / "generate", Problem)
-    output.claim(manifest())
-    output.claim(manifest(temperature=0.9))
-    assert output.manifest() == manifest(temperature=0.9)
-
-
-def test_a_differing_setting_is_found_inside_lists_and_shown_short(tmp_path: Path) -> None:
-    output = Output(tmp_path / "ingest", Problem)
-    output.claim(manifest(sources=[{"limit": 260, "path": "a"}], prompt="long " * 99))
-    output.write("shard-00000", [problem("a")])
-    with pytest.raises(UserError, match=r"sources\.0\.limit: 260 -> 100 \(and 1 more\);") as caught:
-        output.claim(manifest(sources=[{"limit": 100, "path": "a"}], prompt="short"))
-    assert len(str(caught.value)) < 300
 
 
 def test_the_content_id_depends_on_the_written_files(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ sys.path.insert(0, sys.argv[1])
 import slow
 from pipeline.engine import worker_pool
 (slow.here / "ready").touch()
-list(worker_pool.parallel_map(slow.work, "said", [(f"did{i}",) for i in range(4)], True))
+list(worker_pool.parallel_map(slow.work, "said", [(f"did{i}",) for i in range(4)], 10**6))
 """
 
 
@@ -87,11 +87,11 @@ def test_processes_of_a_killed_parent_end_at_any_moment(tmp_path: Path, moment: 
 
 def test_results_arrive_in_order_from_one_process_or_several() -> None:
     todo = [(i,) for i in range(9)]
-    for parallel in (False, True):
-        assert list(worker_pool.parallel_map(double, 3, todo, parallel)) == [3 * i for i in range(9)]
+    for rows in (1, 10**6):
+        assert list(worker_pool.parallel_map(double, 3, todo, rows)) == [3 * i for i in range(9)]
 
 
 def test_a_system_error_in_a_worker_keeps_its_errno() -> None:
     with pytest.raises(OSError, match="Too many open files") as caught:
-        list(worker_pool.parallel_map(fail, None, [(1,), (2,)], parallel=True))
+        list(worker_pool.parallel_map(fail, None, [(1,), (2,)], 10**6))
     assert caught.value.errno == 24

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import Recipe
-from pipeline.engine.stage import DONE, execute
+from pipeline.engine.execute import DONE, execute
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.ingest.stage import INGEST, MAX_PRINTED
@@ -42,7 +42,7 @@ def recipe(*sources: dict[str, Any], **ingest: Any) -> Recipe:
 def ingest(run: Path, given: Recipe) -> tuple[list[Problem], dict[str, Any]]:
     """Run the stage to its end; its problems and its report."""
     INGEST.check(given)
-    assert execute(INGEST, {"ingest": INGEST}, given, run) == DONE
+    assert execute(INGEST, given, run) == DONE
     output = Output(run / "ingest", Problem)
     manifest = output.manifest()
     assert manifest is not None

@@ -1,0 +1,98 @@
+"""Results of earlier settings, kept in RUN/previous/STAGE/0001 and so on, and brought back if wanted.
+
+A stage that is made again starts in an empty folder; what was there is moved here first. Paid rows are taken
+over from here (`earlier_rows.py`), and `retort diff` compares with the newest.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pipeline.engine.manifest import Manifest
+from pipeline.engine.stage import Stage
+from pipeline.engine.store import Output
+
+FOLDER = "previous"  # in the run's folder
+MOST_KEPT = 2  # results of a free stage; paid rows are kept as long as the present result lacks one of them
+
+
+def earlier_outputs(stage: Stage, run_dir: Path) -> list[Output]:
+    """The results that were set aside, newest first."""
+    folders = sorted(_folder(stage, run_dir).glob("[0-9]*"), reverse=True)
+    return [Output(folder, stage.row) for folder in folders if (folder / "manifest.json").exists()]
+
+
+def set_aside(stage: Stage, run_dir: Path) -> Path | None:
+    """Moves what the stage's folder holds to a new folder and returns that folder.
+
+    The manifest moves last. So a move that was interrupted is finished by the next one. An unfinished result
+    of a free stage is deleted instead.
+    """
+    if stage.free and not stage.output(run_dir).complete:
+        _remove(run_dir / stage.name)
+        return None
+    numbers = sorted(int(folder.name) for folder in _folder(stage, run_dir).glob("[0-9]*"))
+    number = numbers[-1] if numbers else 1
+    if numbers and (_numbered(stage, run_dir, number) / "manifest.json").exists():
+        number += 1
+    target = _numbered(stage, run_dir, number)
+    target.mkdir(parents=True, exist_ok=True)
+    _move(run_dir / stage.name, target)
+    return target
+
+
+def bring_back(stage: Stage, run_dir: Path, wanted: Manifest) -> bool:
+    """Whether a complete result of exactly these settings and inputs was set aside; it is then moved back."""
+    for output in earlier_outputs(stage, run_dir):
+        found = output.manifest()
+        if found and found.identity == wanted.identity and output.complete and not found.partial:
+            if stage.output(run_dir).manifest() is not None:
+                set_aside(stage, run_dir)
+            _move(output.folder, run_dir / stage.name)
+            remove(output)
+            return True
+    return False
+
+
+def remove_old(stage: Stage, run_dir: Path) -> None:
+    """Removes all but the newest results of a free stage."""
+    for output in earlier_outputs(stage, run_dir)[MOST_KEPT:]:
+        remove(output)
+
+
+def remove(output: Output) -> None:
+    """Removes a result that was set aside, and folders that are then empty."""
+    shutil.rmtree(output.folder)
+    for folder in output.folder.parents:
+        if folder.name == FOLDER or any(folder.iterdir()):
+            break
+        folder.rmdir()
+
+
+def _folder(stage: Stage, run_dir: Path) -> Path:
+    return run_dir / FOLDER / stage.name
+
+
+def _numbered(stage: Stage, run_dir: Path, number: int) -> Path:
+    return _folder(stage, run_dir) / f"{number:04d}"
+
+
+def _remove(folder: Path) -> None:
+    for path in _own_files(folder):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _move(source: Path, target: Path) -> None:
+    for path in _own_files(source):
+        path.replace(target / path.name)
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The entries of a stage's folder but its lock and the folders of nested stages; the manifest last."""
+    found = [path for path in folder.iterdir() if path.name != ".lock"]
+    own = [path for path in found if not (path.is_dir() and any(path.rglob("manifest.json")))]
+    return sorted(own, key=lambda path: path.name == "manifest.json")

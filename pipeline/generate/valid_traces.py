@@ -1,0 +1,105 @@
+"""Which traces of an earlier result are valid under the present settings, and how they are stored then.
+
+A trace depends on its question, its teacher, the prompt and the sampling settings. The number of samples, the
+other problems and teachers, and the filters may change: a run that has grown has the rows of a run that was
+made at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from pipeline.engine.earlier_rows import EarlierRows, results
+from pipeline.engine.manifest import Manifest, settings_difference
+from pipeline.engine.stage import Job
+from pipeline.generate.sample_plan import FAILED, trace_id
+from pipeline.rows import Problem, Question, Trace
+
+TRACE_KEY = ("problem_id", "teacher", "sample")  # identifies a trace whatever the teacher's position is
+_MAY_CHANGE = ("samples", "target_kept", "max_samples", "rules")
+
+
+def contradiction(found: Manifest, wanted: Manifest) -> str:
+    """The first setting that makes traces of `found` invalid, as "temperature: 0.6 -> 0.9"; "" if none does.
+
+    A teacher that the recipe no longer names is no contradiction.
+    """
+    names = _teachers(found).keys() & _teachers(wanted).keys()
+    before, now = (_that_matter(manifest, names) for manifest in (found, wanted))
+    # More continuations go on where a trace was truncated, fewer would have truncated it before
+    if before.get("max_continuations", 0) <= now.get("max_continuations", 0):
+        before["max_continuations"] = now["max_continuations"] = None
+    return settings_difference(before, now)
+
+
+def earlier_traces(job: Job) -> EarlierRows:
+    """The traces of earlier results that are valid for their question under the job's settings."""
+    wanted = job.output.manifest()
+    assert wanted is not None
+    valid = []
+    for output, found in results(job):
+        if moved := _positions(found, wanted):
+            valid.append((output, partial(_moved, moved)))
+        else:
+            job.say(f"{job.stage.name}: no trace in {output.folder} is valid: {contradiction(found, wanted)}")
+    return EarlierRows("problem_id", valid)
+
+
+def for_problems(
+    earlier: EarlierRows, problems: Mapping[str, Problem], render: Callable[[Question], Any]
+) -> Iterator[Trace]:
+    """Yields the earlier traces of these problems, with reference and source as they are now.
+
+    Leaves out those whose prompt would be another one now.
+    """
+    for trace in earlier.of(problems):
+        fields = problems[trace.problem_id].model_dump(include=set(Question.model_fields))
+        now = trace.model_copy(update=fields)
+        if now == trace or render(now) == render(trace):
+            yield now
+
+
+def _moved(positions: Mapping[int, int], trace: Trace) -> Trace | None:
+    """The trace under its teacher's present position; None if the teacher is gone or never answered.
+
+    The outcome is that of filters, so it is not taken over.
+    """
+    teacher = positions.get(int(trace.id.split("-")[-2]))
+    if teacher is None or trace.finish_reason == FAILED:
+        return None
+    id = trace_id(trace.problem_id, teacher, trace.sample)
+    return trace.model_copy(update={"id": id, "outcome": "unfiltered"})
+
+
+def _positions(found: Manifest, wanted: Manifest) -> dict[int, int]:
+    """Position in the earlier list of teachers -> position now, of the teachers whose traces are valid."""
+    if contradiction(_without_teachers(found), _without_teachers(wanted)):
+        return {}
+    now = _teachers(wanted)
+    order = list(now)
+    return {
+        i: order.index(name)
+        for i, (name, settings) in enumerate(_teachers(found).items())
+        if now.get(name) == settings
+    }
+
+
+def _that_matter(manifest: Manifest, names: Collection[str]) -> dict[str, Any]:
+    """The settings that a trace of the teachers `names` depends on."""
+    settings = {key: value for key, value in manifest.settings.items() if key not in _MAY_CHANGE}
+    settings["teachers"] = {name: each for name, each in _teachers(manifest).items() if name in names}
+    return settings
+
+
+def _teachers(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Name -> settings of each teacher, without its share of the problems."""
+    return {
+        each["name"]: {key: value for key, value in each.items() if key != "share"}
+        for each in manifest.settings["teachers"]
+    }
+
+
+def _without_teachers(manifest: Manifest) -> Manifest:
+    return manifest.model_copy(update={"settings": manifest.settings | {"teachers": []}})

@@ -1,0 +1,148 @@
+"""What becomes of a result when settings or inputs change: with small stages that read a recipe's seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import Recipe
+from pipeline.engine import previous
+from pipeline.engine.execute import DONE, check_settings, execute
+from pipeline.engine.options import Options
+from pipeline.engine.shard import Shard
+from pipeline.engine.stage import Job, Stage
+from pipeline.errors import UserError
+from pipeline.rows import Problem
+from tests.unit.pipeline.engine.test_shard import problem
+
+RECIPE = {
+    "run": "test",
+    "ingest": {"sources": [{"kind": "file", "path": "none.jsonl"}]},
+    "teacher": {"model": "m", "base_url": "http://localhost:1/v1"},
+    "generate": {"prompt": "plain"},
+}
+
+
+def recipe(seed: int = 0, **changed: Any) -> Recipe:
+    return Recipe.model_validate({**RECIPE, **changed, "seed": seed})
+
+
+def settings(given: Recipe) -> dict[str, Any]:
+    return {"seed": given.seed}
+
+
+def no_settings(given: Recipe) -> dict[str, Any]:
+    return {}
+
+
+def nothing(given: Recipe) -> None:
+    pass
+
+
+def one_row(job: Job, shards: Iterable[Shard]) -> None:
+    for shard in shards:
+        shard.write([problem(f"{job.stage.name}-{job.recipe.seed}").model_dump()])
+
+
+FREE = Stage(
+    name="free", version=1, row=Problem, settings=settings, check=nothing, shards=("only",), work=one_row,
+    free=True,
+)  # fmt: skip
+AFTER = replace(FREE, name="after", settings=no_settings, reads=(FREE,), shards_from="free", shards=None)
+DEAR = replace(FREE, name="dear", free=False)
+
+
+def rows(stage: Stage, run: Path) -> list[str]:
+    return [row.id for row in stage.output(run).rows()]
+
+
+def test_a_free_stage_runs_again_when_settings_changed_and_keeps_what_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        assert execute(FREE, recipe(seed), tmp_path) == DONE
+        assert rows(FREE, tmp_path) == [f"free-{seed}"]
+    (before,) = previous.earlier_outputs(FREE, tmp_path)
+    assert [row.id for row in before.rows()] == ["free-1"]
+    assert f"free: seed: 1 -> 2, so it runs again; the result before is in {before.folder}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_result_of_the_same_settings_is_brought_back(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        execute(FREE, recipe(seed), tmp_path)
+    execute(replace(FREE, work=None), recipe(1), tmp_path)  # nothing could be made
+    assert rows(FREE, tmp_path) == ["free-1"]
+    (other,) = previous.earlier_outputs(FREE, tmp_path)
+    assert [row.id for row in other.rows()] == ["free-2"]
+
+
+def test_only_the_newest_results_of_a_free_stage_are_kept(tmp_path: Path) -> None:
+    for seed in range(6):
+        execute(FREE, recipe(seed), tmp_path)
+    kept = [row.id for output in previous.earlier_outputs(FREE, tmp_path) for row in output.rows()]
+    assert kept == ["free-4", "free-3"]
+
+
+def test_a_free_input_is_brought_up_to_date_first(tmp_path: Path) -> None:
+    execute(FREE, recipe(1), tmp_path)
+    execute(AFTER, recipe(1), tmp_path)
+    assert execute(AFTER, recipe(2), tmp_path) == DONE
+    assert (rows(FREE, tmp_path), rows(AFTER, tmp_path)) == (["free-2"], ["after-2"])
+
+
+def test_an_input_that_was_never_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="after needs free, which is not made yet: run `retort free` first"):
+        execute(AFTER, recipe(), tmp_path)
+
+
+def test_a_dear_stage_of_contradicting_settings_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    execute(DEAR, recipe(1), tmp_path)
+    files = sorted(path for path in tmp_path.rglob("*"))
+    for refuse in (check_settings, execute):
+        with pytest.raises(UserError, match=r"dear was made with other settings: seed: 1 -> 2; give the run"):
+            refuse(DEAR, recipe(2), tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*")) == files
+
+
+def test_again_makes_a_contradicting_stage_anew_and_keeps_what_was_there(tmp_path: Path) -> None:
+    execute(DEAR, recipe(1), tmp_path)
+    assert execute(DEAR, recipe(2), tmp_path, Options(again=True)) == DONE
+    (before,) = previous.earlier_outputs(DEAR, tmp_path)
+    assert (rows(DEAR, tmp_path), [row.id for row in before.rows()]) == (["dear-2"], ["dear-1"])
+
+
+def test_a_folder_of_another_version_is_refused_or_made_again(tmp_path: Path) -> None:
+    for stage in (FREE, DEAR):
+        execute(stage, recipe(), tmp_path)
+    assert execute(replace(FREE, version=2), recipe(), tmp_path) == DONE
+    with pytest.raises(UserError, match="was made by version 1 of the stage dear, but this release has vers"):
+        execute(replace(DEAR, version=2), recipe(), tmp_path)
+
+
+@pytest.mark.parametrize("moved", range(3))
+def test_a_move_that_was_interrupted_is_finished_by_the_next(tmp_path: Path, moved: int) -> None:
+    stage = replace(FREE, shards=("a", "b"))
+    execute(stage, recipe(1), tmp_path)
+    aside = tmp_path / "previous" / "free" / "0001"
+    aside.mkdir(parents=True)
+    for path in sorted((tmp_path / "free").glob("*.parquet"))[:moved]:
+        path.rename(aside / path.name)
+    if moved < 2:
+        assert execute(stage, recipe(2), tmp_path) == DONE
+        assert rows(stage, tmp_path) == ["free-2", "free-2"]
+    previous.set_aside(replace(stage, free=False), tmp_path)
+    assert not list((tmp_path / "free").glob("*.parquet"))
+
+
+def test_parts_share_the_shards_and_the_last_one_finishes(tmp_path: Path) -> None:
+    stage = replace(FREE, shards=tuple(f"shard-{i}" for i in range(5)))
+    assert execute(stage, recipe(), tmp_path, Options(part=(0, 2))) == DONE
+    assert [shard.sealed for shard in stage.output(tmp_path).shards()] == [True, False, True, False, True]
+    assert execute(stage, recipe(), tmp_path, Options(part=(1, 2))) == DONE
+    assert stage.output(tmp_path).complete
