@@ -26,6 +26,11 @@ Float32 = Annotated[float, "float32"]
 class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @staticmethod
+    def reached(record: dict[str, Any]) -> tuple[int, ...]:
+        """How far a row is, compared with others of the same id; `record` has its fields as JSON values."""
+        return ()
+
 
 class Question(Row):
     """A question and what is needed to grade an answer to it."""
@@ -99,6 +104,10 @@ class Trace(Question):
     outcome: Outcome = "unfiltered"
     reason: str = ""  # "filter: code" of the first verdict that decided the outcome; "" if kept
 
+    @staticmethod
+    def reached(record: dict[str, Any]) -> tuple[int, ...]:
+        return record["finish_reason"] != "failed", record["continuations"], record["outcome"] != "unfiltered"
+
 
 class JudgeVerdict(Row):
     """The LLM judge's verdict on a free-text response. Traces of a shard with the same texts share one."""
@@ -115,6 +124,10 @@ class JudgeVerdict(Row):
     prompt_tokens: int | None
     completion_tokens: int | None
     error: str | None = None  # why the judge gave no answer
+
+    @staticmethod
+    def reached(record: dict[str, Any]) -> tuple[int, ...]:
+        return (record["error"] is None,)
 
 
 Role = Literal["system", "user", "assistant"]

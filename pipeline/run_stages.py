@@ -75,7 +75,7 @@ def execute_all(
             say("train: skipped, the recipe has no [student]; evaluate scores the teachers alone")
         code = execute(stages[name], recipe, folder, options)
         yield name, code
-        if code != DONE:
+        if code != DONE or not stages[name].output(folder).complete:  # the other parts of an array job
             return
         for line in stage_summary.lines(open_run(folder), name):
             say(line)

@@ -51,7 +51,7 @@ def add_student(run: Run) -> None:
     settings = {"epochs": 2.0, "student": str(run.path / "models" / "tiny"), "lora": {"rank": 16}}
     settings["logit_kd"] = {"teachers": [{"model": str(run.path / "models" / "big"), "weight": 1.0}]}
     output = Output(run.path / "train", Step)
-    output.claim(Manifest(stage="train", version=1, settings=settings, inputs={"select": select.content_id}))
+    output.save(Manifest(stage="train", version=1, settings=settings, inputs={"select": select.content_id}))
     model = tiny_student.save(run.path / "train" / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"_name_or_path": str(run.path)}))
@@ -65,7 +65,7 @@ def add_scores(run: Run) -> None:
     assert train is not None
     output = Output(run.path / "evaluate", Score)
     said = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 512}
-    output.claim(Manifest(stage="evaluate", version=1, settings=said, inputs={"train": train.content_id}))
+    output.save(Manifest(stage="evaluate", version=1, settings=said, inputs={"train": train.content_id}))
     rights = {"teacher": 3, "base": 1, "student": 2}
     output.write("scores", [_score(run, s, n, right) for s, right in rights.items() for n in range(10)])
     output.finish()

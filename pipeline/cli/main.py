@@ -265,6 +265,8 @@ def _execute(
     for _, code in execute_all(recipe, names, runs, options, whole):
         if code != DONE:
             return code
+    if options.part is not None:
+        return DONE
     wanted = list(stages_of(recipe))
     following = wanted[wanted.index(names[-1]) + 1 :]
     again = (*words[:1], *map(redacted_override, words[1:]))

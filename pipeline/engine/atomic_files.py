@@ -1,7 +1,7 @@
 """Crash-safe file writes: a file is complete or absent, whenever a process dies or the disk fills up.
 
-Data goes to a temporary file .NAME.PID.tmp in the same folder, is synced, and is then renamed or linked into
-place. After an error the temporary file is removed at once; after a kill, by the next writer.
+Data goes to a temporary file .NAME.OWNER.tmp in the same folder, is synced, and is then renamed or linked
+into place. After an error the temporary file is removed at once; after a kill, by the next writer.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp")
-_STALE_AFTER = 60  # seconds without a write; a writer on another machine may still be alive before that
+from pipeline.engine.owner import this_owner
+from pipeline.errors import Stopped
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]+\.tmp")
+_STALE_AFTER = 3600  # seconds without a write; before that its writer, on any machine, may be alive
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _NO_LINKS = (*_UNSUPPORTED, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV)
-_NO_LOCKS = (*_UNSUPPORTED, errno.ENOLCK)
+_NO_LOCKS = (*_UNSUPPORTED, errno.ENOLCK, errno.EBADF)  # EBADF: NFS, for a file opened only to read
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -101,10 +104,14 @@ def alive(pid: str) -> bool:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{this_owner()}.tmp")
     with _named(path):
         try:
             yield temporary
+        except FileNotFoundError:
+            if temporary.exists() or not path.parent.exists():
+                raise
+            raise Stopped(f"{path}: another process took over while this one was paused") from None
         finally:
             with suppress(OSError):  # already renamed when all went well
                 temporary.unlink()
@@ -137,7 +144,7 @@ def _remove_stale(leftover: Path, name: str) -> None:
     match = _TEMPORARY.fullmatch(leftover.name)
     with suppress(OSError):
         stale = time.time() - leftover.stat().st_mtime > _STALE_AFTER
-        if match and match[1] == name and stale and not alive(match[2]):
+        if match and match[1] == name and stale:
             leftover.unlink()
 
 

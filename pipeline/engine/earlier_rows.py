@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+from pipeline.engine.journal import done_line
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.previous import earlier_outputs, remove
 from pipeline.engine.query import MEMORY, connect, path_list
-from pipeline.engine.shard import Shard, done_line
+from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
@@ -81,8 +82,13 @@ def results(job: Job) -> Iterator[tuple[Output, Manifest]]:
 
 
 def remove_superseded(job: Job) -> None:
-    """Deletes the results set aside whose rows are all in the present one; says what another still has."""
-    for output in earlier_outputs(job.stage, job.run_dir):
+    """Deletes the results set aside whose rows were all taken over; says what another one still has."""
+    own = {output.folder for output in earlier_outputs(job.stage, job.run_dir)}
+    present = job.output.manifest()
+    assert present is not None
+    for output, found in results(job):
+        if output.folder not in own or job.stage.contradiction(found, present):
+            continue
         missing = _missing(output, job.output, job.stage.key)
         if missing:
             job.say(f"{job.stage.name}: {output.folder} keeps {missing} rows that these settings do not need")

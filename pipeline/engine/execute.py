@@ -110,7 +110,8 @@ def _prepare_input(stage: Stage, given: Stage, recipe: Recipe, run_dir: Path, op
     if not output.complete and given.asks_models and options.partial:
         execute(given, recipe, run_dir, options)
     if not output.complete:
-        hint = ", or add --partial to work on what is there" if given.asks_models and _begun(output) else ""
+        begun = given.asks_models and output.manifest() is not None
+        hint = ", or add --partial to work on what is there" if begun else ""
         raise UserError(
             f"{stage.name} needs {given.name}, which is {_state(output)}: "
             f"run `retort {given.name}` first{hint}"
@@ -275,10 +276,6 @@ def _recipe_record(job: Job) -> bytes:
 def _write_if_changed(path: Path, data: bytes) -> None:
     if not path.exists() or path.read_bytes() != data:
         write_atomic(path, data)
-
-
-def _begun(output: Output) -> bool:
-    return output.counts().rows > 0
 
 
 def _state(given: Output) -> str:

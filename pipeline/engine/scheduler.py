@@ -18,8 +18,9 @@ from itertools import count
 from typing import Any
 
 from pipeline.engine import sealed_file
+from pipeline.engine.journal import done_line, failed_line
 from pipeline.engine.progress import Progress, say
-from pipeline.engine.shard import MISSING, Shard, done_line, failed_line
+from pipeline.engine.shard import MISSING, Shard
 from pipeline.errors import Stopped, UserError, WorkItemFailed
 from pipeline.rows import Row
 
@@ -119,11 +120,19 @@ class _PendingQueue:
             heapq.heappush(self._queues[item.queue], (-item.length, next(self._arrival), plan, item))
 
     def next(self, name: str) -> tuple[Plan, WorkItem] | None:
-        """Takes the queue's longest item. First opens shards until it holds more items than it has slots."""
+        """Takes the queue's longest item. First opens shards until it holds more items than it has slots.
+
+        Items of a shard that another process has sealed meanwhile are dropped.
+        """
         queue = self._queues[name]
-        while len(queue) <= self._slots.get(name, -1) and self._has_room() and self._open_shard():
-            pass
-        return heapq.heappop(queue)[2:] if queue else None
+        while True:
+            while len(queue) <= self._slots.get(name, -1) and self._has_room() and self._open_shard():
+                pass
+            if not queue:
+                return None
+            plan, item = heapq.heappop(queue)[2:]
+            if not plan.shard.sealed:
+                return plan, item
 
     def _has_room(self) -> bool:
         return sum(map(len, self._queues.values())) < MAX_PENDING
@@ -133,7 +142,7 @@ class _PendingQueue:
             if shard.sealed:
                 continue
             if damaged := shard.repair():
-                say(f"{shard.journal}: {damaged} damaged lines; their items run again")
+                say(f"{shard.path.with_suffix('')}: {damaged} damaged lines; their items run again")
             plan = make_plan()
             if plan.items:
                 self.add(plan, plan.items)
@@ -198,7 +207,8 @@ class _WorkerPool:
 
     def _record_failure(self, plan: Plan, item: WorkItem, error: str, refused: bool) -> None:
         self.failed.append((plan, item, error))
-        self._journal.put(plan, failed_line(item.key, error), failed=True)
+        line = failed_line(item.key, error, first=item.key not in plan.done)
+        self._journal.put(plan, line, failed=True)
         if not item.failed_before:  # a repeated failure says little about the server
             self._failures[refused] += 1
         weighted = self._failures[False] + self._failures[True] // REFUSALS_PER_FAILURE

@@ -1,26 +1,31 @@
-"""A shard: a part of a stage's rows, stored as an open journal until it is sealed as Parquet.
+"""A shard: a part of a stage's rows, stored in open journals until it is sealed as Parquet.
 
-The journal (NAME.jsonl) gets one line per finished or failed work item, each with a checksum; a line whose
-checksum does not match counts as absent, so its item runs again. Once every item is done, the shard is sealed
-as NAME.parquet and the journal is removed. `scheduler.py` decides which items run and when a shard is sealed.
+A journal (NAME.OWNER.jsonl) gets one line per finished or failed work item, each with a checksum; a line
+whose checksum does not match counts as absent, so its item runs again. Once every item is done, the shard is
+sealed as NAME.parquet and the journals are removed. `scheduler.py` decides which items run and when a shard
+is sealed.
+
+Every process that works on a shard is an owner with a journal of its own. A shard may have two owners at
+once: a machine that was lost or paused can come back after its shard was given to another one. Each reads
+the journals of all owners and appends to its own only; the first that seals the shard wins.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json
-
-from pipeline.engine import atomic_files, sealed_file
+from pipeline.engine import atomic_files, owner, sealed_file
+from pipeline.engine.journal import end_of_last_line, intact, journals_in, parse
 from pipeline.errors import Stopped
 from pipeline.rows import Row, arrow_schema
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
 GROUP_ROWS, GROUP_BYTES = 256, 64 * 2**20  # limits of a Parquet row group
 BATCH_ROWS = 16  # rows converted to Arrow at once: a long trace takes many times its size as Python objects
+_Place = tuple[Path, int]  # a line: its journal and its offset
 
 MISSING = "missing"  # a sealed shard's count of the rows that it lacks, if it was sealed with --partial
 
@@ -50,13 +56,15 @@ class Counts:
 
 
 class Shard:
-    """A part of a stage's rows: an open journal or a sealed Parquet file."""
+    """A part of a stage's rows: open journals or a sealed Parquet file, as one of its owners sees it."""
 
-    def __init__(self, folder: Path, name: str, row: type[Row], lineage: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, name: str, row: type[Row], lineage: dict[str, Any], owner_name: str | None = None
+    ) -> None:
         self.name = name
         self.row = row
         self.path = folder / f"{name}.parquet"
-        self.journal = folder / f"{name}.jsonl"
+        self.journal = folder / f"{name}.{owner_name or owner.this_owner()}.jsonl"  # the owner's
         self.lineage = lineage
 
     @property
@@ -92,11 +100,12 @@ class Shard:
             values: list[Any] = file.read(columns=[name]).column(name).to_pylist()
         return values
 
-    def count(self) -> Counts:
-        journal = JournalContents() if self.sealed else self.read_journal()
+    def count(self, journals: Sequence[Path] | None = None) -> Counts:
+        """Counts the rows. `journals`: those of this shard, if the caller has listed the folder already."""
+        contents = JournalContents() if self.sealed else self._contents((), journals)
         if not self.sealed:  # checked again: another process may have sealed it during the read
-            done = journal.rows.keys() - journal.failed.keys()
-            return Counts(rows=len(done), failed=len(journal.failed), shards=1)
+            done = contents.rows.keys() - contents.failed.keys()
+            return Counts(rows=len(done), failed=len(contents.failed), shards=1)
         with sealed_file.opened(self.path, ()) as file:
             return Counts(rows=file.metadata.num_rows, shards=1, sealed=1)
 
@@ -112,53 +121,60 @@ class Shard:
         with sealed_file.opened(self.path, ()) as file:
             return json.loads((file.schema_arrow.metadata or {}).get(key, b"null"))
 
-    def read_journal(self, fields: Sequence[str] = ()) -> JournalContents:
-        """Reads the journal, keeping these fields of each row. The last row with a key replaces earlier ones.
+    def journals(self) -> list[Path]:
+        """The journals of all owners, the earliest owner first and this one last."""
+        return sorted(journals_in(self.path.parent).get(self.name, ()), key=self.journal.__eq__)
 
-        A key can be in both `rows` and `failed`: its first step is done and a later one failed.
+    def read_journal(self, fields: Sequence[str] = ()) -> JournalContents:
+        """Reads the journals of all owners, keeping these fields of each row.
+
+        A key can be in both `rows` and `failed`: its first step is done and a later one failed. If another
+        owner seals the shard meanwhile, the rows are those of the sealed file.
         """
-        contents = JournalContents()
-        for _, entry in self._entries():
-            key = entry["key"]
-            if "row" in entry:
-                contents.rows[key] = {name: entry["row"][name] for name in fields}
-                contents.failed.pop(key, None)
-            else:
-                contents.failed[key] = entry["failed"]
+        contents = self._contents(fields)
+        if self.sealed:
+            rows = {record["id"]: record for record in self.records({"id", *fields})}
+            contents = JournalContents({k: {f: row[f] for f in fields} for k, row in rows.items()})
         return contents
 
     def journal_rows(self, keys: Collection[str] | None = None) -> Iterator[Any]:
-        """The rows of the journal with these keys (default: all), complete."""
+        """The rows with these keys (default: all), complete, as `read_journal` finds them."""
         entries = (e for _, e in self._entries() if "row" in e)
-        rows = {e["key"]: e["row"] for e in entries if keys is None or e["key"] in keys}
-        yield from map(self.row.model_validate, rows.values())
+        found = {e["key"]: e["row"] for e in entries if keys is None or e["key"] in keys}
+        if self.sealed:
+            yield from (row for row in self.rows() if keys is None or row.id in keys)
+        else:
+            yield from map(self.row.model_validate, found.values())
 
     def repair(self) -> int:
-        """Cuts a torn last line off the journal, so that the next append starts on a line of its own.
+        """Cuts a torn last line off the own journal, so that the next append starts on a line of its own.
 
-        Returns how many of the remaining lines are damaged.
+        Returns how many complete lines are damaged in all journals. Another owner may still be writing the
+        last line of its journal.
         """
-        if not self.journal.exists():
-            return 0
-        with self.journal.open("rb+") as file:
-            file.truncate(_end_of_last_line(file))
-            os.fsync(file.fileno())
-            file.seek(0)
-            return sum(not _intact(line) for line in file)
+        if self.journal.exists():
+            with self.journal.open("rb+") as own:
+                own.truncate(end_of_last_line(own))
+                os.fsync(own.fileno())
+        lines = (line for _, line in self._lines(self.journals()))
+        return sum(line.endswith(b"\n") and not intact(line) for line in lines)
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Appends lines made by `done_line` and `failed_line`; they are on disk when this returns."""
         atomic_files.append(self.journal, b"".join(lines))
+        if self.sealed:  # by another owner, which has removed the journals that it saw
+            self.journal.unlink(missing_ok=True)
 
     def seal(self, order: Sequence[str], report: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Turns the journal into Parquet, with the rows in the order of these keys.
+        """Turns the journals into Parquet, with the rows in the order of these keys.
 
         Raises Stopped when a row was damaged in the meantime.
         """
-        offsets = {entry["key"]: offset for offset, entry in self._entries() if "row" in entry}
-        if missing := sum(key not in offsets for key in order):
-            raise Stopped(f"{self.journal}: {missing} rows were damaged; run the command again to redo them")
-        self.write(self._rows_at([offsets[key] for key in order]), report)
+        with self._unless_sealed():
+            places = {entry["key"]: place for place, entry in self._entries() if "row" in entry}
+            if missing := sum(key not in places for key in order):
+                raise self._damaged(f"{missing} rows were damaged; run the command again to redo them")
+            self.write(self._rows_at([places[key] for key in order]), report)
 
     def write(self, rows: Iterable[dict[str, Any]], report: Mapping[str, int] = MappingProxyType({})) -> None:
         """Seals the shard with these rows, and with counts for the stage's report.
@@ -175,33 +191,78 @@ class Shard:
         if report:
             metadata["retort.report"] = json.dumps(dict(report), sort_keys=True)
         schema = arrow_schema(self.row).with_metadata(metadata)
-        sealed_file.write(self.path, schema, groups)
-        self.journal.unlink(missing_ok=True)
+        with self._unless_sealed():
+            sealed_file.write(self.path, schema, groups)
+            self.remove_journals()
 
-    def _rows_at(self, offsets: Sequence[int]) -> Iterator[dict[str, Any]]:
-        if not offsets:  # then the journal may not exist
-            return
-        with self.journal.open("rb") as file:
-            for offset in offsets:
+    def remove_journals(self) -> None:
+        """Removes the journals of all owners. The shard must be sealed."""
+        for journal in self.journals():
+            journal.unlink(missing_ok=True)
+
+    @contextmanager
+    def _unless_sealed(self) -> Iterator[None]:
+        """Lets errors pass unless the shard is sealed by then: another owner takes the journals away."""
+        try:
+            yield
+        except (OSError, Stopped):
+            if not self.sealed:
+                raise
+            self.remove_journals()
+
+    def _damaged(self, what: str) -> Stopped:
+        return Stopped(f"{self.path.with_suffix('')}: {what}")
+
+    def _rows_at(self, places: Sequence[_Place]) -> Iterator[dict[str, Any]]:
+        with ExitStack() as stack:
+            opened = cache(lambda journal: stack.enter_context(journal.open("rb")))
+            for journal, offset in places:
+                file = opened(journal)
                 file.seek(offset)
-                entry = _parse(file.readline())
+                entry = parse(file.readline())
                 if entry is None:
-                    raise Stopped(f"{self.journal}: a row was damaged; run the command again to redo it")
+                    raise self._damaged("a row was damaged; run the command again to redo it")
                 yield entry["row"]
 
-    def _entries(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The intact lines of the journal, parsed, each with its offset."""
-        try:
-            file = self.journal.open("rb")
-        except FileNotFoundError:
-            return
-        offset = 0
-        with file:
-            for line in file:
-                entry = _parse(line)
-                if entry is not None:
-                    yield offset, entry
-                offset += len(line)
+    def _contents(self, fields: Sequence[str], journals: Sequence[Path] | None = None) -> JournalContents:
+        contents = JournalContents()
+        for _, entry in self._entries(journals):
+            key = entry["key"]
+            if "row" in entry:
+                contents.rows[key] = {name: entry["row"][name] for name in fields}
+                contents.failed.pop(key, None)
+            elif not (entry.get("first") and key in contents.rows):  # else another owner succeeded
+                contents.failed[key] = entry["failed"]
+        return contents
+
+    def _entries(self, journals: Sequence[Path] | None = None) -> Iterator[tuple[_Place, dict[str, Any]]]:
+        """The valid lines of all journals, parsed. A later row of a key replaces an earlier one.
+
+        A row of another owner that is less far than one before it is left out: a paused owner may have got
+        further than the one after it. This owner's rows always stay, because its decisions rest on them.
+        """
+        furthest: dict[str, tuple[int, ...]] = {}
+        for place, line in self._lines(self.journals() if journals is None else journals):
+            if (entry := parse(line)) is None:
+                continue
+            if "row" in entry:
+                key, reached = entry["key"], self.row.reached(entry["row"])
+                if reached < furthest.get(key, reached) and place[0] != self.journal:
+                    continue
+                furthest[key] = reached
+            yield place, entry
+
+    def _lines(self, journals: Iterable[Path]) -> Iterator[tuple[_Place, bytes]]:
+        for journal in journals:
+            try:
+                file = journal.open("rb")
+            except FileNotFoundError:
+                continue
+            offset = 0
+            with file:
+                for line in file:
+                    yield (journal, offset), line
+                    offset += len(line)
 
 
 def _row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -217,42 +278,3 @@ def _row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[p
             batches = []
     if batches:
         yield pa.Table.from_batches(batches, schema)
-
-
-def done_line(row: Any) -> bytes:
-    """The journal line of a finished item. Its key is the row's id."""
-    return _line(f'{{"key":{json.dumps(row.id)},"row":{row.model_dump_json()}'.encode())
-
-
-def failed_line(key: str, error: str) -> bytes:
-    """The journal line of a failed attempt; the item is not done and will be tried again."""
-    return _line(json.dumps({"key": key, "failed": error}).encode()[:-1])
-
-
-def _line(unclosed: bytes) -> bytes:
-    """Closes a JSON object with its checksum as the last field."""
-    return unclosed + b',"crc":"%08x"}\n' % zlib.crc32(unclosed)
-
-
-_SUFFIX_BYTES = len(_line(b""))
-
-
-def _intact(line: bytes) -> bool:
-    return line == _line(line[:-_SUFFIX_BYTES])
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    return from_json(line) if _intact(line) else None
-
-
-def _end_of_last_line(file: BinaryIO) -> int:
-    """The offset just after the last newline; 0 if there is none."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 65536)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0

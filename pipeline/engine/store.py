@@ -9,15 +9,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import ValidationError
 
 from pipeline.engine import atomic_files
+from pipeline.engine.journal import journals_in
 from pipeline.engine.manifest import Manifest, closing, verified
 from pipeline.engine.progress import say
 from pipeline.engine.shard import Counts, Shard
@@ -67,6 +69,7 @@ class Output:
         digests = {name: _digest(self.folder / f"{name}.parquet") for name in names}
         update = {"shards": names, "digests": digests, "report": report or {}, "partial": partial or {}}
         self.save(manifest.model_copy(update=update))
+        self._remove_late_journals()
 
     def _remove_foreign_shards(self, manifest: Manifest) -> None:
         """Removes shards sealed meanwhile by a process that survived an attempt with other settings."""
@@ -108,12 +111,14 @@ class Output:
         return [shard.path for shard in shards if shard.path not in missing]
 
     def shard(self, name: str) -> Shard:
-        manifest = self.manifest()
-        return Shard(self.folder, name, self.row, manifest.lineage if manifest else {})
+        """A shard to read. To write one, take it from `shards`, which knows its lineage."""
+        return Shard(self.folder, name, self.row, {})
 
     def write(self, name: str, rows: Iterable[Row]) -> None:
         """Seals one shard without a journal, for stages whose work is cheap to repeat."""
-        self.shard(name).write(row.model_dump() for row in rows)
+        manifest = self.manifest()
+        assert manifest is not None, "write() comes after save()"
+        Shard(self.folder, name, self.row, manifest.lineage).write(row.model_dump() for row in rows)
 
     def report(self) -> Counter[str]:
         """The sums of the counts that the sealed shards carry."""
@@ -124,36 +129,51 @@ class Output:
             yield from shard.rows()
 
     def counts(self) -> Counts:
-        each = [shard.count() for shard in self.shards()]
+        journals = journals_in(self.folder)  # listed once, since a folder may hold many thousands of files
+        each = [shard.count(journals.get(shard.name, ())) for shard in self.shards()]
         return Counts(*(sum(getattr(c, f) for c in each) for f in ("rows", "failed", "shards", "sealed")))
 
     @contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
-        """Locks the folder against other processes; the system unlocks it however this process ends."""
+        """Locks the folder against other processes; the system unlocks it however this process ends.
+
+        shared: for a worker that has a share of the shards. Workers lock the folder at the same time, but not
+            while a process holds it alone.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a+") as file:
-            locked = atomic_files.lock(file, fcntl.LOCK_EX, tries=5)
+            alone = atomic_files.lock(file, fcntl.LOCK_EX, tries=1 if shared else 5)
+            locked = atomic_files.lock(file, fcntl.LOCK_SH, tries=5) if shared else alone
             if locked is None:
                 say(f"{self.folder}: this file system has no locks; run no other command on it meanwhile")
             elif not locked:
-                file.seek(0)
-                raise UserError(
-                    f"{self.folder}: process {file.read().strip()} is working on it; wait or stop it"
-                ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
+                raise UserError(f"{self.folder}: {_holders(file)}; wait or stop it")
+            if alone:
+                file.truncate(0)
+            file.write(_this_process() + "\n")
             file.flush()
-            atomic_files.remove_leftovers(self.folder)
+            if not shared:
+                atomic_files.remove_leftovers(self.folder)
+            self._remove_late_journals()
             yield
 
     @property
     def busy(self) -> bool:
         """Whether a process is working on the folder now."""
+        path = self.folder / ".lock"
         try:
-            with (self.folder / ".lock").open() as file:
-                return atomic_files.lock(file, fcntl.LOCK_SH, tries=1) is False
+            # NFS locks a file exclusively only if it is open for writing
+            with path.open("r+" if os.access(path, os.W_OK) else "r") as file:
+                return atomic_files.lock(file, fcntl.LOCK_EX, tries=2) is False
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+    def _remove_late_journals(self) -> None:
+        """Removes journals that paused owners wrote after their shard was sealed by another one."""
+        for name, journals in journals_in(self.folder).items():
+            if (self.folder / f"{name}.parquet").exists():
+                for journal in journals:
+                    journal.unlink(missing_ok=True)
 
     @property
     def has_output(self) -> bool:
@@ -163,6 +183,24 @@ class Output:
         self.folder.mkdir(parents=True, exist_ok=True)
         unclosed = manifest.model_dump_json(indent=2).encode().removesuffix(b"\n}")
         atomic_files.write_atomic(self.folder / "manifest.json", unclosed + closing(unclosed))
+
+
+def _this_process() -> str:
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"process {os.getpid()} on {socket.gethostname()}" + (f" (Slurm job {job})" if job else "")
+
+
+def _holders(lock_file: TextIO) -> str:
+    """The processes that may hold the lock: all that took it since it was last free."""
+    lock_file.seek(0)
+    here = f" on {socket.gethostname()}"
+    holders = [
+        line
+        for line in lock_file.read().splitlines()
+        if here not in line or atomic_files.alive(line.split()[1])
+    ]
+    more = f", and {len(holders) - 1} more" if len(holders) > 1 else ""
+    return f"{holders[-1] if holders else 'another process'} is working on it{more}"
 
 
 def _digest(path: Path) -> str:

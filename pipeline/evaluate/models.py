@@ -137,6 +137,7 @@ def sampling_stage(
         shards_from=problems.name,
         settings=partial(_sampling_settings, sampling),
         check=_checked_by_evaluate,
+        prepare=partial(generate.take_over_traces, sampling),
         work=partial(generate.sample, sampling),
         report=generate.report,
         asks_models=True,

@@ -65,6 +65,7 @@ def judge_stage(name: str, reads: Stage) -> Stage:
         shards_from=reads.name,
         settings=settings,
         check=check,
+        prepare=_prepare,
         work=_work,
         asks_models=True,
         contradiction=_contradiction,
@@ -81,15 +82,22 @@ def _judge(recipe: Recipe) -> Judge:
     return recipe.judge
 
 
-def _work(job: Job, shards: Iterable[Shard]) -> None:
-    """Judges the texts that the shards lack; with --partial seals them as they are."""
+def _prepare(job: Job) -> None:
+    """Copies the verdicts of this judge on the same texts from earlier results into the open journals."""
     wanted = job.output.manifest()
     assert wanted is not None
-    earlier = EarlierRows(
-        "id",
-        ((output, _valid) for output, found in results(job) if not _contradiction(found, wanted)),
-    )
-    plans = ((verdicts, partial(_plan, job.input_shard(verdicts), verdicts, earlier)) for verdicts in shards)
+    valid = [(output, _valid) for output, found in results(job) if not _contradiction(found, wanted)]
+    earlier = EarlierRows("id", valid)
+    for verdicts in job.share() if valid else ():
+        if not verdicts.sealed:
+            records = dict(_texts_to_judge(job.input_shard(verdicts)))
+            found = earlier.of(records)
+            take_over(verdicts, (r.model_copy(update={"trace_id": records[r.id]["id"]}) for r in found))
+
+
+def _work(job: Job, shards: Iterable[Shard]) -> None:
+    """Judges the texts that the shards lack; with --partial seals them as they are."""
+    plans = ((verdicts, partial(_plan, job.input_shard(verdicts), verdicts)) for verdicts in shards)
     for verdicts, plan in plans:
         if not job.options.partial and any(_texts_to_judge(job.input_shard(verdicts))):
             _judge_from(job, chain([(verdicts, plan)], plans))
@@ -132,10 +140,8 @@ def _valid(row: JudgeVerdict) -> JudgeVerdict | None:
     return row if row.error is None else None
 
 
-def _plan(traces: Shard, verdicts: Shard, earlier: EarlierRows) -> Plan:
+def _plan(traces: Shard, verdicts: Shard) -> Plan:
     records = dict(_texts_to_judge(traces))
-    found = (row.model_copy(update={"trace_id": records[row.id]["id"]}) for row in earlier.of(records))
-    take_over(verdicts, found)
     journal = verdicts.read_journal()
     items = [
         WorkItem(key, record, length=len(record["response"]), failed_before=key in journal.failed)

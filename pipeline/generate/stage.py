@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from itertools import compress
@@ -20,14 +20,13 @@ from pipeline.config.endpoints import Teacher
 from pipeline.config.traces import Generate
 from pipeline.engine.asynchronous import run_async
 from pipeline.engine.earlier_rows import take_over
-from pipeline.engine.progress import Progress
 from pipeline.engine.query import query
 from pipeline.engine.scheduler import Plan, run_items
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
 from pipeline.generate import sampler
-from pipeline.generate.sample_plan import FAILED, FILTERING, SampleBudget, make_plan
+from pipeline.generate.sample_plan import FAILED, FILTERING, SampleBudget, make_plan, trace_id
 from pipeline.generate.sampler import Model, Sampler, SamplingJob
 from pipeline.generate.usage import UsageLog, UsageMeter
 from pipeline.generate.valid_traces import TRACE_KEY, contradiction, earlier_traces, for_problems
@@ -38,23 +37,46 @@ from pipeline.ingest.stage import INGEST
 from pipeline.rows import Problem, Trace
 
 
+def take_over_traces(sampling: SamplingJob, job: Job) -> None:
+    """Copies the valid traces of earlier results into the journals of the open shards."""
+    earlier = earlier_traces(job)
+    if earlier is None:
+        return
+    render = prompts.load(sampling.prompt).render
+    taken = 0
+    for traces in job.share():
+        if not traces.sealed:
+            problems = {p.id: p for p in _problems(job.input_shard(traces), sampling)}
+            possible = {
+                trace_id(p.id, teacher, i)
+                for p in problems.values()
+                for teacher in _teachers_of(p, sampling.models)
+                for i in range(sampling.budget.max_samples)
+            }
+            found = (t for t in for_problems(earlier, problems, render) if t.id in possible)
+            taken += take_over(traces, found)
+    if taken:
+        job.say(f"{job.stage.name}: {taken} traces are taken over from earlier results")
+
+
 def sample(sampling: SamplingJob, job: Job, shards: Iterable[Shard]) -> None:
     """Samples every trace that the shards lack; with --partial seals them as they are."""
-    planner = _Planner(sampling, job)
     if job.options.partial:
         for traces in shards:
-            planner.plan(traces).seal()
+            _plan(job.input_shard(traces), traces, sampling, lambda samples: None).seal()
         return
     with ExitStack() as stack:
         servers = [stack.enter_context(model.reach(job)) for model in sampling.models]
         gc.freeze()  # scanning the imported modules in every collection costs a tenth of the time
         stack.callback(gc.unfreeze)  # what stays frozen is never freed; DuckDB complains of it at exit
-        run_async(_sample_all(planner, servers, shards))
+        run_async(_sample_all(sampling, job, servers, shards))
 
 
-async def _sample_all(planner: _Planner, servers: Sequence[Server], shards: Iterable[Shard]) -> None:
-    job, sampling, expected = planner.job, planner.sampling, planner.expected
+async def _sample_all(
+    sampling: SamplingJob, job: Job, servers: Sequence[Server], shards: Iterable[Shard]
+) -> None:
     table = sampling.table
+    expected = _ExpectedTraces(sampling, [(job.input_shard(t), t) for t in job.share()])
     answered = job.output.counts().rows > 0
     async with AsyncExitStack() as stack:
         clients = []
@@ -70,10 +92,10 @@ async def _sample_all(planner: _Planner, servers: Sequence[Server], shards: Iter
         ]
         usage = UsageLog(job.output.folder, meters)
         worker = Sampler(sampling, clients, usage, job.recipe.seed)
-        planner.progress = progress = stack.enter_context(job.progress(expected.total()))
+        progress = stack.enter_context(job.progress(expected.total()))
         await stack.enter_async_context(usage.reporting(progress, expected.total))
         await run_items(
-            ((traces, partial(planner.plan, traces)) for traces in shards),
+            ((t, partial(_plan, job.input_shard(t), t, sampling, expected.add)) for t in shards),
             worker.process,
             worker.fallback_row,
             slots={str(i): table.concurrency for i in range(len(clients))},
@@ -84,26 +106,13 @@ async def _sample_all(planner: _Planner, servers: Sequence[Server], shards: Iter
         )
 
 
-class _Planner:
-    """Plans the shards: what their journals and earlier results leave to be sampled."""
+def _plan(problems: Shard, traces: Shard, sampling: SamplingJob, on_finished: Callable[[int], None]) -> Plan:
+    wanted = [(p, _teachers_of(p, sampling.models)) for p in _problems(problems, sampling)]
+    return make_plan(wanted, traces, sampling.budget, on_finished)
 
-    progress: Progress | None = None
 
-    def __init__(self, sampling: SamplingJob, job: Job) -> None:
-        self.sampling, self.job = sampling, job
-        self.expected = _ExpectedTraces(sampling, [(job.input_shard(t), t) for t in job.share()])
-        self._earlier = earlier_traces(job)
-        self._render = prompts.load(sampling.prompt).render
-
-    def plan(self, traces: Shard) -> Plan:
-        split, models = self.sampling.split, self.sampling.models
-        problems = [p for p in self.job.input_shard(traces).rows() if p.split == split]
-        found = for_problems(self._earlier, {p.id: p for p in problems}, self._render)
-        taken_over = take_over(traces, found)
-        if self.progress is not None:
-            self.progress.update(done=taken_over)
-        wanted = [(problem, _teachers_of(problem, models)) for problem in problems]
-        return make_plan(wanted, traces, self.sampling.budget, self.expected.add)
+def _problems(shard: Shard, sampling: SamplingJob) -> list[Problem]:
+    return [problem for problem in shard.rows() if problem.split == sampling.split]
 
 
 def _teachers_of(problem: Problem, models: Sequence[Model]) -> list[int]:
@@ -199,6 +208,10 @@ def _check(recipe: Recipe) -> None:
         endpoint.check(teacher)
 
 
+def _prepare(job: Job) -> None:
+    take_over_traces(training_job(job.recipe), job)
+
+
 def _work(job: Job, shards: Iterable[Shard]) -> None:
     sample(training_job(job.recipe), job, shards)
 
@@ -217,6 +230,7 @@ GENERATE = Stage(
     shards_from="ingest",
     settings=_settings,
     check=_check,
+    prepare=_prepare,
     work=_work,
     report=report,
     asks_models=True,

@@ -34,8 +34,8 @@ def contradiction(found: Manifest, wanted: Manifest) -> str:
     return settings_difference(before, now)
 
 
-def earlier_traces(job: Job) -> EarlierRows:
-    """The traces of earlier results that are valid for their question under the job's settings."""
+def earlier_traces(job: Job) -> EarlierRows | None:
+    """The traces of earlier results that are valid under the job's settings; None if there are none."""
     wanted = job.output.manifest()
     assert wanted is not None
     valid = []
@@ -44,7 +44,7 @@ def earlier_traces(job: Job) -> EarlierRows:
             valid.append((output, partial(_moved, moved)))
         else:
             job.say(f"{job.stage.name}: no trace in {output.folder} is valid: {contradiction(found, wanted)}")
-    return EarlierRows("problem_id", valid)
+    return EarlierRows("problem_id", valid) if valid else None
 
 
 def for_problems(

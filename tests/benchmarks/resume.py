@@ -21,7 +21,8 @@ from pathlib import Path
 
 from pipeline.config.load import load_recipe
 from pipeline.engine.execute import execute, manifest_of
-from pipeline.engine.shard import Shard, done_line
+from pipeline.engine.journal import done_line
+from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.generate.sample_plan import sampling_seed, trace_id
 from pipeline.rows import Problem, Sampling, Trace

@@ -107,7 +107,7 @@ def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
     assert "done already" in retort(tmp_path, "filter", str(recipe)).stderr
     other = retort(tmp_path, "filter", str(recipe), "judge.temperature=0.5")
     assert other.returncode == 2
-    assert "judge.temperature: 0.0 -> 0.5" in other.stderr
+    assert "filter/judge was made with other settings: temperature: 0.0 -> 0.5" in other.stderr
 
 
 def test_a_judge_killed_and_asked_again_is_paid_once_and_ends_with_the_same_bytes(

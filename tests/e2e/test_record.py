@@ -47,7 +47,6 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
     ("command", "setting"),
     [
         ("run", "generate.temperature=0.9"),
-        ("run", "filter.rules.no_repetition=true"),
         ("run", "evaluate.temperature=0.1"),
         ("evaluate", "evaluate.temperature=0.1"),
         ("generate", "generate.temperature=0.9"),

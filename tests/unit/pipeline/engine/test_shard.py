@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.engine.shard import Counts, Shard, done_line, failed_line
+from pipeline.engine.journal import done_line, failed_line
+from pipeline.engine.shard import Counts, Shard
 from pipeline.rows import Problem, Trace, arrow_schema
 
 

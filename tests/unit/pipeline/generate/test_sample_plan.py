@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine.journal import done_line, failed_line
 from pipeline.engine.scheduler import Plan, WorkItem
-from pipeline.engine.shard import Shard, done_line, failed_line
+from pipeline.engine.shard import Shard
 from pipeline.generate.sample_plan import (
     FILTERING,
     SampleBudget,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import cli
+from pipeline.engine.journal import done_line, failed_line
 from pipeline.engine.manifest import Manifest
-from pipeline.engine.shard import Shard, done_line, failed_line
+from pipeline.engine.shard import Shard
 from pipeline.engine.store import Output
 from pipeline.errors import Stopped, UserError
 from pipeline.generate import usage
@@ -166,7 +167,7 @@ def test_any_line_that_is_no_entry_counts_as_damaged(tmp_path: Path, line: bytes
 def test_a_row_damaged_during_the_run_stops_the_seal(tmp_path: Path) -> None:
     shard, good = opened(tmp_path)
     shard.journal.write_bytes(flipped(good, 30, 0))
-    with pytest.raises(Stopped, match=r"s\.jsonl: 1 rows were damaged"):
+    with pytest.raises(Stopped, match="s: 1 rows were damaged"):
         shard.seal(["p0", "p1", "p2"])
     assert not shard.sealed
 

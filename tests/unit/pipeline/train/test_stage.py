@@ -69,7 +69,7 @@ def test_a_run_without_training_examples_is_rejected_before_anything_starts(tmp_
 
 def test_a_trained_model_is_not_trained_again_and_checkpoints_are_deleted(tmp_path: Path) -> None:
     given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
-    given.output.claim(Manifest(stage="train", version=1, settings={}, inputs={}))
+    given.output.save(Manifest(stage="train", version=1, settings={}, inputs={}))
     model_folder(tmp_path).mkdir(parents=True)
     (tmp_path / "train" / "checkpoints" / "checkpoint-5").mkdir(parents=True)
     lines = [step(1, loss=2.0), step(2, loss=0.5)]
@@ -105,7 +105,7 @@ def test_the_preflight_report_is_shown_whole_without_control_characters() -> Non
 
 def test_the_report_contains_the_preflight_counts(tmp_path: Path) -> None:
     given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
-    given.output.claim(Manifest(stage="train", version=1, settings={}, inputs={}))
+    given.output.save(Manifest(stage="train", version=1, settings={}, inputs={}))
     model_folder(tmp_path).mkdir(parents=True)
     (tmp_path / "train" / "log.jsonl").write_text(step(1).model_dump_json() + "\n")
     (tmp_path / "train" / "preflight.json").write_text(TABLE.model_dump_json())
