@@ -80,7 +80,7 @@ class Logprobs(Row):
 
 
 class Trace(Question):
-    """One sample of a teacher for a problem, with its verdicts once it is filtered."""
+    """One sample of a teacher for a problem, and the verdicts on it, which are stored as TraceVerdicts."""
 
     id: str  # "<problem id>-<teacher's position in the recipe>-<sample>"
     problem_id: str
@@ -107,6 +107,19 @@ class Trace(Question):
     @staticmethod
     def reached(record: dict[str, Any]) -> tuple[int, ...]:
         return record["finish_reason"] != "failed", record["continuations"], record["outcome"] != "unfiltered"
+
+
+VERDICT_FIELDS = ("verdicts", "outcome", "reason")  # of a Trace that the filter stage decides
+
+
+class TraceVerdicts(Row):
+    """What the rules made of one trace; generate stores the trace. A Trace holds both."""
+
+    id: str  # the trace's
+    problem_id: str
+    outcome: Outcome
+    reason: str
+    verdicts: tuple[Verdict, ...]
 
 
 class JudgeVerdict(Row):

@@ -9,7 +9,7 @@ from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.filter.funnel import funnel
 from pipeline.inspect.run import Run, open_run
-from pipeline.rows import Example, Message, Problem, Row, Sampling, Score, Trace, Verdict
+from pipeline.rows import Example, Message, Problem, Row, Sampling, Score, Trace, TraceVerdicts, Verdict
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"
 SHARDS, PROBLEMS, SAMPLES = 3, 4, 3
@@ -31,7 +31,11 @@ def write_run(folder: Path, temperature: float = 0.6, right: int = 1) -> Run:
     _write(folder / "ingest", Problem, problems, {})
     drawn = [[t.model_copy(update=_UNJUDGED) for t in some] for some in traces]
     _write(folder / "generate", Trace, drawn, {"temperature": temperature})
-    _write(folder / "filter", Trace, traces, {"rules": {"correct": {"version": 1}}})
+    verdicts = [
+        [TraceVerdicts(**t.model_dump(include=set(TraceVerdicts.model_fields))) for t in some]
+        for some in traces
+    ]
+    _write(folder / "filter", TraceVerdicts, verdicts, {"rules": {"correct": {"version": 1}}})
     kept = [[_example(t) for t in some if t.outcome == "kept"] for some in traces]
     _write(folder / "select", Example, kept, {})
     scores = [_score(p, right) for some in problems for p in some]

@@ -10,7 +10,7 @@ from pipeline.config.training import Train
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import Job
 from pipeline.engine.store import Output
-from pipeline.filter.stage import FILTER
+from pipeline.generate.stage import GENERATE
 from pipeline.rows import Example, Message, Trace, arrow_schema
 from pipeline.select.stage import SELECT
 from pipeline.train.job import TrainJob
@@ -115,7 +115,7 @@ def train_job(recipe: Recipe, run_dir: Path, examples: list[Example]) -> Job:
     select.save(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
     select.write("shard-00000", examples)
     select.finish()
-    filtered = Output(run_dir / "filter", Trace)
-    filtered.save(Manifest(stage="filter", version=FILTER.version, settings={}, inputs={}))
-    filtered.finish()  # no shards: the objective reads no traces
+    traces = Output(run_dir / "generate", Trace)
+    traces.save(Manifest(stage="generate", version=GENERATE.version, settings={}, inputs={}))
+    traces.finish()  # no shards: the objective reads no traces
     return Job(TRAIN, recipe, run_dir)

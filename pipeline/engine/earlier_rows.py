@@ -14,12 +14,12 @@ from typing import Any
 from pipeline.engine.journal import done_line
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.previous import earlier_outputs, remove
-from pipeline.engine.query import MEMORY, connect, path_list
+from pipeline.engine.query import Part, reading, rows_of
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
-from pipeline.rows import Row, arrow_schema
+from pipeline.rows import Row
 
 Adopt = Callable[[Any], Row | None]  # an earlier row as the stage would write it now; None if it is not valid
 
@@ -98,21 +98,9 @@ def remove_superseded(job: Job) -> None:
 
 def _missing(earlier: Output, present: Output, key: Sequence[str]) -> int:
     """The number of earlier rows that the present result lacks."""
-    import pyarrow as pa
-
-    columns, schema = ", ".join(key), arrow_schema(earlier.row)
-    open_rows = [row for shard in earlier.shards() if not shard.sealed for row in shard.values(*key)]
-    records = [dict(zip(key, row, strict=True)) for row in open_rows]
-    table = pa.Table.from_pylist(records, pa.schema([schema.field(name) for name in key]))
-    sealed, now = earlier.sealed_paths(), present.sealed_paths()
-    with connect([*sealed, *now], MEMORY) as connection:
-        connection.register("open_rows", table)
-        parts = [f"select {columns} from open_rows"]
-        if sealed:
-            parts.append(f"select {columns} from read_parquet([{path_list(sealed)}])")
-        found = connection.execute(
-            f"select count(*) from ({' union all '.join(parts)}) "
-            f"anti join read_parquet([{path_list(now)}]) using ({columns})"
-        ).fetchone()
-    assert found is not None
+    parts, now = ([Part(shard) for shard in output.shards()] for output in (earlier, present))
+    with reading([path for part in (*parts, *now) for path in part.paths]) as connection:
+        before, after = (rows_of(connection, earlier.row, each, key) for each in (parts, now))
+        count = f"select count(*) from ({before}) anti join ({after}) using ({', '.join(key)})"
+        (found,) = connection.execute(count).fetchall()
     return int(found[0])

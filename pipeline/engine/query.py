@@ -1,4 +1,4 @@
-"""SQL over sealed Parquet files, by DuckDB, which reads only the columns that a query names.
+"""SQL over the rows of shards, by DuckDB, which reads only the columns that a query names.
 
 DuckDB knows nothing of our checksums, so they are compared first. A connection can read the given files and
 nothing else: no other file, no network, no extension, no variable of the program.
@@ -6,59 +6,157 @@ nothing else: no other file, no network, no extension, no variable of the progra
 
 from __future__ import annotations
 
-import os
+import atexit
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import sealed_file
+from pipeline.engine.shard import Shard
 from pipeline.errors import UserError
+from pipeline.rows import VERDICT_FIELDS, Row, arrow_schema
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 MEMORY = "1GB"  # of a query of our own; what needs more is written to a temporary folder
+_opened = count()
 
 
-def query(paths: Sequence[Path], columns: Collection[str], text: str, **values: Any) -> list[tuple[Any, ...]]:
-    """Returns the answer to a SELECT over the view `rows`; [] when there are no files.
+@dataclass(frozen=True)
+class Part:
+    """A shard to read, sealed or open, with the sealed verdicts on its traces."""
 
-    `rows` has these columns of all files, and `filename`. Parameters are written $name. Raises UserError when
-    a file is damaged or missing.
+    shard: Shard
+    verdicts: Path | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The sealed files, also the shard's before it is sealed."""
+        return [self.shard.path, *([self.verdicts] if self.verdicts else [])]
+
+
+def query(
+    source: Sequence[Path] | pa.Table, columns: Collection[str], text: str, **values: Any
+) -> list[tuple[Any, ...]]:
+    """Returns the answer to a SELECT over the view `rows`; [] when there is no file or no row.
+
+    `rows` has these columns of all files, or of the table. Parameters are written $name. Raises UserError
+    when a file is damaged or missing.
     """
-    import duckdb
-
-    if not paths:
+    if not len(source):
         return []
+    paths = source if isinstance(source, Sequence) else ()
     for path in paths:
         sealed_file.check(path, columns)
+    with reading(paths) as connection:
+        if isinstance(source, Sequence):
+            connection.execute(f"create view rows as {_select(paths, columns)}")
+        else:
+            connection.register("rows", source.select(list(columns)))
+        return connection.execute(text, values).fetchall()
+
+
+@contextmanager
+def reading(paths: Sequence[Path], **settings: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Connects as `connect` does, with little memory. Raises UserError where the files cannot be read."""
+    import duckdb
+
     try:
-        with connect(paths, MEMORY) as connection:
-            source = f"read_parquet([{path_list(paths)}])"
-            connection.execute(f"create view rows as select {', '.join(columns)}, filename from {source}")
-            return connection.execute(text, values).fetchall()
-    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.OutOfMemoryException) as e:
-        raise UserError(f"{paths[0].parent}: cannot be read: {str(e).splitlines()[0]}") from None
+        with connect(paths, memory_limit=MEMORY, **settings) as connection:
+            yield connection
+    except (
+        duckdb.DataError,
+        duckdb.IOException,
+        duckdb.InvalidInputException,
+        duckdb.OutOfMemoryException,
+    ) as e:
+        where = paths[0].parent if paths else "SQL"
+        raise UserError(f"{where}: cannot be read: {str(e).splitlines()[0]}") from None
 
 
-def connect(paths: Iterable[Path], memory: str | None = None) -> duckdb.DuckDBPyConnection:
+def connect(paths: Iterable[Path], **settings: Any) -> duckdb.DuckDBPyConnection:
     """Opens a database in memory that may read these files alone."""
     import duckdb
 
-    settings: dict[str, Any] = {
+    safe: dict[str, Any] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "python_enable_replacements": False,
-        "temp_directory": f"{tempfile.gettempdir()}/duckdb-{os.getuid()}",
+        "temp_directory": f"{_private_folder()}/{next(_opened)}",  # made when memory runs out
     }
-    connection = duckdb.connect(":memory:", config=settings | ({"memory_limit": memory} if memory else {}))
-    connection.execute(f"set allowed_paths = [{path_list(paths)}]")
+    connection = duckdb.connect(":memory:", config=safe | settings)
+    connection.execute(f"set allowed_paths = [{_listed(paths)}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return connection
 
 
-def path_list(paths: Iterable[Path]) -> str:
+@cache
+def _private_folder() -> str:
+    """A folder that no other user can open or foresee, until this process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="retort-")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
+def rows_of(
+    connection: duckdb.DuckDBPyConnection,
+    row: type[Row],
+    parts: Sequence[Part],
+    columns: Sequence[str],
+    read: Collection[str] | None = None,
+) -> str:
+    """Returns a SELECT of these columns of the parts; their files must be those of the connection.
+
+    Only the columns in `read` (default: all) are verified and, in open shards, not null. A key is read once,
+    from the sealed file if there is one. Raises UserError for a damaged file.
+    """
+    import pyarrow as pa
+
+    read = [name for name in columns if read is None or name in read]
+    schema = pa.schema([arrow_schema(row).field(name).with_nullable(True) for name in columns])
+    sealed: list[Part] = []
+    journals: list[pa.RecordBatch] = []
+    for part in parts:
+        records = [] if part.shard.sealed else list(part.shard.read_journal(read).rows.values())
+        if part.shard.sealed:  # perhaps only since its journal was read
+            sealed.append(part)
+        elif records:
+            journals.append(pa.RecordBatch.from_pylist(records, schema))
+    name = f"open_rows_{next(_opened)}"
+    connection.register(name, pa.Table.from_batches(journals, schema))
+    return f"{_sealed(sealed, columns, read)} union all select * from {name}" if sealed else f"from {name}"
+
+
+def _sealed(parts: Sequence[Part], columns: Sequence[str], read: Sequence[str]) -> str:
+    """A SELECT of these columns of sealed parts; verdicts, where there are any, are found by id."""
+    paths = [part.shard.path for part in parts]
+    verdicts = [part.verdicts for part in parts if part.verdicts]
+    joined = [name for name in columns if name in VERDICT_FIELDS] if verdicts else []
+    for path in paths:
+        sealed_file.check(path, ["id", *read] if joined else read)
+    if not joined:
+        return _select(paths, columns)
+    for path in verdicts:
+        sealed_file.check(path, ["id", *(name for name in joined if name in read)])
+    chosen = [
+        f"coalesce(v.{name}, t.{name}) as {name}" if name in joined else f"t.{name}" for name in columns
+    ]
+    traces, known = _select(paths, dict.fromkeys(["id", *columns])), _select(verdicts, ["id", *joined])
+    return f"select {', '.join(chosen)} from ({traces}) t left join ({known}) v using (id)"
+
+
+def _select(paths: Iterable[Path], columns: Iterable[str]) -> str:
+    return f"select {', '.join(columns)} from read_parquet([{_listed(paths)}])"
+
+
+def _listed(paths: Iterable[Path]) -> str:
     """The paths as elements of a SQL list."""
     return ", ".join("'" + str(path.absolute()).replace("'", "''") + "'" for path in paths)

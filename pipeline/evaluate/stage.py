@@ -36,13 +36,14 @@ from pipeline.evaluate.models import (
 )
 from pipeline.filter import llm_judge
 from pipeline.filter import stage as filtering
+from pipeline.filter.verdicts import filtered_traces
 from pipeline.inference import endpoint, model_files
 from pipeline.inference.fingerprint import model_settings
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import sources
 from pipeline.ingest import stage as ingest
 from pipeline.ingest.stage import INGEST
-from pipeline.rows import Example, Score, Trace
+from pipeline.rows import Example, Score, Trace, TraceVerdicts
 from pipeline.train.stage import TRAIN
 
 
@@ -112,9 +113,11 @@ def _sampling_stage(model: EvalModel, recipe: Recipe) -> Stage:
 
 
 def _scores(job: Job, model: EvalModel) -> Iterator[Score]:
-    graded = Output(job.run_dir / model.folder("filter"), Trace)
-    for _, traces in groupby(graded.rows(), key=lambda trace: trace.problem_id):
-        yield metrics.score(model.set, model.role, model.model, list(traces))
+    answers = Output(job.run_dir / model.folder("generate"), Trace).shards()
+    verdicts = Output(job.run_dir / model.folder("filter"), TraceVerdicts).shards()
+    for pair in zip(answers, verdicts, strict=True):
+        for _, traces in groupby(filtered_traces(*pair), key=lambda trace: trace.problem_id):
+            yield metrics.score(model.set, model.role, model.model, list(traces))
 
 
 def _trained_on(job: Job, scores: list[Score]) -> dict[str, int]:

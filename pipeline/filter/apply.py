@@ -1,12 +1,12 @@
 """Applies all rules to the traces of a shard, with shards in parallel processes.
 
-Rules see one trace; contamination, majority and difficulty see the samples of one problem together. Columns
-that no rule reads (token log-probabilities) stay in Arrow. Comparisons across shards are in `dedup.py`.
+Rules see one trace; contamination, majority and difficulty see the samples of one problem together.
+Comparisons across shards are in `dedup.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
@@ -25,11 +25,9 @@ from pipeline.errors import UserError
 from pipeline.filter.judge_verdict import results_by_key, verdict_key
 from pipeline.ingest import sources
 from pipeline.ingest.files import BadRow
-from pipeline.rows import Trace, Verdict, arrow_schema
+from pipeline.rows import Trace, TraceVerdicts, Verdict
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from filters.dataset.contamination import ContaminationIndex
 
 T = TypeVar("T")
@@ -68,11 +66,26 @@ def map_shards(
 def filter_shard(
     context: FilterContext, traces: Shard, filtered: Shard, judge_verdicts: Shard | None = None
 ) -> int:
-    """Writes the shard of filtered traces and returns their number."""
+    """Writes the verdicts on a shard of traces and returns their number."""
     judged = results_by_key(judge_verdicts) if judge_verdicts else {}
-    verdicts = [v for problem in _by_problem(traces) for v in verdicts_on_problem(context, problem, judged)]
-    filtered.write_groups(with_verdicts(traces, verdicts))
-    return len(verdicts)
+    rows = [row for problem in _by_problem(traces) for row in filter_problem(context, problem, judged)]
+    filtered.write(row.model_dump() for row in rows)
+    return len(rows)
+
+
+def filter_problem(
+    context: FilterContext, traces: Sequence[Trace], judged: Mapping[str, FilterResult]
+) -> Iterator[TraceVerdicts]:
+    """Yields the verdicts on each sample of a problem, with the outcome that follows from them."""
+    for trace, verdicts in zip(traces, verdicts_on_problem(context, traces, judged), strict=True):
+        yield decided(trace.id, trace.problem_id, verdicts)
+
+
+def decided(id: str, problem_id: str, verdicts: Iterable[Verdict]) -> TraceVerdicts:
+    """The row of a trace with these verdicts."""
+    verdicts = tuple(verdicts)
+    outcome, reason = decide(verdicts)
+    return TraceVerdicts(id=id, problem_id=problem_id, outcome=outcome, reason=reason, verdicts=verdicts)
 
 
 def _by_problem(traces: Shard) -> Iterator[list[Trace]]:
@@ -147,25 +160,3 @@ def _questions(source: Source) -> Iterator[tuple[str, str]]:
             yield row.origin, row.question
         elif row.why != _NO_QUESTION:
             raise UserError(f"evaluation set {sources.name_of(source)!r}: {row.origin}: {row.why}")
-
-
-def with_verdicts(traces: Shard, verdicts: Sequence[Sequence[Verdict]]) -> Iterator[pa.Table]:
-    """Yields the shard's rows as tables, with these verdicts and the outcome that follows from them."""
-    import pyarrow as pa
-
-    schema = arrow_schema(Trace)
-    start = 0
-    for batch in traces.batches():
-        some = verdicts[start : start + len(batch)]
-        start += len(batch)
-        decided = [decide(each) for each in some]
-        columns = {
-            "verdicts": [[dict(verdict) for verdict in each] for each in some],
-            "outcome": [outcome for outcome, _ in decided],
-            "reason": [reason for _, reason in decided],
-        }
-        table = pa.Table.from_batches([batch])
-        for name, values in columns.items():
-            i = schema.get_field_index(name)
-            table = table.set_column(i, schema.field(name), pa.array(values, schema.field(name).type))
-        yield table

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filters.result import FilterResult, passed
-from filters.table import as_verdict, decide
+from filters.table import as_verdict
 from pipeline.engine.shard import Shard
-from pipeline.filter.apply import VERSIONS, FilterContext, map_shards, with_verdicts
-from pipeline.rows import Verdict
+from pipeline.filter.apply import VERSIONS, FilterContext, decided, map_shards
+from pipeline.filter.verdicts import filtered_batches
+from pipeline.rows import Trace, TraceVerdicts, Verdict
 
 if TYPE_CHECKING:
     from filters.dataset.minhash import Sketch
@@ -26,9 +27,9 @@ DuplicateResults = dict[str, dict[str, FilterResult]]  # rule -> id of a problem
 
 
 def find_duplicates(
-    context: FilterContext, shards: Sequence[Shard], rows: int, folder: Path
+    context: FilterContext, shards: Sequence[tuple[Shard, Shard]], rows: int, folder: Path
 ) -> DuplicateResults:
-    """Finds the problems and traces that repeat an earlier one.
+    """Finds the problems and traces that repeat an earlier one, in shards of traces with their verdicts.
 
     Temporary files in `folder` take about 4 bytes per compared word.
     """
@@ -37,7 +38,7 @@ def find_duplicates(
     thresholds = _thresholds(context)
     ids: dict[str, list[str]] = {name: [] for name in thresholds}
     compared = {name: DuplicateIndex(threshold=t, folder=folder) for name, t in thresholds.items()}
-    for sketches in map_shards(_sketch_shard, context, [(shard,) for shard in shards], rows):
+    for sketches in map_shards(_sketch_shard, context, shards, rows):
         for name, (some_ids, sketch) in sketches.items():
             ids[name] += some_ids
             compared[name].add(some_ids, sketch)
@@ -50,18 +51,16 @@ def find_duplicates(
 
 
 def add_duplicate_verdicts(filtered: Shard, written: Shard, duplicates: DuplicateResults) -> int:
-    """Writes a shard of filtered traces with verdicts on duplicates added; returns the number of traces."""
-    records = filtered.records(("id", "problem_id", "verdicts"))
-    verdicts = [list(_all_verdicts(record, duplicates)) for record in records]
-    written.write_groups(with_verdicts(filtered, verdicts))
-    return len(verdicts)
+    """Writes a shard of verdicts with those on duplicates added; returns the number of traces."""
+    rows = [decided(row.id, row.problem_id, _all_verdicts(row, duplicates)) for row in filtered.rows()]
+    written.write(row.model_dump() for row in rows)
+    return len(rows)
 
 
-def _all_verdicts(record: dict[str, Any], duplicates: DuplicateResults) -> Iterator[Verdict]:
-    verdicts = [Verdict.model_construct(**verdict) for verdict in record["verdicts"]]
-    yield from verdicts
-    if decide(verdicts)[0] != "rejected":  # rejected traces were not compared
-        for name, key in ((PROBLEM, record["problem_id"]), (TRACE, record["id"])):
+def _all_verdicts(row: TraceVerdicts, duplicates: DuplicateResults) -> Iterator[Verdict]:
+    yield from row.verdicts
+    if row.outcome != "rejected":  # rejected traces were not compared
+        for name, key in ((PROBLEM, row.problem_id), (TRACE, row.id)):
             if name in duplicates:
                 yield as_verdict(name, VERSIONS[name], duplicates[name].get(key, passed()))
 
@@ -73,11 +72,14 @@ def _thresholds(context: FilterContext) -> dict[str, float]:
     return {name: threshold for name, threshold in both.items() if threshold is not None}
 
 
-def _sketch_shard(context: FilterContext, filtered: Shard) -> dict[str, tuple[list[str], Sketch]]:
+def _sketch_shard(
+    context: FilterContext, traces: Shard, verdicts: Shard
+) -> dict[str, tuple[list[str], Sketch]]:
     """For each rule, the ids and sketches of the problems or traces that are not rejected."""
     from filters.dataset.minhash import sketch
 
-    records = [record for record in filtered.records(_FIELDS) if record["outcome"] != "rejected"]
+    batches = filtered_batches(traces, verdicts, leave_out=Trace.model_fields.keys() - _FIELDS)
+    records = [record for batch in batches for record in batch.to_pylist() if record["outcome"] != "rejected"]
     texts = {
         PROBLEM: {record["problem_id"]: record["question"] for record in records},
         TRACE: {record["id"]: _text_of(record) for record in records},

@@ -1,4 +1,4 @@
-"""filter: applies every rule to every trace. Rejected traces stay, with the reason.
+"""filter: applies every rule to every trace. It stores the verdicts alone; the traces stay where they are.
 
 Rules that see one trace or one problem run shard by shard. If duplicates are searched, these verdicts are
 first written to filter/each, because only traces that no rule rejects are compared. Verdicts of the LLM judge
@@ -26,7 +26,7 @@ from pipeline.filter.apply import VERSIONS, FilterContext, filter_shard, questio
 from pipeline.filter.funnel import Funnel, Rule, funnel
 from pipeline.generate.stage import GENERATE
 from pipeline.ingest import sources
-from pipeline.rows import Trace
+from pipeline.rows import TraceVerdicts
 
 NO_REASONING = "single_reasoning: no_reasoning"  # the reason given to a teacher that reasons in plain text
 MIN_TRACES = 50  # with fewer, a rule that rejects nearly all is no sign of a mistake
@@ -48,8 +48,8 @@ def rules_stage(name: str, reads: Stage, table: Filter, uses_judge: bool) -> Sta
     judge = _judge_stage(name, reads) if uses_judge else None
     return Stage(
         name=name,
-        version=3,
-        row=Trace,
+        version=4,
+        row=TraceVerdicts,
         reads=(reads,),
         shards_from=reads.name,
         settings=partial(settings, table, uses_judge),
@@ -109,7 +109,8 @@ def _prepare(job: Job) -> Any:
         return _prepare_rules(table, nested, job)
     assert nested is not None
     each = complete(nested, job)
-    shards, rows = each.shards(), each.counts().rows
+    shards = list(zip(job.inputs["generate"].shards(), each.shards(), strict=True))
+    rows = each.counts().rows
     return each, dedup.find_duplicates(FilterContext(table), shards, rows, job.output.folder)
 
 
@@ -182,8 +183,8 @@ def _check(recipe: Recipe) -> None:
 
 FILTER = Stage(
     name="filter",
-    version=3,
-    row=Trace,
+    version=4,
+    row=TraceVerdicts,
     reads=(GENERATE,),
     shards_from="generate",
     settings=_settings,

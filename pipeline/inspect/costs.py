@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from pipeline.engine.query import query
 from pipeline.generate.usage import EndpointUsage, price
 from pipeline.inspect.run import Run
 from pipeline.rows import Row
@@ -68,25 +66,15 @@ def total_spend(parts: Sequence[Cost | EndpointUsage]) -> float | None:
 
 def _used(run: Run) -> dict[tuple[str, str], Counter[str]]:
     used: dict[tuple[str, str], Counter[str]] = {}
-    sealed = query(run.output("generate").sealed_paths(), _FIELDS, _SUMS)
-    for teacher, source, traces, prompt, completion, uncounted in (*sealed, *_open(run)):
-        used.setdefault((teacher, source), Counter()).update(
+    for teacher, source, traces, prompt, completion, uncounted in run.rows("generate").query(_FIELDS, _SUMS):
+        used[teacher, source] = Counter(
             traces=traces, prompt=prompt or 0, completion=completion or 0, uncounted=uncounted
         )
     return used
 
 
-def _open(run: Run) -> Iterator[tuple[Any, ...]]:
-    """A row for each trace in the journals of shards that are not sealed."""
-    for shard in run.output("generate").shards():
-        if not shard.sealed:
-            for row in shard.read_journal(_FIELDS).rows.values():
-                teacher, source, prompt, completion = (row[name] for name in _FIELDS)
-                yield teacher, source, 1, prompt, completion, None in (prompt, completion)
-
-
 def _kept(run: Run) -> Counter[tuple[str, str]] | None:
     if not run.output("filter").complete:
         return None
-    counts = query(run.output("filter").sealed_paths(), ("teacher", "source", "outcome"), _KEPT)
+    counts = run.rows("filter").query(("teacher", "source", "outcome"), _KEPT)
     return Counter({(teacher, source): count for teacher, source, count in counts})

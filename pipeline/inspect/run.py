@@ -13,24 +13,26 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Recipe
-from pipeline.engine.shard import Counts
+from pipeline.engine.query import Part
+from pipeline.engine.shard import Counts, Shard
 from pipeline.engine.store import Output
 from pipeline.errors import UserError, nearest
 from pipeline.filter.funnel import Funnel, funnel
-from pipeline.inspect.table import Rows, Verdicts
-from pipeline.rows import Example, JudgeVerdict, Problem, Row, Score, Step, Trace
+from pipeline.inspect.table import RowTable, Verdicts
+from pipeline.rows import Example, JudgeVerdict, Problem, Row, Score, Step, Trace, TraceVerdicts
 
 if TYPE_CHECKING:
     import duckdb
 
-ROWS: dict[str, type[Row]] = {  # row types in the sealed shards of each stage
+ROWS: dict[str, type[Row]] = {  # row types in the shards of each stage
     "ingest": Problem,
     "generate": Trace,
-    "filter": Trace,
+    "filter": TraceVerdicts,
     "select": Example,
     "train": Step,
     "evaluate": Score,
@@ -76,47 +78,56 @@ class Run:
             raise UserError(f"no stage {stage!r}; stages: {', '.join(ROWS)}")
         return Output(self.path / stage, (ROWS | WITHIN)[parts[-1]])
 
-    def rows(self, stage: str) -> Rows[Any]:
-        """The rows of a stage by name.
+    def rows(self, stage: str) -> RowTable[Any]:
+        """The rows of a stage by name, those of open shards too; of a filter stage, its filtered traces.
 
         "evaluate/held_out/student/filter" holds the graded answers of one model, "filter/judge" the verdicts
         of the LLM judge on free-text answers.
         """
         output = self.output(stage)
-        return Rows(output.row, output.sealed_paths())
+        if output.row is TraceVerdicts:
+            traces = self.traces_of(stage)
+            return replace(traces, parts=[part for part in traces.parts if part.verdicts])
+        return RowTable(output.row, [Part(shard) for shard in _readable(output)])
+
+    def traces_of(self, stage: str) -> RowTable[Trace]:
+        """All traces that a filter stage reads: with their verdicts, or unfiltered."""
+        verdicts = {shard.name: shard.path for shard in _readable(self.output(stage)) if shard.sealed}
+        shards = _readable(self.output(stage.removesuffix("filter") + "generate"))
+        return RowTable(Trace, [Part(shard, verdicts.get(shard.name)) for shard in shards])
 
     @property
-    def problems(self) -> Rows[Problem]:
+    def problems(self) -> RowTable[Problem]:
         return self.rows("ingest")
 
     @property
-    def traces(self) -> Rows[Trace]:
-        """Traces with their verdicts; without verdicts until filter is complete."""
-        return self.rows("filter" if self.output("filter").complete else "generate")
+    def traces(self) -> RowTable[Trace]:
+        """All traces, with their verdicts as soon as their shard is filtered."""
+        return self.traces_of("filter")
 
     @property
-    def examples(self) -> Rows[Example]:
+    def examples(self) -> RowTable[Example]:
         return self.rows("select")
 
     @property
-    def scores(self) -> Rows[Score]:
+    def scores(self) -> RowTable[Score]:
         return self.rows("evaluate")
 
     @property
     def verdicts(self) -> Verdicts:
         """Every verdict on every trace, with the ids of the trace and its problem."""
-        return Verdicts(paths=self.traces.paths)
+        return Verdicts(parts=self.traces.parts)
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
         """A SELECT over problems, traces, verdicts, examples and scores; .df() gives pandas. See sql.py."""
         from pipeline.inspect import sql
 
-        tables: dict[str, Rows[Any]] = {"problems": self.problems, "traces": self.traces}
+        tables: dict[str, RowTable[Any]] = {"problems": self.problems, "traces": self.traces}
         return sql.query(tables | {"examples": self.examples, "scores": self.scores}, query)
 
     def sample(
         self, n: int = 5, seed: int = 0, *, rejected_by: str | None = None, **values: Any
-    ) -> Rows[Trace]:
+    ) -> RowTable[Trace]:
         """`n` traces drawn evenly, as a table; the same ones for the same seed.
 
         rejected_by: the rule that decided ("repetition" or "no_repetition"), its reason code, or both as the
@@ -132,20 +143,21 @@ class Run:
         sets = sorted(str(p.relative_to(self.path)) for p in self.path.glob("evaluate/*/problems"))
         for stage in ("ingest", *sets):
             found = self.rows(stage).where(id=id).located()
-            if found.paths:
+            if found.parts:
                 within = "" if stage == "ingest" else stage.removesuffix("problems")
-                traces = self._traces_of(id, found.paths[0].name, within)
+                traces = self._traces_of(id, found.parts[0].shard.name, within)
                 return ProblemTraces(problem=found.head(1)[0], traces=traces)
         raise UserError(f"{self.path}: no problem has the id {id!r}")
 
     def _traces_of(self, id: str, shard: str, within: str) -> dict[str, tuple[Trace, ...]]:
-        """Stage -> traces of a problem. Their shard has the same file name as the problem's."""
+        """Stage -> traces of a problem. Their shard has the same name as the problem's."""
         found = {}
-        for generated in sorted(self.path.glob(f"{within}**/generate")):
-            folders = (generated.with_name("filter"), generated)
-            folder = next((folder for folder in folders if (folder / shard).exists()), None)
-            if folder and (traces := tuple(Rows(Trace, [folder / shard]).where(problem_id=id).located())):
-                found[str(folder.relative_to(self.path))] = traces
+        for folder in sorted(self.path.glob(f"{within}**/generate")):
+            stages = [str(path.relative_to(self.path)) for path in (folder, folder.with_name("filter"))]
+            table = self.traces_of(stages[1])
+            parts = [part for part in table.parts if part.shard.name == shard]
+            if traces := tuple(replace(table, parts=parts).where(problem_id=id)):
+                found[stages[parts[0].verdicts is not None]] = traces
         return found
 
     def reasons(self, name: str, stage: str = "filter") -> list[str]:
@@ -190,7 +202,7 @@ class Run:
 
     def why(self, stage: str = "filter") -> Funnel:
         """The funnel: traces kept, rejected and undecided by reason, and what each rule rejects alone."""
-        return funnel(self.rows(stage).paths)
+        return funnel(self.output(stage).sealed_paths())
 
     def report(self, stage: str) -> dict[str, Any]:
         """The report of a complete stage; {} before."""
@@ -225,6 +237,12 @@ class Run:
         ]
         names = ("stage", "state", "rows", "failed", "shards sealed")
         return notebook.table(f"run {self.path.name}", names, rows)
+
+
+def _readable(output: Output) -> list[Shard]:
+    """The shards of a stage. Raises UserError if a complete stage lacks one."""
+    output.sealed_paths()
+    return output.shards()
 
 
 def open_run(path: str | Path) -> Run:

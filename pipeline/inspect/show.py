@@ -36,9 +36,9 @@ def first(
 ) -> Shown:
     """The first rows of a stage with these values. Raises UserError when its rows have no such field."""
     rows = run.rows(stage)
-    if not rows.paths:
+    if not len(rows):
         run.check_begun(stage)
-        raise UserError(f"{run.path}: {stage} has no sealed shard yet; `retort status` shows how far it is")
+        raise UserError(f"{run.path}: {stage} has no rows yet; `retort status` shows how far it is")
     if (outcome or reason) and rows.row is not Trace:
         raise UserError(f"{stage} holds no traces: --kept, --rejected and --reason are for filter")
     values: dict[str, Any] = {"outcome": outcome, "source": source}
@@ -50,11 +50,7 @@ def first(
 
 def by_id(run: Run, stage: str | None, id: str) -> Shown:
     """The row with this id in a stage. Without a stage: a trace, or a problem with all its traces."""
-    found = (
-        _everywhere(run, id)
-        if stage is None
-        else ((stage, r) for r in run.rows(stage).where(id=id).located())
-    )
+    found = _everywhere(run, id) if stage is None else ((stage, r) for r in run.rows(stage).where(id=id))
     rows = tuple(_shown(where, row) for where, row in found)
     if not rows:
         raise UserError(f"{run.path}: {f'{stage} has no row' if stage else 'no trace'} with the id {id!r}")

@@ -12,7 +12,7 @@ from pipeline.filter.funnel import Funnel
 from pipeline.inspect.format import one_line, percent
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
-from pipeline.rows import Row, Trace
+from pipeline.rows import Row, TraceVerdicts
 
 WIDTH = 120  # characters of an example's text
 
@@ -36,10 +36,9 @@ class Why(Row):
 
 def why_of(run: Run, stage: str, examples: int) -> Why:
     """The funnel and the first `examples` traces of each reason. Raises UserError before filtering."""
-    rows = run.rows(stage)
-    if rows.row is not Trace or not stage.endswith("filter"):
+    if run.output(stage).row is not TraceVerdicts:
         raise UserError(f"{stage} holds no filtered traces: why is for filter and evaluate/SET/MODEL/filter")
-    if not rows.paths:
+    if not run.rows(stage).parts:
         run.check_begun(stage)
         raise UserError(f"{run.path}: nothing is filtered yet; `retort status` shows how far the run is")
     funnel = run.why(stage)

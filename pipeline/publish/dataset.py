@@ -7,11 +7,13 @@ Log-probabilities are left out, and so is the text of errors, which may name a m
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.engine.shard import Shard
+from pipeline.filter.verdicts import filtered_batches
 from pipeline.inspect.run import Run
 from pipeline.publish.facts import public
 from pipeline.rows import AnswerType, Message, Row, Sampling, Trace, arrow_schema
@@ -67,10 +69,9 @@ def write(run: Run, folder: Path, with_traces: bool) -> Written:
     made_by = _made_by(run)
     schema = arrow_schema(Published)
     with _Parts(folder / "data", TRAIN, schema) as train, _Parts(folder / "data", VALIDATION, schema) as rest:
-        for examples, traces in zip(
-            run.output("select").shards(), run.output("filter").shards(), strict=True
-        ):
-            table = _joined(examples, traces, made_by)
+        stages = (run.output(stage).shards() for stage in ("select", "generate", "filter"))
+        for examples, traces, verdicts in zip(*stages, strict=True):
+            table = _joined(examples, filtered_batches(traces, verdicts, _LEFT_OUT), made_by)
             written.by_source.update(zip(*(table[c].to_pylist() for c in ("source", "teacher")), strict=True))
             splits = examples.column("split")
             for part in (train, rest):
@@ -87,7 +88,7 @@ def _made_by(run: Run) -> dict[str, str]:
     return {"run": run.path.name, "recipe": manifest.identity}
 
 
-def _joined(examples: Shard, traces: Shard, made_by: dict[str, str]) -> pa.Table:
+def _joined(examples: Shard, traces: Iterable[pa.RecordBatch], made_by: dict[str, str]) -> pa.Table:
     """Returns the rows of one shard, in the order of its examples."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -96,7 +97,7 @@ def _joined(examples: Shard, traces: Shard, made_by: dict[str, str]) -> pa.Table
     if not len(chosen):
         return arrow_schema(Published).empty_table()
     wanted = chosen["id"].combine_chunks()
-    batches = (batch.filter(pc.is_in(batch["id"], wanted)) for batch in traces.batches(_LEFT_OUT))
+    batches = (batch.filter(pc.is_in(batch["id"], wanted)) for batch in traces)
     trace = pa.Table.from_batches(batch for batch in batches if len(batch))
     trace = trace.take(pc.index_in(wanted, trace["id"].combine_chunks()))
     columns = {name: chosen[name] for name in chosen.column_names} | {name: trace[name] for name in _OF_TRACE}
@@ -148,8 +149,9 @@ def _write_traces(run: Run, folder: Path, made_by: dict[str, str]) -> int:
     fields = [f for f in arrow_schema(Trace) if f.name not in _LEFT_OUT]
     schema = pa.schema(fields + [pa.field(name, pa.string(), nullable=False) for name in made_by])
     with _Parts(folder, TRAIN, schema) as parts:
-        for shard in run.output("filter").shards():
-            for batch in shard.batches(_LEFT_OUT):
+        traces, verdicts = (run.output(stage).shards() for stage in ("generate", "filter"))
+        for shard, verdict_shard in zip(traces, verdicts, strict=True):
+            for batch in filtered_batches(shard, verdict_shard, _LEFT_OUT):
                 columns = {name: batch[name] for name in batch.schema.names}
                 columns |= {
                     "teacher": _public(batch["teacher"]),

@@ -45,9 +45,8 @@ def check() -> None:
 
 def gather(run: Run) -> dict[str, Any]:
     """The parts of the page, by the names that its template uses."""
-    stage = _trace_stage(run)
-    filtered = stage == "filter"
-    traces = tally(run.rows(stage).paths)
+    filtered = _trace_stage(run) == "filter"
+    traces = tally(run.traces)
     scores = list(run.scores)
     problems = evaluation.problems(scores, _questions(run, scores))
     stages, examples = about.stages(run), run.report("select")
@@ -79,28 +78,29 @@ def gather(run: Run) -> dict[str, Any]:
 
 
 def _trace_stage(run: Run) -> str:
-    """The stage whose traces the report shows: filter as soon as it has a sealed shard."""
-    return "filter" if run.rows("filter").paths else "generate"
+    """What the report calls its traces: of filter as soon as that has a sealed shard."""
+    return "filter" if run.rows("filter").parts else "generate"
 
 
 def _questions(run: Run, scores: Sequence[Score]) -> dict[str, tuple[str, str]]:
-    paths = [path for stage in evaluation.answers_of(run).values() for path in run.rows(stage).paths]
-    return evaluation.questions_of(paths, {s.problem_id for s in scores})
+    answers = [run.rows(stage) for stage in evaluation.answers_of(run).values()]
+    return evaluation.questions_of(answers, {s.problem_id for s in scores})
 
 
 def _sample(run: Run, scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Traces of generate or filter first, then answers of the evaluation, also those to changed problems."""
     traces, answers = _trace_stage(run), evaluation.answers_of(run)
+    tables = {traces: run.traces} | {stage: run.rows(stage) for stage in answers.values()}
     most = {traces: sample.EACH} | dict.fromkeys(answers.values(), ANSWERS)
-    groups = [sample.strata(stage, run.rows(stage).paths, each) for stage, each in most.items()]
+    groups = [sample.strata(stage, tables[stage], each) for stage, each in most.items()]
     first = [
         place
         for set_name, ids in _changed_problems(scores).items()
         for role in ("base", "student")
         if (stage := answers.get(f"{set_name}/{role}"))
-        for place in sample.first_of(stage, run.rows(stage).paths, ids)
+        for place in sample.first_of(stage, tables[stage], ids)
     ]
-    shown = sample.read(sample.pick(first, groups))
+    shown = sample.read(tables, sample.pick(first, groups))
     return sorted(shown, key=lambda trace: trace["stage"] != traces)
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from pipeline.engine.query import query
 from pipeline.evaluate import metrics
 from pipeline.evaluate.bootstrap import Estimate
 from pipeline.inspect.format import clip
 from pipeline.inspect.run import Run
+from pipeline.inspect.table import RowTable
 from pipeline.report import charts
-from pipeline.rows import Score
+from pipeline.rows import Score, Trace
 
 FIXED, BROKEN, BOTH, NEITHER = "fixed", "broken", "solved by both", "solved by neither"
 CHANGES = (FIXED, BROKEN, BOTH, NEITHER)
@@ -53,7 +52,7 @@ def answers_of(run: Run) -> dict[str, str]:
         str(p.parent.relative_to(run.path)) for p in run.path.glob("evaluate/**/filter/manifest.json")
     )
     named = {stage.removeprefix("evaluate/").removesuffix("/filter"): stage for stage in stages}
-    return {name: stage for name, stage in named.items() if run.rows(stage).paths}
+    return {name: stage for name, stage in named.items() if run.rows(stage).parts}
 
 
 def changes(scores: Iterable[Score]) -> dict[tuple[str, str], str]:
@@ -95,10 +94,11 @@ def matrix(scores: Iterable[Score]) -> dict[str, Counter[str]]:
     return counted
 
 
-def questions_of(paths: Sequence[Path], wanted: set[str]) -> dict[str, tuple[str, str]]:
+def questions_of(answers: Iterable[RowTable[Trace]], wanted: set[str]) -> dict[str, tuple[str, str]]:
     """Problem id -> question and reference, clipped."""
-    rows = query(paths, ("problem_id", "question", "reference"), _QUESTIONS, wanted=sorted(wanted))
-    return {id: (clip(text, _QUESTION) or "", clip(known, _QUESTION) or "") for id, text, known in rows}
+    columns, ids = ("problem_id", "question", "reference"), sorted(wanted)
+    found = (row for rows in answers for row in rows.query(columns, _QUESTIONS, wanted=ids))
+    return {id: (clip(text, _QUESTION) or "", clip(known, _QUESTION) or "") for id, text, known in found}
 
 
 def _interval(set_name: str, name: str, estimate: Estimate, several: bool) -> dict[str, Any]:

@@ -7,14 +7,12 @@ until the bytes are spent, so a common stratum does not crowd out a rare one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.engine.query import query
 from pipeline.inspect.format import clip
-from pipeline.inspect.table import Rows
+from pipeline.inspect.table import RowTable
 from pipeline.rows import Trace
 
 EACH = 100  # most traces of a stratum
@@ -26,35 +24,32 @@ _CLIPPED["reasoning"] = 2 * TEXT
 _WHOLE = ("id", "problem_id", "source", "teacher", "outcome", "finish_reason", "completion_tokens")
 _COLUMNS = (*_WHOLE, *_CLIPPED, "verdicts")
 _STRATA = """
-select source, outcome, reason, min_by({id: id, path: filename}, md5(id), $each)
-from rows group by source, outcome, reason
+select source, outcome, reason, min_by(id, md5(id), $each) from rows group by source, outcome, reason
 """
 _FIRST = """
-select first({id: id, path: filename} order by filename, id)
-from rows where list_contains($problems, problem_id) group by problem_id order by problem_id
+select min(id) from rows where list_contains($problems, problem_id) group by problem_id order by problem_id
 """
 
 Stratum = tuple[str, ...]
 
 
 class Place(NamedTuple):
-    """A trace of a stage, and the file that holds it."""
+    """A trace of a stage."""
 
     stage: str
-    path: Path
     id: str
 
 
-def strata(stage: str, paths: Sequence[Path], each: int = EACH) -> dict[Stratum, list[Place]]:
+def strata(stage: str, rows: RowTable[Trace], each: int = EACH) -> dict[Stratum, list[Place]]:
     """Draws at most `each` traces of each (source, outcome, reason): those whose id has the lowest hash."""
-    rows = query(paths, ("id", "source", "outcome", "reason"), _STRATA, each=each)
-    return {tuple(stratum): [_place(stage, at) for at in drawn] for *stratum, drawn in rows}
+    found = rows.query(("id", "source", "outcome", "reason"), _STRATA, each=each)
+    return {tuple(stratum): [Place(stage, id) for id in drawn] for *stratum, drawn in found}
 
 
-def first_of(stage: str, paths: Sequence[Path], problems: set[str]) -> list[Place]:
+def first_of(stage: str, rows: RowTable[Trace], problems: set[str]) -> list[Place]:
     """Finds the first trace of each of these problems."""
-    rows = query(paths, ("id", "problem_id"), _FIRST, problems=sorted(problems))
-    return [_place(stage, at) for (at,) in rows]
+    found = rows.query(("id", "problem_id"), _FIRST, problems=sorted(problems))
+    return [Place(stage, id) for (id,) in found]
 
 
 def pick(
@@ -67,30 +62,22 @@ def pick(
     return list(dict.fromkeys(chain(first, turns)))[:most]
 
 
-def read(places: Sequence[Place], budget: int = BYTES) -> list[dict[str, Any]]:
+def read(
+    tables: Mapping[str, RowTable[Trace]], places: Sequence[Place], budget: int = BYTES
+) -> list[dict[str, Any]]:
     """Reads the traces that fit into `budget` bytes of JSON, in order, in the form that the browser takes."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[Place, dict[str, Any]] = {}
     for stage in {place.stage for place in places}:
-        rows |= _read(stage, [place for place in places if place.stage == stage])
+        found = tables[stage].where(id=[place.id for place in places if place.stage == stage])
+        for batch in found.batches(_COLUMNS, size=64):
+            rows |= {Place(stage, record["id"]): _shown(stage, record) for record in batch.to_pylist()}
     shown, spent = [], 0
     for place in places:
-        size = len(json.dumps(rows[place.stage, place.id], ensure_ascii=False).encode()) + 64
+        size = len(json.dumps(rows[place], ensure_ascii=False).encode()) + 64
         if spent + size <= budget:
-            shown.append(rows[place.stage, place.id])
+            shown.append(rows[place])
             spent += size
     return shown
-
-
-def _read(stage: str, places: Sequence[Place]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Reads the row groups that hold these traces of one stage, and no other."""
-    paths = sorted({place.path for place in places})
-    found = Rows(Trace, paths).where(id=[place.id for place in places]).located()
-    records = (record for batch in found.batches(_COLUMNS, size=64) for record in batch.to_pylist())
-    return {(stage, record["id"]): _shown(stage, record) for record in records}
-
-
-def _place(stage: str, found: dict[str, str]) -> Place:
-    return Place(stage, Path(found["path"]), found["id"])
 
 
 def _shown(stage: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.query import query
+from pipeline.inspect.table import RowTable
+from pipeline.rows import Trace
 
 Ints = NDArray[np.int64]
 
@@ -78,19 +77,19 @@ class Hit(NamedTuple):
     evidence: str
 
 
-def tally(paths: Sequence[Path]) -> Tally:
-    """Counts the traces of these sealed files."""
+def tally(rows: RowTable[Trace]) -> Tally:
+    """Counts the traces of a table."""
     counted = Tally()
-    for source, outcome, traces in query(paths, ("source", "outcome"), _OUTCOMES):
+    for source, outcome, traces in rows.query(("source", "outcome"), _OUTCOMES):
         counted.outcomes[source, outcome] = traces
     columns = ("problem_id", "outcome", "completion_tokens", "verdicts")
-    lengths = query(paths, columns, _LENGTHS, longest=LONGEST)
+    lengths = rows.query(columns, _LENGTHS, longest=LONGEST)
     for grade, name in GRADES.items():
         if of_grade := [(tokens, n) for g, tokens, n in lengths if g == grade and tokens is not None]:
             tokens, numbers = np.array(of_grade).T
             counted.lengths[name] = np.bincount(tokens, numbers, LONGEST + 1).astype(np.int64)
     counted.uncounted = sum(n for _, tokens, n in lengths if tokens is None)
-    for correct, graded, outcomes, problems in query(paths, columns, _PROBLEMS, longest=LONGEST):
+    for correct, graded, outcomes, problems in rows.query(columns, _PROBLEMS, longest=LONGEST):
         if not graded:
             counted.unrated += problems
             continue
@@ -100,9 +99,9 @@ def tally(paths: Sequence[Path]) -> Tally:
     return counted
 
 
-def hits(paths: Sequence[Path], rule: str = "contamination") -> tuple[int, list[Hit]]:
+def hits(rows: RowTable[Trace], rule: str = "contamination") -> tuple[int, list[Hit]]:
     """Returns how many traces fail this rule, and the first HITS of them with the words they share."""
-    found = query(paths, ("id", "source", "verdicts"), _HITS, rule=rule, most=HITS)
+    found = rows.query(("id", "source", "verdicts"), _HITS, rule=rule, most=HITS)
     return (found[0][-1] if found else 0), [Hit(*row[:-1]) for row in found]
 
 

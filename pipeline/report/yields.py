@@ -89,5 +89,5 @@ def hits(run: Run) -> dict[str, Any] | None:
     """Traces that the contamination rule rejects; None when the recipe names no evaluation set."""
     if run.recipe.filter.contamination is None:
         return None
-    count, found = tallies.hits(run.rows("filter").paths)
+    count, found = tallies.hits(run.rows("filter"))
     return {"count": count, "shown": [hit._asdict() for hit in found]}

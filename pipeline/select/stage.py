@@ -16,6 +16,8 @@ from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.errors import UserError
 from pipeline.filter.stage import FILTER
+from pipeline.filter.verdicts import filtered_traces
+from pipeline.generate.stage import GENERATE
 from pipeline.rows import Example, Trace
 from pipeline.select.example import confidence, response_only, to_example
 
@@ -37,7 +39,8 @@ def work(job: Job, shards: Iterable[Shard]) -> None:
     for shard in shards:
         counts: Counter[str] = Counter()
         rows: list[Example] = []
-        for _, group in groupby(job.input_shard(shard).rows(), key=lambda trace: trace.problem_id):
+        traces = filtered_traces(job.input_shard(shard, "generate"), job.input_shard(shard, "filter"))
+        for _, group in groupby(traces, key=lambda trace: trace.problem_id):
             samples = list(group)
             rate = pass_rate(samples)
             kept = [trace for trace in samples if trace.outcome == "kept"]
@@ -127,7 +130,7 @@ SELECT = Stage(
     name="select",
     version=5,
     row=Example,
-    reads=(FILTER,),
+    reads=(GENERATE, FILTER),
     shards_from="filter",
     settings=_settings,
     check=_check,

@@ -26,7 +26,7 @@ from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
-from pipeline.filter.stage import FILTER
+from pipeline.generate.stage import GENERATE
 from pipeline.inference import model_files
 from pipeline.rows import Step
 from pipeline.select.stage import SELECT
@@ -83,7 +83,7 @@ def work(job: Job, shards: Iterable[Shard]) -> None:
 def _train_job(job: Job) -> TrainJob:
     """The job, but for models: they are resolved only when there is something to train."""
     examples, traces = (
-        tuple(shard.path.absolute() for shard in job.inputs[name].shards()) for name in ("select", "filter")
+        tuple(shard.path.absolute() for shard in job.inputs[name].shards()) for name in ("select", "generate")
     )
     return TrainJob(
         model="",
@@ -241,7 +241,7 @@ TRAIN = Stage(
     name="train",
     version=3,  # 3: no example is repeated in an epoch of several processes; validation is a mean over tokens
     row=Step,
-    reads=(FILTER, SELECT),
+    reads=(GENERATE, SELECT),
     shards=("steps",),
     settings=_settings,
     check=check,

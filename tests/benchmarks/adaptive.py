@@ -17,7 +17,7 @@ from rich.table import Table
 from pipeline.config import Recipe
 from pipeline.config.traces import Generate
 from pipeline.engine.execute import execute
-from pipeline.engine.store import Output
+from pipeline.inspect.run import open_run
 from pipeline.rows import Trace
 from pipeline.stages import STAGES
 from tests.benchmarks.serving import demo
@@ -29,7 +29,7 @@ def drawn(recipe: Recipe, run: Path, **settings: int) -> list[Trace]:
     recipe = recipe.model_copy(update={"generate": Generate.model_validate(table)})
     for stage in ("ingest", "generate", "filter"):
         execute(STAGES[stage], recipe, run)
-    return list(Output(run / "filter", Trace).rows())
+    return list(open_run(run).rows("filter"))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,7 +192,11 @@ def test_answers_of_a_model_that_is_compared_are_judged_in_a_folder_of_their_own
     drawn: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     recipe = load_recipe(judged_by(fake_server("--correct", "0.8"), drawn, tmp_path))
-    stage = rules_stage("evaluate/held_out/student/filter", GENERATE, recipe.filter, uses_judge=True)
+    folder = "evaluate/held_out/student"
+    (tmp_path / "test" / folder).mkdir(parents=True)
+    (tmp_path / "test" / "generate").rename(tmp_path / "test" / folder / "generate")
+    sampled = replace(GENERATE, name=f"{folder}/generate")
+    stage = rules_stage(f"{folder}/filter", sampled, recipe.filter, uses_judge=True)
     assert execute(stage, recipe, tmp_path / "test") == 0
     run = open_run(tmp_path / "test")
     assert "evaluate/held_out/student/filter/judge" in run.answer_stages()

@@ -14,7 +14,7 @@ import pytest
 from pipeline import open_run
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
-from pipeline.rows import Score, Step, Trace
+from pipeline.rows import Score, Step, Trace, TraceVerdicts
 from tests.conftest import FakeServer
 from tests.e2e.runs import retort, write_recipe
 from tests.unit.pipeline.report.test_report import HOSTILE, score
@@ -25,7 +25,7 @@ THOUGHT = f"{HOSTILE} then $\\frac{{3}}{{4}}$ and $${'{' * 1400}$$ and $${MACROS
 
 def seal(folder: Path, row: type, rows: list[Any], report: dict[str, Any]) -> None:
     output = Output(folder, row)
-    output.claim(Manifest(stage=folder.name, version=1, settings={}, inputs={}))
+    output.save(Manifest(stage=folder.name, version=1, settings={}, inputs={}))
     output.write("shard-00000", rows)
     output.finish(report)
 
@@ -42,10 +42,12 @@ def finish(run: Path) -> None:
             "source": HOSTILE,
         }
     )
-    shard = Output(run / "filter", Trace).shards()[0]
-    changed = [hostile, *list(shard.rows())[1:]]
-    shard.path.unlink()  # what is sealed stays
-    shard.write(row.model_dump() for row in changed)
+    for stage, row in (("generate", Trace), ("filter", TraceVerdicts)):
+        shard = Output(run / stage, row).shards()[0]
+        first = hostile.model_dump(include=set(row.model_fields))
+        changed = [first, *[other.model_dump() for other in shard.rows()][1:]]
+        shard.path.unlink()  # what is sealed stays
+        shard.write(changed)
     nothing = dict.fromkeys(Step.model_fields)
     steps = [
         Step(
@@ -58,7 +60,9 @@ def finish(run: Path) -> None:
     ids = sorted({trace.problem_id for trace in traces})[:8]
     for subject in ("base", "student", "teacher"):
         mine = [t.model_copy(update={"prompt": "plain"}) for t in traces if t.problem_id in ids]
-        seal(run / "evaluate" / "held_out" / subject / "filter", Trace, mine, {})
+        seal(run / "evaluate" / "held_out" / subject / "generate", Trace, mine, {})
+        verdicts = [TraceVerdicts(**t.model_dump(include=set(TraceVerdicts.model_fields))) for t in mine]
+        seal(run / "evaluate" / "held_out" / subject / "filter", TraceVerdicts, verdicts, {})
     right = {"base": 1, "student": 3, "teacher": 4}
     scores = [score(p, s, 4 - n if i == 0 else n) for s, n in right.items() for i, p in enumerate(ids)]
     seal(run / "evaluate", Score, scores, {})

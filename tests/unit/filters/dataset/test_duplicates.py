@@ -15,7 +15,7 @@ from pipeline.config.traces import Filter
 from pipeline.engine.shard import Shard
 from pipeline.filter.apply import FilterContext
 from pipeline.filter.dedup import find_duplicates
-from pipeline.rows import Trace
+from pipeline.rows import Trace, TraceVerdicts
 from tests.unit.filters.test_table import a_trace
 
 CASES = [json.loads(line) for line in Path("tests/cases/duplicates.jsonl").read_text("utf-8").splitlines()]
@@ -132,11 +132,11 @@ def test_a_sketch_does_not_depend_on_the_other_texts():
 
 
 def of_a_shard(folder, *traces):
-    shard = Shard(folder, "s", Trace, {})
-    shard.write([trace.model_dump() for trace in traces])
-    (found,) = find_duplicates(
-        FilterContext(Filter(duplicates={"problems": None})), [shard], len(traces), folder
-    ).values()
+    stored, verdicts = Shard(folder, "s", Trace, {}), Shard(folder, "v", TraceVerdicts, {})
+    stored.write([trace.model_dump() for trace in traces])
+    verdicts.write([trace.model_dump(include=set(TraceVerdicts.model_fields)) for trace in traces])
+    context = FilterContext(Filter(duplicates={"problems": None}))
+    (found,) = find_duplicates(context, [(stored, verdicts)], len(traces), folder).values()
     return {key: result.reason for key, result in found.items()}
 
 

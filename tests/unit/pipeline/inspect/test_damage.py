@@ -186,10 +186,10 @@ def test_a_shard_from_a_surviving_process_with_other_settings_is_removed(
 ) -> None:
     output = Output(tmp_path, Problem)
     old = Manifest(stage="filter", version=1, settings={"rules": "old"}, inputs={}, shards=("a", "b"))
-    output.claim(old)
+    output.save(old)
     late = output.shards()[1]  # held by a process that will live on
     new = old.model_copy(update={"settings": {"rules": "new"}})
-    output.claim(new)
+    output.save(new)
     output.write("a", [problem("x")])
     late.write([problem("old").model_dump()])
     output.write("b", [problem("new")])  # sealed already, by the other one

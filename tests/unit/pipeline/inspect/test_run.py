@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import open_run
@@ -30,7 +30,7 @@ def test_opening_a_run_reads_no_shard(tmp_path: Path) -> None:
         path.write_bytes(b"whoever reads this fails")
     run = open_run(tmp_path / "small")
     tables = (run.problems, run.traces, run.verdicts, run.examples, run.scores)
-    assert [len(table.paths) for table in tables] == [SHARDS, SHARDS, SHARDS, SHARDS, 1]
+    assert [len(table.parts) for table in tables] == [SHARDS, SHARDS, SHARDS, SHARDS, 1]
     assert "evaluate complete" in repr(run)
     run.traces.where(outcome="kept")
     with pytest.raises(Exception, match=r"(?i)parquet"):
@@ -46,12 +46,12 @@ def test_tables_count_iterate_and_convert(run: Run) -> None:
     assert f"{TRACES} rows of Trace in 3 shards" in repr(run.traces)
 
 
-def test_where_takes_values_lists_none_and_conditions_of_arrow(run: Run) -> None:
+def test_where_takes_values_lists_none_and_conditions_of_sql(run: Run) -> None:
     assert len(run.traces.where(outcome="kept", source="others")) == SHARDS
     assert len(run.traces.where(sample=[0, 2])) == TRACES * 2 // SAMPLES
     assert len(run.traces.where(sample=[])) == 0
     assert len(run.traces.where(error=None)) == TRACES
-    long = run.traces.where(pc.field("completion_tokens") > 101)
+    long = run.traces.where("completion_tokens > 101")
     assert {t.sample for t in long} == {2}
     assert len(long.where(outcome="rejected")) == TRACES // SAMPLES
 
@@ -77,10 +77,25 @@ def test_a_sample_is_the_same_for_a_seed_and_of_what_was_asked(run: Run) -> None
     assert len(seen) == TRACES  # each has its chance
 
 
-def test_a_sample_reads_only_the_files_and_row_groups_that_hold_it(run: Run) -> None:
-    drawn = run.sample(2, seed=1)
-    assert set(drawn.paths) == set(drawn.groups or ()) <= set(run.traces.paths)
-    assert len(drawn.paths) <= 2
+def test_a_sample_reads_only_the_shards_that_hold_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "small")
+    drawn = run.sample(2, seed=1).columns(["id"])["id"].to_pylist()
+    for part in run.traces.parts:
+        if not set(drawn) & set(part.shard.column("id")):
+            _damage(part.shard.path, "response")
+    assert [t.id for t in run.sample(2, seed=1)] == drawn
+    with pytest.raises(UserError, match="checksum of column 'response'"):
+        list(run.traces)
+
+
+def _damage(path: Path, column: str) -> None:
+    group = pq.read_metadata(path).row_group(0)
+    (chunk,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
+    with path.open("rb+") as file:
+        file.seek(chunk.data_page_offset + chunk.total_compressed_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
 
 
 def test_a_problem_comes_with_all_its_traces(run: Run) -> None:
@@ -148,7 +163,7 @@ def test_settings_that_evaluate_does_not_send_are_the_servers_own(tmp_path: Path
     models = {"held_out/teacher": {"omit": ["temperature"]}, "held_out/student": {}}
     settings = {"temperature": 0.6, "max_tokens": 9, "models": models}
     output = Output(tmp_path / "evaluate", Score)
-    output.claim(Manifest(stage="evaluate", version=1, settings=settings, inputs={}))
+    output.save(Manifest(stage="evaluate", version=1, settings=settings, inputs={}))
     assert sampling_of(run) == {"temperature": "0.6 (teacher: server's own)", "max_tokens": "9"}
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine.query import Part
 from pipeline.engine.shard import Shard
 from pipeline.inspect.format import clip
+from pipeline.inspect.table import RowTable
 from pipeline.report import charts, curves, evaluation, page, sample
 from pipeline.report.tally import BANDS, band, bins, hits, quantiles, tally
 from pipeline.rows import Sampling, Score, Step, Trace, Verdict
@@ -50,10 +52,10 @@ def trace(problem: str, number: int, correct: str | None, **fields: object) -> T
     )
 
 
-def written(folder: Path, traces: Sequence[Trace], name: str = "shard-00000") -> list[Path]:
-    shard = Shard(folder, name, Trace, {})
+def written(folder: Path, traces: Sequence[Trace]) -> RowTable[Trace]:
+    shard = Shard(folder, "shard-00000", Trace, {})
     shard.write(row.model_dump() for row in traces)
-    return [shard.path]
+    return RowTable(Trace, [Part(shard)])
 
 
 def score(problem: str, subject: str, correct: int, samples: int = 4) -> Score:
@@ -103,7 +105,7 @@ def test_traces_without_verdicts_are_counted_too_and_an_empty_run_counts_nothing
     counted = tally(written(tmp_path, [trace("a", 0, None), trace("b", 0, None)]))
     assert counted.outcomes == {("sums", "unfiltered"): 2}
     assert counted.unrated == 2
-    assert tally([]).traces == 0
+    assert tally(RowTable(Trace, [])).traces == 0
     assert bins({}) == []
 
 
@@ -142,16 +144,16 @@ def test_contaminated_traces_are_shown_with_what_they_share(tmp_path: Path) -> N
 def test_the_sample_has_what_is_rare_and_stays_within_its_bytes(tmp_path: Path) -> None:
     traces = [trace(f"p{i}", 0, "passed", response=f"{i} " * 200) for i in range(300)]
     traces.insert(150, trace("rare", 0, "failed"))
-    paths = written(tmp_path, traces)
-    found = sample.strata("filter", paths)
+    rows = written(tmp_path, traces)
+    found = sample.strata("filter", rows)
     assert {label: len(places) for label, places in found.items()} == {
         ("sums", "kept", ""): sample.EACH,
         ("sums", "rejected", "correct: wrong"): 1,
     }
-    shown = sample.read(sample.pick([], [found]), budget=10_000)
+    shown = sample.read({"filter": rows}, sample.pick([], [found]), budget=10_000)
     assert shown[0]["problem_id"] == "rare"
     assert len(json.dumps(shown, ensure_ascii=False).encode()) <= 10_000
-    assert found == sample.strata("filter", paths)
+    assert found == sample.strata("filter", rows)
 
 
 def test_long_texts_keep_both_ends_and_say_what_is_left_out() -> None:
