@@ -19,6 +19,7 @@ from pipeline.config.endpoints import Endpoint
 from pipeline.config.evaluation import HELD_OUT, EvaluationSet
 from pipeline.config.sources import Ingest, free_text_source
 from pipeline.config.traces import Filter
+from pipeline.engine.layout import OutputPath
 from pipeline.engine.stage import Job, Stage
 from pipeline.filter.stage import rules_stage
 from pipeline.generate import sampler
@@ -48,8 +49,8 @@ class EvalModel:
     trained: bool = False  # by this run
     layers: int | None = None  # number of layers that remain after pruning; None: all
 
-    def folder(self, stage: str) -> str:
-        return f"evaluate/{self.set}/{self.role}/{stage}"
+    def folder(self, kind: str) -> str:
+        return str(OutputPath(kind, self.set, self.role))
 
     @property
     def server_key(self) -> tuple[str, int | None, str]:
@@ -100,7 +101,7 @@ def problems_stage(given: EvaluationSet) -> Stage:
     held_out = tuple(source.model_copy(update={"split": "held_out"}) for source in given.sources)
     table = Ingest(sources=held_out)
     return Stage(
-        name=f"evaluate/{given.name}/problems",
+        name=str(OutputPath("problems", given.name)),
         version=ingest.INGEST.version,
         row=Problem,
         settings=partial(ingest.settings, table),

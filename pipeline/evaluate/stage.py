@@ -149,9 +149,9 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 def _check(recipe: Recipe) -> None:
     models = eval_models(recipe, Path())
-    folders = [model.folder("") for model in models]
+    folders = [model.folder("generate") for model in models]
     for model in models:
-        if folders.count(model.folder("")) > 1:
+        if folders.count(model.folder("generate")) > 1:
             raise UserError(
                 f"two teachers share the folder {model.role!r}: give one another name: name = ..."
             )

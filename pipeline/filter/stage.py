@@ -16,6 +16,7 @@ from filters.table import check_rules, with_versions
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.traces import Filter
+from pipeline.engine import layout
 from pipeline.engine.execute import complete
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
@@ -68,7 +69,7 @@ def _these(stages: Sequence[Stage], recipe: Recipe, run_dir: Path) -> Sequence[S
 
 def _judge_stage(name: str, reads: Stage) -> Stage:
     """The stage of the judge's verdicts on the traces that the stage `name` filters."""
-    return llm_judge.judge_stage(f"{name.removesuffix('/each')}/judge", reads)
+    return llm_judge.judge_stage(str(layout.parse(name).sibling("judge")), reads)
 
 
 def _prepare_rules(table: Filter, judge: Stage | None, job: Job) -> tuple[FilterContext, Output | None]:
