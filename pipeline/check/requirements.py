@@ -18,8 +18,8 @@ from pipeline.check import fit
 from pipeline.check.fit import GB, Requirement
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint, Student
+from pipeline.engine.execute import is_current
 from pipeline.engine.progress import say
-from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.inference import model_files
 from pipeline.inference.client import Client
@@ -77,11 +77,12 @@ def _missing(found: list[Requirement]) -> list[Requirement]:
 
 def _settings(recipe: Recipe, run_dir: Path) -> list[Requirement]:
     """Checks the settings of each unfinished stage, as far as this machine alone can tell."""
-    return [
-        _checked(name, "settings", partial(stage.check, recipe))
-        for name, stage in stages_of(recipe).items()
-        if not Output(run_dir / name, stage.row).complete
-    ]
+    found: dict[str, Requirement] = {}
+    for name, stage in stages_of(recipe).items():
+        remade = any(given.name in found for given in stage.reads)
+        if remade or not is_current(stage, recipe, run_dir):
+            found[name] = _checked(name, "settings", partial(stage.check, recipe))
+    return list(found.values())
 
 
 def print_table(found: list[Requirement]) -> None:

@@ -104,7 +104,7 @@ def _manifest(stage: Stage, recipe: Recipe, inputs: Mapping[str, str]) -> Manife
 def _prepare_input(stage: Stage, given: Stage, recipe: Recipe, run_dir: Path, options: Options) -> None:
     """Brings a free input up to date; raises UserError if the stage cannot work on the input."""
     output = given.output(run_dir)
-    if given.free and output.complete and not _up_to_date(given, recipe, run_dir):
+    if given.free and output.complete and not is_current(given, recipe, run_dir):
         execute(given, recipe, run_dir, replace(options, part=None))
     output.check_version(given.version)
     if not output.complete and given.asks_models and options.partial:
@@ -125,15 +125,21 @@ def _prepare_input(stage: Stage, given: Stage, recipe: Recipe, run_dir: Path, op
         )
 
 
-def _up_to_date(stage: Stage, recipe: Recipe, run_dir: Path) -> bool:
-    """Whether a complete stage has these settings and inputs; true if a source cannot be read."""
-    found = stage.output(run_dir).manifest()
+def is_current(stage: Stage, recipe: Recipe, run_dir: Path) -> bool:
+    """Whether a stage is complete and has these settings and inputs.
+
+    A source that cannot be read now counts as unchanged.
+    """
+    output = stage.output(run_dir)
+    if not output.complete:
+        return False
+    found = output.manifest()
     try:
         wanted = manifest_of(Job(stage, recipe, run_dir))
     except UserError as e:
         say(f"{stage.name}: kept as it is, because it cannot be compared with the recipe: {e}")
         return True
-    return found is not None and found.identity == wanted.identity
+    return found is not None and found.identity == wanted.identity and not found.partial
 
 
 def _claim(job: Job, wanted: Manifest) -> None:

@@ -25,7 +25,8 @@ def test_the_name_of_an_output_is_its_folder(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["", "filtr", "problems", "evaluate/x", "evaluate/x/filter", "evaluate/../generate/filter", "judge",
-     "../run/filter",     "evaluate/a/b/c/filter", "previous/filter/0001", "generate/judge", "evaluate/held_out/student/each"],
+     "../run/filter", "evaluate/a/b/c/filter", "previous/filter/0001", "generate/judge",
+     "evaluate/held_out/student/each"],
 )  # fmt: skip
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="no stage"):
