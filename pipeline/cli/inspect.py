@@ -54,7 +54,9 @@ def status(runs: Path, run: Path | None, as_json: bool) -> None:
 def why(runs: Path, run: Path, stage: str | None, examples: int, as_json: bool) -> None:
     """Show how many traces of RUN were kept and rejected, for which reasons, with examples.
 
-    The table also says how many traces each rule alone rejects. JSON: Why of pipeline/inspect/why.py.
+    The table also says how many traces each rule alone rejects. Before RUN is filtered, the rules of its
+    recipe are applied to some of the traces so far, and nothing is stored. JSON: Why of
+    pipeline/inspect/why.py.
     """
     from pipeline.inspect import show, why
 
@@ -93,7 +95,7 @@ def show_rows(
     count: int,
     as_json: bool,
 ) -> None:
-    """Print rows of RUN as text, in full.
+    """Print rows of RUN as text, in full, from the first trace on, while a stage still runs.
 
     JSON: Shown of pipeline/inspect/show.py.
     """
@@ -101,7 +103,7 @@ def show_rows(
 
     opened = open_named(runs, run)
     if wanted is None:
-        found = show.first(opened, stage or opened.filtered_stage(), outcome, reason, source, count)
+        found = show.first(opened, stage, outcome, reason, source, count)
     elif outcome or reason or source:
         raise click.UsageError("--id cannot be combined with --kept, --rejected, --reason or --source")
     else:

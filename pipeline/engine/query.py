@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MEMORY = "1GB"  # of a query of our own; what needs more is written to a temporary folder
+SHARD = "shard"  # a column of all parts: the name of the row's shard
 _opened = count()
 
 
@@ -113,19 +114,20 @@ def rows_of(
     columns: Sequence[str],
     read: Collection[str] | None = None,
 ) -> str:
-    """Returns a SELECT of these columns of the parts; their files must be those of the connection.
+    """Returns a SELECT of these columns of the parts, or SHARD; the connection must be to their files.
 
     Only the columns in `read` (default: all) are verified and, in open shards, not null. A key is read once,
     from the sealed file if there is one. Raises UserError for a damaged file.
     """
     import pyarrow as pa
 
-    read = [name for name in columns if read is None or name in read]
-    schema = pa.schema([arrow_schema(row).field(name).with_nullable(True) for name in columns])
+    read = [name for name in columns if name != SHARD and (read is None or name in read)]
+    known = arrow_schema(row).append(pa.field(SHARD, pa.string()))
+    schema = pa.schema([known.field(name).with_nullable(True) for name in columns])
     sealed: list[Part] = []
     journals: list[pa.RecordBatch] = []
     for part in parts:
-        records = [] if part.shard.sealed else list(part.shard.read_journal(read).rows.values())
+        records = [] if part.shard.sealed else _journal(part.shard, read)
         if part.shard.sealed:  # perhaps only since its journal was read
             sealed.append(part)
         elif records:
@@ -133,6 +135,14 @@ def rows_of(
     name = f"open_rows_{next(_opened)}"
     connection.register(name, pa.Table.from_batches(journals, schema))
     return f"{_sealed(sealed, columns, read)} union all select * from {name}" if sealed else f"from {name}"
+
+
+def _journal(shard: Shard, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """These fields of the last row of each key in the journal of an open shard, and SHARD."""
+    try:
+        return [{**row, SHARD: shard.name} for row in shard.read_journal(fields).rows.values()]
+    except KeyError as e:
+        raise UserError(f"{shard.path}: its journal, of another release, has rows without {e}") from None
 
 
 def _sealed(parts: Sequence[Part], columns: Sequence[str], read: Sequence[str]) -> str:
@@ -154,7 +164,8 @@ def _sealed(parts: Sequence[Part], columns: Sequence[str], read: Sequence[str]) 
 
 
 def _select(paths: Iterable[Path], columns: Iterable[str]) -> str:
-    return f"select {', '.join(columns)} from read_parquet([{_listed(paths)}])"
+    names = (f"parse_filename(filename, true) as {SHARD}" if name == SHARD else name for name in columns)
+    return f"select {', '.join(names)} from read_parquet([{_listed(paths)}])"
 
 
 def _listed(paths: Iterable[Path]) -> str:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.engine.query import query
 from pipeline.rows import Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _BY_REASON = "select outcome, reason, count(*) from rows group by all order by count(*) desc, reason"
 _BY_RULE = """
@@ -49,12 +53,12 @@ class Funnel(Yield):
     rules: dict[str, Rule]  # in the order in which they are applied
 
 
-def funnel(paths: Sequence[Path]) -> Funnel:
-    """Returns the funnel of the filtered traces in these sealed files."""
+def funnel(verdicts: Sequence[Path] | pa.Table) -> Funnel:
+    """Returns the funnel of TraceVerdicts in sealed files or in a table."""
     reasons: dict[str, dict[str, int]] = {}
-    for outcome, reason, count in query(paths, ("outcome", "reason"), _BY_REASON):
+    for outcome, reason, count in query(verdicts, ("outcome", "reason"), _BY_REASON):
         reasons.setdefault(outcome, {})[reason] = count
-    rules = query(paths, ("verdicts",), _BY_RULE)
+    rules = query(verdicts, ("verdicts",), _BY_RULE)
     return Funnel(
         traces=sum(sum(counts.values()) for counts in reasons.values()),
         kept=sum(reasons.get("kept", {}).values()),

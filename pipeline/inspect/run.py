@@ -189,6 +189,20 @@ class Run:
             known = nearest(stage, (str(p.relative_to(self.path)) for p in found))
             raise UserError(f"{self.path}: there is no {stage!r}{known}")
 
+    def so_far(self) -> str | None:
+        """How many traces there are while generate is unfinished; None before and after."""
+        traces = self.rows("generate")
+        if not traces.parts or self.output("generate").complete:
+            return None
+        sealed, still_open = (
+            replace(traces, parts=[part for part in traces.parts if part.shard.sealed is state])
+            for state in (True, False)
+        )
+        return (
+            f"{len(traces):,} traces so far: {len(sealed):,} in {len(sealed.parts)} sealed shards and "
+            f"{len(still_open):,} in {len(still_open.parts)} that are open"
+        )
+
     def answer_stages(self) -> list[str]:
         """The stages other than `generate` that asked a model: LLM judges, and the models in evaluate."""
         found = (p for pattern in _ANSWERS for p in self.path.glob(pattern))

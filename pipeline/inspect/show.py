@@ -32,9 +32,18 @@ class Shown(Row):
 
 
 def first(
-    run: Run, stage: str, outcome: str | None, reason: str | None, source: str | None, count: int
+    run: Run, stage: str | None, outcome: str | None, reason: str | None, source: str | None, count: int
 ) -> Shown:
-    """The first rows of a stage with these values. Raises UserError when its rows have no such field."""
+    """The first rows of a stage with these values. Raises UserError when its rows have no such field.
+
+    Without a stage: filtered traces or, before there are any, the traces so far.
+    """
+    if stage is None:
+        stage = run.filtered_stage()
+        if not run.rows(stage).parts:
+            stage = stage.removesuffix("filter") + "generate"
+            if outcome or reason:
+                raise UserError(f"{run.path}: nothing is filtered yet; `retort why` previews the rules")
     rows = run.rows(stage)
     if not len(rows):
         run.check_begun(stage)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.engine.query import Part, connect, reading, rows_of
+from pipeline.engine.query import SHARD, Part, connect, reading, rows_of
 from pipeline.errors import UserError, nearest
 from pipeline.rows import Row, Trace, Verdict, arrow_schema
 
@@ -72,17 +72,13 @@ class RowTable(Generic[R]):
         return replace(self, conditions=(*self.conditions, *added), values=given)
 
     def batches(self, names: Sequence[str] | None = None, size: int = 1024) -> Iterator[pa.RecordBatch]:
-        """The rows in order as Arrow, at most `size` at a time: all fields, or those named.
-
-        Shards without such rows are not read, but for the fields of the conditions.
-        """
+        """The rows in order as Arrow, at most `size` at a time: all fields, or those named."""
         names = list(self.row.model_fields if names is None else names)
         self._schema(names)  # all names are known
         with self._reading(**_IN_ORDER) as connection:
-            for part in self.parts:
-                if not self.conditions or self._count(connection, [part]):
-                    rows = self._select(connection, [part], ", ".join(names), names)
-                    yield from rows.to_arrow_reader(size)
+            for part in self.located().parts if self.conditions else self.parts:
+                rows = self._select(connection, [part], ", ".join(names), names)
+                yield from rows.to_arrow_reader(size)
 
     def query(self, columns: Sequence[str], text: str, **values: Any) -> list[tuple[Any, ...]]:
         """Returns the answer to a SELECT over the view `rows`: these columns of the rows."""
@@ -91,9 +87,10 @@ class RowTable(Generic[R]):
             return connection.execute(text, values).fetchall()
 
     def located(self) -> Self:
-        """The same rows, without the shards that hold none of them."""
+        """The same rows, without the shards that hold none of them; reads the fields of the conditions."""
         with self._reading() as connection:
-            return replace(self, parts=[part for part in self.parts if self._count(connection, [part])])
+            found = self._select(connection, self.parts, f"distinct {SHARD}", [SHARD]).fetchall()
+        return replace(self, parts=[part for part in self.parts if (part.shard.name,) in found])
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Some fields of all rows, without reading the others."""
@@ -133,7 +130,8 @@ class RowTable(Generic[R]):
 
     def __len__(self) -> int:
         with self._reading() as connection:
-            return self._count(connection, self.parts)
+            (found,) = self._select(connection, self.parts, "count(*)", self.key).fetchall()
+        return int(found[0])
 
     def __repr__(self) -> str:
         return f"<{self._summary()}: {', '.join(self.row.model_fields)}>"
@@ -164,9 +162,8 @@ class RowTable(Generic[R]):
         columns: Sequence[str],
     ) -> duckdb.DuckDBPyRelation:
         """What is wanted of the rows of these parts that meet the conditions: SQL over these columns."""
-        read = [
-            n for n in self.row.model_fields if n in columns or any(n in c.lower() for c in self.conditions)
-        ]
+        fields, conditions = (*self.row.model_fields, SHARD), " ".join(self.conditions).lower()
+        read = [name for name in fields if name in columns or name in conditions]
         where = " and ".join(f"({condition}\n)" for condition in self.conditions) or "true"
         rows = self._source(connection, parts, read)
         return connection.sql(f"select {wanted} from ({rows}) rows where {where}", params=dict(self.values))
@@ -175,10 +172,6 @@ class RowTable(Generic[R]):
         self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], names: Sequence[str]
     ) -> str:
         return rows_of(connection, self.row, parts, names)
-
-    def _count(self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> int:
-        (found,) = self._select(connection, parts, "count(*)", self.key).fetchall()
-        return int(found[0])
 
     def _schema(self, names: Sequence[str]) -> pa.Schema:
         """The Arrow schema of these fields. Raises UserError for a field that the rows do not have."""
@@ -241,5 +234,7 @@ class Verdicts(RowTable[TraceVerdict]):
     def _source(
         self, connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], names: Sequence[str]
     ) -> str:
-        traces = rows_of(connection, Trace, parts, ("id", "problem_id", "verdicts"))
-        return f"select id as trace_id, problem_id, unnest(verdicts, recursive := true) from ({traces})"
+        traces = rows_of(connection, Trace, parts, ("id", "problem_id", "verdicts", SHARD))
+        return (
+            f"select id as trace_id, problem_id, {SHARD}, unnest(verdicts, recursive := true) from ({traces})"
+        )

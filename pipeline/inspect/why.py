@@ -1,20 +1,26 @@
-"""`retort why`: the funnel of a stage's filtered traces, each rule on its own, and examples to read."""
+"""`retort why`: the funnel of a stage's traces, each rule on its own, and examples to read.
+
+Before a stage has filtered any trace, its rules are applied to some of the traces so far; nothing is stored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
+from filters.table import apply_rules
 from pipeline.engine.progress import plain
 from pipeline.errors import UserError
-from pipeline.filter.funnel import Funnel
+from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.format import one_line, percent
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
-from pipeline.rows import Row, TraceVerdicts
+from pipeline.rows import Row, Trace, TraceVerdicts, arrow_schema
 
 WIDTH = 120  # characters of an example's text
+PREVIEWED = 1000  # most traces of a preview, drawn evenly
+_ACROSS = ("contamination", "majority", "difficulty", "duplicates")  # filters that see more than one trace
 
 
 class ExampleTrace(Row):
@@ -32,32 +38,67 @@ class Why(Row):
     stage: str
     funnel: Funnel
     examples: dict[str, tuple[ExampleTrace, ...]]  # by "rule: reason"
+    preview_of: int | None = None  # the traces so far; of a preview only
+    left_out: tuple[str, ...] = ()  # filters that a preview does not apply
 
 
 def why_of(run: Run, stage: str, examples: int) -> Why:
-    """The funnel and the first `examples` traces of each reason. Raises UserError before filtering."""
+    """The funnel and the first `examples` traces of each reason. Raises UserError if there is no trace."""
     if run.output(stage).row is not TraceVerdicts:
         raise UserError(f"{stage} holds no filtered traces: why is for filter and evaluate/SET/MODEL/filter")
     if not run.rows(stage).parts:
+        return _preview(run, stage, examples)
+    counted = run.why(stage)
+    found = {
+        reason: tuple(map(_example, run.rows(stage).where(reason=reason).head(examples)))
+        for reason in (*counted.rejected, *counted.undecided)
+    }
+    return Why(run=run.path.name, stage=stage, funnel=counted, examples=found)
+
+
+def _preview(run: Run, stage: str, examples: int) -> Why:
+    """Applies the rules that see one trace to at most PREVIEWED traces, with no LLM judge."""
+    import pyarrow as pa
+
+    traces = run.traces_of(stage)
+    if not (so_far := len(traces)):
         run.check_begun(stage)
-        raise UserError(f"{run.path}: nothing is filtered yet; `retort status` shows how far the run is")
-    funnel = run.why(stage)
-    reasons = (*funnel.rejected, *funnel.undecided)
-    found = {reason: tuple(_examples(run, stage, reason, examples)) for reason in reasons}
-    return Why(run=run.path.name, stage=stage, funnel=funnel, examples=found)
+        raise UserError(f"{run.path}: there is no trace yet; `retort status` shows how far the run is")
+    table, rows = run.recipe.filter, []
+    found: dict[str, list[ExampleTrace]] = {}
+    for trace in traces.sample(PREVIEWED):
+        # Graded by the judge or by a vote of all samples, not by the rule `correct`:
+        otherwise = trace.answer_type == "free" or (table.majority and trace.reference is None)
+        rules = {name: given for name, given in table.rules.items() if name != "correct" or not otherwise}
+        filtered = apply_rules(trace, rules)
+        rows.append(filtered.model_dump(include=set(TraceVerdicts.model_fields)))
+        of_reason = found.setdefault(filtered.reason, [])
+        if filtered.reason and len(of_reason) < examples:
+            of_reason.append(_example(filtered))
+    return Why(
+        run=run.path.name,
+        stage=stage,
+        funnel=funnel(pa.Table.from_pylist(rows, arrow_schema(TraceVerdicts))),
+        examples={reason: tuple(some) for reason, some in found.items() if reason},
+        preview_of=so_far,
+        left_out=tuple(_left_out(run, stage)),
+    )
+
+
+def _left_out(run: Run, stage: str) -> Iterator[str]:
+    if run.recipe.judge is not None:
+        yield "the LLM judge"
+    if stage == "filter":
+        yield from (name for name in _ACROSS if getattr(run.recipe.filter, name))
 
 
 def print_why(why: Why) -> None:
     funnel = why.funnel
+    if why.preview_of is not None:
+        print_lines(*_about_preview(why))
     print_lines(f"{funnel.traces:,} traces = {funnel.kept:,} kept")
     for outcome, reasons in (("rejected", funnel.rejected), ("undecided", funnel.undecided)):
-        for reason, count in reasons.items():
-            print_lines(f"+ {count:>9,} {percent(count / funnel.traces):>7} {outcome}, {reason}")
-            for example in why.examples[reason]:
-                evidence, reference = (
-                    one_line(t, WIDTH) for t in (example.evidence, example.reference or "-")
-                )
-                print_lines(f"      {example.id}  {evidence}  (reference: {reference})")
+        _print_reasons(outcome, reasons, why)
     table = Table("rule", "rejects", "alone", "undecided", box=None)
     for name, rule in funnel.rules.items():
         table.add_row(plain(name), f"{rule.failed:,}", f"{rule.failed_alone:,}", f"{rule.undecided:,}")
@@ -65,11 +106,25 @@ def print_why(why: Why) -> None:
     console().print(table)
 
 
-def _examples(run: Run, stage: str, reason: str, count: int) -> Iterator[ExampleTrace]:
-    for trace in run.rows(stage).where(reason=reason).head(count):
-        verdict = next(v for v in trace.verdicts if f"{v.filter}: {v.reason}" == reason)
-        evidence = verdict.evidence or _end(trace.response or trace.reasoning or "")
-        yield ExampleTrace(id=trace.id, evidence=evidence, reference=trace.reference)
+def _about_preview(why: Why) -> Iterator[str]:
+    some = "" if why.funnel.traces == why.preview_of else f"{why.funnel.traces:,} of the "
+    yield f"preview of {some}{why.preview_of:,} traces so far: nothing is filtered yet, nothing is stored"
+    if why.left_out:
+        yield f"left out: {', '.join(why.left_out)}"
+
+
+def _print_reasons(outcome: str, reasons: Mapping[str, int], why: Why) -> None:
+    for reason, count in reasons.items():
+        print_lines(f"+ {count:>9,} {percent(count / why.funnel.traces):>7} {outcome}, {reason}")
+        for example in why.examples[reason]:
+            evidence, reference = (one_line(t, WIDTH) for t in (example.evidence, example.reference or "-"))
+            print_lines(f"      {example.id}  {evidence}  (reference: {reference})")
+
+
+def _example(trace: Trace) -> ExampleTrace:
+    verdict = next(v for v in trace.verdicts if f"{v.filter}: {v.reason}" == trace.reason)
+    evidence = verdict.evidence or _end(trace.response or trace.reasoning or "")
+    return ExampleTrace(id=trace.id, evidence=evidence, reference=trace.reference)
 
 
 def _end(text: str) -> str:

@@ -149,9 +149,9 @@ def _write_traces(run: Run, folder: Path, made_by: dict[str, str]) -> int:
     fields = [f for f in arrow_schema(Trace) if f.name not in _LEFT_OUT]
     schema = pa.schema(fields + [pa.field(name, pa.string(), nullable=False) for name in made_by])
     with _Parts(folder, TRAIN, schema) as parts:
-        traces, verdicts = (run.output(stage).shards() for stage in ("generate", "filter"))
-        for shard, verdict_shard in zip(traces, verdicts, strict=True):
-            for batch in filtered_batches(shard, verdict_shard, _LEFT_OUT):
+        shards = (run.output(stage).shards() for stage in ("generate", "filter"))
+        for traces, verdicts in zip(*shards, strict=True):
+            for batch in filtered_batches(traces, verdicts, _LEFT_OUT):
                 columns = {name: batch[name] for name in batch.schema.names}
                 columns |= {
                     "teacher": _public(batch["teacher"]),

@@ -58,6 +58,7 @@ def gather(run: Run) -> dict[str, Any]:
         "recipe": redact(run.recipe.model_dump(mode="json", exclude_defaults=True)),
         "stages": stages,
         "filtered": filtered,
+        "so_far": run.so_far(),
         "funnel": yields.funnel(run) if filtered else None,
         "difficulty": yields.difficulty(traces) if filtered else None,
         "lengths": yields.lengths(traces),

@@ -56,6 +56,46 @@ def test_where_takes_values_lists_none_and_conditions_of_sql(run: Run) -> None:
     assert len(long.where(outcome="rejected")) == TRACES // SAMPLES
 
 
+def test_a_condition_is_one_expression_over_the_fields(run: Run) -> None:
+    failed = "len(list_filter(verdicts, lambda v: v.outcome = 'failed')) = 1 -- as a comment"
+    assert len(run.traces.where(failed, "sampling.temperature > 0.5")) == TRACES * 2 // SAMPLES
+    assert len(run.verdicts.where("filter = 'correct' and evidence is not null")) == TRACES
+    for condition, told in {
+        "sorce = 'sums'": "no field 'sorce'; did you mean 'source'",
+        "id in (select id from traces)": "a query of its own",
+        "true) or (true": "where: ",
+        "sample, seed": "where: ",
+        "true; select 1": "where: ",
+        "sum(sample) > 1": "where: ",
+        "": "where: ",
+        "sample = $x": "where: ",
+        "reason::int = 1": "cannot be read",
+    }.items():
+        with pytest.raises(UserError, match=told) as error:
+            list(run.traces.where(condition))
+        assert "\n" not in str(error.value)
+
+
+def test_rows_keep_their_order_whatever_is_read_of_them(run: Run) -> None:
+    ids = [id for part in run.traces.parts for id in part.shard.column("id")]
+    assert [t.id for t in run.traces] == ids == run.traces.columns(["id"])["id"].to_pylist()
+    kept = [t.id for t in run.traces if t.outcome == "kept"]
+    assert (
+        [t.id for t in run.traces.where(outcome="kept")] == kept == [t.id for t in run.traces if t.id in kept]
+    )
+
+
+def test_traces_that_are_not_filtered_yet_are_read_without_verdicts(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "small")
+    output = run.output("filter")
+    (output.folder / "manifest.json").unlink()
+    output.shards()[0].path.unlink()
+    assert Counter(t.outcome for t in run.traces)["unfiltered"] == TRACES // SHARDS
+    assert len(run.traces) == TRACES
+    assert len(run.rows("filter")) == TRACES - TRACES // SHARDS
+    assert len(run.traces.where(outcome="unfiltered")) == TRACES // SHARDS
+
+
 def test_verdicts_are_a_table_of_their_own(run: Run) -> None:
     assert len(run.verdicts) == 2 * TRACES == len(list(run.verdicts))
     wrong = run.verdicts.where(outcome="failed")
@@ -145,6 +185,10 @@ def test_sql_of_a_run_that_holds_nothing_yet_finds_nothing(run: Run, tmp_path: P
 def test_mistakes_are_told_in_one_line(run: Run) -> None:
     with pytest.raises(UserError, match=r"no field 'sourc'; did you mean 'source'"):
         run.traces.where(sourc="sums")
+    with pytest.raises(UserError, match="outcome = 'keptt': Input should be 'unfiltered', 'kept'"):
+        run.traces.where(outcome="keptt")
+    with pytest.raises(UserError, match="seed = 'x'"):
+        run.traces.where(seed=[1, "x"])
     with pytest.raises(UserError, match="fields of its own"):
         run.traces.where(sampling="x")
     with pytest.raises(UserError, match="did you mean 'id'"):
