@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.base import Fraction, NotIdentity, RecipeTable, SamplingSettings
 from pipeline.config.sources import Source
@@ -27,6 +27,13 @@ class Generate(SamplingSettings):
     logprobs: NonNegativeInt | None = None
     """Log-probabilities to store: those of the k likeliest tokens at each position, or with 0 only the means.
     Needed by `topk_kd` (k of 1 or more), and by the settings that use confidence. Default: none."""
+
+    max_cost: NotIdentity[PositiveFloat | None] = None
+    """Stop once this much is spent, over all attempts; every teacher needs prices. Requests in flight are
+    finished and kept. The stage then ends with exit code 3; a higher limit continues it. Default: none."""
+    max_tokens_total: NotIdentity[PositiveInt | None] = None
+    """The same for tokens, prompt and completion together. For both, a response without token counts counts
+    as `max_tokens`, and a server that never sends counts is refused. Default: none."""
 
     @model_validator(mode="after")
     def _one_way_to_say_how_many(self) -> Generate:

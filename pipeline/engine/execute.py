@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from pipeline.config import TABLES, Recipe
 from pipeline.config.redaction import redact
-from pipeline.engine import earlier_rows, executor, previous
+from pipeline.engine import checksums, earlier_rows, executor, previous
 from pipeline.engine.atomic_files import append, write_atomic
 from pipeline.engine.manifest import Manifest, difference
 from pipeline.engine.options import NO_OPTIONS, Options
@@ -255,19 +255,18 @@ def _append_event(job: Job, code: int, seconds: float) -> None:
         "rows": counts.rows,
         "failed": counts.failed,
     }
-    append(job.run_dir / "events.jsonl", json.dumps(event).encode() + b"\n")
+    append(job.run_dir / "events.jsonl", checksums.line(json.dumps(event).encode()))
 
 
 def _recipe_record(job: Job) -> bytes:
     """The content of recipe.json: each table as the stage that owns it was made, or else as given now.
 
-    Raises UserError if the given tables contradict the recorded ones.
+    Raises UserError if the given tables contradict the recorded ones, or the file is damaged.
     """
     tables: dict[str, Any] = redact(job.recipe.model_dump(mode="json"))
     with suppress(FileNotFoundError, ValueError):
-        recorded = Recipe.model_validate_json((job.run_dir / "recipe.json").read_bytes()).model_dump(
-            mode="json"
-        )
+        data = checksums.read(job.run_dir / "recipe.json")
+        recorded = Recipe.model_validate_json(data).model_dump(mode="json")
         for stage, owned in TABLES.items():
             if stage != job.stage.name and (job.run_dir / stage / "manifest.json").exists():
                 tables |= {name: recorded[name] for name in owned}
@@ -276,7 +275,7 @@ def _recipe_record(job: Job) -> bytes:
     except ValidationError as e:
         why = e.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"{job.run_dir}: the recipe contradicts what is already made: {why}") from None
-    return json.dumps(tables, indent=2).encode() + b"\n"
+    return checksums.document(json.dumps(tables, indent=2).encode())
 
 
 def _write_if_changed(path: Path, data: bytes) -> None:

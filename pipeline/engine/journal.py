@@ -1,16 +1,14 @@
-"""The journals of a shard: the names of the files, and lines with checksums."""
+"""The journals of a shard: the names of the files, and their lines."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic_core import from_json
-
+from pipeline.engine.checksums import line
 from pipeline.engine.owner import PATTERN
 
 # An owner's name has no dot, so that no journal belongs to two shards
@@ -28,7 +26,7 @@ def journals_in(folder: Path) -> dict[str, list[Path]]:
 
 def done_line(row: Any) -> bytes:
     """The journal line of a finished item. Its key is the row's id."""
-    return checked(f'{{"key":{json.dumps(row.id)},"row":{row.model_dump_json()}'.encode())
+    return line(f'{{"key":{json.dumps(row.id)},"row":{row.model_dump_json()}}}'.encode())
 
 
 def failed_line(key: str, error: str, first: bool = False) -> bytes:
@@ -36,25 +34,7 @@ def failed_line(key: str, error: str, first: bool = False) -> bytes:
 
     `first`: it had no row yet, so a row of another owner shows that the item is done.
     """
-    return checked(json.dumps({"key": key, "failed": error, "first": first}).encode()[:-1])
-
-
-def checked(unclosed: bytes) -> bytes:
-    """Closes a JSON object with its checksum as the last field."""
-    return unclosed + b',"crc":"%08x"}\n' % zlib.crc32(unclosed)
-
-
-_SUFFIX_BYTES = len(checked(b""))
-
-
-def intact(line: bytes) -> bool:
-    """Whether a line is as `checked` made it."""
-    return line == checked(line[:-_SUFFIX_BYTES])
-
-
-def parse(line: bytes) -> dict[str, Any] | None:
-    """Parses a line with a checksum; None if it is damaged."""
-    return from_json(line) if intact(line) else None
+    return line(json.dumps({"key": key, "failed": error, "first": first}).encode())
 
 
 def end_of_last_line(file: BinaryIO) -> int:

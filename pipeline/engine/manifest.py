@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -46,19 +45,6 @@ class Manifest(BaseModel):
     def content_id(self) -> str:
         """Hash of the identity and the written files; the next stage's input."""
         return _hash([self.identity, self.digests])
-
-
-def closing(unclosed: bytes) -> bytes:
-    """The end of a manifest: its last field is the CRC-32 of everything before it."""
-    return b',\n  "checksum": "%08x"\n}\n' % zlib.crc32(unclosed)
-
-
-def verified(data: bytes) -> bytes:
-    """Raises ValueError if a manifest's checksum does not match; one without a checksum is accepted."""
-    unclosed = data[: -len(closing(b""))]
-    if b'\n  "checksum": ' in data and data != unclosed + closing(unclosed):
-        raise ValueError("its checksum does not match")
-    return data
 
 
 def _hash(value: Any) -> str:

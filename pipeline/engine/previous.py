@@ -92,7 +92,10 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    """The entries of a stage's folder but its lock and the folders of nested stages; the manifest last."""
-    found = [path for path in folder.iterdir() if path.name != ".lock"]
+    """The entries of a stage's folder but its lock and the folders of nested stages; the manifest last.
+
+    What was spent stays, too, whatever becomes of the rows.
+    """
+    found = [p for p in folder.iterdir() if p.name != ".lock" and not p.match("usage.*.json")]
     own = [path for path in found if not (path.is_dir() and any(path.rglob("manifest.json")))]
     return sorted(own, key=lambda path: path.name == "manifest.json")

@@ -78,6 +78,7 @@ async def run_items(
     max_failed: Callable[[], int],
     progress: Progress,
     health_check: Callable[[], str | None],
+    limit_reached: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Runs every open item, and seals each shard when its last item is done.
 
@@ -86,17 +87,19 @@ async def run_items(
     slots: queue -> number of its items that run at once; follow_up_slots: the same for queues that are filled
         by `next_items` only.
     health_check: returns why no item can succeed any more, or None; called twice a second.
+    limit_reached: returns why no further item may start, or None; called before each start.
     Raises Stopped when the work cannot continue; a UserError of `process` passes through.
     """
     sealed_file.preload()
     all_slots = {**slots, **(follow_up_slots or {})}
     journal = _JournalWriter(progress)
-    pool = _WorkerPool(_PendingQueue(shards, slots, all_slots), process, all_slots, journal)
+    pool = _WorkerPool(_PendingQueue(shards, slots, all_slots), process, all_slots, journal, limit_reached)
     writer = asyncio.create_task(journal.run())
     given_up = 0
     try:
         while True:
             await _monitored(pool.run(), health_check, writer)
+            pool.check_limit()
             if not pool.failed or given_up + len(pool.failed) > max_failed():
                 break
             given_up += len(pool.failed)
@@ -160,8 +163,10 @@ class _WorkerPool:
         process: Callable[[WorkItem], Awaitable[Row]],
         slots: Mapping[str, int],
         journal: _JournalWriter,
+        limit_reached: Callable[[], str | None],
     ) -> None:
         self._pending, self._process, self._slots, self._journal = pending, process, slots, journal
+        self._limit_reached = limit_reached
         self._running: Counter[str] = Counter()
         self._failures: Counter[bool] = Counter()  # since the last success, by whether the item was refused
         self.failed: list[tuple[Plan, WorkItem, str]] = []
@@ -169,6 +174,11 @@ class _WorkerPool:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._fill_slots(group)
+
+    def check_limit(self) -> None:
+        """Raises Stopped if items are left because a limit was reached."""
+        if (reason := self._limit_reached()) and any(self._pending.next(queue) for queue in self._slots):
+            raise Stopped(reason)
 
     def finish_failed(self, fallback_row: Callable[[WorkItem, str], Row]) -> None:
         """Gives the failed items their fallback rows."""
@@ -179,7 +189,11 @@ class _WorkerPool:
 
     def _fill_slots(self, group: asyncio.TaskGroup) -> None:
         for queue, limit in self._slots.items():
-            while self._running[queue] < limit and (taken := self._pending.next(queue)):
+            while (
+                self._running[queue] < limit
+                and not self._limit_reached()
+                and (taken := self._pending.next(queue))
+            ):
                 self._running[queue] += 1
                 group.create_task(self._run_one(group, *taken))
 

@@ -25,7 +25,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import atomic_files, owner, sealed_file
-from pipeline.engine.journal import end_of_last_line, intact, journals_in, parse
+from pipeline.engine.checksums import intact, parse
+from pipeline.engine.journal import end_of_last_line, journals_in
 from pipeline.errors import Stopped
 from pipeline.rows import Row, arrow_schema
 

@@ -18,9 +18,9 @@ from typing import Any, TextIO
 
 from pydantic import ValidationError
 
-from pipeline.engine import atomic_files
+from pipeline.engine import atomic_files, checksums
 from pipeline.engine.journal import journals_in
-from pipeline.engine.manifest import Manifest, closing, verified
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.progress import say
 from pipeline.engine.shard import Counts, Shard
 from pipeline.errors import Stopped, UserError
@@ -36,7 +36,8 @@ class Output:
 
     def manifest(self) -> Manifest | None:
         try:
-            return Manifest.model_validate_json(verified((self.folder / "manifest.json").read_bytes()))
+            data = (self.folder / "manifest.json").read_bytes()
+            return Manifest.model_validate_json(checksums.verified(data))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as e:
@@ -181,8 +182,8 @@ class Output:
 
     def save(self, manifest: Manifest) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        unclosed = manifest.model_dump_json(indent=2).encode().removesuffix(b"\n}")
-        atomic_files.write_atomic(self.folder / "manifest.json", unclosed + closing(unclosed))
+        data = checksums.document(manifest.model_dump_json(indent=2).encode())
+        atomic_files.write_atomic(self.folder / "manifest.json", data)
 
 
 def _this_process() -> str:

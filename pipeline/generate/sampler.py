@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import prompts
@@ -21,6 +21,7 @@ from pipeline.config.traces import Generate
 from pipeline.engine.scheduler import WorkItem
 from pipeline.engine.stage import Job
 from pipeline.errors import Stopped
+from pipeline.generate.limits import Limits
 from pipeline.generate.sample_plan import (
     FAILED,
     FILTERING,
@@ -64,6 +65,7 @@ class SamplingJob:
     budget: SampleBudget
     filters: Rules  # decide whether a trace counts as kept
     logprobs: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 def settings(sampling: SamplingJob, seed: int) -> dict[str, Any]:

@@ -25,10 +25,12 @@ from pipeline.engine.scheduler import Plan, run_items
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
+from pipeline.errors import Stopped
 from pipeline.generate import sampler
+from pipeline.generate.limits import check_limits, limits_of
 from pipeline.generate.sample_plan import FAILED, FILTERING, SampleBudget, make_plan, trace_id
 from pipeline.generate.sampler import Model, Sampler, SamplingJob
-from pipeline.generate.usage import UsageLog, UsageMeter
+from pipeline.generate.usage import UsageLog, UsageMeter, read_attempts
 from pipeline.generate.valid_traces import TRACE_KEY, contradiction, earlier_traces, for_problems
 from pipeline.hardware import cores
 from pipeline.inference import endpoint, model_files
@@ -65,6 +67,9 @@ def sample(sampling: SamplingJob, job: Job, shards: Iterable[Shard]) -> None:
         for traces in shards:
             _plan(job.input_shard(traces), traces, sampling, lambda samples: None).seal()
         return
+    used = [usage for attempt in read_attempts(job.output.folder) for usage in attempt.endpoints]
+    if reached := sampling.limits.reached(used):
+        raise Stopped(reached)
     with ExitStack() as stack:
         servers = [stack.enter_context(model.reach(job)) for model in sampling.models]
         gc.freeze()  # scanning the imported modules in every collection costs a tenth of the time
@@ -75,7 +80,7 @@ def sample(sampling: SamplingJob, job: Job, shards: Iterable[Shard]) -> None:
 async def _sample_all(
     sampling: SamplingJob, job: Job, servers: Sequence[Server], shards: Iterable[Shard]
 ) -> None:
-    table = sampling.table
+    table, limits = sampling.table, sampling.limits
     expected = _ExpectedTraces(sampling, [(job.input_shard(t), t) for t in job.share()])
     answered = job.output.counts().rows > 0
     async with AsyncExitStack() as stack:
@@ -103,6 +108,7 @@ async def _sample_all(
             max_failed=lambda: int(table.max_failed_fraction * expected.total()) - expected.already_failed,
             progress=progress,
             health_check=lambda: next(filter(None, (server.died() for server in servers)), None),
+            limit_reached=lambda: limits.reached(usage.usages()) if limits.given else None,
         )
 
 
@@ -188,6 +194,7 @@ def training_job(recipe: Recipe) -> SamplingJob:
         budget=SampleBudget(table.most_samples, table.target_kept, table.max_continuations),
         filters=recipe.filter.rules,
         logprobs=table.logprobs,
+        limits=limits_of(recipe),
     )
 
 
@@ -204,6 +211,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _check(recipe: Recipe) -> None:
     prompts.load(recipe.generate.prompt)
     check_rules(recipe.filter.rules)
+    check_limits(recipe)
     for teacher in recipe.teacher:
         endpoint.check(teacher)
 

@@ -1,7 +1,8 @@
-"""Counts what requests use: tokens, requests, retries, seconds, money. Saved in usage.json for other shells.
+"""Counts what requests use: tokens, requests, retries, seconds, money. Saved in files for other shells.
 
 Rows hold the tokens of saved responses only. The usage log adds what no row can hold: all requests of all
 attempts, their duration, and the state of a running command. A kill loses at most its last SAVE_INTERVAL.
+Each process writes a file of its own, usage.OWNER.json, since several may work on one folder.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter, ValidationError
-
+from pipeline.engine import checksums
 from pipeline.engine.atomic_files import write_atomic
+from pipeline.engine.owner import this_owner
 from pipeline.errors import UserError
 from pipeline.rows import Outcome, Row
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.inference.response import Completion
 
 SAVE_INTERVAL = 2.0  # seconds
+READ_INTERVAL = 20.0  # seconds between two looks at what other processes use
 
 
 class EndpointUsage(Row):
@@ -53,7 +55,10 @@ class Attempt(Row):
     endpoints: tuple[EndpointUsage, ...]
 
 
-_Attempts = TypeAdapter(tuple[Attempt, ...])
+class _Attempts(Row):
+    """The attempts of one process on a stage's folder: the content of a usage file."""
+
+    attempts: tuple[Attempt, ...] = ()
 
 
 @dataclass
@@ -96,14 +101,27 @@ class UsageLog:
     outcomes: Counter[Outcome] = field(default_factory=Counter)  # of the traces filtered so far
 
     def __post_init__(self) -> None:
-        self._earlier = read_attempts(self.folder)
+        self._path = self.folder / f"usage.{this_owner()}.json"
+        self._own = _read(self._path).attempts  # of earlier commands of this process
+        self._earlier = self._read_earlier()
         self._saving = threading.Lock()
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
         self._start = time.monotonic()
 
+    def _read_earlier(self) -> list[EndpointUsage]:
+        """What other attempts used, also those that are at work now in other processes."""
+        self._read_at = time.monotonic()
+        others = (path for path in _files(self.folder) if path != self._path)
+        attempts = (*self._own, *(attempt for path in others for attempt in _read(path).attempts))
+        return [usage for attempt in attempts for usage in attempt.endpoints]
+
+    def usages(self) -> list[EndpointUsage]:
+        """What all attempts have used so far."""
+        return [*self._earlier, *(meter.usage() for meter in self.meters)]
+
     @asynccontextmanager
     async def reporting(self, progress: Progress, total: Callable[[], int]) -> AsyncIterator[None]:
-        """Keeps the progress line and usage.json up to date during the block."""
+        """Keeps the progress line and the usage file up to date during the block."""
 
         async def report() -> None:
             progress.note, progress.total = self.note(), total()
@@ -128,7 +146,7 @@ class UsageLog:
         stats = [meter.stats for meter in self.meters]
         retries = sum(sum(s.retries.values()) for s in stats)
         filtered = self.outcomes.total()
-        usages = [u for attempt in (*self._earlier, self._attempt("")) for u in attempt.endpoints]
+        usages = self.usages()
         spends = [u.spend for u in usages if u.spend is not None]
         at_least = "at least " if any(u.uncounted for u in usages) else ""
         parts = (
@@ -142,7 +160,10 @@ class UsageLog:
 
     def save(self, line: str) -> None:
         with self._saving:  # an earlier save must not finish after a later one
-            write_atomic(_path(self.folder), _Attempts.dump_json((*self._earlier, self._attempt(line))))
+            own = _Attempts(attempts=(*self._own, self._attempt(line)))
+            write_atomic(self._path, checksums.document(own.model_dump_json().encode()))
+            if time.monotonic() - self._read_at > READ_INTERVAL:
+                self._earlier = self._read_earlier()
 
     def _attempt(self, line: str) -> Attempt:
         return Attempt(
@@ -164,17 +185,26 @@ def price(endpoint: Endpoint, prompt_tokens: int, completion_tokens: int) -> flo
 
 
 def read_attempts(folder: Path) -> tuple[Attempt, ...]:
-    """All attempts on a stage's folder; the last one may still be running.
+    """All attempts on a stage's folder, by process; those of processes at work go on.
 
-    Raises UserError if the file is damaged, since the cost of earlier attempts is then unknown.
+    Raises UserError if a file is damaged, since the cost of earlier attempts is then unknown.
     """
+    return tuple(attempt for path in _files(folder) for attempt in _read(path).attempts)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The usage files of a stage's folder, in the order in which their processes started."""
+    return sorted(folder.glob("usage.*.json"))
+
+
+def _read(path: Path) -> _Attempts:
     try:
-        return _Attempts.validate_json(_path(folder).read_bytes())
+        return _Attempts.model_validate_json(checksums.verified(path.read_bytes()))
     except FileNotFoundError:
-        return ()
-    except ValidationError:
+        return _Attempts()
+    except ValueError:
         raise UserError(
-            f"{_path(folder)} is damaged: restore it from a copy, or delete it and forget what was spent"
+            f"{path} is damaged: restore it from a copy, or delete it and forget what was spent"
         ) from None
 
 
@@ -183,7 +213,3 @@ def count_requests(attempts: Sequence[Attempt]) -> tuple[int, Counter[str]]:
     usages = [usage for attempt in attempts for usage in attempt.endpoints]
     retries = sum((Counter(usage.retries) for usage in usages), Counter[str]())
     return sum(usage.requests for usage in usages), retries
-
-
-def _path(folder: Path) -> Path:
-    return folder / "usage.json"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Recipe
+from pipeline.engine import checksums
 from pipeline.engine.query import Part
 from pipeline.engine.shard import Counts, Shard
 from pipeline.engine.store import Output
@@ -69,7 +70,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe = Recipe.model_validate_json((path / "recipe.json").read_bytes())
+        self.recipe = Recipe.model_validate_json(checksums.read(path / "recipe.json"))
 
     def output(self, stage: str) -> Output:
         """The folder of a stage by name. Raises UserError for a name that no stage has."""
@@ -226,9 +227,9 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         """Every attempt at every stage: its end, seconds, exit code, rows and failures."""
         path, events = self.path / "events.jsonl", []
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            with suppress(ValueError):  # a line may be torn
-                events.append(Event.model_validate_json(line).model_dump())
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            with suppress(ValueError):  # a line may be torn or damaged
+                events.append(Event.model_validate(checksums.parse(line)).model_dump())
         return events
 
     def seconds(self) -> Counter[str]:

@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summarise
 from pipeline.filter.funnel import Yield
 from pipeline.generate import usage
+from pipeline.generate.limits import limits_of
 from pipeline.inspect import score_table
 from pipeline.inspect.costs import Cost, costs, total_spend
 from pipeline.inspect.format import at_least, count, money
@@ -76,6 +77,14 @@ class Requests(Row):
     seconds: float
 
 
+class Limit(Row):
+    """A limit of generate, and what all attempts have used of it."""
+
+    setting: str
+    used: float
+    limit: float
+
+
 class Status(Row):
     """The document that `retort status RUN --json` prints."""
 
@@ -87,6 +96,7 @@ class Status(Row):
     costs: tuple[Cost, ...]
     usage: tuple[StageUsage, ...]
     requests: Requests | None
+    limits: tuple[Limit, ...]
     scores: tuple[Summary, ...]  # empty before evaluate is complete
     comparisons: tuple[Comparison, ...]
 
@@ -116,6 +126,7 @@ def status_of(run: Run) -> Status:
         costs=tuple(costs(run)),
         usage=tuple(_usage(run)),
         requests=_requests(run),
+        limits=tuple(_limits(run)),
         scores=tuple(summarise(scores)),
         comparisons=tuple(comparisons(scores)),
     )
@@ -126,7 +137,7 @@ def print_document(document: Runs | Status) -> None:
         _print_runs(document)
         return
     _print_stages(document)
-    print_lines(*document.progress, *_yield_lines(document))
+    print_lines(*document.progress, *_limit_lines(document), *_yield_lines(document))
     if document.costs:
         _print_costs(document)
     if document.scores:
@@ -210,6 +221,22 @@ def _requests(run: Run) -> Requests | None:
         if attempts
         else None
     )
+
+
+def _limits(run: Run) -> Iterator[Limit]:
+    limits = limits_of(run.recipe)
+    attempts = usage.read_attempts(run.output("generate").folder) if limits.given else ()
+    usages = [used for attempt in attempts for used in attempt.endpoints]
+    if limits.max_cost is not None:
+        yield Limit(setting="max_cost", used=limits.cost(usages), limit=limits.max_cost)
+    if limits.max_tokens_total is not None:
+        tokens = limits.tokens(usages)
+        yield Limit(setting="max_tokens_total", used=tokens, limit=limits.max_tokens_total)
+
+
+def _limit_lines(s: Status) -> Iterator[str]:
+    for each in s.limits:
+        yield f"generate.{each.setting}: {each.used:,.10g} of {each.limit:,.10g} used"
 
 
 def _yield_lines(s: Status) -> Iterator[str]:

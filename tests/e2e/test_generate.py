@@ -253,7 +253,41 @@ def test_status_tells_what_a_run_costs_while_it_works_and_after(
     assert cost.kept == sum(t.outcome == "kept" for t in open_run(tmp_path / "test").rows("filter"))
     (last,) = usage.read_attempts(folder)
     assert last.endpoints[0].requests == PROBLEMS * SAMPLES
-    assert json.loads((folder / "usage.json").read_text())
+    assert json.loads(next(folder.glob("usage.*.json")).read_text())
+
+
+def test_a_limit_stops_the_stage_and_a_higher_one_continues_it(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server()
+    recipe, prices = write_recipe(tmp_path, server.url), ["teacher.price_per_mtok_in=1.0"]
+    said = generate(tmp_path, recipe, "generate.max_cost=1", *prices, code=2)
+    assert "generate.max_cost needs the prices of fake" in said
+    prices.append("teacher.price_per_mtok_out=1e6")  # one a token
+    limit = "generate.max_cost=1000"
+    said = generate(tmp_path, recipe, limit, *prices, "generate.concurrency=4", code=3)
+    assert "generate.max_cost is reached" in said
+    assert "raise the limit and run the same command" in said
+    asked = server.stats()["requests"]
+    assert 0 < asked < PROBLEMS * SAMPLES / 2
+    assert asked == Output(tmp_path / "test" / "generate", Trace).counts().rows
+    (line,) = (line for line in status(tmp_path).splitlines() if "max_cost" in line)
+    used = float(line.split()[1].replace(",", ""))
+    assert line.endswith("of 1,000 used")
+    assert 1000 <= used < 1000 + 4 * 200
+    generate(tmp_path, recipe, limit, *prices, code=3)
+    assert server.stats()["requests"] == asked
+    generate(tmp_path, recipe, "generate.max_tokens_total=10_000_000")
+    assert server.stats()["requests"] == PROBLEMS * SAMPLES
+
+
+def test_a_limit_is_refused_if_the_server_counts_no_tokens(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server("--no-usage")
+    said = generate(tmp_path, write_recipe(tmp_path, server.url), "generate.max_tokens_total=99", code=3)
+    assert "the server reports no token counts" in said
+    assert server.stats()["requests"] <= 2 * 16
 
 
 def test_tokens_that_no_server_counted_are_unknown_and_not_0(

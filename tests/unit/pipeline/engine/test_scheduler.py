@@ -158,6 +158,23 @@ def test_a_failed_health_check_stops_the_run(tmp_path: Path) -> None:
         Bench(tmp_path).work(health_check=lambda: "the server died")
 
 
+def test_a_reached_limit_starts_nothing_more_and_keeps_what_is_in_flight(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+
+    def reached() -> str | None:
+        return "enough" if len(bench.processed) >= 12 else None
+
+    with pytest.raises(Stopped, match="enough"):
+        bench.work(concurrency=4, limit_reached=reached)
+    assert 12 <= len(bench.processed) < 12 + 4
+    assert len(bench.processed) == sum(shard.count().rows for shard in bench.shards)
+    with pytest.raises(Stopped, match="enough"):
+        bench.work(limit_reached=lambda: "enough")
+    bench.work(limit_reached=lambda: "enough" if len(bench.processed) >= 30 else None)  # nothing is left then
+    assert len(bench.processed) == 30
+    assert all(shard.sealed for shard in bench.shards)
+
+
 def test_a_disk_error_stops_the_run(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.shards[0].journal.mkdir()

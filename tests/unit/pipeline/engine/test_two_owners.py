@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -113,11 +113,12 @@ def start(folder: Path, work: Work, stop_at: int = 0) -> BaseProcess:
 
 def stopped(process: BaseProcess) -> bool:
     """Waits until the process is stopped, or ended."""
-    while process.is_alive():
-        if Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-            return True
-        time.sleep(0.005)
-    return False
+    state = ""
+    with suppress(FileNotFoundError, ProcessLookupError):  # it is gone
+        while state not in ("T", "Z"):
+            time.sleep(0.005)
+            state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "T"
 
 
 def taken_over(folder: Path, work: Work, stop_at: int) -> bool:
@@ -245,5 +246,6 @@ def test_a_shard_sealed_while_its_journals_are_read_is_read_from_the_sealed_file
     assert second.read_journal(["question"]).rows == {"a": {"question": "a?"}}
     assert [row.id for row in second.journal_rows({"a"})] == ["a"]
     second.append([done_line(problem("a"))])
+    assert os.listdir(tmp_path) == ["s.parquet"]
     second.seal(["a"])
     assert os.listdir(tmp_path) == ["s.parquet"]
