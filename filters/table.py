@@ -48,7 +48,7 @@ FILTERS: dict[str, FilterSpec] = {
     "finished": FilterSpec(finished, 2),
     "single_reasoning": FilterSpec(single_reasoning, 2),
     "final_answer": FilterSpec(final_answer, 4),
-    "correct": FilterSpec(correct, 5),
+    "correct": FilterSpec(correct, 6),
     "length": FilterSpec(length, 1),
     "one_language": FilterSpec(one_language, 3),
     "paragraphs": FilterSpec(paragraphs, 3),

@@ -130,7 +130,7 @@ class JudgeVerdict(Row):
     model: str
     prompt_hash: str
     outcome: FilterOutcome
-    reason: str  # "wrong", "unclear" or "judge_failed"; "" if passed
+    reason: str  # "incorrect", "unclear" or "judge_failed"; "" if passed
     reasoning: str | None  # the judge's
     answer: str  # the judge's response, as sent
     finish_reason: str

@@ -33,7 +33,8 @@ class FakeServer:
         assert self.process.stdout
         self.url = self.process.stdout.readline().strip()
         if not self.url:
-            raise RuntimeError(f"the fake server ended with code {self.process.wait()}")
+            self.process.communicate()
+            raise RuntimeError(f"the fake server ended with code {self.process.returncode}")
 
     def stats(self) -> dict[str, Any]:
         """requests, outcomes (status or fault -> requests), answered (request -> times), most_in_flight."""
@@ -52,7 +53,7 @@ StartFakeServer = Callable[..., FakeServer]
 
 @pytest.fixture
 def fake_server() -> Iterator[StartFakeServer]:
-    """start("--latency", "0.05", faults={"429": 0.2}, env={...}) -> FakeServer; stopped after the test."""
+    """Starts servers that stop after the test: start("--latency", "0.05", faults={"429": 0.2}, env={...})."""
     with ExitStack() as stack:
 
         def start(*arguments: str, faults: dict[str, float] | None = None, **kwargs: Any) -> FakeServer:

@@ -1,6 +1,6 @@
-"""Programs that try to get out of the sandbox, or at others; each victim is made here.
+"""Programs that try to escape from the sandbox or to harm others; each victim is made here.
 
-`python -m tests.escapes` prints the names of those that did, as JSON, whoever runs it.
+`python -m tests.escapes` prints the names of the successful ones as JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMN = 0 if MACHINE == "x86_64" else 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.shmat.restype = ctypes.c_void_p
 
-# What each program has before it: `attempt` prints what succeeded.
+# Precedes each program: `attempt` prints what succeeded.
 HELP = """
 import ctypes, errno, fcntl, os, signal, socket, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -52,7 +52,7 @@ _OUTSIDE = {335, 336}
 
 
 def every_other_call() -> str:
-    """All numbers that are not on the list, with arguments that would be harmless where they are refused."""
+    """All numbers that are not listed, with arguments that are harmless if the call succeeds."""
     named = (*PLAIN.values(), *(numbers for numbers, _ in BY_ARGUMENT.values()))
     others = set(range(600)) - {numbers[COLUMN] for numbers in named} - _OUTSIDE
     return f"for number in {sorted(others)!r}:\n    call(number, number, 0, 0, 0, 0, 0, 0)"
@@ -190,14 +190,14 @@ def _facts(path: Path) -> tuple[int, int, int]:
 
 
 def _said(code: str) -> str:
-    """What a program said, or how it ended if not as programs do."""
+    """What a program printed, or how it ended."""
     ran = run(HELP + code, seconds=5, memory_mb=512)
     said = ran.output.decode() + ("" if ran.ending == "done" else f"{ran.ending} {ran.error}")
     return said.strip()
 
 
 def escapes() -> dict[str, str]:
-    """What got out, by the name of the attempt."""
+    """What escaped, by the name of the attempt."""
     found = {}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())

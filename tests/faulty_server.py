@@ -25,8 +25,8 @@ from pipeline.fake_server.server import Server, headers, run
 STATUSES = ("429", "500", "502", "503", "529")
 WORDLESS = ("empty", "tools")
 FAULTS = (*STATUSES, "cut", "stall", "hang", "garbage", *WORDLESS)
-_EXPLAINED = """The statuses are errors. "cut" closes the connection in mid-answer; "stall" sends half an
-answer and then nothing, "hang" nothing at all; "garbage" is HTML with status 200, "empty" an answer without
+_EXPLAINED = """The statuses are errors. "cut" closes the connection within a response; "stall" sends half a
+response and then nothing, "hang" nothing at all; "garbage" is HTML with status 200, "empty" an answer without
 content and token counts, "tools" a tool call instead of an answer."""
 
 _TURN = re.compile(r"<\|(system|user|assistant)\|>")
@@ -49,7 +49,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--refuse", action="append", default=[], metavar="FIELD", help="refuse this field; repeatable")
     add = parser.add_argument_group(f"faults: {', '.join(FAULTS)}", _EXPLAINED).add_argument
     add("--faults", type=json.loads, default={}, metavar="JSON", help='shares of attempts: {"429": 0.2}')
-    add("--faulty-tries", type=int, default=math.inf, metavar="N", help="only the first N attempts may fail")
+    add(
+        "--faulty-attempts",
+        type=int,
+        default=math.inf,
+        metavar="N",
+        help="only the first N attempts may fail",
+    )
     add("--hang", type=float, default=math.inf, metavar="SECONDS", help='until "stall" and "hang" end')
     add("--gone", type=_stretch, metavar="FROM,SECONDS", help="unreachable, FROM seconds after a request")
     options = parser.parse_args(arguments)
@@ -192,7 +198,7 @@ class FaultyServer(Server):
 
     async def respond(self, http: web.Request, key: str, request: ChatRequest) -> web.StreamResponse:
         attempt, fault = self.attempts[key], None
-        if attempt <= self.options.faulty_tries:
+        if attempt <= self.options.faulty_attempts:
             fault = choose(uniform(key, "fault", attempt), self.options.faults)
         completion = complete(self.options, request, key)
         if self.options.no_usage:
@@ -229,7 +235,7 @@ class FaultyServer(Server):
 
     def count(self, key: str, completion: Completion, outcome: str) -> None:
         super().count(key, completion, outcome)
-        if self.log:  # before the end of the answer is sent: from here on it is paid for
+        if self.log:  # before the end of the answer is sent: from here on it is billed
             print(key, file=self.log, flush=True)
 
     async def wait(self, runner: web.AppRunner, site: web.TCPSite) -> None:
@@ -240,7 +246,7 @@ class FaultyServer(Server):
             await asyncio.sleep(begin)
             await site.stop()
             assert runner.server
-            await runner.server.shutdown(0.01)  # cuts off the answers in flight
+            await runner.server.shutdown(0.01)  # drops the responses in flight
             await asyncio.sleep(seconds)
             await web.TCPSite(runner, "127.0.0.1", port).start()
         await super().wait(runner, site)

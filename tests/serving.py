@@ -1,4 +1,4 @@
-"""Small servers inside a test, which do with every request what the test says."""
+"""Small HTTP servers within a test, and a client for them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def client(
 
 
 async def complete(*urls: str, question: str = "What is 12 + 30?", **settings: Any) -> Completion:
-    """One completion by a client of its own."""
+    """Requests one completion with a new client."""
     asked = {name: settings.pop(name) for name in ("logprobs", "before") if name in settings}
     async with client(*urls, **settings) as teacher:
         return await teacher.complete([Message(role="user", content=question)], SAMPLING, 1, **asked)
@@ -40,7 +40,7 @@ async def complete(*urls: str, question: str = "What is 12 + 30?", **settings: A
 
 @asynccontextmanager
 async def serving(handler: Handler, port: int = 0) -> AsyncIterator[str]:
-    """A server that answers with `handler`; gives its base URL."""
+    """Starts a server that answers with `handler`; yields its base URL."""
 
     async def handle(http: web.Request) -> web.StreamResponse:
         return await handler(http)
@@ -58,7 +58,7 @@ async def serving(handler: Handler, port: int = 0) -> AsyncIterator[str]:
 
 
 class Script:
-    """A handler that gives the answers in turn, the last one for ever; keeps what it was asked."""
+    """Sends the answers in turn, then the last one for ever; `asked`: the bodies of the requests."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -79,7 +79,7 @@ class Script:
 
 
 def as_response(answer: Any) -> web.Response:
-    """A body, or a status, or (status, body), or (status, body, headers); what is no text is sent as JSON."""
+    """From a body, a status, (status, body) or (status, body, headers). All but text is sent as JSON."""
     status, body, headers = 200, answer, None
     if isinstance(answer, int):
         status, body = answer, {}
@@ -90,7 +90,7 @@ def as_response(answer: Any) -> web.Response:
 
 
 def answered(*answers: Any, **settings: Any) -> Completion:
-    """What the client makes of a server's answers."""
+    """The client's completion for a server's answers."""
 
     async def ask() -> Completion:
         async with serving(Script(*answers)) as url:
@@ -104,7 +104,7 @@ def chat(finish_reason: str | None = "stop", **message: Any) -> dict[str, Any]:
 
 
 def events(*pieces: Any, end: str = "\n", done: bool = True) -> str:
-    """A stream of events; a piece is a delta, a whole event, or text that is sent as it is."""
+    """A stream of events. A piece is a delta, a whole event, or text that is sent unchanged."""
     lines = []
     for piece in pieces:
         if not isinstance(piece, str):
@@ -123,7 +123,7 @@ def usage(prompt: int, completion: int) -> dict[str, Any]:
 
 
 async def drip(http: web.Request, chunks: Sequence[bytes], seconds: float) -> web.StreamResponse:
-    """Send the chunks one by one, the last for ever."""
+    """Sends the chunks one by one, then the last one for ever."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(http)
     for i in range(10**6):

@@ -1,4 +1,4 @@
-"""A run of a few rows whose folder is written here, without a server: for what only reads runs."""
+"""Writes the folder of a small run without a server, for tests of readers."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ RECIPE = {
 }
 
 
-def write_run(folder: Path, temperature: float = 0.6, right: int = 1) -> Run:
-    """3 shards of 4 problems with 3 traces each: the first `right` are kept, the others are wrong."""
+def write_run(folder: Path, temperature: float = 0.6, kept: int = 1) -> Run:
+    """3 shards of 4 problems with 3 traces each: the first `kept` are kept, the others are incorrect."""
     folder.mkdir(parents=True)
     generate = RECIPE["generate"] | {"temperature": temperature}
     recipe = parse_recipe(RECIPE | {"run": folder.name, "generate": generate}, (), "here")
     (folder / "recipe.json").write_text(recipe.model_dump_json())
     problems = [[_problem(shard, i) for i in range(PROBLEMS)] for shard in range(SHARDS)]
-    traces = [[_trace(p, n, temperature, right) for p in some for n in range(SAMPLES)] for some in problems]
+    traces = [[_trace(p, n, temperature, kept) for p in some for n in range(SAMPLES)] for some in problems]
     _write(folder / "ingest", Problem, problems, {})
-    drawn = [[t.model_copy(update=_UNJUDGED) for t in some] for some in traces]
-    _write(folder / "generate", Trace, drawn, {"temperature": temperature})
+    sampled = [[t.model_copy(update=_UNFILTERED) for t in some] for some in traces]
+    _write(folder / "generate", Trace, sampled, {"temperature": temperature})
     verdicts = [
         [TraceVerdicts(**t.model_dump(include=set(TraceVerdicts.model_fields))) for t in some]
         for some in traces
     ]
     _write(folder / "filter", TraceVerdicts, verdicts, {"rules": {"correct": {"version": 1}}})
-    kept = [[_example(t) for t in some if t.outcome == "kept"] for some in traces]
-    _write(folder / "select", Example, kept, {})
-    scores = [_score(p, right) for some in problems for p in some]
+    examples = [[_example(t) for t in some if t.outcome == "kept"] for some in traces]
+    _write(folder / "select", Example, examples, {})
+    scores = [_score(p, kept) for some in problems for p in some]
     _write(folder / "evaluate", Score, [scores], {"samples": SAMPLES})
     return open_run(folder)
 
 
-_UNJUDGED = {"verdicts": (), "outcome": "unfiltered", "reason": ""}
+_UNFILTERED = {"verdicts": (), "outcome": "unfiltered", "reason": ""}
 
 
 def _write(folder: Path, row: type[Row], shards: list[list[Row]], settings: dict[str, object]) -> None:
@@ -52,8 +52,8 @@ def _write(folder: Path, row: type[Row], shards: list[list[Row]], settings: dict
     output.save(Manifest(stage=folder.name, version=1, settings=settings, inputs={}, shards=names))
     for name, rows in zip(names, shards, strict=True):
         output.write(name, rows)
-    judged = folder.name == "filter"
-    output.finish(funnel([shard.path for shard in output.shards()]).model_dump() if judged else None)
+    filtered = folder.name == "filter"
+    output.finish(funnel([shard.path for shard in output.shards()]).model_dump() if filtered else None)
 
 
 def _problem(shard: int, i: int) -> Problem:
@@ -68,9 +68,9 @@ def _problem(shard: int, i: int) -> Problem:
     )
 
 
-def _trace(problem: Problem, sample: int, temperature: float, right: int) -> Trace:
-    correct = sample < right
-    said = {"outcome": "passed", "reason": ""} if correct else {"outcome": "failed", "reason": "wrong"}
+def _trace(problem: Problem, sample: int, temperature: float, kept: int) -> Trace:
+    correct = sample < kept
+    said = {"outcome": "passed", "reason": ""} if correct else {"outcome": "failed", "reason": "incorrect"}
     return Trace(
         **problem.model_dump(include={"question", "reference", "answer_type", "source"}),
         id=f"{problem.id}-0-{sample:04d}",
@@ -91,7 +91,7 @@ def _trace(problem: Problem, sample: int, temperature: float, right: int) -> Tra
             Verdict(filter="correct", version=1, evidence=HOSTILE, **said),
         ),
         outcome="kept" if correct else "rejected",
-        reason="" if correct else "correct: wrong",
+        reason="" if correct else "correct: incorrect",
     )
 
 
@@ -107,7 +107,7 @@ def _example(trace: Trace) -> Example:
     )
 
 
-def _score(problem: Problem, right: int) -> Score:
+def _score(problem: Problem, kept: int) -> Score:
     return Score(
         id=f"held_out/teacher/{problem.id}",
         set="held_out",
@@ -117,7 +117,7 @@ def _score(problem: Problem, right: int) -> Score:
         problem_id=problem.id,
         source=problem.source,
         samples=SAMPLES,
-        correct=right,
+        correct=kept,
         majority=0.0,
         undecided=0,
         truncated=0,

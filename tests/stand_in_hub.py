@@ -1,4 +1,4 @@
-"""As much of the hub's HTTP API as an upload needs, and a look at a model: repositories and their files."""
+"""The part of the hub's HTTP API that an upload and a look at a model need."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Self
 
 
 class Hub:
-    """A server on a free port: the repositories `made`, the `files` in them, the `tokens` it was shown."""
+    """A server on a free port. Records the repositories `made`, their `files` and the `tokens` received."""
 
     def __init__(self, refuse: bool = False) -> None:
         self.made: set[str] = set()
         self.files: dict[str, dict[str, bytes]] = {}
-        self.sizes: dict[str, int] = {}  # of files that are said to be larger than they are
+        self.sizes: dict[str, int] = {}  # of files reported as larger than they are
         self.tokens: set[str] = set()
         self.refuse = refuse
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -30,7 +30,7 @@ class Hub:
         self._server.server_close()
 
     def answer(self, path: str, body: bytes) -> dict[str, Any]:
-        """What a POST is answered with."""
+        """The answer to a POST."""
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = (
@@ -60,7 +60,7 @@ class Hub:
         return {"warnings": [], "errors": []}
 
     def look(self, path: str) -> object:
-        """What a GET is answered with: who we are, the files of a repository, or that it is there."""
+        """The answer to a GET: the user, the files of a repository, or whether it exists."""
         if path.startswith("/api/whoami"):
             return {"type": "user", "name": "me", "orgs": [{"name": "ours"}]}
         name, tree, _ = path.removeprefix("/api/").partition("?")[0].partition("/tree/")
@@ -87,7 +87,7 @@ class Hub:
 
             def do_GET(self) -> None:
                 name, resolve, path = self.path.lstrip("/").partition("/resolve/")
-                path = path.partition("/")[2]  # behind the revision
+                path = path.partition("/")[2]  # the path after the revision
                 if not resolve:
                     self._send(200, hub.look(self.path))
                 elif (data := hub.files.get(f"models/{name}", {}).get(path)) is not None:

@@ -49,4 +49,4 @@ def by_task_scorer(reference: str | None, answer: str, metadata: str | None, tim
 
 def _check(name: str, timeout: float, **arguments: object) -> Decision:
     outcome = pool.check(name, arguments, timeout)
-    return Decision({"correct": True, "wrong": False}.get(outcome), "worker", outcome)
+    return Decision({"correct": True, "incorrect": False}.get(outcome), "worker", outcome)

@@ -55,4 +55,4 @@ def _result(decision: Decision) -> FilterResult:
         return FilterResult("undecided", decision.reason, layer=decision.layer)
     if decision.equal:
         return FilterResult("passed", "", layer=decision.layer)
-    return FilterResult("failed", "wrong", layer=decision.layer)
+    return FilterResult("failed", "incorrect", layer=decision.layer)

@@ -8,7 +8,7 @@ a scorer sees it.
 A check function does the slow, trusted part (imports, building a task) in the server and returns a function
 for the part that touches the model's text. That part runs in a forked child, which the kernel ends if it is
 late. So every check starts from the same memory, and ending one costs the others nothing. The outcome is
-"correct", "wrong", or the reason why it is undecided.
+"correct", "incorrect", or the reason why it is undecided.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _same_mathematics(reference: str, answer: str) -> str:
     if not target:
         return "unreadable_answer"
     same = verify(gold, target, timeout_seconds=None, raise_on_error=True)
-    return "correct" if same and not _apart(gold[0], target[0]) else "wrong"
+    return "correct" if same and not _apart(gold[0], target[0]) else "incorrect"
 
 
 def _read_mathematics(text: str) -> list[Any]:
@@ -100,7 +100,7 @@ def check_gym(entry: dict[str, Any], answers: list[str]) -> Check:
         reference = entry["answer"]
         if reference is not None and score(answer=reference, entry=entry) < FULL_SCORE:
             return "scorer_refuses_reference"
-        return "wrong"
+        return "incorrect"
 
     return check
 

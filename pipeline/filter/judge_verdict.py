@@ -18,7 +18,7 @@ from pipeline.rows import AnswerType, FilterOutcome, JudgeVerdict
 JUDGE_FAILED = "judge_failed"  # the reason of a verdict whose request failed
 _OUTCOMES: dict[str, tuple[FilterOutcome, str]] = {
     "correct": ("passed", ""),
-    "incorrect": ("failed", "wrong"),
+    "incorrect": ("failed", "incorrect"),
     "unclear": ("undecided", "unclear"),
 }
 # Models may use bold, a full stop or lower case on that line, but may not add a word.

@@ -59,7 +59,7 @@ def judge_stage(name: str, reads: Stage) -> Stage:
     """The stage that judges the traces of the stage `reads`."""
     return Stage(
         name=name,
-        version=2,
+        version=3,
         row=JudgeVerdict,
         reads=(reads,),
         shards_from=reads.name,

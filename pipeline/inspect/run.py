@@ -132,7 +132,7 @@ class Run:
         """`n` traces drawn evenly, as a table; the same ones for the same seed.
 
         rejected_by: the rule that decided ("repetition" or "no_repetition"), its reason code, or both as the
-        funnel writes them ("correct: wrong"). values: of fields, as in source="gsm8k".
+        funnel writes them ("correct: incorrect"). values: of fields, as in source="gsm8k".
         """
         rows = self.traces.where(**values)
         if rejected_by is not None:

@@ -1,8 +1,8 @@
-"""What looks across rows, on synthetic traces of the grade-school kind: rows a second, and memory.
+"""The filters across traces on synthetic grade-school traces: rows per second, and memory.
 
     python -m tests.benchmarks.across [contamination duplicates majority difficulty] [--traces 20000]
 
-Every part runs in a process of its own, so that each peak is its own. Of the traces, of about 2 kB each,
+Each part runs in its own process, so that each peak is its own. Of the traces, of about 2 kB each,
 every tenth is the one before it with a word in fifty changed; every hundredth quotes an evaluation problem.
 """
 
@@ -79,7 +79,7 @@ def _step(rng: random.Random) -> str:
 
 
 def a_trace(i: int, response: str = "The answer is 4.", reasoning: str = "") -> Trace:
-    right = Verdict(filter="correct", version=1, outcome="passed" if i % 3 else "failed", reason="")
+    correct = Verdict(filter="correct", version=1, outcome="passed" if i % 3 else "failed", reason="")
     return Trace(
         id=f"{i // SAMPLES:016x}-0-{i % SAMPLES}",
         problem_id=f"{i // SAMPLES:016x}",
@@ -98,7 +98,7 @@ def a_trace(i: int, response: str = "The answer is 4.", reasoning: str = "") -> 
         finish_reason="stop",
         prompt_tokens=30,
         completion_tokens=600,
-        verdicts=(right,),
+        verdicts=(correct,),
     )
 
 
@@ -109,7 +109,7 @@ def shards(traces: int) -> Iterator[list[str]]:
 
 
 class Clock:
-    """Time of the measured part alone, without the making of the texts."""
+    """Time of the measured part only, without the generation of the texts."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -187,7 +187,7 @@ def measure(name: str, traces: int) -> str:
 
 
 def memory() -> float:
-    """The most memory (MiB) that this process has held so far."""
+    """The peak memory of this process, in MiB."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 

@@ -1,8 +1,8 @@
-"""What adaptive sampling saves: the demo's teacher asked n times each, beside target_kept = k of at most n.
+"""The savings of adaptive sampling: n samples per problem, compared with target_kept = k of at most n.
 
     python -m tests.benchmarks.adaptive [--problems 80] [--samples 8] [--until 1]
 
-Both draw from the same seeds, through a real vLLM. A problem is covered when k of its traces are kept.
+Both use the same seeds and a real vLLM. A problem is covered if k of its traces are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.stages import STAGES
 from tests.benchmarks.serving import demo
 
 
-def drawn(recipe: Recipe, run: Path, **settings: int) -> list[Trace]:
+def filtered(recipe: Recipe, run: Path, **settings: int) -> list[Trace]:
     """The filtered traces of a run with these settings of generate."""
     table = {k: v for k, v in recipe.generate.model_dump().items() if k != "samples"} | settings
     recipe = recipe.model_copy(update={"generate": Generate.model_validate(table)})
@@ -42,8 +42,10 @@ def main() -> None:
         (url,) = serving.base_urls
         there = recipe.teacher[0].model_copy(update={"serve": None, "base_url": url, "model": "teacher"})
         recipe = recipe.model_copy(update={"teacher": (there,)})
-        fixed = drawn(recipe, folder / "fixed", samples=options.samples)
-        adaptive = drawn(recipe, folder / "adaptive", target_kept=options.until, max_samples=options.samples)
+        fixed = filtered(recipe, folder / "fixed", samples=options.samples)
+        adaptive = filtered(
+            recipe, folder / "adaptive", target_kept=options.until, max_samples=options.samples
+        )
     show(options, fixed, adaptive)
 
 

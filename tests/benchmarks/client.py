@@ -1,9 +1,9 @@
-"""What a request costs: `retort generate`, journal and all, beside an AsyncOpenAI loop and an aiohttp loop.
+"""The cost of a request: `retort generate` with its journal, an AsyncOpenAI loop and an aiohttp loop.
 
     python -m tests.benchmarks.client [--requests 4000] [--in-flight 256]
 
 The stub (stub.py) answers after 50 ms with 3 kB. Client on one core, stub on another. `while running` is from
-the first request to the last row on disk; `CPU` is all that the process used in that time.
+the first request to the last row on disk; `CPU` is the CPU time of the process in that period.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def question(i: int) -> str:
 
 
 def retort(url: str, requests: int, in_flight: int, folder: Path) -> int:
-    """The generate stage as the command runs it, on problems that were ingested before the clock starts."""
+    """Runs the generate stage as the command does, on problems that are already ingested."""
     import jinja2.sandbox  # noqa: F401  what is imported when first needed, before the clock starts
     import openai  # noqa: F401
 
@@ -130,7 +130,7 @@ def start_clock() -> None:
 
 
 def contend(name: str, url: str, requests: int, in_flight: int) -> None:
-    """One contender, in a process of its own; prints a line of JSON."""
+    """Runs one contender in this process and prints a line of JSON."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, torn journals, another concurrency each time: what is lost, what is asked twice.
+"""kill -9 at random moments and torn journals: the lost rows and the repeated requests.
 
     python -m tests.benchmarks.crash [--kills 50]
 

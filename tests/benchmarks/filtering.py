@@ -2,8 +2,7 @@
 
     python -m tests.benchmarks.filtering [--traces 1000000]
 
-Traces of 2 kB of the grade-school kind: four samples a problem, most of them right, judged by the default
-rules.
+Grade-school traces of 2 kB: four samples per problem, most of them correct, filtered by the default rules.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SENTENCES = [
 ]
 
 
-def thought(rng: random.Random) -> str:
+def reasoning(rng: random.Random) -> str:
     said = []
     while sum(map(len, said)) < 1800:
         a, b = rng.randint(2, 99), rng.randint(2, 99)
@@ -39,7 +38,7 @@ def thought(rng: random.Random) -> str:
     return " ".join(said)
 
 
-def rows(problems: list[Problem], thoughts: list[str], rng: random.Random) -> Iterator[dict[str, Any]]:
+def rows(problems: list[Problem], reasonings: list[str], rng: random.Random) -> Iterator[dict[str, Any]]:
     for problem in problems:
         base = trace(problem, 0, random.Random(0)).model_dump()
         for sample in range(SAMPLES):
@@ -47,7 +46,7 @@ def rows(problems: list[Problem], thoughts: list[str], rng: random.Random) -> It
             yield base | {
                 "id": f"{problem.id}-0-{sample:04d}",
                 "sample": sample,
-                "reasoning": rng.choice(thoughts),
+                "reasoning": rng.choice(reasonings),
                 "response": f"She has {result} of them. The answer is {result}.",
             }
 
@@ -56,16 +55,16 @@ def build(folder: Path, traces: int) -> Path:
     """A run whose generate stage is complete."""
     path, job = begun(folder, "http://127.0.0.1:9/v1", traces // SAMPLES)
     rng = random.Random(1)
-    thoughts = [thought(rng) for _ in range(5000)]
+    reasonings = [reasoning(rng) for _ in range(5000)]
     for written in job.share():
         given = job.input_shard(written)
-        written.write(rows(list(given.rows()), thoughts, rng))
+        written.write(rows(list(given.rows()), reasonings, rng))
     job.output.finish()
     return path
 
 
 def memory(pid: int) -> float:
-    """MiB of a process and all below it; pages that they share count once."""
+    """Memory (MiB) of a process and its descendants; shared pages count once."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

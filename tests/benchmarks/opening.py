@@ -1,8 +1,8 @@
-"""How fast a large run opens in Python, and in how much memory; then what it costs to look into it.
+"""Time and memory to open a large run in Python and to read from it.
 
     python -m tests.benchmarks.opening [--traces 1000000] [--run FOLDER]
 
-Each line is a process of its own: seconds, those of CPU, peak memory; imports count. Without
+Each line is one process: seconds, CPU seconds, peak memory, imports included. Without
 --run the run is made first: traces of 2 kB, four a problem, as in filtering.py.
 """
 

@@ -21,7 +21,7 @@ from tests.benchmarks.filtering import build
 
 
 def made(folder: Path, traces: int) -> Path:
-    """The run's folder, made unless it is there."""
+    """The run's folder, made if it is missing."""
     run = folder / "bench"
     if not (run / "select" / "manifest.json").exists() or not open_run(run).output("select").complete:
         recipe = build(folder, traces)

@@ -1,4 +1,4 @@
-"""How fast a large run goes on, and in how much memory: 200,000 traces of 8 kB are there, one more is owed.
+"""Time and memory to resume a large run: 200,000 traces of 8 kB exist, and one more is needed.
 
     python -m tests.benchmarks.resume [--problems 50000] [--open]
 

@@ -1,4 +1,4 @@
-"""Whether a real teacher is kept busy: tokens a second through `retort generate`, beside a bare loop.
+"""Tokens per second of a real teacher through `retort generate`, compared with a bare loop.
 
     python -m tests.benchmarks.serving [--problems 60] [--rounds 3]
 
@@ -37,7 +37,7 @@ DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml
 
 
 async def bare_loop(url: str, model: str, recipe: Recipe, problems: Sequence[Problem]) -> int:
-    """Ask for every sample with the openai package, so many at once; gives the completion tokens."""
+    """Requests each sample with the openai package, so many at once. Returns the completion tokens."""
     import openai
 
     table, prompt = recipe.generate, prompts.load(recipe.generate.prompt)
@@ -62,18 +62,17 @@ async def bare_loop(url: str, model: str, recipe: Recipe, problems: Sequence[Pro
 
 
 def ours(recipe: Recipe, serving: vllm_server.Server, run: Path) -> int:
-    """The generate stage as the command runs it, but for the start of vLLM; gives the completion tokens."""
-    draw = generate.training_job(recipe)
-    model = replace(draw.models[0], reach=lambda _job: nullcontext(serving))
-    sampling = replace(draw, models=(model,))
-    stage = replace(STAGES["generate"], work=partial(generate.sample, sampling))
-    execute(stage, recipe, run)
+    """Runs the generate stage without starting vLLM. Returns the completion tokens."""
+    sampling = generate.training_job(recipe)
+    model = replace(sampling.models[0], reach=lambda _job: nullcontext(serving))
+    work = partial(generate.sample, replace(sampling, models=(model,)))
+    execute(replace(STAGES["generate"], work=work), recipe, run)
     return sum(trace.completion_tokens for trace in Output(run / "generate", Trace).rows())
 
 
 @contextmanager
 def demo(problems: int) -> Iterator[tuple[Recipe, vllm_server.Server, Path]]:
-    """The demo's recipe for so many problems, its teacher served, and a folder that goes at the end."""
+    """The demo's recipe for so many problems with a running teacher, and a temporary folder."""
     limits = (f"ingest.sources.0.limit={problems}", "ingest.sources.1.size=1", "ingest.held_out=0")
     recipe = load_recipe(DEMO, limits)
     teacher = recipe.teacher[0]

@@ -1,8 +1,8 @@
-"""A storm: half of the answers are 429, 5xx, cut, garbage or hung for a minute, and the server goes for 60 s.
+"""Half of the answers are 429, 5xx, broken, garbage or hang for a minute, and the server is gone for 60 s.
 
     python -m tests.benchmarks.storm [--problems 250]
 
-Prints the rows, the requests and the retries by reason, and checks that every row is there once.
+Prints the rows, the requests and the retries by reason, and checks that each row is stored once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The fastest server that we could write: answers every chat completion after 50 ms with 3 kB, and counts.
+"""A fast server: answers every chat completion after 50 ms with 3 kB, and counts requests.
 
     python -m tests.benchmarks.stub [SECONDS]       # prints its address
 
-It reads no request further than it must, so that a benchmark measures the client.
+It parses no more of a request than it must, so that a benchmark measures the client.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODELS = json.dumps({"object": "list", "data": [{"id": "stub", "object": "model"
 
 @contextmanager
 def running() -> Iterator[tuple[str, int]]:
-    """The stub in a process of its own, stopped at the end: its address, its pid."""
+    """Runs the stub in its own process; yields its address and pid."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.stub"], stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""What verification is worth, and costs, on labelled answers: ours beside math-verify, in one run.
+"""Accuracy and cost of our grader and of math-verify on labelled answers.
 
     python -m tests.benchmarks.verification [--data FOLDER]
 
@@ -28,7 +28,7 @@ from typing import Any
 from filters.rules.correct import grade_response
 
 Row = dict[str, Any]
-Judge = Callable[[str, str], str]
+Grader = Callable[[str, str], str]
 AT_ONCE = 8
 MARK = "@MARK@"
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     data = parser.parse_args().data
     measures = {
-        "adversarial.jsonl.gz": adversarial,  # before math-verify is loaded here: the memory is the caller's
+        "adversarial.jsonl.gz": adversarial,  # first: math-verify, loaded later, would count as our memory
         "equivalence.jsonl": equivalence,
         "equivalence-variants.jsonl": equivalence,
         "gsm8k-labelled-solutions.jsonl.gz": solutions,
@@ -56,9 +56,9 @@ def main() -> None:
 def equivalence(path: Path) -> None:
     """Accuracy, errors of both kinds, and pairs a second; ours also as a command, start-up counted."""
     rows = read(path)
-    for name, judge in (("retort", ours), ("math-verify", theirs)):
+    for name, grade in (("retort", ours), ("math-verify", theirs)):
         start = time.perf_counter()
-        verdicts = [judge(row["gold"], row["pred"]) for row in rows]
+        verdicts = [grade(row["gold"], row["pred"]) for row in rows]
         seconds = time.perf_counter() - start
         errors = Counter(
             (verdict == "passed", row["expected"])
@@ -66,7 +66,7 @@ def equivalence(path: Path) -> None:
             if (verdict == "passed") != row["expected"]
         )
         print(
-            f"  {name:12} {1 - errors.total() / len(rows):7.2%} right, {errors[True, False]} false yes, "
+            f"  {name:12} {1 - errors.total() / len(rows):7.2%} correct, {errors[True, False]} false yes, "
             f"{errors[False, True]} missed, {verdicts.count('undecided')} undecided, "
             f"{len(rows) / seconds:,.0f} pairs/s"
         )
@@ -86,9 +86,9 @@ def solutions(path: Path) -> None:
         for sample in row.values()
         if isinstance(sample, dict)
     ]
-    for name, judge, part in (("retort", ours, samples), ("math-verify", theirs, samples[::10])):
+    for name, grade, part in (("retort", ours, samples), ("math-verify", theirs, samples[::10])):
         start = time.perf_counter()
-        disagree = sum((judge(gold, pred) == "passed") != label for gold, pred, label in part)
+        disagree = sum((grade(gold, pred) == "passed") != label for gold, pred, label in part)
         seconds = time.perf_counter() - start
         print(
             f"  {name:12} {len(part)} solutions, {1 - disagree / len(part):.2%} agree, "

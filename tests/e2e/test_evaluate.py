@@ -1,4 +1,4 @@
-"""Evaluation against the fake server: sets, one model alone, resuming, and that nothing is asked twice."""
+"""Evaluation with the fake server: sets, a single model, resuming, and no repeated requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EVALUATE = ("evaluate.samples=4", "evaluate.max_tokens=64")
 
 
 def problems(folder: Path, name: str, first: int, **columns: str) -> Path:
-    """PROBLEMS sums that begin at `first`; `columns` renames question and answer."""
+    """Writes PROBLEMS sums that begin at `first`; `columns` renames question and answer."""
     path = folder / f"{name}.jsonl"
     keys = [columns.get(key, key) for key in ("question", "answer")]
     rows = ((f"What is {first + i} + {first}?", str(2 * first + i)) for i in range(PROBLEMS))
@@ -37,7 +37,7 @@ def problems(folder: Path, name: str, first: int, **columns: str) -> Path:
 
 
 def without_student(folder: Path, url: str, **sets: Path) -> str:
-    """A recipe of two teachers and no student, that holds out half of its problems and names these sets."""
+    """Writes a recipe with two teachers, no student, half of the problems held out, and these sets."""
     recipe = write_recipe(folder, url, count=20)
     text = recipe.read_text().partition("[student]")[0].replace("held_out = 0.0", "held_out = 0.5")
     second = (
@@ -91,7 +91,7 @@ def test_one_model_and_one_file_are_scored_by_one_command(
     assert (tmp_path / "mine/recipe.json").exists()
 
 
-def test_what_is_asked_of_evaluate_has_to_be_one_thing(tmp_path: Path) -> None:
+def test_evaluate_takes_either_a_recipe_or_a_model(tmp_path: Path) -> None:
     for words in (
         (),
         ("recipe.toml", "--model", "m", "--problems", "p.jsonl"),
@@ -117,7 +117,7 @@ def test_what_is_asked_of_evaluate_has_to_be_one_thing(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/evaluate/*"))
 
 
-def test_sets_are_scored_each_with_its_prompt_and_one_that_is_added_asks_for_no_other_again(
+def test_each_set_has_its_own_prompt_and_a_new_set_repeats_no_other(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server("--correct", "0.7")
@@ -160,7 +160,7 @@ def test_sets_are_scored_each_with_its_prompt_and_one_that_is_added_asks_for_no_
     assert server.stats()["requests"] == asked
 
 
-def test_an_evaluation_whose_requests_failed_goes_on_with_those_alone(
+def test_an_evaluation_with_failed_requests_repeats_only_these(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server("--too-long", "What is 14 + 11?")
@@ -174,13 +174,13 @@ def test_an_evaluation_whose_requests_failed_goes_on_with_those_alone(
         tmp_path, "evaluate", recipe, "evaluate.held_out=false", *EVALUATE, "evaluate.max_failed_fraction=0.2"
     )
     assert done.returncode == 0, done.stderr
-    # the four that failed once more, and all of the second teacher
+    # the four failed ones again, and all of the second teacher
     assert server.stats()["requests"] - before == 4 + 4 * PROBLEMS
     scores = list(open_run(tmp_path / "test").scores)
     assert sum(s.failed for s in scores) == 2 * 4
 
 
-def test_free_answers_of_a_set_are_judged_by_a_model_and_training_is_judged_as_before(
+def test_free_answers_of_a_set_are_judged_by_a_model_and_training_traces_are_not(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server, judge = fake_server("--correct", "0.5"), fake_server("--correct", "0.8")
@@ -196,12 +196,12 @@ def test_free_answers_of_a_set_are_judged_by_a_model_and_training_is_judged_as_b
     done = retort(tmp_path, "evaluate", str(recipe), *EVALUATE)
     assert done.returncode == 0, done.stderr
     run = open_run(tmp_path / "test")
-    judged = [name for name in run.answer_stages() if name.endswith("/judge")]
-    assert judged == [f"evaluate/one/teacher-{t}/filter/judge" for t in ("fake", "second")]
-    assert judge.stats()["requests"] == sum(len(run.rows(name)) for name in judged) > 0
+    judges = [name for name in run.answer_stages() if name.endswith("/judge")]
+    assert judges == [f"evaluate/one/teacher-{t}/filter/judge" for t in ("fake", "second")]
+    assert judge.stats()["requests"] == sum(len(run.rows(name)) for name in judges) > 0
 
 
-def test_a_recipe_without_a_student_runs_to_the_teachers_scores_and_trains_nothing(
+def test_a_recipe_without_a_student_runs_to_the_scores_without_training(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server("--correct", "0.8")
@@ -234,10 +234,10 @@ def example(problem: Problem, split: str) -> Example:
     )
 
 
-def test_all_models_are_compared_and_problems_that_the_student_learned_are_counted(
+def test_all_models_are_compared_and_problems_seen_in_training_are_counted(
     tmp_path: Path, fake_server: StartFakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a student that is not trained, and whose answers come from the fake server as all others do."""
+    """The student is not trained, and all models are the fake server."""
     server = fake_server("--correct", "0.7")
     given = problems(tmp_path, "one", 11)
     sets = f'evaluate.sets=[{{name="one", sources=[{{kind="file", path="{given}"}}]}}]'
@@ -269,7 +269,9 @@ def test_all_models_are_compared_and_problems_that_the_student_learned_are_count
     assert "3 problems of the set 'one' were trained on" in capsys.readouterr().err
     done = retort(tmp_path, "status", "test")
     assert "3 problems of the set 'one' were trained on" in done.stdout
-    assert done.stdout.count("student is ") == 2 * 2 + 1  # two sets, two others; and whose answers they are
+    assert (
+        done.stdout.count("student is ") == 2 * 2 + 1
+    )  # two sets, two other models; and the name of the student
     assert done.stdout.count("of the pass@1 of teacher, 95 % from") == 2
     assert open_run(folder).report("evaluate")["trained_on"] == {"one": 3}
     compared = open_run(folder).report("evaluate")["student"]

@@ -1,4 +1,4 @@
-"""The filter stage: rules that look across traces, side by side in processes, and the brake."""
+"""The filter stage: filters across traces, parallel processes, and the check of rejections."""
 
 import json
 import shutil
@@ -15,20 +15,20 @@ from pipeline.errors import UserError
 from pipeline.rows import Trace
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sampled_run, write_recipe
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe and a run whose traces are drawn."""
-    return draw(tmp_path_factory.mktemp("filter"), write_recipe, "--correct", "0.7")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and a run after generate."""
+    return sampled_run(tmp_path_factory.mktemp("filter"), write_recipe, "--correct", "0.7")
 
 
-def filtered(drawn: Path, tmp_path: Path, table: str, code: int = 0) -> list[Trace]:
-    """The traces, judged by rules that are written as TOML."""
-    shutil.copytree(drawn / "test", tmp_path / "test")
+def filtered(sampled: Path, tmp_path: Path, table: str, code: int = 0) -> list[Trace]:
+    """Filters the traces by rules written as TOML."""
+    shutil.copytree(sampled / "test", tmp_path / "test")
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text((drawn / "recipe.toml").read_text() + table)
+    recipe.write_text((sampled / "recipe.toml").read_text() + table)
     done = retort(tmp_path, "filter", str(recipe))
     assert done.returncode == code, done.stderr
     return list(open_run(tmp_path / "test").rows("filter"))
@@ -38,10 +38,8 @@ def verdicts(traces: list[Trace], rule: str) -> Counter[str]:
     return Counter(f"{v.outcome} {v.reason}".strip() for t in traces for v in t.verdicts if v.filter == rule)
 
 
-def test_a_trace_that_says_the_same_as_one_before_it_is_rejected_and_names_it(
-    drawn: Path, tmp_path: Path
-) -> None:
-    traces = filtered(drawn, tmp_path, "[filter.duplicates]\ntraces = 0.9\nproblems = 1.0\n")
+def test_a_duplicate_trace_is_rejected_and_names_the_kept_one(sampled: Path, tmp_path: Path) -> None:
+    traces = filtered(sampled, tmp_path, "[filter.duplicates]\ntraces = 0.9\nproblems = 1.0\n")
     by_id = {trace.id: trace for trace in traces}
     duplicates = [t for t in traces if t.reason.startswith("duplicate_trace")]
     assert duplicates
@@ -50,9 +48,11 @@ def test_a_trace_that_says_the_same_as_one_before_it_is_rejected_and_names_it(
         first = by_id[str(verdict.evidence).split(",")[0]]
         assert first.outcome == "kept"
         assert (first.problem_id, first.response) == (trace.problem_id, trace.response)
-    for trace in traces:  # what other rules reject is compared with nothing
-        asked = {v.filter for v in trace.verdicts} & {"duplicate_trace", "duplicate_problem"}
-        assert bool(asked) == (trace.outcome == "kept" or trace in duplicates or trace.outcome == "undecided")
+    for trace in traces:  # traces rejected by other rules are not compared
+        applied = {v.filter for v in trace.verdicts} & {"duplicate_trace", "duplicate_problem"}
+        assert bool(applied) == (
+            trace.outcome == "kept" or trace in duplicates or trace.outcome == "undecided"
+        )
     funnel = open_run(tmp_path / "test").why()
     assert (
         funnel.traces
@@ -61,35 +61,35 @@ def test_a_trace_that_says_the_same_as_one_before_it_is_rejected_and_names_it(
     )
 
 
-def test_traces_of_an_evaluation_set_are_rejected_with_the_words_they_share(
-    drawn: Path, tmp_path: Path
+def test_traces_that_contain_an_evaluation_problem_are_rejected_with_the_shared_words(
+    sampled: Path, tmp_path: Path
 ) -> None:
     exam = tmp_path / "exam.jsonl"
     exam.write_text(json.dumps({"question": "What is 3 + 2?", "answer": "5"}) + "\n")
     table = "[filter.contamination]\nngrams = [6]\n[[filter.contamination.against]]\n"
     table += f'kind = "file"\npath = "{exam}"\n'
-    hit = [t for t in filtered(drawn, tmp_path, table) if verdicts([t], "contamination")["passed"] == 0]
+    hit = [t for t in filtered(sampled, tmp_path, table) if verdicts([t], "contamination")["passed"] == 0]
     assert {t.question for t in hit} == {"What is 3 + 2?"}
     assert len(hit) == SAMPLES
     (said,) = [v.evidence for v in hit[0].verdicts if v.filter == "contamination"]
     assert str(said).endswith(": what is 3 + 2")
 
 
-def test_problems_too_easy_or_too_hard_are_left_out(drawn: Path, tmp_path: Path) -> None:
-    traces = filtered(drawn, tmp_path, "[filter.difficulty]\nlow = 0.3\nhigh = 0.8\n")
-    right: dict[str, list[bool]] = {}
+def test_problems_too_easy_or_too_hard_are_rejected(sampled: Path, tmp_path: Path) -> None:
+    traces = filtered(sampled, tmp_path, "[filter.difficulty]\nlow = 0.3\nhigh = 0.8\n")
+    correct_of: dict[str, list[bool]] = {}
     for trace in traces:
         correct = next(v.outcome for v in trace.verdicts if v.filter == "correct")
         if correct != "undecided":
-            right.setdefault(trace.problem_id, []).append(correct == "passed")
+            correct_of.setdefault(trace.problem_id, []).append(correct == "passed")
     for trace in traces:
-        rate = sum(right[trace.problem_id]) / len(right[trace.problem_id])
+        rate = sum(correct_of[trace.problem_id]) / len(correct_of[trace.problem_id])
         (said,) = [v.outcome for v in trace.verdicts if v.filter == "difficulty"]
-        if len(right[trace.problem_id]) >= 2:
+        if len(correct_of[trace.problem_id]) >= 2:
             assert (said == "passed") == (0.3 <= rate <= 0.8)
 
 
-def test_without_a_reference_the_majority_stands_for_it_and_is_marked(tmp_path: Path) -> None:
+def test_without_a_reference_the_majority_vote_decides(tmp_path: Path) -> None:
     server = FakeServer("--correct", "0.8", "--malformed", "0", "--truncated", "0")
     try:
         recipe = write_recipe(tmp_path, server.url)
@@ -110,13 +110,13 @@ def test_without_a_reference_the_majority_stands_for_it_and_is_marked(tmp_path: 
     assert len({(t.problem_id, t.response) for t in kept}) == len({t.problem_id for t in kept})
 
 
-def test_parallel_processes_write_the_bytes_that_one_writes(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_parallel_processes_write_the_same_bytes_as_one(
+    sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = load_recipe(drawn / "recipe.toml")
-    for name, alone in (("one", 10**6), ("many", 0)):
-        shutil.copytree(drawn / "test", tmp_path / name)
-        monkeypatch.setattr(worker_pool, "MIN_PARALLEL_ROWS", alone)
+    recipe = load_recipe(sampled / "recipe.toml")
+    for name, minimum in (("one", 10**6), ("many", 0)):
+        shutil.copytree(sampled / "test", tmp_path / name)
+        monkeypatch.setattr(worker_pool, "MIN_PARALLEL_ROWS", minimum)
         assert execute(STAGES["filter"], recipe, tmp_path / name) == 0
     one, many = (
         {p.name: p.read_bytes() for p in (tmp_path / n / "filter").glob("*.parquet")} for n in ("one", "many")
@@ -124,26 +124,26 @@ def test_parallel_processes_write_the_bytes_that_one_writes(
     assert one == many
 
 
-def test_a_rule_that_rejects_nearly_everything_stops_the_run_unless_told_otherwise(
-    drawn: Path, tmp_path: Path
+def test_a_rule_that_rejects_nearly_everything_stops_the_run_unless_allowed(
+    sampled: Path, tmp_path: Path
 ) -> None:
-    filtered(drawn, tmp_path, "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n", code=2)
+    filtered(sampled, tmp_path, "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n", code=2)
     recipe = str(tmp_path / "recipe.toml")
     said = retort(tmp_path, "filter", recipe).stderr
     assert "the rule 'difficulty' rejects" in said
     assert retort(tmp_path, "filter", recipe, "filter.max_rejected_fraction=1").returncode == 0
 
 
-def test_a_run_stopped_by_such_a_rule_goes_on_when_all_is_judged_however_large_it_is(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_stopped_by_such_a_rule_finishes_once_it_is_allowed(
+    sampled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_pool, "MIN_PARALLEL_ROWS", 0)
-    text = (drawn / "recipe.toml").read_text() + "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n"
+    text = (sampled / "recipe.toml").read_text() + "[filter.difficulty]\nlow = 0.01\nhigh = 0.02\n"
     for name, more in (("plain", ""), ("compared", "[filter.duplicates]\n")):
-        shutil.copytree(drawn / "test", tmp_path / name)
+        shutil.copytree(sampled / "test", tmp_path / name)
         path = tmp_path / f"{name}.toml"
         path.write_text(text + more)
         with pytest.raises(UserError, match="'difficulty' rejects"):
             execute(STAGES["filter"], load_recipe(path), tmp_path / name)
-        told = load_recipe(path, ["filter.max_rejected_fraction=1"])
-        assert execute(STAGES["filter"], told, tmp_path / name) == 0
+        allowed = load_recipe(path, ["filter.max_rejected_fraction=1"])
+        assert execute(STAGES["filter"], allowed, tmp_path / name) == 0

@@ -1,4 +1,4 @@
-"""The generate stage against the fake server: adaptive sampling, cut thoughts, teachers, log-probs, cost."""
+"""The generate stage with the fake server: adaptive sampling, continuation, teachers, log-probs, cost."""
 
 import json
 import random
@@ -21,7 +21,7 @@ ADAPTIVE = ("generate.target_kept=2", "generate.max_samples=8")
 
 
 def generate(runs: Path, recipe: Path, *words: str, code: int = 0) -> str:
-    """Ingest and generate; gives what was said on stderr."""
+    """Runs ingest and generate. Returns stderr."""
     assert retort(runs, "ingest", str(recipe)).returncode == 0
     done = retort(runs, "generate", str(recipe), *words)
     assert done.returncode == code, done.stderr
@@ -51,18 +51,18 @@ def test_a_problem_stops_once_enough_of_its_traces_are_kept(
     for outcomes in by_problem.values():
         kept = outcomes.count("kept")
         assert (kept == 2 and outcomes[-1] == "kept") or (kept < 2 and len(outcomes) == 8)
-    asked = sum(map(len, by_problem.values()))
-    assert server.stats()["requests"] == asked < 8 * PROBLEMS
+    samples = sum(map(len, by_problem.values()))
+    assert server.stats()["requests"] == samples < 8 * PROBLEMS
 
 
-def test_adaptive_runs_that_are_killed_decide_as_one_that_is_not(
+def test_a_killed_adaptive_run_ends_like_an_uninterrupted_one(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     rng = random.Random(5)
     server = fake_server("--spread", "--latency", "0.05")
     recipe = adaptive_recipe(tmp_path, server.url)
-    calm, killed = tmp_path / "calm", tmp_path / "killed"
-    generate(calm, recipe, *ADAPTIVE)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    generate(whole, recipe, *ADAPTIVE)
     assert retort(killed, "ingest", str(recipe)).returncode == 0
     output = Output(killed / "test" / "generate", Trace)
     for _ in range(4):
@@ -75,17 +75,17 @@ def test_adaptive_runs_that_are_killed_decide_as_one_that_is_not(
         process.send_signal(signal.SIGKILL)
         process.communicate()
     generate(killed, recipe, *ADAPTIVE)
-    assert sealed(output.folder) == sealed(calm / "test" / "generate")
+    assert sealed(output.folder) == sealed(whole / "test" / "generate")
 
 
-def test_a_thought_cut_at_max_tokens_is_continued_and_its_tokens_add_up(
+def test_truncated_reasoning_is_continued_and_its_tokens_add_up(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     whole = fake_server("--words", "60", "--correct", "1", "--malformed", "0", "--truncated", "0")
     recipe = write_recipe(tmp_path, whole.url)
     generate(tmp_path / "whole", recipe)
-    generate(tmp_path / "cut", recipe, "generate.max_tokens=25", "generate.max_continuations=5")
-    for one, other in zip(traces(tmp_path / "whole"), traces(tmp_path / "cut"), strict=True):
+    generate(tmp_path / "truncated", recipe, "generate.max_tokens=25", "generate.max_continuations=5")
+    for one, other in zip(traces(tmp_path / "whole"), traces(tmp_path / "truncated"), strict=True):
         assert other.continuations >= 2
         assert (one.reasoning, one.response, one.finish_reason) == (
             other.reasoning,
@@ -97,17 +97,15 @@ def test_a_thought_cut_at_max_tokens_is_continued_and_its_tokens_add_up(
     assert {(t.finish_reason, t.continuations) for t in traces(tmp_path / "once")} == {("length", 1)}
 
 
-def test_a_trace_claims_no_setting_that_its_server_was_not_sent(
-    tmp_path: Path, fake_server: StartFakeServer
-) -> None:
+def test_a_trace_stores_only_settings_that_were_sent(tmp_path: Path, fake_server: StartFakeServer) -> None:
     server = fake_server("--refuse", "seed", "--refuse", "stream_options")
     recipe = write_recipe(tmp_path, server.url)
     generate(tmp_path / "found", recipe)
     generate(tmp_path / "known", recipe, "teacher.omit=['seed', 'top_p']")
     for name, top_p, unsent in (("found", 0.95, ["seed"]), ("known", None, ["seed", "top_p"])):
-        drawn = traces(tmp_path / name)
-        assert len(drawn) == PROBLEMS * SAMPLES
-        assert {(t.seed, t.sampling.temperature, t.sampling.top_p) for t in drawn} == {(None, 0.6, top_p)}
+        sampled = traces(tmp_path / name)
+        assert len(sampled) == PROBLEMS * SAMPLES
+        assert {(t.seed, t.sampling.temperature, t.sampling.top_p) for t in sampled} == {(None, 0.6, top_p)}
         manifest = Output(tmp_path / name / "test" / "generate", Trace).manifest()
         assert manifest
         assert manifest.report == {"not_sent": {"fake": unsent}}
@@ -115,17 +113,19 @@ def test_a_trace_claims_no_setting_that_its_server_was_not_sent(
         assert settings.get("omit") == (unsent if name == "known" else None)
 
 
-def test_what_cannot_be_continued_stays_and_says_so(tmp_path: Path, fake_server: StartFakeServer) -> None:
+def test_reasoning_that_cannot_be_continued_stays_truncated_with_an_error(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
     server = fake_server("--words", "60", "--no-continue")
     recipe = write_recipe(tmp_path, server.url)
     generate(tmp_path, recipe, "generate.max_tokens=25", "generate.max_continuations=5")
-    cut = [t for t in traces(tmp_path) if t.finish_reason == "length"]
-    assert cut
-    assert all(t.error and t.error.startswith("could not be continued: HTTP 400") for t in cut)
-    assert all(t.reasoning and not t.continuations for t in cut)
+    truncated = [t for t in traces(tmp_path) if t.finish_reason == "length"]
+    assert truncated
+    assert all(t.error and t.error.startswith("could not be continued: HTTP 400") for t in truncated)
+    assert all(t.reasoning and not t.continuations for t in truncated)
 
 
-def test_several_teachers_share_the_problems_or_take_all_and_every_trace_names_its_own(
+def test_several_teachers_share_the_problems_or_sample_all_and_traces_name_theirs(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     first, second = fake_server(), fake_server("--seed", "1")
@@ -156,7 +156,7 @@ def test_several_teachers_share_the_problems_or_take_all_and_every_trace_names_i
     )
 
 
-def test_several_addresses_share_the_load_and_one_that_dies_is_set_aside(
+def test_several_endpoints_share_the_load_and_a_dead_one_is_skipped(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     first, second = fake_server("--latency", "0.05"), fake_server("--latency", "0.05")
@@ -175,16 +175,7 @@ def test_several_addresses_share_the_load_and_one_that_dies_is_set_aside(
     assert len(traces(tmp_path)) == PROBLEMS * SAMPLES
 
 
-def test_a_server_that_is_gone_for_a_while_is_waited_for(
-    tmp_path: Path, fake_server: StartFakeServer
-) -> None:
-    server = fake_server("--latency", "0.2", "--gone", "1,5")
-    generate(tmp_path, write_recipe(tmp_path, server.url), "generate.concurrency=4")
-    assert len(traces(tmp_path)) == PROBLEMS * SAMPLES
-    assert set(server.stats()["answered"].values()) == {1}
-
-
-def test_a_server_that_stays_gone_stops_the_run_and_nothing_is_lost(
+def test_a_server_that_stays_unreachable_stops_the_run_and_nothing_is_lost(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server("--latency", "0.2")
@@ -202,7 +193,9 @@ def test_a_server_that_stays_gone_stops_the_run_and_nothing_is_lost(
     assert Output(tmp_path / "test" / "generate", Trace).counts().rows >= 4
 
 
-def test_log_probs_are_kept_in_the_row_in_few_bytes(tmp_path: Path, fake_server: StartFakeServer) -> None:
+def test_log_probabilities_are_stored_in_the_row_in_few_bytes(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
     k = 5
     server = fake_server("--words", "200", "--malformed", "0", "--truncated", "0")
     generate(tmp_path, write_recipe(tmp_path, server.url), f"generate.logprobs={k}")
@@ -229,7 +222,7 @@ def test_log_probs_are_kept_in_the_row_in_few_bytes(tmp_path: Path, fake_server:
     assert size / (tokens * k) < 12
 
 
-def test_status_tells_what_a_run_costs_while_it_works_and_after(
+def test_status_shows_the_cost_of_a_run_during_and_after_it(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server("--latency", "0.1")
@@ -290,9 +283,7 @@ def test_a_limit_is_refused_if_the_server_counts_no_tokens(
     assert server.stats()["requests"] <= 2 * 16
 
 
-def test_tokens_that_no_server_counted_are_unknown_and_not_0(
-    tmp_path: Path, fake_server: StartFakeServer
-) -> None:
+def test_uncounted_tokens_are_unknown_and_not_0(tmp_path: Path, fake_server: StartFakeServer) -> None:
     recipe = write_recipe(tmp_path, fake_server("--no-usage").url)
     generate(tmp_path, recipe, "teacher.price_per_mtok_in=1.0", "teacher.price_per_mtok_out=5.0")
     (cost,) = costs(open_run(tmp_path / "test"))
@@ -308,9 +299,7 @@ def status(runs: Path) -> str:
     return retort(runs, "status", "test").stdout
 
 
-def test_in_a_storm_of_faults_every_row_is_accounted_for(
-    tmp_path: Path, fake_server: StartFakeServer
-) -> None:
+def test_with_many_faults_every_row_is_stored_once(tmp_path: Path, fake_server: StartFakeServer) -> None:
     faults = {"429": 0.1, "500": 0.1, "503": 0.05, "cut": 0.1, "garbage": 0.05, "stall": 0.05, "hang": 0.05}
     server = fake_server("--retry-after", "0.1", faults=faults)
     recipe = write_recipe(tmp_path, server.url)

@@ -1,4 +1,4 @@
-"""Free-text answers, judged by a model: verdicts, what is paid, killed runs, a judge that is not there."""
+"""Free-text answers, graded by an LLM judge: verdicts, cost, killed runs, an unreachable judge."""
 
 import random
 import re
@@ -21,7 +21,7 @@ from pipeline.generate.stage import GENERATE
 from pipeline.rows import JudgeVerdict, Trace
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer, StartFakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, sealed, start, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sampled_run, sealed, start, write_recipe
 
 JUDGE = """
 [judge]
@@ -38,16 +38,16 @@ def free_recipe(folder: Path, url: str, judge: str = "http://127.0.0.1:9/v1") ->
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe and a run whose free-text traces are drawn."""
-    return draw(tmp_path_factory.mktemp("judge"), free_recipe, "--correct", "0.5")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and a run of free-text traces after generate."""
+    return sampled_run(tmp_path_factory.mktemp("judge"), free_recipe, "--correct", "0.5")
 
 
-def judged_by(server: FakeServer, drawn: Path, folder: Path) -> Path:
-    """A copy of the run, and the recipe with this server as the judge."""
-    shutil.copytree(drawn / "test", folder / "test")
+def judged_by(server: FakeServer, sampled: Path, folder: Path) -> Path:
+    """Copies the run. Returns its recipe with this server as the judge."""
+    shutil.copytree(sampled / "test", folder / "test")
     recipe = folder / "recipe.toml"
-    text = (drawn / "recipe.toml").read_text()
+    text = (sampled / "recipe.toml").read_text()
     recipe.write_text(text.partition("[judge]")[0] + JUDGE.format(url=server.url))
     return recipe
 
@@ -58,7 +58,7 @@ def correct(trace: Trace) -> tuple[str, str, str]:
     return verdict.outcome, verdict.reason, verdict.evidence or ""
 
 
-def is_right(trace: Trace) -> bool:
+def is_correct(trace: Trace) -> bool:
     return re.findall(r"-?\d+", trace.response)[-1] == trace.reference
 
 
@@ -66,11 +66,11 @@ def texts(traces: list[Trace]) -> set[tuple[str, str]]:
     return {(t.question, t.response) for t in traces if t.response}
 
 
-def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
-    drawn: Path, tmp_path: Path, fake_server: StartFakeServer
+def test_a_judge_decides_correct_incorrect_or_unclear_once_for_each_text(
+    sampled: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server("--correct", "0.8", "--malformed", "0.1", "--truncated", "0.1")
-    recipe = judged_by(server, drawn, tmp_path)
+    recipe = judged_by(server, sampled, tmp_path)
     done = retort(
         tmp_path, "filter", str(recipe), "judge.price_per_mtok_out=100", "judge.env.TOKEN=hidden-value"
     )
@@ -86,11 +86,11 @@ def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
             assert reason == "unclear"
             assert "VERDICT" not in evidence
         else:
-            assert (outcome, reason) == (("passed", "") if is_right(trace) else ("failed", "wrong"))
-            assert evidence.endswith("VERDICT: correct" if is_right(trace) else "VERDICT: incorrect")
+            assert (outcome, reason) == (("passed", "") if is_correct(trace) else ("failed", "incorrect"))
+            assert evidence.endswith("VERDICT: correct" if is_correct(trace) else "VERDICT: incorrect")
     assert {correct(trace)[:2] for trace in traces if trace.response} == {
         ("passed", ""),
-        ("failed", "wrong"),
+        ("failed", "incorrect"),
         ("undecided", "unclear"),
     }
     assert any(trace.outcome == "kept" for trace in traces)
@@ -111,15 +111,15 @@ def test_a_judge_says_right_wrong_or_unclear_and_is_asked_once_for_each_text(
     assert "filter/judge was made with other settings: temperature: 0.0 -> 0.5" in other.stderr
 
 
-def test_a_judge_killed_and_asked_again_is_paid_once_and_ends_with_the_same_bytes(
-    drawn: Path, tmp_path: Path, fake_server: StartFakeServer
+def test_a_killed_judge_stage_pays_each_request_once_and_ends_with_the_same_bytes(
+    sampled: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     rng = random.Random(3)
     server = fake_server("--correct", "1", "--malformed", "0", "--truncated", "0", "--latency", "0.1")
-    calm, killed = tmp_path / "calm", tmp_path / "killed"
-    recipe = str(judged_by(server, drawn, calm))
-    assert retort(calm, "filter", recipe).returncode == 0
-    judged_by(server, drawn, killed)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    recipe = str(judged_by(server, sampled, whole))
+    assert retort(whole, "filter", recipe).returncode == 0
+    judged_by(server, sampled, killed)
     output = Output(killed / "test" / "filter" / "judge", JudgeVerdict)
     for _ in range(2):
         process = start(killed, "filter", recipe, f"judge.concurrency={rng.choice([2, 5])}")
@@ -129,32 +129,30 @@ def test_a_judge_killed_and_asked_again_is_paid_once_and_ends_with_the_same_byte
         process.send_signal(signal.SIGKILL)
         process.communicate()
     held, before = output.counts().rows, server.stats()["requests"]
-    judge_verdicts = Output(calm / "test" / "filter" / "judge", JudgeVerdict)
+    judge_verdicts = Output(whole / "test" / "filter" / "judge", JudgeVerdict)
     assert 0 < held < judge_verdicts.counts().rows
     assert retort(killed, "filter", recipe).returncode == 0
     assert server.stats()["requests"] - before == judge_verdicts.counts().rows - held
     assert sealed(output.folder) == sealed(judge_verdicts.folder)
-    assert sealed(killed / "test" / "filter") == sealed(calm / "test" / "filter")
+    assert sealed(killed / "test" / "filter") == sealed(whole / "test" / "filter")
 
 
-def test_a_judge_that_cannot_be_reached_is_a_mistake_before_anything_is_spent(
-    drawn: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(drawn / "test", tmp_path / "test")
-    done = retort(tmp_path, "filter", str(drawn / "recipe.toml"), "judge.max_retries=0")
+def test_an_unreachable_judge_is_an_error_before_anything_is_spent(sampled: Path, tmp_path: Path) -> None:
+    shutil.copytree(sampled / "test", tmp_path / "test")
+    done = retort(tmp_path, "filter", str(sampled / "recipe.toml"), "judge.max_retries=0")
     assert done.returncode == 2
     assert done.stderr.count("127.0.0.1:9") == 1
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "test" / "filter").rglob("*.parquet"))
 
 
-def test_failed_judge_requests_end_with_3_and_may_be_accepted_as_undecided(
-    drawn: Path, tmp_path: Path, fake_server: StartFakeServer
+def test_failed_judge_requests_end_with_3_and_may_be_allowed_as_undecided(
+    sampled: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     server = fake_server(
         "--correct", "1", "--malformed", "0", "--truncated", "0", "--too-long", "What is 3 + 2?"
     )
-    recipe = str(judged_by(server, drawn, tmp_path))
+    recipe = str(judged_by(server, sampled, tmp_path))
     first = retort(tmp_path, "filter", recipe)
     assert first.returncode == 3
     assert "filter/judge" in first.stderr
@@ -168,15 +166,15 @@ def test_failed_judge_requests_end_with_3_and_may_be_accepted_as_undecided(
 
 
 def test_parallel_processes_use_the_same_judge_verdicts_with_and_without_deduplication(
-    drawn: Path, tmp_path: Path, fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
+    sampled: Path, tmp_path: Path, fake_server: StartFakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = fake_server("--correct", "1", "--malformed", "0", "--truncated", "0")
-    path = judged_by(server, drawn, tmp_path)
+    path = judged_by(server, sampled, tmp_path)
     recipe = load_recipe(path)
     twins = load_recipe(path, ["filter.duplicates.traces=0.9"])
     asked = []
     for name, alone, wanted in (("one", 10**6, recipe), ("many", 0, recipe), ("twins", 0, twins)):
-        shutil.copytree(drawn / "test", tmp_path / name)
+        shutil.copytree(sampled / "test", tmp_path / name)
         monkeypatch.setattr(worker_pool, "MIN_PARALLEL_ROWS", alone)
         assert execute(STAGES["filter"], wanted, tmp_path / name) == 0
         asked.append(server.stats()["requests"])
@@ -188,10 +186,10 @@ def test_parallel_processes_use_the_same_judge_verdicts_with_and_without_dedupli
     assert kept[1] < kept[0]
 
 
-def test_answers_of_a_model_that_is_compared_are_judged_in_a_folder_of_their_own(
-    drawn: Path, tmp_path: Path, fake_server: StartFakeServer
+def test_judge_verdicts_of_an_evaluated_model_have_a_folder_of_their_own(
+    sampled: Path, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
-    recipe = load_recipe(judged_by(fake_server("--correct", "0.8"), drawn, tmp_path))
+    recipe = load_recipe(judged_by(fake_server("--correct", "0.8"), sampled, tmp_path))
     folder = "evaluate/held_out/student"
     (tmp_path / "test" / folder).mkdir(parents=True)
     (tmp_path / "test" / "generate").rename(tmp_path / "test" / folder / "generate")
@@ -205,7 +203,7 @@ def test_answers_of_a_model_that_is_compared_are_judged_in_a_folder_of_their_own
     assert len(judge_verdicts) == len(texts(list(run.rows("evaluate/held_out/student/filter"))))
 
 
-def test_free_answers_without_a_judge_or_drawn_until_correct_are_refused_before_any_work(
+def test_free_answers_without_a_judge_or_with_adaptive_sampling_are_refused_before_any_work(
     tmp_path: Path,
 ) -> None:
     recipe = free_recipe(tmp_path, "http://127.0.0.1:9/v1")

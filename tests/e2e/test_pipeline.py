@@ -1,4 +1,4 @@
-"""ingest to select against the fake server, read back from Python and the shell."""
+"""Ingest to select with the fake server, read from Python and the shell."""
 
 from collections import Counter
 
@@ -40,7 +40,7 @@ def test_every_count_adds_up_from_problems_to_examples(run: Run) -> None:
     assert chosen["kept"] == chosen["same_text"] + chosen["over_per_problem"] + len(run.examples)
 
 
-def test_rejected_traces_stay_with_their_reasons_and_examples_are_of_kept_ones(run: Run) -> None:
+def test_rejected_traces_keep_their_reasons_and_examples_are_made_of_kept_ones(run: Run) -> None:
     traces = {trace.id: trace for trace in run.traces}
     for trace in traces.values():
         fails = [v for v in trace.verdicts if v.outcome == "failed"]
@@ -62,13 +62,13 @@ def test_rejected_traces_stay_with_their_reasons_and_examples_are_of_kept_ones(r
         assert [m.role for m in example.messages] == ["user", "assistant"]
 
 
-def test_at_most_k_examples_a_problem_and_a_problem_is_on_one_side(run: Run) -> None:
+def test_a_problem_has_at_most_k_examples_all_in_one_split(run: Run) -> None:
     rows = list(run.examples)
     assert len({row.problem_id for row in rows}) == len(rows)
     assert {row.split for row in rows} == {"train", "validation"}
 
 
-def test_python_gives_arrow_pandas_and_datasets(run: Run) -> None:
+def test_tables_convert_to_arrow_pandas_and_datasets(run: Run) -> None:
     assert run.traces.to_arrow().num_rows == PROBLEMS * SAMPLES
     frame = run.problems.to_pandas()
     assert frame["question"].iloc[0] == "What is 1 + 1?"
@@ -84,7 +84,7 @@ def test_python_gives_arrow_pandas_and_datasets(run: Run) -> None:
     assert run.counts()["generate"].rows == PROBLEMS * SAMPLES
 
 
-def test_the_shell_shows_what_python_sees(run: Run) -> None:
+def test_the_shell_shows_the_same_as_python(run: Run) -> None:
     runs = run.path.parent
     why = retort(runs, "why", "test").stdout
     assert f"= {run.why().kept} kept" in why
@@ -98,11 +98,11 @@ def test_the_shell_shows_what_python_sees(run: Run) -> None:
     assert "[assistant]" in retort(runs, "show", "test", "--stage", "select", "-n", "1").stdout
 
 
-def test_the_run_keeps_its_recipe_and_what_each_try_took(run: Run) -> None:
+def test_the_run_stores_its_recipe_and_the_duration_of_each_command(run: Run) -> None:
     assert run.recipe.select.per_problem == 1
     assert [event["stage"] for event in run.events()] == list(STAGES)
     assert all(event["exit_code"] == 0 for event in run.events())
 
 
-def test_model_text_cannot_drive_the_terminal() -> None:
+def test_model_text_cannot_control_the_terminal() -> None:
     assert plain("a\x1b[2Jb\rc\u202ed\n") == "a\\x1b[2Jb\\rc\\u202ed\n"

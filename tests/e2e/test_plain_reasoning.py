@@ -1,4 +1,4 @@
-"""A teacher that reasons in plain text: nothing is dropped without a word, and it can be taught."""
+"""A teacher that reasons in plain text: nothing is dropped silently, and it can be taught."""
 
 import json
 import shutil
@@ -7,26 +7,26 @@ from pathlib import Path
 import pytest
 
 from pipeline import open_run
-from tests.e2e.runs import PROBLEMS, SAMPLES, draw, retort, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sampled_run, write_recipe
 
-RIGHT = ("--correct", "1", "--malformed", "0", "--truncated", "0")
+CORRECT = ("--correct", "1", "--malformed", "0", "--truncated", "0")
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("plain"), write_recipe, "--plain", *RIGHT)
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sampled_run(tmp_path_factory.mktemp("plain"), write_recipe, "--plain", *CORRECT)
 
 
-def copied(drawn: Path, folder: Path) -> str:
-    """A copy of the run; the recipe."""
-    shutil.copytree(drawn / "test", folder / "test")
-    return str(drawn / "recipe.toml")
+def copied(sampled: Path, folder: Path) -> str:
+    """Copies the run. Returns its recipe."""
+    shutil.copytree(sampled / "test", folder / "test")
+    return str(sampled / "recipe.toml")
 
 
-def test_kept_traces_that_give_no_example_are_refused_with_the_reason_and_the_way_out(
-    drawn: Path, tmp_path: Path
+def test_kept_traces_without_examples_are_refused_with_the_reason_and_a_solution(
+    sampled: Path, tmp_path: Path
 ) -> None:
-    recipe = copied(drawn, tmp_path)
+    recipe = copied(sampled, tmp_path)
     filtered = retort(tmp_path, "filter", recipe, "filter.rules.single_reasoning=false")
     assert filtered.returncode == 0, filtered.stderr
     assert f"filter: kept {PROBLEMS * SAMPLES} of {PROBLEMS * SAMPLES} traces" in filtered.stderr
@@ -35,12 +35,12 @@ def test_kept_traces_that_give_no_example_are_refused_with_the_reason_and_the_wa
     assert f"of {PROBLEMS * SAMPLES} kept traces {PROBLEMS * SAMPLES} without reasoning" in refused.stderr
     assert 'select.reasoning = "none"' in refused.stderr
     assert open_run(tmp_path / "test").state("select") == "unfinished"
-    done = retort(tmp_path, "select", recipe, "select.reasoning=none")  # the same run goes on
+    done = retort(tmp_path, "select", recipe, "select.reasoning=none")  # the same run continues
     assert done.returncode == 0, done.stderr
 
 
-def test_the_default_rules_say_why_and_none_is_what_lets_plain_text_pass(drawn: Path, tmp_path: Path) -> None:
-    recipe = copied(drawn, tmp_path)
+def test_plain_reasoning_passes_only_if_no_reasoning_is_taught(sampled: Path, tmp_path: Path) -> None:
+    recipe = copied(sampled, tmp_path)
     stopped = retort(tmp_path, "filter", recipe)
     assert stopped.returncode == 2
     assert "single_reasoning: no_reasoning" in stopped.stderr
@@ -64,8 +64,8 @@ def test_the_default_rules_say_why_and_none_is_what_lets_plain_text_pass(drawn: 
     assert "then the response alone" in (published / "README.md").read_text()
 
 
-def test_a_thought_that_stands_apart_is_counted_where_it_is_not_taught(tmp_path: Path) -> None:
-    folder = draw(tmp_path, write_recipe, *RIGHT)
+def test_separate_reasoning_that_is_not_taught_is_counted(tmp_path: Path) -> None:
+    folder = sampled_run(tmp_path, write_recipe, *CORRECT)
     for stage in ("filter", "select"):
         done = retort(folder, stage, str(folder / "recipe.toml"), "select.reasoning=none")
         assert done.returncode == 0, done.stderr
@@ -76,18 +76,18 @@ def test_a_thought_that_stands_apart_is_counted_where_it_is_not_taught(tmp_path:
     assert not any("think" in example.messages[-1].content for example in examples)
 
 
-def test_no_trace_kept_is_no_example_either(drawn: Path, tmp_path: Path) -> None:
-    recipe = copied(drawn, tmp_path)
+def test_without_kept_traces_select_is_refused(sampled: Path, tmp_path: Path) -> None:
+    recipe = copied(sampled, tmp_path)
     assert retort(tmp_path, "filter", recipe, "filter.max_rejected_fraction=1").returncode == 0
     refused = retort(tmp_path, "select", recipe)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert "no trace was kept; `retort why test`" in refused.stderr
 
 
-def test_the_rules_that_judge_are_printed_and_one_that_reads_the_reference_is_missed(
-    drawn: Path, tmp_path: Path
+def test_the_rules_are_printed_and_a_missing_rule_for_the_reference_gives_a_warning(
+    sampled: Path, tmp_path: Path
 ) -> None:
-    recipe = copied(drawn, tmp_path)
+    recipe = copied(sampled, tmp_path)
     words = ("filter.rules.correct.rounding_digits=3", "select.reasoning=none")
     said = retort(tmp_path, "filter", recipe, *words).stderr
     rules = "finished, single_reasoning (required = False), final_answer, correct (rounding_digits = 3)"

@@ -1,4 +1,4 @@
-"""What is published loads without our code, says where it comes from, and names no secret and no machine."""
+"""A published folder loads without our code, states its origin, and contains no secret and no machine."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def on_the_shell(run: Run, hub: Hub, *words: str) -> subprocess.CompletedProcess
 
 
 def elsewhere(code: str, cwd: Path) -> str:
-    """The output of a program that sees the installed packages and nothing of ours."""
+    """The output of a program that can import installed packages but not our code."""
     prelude = """
 import importlib.util, os, sys
 sys.path[:] = [p for p in sys.path if p and not os.path.exists(os.path.join(p, "pipeline", "rows.py"))]
@@ -79,7 +79,7 @@ assert importlib.util.find_spec("pipeline") is None, "ours is in reach"
     return done.stdout
 
 
-def test_datasets_loads_the_folder_with_nothing_of_ours(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_datasets_loads_the_folder_without_our_code(run: Run, folder: Path, tmp_path: Path) -> None:
     code = f"""
 import json
 from datasets import load_dataset
@@ -111,7 +111,7 @@ print(json.dumps({{
     assert (row["run"], len(row["recipe"]), row["prompt_hash"]) == ("test", 16, trace.prompt_hash)
 
 
-def test_every_example_is_published_once_in_its_order(run: Run, folder: Path) -> None:
+def test_every_example_is_published_once_in_order(run: Run, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     for split in ("train", "validation"):
@@ -121,7 +121,7 @@ def test_every_example_is_published_once_in_its_order(run: Run, folder: Path) ->
         assert ids == [example.id for example in run.examples if example.split == split]
 
 
-def test_the_student_loads_where_the_run_is_not(folder: Path, tmp_path: Path) -> None:
+def test_the_student_loads_without_the_run(folder: Path, tmp_path: Path) -> None:
     code = f"""
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained({str(folder / "student")!r})
@@ -150,7 +150,7 @@ def test_a_card_parses_and_has_no_empty_section(folder: Path, name: str) -> None
     assert card.data.license == ["cc0-1.0", "mit"] if name == "README.md" else "unknown"
 
 
-def test_the_card_tells_the_funnel_the_filters_the_prompt_and_the_scores(run: Run, folder: Path) -> None:
+def test_the_card_contains_the_funnel_the_filters_the_prompt_and_the_scores(run: Run, folder: Path) -> None:
     text = (folder / "README.md").read_text()
     why = run.why()
     assert f"from {why.traces} traces" in text
@@ -169,7 +169,7 @@ def test_the_card_tells_the_funnel_the_filters_the_prompt_and_the_scores(run: Ru
     assert "| last\\_loss | 0.5 |" in training
 
 
-def test_nothing_published_names_a_secret_or_a_machine(run: Run, folder: Path) -> None:
+def test_nothing_published_contains_a_secret_or_a_machine(run: Run, folder: Path) -> None:
     recipe = json.loads((run.path / "recipe.json").read_text())
     planted = [
         SECRET,
@@ -189,7 +189,7 @@ def test_nothing_published_names_a_secret_or_a_machine(run: Run, folder: Path) -
             assert not found, f"{path} holds {found}"
 
 
-def test_the_same_run_replaces_its_folder_and_nothing_else_is_touched(run: Run, folder: Path) -> None:
+def test_a_run_replaces_its_own_folder_and_no_other_files(run: Run, folder: Path) -> None:
     before = (folder / "data" / "train-00000-of-00001.parquet").read_bytes()
     written(run, folder, with_traces=True)
     assert (folder / "data" / "train-00000-of-00001.parquet").read_bytes() == before
@@ -206,7 +206,7 @@ def test_the_same_run_replaces_its_folder_and_nothing_else_is_touched(run: Run, 
     assert not list(run.path.parent.glob(".*unfinished")) + list(run.path.parent.glob(".*.old"))
 
 
-def test_what_is_not_stated_is_a_warning_and_stands_on_the_card(
+def test_missing_licences_give_a_warning_and_are_shown_on_the_card(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = published.make(tmp_path, stated="")
@@ -221,7 +221,7 @@ def test_what_is_not_stated_is_a_warning_and_stands_on_the_card(
     assert not (tmp_path / "out" / "student").exists()
 
 
-def test_licences_stated_later_make_nothing_anew(tmp_path: Path) -> None:
+def test_a_licence_added_later_changes_no_stage(tmp_path: Path) -> None:
     run = published.make(tmp_path, stated="")
     given = run.recipe.model_dump(mode="json")
     given["teacher"][0] |= {"licence": "mit", "terms": "all is allowed"}
@@ -263,7 +263,7 @@ def test_the_hub_gets_data_set_and_student_and_no_token_is_printed(run: Run) -> 
     assert hub.tokens == {f"Bearer hf_{SECRET}"}
 
 
-def test_a_hub_that_refuses_is_told_in_one_line(run: Run) -> None:
+def test_a_refusal_of_the_hub_is_reported_in_one_line(run: Run) -> None:
     with Hub(refuse=True) as hub:
         done = on_the_shell(run, hub)
     assert done.returncode == 2
@@ -273,5 +273,5 @@ def test_a_hub_that_refuses_is_told_in_one_line(run: Run) -> None:
 
 
 @pytest.mark.parametrize("to", ["hub:sums", "hub:me/", "hub:../x", "hub:me/sums/more"])
-def test_a_bad_name_on_the_hub_is_refused(run: Run, to: str) -> None:
+def test_an_invalid_name_on_the_hub_is_refused(run: Run, to: str) -> None:
     assert "hub:owner/name" in refusal(run, to)

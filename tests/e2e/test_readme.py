@@ -107,7 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, server: FakeServer) -> Path
     run = folder / "data" / "runs" / "demo"
     shutil.copytree(
         run / "filter", run / "evaluate" / "held_out" / "student" / "filter"
-    )  # as if the student had answered
+    )  # as if the student had been evaluated
     shutil.copytree(run, run.with_name("other"))
     (folder / "aime.jsonl").write_text('{"question": "What is 2 + 3?", "answer": "5"}\n')
     return folder

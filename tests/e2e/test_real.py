@@ -1,4 +1,4 @@
-"""The whole loop with the real vLLM, the real small model and a real training, cut down to a few minutes."""
+"""The whole pipeline with a real vLLM, the small model and a training, reduced to a few minutes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SMALL = (
     "ingest.sources.1.size=12",
     "ingest.shard_size=16",
     "generate.samples=4",
-    "generate.max_tokens=48",  # some thoughts are cut there, and continued
+    "generate.max_tokens=48",  # truncates some reasoning, which is then continued
     "generate.max_continuations=1",
     "generate.logprobs=3",
     "evaluate.samples=1",

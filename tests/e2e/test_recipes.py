@@ -1,7 +1,7 @@
-"""The recipes that are shipped: each loads, and is rehearsed from ingest to select against the fake server.
+"""The shipped recipes: each loads, and is rehearsed from ingest to select with the fake server.
 
-What a rehearsal changes: the teacher is the fake server, each data set a small local file with the columns
-that the recipe names, and fewer samples are drawn. Prompts, rules and all else are the recipe's own.
+In a rehearsal the teacher is the fake server, each data set is a small local file with the columns
+that the recipe names, and there are fewer samples. All other settings are the recipe's own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def test_a_recipe_loads_and_is_explained_line_by_line(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_goes_onto_cards_is_stated(name: str) -> None:
+def test_licences_for_the_cards_are_stated(name: str) -> None:
     recipe = load_recipe(FOLDER / f"{name}.toml")
     assert all(teacher.licence and teacher.terms for teacher in recipe.teacher)
     assert all(source.licence for source in recipe.ingest.sources)
@@ -43,7 +43,7 @@ def test_what_goes_onto_cards_is_stated(name: str) -> None:
 
 
 def rehearsal(name: str, url: str, folder: Path) -> Recipe:
-    """The recipe with the fake server for a teacher and small files for data sets."""
+    """The recipe with the fake server as its teacher and small files as its data sets."""
     given = tomllib.loads((FOLDER / f"{name}.toml").read_text())
     teacher = {k: v for k, v in given["teacher"].items() if k not in ("serve", "vllm", "api_key_env")}
     given["teacher"] = teacher | {"model": "fake", "base_url": url}

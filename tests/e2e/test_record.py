@@ -1,4 +1,4 @@
-"""What a run says of itself: what each stage was made under, whatever refused commands asked for."""
+"""The record of a run: the settings of each stage, whatever refused commands asked for."""
 
 import json
 import re
@@ -61,9 +61,7 @@ def test_a_refused_command_writes_nothing(command: str, setting: str, done: Path
     assert state(run) == before
 
 
-def test_a_stage_that_is_done_already_writes_nothing_of_what_other_stages_were_made_under(
-    done: Path, run: Path
-) -> None:
+def test_a_complete_stage_leaves_the_recorded_settings_of_other_stages(done: Path, run: Path) -> None:
     before = state(run)
     again = retort(run.parent, "ingest", str(done / "recipe.toml"), "generate.temperature=0.9")
     assert again.returncode == 0, again.stderr
@@ -71,14 +69,14 @@ def test_a_stage_that_is_done_already_writes_nothing_of_what_other_stages_were_m
     assert state(run) == before
 
 
-def test_the_recipe_on_record_is_what_each_stage_was_made_under(done: Path, run: Path) -> None:
+def test_the_recorded_recipe_has_the_settings_of_each_stage(done: Path, run: Path) -> None:
     recipe = str(done / "recipe.toml")
     shutil.rmtree(run / "select")
     words = ("generate.temperature=0.9", "evaluate.samples=3", "select.per_problem=1", "train.epochs=7")
     assert retort(run.parent, "select", recipe, *words).returncode == 0
     recorded = open_run(run).recipe
     assert recorded.select.per_problem == 1
-    assert recorded.train.epochs == 7  # of a stage that is not made yet, as it would be now
+    assert recorded.train.epochs == 7  # of a stage that has not run yet
     for stage, table in (("generate", recorded.generate), ("evaluate", recorded.evaluate)):
         manifest = open_run(run).output(stage).manifest()
         assert manifest
@@ -96,7 +94,7 @@ def test_settings_that_change_no_output_may_differ_and_are_kept(done: Path, run:
     assert manifest == json.loads((done / "test" / "generate" / "manifest.json").read_text())
 
 
-def test_run_says_what_each_stage_came_to_that_nothing_is_trained_and_what_is_next(done: Path) -> None:
+def test_run_prints_the_result_of_each_stage_and_the_next_command(done: Path) -> None:
     said, run = (done / "said.txt").read_text(), open_run(done / "test")
     assert "train: skipped, the recipe has no [student]" in said
     funnel, tokens = run.report("filter"), sum(t.completion_tokens or 0 for t in run.traces)

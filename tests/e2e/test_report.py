@@ -20,7 +20,7 @@ from tests.e2e.runs import retort, write_recipe
 from tests.unit.pipeline.report.test_report import HOSTILE, score
 
 MACROS = "\\def\\a{\\b\\b}\\def\\b{\\c\\c}\\def\\c{\\d\\d}\\def\\d{\\a}\\a"
-THOUGHT = f"{HOSTILE} then $\\frac{{3}}{{4}}$ and $${'{' * 1400}$$ and $${MACROS}$$ the needle"
+REASONING = f"{HOSTILE} then $\\frac{{3}}{{4}}$ and $${'{' * 1400}$$ and $${MACROS}$$ the needle"
 
 
 def seal(folder: Path, row: type, rows: list[Any], report: dict[str, Any]) -> None:
@@ -31,14 +31,14 @@ def seal(folder: Path, row: type, rows: list[Any], report: dict[str, Any]) -> No
 
 
 def finish(run: Path) -> None:
-    """Give a run that ends with its examples a training, an evaluation and a hostile trace."""
+    """Adds a training, an evaluation and a hostile trace to a run that ends with its examples."""
     traces = list(open_run(run).traces)
     hostile = traces[0].model_copy(
         update={
             "id": HOSTILE,
             "question": HOSTILE,
-            "reasoning": THOUGHT,
-            "response": THOUGHT,
+            "reasoning": REASONING,
+            "response": REASONING,
             "source": HOSTILE,
         }
     )
@@ -46,7 +46,7 @@ def finish(run: Path) -> None:
         shard = Output(run / stage, row).shards()[0]
         first = hostile.model_dump(include=set(row.model_fields))
         changed = [first, *[other.model_dump() for other in shard.rows()][1:]]
-        shard.path.unlink()  # what is sealed stays
+        shard.path.unlink()  # sealed shards are unchanged
         shard.write(changed)
     nothing = dict.fromkeys(Step.model_fields)
     steps = [
@@ -58,13 +58,13 @@ def finish(run: Path) -> None:
     ]
     seal(run / "train", Step, steps, {"first_loss": 2.0, "last_loss": 0.07, "validation_loss": None})
     ids = sorted({trace.problem_id for trace in traces})[:8]
-    for subject in ("base", "student", "teacher"):
+    for role in ("base", "student", "teacher"):
         mine = [t.model_copy(update={"prompt": "plain"}) for t in traces if t.problem_id in ids]
-        seal(run / "evaluate" / "held_out" / subject / "generate", Trace, mine, {})
+        seal(run / "evaluate" / "held_out" / role / "generate", Trace, mine, {})
         verdicts = [TraceVerdicts(**t.model_dump(include=set(TraceVerdicts.model_fields))) for t in mine]
-        seal(run / "evaluate" / "held_out" / subject / "filter", TraceVerdicts, verdicts, {})
-    right = {"base": 1, "student": 3, "teacher": 4}
-    scores = [score(p, s, 4 - n if i == 0 else n) for s, n in right.items() for i, p in enumerate(ids)]
+        seal(run / "evaluate" / "held_out" / role / "filter", TraceVerdicts, verdicts, {})
+    correct = {"base": 1, "student": 3, "teacher": 4}
+    scores = [score(p, s, 4 - n if i == 0 else n) for s, n in correct.items() for i, p in enumerate(ids)]
     seal(run / "evaluate", Score, scores, {})
 
 
@@ -89,13 +89,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "test"
 
 
-def test_a_run_that_has_hardly_begun_has_a_report_that_says_what_is_missing(run: Path) -> None:
+def test_the_report_of_a_new_run_names_what_is_missing(run: Path) -> None:
     page = (run.parent / "early.html").read_text()
     for missing in ("Nothing is filtered yet", "No step of training", "Nothing is evaluated yet"):
         assert missing in page
 
 
-def test_the_report_loads_nothing_and_holds_no_markup_of_a_model(run: Path) -> None:
+def test_the_report_loads_nothing_and_contains_no_markup_of_a_model(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert len(page.encode()) < 5_000_000
     assert "<img src=x" not in page
@@ -105,7 +105,7 @@ def test_the_report_loads_nothing_and_holds_no_markup_of_a_model(run: Path) -> N
     assert any(trace["id"] == HOSTILE for trace in json.loads(block)["traces"])
 
 
-def test_a_place_that_cannot_be_written_is_a_mistake_in_one_line(run: Path) -> None:
+def test_a_path_that_cannot_be_written_is_reported_in_one_line(run: Path) -> None:
     done = retort(run.parent, "report", "test", "--out", str(run / "nowhere" / "report.html"))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -152,7 +152,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_filters_leave_what_they_name_and_clear_brings_all_back(browser: Any) -> None:
+def test_filters_select_traces_and_clear_shows_all(browser: Any) -> None:
     everything = len(listed(browser))
     chosen(browser, "f-stage", "filter")
     chosen(browser, "f-outcome", "rejected")
@@ -167,7 +167,7 @@ def test_a_search_finds_a_hostile_trace_and_shows_it_as_text_with_its_formulas(b
     browser.find_element("id", "f-clear").click()
     browser.find_element("id", "f-search").send_keys("the needle")
     marks = "return [...document.querySelectorAll('#trace mark')].map(e => e.textContent)"
-    until(lambda: "the needle" in browser.execute_script(marks))  # all of it is typed and looked for
+    until(lambda: "the needle" in browser.execute_script(marks))  # the whole text is typed and searched
     assert len(listed(browser)) == 1
     shown = browser.find_element("id", "trace")
     assert shown.find_element("tag name", "code").text.startswith("</script><img src=x onerror=alert(1)>")
@@ -177,7 +177,7 @@ def test_a_search_finds_a_hostile_trace_and_shows_it_as_text_with_its_formulas(b
     assert "{{{{" in shown.find_element("id", "reasoning").text
 
 
-def test_the_reasoning_is_folded_until_it_is_asked_for_by_click_or_key(browser: Any) -> None:
+def test_the_reasoning_is_folded_until_a_click_or_key(browser: Any) -> None:
     browser.find_element("id", "f-clear").click()
     chosen(browser, "f-outcome", "kept")
     reasoning = browser.find_element("id", "reasoning")
@@ -188,7 +188,7 @@ def test_the_reasoning_is_folded_until_it_is_asked_for_by_click_or_key(browser: 
     assert not browser.find_element("id", "reasoning").get_attribute("open")
 
 
-def test_keys_go_through_the_list_and_focus_the_search(browser: Any) -> None:
+def test_keys_move_through_the_list_and_focus_the_search(browser: Any) -> None:
     browser.find_element("id", "f-clear").click()
     first = browser.find_element("css selector", "#trace code").text
     browser.find_element("id", "list").send_keys("j")
@@ -200,7 +200,7 @@ def test_keys_go_through_the_list_and_focus_the_search(browser: Any) -> None:
     assert browser.switch_to.active_element.get_attribute("id") == "f-search"
 
 
-def test_problems_can_be_narrowed_and_lead_to_the_answers(browser: Any) -> None:
+def test_problems_can_be_filtered_and_link_to_their_traces(browser: Any) -> None:
     chosen(browser, "p-change", "broken")
     rows = "#p-table tbody tr"
     until(lambda: len(browser.find_elements("css selector", rows)) == 1)
@@ -222,7 +222,7 @@ def test_themes_change_and_ids_are_copied(browser: Any) -> None:
     until(lambda: browser.find_element("id", "copy").text == "Copied")
 
 
-def test_the_console_is_silent_and_nothing_was_asked_of_a_network(browser: Any) -> None:
+def test_the_page_logs_no_error_and_uses_no_network(browser: Any) -> None:
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]

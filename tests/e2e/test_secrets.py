@@ -1,4 +1,4 @@
-"""No secret of a recipe or of the environment reaches a file of a run, its report, or the terminal."""
+"""No secret of a recipe or the environment appears in a run, its report or the terminal."""
 
 from __future__ import annotations
 

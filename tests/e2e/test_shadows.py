@@ -1,4 +1,4 @@
-"""Somebody's own pipeline.py, filters.py and prompts/ in the folder we run in are none of ours."""
+"""A user's own pipeline.py, filters.py and prompts/ in the working directory are not imported."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ task = "chain_sum"
 size = 5
 [teacher]
 """
-# Judged in processes of their own, however few the traces are.
+# Filters run in separate processes, however few the traces are.
 POOLED = """
 from pipeline.filter import apply
 apply.MIN_PARALLEL_ROWS = 0
@@ -45,7 +45,7 @@ def ran(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("start", ["script", "module"])
-def test_stages_run_beside_modules_of_the_same_names(
+def test_stages_run_in_a_folder_with_modules_of_the_same_names(
     start: str, tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     mine = ["filters.py", "prompts/__init__.py", *(["pipeline.py"] if start == "script" else [])]
@@ -62,7 +62,7 @@ def test_stages_run_beside_modules_of_the_same_names(
         assert "wrong module" not in done.stderr
 
 
-def test_the_training_and_the_processes_that_it_starts_find_ours(tmp_path: Path) -> None:
+def test_the_training_and_its_subprocesses_import_our_modules(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "filters.py", "prompts/__init__.py", "pipeline.py")
     todo = TrainJob(
         model="", examples=(), output=tmp_path / "model", checkpoints=tmp_path / "checkpoints", train=Train()
@@ -71,4 +71,4 @@ def test_the_training_and_the_processes_that_it_starts_find_ours(tmp_path: Path)
     line = launcher.command({}, tmp_path / "nowhere.json")
     done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert "wrong module" not in done.stdout + done.stderr
-    assert "nowhere.json" in done.stderr  # it came as far as to look for its job
+    assert "nowhere.json" in done.stderr  # it started and looked for its job

@@ -1,4 +1,4 @@
-"""The edges of the design: imports go one way, heavy libraries stay out, the top level stays as it is."""
+"""Imports go one way, heavy libraries stay out, and the top level stays as it is."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ from pipeline.stages import STAGES
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "duckdb")
 
-# Who may import what of ours; a module is in the tier whose name for it is longest.
+# Which of our modules may import which; a module belongs to the tier with the longest name for it.
 TIERS = (
     ("filters.errors",),
     ("pipeline.errors", "pipeline.install_hints", "pipeline.hardware", "pipeline.rows"),
@@ -73,7 +73,7 @@ def test_imports_go_one_way() -> None:
             assert reached is None or reached <= own, f"{module} imports {other}, which stands above it"
 
 
-def test_the_light_lists_of_stages_are_those_of_the_table() -> None:
+def test_the_light_lists_of_stages_equal_the_table() -> None:
     assert STAGE_NAMES == list(run.ROWS) == list(STAGES)
     assert {name: stage.row for name, stage in STAGES.items()} == run.ROWS
 
@@ -85,7 +85,7 @@ def test_training_is_reached_only_as_a_subprocess() -> None:
             assert not reached, f"{path} imports {reached}"
 
 
-def test_python_is_started_so_that_it_finds_no_module_of_the_folder_it_runs_in() -> None:
+def test_python_is_started_without_the_working_directory_in_its_path() -> None:
     nodes = (node for path in sources() for node in ast.walk(ast.parse(path.read_text())))
     starts = [node for node in nodes if starts_python(node)]
     assert len(starts) >= 6

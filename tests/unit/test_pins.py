@@ -1,4 +1,4 @@
-"""The pins of .constraints can be installed, on every Python, and are all of what is installed."""
+"""The pins of .constraints can be installed on every Python and are complete."""
 
 import pytest
 from packaging.utils import canonicalize_name
@@ -9,7 +9,7 @@ from tests import pins
 @pytest.mark.slow
 @pytest.mark.parametrize("python", pins.PYTHONS)
 @pytest.mark.parametrize("name", pins.KINDS)
-def test_the_pins_are_what_uv_finds_with_them(name: str, python: str) -> None:
+def test_the_pins_equal_the_resolution_of_uv(name: str, python: str) -> None:
     file = pins.path(name)
     try:
         found = pins.resolve(pins.KINDS[name], python, "--constraints", str(file))

@@ -1,4 +1,4 @@
-"""run.sh with stand-ins for nvidia-smi, Python and pip: which folder it sets up, with what, and how often."""
+"""run.sh with stand-ins for nvidia-smi, Python and pip: which folder it installs, what, and how often."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ NO_GPU = "exit 9"
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What run.sh reads of a clone, and what stands in for the rest."""
+    """The files of a clone that run.sh reads, and stand-ins for the others."""
     for name in ("run.sh", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / ".constraints", tmp_path / ".constraints")
@@ -74,7 +74,7 @@ def run(clone: Path, *words: str, code: int = 0, **env: str) -> tuple[str, str]:
 
 
 def asked(clone: Path) -> str:
-    """What pip was asked since the last time, a line a call."""
+    """The calls of pip since the last time, one per line."""
     path = clone / "asked"
     text = path.read_text() if path.exists() else ""
     path.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def test_without_a_gpu_the_build_for_processors_goes_to_venv(clone: Path) -> Non
     assert asked(clone) == ""
 
 
-def test_with_a_gpu_it_goes_to_a_folder_of_its_own_beside_the_other(clone: Path) -> None:
+def test_with_a_gpu_the_gpu_build_goes_to_a_second_folder(clone: Path) -> None:
     run(clone, "setup")
     asked(clone)
     nvidia_smi(clone, driver("580.65.06"))
@@ -118,7 +118,7 @@ def test_a_login_node_sets_up_for_the_gpu_nodes(clone: Path) -> None:
     assert asked(clone) == ""
 
 
-def test_a_folder_that_was_set_up_for_the_other_kind_is_made_anew(clone: Path) -> None:
+def test_a_folder_of_the_other_kind_is_installed_again(clone: Path) -> None:
     (clone / ".venv").mkdir()
     (clone / ".venv" / "complete").write_text("gpu 0123\n")
     for name in ("install.log", "left"):
@@ -127,7 +127,7 @@ def test_a_folder_that_was_set_up_for_the_other_kind_is_made_anew(clone: Path) -
     assert not (clone / ".venv" / "left").exists()
 
 
-def test_a_folder_of_somebody_elses_is_left_alone(clone: Path) -> None:
+def test_a_folder_of_others_is_unchanged(clone: Path) -> None:
     (clone / ".venv").mkdir()
     (clone / ".venv" / "pyvenv.cfg").touch()
     _, said = run(clone, "setup", code=2)
@@ -165,7 +165,7 @@ def test_a_driver_too_old_for_cuda_13_is_named_before_anything_is_installed(
 
 
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
-def test_the_second_of_two_waits_for_the_first_ones_set_up(clone: Path) -> None:
+def test_a_second_set_up_waits_for_the_first(clone: Path) -> None:
     (clone / "hold").touch()
     first = start(clone, "setup")
     while not (clone / "asked").exists():
@@ -180,7 +180,7 @@ def test_the_second_of_two_waits_for_the_first_ones_set_up(clone: Path) -> None:
     assert asked(clone).count(" torch==2.13.0+cpu") == 1
 
 
-def test_pip_takes_no_build_for_processors_for_the_gpus(clone: Path) -> None:
+def test_pip_installs_no_cpu_build_for_gpus(clone: Path) -> None:
     for version in ("2.13.0", "2.13.0+cpu"):
         with zipfile.ZipFile(clone / f"torch-{version}-py3-none-any.whl", "w") as wheel:
             about = f"torch-{version}.dist-info"
@@ -195,6 +195,6 @@ def test_pip_takes_no_build_for_processors_for_the_gpus(clone: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_has_nothing_to_say() -> None:
+def test_shellcheck_finds_nothing() -> None:
     done = subprocess.run(["shellcheck", str(ROOT / "run.sh")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

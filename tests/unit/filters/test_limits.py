@@ -54,8 +54,8 @@ def test_a_text_longer_than_any_model_writes_is_not_filtered():
     trace = a_trace(response="7 " * 600_000)
     rules = {name: {} for name in FILTERS if name not in ("finished", "length", "confidence")}
     assert {(v.outcome, v.reason) for v in verdicts_of(trace, rules)} == {("undecided", "too_long")}
-    cut = a_trace(response="7 " * 600_000, finish_reason="length")
-    assert next(verdicts_of(cut, {"finished": {}})).reason == "truncated"
+    truncated = a_trace(response="7 " * 600_000, finish_reason="length")
+    assert next(verdicts_of(truncated, {"finished": {}})).reason == "truncated"
 
 
 @pytest.mark.parametrize("text", REPEATED[:3])

@@ -16,7 +16,7 @@ ALL = {"finished": {}, "single_reasoning": {}, "final_answer": {}, "correct": {}
 
 def a_trace(**changes):
     """A trace that passes every filter, with some fields changed."""
-    right = {
+    passing = {
         "id": "p-0",
         "problem_id": "p",
         "sample": 0,
@@ -35,7 +35,7 @@ def a_trace(**changes):
         "prompt_tokens": 10,
         "completion_tokens": 10,
     }
-    return Trace(**(right | changes))
+    return Trace(**(passing | changes))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['filter']}-{case['trace']}"[:60])

@@ -29,7 +29,7 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     hardware._listed.cache_clear()
 
 
-def test_gpus_are_those_that_nvidia_smi_lists_with_their_memory(smi: Path) -> None:
+def test_gpus_are_read_from_nvidia_smi_with_their_memory(smi: Path) -> None:
     assert [gpu.memory // 2**20 for gpu in hardware.gpus()] == [81559, 81559]
     assert hardware.gpus()[0].name == "NVIDIA H100 80GB HBM3"
 

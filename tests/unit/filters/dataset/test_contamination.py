@@ -30,10 +30,10 @@ def test_a_text_matches_only_if_it_contains_an_evaluation_problem(case):
 
 def test_the_evidence_names_the_set_the_row_and_the_shared_words():
     index = ContaminationIndex({"other": rows("Nothing of that kind."), "exam": rows("Wholly new", QUESTION)})
-    thought = (
+    reasoning = (
         "I recall: She fills 9 crates on Monday and 6 crates on Tuesday, and then a customer sends none."
     )
-    (result,) = index.results([a_trace(reasoning=thought)])
+    (result,) = index.results([a_trace(reasoning=reasoning)])
     assert result.reason == "reasoning_13_gram"
     assert result.evidence == (
         "exam 1: she fills 9 crates on monday and 6 crates on tuesday and then a customer sends"
@@ -42,8 +42,8 @@ def test_the_evidence_names_the_set_the_row_and_the_shared_words():
 
 def test_a_match_is_found_in_question_reasoning_and_response():
     index = ContaminationIndex({"exam": rows(QUESTION)})
-    places = [{"question": QUESTION}, {"reasoning": QUESTION}, {"response": QUESTION}, {"reasoning": None}]
-    results = index.results([a_trace(**changes) for changes in places])
+    texts = [{"question": QUESTION}, {"reasoning": QUESTION}, {"response": QUESTION}, {"reasoning": None}]
+    results = index.results([a_trace(**changes) for changes in texts])
     assert [result.reason for result in results] == [
         "question_13_gram",
         "reasoning_13_gram",

@@ -152,8 +152,10 @@ def test_a_long_shared_question_makes_no_duplicates(tmp_path):
 
 
 def test_the_same_reasoning_for_two_questions_is_a_duplicate(tmp_path):
-    thought = a_text(random.Random(9), 60)
-    traces = [a_sample(i, problem_id=f"p{i}", question=f"Question {i}?", reasoning=thought) for i in range(2)]
+    reasoning = a_text(random.Random(9), 60)
+    traces = [
+        a_sample(i, problem_id=f"p{i}", question=f"Question {i}?", reasoning=reasoning) for i in range(2)
+    ]
     assert of_a_shard(tmp_path, *traces) == {"t1": "duplicate"}
 
 

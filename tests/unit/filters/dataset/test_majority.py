@@ -31,15 +31,15 @@ def test_the_answer_of_most_samples_passes_above_a_margin(case):
 
 
 def test_evidence_and_reason_explain_the_vote():
-    right, *_, wrong, silent = majority(samples(["7", "7", "7", "7", "8", None]))
-    assert right.evidence == "majority 4/5, margin 0.60, entropy 0.50 nats: 7"
-    assert (wrong.reason, wrong.evidence[-3:]) == ("minority", ": 8")
+    winner, *_, minority, silent = majority(samples(["7", "7", "7", "7", "8", None]))
+    assert winner.evidence == "majority 4/5, margin 0.60, entropy 0.50 nats: 7"
+    assert (minority.reason, minority.evidence[-3:]) == ("minority", ": 8")
     assert silent.reason == "no_answer"
 
 
 def test_a_truncated_trace_does_not_vote():
-    cut = samples(["7"] * 4, finish_reason="length")
-    assert {result.reason for result in majority(cut)} == {"few_votes"}
+    truncated = samples(["7"] * 4, finish_reason="length")
+    assert {result.reason for result in majority(truncated)} == {"few_votes"}
 
 
 def test_an_answer_equal_to_two_others_joins_their_classes():

@@ -23,14 +23,14 @@ def same(reference, answer, seconds=5.0):
 def test_it_serves_threads():
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda n: same("x+1", f"{n}+x"), range(8)))
-    assert answers == ["wrong", "correct", *["wrong"] * 6]
+    assert answers == ["incorrect", "correct", *["incorrect"] * 6]
 
 
 def test_it_serves_coroutines():
     async def ask():
         return await asyncio.gather(*(asyncio.to_thread(same, "x+1", f"{n}+x") for n in range(4)))
 
-    assert asyncio.run(ask()) == ["wrong", "correct", "wrong", "wrong"]
+    assert asyncio.run(ask()) == ["incorrect", "correct", "incorrect", "incorrect"]
 
 
 def test_a_late_check_is_ended_and_the_next_one_works():
@@ -71,7 +71,7 @@ def test_a_forked_process_starts_its_own_checking_process():
         "assert ask('1+x') == 'correct'\n"
         "child = os.fork()\n"
         "outcomes = [ask('1+x') for _ in range(5)], [ask('2+x') for _ in range(5)]\n"
-        "assert outcomes == (['correct'] * 5, ['wrong'] * 5)\n"
+        "assert outcomes == (['correct'] * 5, ['incorrect'] * 5)\n"
         "assert child == 0 or os.waitpid(child, 0)[1] == 0\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"PYTHONPATH": os.getcwd()})

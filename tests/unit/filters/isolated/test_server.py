@@ -27,29 +27,29 @@ def test_the_tasks_own_scorer_decides():
     reference, _ = an_entry("chain_sum")
     assert gym("chain_sum", reference).outcome == "passed"
     assert gym("chain_sum", f" ${reference}$. ").outcome == "passed"
-    assert gym("chain_sum", f"{reference}1").reason == "wrong"
+    assert gym("chain_sum", f"{reference}1").reason == "incorrect"
 
 
 def test_another_answer_that_the_scorer_accepts_is_correct():
     reference, _ = an_entry("polynomial_multiplication")
     assert gym("polynomial_multiplication", f"0 + {reference}").outcome == "passed"
-    assert gym("polynomial_multiplication", f"1 + {reference}").reason == "wrong"
+    assert gym("polynomial_multiplication", f"1 + {reference}").reason == "incorrect"
 
 
 def test_a_formula_may_end_its_sentence():
     reference, _ = an_entry("countdown")
-    assert gym("countdown", f"0 + {reference}.").reason == "wrong"
+    assert gym("countdown", f"0 + {reference}.").reason == "incorrect"
     assert gym("countdown", f"({reference}).").outcome == "passed"
 
 
 def test_a_scorer_is_built_with_the_settings_of_its_problems():
     assert gym("puzzle24", "10 + 10 + 2 + 2").outcome == "passed"
-    assert gym("puzzle24", "10 + 10 + 2 + 2", max_value=9).reason == "wrong"
+    assert gym("puzzle24", "10 + 10 + 2 + 2", max_value=9).reason == "incorrect"
 
 
 def test_partial_credit_is_not_correct():
     reference, _ = an_entry("spiral_matrix")
-    assert gym("spiral_matrix", str(reference.split())).reason == "wrong"
+    assert gym("spiral_matrix", str(reference.split())).reason == "incorrect"
 
 
 def test_without_its_entry_an_answer_cannot_be_scored():

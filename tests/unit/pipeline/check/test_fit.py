@@ -1,4 +1,4 @@
-"""Whether models of known sizes fit on machines that are described."""
+"""Whether models of known sizes fit on described machines."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ TRACES = SHARDS * PROBLEMS * SAMPLES
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs, and one that nobody can read."""
+    """A folder with two runs, and one that is unreadable."""
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "first")
-    write_run(folder / "second", temperature=0.9, right=2)
+    write_run(folder / "second", temperature=0.9, kept=2)
     (folder / "old").mkdir()
     (folder / "old" / "recipe.json").write_text("{}")
     return folder
@@ -42,7 +42,7 @@ def document(runs: Path, *words: str) -> dict[str, Any]:
     return read
 
 
-def test_status_of_a_folder_has_a_line_for_each_run_that_can_be_read_or_not(runs: Path) -> None:
+def test_status_of_a_folder_has_a_line_for_each_run_readable_or_not(runs: Path) -> None:
     lines = {line["run"]: line for line in document(runs, "status")["runs"]}
     assert set(lines["first"]) == {"run", "complete", "working_on", "kept", "unreadable"}
     assert lines["first"]["complete"] == ["ingest", "generate", "filter", "select", "evaluate"]
@@ -51,14 +51,14 @@ def test_status_of_a_folder_has_a_line_for_each_run_that_can_be_read_or_not(runs
     assert "not of this version" in text(runs, "status")
 
 
-def test_status_of_a_run_says_the_same_as_json_and_as_text(runs: Path) -> None:
+def test_status_of_a_run_has_the_same_content_as_json_and_as_text(runs: Path) -> None:
     status = document(runs, "status", "first")
     assert list(status) == [
         *("run", "folder", "stages", "progress", "filtered", "costs", "usage", "requests", "scores"),
         "comparisons",
     ]
     assert {s["stage"]: s["rows"] for s in status["stages"]}["generate"] == TRACES
-    assert status["filtered"]["rejected"] == {"correct: wrong": TRACES * 2 // SAMPLES}
+    assert status["filtered"]["rejected"] == {"correct: incorrect": TRACES * 2 // SAMPLES}
     assert sum(c["kept"] for c in status["costs"]) == status["filtered"]["kept"]
     assert status["scores"][0]["pass_at"]["1"][0] == pytest.approx(1 / SAMPLES)
     printed = text(runs, "status", "first")
@@ -70,15 +70,15 @@ def test_why_has_the_funnel_and_examples(runs: Path) -> None:
     why = document(runs, "why", "first", "-n", "1")
     assert list(why) == ["run", "stage", "funnel", "examples"]
     assert why["funnel"]["rules"]["correct"]["failed_alone"] == TRACES * 2 // SAMPLES
-    assert [list(seen) for seen in why["examples"]["correct: wrong"]] == [["id", "evidence", "reference"]]
-    assert "rejected, correct: wrong" in text(runs, "why", "first")
+    assert [list(seen) for seen in why["examples"]["correct: incorrect"]] == [["id", "evidence", "reference"]]
+    assert "rejected, correct: incorrect" in text(runs, "why", "first")
 
 
 def test_show_finds_rows_by_outcome_reason_source_and_stage(runs: Path) -> None:
-    rows = document(runs, "show", "first", "--reason", "wrong", "--source", "others", "-n", "100")["rows"]
+    rows = document(runs, "show", "first", "--reason", "incorrect", "--source", "others", "-n", "100")["rows"]
     assert len(rows) == SHARDS * (SAMPLES - 1)
     assert {(r["stage"], r["row"]["reason"], r["row"]["source"]) for r in rows} == {
-        ("filter", "correct: wrong", "others")
+        ("filter", "correct: incorrect", "others")
     }
     kept = document(runs, "show", "first", "--kept", "-n", "2")["rows"]
     assert [r["row"]["outcome"] for r in kept] == ["kept"] * 2
@@ -91,8 +91,8 @@ def test_show_finds_a_trace_a_problem_and_a_row_of_a_stage_by_id(runs: Path) -> 
     assert by_id == {"stage": "filter", "row": trace}
     whole = document(runs, "show", "first", "--id", trace["problem_id"])["rows"]
     assert [r["stage"] for r in whole] == ["problem"] + ["filter"] * SAMPLES
-    (drawn,) = document(runs, "show", "first", "--stage", "generate", "--id", trace["id"])["rows"]
-    assert drawn["row"]["outcome"] == "unfiltered"
+    (generated,) = document(runs, "show", "first", "--stage", "generate", "--id", trace["id"])["rows"]
+    assert generated["row"]["outcome"] == "unfiltered"
 
 
 def test_show_wraps_long_texts_and_cannot_drive_the_terminal(runs: Path) -> None:
@@ -118,7 +118,7 @@ def test_show_wraps_long_texts_and_cannot_drive_the_terminal(runs: Path) -> None
         (("diff", "first", "third"), "no run there; runs in that folder: first, old, second"),
     ],
 )
-def test_mistakes_are_told_in_one_line(runs: Path, words: tuple[str, ...], told: str) -> None:
+def test_mistakes_are_reported_in_one_line(runs: Path, words: tuple[str, ...], told: str) -> None:
     with pytest.raises(UserError, match=told):
         text(runs, *words)
 
@@ -150,7 +150,7 @@ def test_diff_of_a_run_with_itself_finds_nothing(runs: Path) -> None:
 
 
 def completed(runs: Path, *words: str) -> list[str]:
-    """What bash is given for the last of the words."""
+    """The completions that bash gets for the last word."""
     asked = {
         "COMP_WORDS": " ".join(("retort", "--runs", str(runs), *words)),
         "COMP_CWORD": str(len(words) + 2),
@@ -161,7 +161,7 @@ def completed(runs: Path, *words: str) -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
-def test_words_are_completed_from_the_runs(runs: Path) -> None:
+def test_the_shell_completes_names_from_the_runs(runs: Path) -> None:
     assert completed(runs, "show", "f") == ["first"]
     assert completed(runs, "diff", "first", "s") == ["second"]
     assert "--rejected" in completed(runs, "show", "first", "--re")
@@ -178,7 +178,7 @@ def test_completion_prints_a_script_for_the_shell(runs: Path, shell: str) -> Non
     assert f"{shell}_complete" in script
 
 
-def test_help_fits_80_columns_and_no_short_help_is_cut() -> None:
+def test_help_fits_80_columns_and_no_short_help_is_shortened() -> None:
     commands = {name: short for section in SECTIONS.values() for name, short in section.items()}
     assert sorted(commands) == sorted(cli.commands)
     assert max(map(len, commands.values())) <= 40

@@ -17,7 +17,7 @@ def retort(*arguments):
     )
 
 
-def test_one_pair_is_shown_with_what_was_compared_and_the_layer_that_decided():
+def test_one_pair_is_shown_with_the_compared_texts_and_the_deciding_layer():
     done = retort("--gold", r"So it is \boxed{\frac{1}{2}}.", "--pred", "The answer is 0.5.")
     lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
     assert lines[:4] == [
@@ -29,7 +29,7 @@ def test_one_pair_is_shown_with_what_was_compared_and_the_layer_that_decided():
     assert done.returncode == 0
 
 
-def test_each_row_of_a_file_comes_back_in_order_with_its_verdict(tmp_path, capsys):
+def test_each_row_of_a_file_is_returned_in_order_with_its_verdict(tmp_path, capsys):
     rows = [
         {"id": "a", "gold": "7", "pred": "The answer is 7."},
         {"gold": "7", "pred": "8", "extra": {"kept": [1]}},
@@ -38,9 +38,9 @@ def test_each_row_of_a_file_comes_back_in_order_with_its_verdict(tmp_path, capsy
         {"gold": None, "pred": "7"},
         {"gold": "1", "pred": "\ud800 1"},
     ]
-    assert [(r["verdict"], r["reason"]) for r in judged(tmp_path, rows, capsys)] == [
+    assert [(r["verdict"], r["reason"]) for r in graded(tmp_path, rows, capsys)] == [
         ("correct", ""),
-        ("incorrect", "wrong"),
+        ("incorrect", "incorrect"),
         ("undecided", "no_answer"),
         ("correct", ""),
         ("undecided", "no_reference"),
@@ -48,11 +48,11 @@ def test_each_row_of_a_file_comes_back_in_order_with_its_verdict(tmp_path, capsy
     ]
 
 
-def test_what_a_row_held_is_kept(tmp_path, capsys):
+def test_the_other_fields_of_a_row_are_kept(tmp_path, capsys):
     row = {"id": "a", "gold": "7", "pred": "8", "extra": {"kept": [1]}}
-    (back,) = judged(tmp_path, [row], capsys)
+    (back,) = graded(tmp_path, [row], capsys)
     assert back.pop("ms") >= 0
-    assert back == row | {"verdict": "incorrect", "reason": "wrong", "layer": "number"}
+    assert back == row | {"verdict": "incorrect", "reason": "incorrect", "layer": "number"}
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_a_policy_is_given_as_a_setting():
     assert "verdict    correct" in retort("--gold", "1/3", "--pred", "0.33", "rounding_digits=2").stdout
 
 
-def judged(folder, rows, capsys, answer_type="math"):
+def graded(folder, rows, capsys, answer_type="math"):
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     grade_pairs(path, answer_type, (), sys.stdout)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_references_that_are_data_or_truths_are_compared_as_such(tmp_path, capsys):
+def test_references_that_are_data_or_booleans_are_compared_as_such(tmp_path, capsys):
     rows = [{"gold": {"a": [1]}, "pred": 'So {"a": [1.0]}.'}, {"gold": True, "pred": "true"}]
-    assert [r["verdict"] for r in judged(tmp_path, rows, capsys, "json")] == ["correct", "correct"]
-    assert [r["verdict"] for r in judged(tmp_path, rows[1:], capsys, "yes_no")] == ["correct"]
+    assert [r["verdict"] for r in graded(tmp_path, rows, capsys, "json")] == ["correct", "correct"]
+    assert [r["verdict"] for r in graded(tmp_path, rows[1:], capsys, "yes_no")] == ["correct"]
 
 
 def test_numbers_count_as_they_are_written(tmp_path):
@@ -118,7 +118,7 @@ def test_numbers_count_as_they_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_no_json_is_refused_in_one_line(tmp_path, name):
+def test_invalid_json_is_refused_in_one_line(tmp_path, name):
     path = tmp_path / "pairs.jsonl"
     path.write_text(f'{{"gold": {name}, "pred": "7"}}\n')
     with pytest.raises(UserError, match=f"pairs.jsonl:1: not a JSON object in one line: {name} is not JSON"):

@@ -67,7 +67,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> N
     assert "known: " in mistake(tmp_path, "train.zzzzzz=1")
 
 
-def test_the_reference_is_suggested_to_whoever_looks_for_the_answer(tmp_path: Path) -> None:
+def test_an_unknown_answer_setting_suggests_the_reference(tmp_path: Path) -> None:
     assert "did you mean 'reference'?" in mistake(tmp_path, "ingest.sources.0.answer=a")
 
 
@@ -86,7 +86,7 @@ def test_the_reference_is_suggested_to_whoever_looks_for_the_answer(tmp_path: Pa
         ("filter.majority.margn=1", "unknown key 'filter.majority.margn'; did you mean 'margin'?"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_would_be_right(tmp_path: Path, override: str, words: str) -> None:
+def test_an_invalid_value_is_named_with_the_valid_ones(tmp_path: Path, override: str, words: str) -> None:
     message = mistake(tmp_path, override)
     assert words in message
     assert "more)" not in message
@@ -113,11 +113,11 @@ def test_a_run_name_cannot_leave_the_runs_folder(tmp_path: Path) -> None:
     assert "run" in mistake(tmp_path, "run=../elsewhere")
 
 
-def test_a_model_is_reached_in_exactly_one_way(tmp_path: Path) -> None:
+def test_a_model_is_either_served_or_has_a_base_url(tmp_path: Path) -> None:
     assert 'set either serve = "vllm" or base_url' in mistake(tmp_path, "teacher.serve=vllm")
 
 
-def test_settings_that_leave_the_output_as_it_is_never_enter_the_identity(tmp_path: Path) -> None:
+def test_settings_without_effect_on_output_are_not_part_of_the_identity(tmp_path: Path) -> None:
     one, other = (
         load(tmp_path),
         load(tmp_path, "generate.concurrency=1", "teacher.port=9", "train.save_steps=3"),
@@ -145,7 +145,7 @@ def test_two_teachers_need_different_names(tmp_path: Path) -> None:
     assert "two teachers are called 'teacher'" in mistake(tmp_path, "teacher.1.model=teacher", text=TWO)
 
 
-def test_a_mistake_in_a_teacher_is_named_as_it_was_written(tmp_path: Path) -> None:
+def test_a_mistake_in_a_teacher_is_named_as_written(tmp_path: Path) -> None:
     assert "unknown key 'teacher.modle'; did you mean 'model'" in mistake(tmp_path, "teacher.modle=x")
     assert "unknown key 'teacher.1.modle'" in mistake(tmp_path, "teacher.1.modle=x", text=TWO)
 
@@ -171,7 +171,7 @@ def test_the_number_of_samples_is_set_in_one_way(tmp_path: Path, overrides: list
         ('filter.contamination={against=[{kind="file",path="x"}],ngrams=[]}', "filter.contamination.ngrams"),
     ],
 )
-def test_filters_that_could_never_decide_are_refused(tmp_path: Path, override: str, words: str) -> None:
+def test_filters_that_can_never_decide_are_refused(tmp_path: Path, override: str, words: str) -> None:
     assert words in mistake(tmp_path, override)
 
 
@@ -212,7 +212,7 @@ def test_false_switches_off_a_rule_whose_name_is_known(tmp_path: Path) -> None:
     assert "filter.rules" in mistake(tmp_path, *every)
 
 
-def test_without_taught_reasoning_no_rule_requires_it(tmp_path: Path) -> None:
+def test_if_reasoning_is_not_taught_no_rule_requires_it(tmp_path: Path) -> None:
     plain = ("select.reasoning=none", "filter.rules.length={}")
     rules = load(tmp_path, *plain).filter.rules
     assert (rules["single_reasoning"], rules["length"]) == ({"required": False}, {"min_reasoning": 0})
@@ -238,7 +238,7 @@ def test_without_taught_reasoning_no_rule_requires_it(tmp_path: Path) -> None:
         (".".join("a" * 2000) + "=1", "nested too deeply"),
     ],
 )
-def test_values_that_no_setting_can_have_are_refused(tmp_path: Path, override: str, words: str) -> None:
+def test_impossible_values_are_refused(tmp_path: Path, override: str, words: str) -> None:
     message = mistake(tmp_path, override)
     assert words in message
     assert len(message) < 300

@@ -208,7 +208,7 @@ class Chains(Bench):
 
 def again(name: str) -> Problem:
     row = problem(name.removesuffix("!"))
-    return row.model_copy(update={"origin": "judged"}) if name.endswith("!") else row
+    return row.model_copy(update={"origin": "repeated"}) if name.endswith("!") else row
 
 
 CHAINED = [0, 1, 2, 3, 4, 5, 7, 9]  # of each shard: five rows, and the three that the even ones lead to
@@ -220,7 +220,7 @@ def test_a_shard_stays_open_until_the_items_that_follow_from_rows_are_done(tmp_p
     for shard in bench.shards:
         rows = list(shard.rows())
         assert [row.id for row in rows] == [f"{shard.name}-{i}" for i in CHAINED]
-        assert {row.origin for row in rows} == {"judged"}
+        assert {row.origin for row in rows} == {"repeated"}
     assert len(bench.processed) == 2 * len(CHAINED) * 3
 
 

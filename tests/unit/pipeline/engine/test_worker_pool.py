@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.engine import worker_pool
 
-# A module that takes seconds to load, as what judges does, and what is asked of it.
+# A module that takes seconds to load, as those of filters do, and its functions.
 SLOW = """
 import pathlib, time
 here = pathlib.Path(__file__).parent

@@ -8,18 +8,18 @@ import pytest
 from pipeline.evaluate.bootstrap import Estimate, mean, means, ratio, ratios, resampled_means, tail
 
 SETS = 2000  # simulated evaluations
-RESAMPLES = 1000  # of each; those of all sets are the same draws, and their data are not
+RESAMPLES = 1000  # all sets share these resamples, but not their data
 BETAS = {"hard": (0.5, 2.0), "even": (1.0, 1.0), "easy": (3.0, 1.0)}  # how problems differ: p ~ Beta(a, b)
 
 
 def covered(estimates: list[Estimate] | list[Estimate | None], truth: float) -> float:
-    """How often the truth lies in its interval."""
+    """The fraction of intervals that contain the true value."""
     return sum(e is not None and e.low <= truth <= e.high for e in estimates) / len(estimates)
 
 
 @pytest.mark.parametrize("kind", BETAS)
 @pytest.mark.parametrize(("problems", "samples"), [(30, 8), (100, 4), (200, 1)])
-def test_a_95_percent_interval_covers_the_truth_93_to_97_times_in_100(
+def test_a_95_percent_interval_covers_the_true_value_93_to_97_times_in_100(
     kind: str, problems: int, samples: int
 ) -> None:
     a, b = BETAS[kind]
@@ -36,11 +36,11 @@ def test_a_95_percent_interval_covers_the_truth_93_to_97_times_in_100(
 
 def test_all_columns_share_their_resamples() -> None:
     values = np.random.default_rng(0).random((50, 2))
-    drawn = resampled_means(np.concatenate([values, values.sum(axis=1, keepdims=True)], axis=1), 3000)
-    assert drawn.shape == (3000, 3)
-    assert drawn[:, 2] == pytest.approx(drawn[:, 0] + drawn[:, 1])
-    assert drawn.mean(axis=0)[:2] == pytest.approx(values.mean(axis=0), abs=0.01)
-    assert drawn.std(axis=0)[:2] == pytest.approx(values.std(axis=0) / math.sqrt(50), rel=0.05)
+    resampled = resampled_means(np.concatenate([values, values.sum(axis=1, keepdims=True)], axis=1), 3000)
+    assert resampled.shape == (3000, 3)
+    assert resampled[:, 2] == pytest.approx(resampled[:, 0] + resampled[:, 1])
+    assert resampled.mean(axis=0)[:2] == pytest.approx(values.mean(axis=0), abs=0.01)
+    assert resampled.std(axis=0)[:2] == pytest.approx(values.std(axis=0) / math.sqrt(50), rel=0.05)
 
 
 def test_the_ends_of_an_interval_are_those_of_students_t() -> None:
@@ -55,7 +55,7 @@ def test_equal_values_still_give_an_interval_with_a_width() -> None:
     assert mean([1.0] * 30) == pytest.approx((1, 0.025 ** (1 / 30), 1))
     same = mean([0.25] * 40, least=-1)
     assert 0.1 < same.low < 0.25 < same.high < 0.35
-    assert mean([1.0]) == pytest.approx((1, 0.025, 1))  # one problem says next to nothing
+    assert mean([1.0]) == pytest.approx((1, 0.025, 1))  # one problem says nearly nothing
 
 
 def test_a_ratio_to_a_mean_near_0_has_no_upper_end() -> None:

@@ -11,16 +11,16 @@ from pipeline.rows import Score, Trace, Verdict
 from tests.unit.filters.test_table import a_trace
 
 
-def score(subject: str, problem: str, correct: int, samples: int = 4, majority: float = 0) -> Score:
+def score(role: str, problem: str, correct: int, samples: int = 4, majority: float = 0) -> Score:
     return Score(
-        id=f"held_out/{subject}/{problem}", set="held_out", model_role=subject, model="m", prompt="plain",
+        id=f"held_out/{role}/{problem}", set="held_out", model_role=role, model="m", prompt="plain",
         problem_id=problem, source="s", samples=samples, correct=correct, majority=majority, undecided=0,
         truncated=1, malformed=2, failed=0, completion_tokens=40,
     )  # fmt: skip
 
 
 def answers(*given: tuple[str | None, str], **changes: object) -> list[Trace]:
-    """Traces with an answer, or none, and the verdict on it."""
+    """Traces with an answer, or none, and its verdict."""
     return [
         a_trace(
             response="" if answer is None else f"The answer is \\boxed{{{answer}}}.",
@@ -41,7 +41,7 @@ def test_pass_at_k_is_the_share_of_k_subsets_with_a_correct_sample() -> None:
     for n, c, k in [(4, 0, 2), (4, 1, 2), (4, 3, 2), (4, 4, 4), (16, 3, 8), (64, 1, 64), (64, 0, 32)]:
         expected = 1 - math.comb(n - c, k) / math.comb(n, k)
         assert pass_at_k([n], [c], k)[0] == pytest.approx(expected), (n, c, k)
-    assert pass_at_k([4, 8], [1, 1], 2) == pytest.approx([0.5, 0.25])  # each by its own n
+    assert pass_at_k([4, 8], [1, 1], 2) == pytest.approx([0.5, 0.25])  # each with its own n
     assert pass_at_k([4, 4], [1, 3], 1) == pytest.approx([0.25, 0.75])
 
 
@@ -82,13 +82,13 @@ def test_a_difference_and_the_retention_are_paired_problem_by_problem() -> None:
     base = [score("base", str(i), i % 4) for i in range(40)]
     teacher = [score("teacher", str(i), 2 * (i % 2) + 2) for i in range(80)]
     student = [score("student", str(i), i % 2 + 1) for i in reversed(range(40))]
-    beside = {c.other: c for c in comparisons(base + teacher + student)}
-    assert list(beside) == ["base", "teacher"]
-    assert beside["base"].retention is None
-    assert beside["teacher"].problems == 40
-    assert beside["teacher"].difference.mean == pytest.approx(-0.375)
-    assert beside["teacher"].retention == pytest.approx((0.5, 0.5, 0.5))  # half as often on every problem
-    assert beside["teacher"].difference.low < -0.375 < beside["teacher"].difference.high
+    compared = {c.other: c for c in comparisons(base + teacher + student)}
+    assert list(compared) == ["base", "teacher"]
+    assert compared["base"].retention is None
+    assert compared["teacher"].problems == 40
+    assert compared["teacher"].difference.mean == pytest.approx(-0.375)
+    assert compared["teacher"].retention == pytest.approx((0.5, 0.5, 0.5))  # half as often on every problem
+    assert compared["teacher"].difference.low < -0.375 < compared["teacher"].difference.high
 
 
 def test_without_a_student_nothing_is_compared() -> None:

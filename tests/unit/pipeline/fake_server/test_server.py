@@ -78,7 +78,7 @@ def test_the_same_request_gets_the_same_bytes_from_any_process(fake_server: Star
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_status_is_played_and_counted(fake_server: StartFakeServer, stream: bool) -> None:
+def test_every_status_is_sent_and_counted(fake_server: StartFakeServer, stream: bool) -> None:
     server = fake_server("--retry-after=7.5", faults=dict.fromkeys(("429", "500", "502", "503", "529"), 0.2))
     answers = asyncio.run(post_many(server, range(60), stream=stream))
     waits = {status: retry for status, retry, _ in answers}
@@ -88,7 +88,7 @@ def test_every_status_is_played_and_counted(fake_server: StartFakeServer, stream
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_cut_or_stalled_answer_starts_and_a_hanging_one_does_not(
+def test_a_dropped_or_stalled_response_starts_and_a_hanging_one_does_not(
     fake_server: StartFakeServer, stream: bool
 ) -> None:
     for fault, starts in {"cut": True, "stall": True, "hang": False}.items():
@@ -132,7 +132,7 @@ def test_garbage_is_not_json(fake_server: StartFakeServer) -> None:
 
 
 def test_a_fault_is_chosen_again_for_each_attempt(fake_server: StartFakeServer) -> None:
-    server = fake_server("--faulty-tries", "2", faults={"500": 1})
+    server = fake_server("--faulty-attempts", "2", faults={"500": 1})
     assert [status_of(server, "1 + 1") for _ in range(2)] == [500, 500]
     assert b"The answer is" in post(server, "1 + 1")
 
@@ -181,7 +181,7 @@ def test_more_requests_than_slots_get_429(fake_server: StartFakeServer) -> None:
             task.cancel()
         await asyncio.wait(holding)
 
-    server = fake_server("--slots=3", "--retry-after=2", "--faulty-tries=1", faults={"hang": 1})
+    server = fake_server("--slots=3", "--retry-after=2", "--faulty-attempts=1", faults={"hang": 1})
     asyncio.run(fill_slots())
     assert server.stats()["outcomes"] == {"hang": 3, "429": 5}
     assert b"The answer is" in post(server, "What is 12 + 30?", seed=0)
@@ -214,10 +214,10 @@ def test_a_server_that_was_gone_returns_with_its_counts(fake_server: StartFakeSe
     server = fake_server("--gone=0.5,0.5")
     answered = asyncio.run(request_until_back(server.url + "/chat/completions"))
     assert answered
-    assert len(server.stats()["answered"]) in (answered, answered + 1)  # one may have been cut off at the end
+    assert len(server.stats()["answered"]) in (answered, answered + 1)  # one may have been dropped at the end
 
 
-def test_answers_in_flight_are_cut_off_when_the_server_goes(fake_server: StartFakeServer) -> None:
+def test_responses_in_flight_are_dropped_when_the_server_goes(fake_server: StartFakeServer) -> None:
     server = fake_server("--gone=1,0.1", "--latency=30")
     with pytest.raises(CLOSED):
         post(server, "1 + 1")

@@ -1,4 +1,4 @@
-"""Reading an LLM judge's verdict, and which responses need a judge."""
+"""Reads an LLM judge's verdict, and decides which responses need a judge."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_evidence_is_the_end_of_the_answer_or_the_error(tmp_path: Path) -> N
         "completion_tokens": None,
     }
     said = JudgeVerdict(
-        id="a", outcome="failed", reason="wrong", answer="x" * 999 + "VERDICT: incorrect", **whole
+        id="a", outcome="failed", reason="incorrect", answer="x" * 999 + "VERDICT: incorrect", **whole
     )
     failed = JudgeVerdict(
         id="b", outcome="undecided", reason="judge_failed", answer="", error="HTTP 400", **whole

@@ -165,7 +165,7 @@ def test_truncated_reasoning_is_continued_up_to_the_limit(tmp_path: Path) -> Non
 
 def test_a_trace_that_cannot_be_continued_stays_as_it_is(tmp_path: Path) -> None:
     assert continuing(trace("a-0-0000", **TRUNCATED, error="could not be continued"), tmp_path) == []
-    assert continuing(trace("a-0-0000", finish_reason="length"), tmp_path) == []  # its thought is closed
+    assert continuing(trace("a-0-0000", finish_reason="length"), tmp_path) == []  # its reasoning is complete
     assert continuing(trace("a-0-0000"), tmp_path) == []
 
 

@@ -1,4 +1,4 @@
-"""Tokens that a server did not count are unknown: they are not shown as 0, nor is what they cost."""
+"""Tokens that a server did not count are unknown: neither they nor their cost are shown as 0."""
 
 from __future__ import annotations
 

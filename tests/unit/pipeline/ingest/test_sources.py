@@ -1,4 +1,4 @@
-"""Sources of every kind, from real files: what comes out, what is refused, and what damage costs."""
+"""Sources of every kind, from real files: their problems, refused ones, and the cost of damage."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ def test_a_pattern_reads_its_files_in_order_of_their_names(tmp_path: Path) -> No
     assert list(fingerprint(source)["files"]) == [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_read_as_itself(tmp_path: Path) -> None:
+def test_a_file_named_like_a_pattern_is_read_as_itself(tmp_path: Path) -> None:
     assert pairs(file(tmp_path / "p[1].jsonl")) == EXPECTED
 
 
-def test_a_dot_reaches_inside_and_a_column_of_that_very_name_goes_first(tmp_path: Path) -> None:
+def test_a_dot_names_a_nested_field_unless_a_column_has_that_name(tmp_path: Path) -> None:
     rows = [{"problem": {"text": "inside", "n": 1}, "answer": "1"}]
     source = file(tmp_path / "p.jsonl", json.dumps(rows[0]), question="problem.text")
     check(source)
@@ -153,7 +153,7 @@ def test_an_answer_becomes_text_as_the_file_writes_it(
     assert pairs(source) == [("q", reference)]
 
 
-def test_parquet_numbers_become_text_and_what_is_missing_is_none(tmp_path: Path) -> None:
+def test_parquet_numbers_become_text_and_missing_ones_none(tmp_path: Path) -> None:
     source = write_parquet(
         tmp_path / "p.parquet",
         [{"question": f"q{i}", "answer": value} for i, value in enumerate([0.1, float("nan"), None, 42.0])],
@@ -161,7 +161,7 @@ def test_parquet_numbers_become_text_and_what_is_missing_is_none(tmp_path: Path)
     assert [reference for _, reference in pairs(source)] == ["0.1", None, None, "42.0"]
 
 
-def test_an_empty_reference_column_says_that_answers_are_not_known(tmp_path: Path) -> None:
+def test_an_empty_reference_column_means_that_references_are_unknown(tmp_path: Path) -> None:
     source = file(tmp_path / "p.jsonl", '{"question": "q"}', reference="")
     check(source)
     assert pairs(source) == [("q", None)]
@@ -203,7 +203,7 @@ def test_a_bad_row_is_named_by_file_and_line_and_the_others_are_read(
     assert len(everything(source)) == 5
 
 
-def test_broken_utf8_costs_its_row_only(tmp_path: Path) -> None:
+def test_broken_utf8_loses_its_row_only(tmp_path: Path) -> None:
     source = file(tmp_path / "p.jsonl", LINES.encode() + b'{"question": "\xff"}\n' + LINES.encode())
     assert bad(source) == ["p.jsonl:3: not UTF-8 (byte 15)"]
     source = file(tmp_path / "p.csv", CSV.encode() + b"caf\xe9?,2\n" + b"last,1\n")
@@ -211,7 +211,7 @@ def test_broken_utf8_costs_its_row_only(tmp_path: Path) -> None:
     assert len(everything(source)) == 4
 
 
-def test_broken_utf8_in_parquet_costs_its_row_only(tmp_path: Path) -> None:
+def test_broken_utf8_in_parquet_loses_its_row_only(tmp_path: Path) -> None:
     text = pa.array([b"good", b"\xff\xfe", b"good too"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"question": text, "answer": ["1", "2", "3"]}), tmp_path / "p.parquet")
     source = FileSource(kind="file", path=str(tmp_path / "p.parquet"))
@@ -219,7 +219,7 @@ def test_broken_utf8_in_parquet_costs_its_row_only(tmp_path: Path) -> None:
     assert len(everything(source)) == 3
 
 
-def test_a_huge_line_costs_its_row_only(tmp_path: Path) -> None:
+def test_a_huge_line_loses_its_row_only(tmp_path: Path) -> None:
     huge = "x" * (RECORD_LIMIT + 1)
     source = file(tmp_path / "p.jsonl", LINES + huge + "\n" + LINES)
     assert bad(source) == ["p.jsonl:3: longer than 16 MB"]
@@ -229,7 +229,7 @@ def test_a_huge_line_costs_its_row_only(tmp_path: Path) -> None:
     assert len(everything(source)) == 4
 
 
-def test_a_gzip_bomb_on_one_line_costs_no_memory(tmp_path: Path) -> None:
+def test_a_gzip_bomb_on_one_line_takes_little_memory(tmp_path: Path) -> None:
     source = file(
         tmp_path / "p.jsonl.gz", gzip.compress(LINES.encode(), mtime=0) + gzip.compress(b"x" * 2**26)
     )
@@ -258,19 +258,19 @@ def good(source: FileSource) -> list[Problem]:
     return [row for row in everything(source) if isinstance(row, Problem)]
 
 
-def test_rows_behind_a_quote_that_nothing_closes_are_read(tmp_path: Path) -> None:
+def test_rows_after_an_unclosed_quote_are_read(tmp_path: Path) -> None:
     rows = [f"What is {i} + 1?,{i + 1}\n" for i in range(1000)]
     rows[10] = '"' + rows[10]
     rows[500] = '"' + rows[500]
     source = file(tmp_path / "p.csv", "question,answer\n" + "".join(rows))
     assert len(good(source)) + len(bad(source)) == 1000
-    assert len(good(source)) >= 998 - 490  # of the lines between two such quotes none is read
+    assert len(good(source)) >= 998 - 490  # lines between two such quotes are not read
     one = file(tmp_path / "q.csv", "question,answer\n" + "".join(rows[:500]))
     assert bad(one) == ["q.csv:12: not CSV: unexpected end of data"]
     assert len(good(one)) == 499
 
 
-def test_each_line_that_a_stray_quote_took_in_is_counted(tmp_path: Path) -> None:
+def test_each_line_inside_a_stray_quote_is_counted(tmp_path: Path) -> None:
     source = file(tmp_path / "p.csv", 'question,answer\n"a,1\nb,2\nc,3 "\nd,4\n')
     assert bad(source) == [
         "p.csv:2: 1 cells where the header has 2",
@@ -280,7 +280,7 @@ def test_each_line_that_a_stray_quote_took_in_is_counted(tmp_path: Path) -> None
     assert [row.question for row in good(source)] == ["d"]
 
 
-def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
     columns = [pa.array(["q"]), pa.array(["1"]), pa.array(["2"])]
     table = pa.Table.from_arrays(columns, names=["question", "answer", "answer"])
     pq.write_table(table, tmp_path / "p.parquet")
@@ -315,14 +315,14 @@ def test_a_question_in_parts_is_their_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["NA", "N/A", "n/a", "null", "-", "NaN", "<NA>", "#N/A", " NA "])
-def test_a_word_for_a_missing_answer_is_no_reference(tmp_path: Path, word: str) -> None:
+def test_a_placeholder_for_a_missing_answer_is_no_reference(tmp_path: Path, word: str) -> None:
     row = json.dumps({"question": "q", "answer": word})
     assert pairs(file(tmp_path / "p.jsonl", row)) == [("q", None)]
     if word not in ("nan", "NaN"):
         assert pairs(file(tmp_path / "p.jsonl", row, answer_type="text")) == [("q", word)]
 
 
-def test_a_csv_quote_never_closed_is_given_up_after_the_limit(tmp_path: Path) -> None:
+def test_an_unclosed_csv_quote_ends_at_the_limit(tmp_path: Path) -> None:
     source = file(
         tmp_path / "p.csv", CSV + '"open' + ("x" * 99 + "\n") * (RECORD_LIMIT // 100 + 10) + "q,1\n"
     )
@@ -354,14 +354,14 @@ def test_a_csv_quote_never_closed_is_given_up_after_the_limit(tmp_path: Path) ->
         ("p.parquet", LINES, "not a readable Parquet file"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_in_one_line(
+def test_an_unusable_file_is_refused_in_one_line(
     tmp_path: Path, name: str, content: str | bytes, said: str
 ) -> None:
     path = tmp_path / name
     assert refusal(file(path, content)).startswith(f"{path}: {said}")
 
 
-def test_a_gzip_file_cut_short_is_refused_where_it_ends(tmp_path: Path) -> None:
+def test_an_incomplete_gzip_file_is_refused_at_its_end(tmp_path: Path) -> None:
     source = file(tmp_path / "p.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9])
     with pytest.raises(UserError, match=r"p.jsonl.gz: cannot be read: Compressed file ended"):
         everything(source)
@@ -376,7 +376,7 @@ def test_parquet_without_the_column_or_without_rows_is_refused(tmp_path: Path) -
     assert refusal(source).endswith("no rows in it")
 
 
-def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.jsonl", tmp_path / "*.jsonl", tmp_path, Path("/dev/zero")):
         assert refusal(FileSource(kind="file", path=str(path))) == f"{path}: no such file"
 
@@ -415,13 +415,13 @@ def test_other_sources_are_called_after_the_data_set_and_the_task() -> None:
     assert name_of(GymSource(kind="reasoning_gym", task="chain_sum", size=1, name="sums")) == "sums"
 
 
-def test_an_id_is_of_the_text_and_not_of_its_white_space_or_composition() -> None:
+def test_an_id_depends_on_the_text_but_not_on_white_space_or_composition() -> None:
     assert problem_id("caf\u00e9  is\n what?") == problem_id(" cafe\u0301 is what? ")
     assert problem_id("a") != problem_id("b")
     assert len(problem_id("a")) == 16
 
 
-def test_the_split_hangs_on_the_id_alone() -> None:
+def test_the_split_depends_on_the_id_alone() -> None:
     ids = [problem_id(str(n)) for n in range(2000)]
     tenth = {i for i in ids if split_of(i, 0.1, seed=0) == "held_out"}
     assert 150 < len(tenth) < 250
@@ -476,7 +476,7 @@ def test_a_folder_of_files_is_read_as_a_data_set(tmp_path: Path) -> None:
     assert refusal(source.model_copy(update={"dataset_split": "test"})).startswith(f"data set {tmp_path}: ")
 
 
-def test_a_data_set_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
+def test_an_unavailable_data_set_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path in (str(tmp_path / "empty"), "no such name!", str(file(tmp_path / "p.jsonl").path)):
         assert refusal(DatasetSource(kind="dataset", path=path)).startswith(f"data set {path}: ")

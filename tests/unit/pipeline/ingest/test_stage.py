@@ -1,4 +1,4 @@
-"""The ingest stage, run as the command line runs it: shards, counts, splits, what is left out and said."""
+"""The ingest stage as the command line runs it: shards, counts, splits, and reported rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recipe(*sources: dict[str, Any], **ingest: Any) -> Recipe:
 
 
 def ingest(run: Path, given: Recipe) -> tuple[list[Problem], dict[str, Any]]:
-    """Run the stage to its end; its problems and its report."""
+    """Runs the stage. Returns its problems and its report."""
     INGEST.check(given)
     assert execute(INGEST, given, run) == DONE
     output = Output(run / "ingest", Problem)
@@ -57,7 +57,7 @@ def many(count: int, start: int = 0) -> list[tuple[str, str | None]]:
     return [(f"What is {n} + 1?", str(n + 1)) for n in range(start, start + count)]
 
 
-def test_problems_keep_their_order_and_are_cut_into_shards(tmp_path: Path) -> None:
+def test_problems_keep_their_order_and_are_split_into_shards(tmp_path: Path) -> None:
     given = recipe(
         lines(tmp_path / "a.jsonl", *many(7)), lines(tmp_path / "b.jsonl", *many(3, 7)), shard_size=4
     )
@@ -81,7 +81,7 @@ def test_the_same_recipe_writes_the_same_bytes(tmp_path: Path) -> None:
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_question_is_taken_once_and_another_answer_to_it_is_named(tmp_path: Path) -> None:
+def test_a_repeated_question_is_stored_once_and_a_contradicting_answer_is_reported(tmp_path: Path) -> None:
     rows = [("Who?", "me"), ("Who?", "me"), (" Who? ", "me"), ("Who?", None), ("Who?", "you"), ("Why?", "so")]
     problems, report = ingest(tmp_path / "run", recipe(lines(tmp_path / "a.jsonl", *rows)))
     assert [(p.question, p.reference) for p in problems] == [("Who?", "me"), ("Why?", "so")]
@@ -91,7 +91,7 @@ def test_a_question_is_taken_once_and_another_answer_to_it_is_named(tmp_path: Pa
     ]
 
 
-def test_bad_rows_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_rows_are_counted_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = ["{" for _ in range(MAX_PRINTED + 5)]
     problems, report = ingest(tmp_path / "run", recipe(lines(tmp_path / "a.jsonl", ("Who?", "me"), *broken)))
     assert (len(problems), report["bad_rows"], len(report["bad"])) == (1, MAX_PRINTED + 5, MAX_PRINTED + 5)
@@ -111,7 +111,7 @@ def test_a_question_of_a_held_out_source_never_reaches_training(tmp_path: Path) 
         assert len({p.id for p in problems}) == len(problems) == 20
 
 
-def test_a_split_by_id_holds_back_the_same_problems_when_the_source_grows(tmp_path: Path) -> None:
+def test_a_split_by_id_holds_out_the_same_problems_when_the_source_grows(tmp_path: Path) -> None:
     before, _ = ingest(tmp_path / "one", recipe(lines(tmp_path / "a.jsonl", *many(30)), held_out=0.3))
     after, _ = ingest(tmp_path / "two", recipe(lines(tmp_path / "a.jsonl", *many(60)[::-1]), held_out=0.3))
     splits = {p.id: p.split for p in after}
@@ -127,7 +127,7 @@ def test_a_source_without_one_good_row_is_refused_with_its_first_bad_row(tmp_pat
         ingest(tmp_path / "run", given)
 
 
-def test_answers_that_no_row_has_are_asked_about(tmp_path: Path) -> None:
+def test_a_source_without_any_reference_gives_a_warning(tmp_path: Path) -> None:
     source = lines(tmp_path / "a.jsonl", ("Who?", None), ("Why?", ""))
     with pytest.raises(UserError, match="source 'a': no row has an answer in column 'answer'; if no answers"):
         ingest(tmp_path / "run", recipe(source))
@@ -150,15 +150,15 @@ def test_a_changed_file_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "ingest: content.0.files" in capsys.readouterr().err
 
 
-def test_what_an_interrupted_ingest_wrote_is_written_anew(tmp_path: Path) -> None:
+def test_an_interrupted_ingest_is_written_again(tmp_path: Path) -> None:
     given = recipe(lines(tmp_path / "a.jsonl", *many(7)), shard_size=4)
     whole, _ = ingest(tmp_path / "whole", given)
-    ingest(tmp_path / "cut", given)
-    folder = tmp_path / "cut" / "ingest"
+    ingest(tmp_path / "interrupted", given)
+    folder = tmp_path / "interrupted" / "ingest"
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(
         json.dumps(manifest | {"shards": None, "digests": None, "report": {}})
     )
     os.rename(folder / "shard-00001.parquet", folder / "shard-00002.parquet")
-    again, _ = ingest(tmp_path / "cut", given)
+    again, _ = ingest(tmp_path / "interrupted", given)
     assert again == whole

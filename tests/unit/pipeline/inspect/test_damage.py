@@ -29,7 +29,7 @@ LOOKING = (["status", "run"], ["why", "run"], ["show", "run"], ["diff", "run", "
 
 
 def said(runs: Path, words: Sequence[str]) -> str:
-    """What a command prints, or the line in which it refuses."""
+    """The output of a command, or the line of its refusal."""
     out = io.StringIO()
     try:
         with redirect_stdout(out):
@@ -125,7 +125,7 @@ def test_invalid_lines_of_events_are_skipped(runs: Path) -> None:
 
 
 def opened(folder: Path) -> tuple[Shard, bytes]:
-    """A shard with the journal of three finished units and a failed one, and the journal."""
+    """A shard with the journal of three finished items and a failed one, and the journal."""
     shard = Shard(folder, "s", Problem, {})
     shard.append([*(done_line(problem(f"p{i}")) for i in range(3)), failed_line("p3", "no")])
     return shard, shard.journal.read_bytes()
@@ -140,7 +140,7 @@ def test_a_flipped_bit_in_a_journal_loses_its_line_and_is_counted(tmp_path: Path
         shard.journal.write_bytes(flipped(good, place, draw.randrange(8)))
         damaged = shard.repair()
         held = shard.read_journal(("question", "reference"))
-        assert damaged in (1, 2)  # 2: a line was cut in two, or a newline joined two
+        assert damaged in (1, 2)  # 2: a line was split in two, or two were joined
         assert 2 <= len(held.rows.keys() | held.failed.keys()) < len(whole)
         for key, row in held.rows.items():
             assert row == {"question": f"{key}?", "reference": "1"}
@@ -198,12 +198,12 @@ def test_a_shard_from_a_surviving_process_with_other_settings_is_removed(
     output = Output(tmp_path, Problem)
     old = Manifest(stage="filter", version=1, settings={"rules": "old"}, inputs={}, shards=("a", "b"))
     output.save(old)
-    late = output.shards()[1]  # held by a process that will live on
+    late = output.shards()[1]  # held by a surviving process
     new = old.model_copy(update={"settings": {"rules": "new"}})
     output.save(new)
     output.write("a", [problem("x")])
     late.write([problem("old").model_dump()])
-    output.write("b", [problem("new")])  # sealed already, by the other one
+    output.write("b", [problem("new")])  # already sealed by the other one
     with pytest.raises(Stopped, match="1 shards, such as b, were written by another process"):
         output.finish()
     assert not output.complete

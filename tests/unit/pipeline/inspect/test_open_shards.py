@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.shard import Shard, done_line, failed_line
+from pipeline.engine.journal import done_line, failed_line
+from pipeline.engine.shard import Shard
 from pipeline.errors import UserError
 from pipeline.inspect import show, why
 from pipeline.inspect.run import Run
@@ -22,7 +23,7 @@ def reopened(run: Run, shards: int, unfiltered: bool = True, empty: bool = False
     manifest = output.manifest()
     assert manifest is not None
     (output.folder / "manifest.json").unlink()
-    output.claim(manifest.model_copy(update={"digests": None}))
+    output.save(manifest.model_copy(update={"digests": None}))
     again = output.shards()[-shards:]
     for shard in again:
         rows = list(shard.rows())

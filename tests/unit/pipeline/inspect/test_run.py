@@ -37,7 +37,7 @@ def test_opening_a_run_reads_no_shard(tmp_path: Path) -> None:
         len(run.traces)
 
 
-def test_tables_count_iterate_and_convert(run: Run) -> None:
+def test_tables_are_counted_iterated_and_converted(run: Run) -> None:
     assert len(run.traces) == TRACES == len(list(run.traces)) == run.traces.to_arrow().num_rows
     assert len(run.problems.to_pandas()) == SHARDS * PROBLEMS
     assert run.examples.columns(["id", "tokens"]).column_names == ["id", "tokens"]
@@ -99,31 +99,31 @@ def test_traces_that_are_not_filtered_yet_are_read_without_verdicts(tmp_path: Pa
 def test_verdicts_are_a_table_of_their_own(run: Run) -> None:
     assert len(run.verdicts) == 2 * TRACES == len(list(run.verdicts))
     wrong = run.verdicts.where(outcome="failed")
-    assert Counter((v.filter, v.reason) for v in wrong) == {("correct", "wrong"): TRACES * 2 // SAMPLES}
+    assert Counter((v.filter, v.reason) for v in wrong) == {("correct", "incorrect"): TRACES * 2 // SAMPLES}
     assert len(wrong) == run.why().rules["correct"].failed
     ids = {t.id: t.problem_id for t in run.traces}
     assert all(ids[v.trace_id] == v.problem_id for v in wrong)
     assert run.verdicts.to_arrow().num_rows == 2 * TRACES
 
 
-def test_a_sample_is_the_same_for_a_seed_and_of_what_was_asked(run: Run) -> None:
-    drawn = run.sample(5, seed=3, rejected_by="correct")
-    assert [t.id for t in drawn] == [t.id for t in run.sample(5, seed=3, rejected_by="wrong")]
-    assert [t.reason for t in drawn] == ["correct: wrong"] * 5
-    assert {t.id for t in run.sample(5, seed=4, rejected_by="correct")} != {t.id for t in drawn}
+def test_a_sample_depends_on_the_seed_and_matches_the_conditions(run: Run) -> None:
+    sampled = run.sample(5, seed=3, rejected_by="correct")
+    assert [t.id for t in sampled] == [t.id for t in run.sample(5, seed=3, rejected_by="incorrect")]
+    assert [t.reason for t in sampled] == ["correct: incorrect"] * 5
+    assert {t.id for t in run.sample(5, seed=4, rejected_by="correct")} != {t.id for t in sampled}
     assert len(run.sample(1000, outcome="kept", source="others")) == SHARDS
     assert len(run.sample(3, source="nowhere")) == 0
     seen = Counter(t.id for seed in range(60) for t in run.sample(6, seed))
-    assert len(seen) == TRACES  # each has its chance
+    assert len(seen) == TRACES  # each one is sampled sometimes
 
 
 def test_a_sample_reads_only_the_shards_that_hold_it(tmp_path: Path) -> None:
     run = write_run(tmp_path / "small")
-    drawn = run.sample(2, seed=1).columns(["id"])["id"].to_pylist()
+    chosen = run.sample(2, seed=1).columns(["id"])["id"].to_pylist()
     for part in run.traces.parts:
-        if not set(drawn) & set(part.shard.column("id")):
+        if not set(chosen) & set(part.shard.column("id")):
             _damage(part.shard.path, "response")
-    assert [t.id for t in run.sample(2, seed=1)] == drawn
+    assert [t.id for t in run.sample(2, seed=1)] == chosen
     with pytest.raises(UserError, match="checksum of column 'response'"):
         list(run.traces)
 
@@ -174,7 +174,7 @@ def test_sql_only_reads_and_only_the_run(run: Run, query: str) -> None:
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_sql_of_a_run_that_holds_nothing_yet_finds_nothing(run: Run, tmp_path: Path) -> None:
+def test_sql_of_an_empty_run_finds_nothing(run: Run, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_bytes((run.path / "recipe.json").read_bytes())
     empty = open_run(tmp_path)
     assert empty.sql("select count(*) from traces, verdicts").fetchall() == [(0,)]
@@ -182,7 +182,7 @@ def test_sql_of_a_run_that_holds_nothing_yet_finds_nothing(run: Run, tmp_path: P
     assert "0 rows" in empty.traces._repr_html_()
 
 
-def test_mistakes_are_told_in_one_line(run: Run) -> None:
+def test_mistakes_are_reported_in_one_line(run: Run) -> None:
     with pytest.raises(UserError, match=r"no field 'sourc'; did you mean 'source'"):
         run.traces.where(sourc="sums")
     with pytest.raises(UserError, match="outcome = 'keptt': Input should be 'unfiltered', 'kept'"):
@@ -199,7 +199,7 @@ def test_mistakes_are_told_in_one_line(run: Run) -> None:
         run.problem("0")
 
 
-def test_settings_that_evaluate_does_not_send_are_the_servers_own(tmp_path: Path) -> None:
+def test_settings_that_evaluate_does_not_send_are_shown_as_the_servers(tmp_path: Path) -> None:
     omitting = {"run": "small", "teacher": RECIPE["teacher"] | {"omit": ["temperature"]}}
     (tmp_path / "recipe.json").write_text(parse_recipe(RECIPE | omitting, (), "here").model_dump_json())
     run = open_run(tmp_path)
@@ -212,7 +212,7 @@ def test_settings_that_evaluate_does_not_send_are_the_servers_own(tmp_path: Path
 
 
 @pytest.mark.parametrize("stage", ["../small/filter", "/filter", "traces", "filter/../filter"])
-def test_rows_are_read_from_the_run_alone(run: Run, stage: str) -> None:
+def test_rows_are_read_only_from_the_run(run: Run, stage: str) -> None:
     with pytest.raises(UserError, match="no stage"):
         run.rows(stage)
 

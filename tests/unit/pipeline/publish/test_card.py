@@ -1,4 +1,4 @@
-"""Names and texts on their way to a card or a row: what is not shown, and what is not read as Markdown."""
+"""Names and texts on a card or in a row: what is hidden, and what is escaped as Markdown."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from pipeline.rows import Trace, arrow_schema
         ("models/big.gguf", "big.gguf"),
     ],
 )
-def test_of_a_path_only_the_last_part_is_shown(name: str, shown: str) -> None:
+def test_only_the_last_part_of_a_path_is_shown(name: str, shown: str) -> None:
     assert public(name) == shown
 
 
@@ -29,7 +29,7 @@ def test_text_from_a_recipe_is_no_markdown_and_no_html() -> None:
     assert fenced("a\n````\nb") == "`````text\na\n````\nb\n`````"
 
 
-def test_the_hub_is_told_of_every_licence_or_of_none() -> None:
+def test_the_hub_gets_all_licences_or_none() -> None:
     def of(*licences: str | None) -> str | list[str]:
         return hub_licence([Licensed(name="x", licence=licence) for licence in licences])
 
@@ -39,7 +39,7 @@ def test_the_hub_is_told_of_every_licence_or_of_none() -> None:
     assert of("mit", None) == "unknown"
 
 
-def test_evidence_of_what_could_not_be_told_stays_here() -> None:
+def test_evidence_of_undecided_verdicts_is_not_published() -> None:
     import pyarrow as pa
 
     said = {"filter": "correct", "version": 3, "reason": "x"}

@@ -1,4 +1,4 @@
-"""The folder that publish writes: whole at any moment, and nobody else's files are touched."""
+"""The folder that publish writes: complete at any moment, and other files stay unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def whole(folder: Path) -> bool:
     return all((folder / name).read_text() == text for name, text in FILES.items())
 
 
-def test_a_folder_is_replaced_by_one_of_the_same_run_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_by_one_of_the_same_run_without_leftovers(tmp_path: Path) -> None:
     write(tmp_path / "out")
     (tmp_path / "out" / "README.md").write_text("older")
     write(tmp_path / "out")
@@ -48,7 +48,7 @@ def test_a_folder_is_replaced_by_one_of_the_same_run_and_nothing_is_left_beside_
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "data/mine.csv", "student/checkpoint/a.bin"])
-def test_a_file_that_somebody_else_put_in_is_kept_and_named(tmp_path: Path, name: str) -> None:
+def test_a_file_of_others_in_the_folder_is_kept_and_named(tmp_path: Path, name: str) -> None:
     write(tmp_path / "out")
     (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "out" / name).write_text("mine")
@@ -58,14 +58,14 @@ def test_a_file_that_somebody_else_put_in_is_kept_and_named(tmp_path: Path, name
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_link_that_somebody_else_put_in_is_kept(tmp_path: Path) -> None:
+def test_a_link_of_others_in_the_folder_is_kept(tmp_path: Path) -> None:
     write(tmp_path / "out")
     (tmp_path / "out" / "data" / "more").symlink_to(tmp_path)
     with pytest.raises(UserError, match="holds data/more"):
         check_writable(tmp_path / "out", "run")
 
 
-def test_where_the_disk_cannot_exchange_folders_they_are_renamed(
+def test_without_an_atomic_exchange_folders_are_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target, "_exchange", lambda one, other: False)
@@ -75,7 +75,7 @@ def test_where_the_disk_cannot_exchange_folders_they_are_renamed(
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_what_a_killed_process_left_is_cleaned_up_and_what_it_moved_away_is_put_back(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_and_its_moved_folder_is_restored(tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     gone = ended.pid

@@ -1,4 +1,4 @@
-"""The report: its numbers add up, and nothing that a model wrote does anything in it."""
+"""The report: its numbers add up, and text of a model has no effect in it."""
 
 import json
 import re
@@ -22,7 +22,7 @@ HOSTILE = (
 
 
 def trace(problem: str, number: int, correct: str | None, **fields: object) -> Trace:
-    reason = "" if correct == "passed" else "wrong"
+    reason = "" if correct == "passed" else "incorrect"
     said = {"filter": "correct", "version": 1, "outcome": correct, "reason": reason}
     outcome = {"passed": "kept", "failed": "rejected", "undecided": "undecided", None: "unfiltered"}[correct]
     return Trace.model_validate(
@@ -46,7 +46,7 @@ def trace(problem: str, number: int, correct: str | None, **fields: object) -> T
             "completion_tokens": 10,
             "verdicts": (said,) if correct else (),
             "outcome": outcome,
-            "reason": "correct: wrong" if correct in ("failed", "undecided") else "",
+            "reason": "correct: incorrect" if correct in ("failed", "undecided") else "",
         }
         | fields
     )
@@ -58,12 +58,12 @@ def written(folder: Path, traces: Sequence[Trace]) -> RowTable[Trace]:
     return RowTable(Trace, [Part(shard)])
 
 
-def score(problem: str, subject: str, correct: int, samples: int = 4) -> Score:
+def score(problem: str, role: str, correct: int, samples: int = 4) -> Score:
     return Score(
-        id=f"held_out/{subject}/{problem}",
+        id=f"held_out/{role}/{problem}",
         set="held_out",
-        model_role=subject,
-        model=subject,
+        model_role=role,
+        model=role,
         prompt="plain",
         problem_id=problem,
         source="sums",
@@ -101,7 +101,7 @@ def test_a_problem_whose_traces_lie_in_two_row_groups_is_one_problem(
     assert counted.problems == {"80-99 %": 1, "0 %": 1}
 
 
-def test_traces_without_verdicts_are_counted_too_and_an_empty_run_counts_nothing(tmp_path: Path) -> None:
+def test_traces_without_verdicts_are_counted_and_an_empty_run_counts_nothing(tmp_path: Path) -> None:
     counted = tally(written(tmp_path, [trace("a", 0, None), trace("b", 0, None)]))
     assert counted.outcomes == {("sums", "unfiltered"): 2}
     assert counted.unrated == 2
@@ -109,7 +109,7 @@ def test_traces_without_verdicts_are_counted_too_and_an_empty_run_counts_nothing
     assert bins({}) == []
 
 
-def test_a_number_of_tokens_beyond_belief_takes_no_memory_for_it(tmp_path: Path) -> None:
+def test_an_absurd_number_of_tokens_takes_no_memory(tmp_path: Path) -> None:
     counted = tally(written(tmp_path, [trace("a", 0, "passed", completion_tokens=10**15)]))
     assert sum(row["traces"] for row in bins(counted.lengths)) == 1
 
@@ -131,7 +131,7 @@ def test_quantiles_are_those_of_the_traces(tmp_path: Path) -> None:
     assert quantiles(counted.lengths["correct"]) == (5, 50, 95)
 
 
-def test_contaminated_traces_are_shown_with_what_they_share(tmp_path: Path) -> None:
+def test_contaminated_traces_are_shown_with_the_shared_text(tmp_path: Path) -> None:
     hit = Verdict(
         filter="contamination", version=1, outcome="failed", reason="question", evidence="gsm8k: a b c"
     )
@@ -141,14 +141,14 @@ def test_contaminated_traces_are_shown_with_what_they_share(tmp_path: Path) -> N
     assert shown[0] == ("b-0-0000", "sums", "question", "gsm8k: a b c")
 
 
-def test_the_sample_has_what_is_rare_and_stays_within_its_bytes(tmp_path: Path) -> None:
+def test_the_sample_contains_rare_outcomes_and_stays_within_its_bytes(tmp_path: Path) -> None:
     traces = [trace(f"p{i}", 0, "passed", response=f"{i} " * 200) for i in range(300)]
     traces.insert(150, trace("rare", 0, "failed"))
     rows = written(tmp_path, traces)
     found = sample.strata("filter", rows)
     assert {label: len(places) for label, places in found.items()} == {
         ("sums", "kept", ""): sample.EACH,
-        ("sums", "rejected", "correct: wrong"): 1,
+        ("sums", "rejected", "correct: incorrect"): 1,
     }
     shown = sample.read({"filter": rows}, sample.pick([], [found]), budget=10_000)
     assert shown[0]["problem_id"] == "rare"
@@ -156,7 +156,7 @@ def test_the_sample_has_what_is_rare_and_stays_within_its_bytes(tmp_path: Path) 
     assert found == sample.strata("filter", rows)
 
 
-def test_long_texts_keep_both_ends_and_say_what_is_left_out() -> None:
+def test_long_texts_keep_both_ends_and_count_the_omitted_characters() -> None:
     clipped = clip("a" * 50 + "b" * 50, 10)
     assert clipped is not None
     assert clipped.startswith("aaaaa\n")
@@ -164,7 +164,7 @@ def test_long_texts_keep_both_ends_and_say_what_is_left_out() -> None:
     assert "90 characters left out" in clipped
 
 
-def test_fixed_and_broken_are_told_from_base_and_student() -> None:
+def test_fixed_and_broken_problems_follow_from_base_and_student() -> None:
     pairs = {"a": (0, 4), "b": (4, 1), "c": (4, 2), "d": (1, 0)}
     scores = [s for p, (b, st) in pairs.items() for s in (score(p, "base", b), score(p, "student", st))]
     changed = {problem: change for (_, problem), change in evaluation.changes(scores).items()}
@@ -188,16 +188,16 @@ def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:
     assert points[-1]["x"] == 4999
 
 
-def test_no_text_ends_the_block_of_json_that_it_stands_in() -> None:
+def test_no_text_ends_its_block_of_json() -> None:
     block = page.in_script({"traces": [HOSTILE]})
     assert not re.search(r"[<>&\u2028\u2029]", block)
     assert json.loads(block) == {"traces": [HOSTILE]}
 
 
-def test_a_chart_of_hostile_names_only_draws() -> None:
-    drawn = charts.bars([{"name": HOSTILE.replace("\x1b", ""), "value": 3}], "traces")
-    assert "<script" not in drawn
-    assert "<img" not in drawn
+def test_a_chart_escapes_hostile_names() -> None:
+    chart = charts.bars([{"name": HOSTILE.replace("\x1b", ""), "value": 3}], "traces")
+    assert "<script" not in chart
+    assert "<img" not in chart
     cleaned = charts.only_drawing(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" onload="x()"><script>x()</script>'
         '<g onclick="x()"><image href="//x"/><path d="M0 0" style="fill:url(//x)"/></g></svg>'

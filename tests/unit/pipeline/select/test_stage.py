@@ -63,7 +63,7 @@ def sure(sample: int, *logprobs: float) -> Trace:
     kept = Logprobs(
         k=0, reasoning_tokens=1, tokens=(5,) * tokens, logprobs=logprobs, top_tokens=(), top_logprobs=()
     )
-    return trace("a", sample, reasoning=f"thought {sample}").model_copy(update={"logprobs": kept})
+    return trace("a", sample, reasoning=f"reasoning {sample}").model_copy(update={"logprobs": kept})
 
 
 def test_the_most_confident_traces_may_be_preferred() -> None:
@@ -83,7 +83,7 @@ def test_preferring_confident_traces_needs_log_probabilities() -> None:
         chosen(2, trace("a", 0), prefer="confident")
 
 
-def test_confidence_is_the_mean_over_all_tokens_or_over_the_parts_by_their_length() -> None:
+def test_confidence_is_the_mean_over_all_tokens() -> None:
     assert confidence(sure(0, -0.5, -0.1)) == pytest.approx(-0.3)
     means = {"reasoning": "x" * 30, "response": "y" * 10, "reasoning_logprob": -0.4, "response_logprob": -0.8}
     assert confidence(trace("a", 0).model_copy(update=means)) == pytest.approx(-0.5)
@@ -91,14 +91,14 @@ def test_confidence_is_the_mean_over_all_tokens_or_over_the_parts_by_their_lengt
 
 
 def test_the_pass_rate_ignores_undecided_samples() -> None:
-    def judged(outcome: str) -> Trace:
+    def graded(outcome: str) -> Trace:
         verdict = Verdict.model_validate(
             {"filter": "correct", "version": 1, "outcome": outcome, "reason": ""}
         )
         return trace("a", 0).model_copy(update={"verdicts": (verdict,)})
 
-    assert pass_rate([judged("passed"), judged("failed"), judged("undecided")]) == 0.5
-    assert pass_rate([judged("undecided")]) is None
+    assert pass_rate([graded("passed"), graded("failed"), graded("undecided")]) == 0.5
+    assert pass_rate([graded("undecided")]) is None
 
 
 def test_preferring_confident_traces_without_log_probabilities_is_refused_before_any_request() -> None:

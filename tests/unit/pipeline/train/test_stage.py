@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.rows import Step
 from pipeline.train.job import Preflight, PreflightCheck, TrainJob, last_step, read_steps
 from pipeline.train.launcher import command, environment
-from pipeline.train.stage import check, check_room, model_folder, preflight_lines, run
+from pipeline.train.stage import check, check_room, model_folder, preflight_lines, report, work
 from tests import tiny_student
 from tests.tiny_student import recipe, train_job
 
@@ -63,19 +63,20 @@ def test_missing_libraries_are_named_with_an_install_hint(monkeypatch: pytest.Mo
 
 def test_a_run_without_training_examples_is_rejected_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no example to train on"):
-        run(train_job(recipe(), tmp_path, [tiny_student.example(1, "validation")]))
+        work(train_job(recipe(), tmp_path, [tiny_student.example(1, "validation")]), ())
     assert not (tmp_path / "logs").exists()
 
 
 def test_a_trained_model_is_not_trained_again_and_checkpoints_are_deleted(tmp_path: Path) -> None:
     given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
-    given.output.save(Manifest(stage="train", version=1, settings={}, inputs={}))
+    given.output.save(Manifest(stage="train", version=1, settings={}, inputs={}, shards=("steps",)))
     model_folder(tmp_path).mkdir(parents=True)
     (tmp_path / "train" / "checkpoints" / "checkpoint-5").mkdir(parents=True)
     lines = [step(1, loss=2.0), step(2, loss=0.5)]
     (tmp_path / "train" / "log.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in lines))
-    report = run(given)
-    assert (report["first_loss"], report["last_loss"], report["steps"]) == (2.0, 0.5, 9)
+    work(given, given.share())
+    counts = report(given)
+    assert (counts["first_loss"], counts["last_loss"], counts["steps"]) == (2.0, 0.5, 9)
     assert not (tmp_path / "train" / "checkpoints").exists()
     assert list(given.output.rows()) == lines
 
@@ -105,11 +106,12 @@ def test_the_preflight_report_is_shown_whole_without_control_characters() -> Non
 
 def test_the_report_contains_the_preflight_counts(tmp_path: Path) -> None:
     given = train_job(recipe(), tmp_path, [tiny_student.example(1)])
-    given.output.save(Manifest(stage="train", version=1, settings={}, inputs={}))
+    given.output.save(Manifest(stage="train", version=1, settings={}, inputs={}, shards=("steps",)))
     model_folder(tmp_path).mkdir(parents=True)
     (tmp_path / "train" / "log.jsonl").write_text(step(1).model_dump_json() + "\n")
     (tmp_path / "train" / "preflight.json").write_text(TABLE.model_dump_json())
-    assert run(given)["preflight"] == {"examples": 2, "left_out": 1, "supervised": 0.25, "longest": 80}
+    work(given, given.share())
+    assert report(given)["preflight"] == {"examples": 2, "left_out": 1, "supervised": 0.25, "longest": 80}
 
 
 def test_too_little_disk_space_is_reported_with_both_sizes(tmp_path: Path) -> None:

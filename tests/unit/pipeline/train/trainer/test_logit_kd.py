@@ -49,9 +49,9 @@ def batch(packed: bool) -> tuple[dict[str, Any], Any, Any, Any]:
 
     if packed:
         ids = torch.tensor([TEXTS[0] + TEXTS[1]])
-        places = torch.tensor([[*range(len(TEXTS[0])), *range(len(TEXTS[1]))]])
-        inputs = {"input_ids": ids, "position_ids": places}
-        learned = places >= PROMPT
+        positions = torch.tensor([[*range(len(TEXTS[0])), *range(len(TEXTS[1]))]])
+        inputs = {"input_ids": ids, "position_ids": positions}
+        learned = positions >= PROMPT
     else:
         length = max(map(len, TEXTS))
         ids = torch.tensor([text + [0] * (length - len(text)) for text in TEXTS])
