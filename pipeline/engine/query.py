@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 MEMORY = "1GB"  # of a query of our own; what needs more is written to a temporary folder
 SHARD = "shard"  # a column of all parts: the name of the row's shard
-_opened = count()
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def connect(paths: Iterable[Path], **settings: Any) -> duckdb.DuckDBPyConnection
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "python_enable_replacements": False,
-        "temp_directory": f"{_private_folder()}/{next(_opened)}",  # made when memory runs out
+        "temp_directory": _private_folder(),
     }
     connection = duckdb.connect(":memory:", config=safe | settings)
     connection.execute(f"set allowed_paths = [{_listed(paths)}]")

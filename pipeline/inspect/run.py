@@ -171,13 +171,22 @@ class Run:
         return found
 
     def state(self, stage: str) -> str:
-        """Returns running, complete, unfinished or not started."""
+        """Returns running, complete, partial, unfinished or not started.
+
+        Partial is a stage that was sealed with --partial, or made from one.
+        """
         output = self.output(stage)
         if output.busy:
             return "running"
+        manifest = output.manifest()
         if output.complete:
-            return "complete"
-        return "not started" if output.manifest() is None else "unfinished"
+            return "partial" if manifest and manifest.partial else "complete"
+        return "not started" if manifest is None else "unfinished"
+
+    def partial(self, stage: str) -> dict[str, int]:
+        """Stage -> the rows that it lacked when this stage was made with --partial; {} for a whole stage."""
+        manifest = self.output(stage).manifest()
+        return manifest.partial if manifest else {}
 
     def counts(self) -> dict[str, Counts]:
         """Rows, failures and shards of each stage, read from its folder now."""

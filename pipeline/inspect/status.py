@@ -51,7 +51,7 @@ class Runs(Row):
 
 class StageLine(Row):
     stage: str
-    state: str  # running, complete, unfinished, not started
+    state: str  # running, complete, partial, unfinished, not started
     rows: int
     failed: int
     shards: int

@@ -57,18 +57,12 @@ class RowTable(Generic[R]):
         """
         added, given = [self._checked(condition) for condition in conditions], dict(self.values)
         for name, value in values.items():
-            self._check_value(name, value)
+            wanted = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+            self._check_values(name, wanted)
             parameter = f"value{len(given)}"
-            if value is None:
-                added.append(f"{name} is null")
-            elif not isinstance(value, list | tuple | set | frozenset):
-                given[parameter] = value
-                added.append(f"{name} = ${parameter}")
-            elif value:
-                given[parameter] = list(value)
-                added.append(f"{name} in (select unnest(${parameter}))")
-            else:
-                added.append("false")
+            given[parameter] = wanted
+            empty = f" or {name} is null" if None in wanted else ""
+            added.append(f"{name} in (select unnest(${parameter})){empty}")
         return replace(self, conditions=(*self.conditions, *added), values=given)
 
     def batches(self, names: Sequence[str] | None = None, size: int = 1024) -> Iterator[pa.RecordBatch]:
@@ -81,7 +75,9 @@ class RowTable(Generic[R]):
                 yield from rows.to_arrow_reader(size)
 
     def query(self, columns: Sequence[str], text: str, **values: Any) -> list[tuple[Any, ...]]:
-        """Returns the answer to a SELECT over the view `rows`: these columns of the rows."""
+        """Returns the answer to a SELECT over these columns as the view `rows`; [] if there is no shard."""
+        if not self.parts:
+            return []
         with self._reading() as connection:
             self._select(connection, self.parts, ", ".join(columns), columns).create_view("rows")
             return connection.execute(text, values).fetchall()
@@ -90,7 +86,8 @@ class RowTable(Generic[R]):
         """The same rows, without the shards that hold none of them; reads the fields of the conditions."""
         with self._reading() as connection:
             found = self._select(connection, self.parts, f"distinct {SHARD}", [SHARD]).fetchall()
-        return replace(self, parts=[part for part in self.parts if (part.shard.name,) in found])
+        names = {name for (name,) in found}
+        return replace(self, parts=[part for part in self.parts if part.shard.name in names])
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Some fields of all rows, without reading the others."""
@@ -120,7 +117,7 @@ class RowTable(Generic[R]):
         drawn = self.query(
             self.key, f"select {key} from rows order by md5({key} || {int(seed)}), 1 limit {int(n)}"
         )
-        condition = f"{key} in (select unnest($keys::varchar[]))"
+        condition = f"{key} in (select unnest($keys))"
         return replace(self, conditions=(condition,), values={"keys": [key for (key,) in drawn]})
 
     def __iter__(self) -> Iterator[R]:
@@ -129,6 +126,8 @@ class RowTable(Generic[R]):
                 yield self.row.model_validate(record)
 
     def __len__(self) -> int:
+        if not self.parts:
+            return 0
         with self._reading() as connection:
             (found,) = self._select(connection, self.parts, "count(*)", self.key).fetchall()
         return int(found[0])
@@ -182,19 +181,18 @@ class RowTable(Generic[R]):
             raise UserError(f"{self.row.__name__} has no field {unknown!r}" + nearest(unknown, known))
         return pa.schema([arrow_schema(self.row).field(name) for name in names])
 
-    def _check_value(self, name: str, value: Any) -> None:
-        """Raises UserError where a field cannot have the value, or any of a list."""
+    def _check_values(self, name: str, values: Sequence[Any]) -> None:
+        """Raises UserError for a value that the field cannot have."""
         import pyarrow as pa
 
         if pa.types.is_nested(self._schema([name]).field(name).type):
             raise UserError(f"where: {name!r} of {self.row.__name__} has fields of its own, not one value")
         kind: Any = self.row.model_fields[name].annotation
-        for each in value if isinstance(value, list | tuple | set | frozenset) else [value]:
+        for value in values:
             try:
-                if each is not None:
-                    TypeAdapter(kind).validate_python(each)
+                TypeAdapter(kind | None).validate_python(value)
             except ValidationError as e:
-                raise UserError(f"where: {name} = {each!r}: {e.errors()[0]['msg']}") from None
+                raise UserError(f"where: {name} = {value!r}: {e.errors()[0]['msg']}") from None
 
     def _checked(self, condition: str) -> str:
         """Returns a condition that is one expression of SQL over the fields, else raises UserError."""

@@ -38,6 +38,7 @@ class Why(Row):
     stage: str
     funnel: Funnel
     examples: dict[str, tuple[ExampleTrace, ...]]  # by "rule: reason"
+    unfiltered: int = 0  # traces so far that the stage has not filtered yet
     preview_of: int | None = None  # the traces so far; of a preview only
     left_out: tuple[str, ...] = ()  # filters that a preview does not apply
 
@@ -53,7 +54,8 @@ def why_of(run: Run, stage: str, examples: int) -> Why:
         reason: tuple(map(_example, run.rows(stage).where(reason=reason).head(examples)))
         for reason in (*counted.rejected, *counted.undecided)
     }
-    return Why(run=run.path.name, stage=stage, funnel=counted, examples=found)
+    waiting = 0 if run.output(stage).complete else len(run.traces_of(stage)) - counted.traces
+    return Why(run=run.path.name, stage=stage, funnel=counted, examples=found, unfiltered=waiting)
 
 
 def _preview(run: Run, stage: str, examples: int) -> Why:
@@ -96,6 +98,8 @@ def print_why(why: Why) -> None:
     funnel = why.funnel
     if why.preview_of is not None:
         print_lines(*_about_preview(why))
+    if why.unfiltered:
+        print_lines(f"so far: {why.unfiltered:,} traces are not filtered yet")
     print_lines(f"{funnel.traces:,} traces = {funnel.kept:,} kept")
     for outcome, reasons in (("rejected", funnel.rejected), ("undecided", funnel.undecided)):
         _print_reasons(outcome, reasons, why)

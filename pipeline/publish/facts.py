@@ -21,7 +21,8 @@ from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of
 from pipeline.rows import Row, Score
 
-INPUTS = {"select": "filter", "train": "select", "evaluate": "train"}  # stage -> its input
+# Stage -> the input that it must have been made from
+INPUTS = {"filter": "generate", "select": "filter", "train": "select", "evaluate": "train"}
 NOT_STATED = "not stated"
 
 
@@ -53,6 +54,7 @@ class Facts(Row):
     rules: dict[str, str]  # "name@version" -> its parameters
     decontamination: Decontamination | None
     funnel: Funnel
+    partial: dict[str, int]  # stage -> rows that it lacked when the examples were selected
     selection: dict[str, str]
     scored: dict[str, str]  # sampling settings of evaluate
     summaries: tuple[Summary, ...]  # empty before evaluate is complete, as are the comparisons
@@ -118,6 +120,7 @@ def gather(run: Run) -> Facts:
         decontamination=_decontamination(recipe, rules.pop("contamination", None), funnel),
         rules=_rules(rules | _duplicates(filtered["settings"])),
         funnel=funnel,
+        partial=run.partial("select"),
         selection=_shown(select["settings"], leave_out=("prompt", "seed")),
         scored=sampling_of(run),
         summaries=tuple(metrics.summarise(scores)),

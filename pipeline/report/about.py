@@ -33,6 +33,8 @@ def settings(run: Run) -> list[tuple[str, str]]:
         "evaluation": _listed(sampling_of(run), ("samples", "temperature", "top_p", "max_tokens")),
         "seed": str(recipe.seed),
     }
+    missing = [f"{n:,} rows of {name} were missing" for name, n in run.partial("filter").items()]
+    chosen |= {"partial": ", ".join(missing)} if missing else {}
     return [(name, redact(value)) for name, value in chosen.items()]
 
 

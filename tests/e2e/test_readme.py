@@ -105,9 +105,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, server: FakeServer) -> Path
         done = retort_in(folder, f"{stage} {folder / 'demo.toml'} ingest.sources.0.limit=20")
         assert done.returncode == 0, done.stderr
     run = folder / "data" / "runs" / "demo"
-    shutil.copytree(
-        run / "filter", run / "evaluate" / "held_out" / "student" / "filter"
-    )  # as if the student had been evaluated
+    for stage in ("generate", "filter"):  # as if the student had answered
+        shutil.copytree(run / stage, run / "evaluate" / "held_out" / "student" / stage)
     shutil.copytree(run, run.with_name("other"))
     (folder / "aime.jsonl").write_text('{"question": "What is 2 + 3?", "answer": "5"}\n')
     return folder

@@ -46,6 +46,7 @@ def test_rows_of_journals_are_traces_too(run: Run) -> None:
     assert {t.id: t for t in run.traces} == before
     assert len(run.traces) == TRACES == len(run.traces.where(outcome="unfiltered"))
     assert len(run.sample(4)) == 4
+    assert run.traces.to_arrow().num_rows == TRACES == len(run.traces.to_pandas())
     assert len(run.verdicts) == 0
     counted = "select count(*), count(distinct id), max(length(response)) from traces"
     assert run.sql(counted).fetchall()[0][:2] == (TRACES, TRACES)
@@ -61,11 +62,15 @@ def test_a_row_that_is_sealed_and_in_a_journal_counts_once(run: Run) -> None:
     assert run.sql("select count(*) from traces").fetchall() == [(TRACES,)]
 
 
-def test_an_open_shard_does_not_hide_the_verdicts_on_the_others(run: Run) -> None:
+def test_an_open_shard_does_not_hide_the_verdicts_on_the_others(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     reopened(run, 1, unfiltered=False)
     (run.output("filter").folder / "manifest.json").unlink()
     run.output("filter").shards()[-1].path.unlink()
     assert {t.outcome for t in run.traces} == {"kept", "rejected", "unfiltered"}
+    why.print_why(why.why_of(run, "filter", 0))
+    assert "so far: 12 traces are not filtered yet" in capsys.readouterr().out
 
 
 def test_show_finds_traces_and_problems_in_journals(run: Run) -> None:

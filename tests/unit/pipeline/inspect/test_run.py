@@ -49,7 +49,8 @@ def test_tables_are_counted_iterated_and_converted(run: Run) -> None:
 def test_where_takes_values_lists_none_and_conditions_of_sql(run: Run) -> None:
     assert len(run.traces.where(outcome="kept", source="others")) == SHARDS
     assert len(run.traces.where(sample=[0, 2])) == TRACES * 2 // SAMPLES
-    assert len(run.traces.where(sample=[])) == 0
+    assert len(run.traces.where(sample=[])) == 0 == len(run.traces.where(source=set()))
+    assert len(run.traces.where(error=[None, "x"], sample=0)) == TRACES // SAMPLES
     assert len(run.traces.where(error=None)) == TRACES
     long = run.traces.where("completion_tokens > 101")
     assert {t.sample for t in long} == {2}
