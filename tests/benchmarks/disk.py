@@ -1,8 +1,8 @@
-"""What the stages of a run take on disk: traces of the fake server, filtered and searched for duplicates.
+"""Disk space of the stages of a run: traces of the fake server, filtered and searched for duplicates.
 
     python -m tests.benchmarks.disk [--problems 750] [--words 1500]
 
-Four traces a problem. The words of the fake server compress better than those of a model, so the traces of a
+Four traces per problem. Words of the fake server compress better than those of a model, so the traces of a
 real run have a larger share.
 """
 

@@ -1,4 +1,4 @@
-"""Changing one's mind: growing a run, other filters, stopping early, reusing another run, from Python."""
+"""Changes to a run: growing it, other filters, stopping early, reusing another run, and from Python."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def asked(server: FakeServer) -> int:
         ),
     ],
 )
-def test_a_run_that_grew_has_the_bytes_of_a_run_made_at_once_and_asked_for_what_was_new_only(
+def test_a_grown_run_has_the_bytes_of_a_run_made_at_once_and_requests_only_new_samples(
     small: tuple[str, ...], grown: tuple[str, ...], new: int | None, server: FakeServer, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path, server.url)
@@ -64,9 +64,7 @@ def test_a_run_that_grew_has_the_bytes_of_a_run_made_at_once_and_asked_for_what_
     assert not (run / "previous" / "generate").exists()  # all of it is in the present result
 
 
-def test_rows_added_to_a_file_and_another_teacher_ask_for_what_is_new(
-    server: FakeServer, tmp_path: Path
-) -> None:
+def test_added_rows_and_another_teacher_request_only_new_samples(server: FakeServer, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, server.url, HALF)
     run = made(tmp_path, recipe)
     before = asked(server)
@@ -116,7 +114,7 @@ def test_a_growth_that_is_killed_loses_nothing(server: FakeServer, tmp_path: Pat
         again.stop()
 
 
-def test_what_contradicts_is_refused_without_advice_to_delete_paid_traces(
+def test_contradicting_settings_are_refused_without_advice_to_delete_paid_traces(
     server: FakeServer, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path, server.url)
@@ -146,7 +144,7 @@ def test_fewer_samples_keep_the_paid_ones_for_later(server: FakeServer, tmp_path
     assert asked(server) == before
 
 
-def test_another_run_takes_over_the_traces_that_are_valid(server: FakeServer, tmp_path: Path) -> None:
+def test_another_run_takes_over_the_traces_that_are_still_valid(server: FakeServer, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, server.url, HALF)
     made(tmp_path, recipe)
     before = asked(server)
@@ -186,7 +184,7 @@ def test_a_changed_filter_makes_filter_and_select_again_and_costs_nothing(
 
 @pytest.fixture
 def stopped(server: FakeServer, tmp_path: Path) -> Iterator[tuple[FakeServer, Path]]:
-    """A run whose generate stage has some traces, in open journals too, and a server that answers again."""
+    """A run after an interrupted generate stage, some traces in journals, and a server that works again."""
     recipe = write_recipe(tmp_path, server.url)
     made(tmp_path, recipe, "generate.samples=2", "ingest.sources.0.limit=20")
     server.stop()
@@ -196,7 +194,7 @@ def stopped(server: FakeServer, tmp_path: Path) -> Iterator[tuple[FakeServer, Pa
     again.stop()
 
 
-def test_later_stages_work_on_a_part_if_told_and_a_later_command_completes_it(
+def test_later_stages_read_partial_output_if_allowed_and_a_later_command_completes_it(
     stopped: tuple[FakeServer, Path], tmp_path: Path
 ) -> None:
     server, recipe = stopped

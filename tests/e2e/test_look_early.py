@@ -1,4 +1,4 @@
-"""The first traces are read seconds after they were written, while generate still runs, and after a kill."""
+"""The first traces can be read seconds after they were written, during generate and after a kill."""
 
 import json
 import signal

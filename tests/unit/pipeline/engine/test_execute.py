@@ -1,4 +1,4 @@
-"""What becomes of a result when settings or inputs change: with small stages that read a recipe's seed."""
+"""Results whose settings or inputs changed, with small stages that read a recipe's seed."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ FREE = Stage(
     free=True,
 )  # fmt: skip
 AFTER = replace(FREE, name="after", settings=no_settings, reads=(FREE,), shards_from="free", shards=None)
-DEAR = replace(FREE, name="dear", free=False)
+PAID = replace(FREE, name="paid", free=False)
 
 
 def rows(stage: Stage, run: Path) -> list[str]:
     return [row.id for row in stage.output(run).rows()]
 
 
-def test_a_free_stage_runs_again_when_settings_changed_and_keeps_what_was_there(
+def test_a_free_stage_runs_again_when_settings_changed_and_keeps_the_old_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in (1, 2):
@@ -73,10 +73,10 @@ def test_a_free_stage_runs_again_when_settings_changed_and_keeps_what_was_there(
     )
 
 
-def test_a_result_of_the_same_settings_is_brought_back(tmp_path: Path) -> None:
+def test_a_result_of_the_same_settings_is_restored(tmp_path: Path) -> None:
     for seed in (1, 2):
         execute(FREE, recipe(seed), tmp_path)
-    execute(replace(FREE, work=None), recipe(1), tmp_path)  # nothing could be made
+    execute(replace(FREE, work=None), recipe(1), tmp_path)  # the stage cannot run
     assert rows(FREE, tmp_path) == ["free-1"]
     (other,) = previous.earlier_outputs(FREE, tmp_path)
     assert [row.id for row in other.rows()] == ["free-2"]
@@ -101,32 +101,34 @@ def test_an_input_that_was_never_made_is_named(tmp_path: Path) -> None:
         execute(AFTER, recipe(), tmp_path)
 
 
-def test_a_dear_stage_of_contradicting_settings_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    execute(DEAR, recipe(1), tmp_path)
+def test_a_paid_stage_with_contradicting_settings_is_refused_before_any_write(
+    tmp_path: Path,
+) -> None:
+    execute(PAID, recipe(1), tmp_path)
     files = sorted(path for path in tmp_path.rglob("*"))
     for refuse in (check_settings, execute):
-        with pytest.raises(UserError, match=r"dear was made with other settings: seed: 1 -> 2; give the run"):
-            refuse(DEAR, recipe(2), tmp_path)
+        with pytest.raises(UserError, match=r"paid was made with other settings: seed: 1 -> 2; give the run"):
+            refuse(PAID, recipe(2), tmp_path)
     assert sorted(path for path in tmp_path.rglob("*")) == files
 
 
-def test_again_makes_a_contradicting_stage_anew_and_keeps_what_was_there(tmp_path: Path) -> None:
-    execute(DEAR, recipe(1), tmp_path)
-    assert execute(DEAR, recipe(2), tmp_path, Options(again=True)) == DONE
-    (before,) = previous.earlier_outputs(DEAR, tmp_path)
-    assert (rows(DEAR, tmp_path), [row.id for row in before.rows()]) == (["dear-2"], ["dear-1"])
+def test_again_repeats_a_contradicting_stage_and_keeps_the_old_result(tmp_path: Path) -> None:
+    execute(PAID, recipe(1), tmp_path)
+    assert execute(PAID, recipe(2), tmp_path, Options(again=True)) == DONE
+    (before,) = previous.earlier_outputs(PAID, tmp_path)
+    assert (rows(PAID, tmp_path), [row.id for row in before.rows()]) == (["dear-2"], ["dear-1"])
 
 
 def test_a_folder_of_another_version_is_refused_or_made_again(tmp_path: Path) -> None:
-    for stage in (FREE, DEAR):
+    for stage in (FREE, PAID):
         execute(stage, recipe(), tmp_path)
     assert execute(replace(FREE, version=2), recipe(), tmp_path) == DONE
     with pytest.raises(UserError, match="was made by version 1 of the stage dear, but this release has vers"):
-        execute(replace(DEAR, version=2), recipe(), tmp_path)
+        execute(replace(PAID, version=2), recipe(), tmp_path)
 
 
 @pytest.mark.parametrize("moved", range(3))
-def test_a_move_that_was_interrupted_is_finished_by_the_next(tmp_path: Path, moved: int) -> None:
+def test_an_interrupted_move_is_finished_by_the_next_command(tmp_path: Path, moved: int) -> None:
     stage = replace(FREE, shards=("a", "b"))
     execute(stage, recipe(1), tmp_path)
     aside = tmp_path / "previous" / "free" / "0001"

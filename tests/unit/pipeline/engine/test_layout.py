@@ -33,7 +33,7 @@ def test_other_names_are_refused(name: str) -> None:
         layout.parse(name)
 
 
-def test_what_was_set_aside_is_not_among_the_outputs_of_a_run(tmp_path: Path) -> None:
+def test_old_results_are_not_among_the_outputs_of_a_run(tmp_path: Path) -> None:
     for name in (*NAMES, "previous/filter/0001", "previous/evaluate/held_out/student/generate/0001"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "manifest.json").touch()

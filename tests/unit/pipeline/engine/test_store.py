@@ -61,7 +61,7 @@ LOCKING = (
 
 
 def locking(output: Output, kind: str, **environment: str) -> subprocess.Popen[str]:
-    """A process that locks the folder until it is given a line."""
+    """A process that locks the folder until it reads a line."""
     return subprocess.Popen(
         [sys.executable, "-c", LOCKING, str(output.folder), kind],
         stdin=subprocess.PIPE,
@@ -72,7 +72,7 @@ def locking(output: Output, kind: str, **environment: str) -> subprocess.Popen[s
     )
 
 
-def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_a_second_process_learns_which_one_holds_the_folder(tmp_path: Path) -> None:
     output = made(tmp_path)
     assert not output.busy
     me = f"process {os.getpid()} on {socket.gethostname()} is working on it"

@@ -81,7 +81,7 @@ Work = Callable[[Shard, int, Path], None]
 
 
 def attempt(folder: Path, work: Work, stop_at: int, locked: bool) -> None:
-    """A command. Without the lock, it is on a machine that does not see the other's."""
+    """A command. Without the lock, it acts like one on another machine."""
     if stop_at > 0:
         stop_before_write(folder, stop_at)
     output = Output(folder, Problem)

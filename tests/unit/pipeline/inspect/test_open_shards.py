@@ -18,7 +18,7 @@ TRACES = SHARDS * PROBLEMS * SAMPLES
 
 
 def reopened(run: Run, shards: int, unfiltered: bool = True, empty: bool = False) -> list[Shard]:
-    """Turns the last shards of traces back into journals, as of a stage that was stopped."""
+    """Turns the last shards of traces back into journals, as after an interruption."""
     output = run.output("generate")
     manifest = output.manifest()
     assert manifest is not None
@@ -102,7 +102,7 @@ def test_why_previews_the_rules_and_stores_nothing(run: Run, capsys: pytest.Capt
     assert sorted(run.path.rglob("*")) == files
 
 
-def test_a_preview_has_a_bound_and_names_what_it_leaves_out(
+def test_a_preview_is_limited_and_counts_the_omitted_traces(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reopened(run, 1)
@@ -117,7 +117,7 @@ def test_a_preview_has_a_bound_and_names_what_it_leaves_out(
     assert "left out: difficulty, duplicates" in out
 
 
-def test_why_of_a_run_without_a_trace_says_so(run: Run) -> None:
+def test_why_reports_a_run_without_traces(run: Run) -> None:
     reopened(run, SHARDS, empty=True)
     with pytest.raises(UserError, match="there is no trace yet"):
         why.why_of(run, "filter", 1)
@@ -136,7 +136,7 @@ class OlderTrace(Row):
     question: str
 
 
-def test_a_journal_of_another_release_is_told_in_one_line(run: Run) -> None:
+def test_a_journal_of_another_release_is_reported_in_one_line(run: Run) -> None:
     (shard,) = reopened(run, 1)
     shard.append([done_line(OlderTrace(id="a", question="b"))])
     with pytest.raises(UserError, match="of another release, has rows without"):
