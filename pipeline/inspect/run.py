@@ -204,13 +204,14 @@ class Run:
         traces = self.rows("generate")
         if not traces.parts or self.output("generate").complete:
             return None
-        sealed, still_open = (
+        sealed, opened = (
             replace(traces, parts=[part for part in traces.parts if part.shard.sealed is state])
             for state in (True, False)
         )
+        done, rest = len(sealed), len(opened)
         return (
-            f"{len(traces):,} traces so far: {len(sealed):,} in {len(sealed.parts)} sealed shards and "
-            f"{len(still_open):,} in {len(still_open.parts)} that are open"
+            f"{done + rest:,} traces so far: {done:,} in {len(sealed.parts)} sealed shards and {rest:,} in "
+            f"{len(opened.parts)} that are open"
         )
 
     def answer_stages(self) -> list[str]:
