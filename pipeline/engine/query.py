@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+_tables = count()  # numbers for the names of tables of open rows
 MEMORY = "1GB"  # of a query of our own; what needs more is written to a temporary folder
 SHARD = "shard"  # a column of all parts: the name of the row's shard
 
@@ -130,7 +132,7 @@ def rows_of(
             sealed.append(part)
         elif records:
             journals.append(pa.RecordBatch.from_pylist(records, schema))
-    name = f"open_rows_{next(_opened)}"
+    name = f"open_rows_{next(_tables)}"
     connection.register(name, pa.Table.from_batches(journals, schema))
     return f"{_sealed(sealed, columns, read)} union all select * from {name}" if sealed else f"from {name}"
 
