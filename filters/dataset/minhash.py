@@ -1,18 +1,18 @@
-"""MinHash sketches of texts, for `filters.dataset.duplicates`. Any process can compute them, text by text.
+"""Keys and shingles of texts, for `filters.dataset.duplicates`. Any process can compute them, text by text.
 
-A digest of the words finds texts with equal words. LSH bands of a MinHash signature, computed by rensa, find
-candidates that share many shingles, which are word n-grams (Leskovec, Rajaraman and Ullman, Mining of Massive
-Datasets, section 3.4). The shingle hashes themselves then give the Jaccard similarity; of a long text only
-the smallest are kept (Broder 1997).
+A text's keys are a digest of its words and the LSH bands of its MinHash signature, computed by rensa. Texts
+with equal words share all keys; texts that share many shingles, which are word n-grams, share a band
+(Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4). The shingle hashes themselves give
+the Jaccard similarity; of a long text only the smallest are kept (Broder 1997).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ Length = Annotated[int, Field(ge=1, le=50)]
 Hashes32 = npt.NDArray[np.uint32]
 
 BANDS = 16
+KEYS = 1 + BANDS
 RECALL = 0.95  # of pairs whose similarity is the threshold
 MAX_SHINGLES = 1024  # kept of a text
 _MAX_BAND_LENGTH = 16
@@ -33,30 +34,23 @@ _SEED = 1
 _STEP, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 
 
-class Sketch(NamedTuple):
-    """Sketches of t texts."""
-
-    digests: Hashes  # [t] of all words in order
-    bands: Hashes32  # [t, BANDS]
-    counts: Indices  # [t] shingles of each text, at most MAX_SHINGLES
-    shingles: Hashes32  # [sum of counts] the smallest hashes of each text, ascending
-
-
-EMPTY = Sketch(
-    np.empty(0, np.uint64), np.empty((0, BANDS), np.uint32), np.empty(0, np.int64), np.empty(0, np.uint32)
-)
-
-
-def sketch(texts: Sequence[str], *, threshold: Threshold = 0.8, ngram: Length = 5) -> Sketch:
-    """Computes sketches with shingles of `ngram` words, 1.5 kB for a text of 2 kB.
+def text_keys(texts: Sequence[str], *, threshold: Threshold = 0.8, ngram: Length = 5) -> Hashes:
+    """[t, KEYS] the keys of t texts, with shingles of `ngram` words.
 
     Two texts whose Jaccard similarity is the threshold share a band with probability RECALL or more.
     """
-    return concatenate(_sketch(some, _band_length(threshold), ngram) for _, some in batches(texts))
+    length = _band_length(threshold)
+    parts = [np.column_stack([digests, _bands(ngrams, length)]) for digests, ngrams in _hashes(texts, ngram)]
+    return np.concatenate([np.empty((0, KEYS), np.uint64), *parts])
 
 
-def concatenate(parts: Iterable[Sketch]) -> Sketch:
-    return Sketch(*(np.concatenate(arrays) for arrays in zip(EMPTY, *parts, strict=True)))
+def text_shingles(texts: Sequence[str], *, ngram: Length = 5) -> list[Hashes32]:
+    """The smallest shingle hashes of each text, ascending; at most MAX_SHINGLES."""
+    return [
+        _smallest((hashes >> _HALF).astype(np.uint32))
+        for _, ngrams in _hashes(texts, ngram)
+        for hashes in ngrams
+    ]
 
 
 def jaccard(a: Hashes32, b: Hashes32) -> float:
@@ -69,17 +63,16 @@ def jaccard(a: Hashes32, b: Hashes32) -> float:
     return float(np.searchsorted(both, union[-1], side="right") / len(union))
 
 
-def _sketch(texts: Sequence[str], band_length: int, ngram: int) -> Sketch:
-    words = split_words(texts)
-    by_text = _split(words.hashes, words.text_of, len(texts))
-    digests = np.array([_digest(hashes) for hashes in by_text], np.uint64)
-    hashes, first = ngram_hashes(words, ngram)
-    ngrams = _split(hashes, words.text_of[first], len(texts))
-    # A text of fewer words than one shingle is a shingle itself.
-    ngrams = [some if len(some) else digests[i : i + 1] for i, some in enumerate(ngrams)]
-    shingles = [_smallest((some >> _HALF).astype(np.uint32)) for some in ngrams]
-    counts = np.array([len(some) for some in shingles])
-    return Sketch(digests, _bands(ngrams, band_length), counts, np.concatenate(shingles))
+def _hashes(texts: Sequence[str], ngram: int) -> Iterator[tuple[Hashes, list[Hashes]]]:
+    """Yields, for a batch of texts, the digest of each and the hashes of its word n-grams."""
+    for _, some in batches(texts):
+        words = split_words(some)
+        by_text = _split(words.hashes, words.text_of, len(some))
+        digests = np.array([_digest(hashes) for hashes in by_text], np.uint64)
+        hashes, first = ngram_hashes(words, ngram)
+        ngrams = _split(hashes, words.text_of[first], len(some))
+        # A text of fewer words than one shingle is a shingle itself.
+        yield digests, [each if len(each) else digests[i : i + 1] for i, each in enumerate(ngrams)]
 
 
 def _smallest(hashes: Hashes32) -> Hashes32:
@@ -106,7 +99,7 @@ def _band_length(threshold: float) -> int:
     return min(_MAX_BAND_LENGTH, max(1, int(math.log(one_band) / math.log(threshold))))
 
 
-def _bands(ngrams: Sequence[Hashes], length: int) -> Hashes32:
+def _bands(ngrams: Sequence[Hashes], length: int) -> Hashes:
     """[t, BANDS] one hash of every `length` signature values."""
     limits = np.cumsum([0, *map(len, ngrams)], dtype=np.uint64)
     hashes = np.concatenate(ngrams)
@@ -116,4 +109,4 @@ def _bands(ngrams: Sequence[Hashes], length: int) -> Hashes32:
     for k in range(length):
         bands = (bands ^ values[:, :, k]) * _STEP
         bands ^= bands >> _HALF
-    return (bands >> _HALF).astype(np.uint32)
+    return bands

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -20,18 +21,20 @@ from pipeline.errors import Stopped
 from pipeline.hardware import cores
 
 MIN_PARALLEL_ROWS = 4000  # fewer are worked on before other processes have even started
+AHEAD = 4
 
 T = TypeVar("T")
 
 
 def parallel_map(
-    function: Callable[..., T], shared: Any, arguments: Sequence[tuple[Any, ...]], rows: int
+    function: Callable[..., T], shared: Any, arguments: Iterable[tuple[Any, ...]], rows: int
 ) -> Iterator[T]:
     """Yields `function(shared, *each)` for each of the arguments, in order.
 
-    For more than MIN_PARALLEL_ROWS rows, uses one process per core. The first error stops the rest.
+    For more than MIN_PARALLEL_ROWS rows, uses one process per core, each at most AHEAD calls ahead of the
+    caller, so that results do not pile up. The first error stops the rest.
     """
-    processes = min(len(cores()), len(arguments))
+    processes = len(cores())
     if rows <= MIN_PARALLEL_ROWS or processes <= 1:
         yield from (function(shared, *each) for each in arguments)
         return
@@ -42,7 +45,13 @@ def parallel_map(
         initargs=(os.getpid(), pickle.dumps((function, shared))),
     ) as pool:
         try:
-            yield from pool.map(_call, arguments)
+            running: deque[Future[T]] = deque()
+            for each in arguments:
+                running.append(pool.submit(_call, each))
+                if len(running) > AHEAD * processes:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
         except BrokenProcessPool:
             raise Stopped("a worker process was killed, perhaps for lack of memory") from None
         finally:

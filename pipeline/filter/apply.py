@@ -6,11 +6,11 @@ Comparisons across shards are in `dedup.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from filters.dataset.difficulty import difficulty
 from filters.dataset.majority import majority
@@ -20,7 +20,6 @@ from filters.table import as_verdict, decide, verdicts_of
 from pipeline.config.sources import GymSource, Source
 from pipeline.config.traces import Filter
 from pipeline.engine.shard import Shard
-from pipeline.engine.worker_pool import parallel_map
 from pipeline.errors import UserError
 from pipeline.filter.judge_verdict import results_by_key, verdict_key
 from pipeline.ingest import sources
@@ -30,7 +29,6 @@ from pipeline.rows import Trace, TraceVerdicts, Verdict
 if TYPE_CHECKING:
     from filters.dataset.contamination import ContaminationIndex
 
-T = TypeVar("T")
 # Raised whenever a filter may give another result than before.
 VERSIONS = {
     "contamination": 2,
@@ -52,15 +50,8 @@ class FilterContext:
 
     @cached_property
     def contamination(self) -> ContaminationIndex | None:
-        """The index of the evaluation sets, built once per process."""
+        """The index of the evaluation sets, built once; pickled with the context from then on."""
         return contamination_index(self.settings)
-
-
-def map_shards(
-    function: Callable[..., T], context: FilterContext, shards: Sequence[tuple[Any, ...]], rows: int
-) -> Iterator[T]:
-    """Yields `function(context, *each)` for each tuple of shards, in order; in parallel for many rows."""
-    return parallel_map(function, context, shards, rows)
 
 
 def filter_shard(

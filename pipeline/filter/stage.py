@@ -73,8 +73,10 @@ def _judge_stage(name: str, reads: Stage) -> Stage:
 
 
 def _prepare_rules(table: Filter, judge: Stage | None, job: Job) -> tuple[FilterContext, Output | None]:
-    """Completes the judge's verdicts."""
-    return FilterContext(table), complete(judge, job) if judge else None
+    """Completes the judge's verdicts, and builds the index of contamination for all workers."""
+    context = FilterContext(table)
+    _ = context.contamination
+    return context, complete(judge, job) if judge else None
 
 
 def _apply_rules(job: Job, shards: Iterable[Shard]) -> None:
@@ -121,11 +123,14 @@ def _work(job: Job, shards: Iterable[Shard]) -> None:
         return
     each, duplicates = job.prepared
     for shard in shards:
-        dedup.add_duplicate_verdicts(each.shard(shard.name), shard, duplicates)
+        dedup.add_duplicate_verdicts(each.shard(shard.name), shard, duplicates.of(shard.name))
 
 
 def _report(job: Job) -> dict[str, Any]:
     """The funnel. Raises UserError if one rule rejects nearly all traces."""
+    if job.recipe.filter.duplicates is not None:
+        _, duplicates = job.prepared
+        duplicates.path.unlink(missing_ok=True)
     counted = _funnel_of(job)
     check_rejections(counted, job.recipe.filter.max_rejected_fraction)
     return counted.model_dump()

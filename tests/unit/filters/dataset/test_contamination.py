@@ -1,6 +1,7 @@
 """Decontamination: golden cases, common phrases, evidence and invalid input."""
 
 import json
+import pickle
 import random
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from filters.dataset.contamination import ContaminationIndex
 from pipeline.config.traces import Filter
 from pipeline.errors import UserError
-from pipeline.filter.apply import contamination_index, questions_only
+from pipeline.filter.apply import FilterContext, contamination_index, questions_only
 from pipeline.ingest.sources import check
 from tests.unit.filters.test_table import a_trace
 
@@ -125,3 +126,10 @@ def test_an_unreadable_question_is_an_error(tmp_path):
     settings = evaluation_file(tmp_path, {"question": QUESTION}, {"question": ["a", "b"]})
     with pytest.raises(UserError, match=r"'exam': .*exam.jsonl:2: the question is a list"):
         contamination_index(Filter(contamination=settings))
+
+
+def test_worker_processes_get_the_index_with_the_context(tmp_path):
+    context = FilterContext(Filter(contamination=evaluation_file(tmp_path, {"question": QUESTION})))
+    assert context.contamination
+    (tmp_path / "exam.jsonl").unlink()
+    assert pickle.loads(pickle.dumps(context)).contamination.matches([QUESTION])[0]

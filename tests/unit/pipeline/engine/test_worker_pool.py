@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine import worker_pool
+from pipeline.hardware import cores
 
 # A module that takes seconds to load, as those of filters do, and its functions.
 SLOW = """
@@ -89,6 +90,15 @@ def test_results_arrive_in_order_from_one_process_or_several() -> None:
     todo = [(i,) for i in range(9)]
     for rows in (1, 10**6):
         assert list(worker_pool.parallel_map(double, 3, todo, rows)) == [3 * i for i in range(9)]
+
+
+def test_results_do_not_pile_up_when_the_caller_is_slow() -> None:
+    todo = iter([(i,) for i in range(200)])
+    results = worker_pool.parallel_map(double, 3, todo, 10**6)
+    assert next(results) == 0
+    time.sleep(1)
+    assert len(list(todo)) > 199 - 2 * worker_pool.AHEAD * len(cores())
+    assert len(list(results)) < 2 * worker_pool.AHEAD * len(cores())
 
 
 def test_a_system_error_in_a_worker_keeps_its_errno() -> None:
