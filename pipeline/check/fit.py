@@ -90,9 +90,12 @@ def training(
         f"{facts.name}, {shape.parameters / GB:.2f} billion parameters: {fixed / GB:.1f} GB for weights, "
         f"gradients, optimizer and copies + about {activations / GB:.1f} GB for {train.micro_batch_size} x "
         f"{train.max_length:,} tokens"
-    ) + (f" on each of {processes} GPUs" if processes > 1 else "")
+    )
+    here = launcher.processes_per_node(train.accelerate)
+    if processes > 1:
+        detail += f" on each of {processes} GPUs" + (f", {here} a node" if processes > here else "")
     least, most = (CUDA + fixed + activations * (1 + sign * MARGIN) for sign in (-1, 1))
-    return _in_memory(replace(requirement, state="ok", detail=detail), processes, least, most, 1.0)
+    return _in_memory(replace(requirement, state="ok", detail=detail), here, least, most, 1.0)
 
 
 def disk(folder: Path, parameters: int, train: Train) -> Requirement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import signal
@@ -14,6 +15,7 @@ import click
 
 from pipeline import __version__
 from pipeline.cli import inspect, shell_completion
+from pipeline.cli.sbatch import sbatch
 from pipeline.cli.sections import DIVIDED, SECTIONS, STAGE_NAMES, Sections
 from pipeline.engine.options import Options
 from pipeline.engine.progress import say
@@ -21,6 +23,7 @@ from pipeline.errors import Stopped, UserError, of_system
 
 if TYPE_CHECKING:
     from pipeline.config import Recipe
+    from pipeline.train.nodes import Nodes
 
 ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # graded from two texts alone
 EXIT_CODES = (
@@ -73,6 +76,19 @@ _partial = click.option(
 _again = click.option(
     "--again", is_flag=True, help="Make again what contradicting settings made; RUN/previous keeps it."
 )
+_ray = click.option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, local, or HOST:PORT.")
+
+
+def _options(
+    partial: bool, again: bool, part: tuple[int, int] | None = None, ray: str | None = None
+) -> Options:
+    if ray is None:
+        return Options(partial, again, part)
+    if part is not None:
+        raise UserError("--part and --ray: both hand out the shards; give one of them")
+    from pipeline.engine.ray_executor import hand_out
+
+    return Options(partial, again, hand_out=functools.partial(hand_out, ray))
 
 
 def _stage_command(name: str) -> click.Command:
@@ -88,14 +104,20 @@ def _stage_command(name: str) -> click.Command:
         partial: bool,
         again: bool,
         part: tuple[int, int] | None = None,
+        ray: str | None = None,
     ) -> int:
-        options = Options(partial, again, part)
-        return _execute((name,), runs, _load(recipe, overrides), options, (str(recipe), *overrides))
+        loaded = _load(recipe, overrides)
+        if name == "train" and (place := _place(loaded)).rank:
+            from pipeline.train.follower import follow
+
+            follow(loaded, runs / loaded.run, place)
+            return 0
+        return _execute((name,), runs, loaded, _options(partial, again, part, ray), (str(recipe), *overrides))
 
     text = f"{SECTIONS['Stages'][name]}. The same command resumes the stage, or retries what failed."
     if name in DIVIDED:
         part = "Do every N-th shard only, from the I-th (from 0): for array jobs."
-        command = click.option("--part", callback=_part, metavar="I/N", help=part)(command)
+        command = click.option("--part", callback=_part, metavar="I/N", help=part)(_ray(command))
     return click.command(name, help=text)(command)
 
 
@@ -111,6 +133,7 @@ def _stage_command(name: str) -> click.Command:
 @click.option("--answer-type", metavar="TYPE", help="How answers are compared.  [default: math]")
 @_partial
 @_again
+@_ray
 @click.pass_obj
 def evaluate(
     runs: Path,
@@ -120,6 +143,7 @@ def evaluate(
     problems: str | None,
     partial: bool,
     again: bool,
+    ray: str | None,
     **given: str | None,
 ) -> int:
     """Compare base student, trained student and teacher of RECIPE, or score --model alone on --problems.
@@ -129,7 +153,7 @@ def evaluate(
     prompt. KEY=VALUE changes that, e.g. evaluate.samples=16 evaluate.max_tokens=32768
     teacher.vllm.max_model_len=40960.
     """
-    options = Options(partial, again)
+    options = _options(partial, again, ray=ray)
     if model and problems and all("=" in word for word in words):
         from pipeline.evaluate.single_model import single_model_recipe
 
@@ -145,8 +169,11 @@ def evaluate(
 @_overrides
 @_partial
 @_again
+@_ray
 @click.pass_obj
-def run(runs: Path, recipe: Path, overrides: tuple[str, ...], partial: bool, again: bool) -> int:
+def run(
+    runs: Path, recipe: Path, overrides: tuple[str, ...], partial: bool, again: bool, ray: str | None
+) -> int:
     """Run or resume all stages and print the scores.
 
     Starts only if everything that the stages need is there, as `retort check` finds it. Without a [student]
@@ -155,7 +182,7 @@ def run(runs: Path, recipe: Path, overrides: tuple[str, ...], partial: bool, aga
     from pipeline.stages import stages_of
 
     loaded = _load(recipe, overrides)
-    options, words = Options(partial, again), (str(recipe), *overrides)
+    options, words = _options(partial, again, ray=ray), (str(recipe), *overrides)
     return _execute(tuple(stages_of(loaded)), runs, loaded, options, words, whole=True)
 
 
@@ -234,8 +261,19 @@ def verify(
         raise UserError("verify needs --gold and --pred, or --pairs FILE.jsonl")
 
 
-for _command in (*inspect.COMMANDS, *(_stage_command(name) for name in STAGE_NAMES if name != "evaluate")):
+for _command in (
+    *inspect.COMMANDS,
+    sbatch,
+    *(_stage_command(name) for name in STAGE_NAMES if name != "evaluate"),
+):
     cli.add_command(_command)
+
+
+def _place(recipe: Recipe) -> Nodes:
+    """Where this process is among the nodes of the recipe's training."""
+    from pipeline.train import launcher
+
+    return launcher.placement(recipe.train.accelerate)
 
 
 def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:

@@ -6,6 +6,7 @@ import click
 SECTIONS = {
     "Stages": {
         "check": "Look for what the recipe needs",
+        "sbatch": "Print a Slurm script for the recipe",
         "run": "Run all stages",
         "ingest": "Read and split the problems",
         "generate": "Sample traces from the teacher",
@@ -27,7 +28,7 @@ SECTIONS = {
         "completion": "Print the shell's completion script",
     },
 }
-STAGE_NAMES = list(SECTIONS["Stages"])[2:]
+STAGE_NAMES = list(SECTIONS["Stages"])[3:]
 DIVIDED = ("generate", "filter", "select")  # stages whose shards several commands can share
 
 

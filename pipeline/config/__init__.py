@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.base import Name, NotIdentity, RecipeTable
+from pipeline.config.cluster import Ray
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
 from pipeline.config.sources import Ingest, free_text_source
@@ -59,6 +60,8 @@ class Recipe(RecipeTable):
     """How the student is fine-tuned."""
     evaluate: Evaluate = Evaluate()
     """How base, student and teacher are compared."""
+    ray: Ray = Ray()
+    """The workers of each stage on a Ray cluster, for `--ray`."""
 
     @model_validator(mode="after")
     def _teachers_have_different_names(self) -> Recipe:

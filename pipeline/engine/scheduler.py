@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from pipeline.engine import sealed_file
+from pipeline.engine import fence, sealed_file
 from pipeline.engine.journal import done_line, failed_line
 from pipeline.engine.progress import Progress, say
 from pipeline.engine.shard import MISSING, Shard
@@ -198,6 +198,8 @@ class _WorkerPool:
                 group.create_task(self._run_one(group, *taken))
 
     async def _run_one(self, group: asyncio.TaskGroup, plan: Plan, item: WorkItem) -> None:
+        if fence.passed():
+            raise Stopped("this worker was out of touch; another one may be asking for the same")
         try:
             row = await self._process(item)
         except (UserError, Stopped, OSError, MemoryError):  # the last two are the machine's, not the item's

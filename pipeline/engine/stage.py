@@ -80,7 +80,9 @@ class Job:
 
     @property
     def logs(self) -> Path:
-        return self.run_dir / "logs"
+        """The folder of logs; each part has one of its own."""
+        part = self.options.part
+        return self.run_dir / "logs" / (f"part-{part[0]}" if part else "")
 
     def share(self) -> list[Shard]:
         """The shards that this command brings to sealed: all of them, or every n-th."""

@@ -62,17 +62,21 @@ class Child:
         """Waits for the exit code. Raises subprocess.TimeoutExpired after `timeout` seconds."""
         return _shell_code(self._guard.wait(timeout))
 
-    def stop(self) -> None:
-        """Sends SIGTERM to all processes of the command, SIGKILL after the grace or a second interrupt."""
+    def stop(self, grace: float | None = None) -> None:
+        """Sends SIGTERM to all processes of the command, SIGKILL after the grace or a second interrupt.
+
+        `grace` replaces the command's own, if it is shorter.
+        """
         if self.poll() is not None:
             return
         self._guard.terminate()
         try:
-            self._guard.wait()
-        except KeyboardInterrupt:
+            self._guard.wait(grace)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired) as e:
             self._guard.terminate()  # a second signal ends the grace
             self._guard.wait()
-            raise
+            if isinstance(e, KeyboardInterrupt):
+                raise
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines logged by this subprocess, as plain text, with the final state of progress bars."""

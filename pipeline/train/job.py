@@ -52,6 +52,11 @@ class TrainJob(BaseModel):
         return OBJECTIVES[self.train.objective]
 
     @property
+    def file(self) -> Path:
+        """This job as JSON, which the training processes read."""
+        return self.output.parent / "job.json"
+
+    @property
     def log(self) -> Path:
         """A Step as a JSON line for each optimizer step and each validation."""
         return self.output.parent / "log.jsonl"

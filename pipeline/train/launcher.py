@@ -20,7 +20,9 @@ from pipeline.config.base import Scalar
 from pipeline.config.training import Train
 from pipeline.errors import UserError
 from pipeline.hardware import cores, has_gpu
+from pipeline.train import nodes
 from pipeline.train.job import TrainJob
+from pipeline.train.nodes import Nodes
 from pipeline.train.objectives import OBJECTIVES
 
 _PLAIN = Path(__file__).parents[1] / "recipes" / "plain.yaml"
@@ -121,13 +123,35 @@ def _require(package: str, needed_by: str, extra: str) -> None:
 
 
 def processes(arguments: Mapping[str, Scalar]) -> int:
-    """The number of training processes: the recipe's, else its accelerate file's, else 1."""
+    """The training processes of all nodes: the recipe's number, else its accelerate file's, else 1 a node."""
     number = arguments.get("num_processes", accelerate_config(arguments).get("num_processes"))
     if number is None and "config_file" in arguments:
         raise UserError("train.accelerate.num_processes: set it here or in the accelerate config file")
     if number is not None and (not isinstance(number, int) or number < 1):
         raise UserError(f"train.accelerate.num_processes = {number}: must be 1 or more")
-    return number or 1
+    machines = nodes.machines(_of_nodes(arguments))
+    if number is not None and number % machines:
+        raise UserError(f"train.accelerate.num_processes = {number} is not a multiple of {machines} nodes")
+    return number or machines
+
+
+def processes_per_node(arguments: Mapping[str, Scalar]) -> int:
+    """The number of training processes on each node."""
+    return processes(arguments) // nodes.machines(_of_nodes(arguments))
+
+
+def placement(arguments: Mapping[str, Scalar]) -> Nodes:
+    """Where this process is among the nodes, as srun or the recipe says. Raises UserError."""
+    return nodes.find(_of_nodes(arguments))
+
+
+def _of_nodes(arguments: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The arguments with those that srun and the accelerate file add. Raises UserError."""
+    step = nodes.of_slurm(os.environ)
+    asked, started = arguments.get("num_machines"), step.get("num_machines")
+    if asked is not None and started is not None and asked != started:
+        raise UserError(f"train.accelerate.num_machines = {asked}, but srun started it on {started} nodes")
+    return accelerate_config(arguments) | step | dict(arguments)
 
 
 def sharding(arguments: Mapping[str, Scalar]) -> Literal["FSDP", "DEEPSPEED"] | None:
@@ -160,7 +184,7 @@ def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
     """The command line: prepare.py tokenizes the examples, then replaces itself by accelerate's launcher.
 
     `num_processes = 8` becomes --num_processes=8, `x = true` becomes --x. The recipe's arguments replace the
-    defaults; with a config file of its own there are no defaults except --quiet.
+    defaults; with a config file of its own there are no defaults except --quiet. Only node 0 tokenizes.
     """
     defaults: dict[str, Scalar] = {"quiet": True}
     if "config_file" not in arguments:
@@ -169,20 +193,22 @@ def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
         number = processes(arguments)
         defaults |= {"config_file": str(_PLAIN), "num_machines": 1, "num_processes": number}
         defaults |= {"mixed_precision": "no", "dynamo_backend": "no"}
-        defaults |= _device_arguments(number)
+        defaults |= _device_arguments(number, processes_per_node(arguments))
     launch = [sys.executable, "-P", "-m", "accelerate.commands.launch"]
     for name, value in (defaults | dict(arguments)).items():
         if value is not False:
             launch.append(f"--{name}" if value is True else f"--{name}={value}")
-    prepare = [sys.executable, "-P", "-m", "pipeline.train.trainer.prepare", str(job_file)]
-    return [*prepare, *launch, "-m", "pipeline.train.trainer.launch", str(job_file)]
+    launch += ["-m", "pipeline.train.trainer.launch", str(job_file)]
+    if arguments.get("machine_rank"):
+        return launch
+    return [sys.executable, "-P", "-m", "pipeline.train.trainer.prepare", str(job_file), *launch]
 
 
-def _device_arguments(processes: int) -> dict[str, Scalar]:
+def _device_arguments(processes: int, on_this_node: int) -> dict[str, Scalar]:
     """On CPUs --multi_gpu too starts several processes: with --cpu accelerate starts only one."""
     if has_gpu():
         return {"multi_gpu": True} if processes > 1 else {}
-    threads: dict[str, Scalar] = {"num_cpu_threads_per_process": max(1, len(cores()) // processes)}
+    threads: dict[str, Scalar] = {"num_cpu_threads_per_process": max(1, len(cores()) // on_this_node)}
     if processes == 1:
         return threads | {"cpu": True}
     return threads | {"multi_gpu": True, "main_process_port": 0}  # 0: any free port
@@ -196,7 +222,7 @@ def environment(job: TrainJob) -> dict[str, str]:
     if all(os.path.isdir(model) for model in (job.model, *(teacher.model for teacher in job.teachers))):
         defaults["HF_HUB_OFFLINE"] = "1"
     env = defaults | dict(os.environ)
-    if has_gpu() and processes(job.train.accelerate) == 1:
+    if has_gpu() and processes_per_node(job.train.accelerate) == 1:
         # One process that sees several GPUs would split each batch over them (DataParallel).
         env["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return env

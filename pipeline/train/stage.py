@@ -1,7 +1,8 @@
 """The train stage: fine-tunes the student in a subprocess under `accelerate launch`.
 
 This file decides what to train, starts the process, follows its log and ends it cleanly; the process runs
-trainer/prepare.py and trainer/launch.py. The same command resumes from the last checkpoint.
+trainer/prepare.py and trainer/launch.py. The same command resumes from the last checkpoint. On several nodes
+this is node 0; follower.py is the others.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from pipeline.generate.stage import GENERATE
 from pipeline.inference import model_files
 from pipeline.rows import Step
 from pipeline.select.stage import SELECT
-from pipeline.train import checkpoints, launcher
+from pipeline.train import checkpoints, launcher, nodes
 from pipeline.train.job import Preflight, TrainJob, last_step, read_preflight, read_steps
 from pipeline.train.objectives import OBJECTIVES, teachers
 
 POLL_SECONDS = 0.5
 STOP_TIMEOUT = 600.0  # seconds to finish a step and save a checkpoint after SIGTERM
+LOST_TIMEOUT = 30.0  # the same when another node is lost: processes that wait for it never end
+LAST_WORDS = 3.0  # seconds in which other nodes may say why they failed
 CHECKPOINT_BYTES, MODEL_BYTES = 12, 4  # per parameter: float32 weight and Adam's two moments; the weight
 MOST_CHECKPOINTS = 3  # two are kept, and the oldest is deleted only when a new one is complete
 
@@ -114,31 +117,35 @@ def _train(job: Job, train_job: TrainJob) -> None:
     train_job = _with_models(job, train_job)
     folder = train_job.output.parent
     check_room(train_job.model, folder, math.ceil(steps / train_job.train.save_steps))
-    file = folder / "job.json"
-    write_atomic(file, train_job.model_dump_json(indent=2).encode() + b"\n")
-    for stale in (train_job.refusal, train_job.preflight):
+    content = train_job.model_dump_json(indent=2).encode() + b"\n"
+    write_atomic(train_job.file, content)
+    for stale in (train_job.refusal, train_job.preflight, train_job.prepared):
         stale.unlink(missing_ok=True)
     checkpoints.remove_incomplete(train_job.checkpoints, job.say)
     log = job.logs / "train.log"
     resumed = last_step(train_job.log)
     job.say(f"training the student on {examples} examples, {steps} steps (log: {log})")
-    command = launcher.command(train_job.train.accelerate, file)
+    place = launcher.placement(train_job.train.accelerate)
+    command = launcher.command(train_job.train.accelerate | place.arguments, train_job.file)
     with (
+        nodes.Driver(place, nodes.digest(content)) as others,
         Progress("train", steps, resumed.step if resumed else 0) as progress,
         Child(command, log, launcher.environment(train_job), STOP_TIMEOUT) as child,
     ):
         try:
-            _follow(child, train_job, progress, job.say)
+            _follow(child, train_job, progress, job.say, others)
         except KeyboardInterrupt:
             job.say("saving a checkpoint before stopping")
             child.stop()
             raise
-    if not train_job.output.exists():
-        if train_job.refusal.exists():
-            raise UserError(train_job.refusal.read_text("utf-8").strip())
-        raise TrainingFailed(
-            f"the training ended without a model; the last lines of {log}:\n{child.log_tail()}"
-        )
+        if not train_job.output.exists():
+            if train_job.refusal.exists():
+                raise UserError(train_job.refusal.read_text("utf-8").strip())
+            time.sleep(LAST_WORDS if place.count > 1 else 0)
+            raise TrainingFailed(
+                others.fault()
+                or f"the training ended without a model; the last lines of {log}:\n{child.log_tail()}"
+            )
 
 
 def _with_models(job: Job, train_job: TrainJob) -> TrainJob:
@@ -152,8 +159,13 @@ def _with_models(job: Job, train_job: TrainJob) -> TrainJob:
     return train_job.model_copy(update={"model": model, "teachers": resolved})
 
 
-def _follow(child: Child, train_job: TrainJob, progress: Progress, say: Callable[[str], None]) -> None:
-    """Shows the preflight report, then the progress of the training until it ends."""
+def _follow(
+    child: Child, train_job: TrainJob, progress: Progress, say: Callable[[str], None], others: nodes.Driver
+) -> None:
+    """Shows the preflight report, then the progress of the training until it ends on all nodes.
+
+    Raises Stopped when another node fails.
+    """
     running, shown = True, False
     while running:
         running = child.poll() is None
@@ -165,6 +177,11 @@ def _follow(child: Child, train_job: TrainJob, progress: Progress, say: Callable
             progress.note = f"loss {step.loss:.3f}" if step.loss is not None else ""
             progress.update(done=step.step - progress.done)
         if running:
+            if train_job.prepared.exists():
+                others.start()
+            if why := others.fault():
+                child.stop(LOST_TIMEOUT)
+                raise Stopped(why)
             time.sleep(POLL_SECONDS)
 
 

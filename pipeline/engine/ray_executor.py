@@ -1,0 +1,274 @@
+"""Hands the shards of a stage to workers on a Ray cluster.
+
+This process is the driver: it starts the workers and one arbiter, which says whose a shard is. A worker is an
+actor in a process of its own. It asks the arbiter for one shard after the other and runs the stage's `work`
+on them. Ray says which workers are lost; their shards are handed out again. The folder says what is done, so
+a driver that is lost is started again and goes on.
+
+A lost worker may be alive, frozen or cut off. It cannot harm what is stored, because every owner of a shard
+writes files of its own. `fence.py` keeps it from asking for more than what was in flight: it starts no item
+later than FENCE_SECONDS after it last reached the arbiter, and nobody else gets its shards sooner.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pipeline.config.cluster import Workers
+from pipeline.engine import fence, ray_cluster
+from pipeline.engine.executor import run_here
+from pipeline.engine.progress import Progress, say
+from pipeline.engine.shard import Shard
+from pipeline.engine.stage import Job
+from pipeline.errors import Stopped, UserError, one_line
+
+FENCE_SECONDS = 5.0
+BEAT_SECONDS = 1.0
+NAME_SECONDS = 15.0  # in which Ray ends what a killed driver left
+MAX_LOSSES = 5  # of workers in a row, with no shard sealed meanwhile
+
+
+class Arbiter:
+    """Says which worker a shard belongs to. An actor on the driver's node that ends with the driver."""
+
+    def __init__(self, shards: Sequence[str]) -> None:
+        self._waiting = deque(shards)
+        self._held: dict[str, list[str]] = {}
+        self._lost: set[str] = set()
+
+    def next_shard(self, worker: str) -> str | None:
+        """The next shard for the worker; None if there is none, or if the worker was taken for lost."""
+        if worker in self._lost or not self._waiting:
+            return None
+        shard = self._waiting.popleft()
+        self._held.setdefault(worker, []).append(shard)
+        return shard
+
+    def holds(self, worker: str) -> bool:
+        """Whether the worker still owns its shards."""
+        return worker not in self._lost
+
+    def lose(self, worker: str) -> None:
+        """Takes a worker for lost: it gets no shard any more."""
+        self._lost.add(worker)
+
+    def take_back(self, worker: str) -> list[str]:
+        """The shards that a lost worker was handed."""
+        return self._held.pop(worker, [])
+
+    def put_back(self, shards: Sequence[str]) -> None:
+        """Hands these shards out again, first of all."""
+        self._waiting.extendleft(shards)
+
+    def state(self) -> tuple[int, set[str]]:
+        """The number of shards not handed out, and the workers that were handed any."""
+        return len(self._waiting), set(self._held)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a worker ended, where it was not lost."""
+
+    kind: Literal["done", "stopped", "mistake"]
+    why: str = ""
+
+
+class Worker:
+    """Works on shards, one after the other or side by side as the stage likes. An actor."""
+
+    def __init__(self, folder: str) -> None:
+        with suppress(OSError):
+            os.chdir(folder)  # paths of a recipe are relative to where the command was given
+
+    def work(self, job: Job, prepared: Any, arbiter: Any, name: str) -> Outcome:
+        """Works until no shard is left. `prepared`: the value of the stage's `prepare`."""
+        assert job.stage.work is not None
+        job.prepared = prepared
+        threading.Thread(target=_keep_in_touch, args=(arbiter, name), daemon=True).start()
+        try:
+            job.stage.work(job, _pulled(job, arbiter, name))
+        except UserError as e:
+            return Outcome("mistake", str(e))
+        except Stopped as e:
+            return Outcome("stopped", str(e))
+        return Outcome("done")
+
+
+def _pulled(job: Job, arbiter: Any, name: str) -> Iterator[Shard]:
+    """Shards from the arbiter, as the work asks for them."""
+    import ray
+
+    shards = {shard.name: shard for shard in job.output.shards()}
+    while (next_name := ray.get(arbiter.next_shard.remote(name))) is not None:
+        yield shards[next_name]
+
+
+def _keep_in_touch(arbiter: Any, name: str) -> None:
+    """Moves the fence as long as the arbiter answers that the worker holds its shards."""
+    import ray
+
+    while True:
+        sent = time.monotonic()  # an answer from before a freeze may be read after it
+        with suppress(ray.exceptions.RayError):
+            if not ray.get(arbiter.holds.remote(name), timeout=FENCE_SECONDS):
+                fence.allow_until(sent)
+                return
+            fence.allow_until(sent + FENCE_SECONDS)
+        time.sleep(BEAT_SECONDS)
+
+
+def hand_out(address: str, job: Job, shards: Sequence[Shard]) -> None:
+    """Brings the shards to sealed on the cluster; a stage of a single shard runs here.
+
+    Raises UserError or Stopped, as a worker does.
+    """
+    if job.stage.shards_from is None:
+        run_here(job, shards)
+        return
+    ray_cluster.connect(address)
+    driver = _Driver(job, shards)
+    with Progress(f"{job.stage.name} shards", len(shards)) as progress:
+        try:
+            driver.run(progress)
+        finally:
+            driver.end()
+
+
+class _Driver:
+    """The workers of one stage."""
+
+    def __init__(self, job: Job, shards: Sequence[Shard]) -> None:
+        import ray
+
+        self._open = {shard.name: shard for shard in shards}
+        table: Workers = getattr(job.recipe.ray, job.stage.name.partition("/")[0])
+        default = 1 if job.stage.asks_models else int(ray.cluster_resources().get("CPU", 1))
+        self._replicas = min(table.replicas or max(1, default), len(shards))
+        self._resources = {"num_cpus": table.cpus, "num_gpus": table.gpus}
+        folder, options = job.run_dir.absolute(), replace(job.options, hand_out=None)
+        self._job = replace(job, run_dir=folder, options=options, prepared=None, say=say)
+        self._prepared = ray.put(job.prepared)
+        self._arbiter = _start_arbiter(f"{folder}/{job.stage.name}", list(self._open))
+        self._running: dict[Any, _Running] = {}  # by the reference to the outcome
+        self._lost: list[tuple[float, _Running]] = []  # with the time at which it has stopped by itself
+        self._started = self._losses = self._sealed = 0
+
+    def run(self, progress: Progress) -> None:
+        """Runs workers until every shard was handed out and worked on."""
+        import ray
+
+        for replica in range(self._replicas):
+            self._start(replica)
+        while not self._nothing_left():
+            ended, _ = ray.wait(list(self._running), timeout=BEAT_SECONDS)
+            for outcome in ended:
+                self._collect(outcome)
+            self._replace_lost()
+            self._count(progress)
+        self._count(progress)
+
+    def end(self) -> None:
+        """Ends all workers and the arbiter."""
+        import ray
+
+        for worker in self._running.values():
+            ray.kill(worker.actor)
+        ray.kill(self._arbiter)
+
+    def _start(self, replica: int) -> None:
+        import ray
+
+        self._started += 1
+        name = f"worker {self._started}"
+        options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self._resources}
+        actor = ray.remote(Worker).options(**options).remote(os.getcwd())
+        # It may get any shards, but expects a share of them, for its progress and its tolerable failures
+        part = replace(self._job.options, part=(replica, self._replicas))
+        job = replace(self._job, options=part)
+        outcome = actor.work.remote(job, self._prepared, self._arbiter, name)
+        self._running[outcome] = _Running(replica, name, actor)
+
+    def _nothing_left(self) -> bool:
+        """Whether no shard is waiting or held by a worker that may work on it."""
+        import ray
+
+        waiting, holders = ray.get(self._arbiter.state.remote())
+        return not waiting and not self._lost and holders.isdisjoint(w.name for w in self._running.values())
+
+    def _collect(self, reference: Any) -> None:
+        """Takes the outcome of a worker that ended."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        worker = self._running.pop(reference)
+        try:
+            outcome: Outcome = ray.get(reference)
+        except RayTaskError:
+            raise  # a bug, with its traceback
+        except RayError as e:
+            outcome = Outcome("stopped", f"lost: {one_line(e)}")
+        if outcome.kind == "mistake":
+            raise UserError(outcome.why)
+        if outcome.kind == "stopped":
+            self._losses += 1
+            if self._losses == MAX_LOSSES:
+                raise Stopped(
+                    f"{MAX_LOSSES} workers ended before any sealed a shard, the last: {outcome.why}"
+                )
+            say(f"{worker.name}: {outcome.why}; its shards are handed out again")
+            ray.get(self._arbiter.lose.remote(worker.name))
+            self._lost.append((time.monotonic() + FENCE_SECONDS, worker))
+        ray.kill(worker.actor)
+
+    def _replace_lost(self) -> None:
+        """Hands out again what lost workers held, once they have stopped, and starts others for them."""
+        import ray
+
+        due = [worker for moment, worker in self._lost if moment <= time.monotonic()]
+        self._lost = [(moment, worker) for moment, worker in self._lost if worker not in due]
+        for worker in due:
+            held = ray.get(self._arbiter.take_back.remote(worker.name))
+            ray.get(self._arbiter.put_back.remote([name for name in held if not self._open[name].sealed]))
+            if ray.get(self._arbiter.state.remote())[0]:
+                self._start(worker.replica)
+
+    def _count(self, progress: Progress) -> None:
+        sealed = sum(shard.sealed for shard in self._open.values())
+        if sealed > self._sealed:
+            self._losses = 0
+        progress.note = f"{len(self._running)} workers"
+        progress.update(done=sealed - self._sealed)
+        self._sealed = sealed
+
+
+@dataclass(frozen=True)
+class _Running:
+    replica: int
+    name: str
+    actor: Any
+
+
+def _start_arbiter(name: str, shards: Sequence[str]) -> Any:
+    """The arbiter of this name. Raises UserError if another driver has one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": name, "num_cpus": 0, "scheduling_strategy": here}
+    deadline = time.monotonic() + NAME_SECONDS
+    while True:
+        try:
+            return ray.remote(Arbiter).options(**options).remote(shards)
+        except ValueError:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{name}: another command works on it on this cluster; wait or stop it"
+                ) from None
+        time.sleep(BEAT_SECONDS)

@@ -1,0 +1,223 @@
+"""Workers on a Ray cluster of several nodes on this machine: the same bytes, whatever is killed or frozen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine.store import Output
+from pipeline.rows import Trace
+from tests.conftest import FakeServer
+from tests.e2e.runs import ROOT, SAMPLES, retort, sealed, start, write_recipe
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.alone
+
+PROBLEMS = 160
+CONCURRENCY = 8  # of each worker
+NODES = 4
+
+
+class Nodes:
+    """A cluster with the driver's node, which runs no worker, and some nodes of one worker each."""
+
+    def __init__(self, temporary: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        from pipeline.engine.ray_cluster import QUICK
+
+        os.environ |= {**QUICK, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+        self._node = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **self._node})
+        self.nodes: list[Any] = []
+
+    def grow(self, count: int) -> None:
+        while len(self.nodes) < count:
+            self.nodes.append(self.cluster.add_node(num_cpus=1, **self._node))
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    started = Nodes(tmp_path_factory.mktemp("ray"))
+    yield started
+    started.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeServer, str, Path]]:
+    """The fake server, a recipe that asks it, and the run's folder as one process makes it."""
+    folder = tmp_path_factory.mktemp("local")
+    server = FakeServer("--latency", "0.1")
+    recipe = str(write_recipe(folder, server.url, PROBLEMS))
+    for stage in ("ingest", "generate", "filter"):
+        done = retort(folder, stage, recipe)
+        assert done.returncode == 0, done.stderr
+    yield server, recipe, folder / "test"
+    server.stop()
+
+
+def words(nodes: Nodes, workers: int) -> tuple[str, ...]:
+    return (
+        f"generate.concurrency={CONCURRENCY}",
+        f"ray.generate.replicas={workers}",
+        f"ray.filter.replicas={workers}",
+        "--ray",
+        nodes.address,
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_bytes(
+    workers: int, nodes: Nodes, local: tuple[FakeServer, str, Path], tmp_path: Path
+) -> None:
+    server, recipe, alone = local
+    nodes.grow(workers)
+    before = server.stats()["requests"]
+    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    for stage in ("generate", "filter"):
+        done = retort(tmp_path, stage, recipe, *words(nodes, workers))
+        assert done.returncode == 0, done.stderr
+        assert sealed(tmp_path / "test" / stage) == sealed(alone / stage)
+    assert server.stats()["requests"] - before == PROBLEMS * SAMPLES
+
+
+def processes_of(part: str) -> dict[int, bytes]:
+    """The processes whose command line contains the text."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if part.encode() in (line := (folder / "cmdline").read_bytes()):
+                found[int(folder.name)] = line
+    return found
+
+
+def busy_workers() -> list[int]:
+    return sorted(processes_of("ray::Worker.work"))
+
+
+def raylet_of(worker: int) -> int:
+    """The raylet that started this worker."""
+    stat = Path(f"/proc/{worker}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def kill_worker(stack: ExitStack) -> None:
+    os.kill(busy_workers()[0], signal.SIGKILL)
+
+
+def kill_raylet(stack: ExitStack) -> None:
+    raylet = raylet_of(busy_workers()[0])
+    os.kill(raylet, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(raylet, 0)  # its workers take one that is not reaped for alive
+
+
+def freeze_node(stack: ExitStack) -> None:
+    """Stops a node with its worker; wakes them when the stage is done."""
+    worker = busy_workers()[0]
+    for pid in (raylet_of(worker), worker):
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(wake, pid)
+
+
+def freeze_worker(stack: ExitStack) -> None:
+    """Stops a worker for longer than its shards stay its own."""
+    worker = busy_workers()[0]
+    os.kill(worker, signal.SIGSTOP)
+    subprocess.Popen(["sh", "-c", f"sleep 20; kill -CONT {worker}"])
+
+
+def wake(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def answered_twice(server: FakeServer, before: dict[str, int]) -> int:
+    return sum(
+        max(0, times - before.get(request, 0) - 1) for request, times in server.stats()["answered"].items()
+    )
+
+
+@pytest.mark.parametrize("fault", [kill_worker, kill_raylet, freeze_node, freeze_worker])
+def test_a_lost_worker_costs_what_was_in_flight(
+    fault: Callable[[ExitStack], None], nodes: Nodes, local: tuple[FakeServer, str, Path], tmp_path: Path
+) -> None:
+    server, recipe, alone = local
+    nodes.grow(3)
+    before = server.stats()
+    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    driver = start(tmp_path, "generate", recipe, *words(nodes, 2))
+    output = Output(tmp_path / "test" / "generate", Trace)
+    with ExitStack() as stack:
+        wait_for(lambda: output.counts().rows > PROBLEMS and len(busy_workers()) == 2, driver)
+        fault(stack)
+        _, out = driver.communicate(timeout=300)
+    assert driver.returncode == 0, out
+    assert sealed(output.folder) == sealed(alone / "generate")
+    time.sleep(5)  # a woken worker may finish what was in flight
+    assert sealed(output.folder) == sealed(alone / "generate")
+    assert server.stats()["requests"] - before["requests"] <= PROBLEMS * SAMPLES + 2 * CONCURRENCY
+
+
+def test_a_killed_driver_is_started_again(
+    nodes: Nodes, local: tuple[FakeServer, str, Path], tmp_path: Path
+) -> None:
+    server, recipe, alone = local
+    nodes.grow(2)
+    before = server.stats()["requests"]
+    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    driver = start(tmp_path, "generate", recipe, *words(nodes, 2))
+    output = Output(tmp_path / "test" / "generate", Trace)
+    wait_for(lambda: output.counts().rows > PROBLEMS, driver)
+    driver.kill()
+    driver.communicate()
+    done = retort(tmp_path, "generate", recipe, *words(nodes, 2))
+    assert done.returncode == 0, done.stderr
+    assert sealed(output.folder) == sealed(alone / "generate")
+    assert server.stats()["requests"] - before <= PROBLEMS * SAMPLES + 4 * CONCURRENCY
+
+
+def test_sigterm_ends_the_driver_and_its_workers(
+    nodes: Nodes, local: tuple[FakeServer, str, Path], tmp_path: Path
+) -> None:
+    _, recipe, _ = local
+    nodes.grow(2)
+    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    driver = start(tmp_path, "generate", recipe, *words(nodes, 2))
+    output = Output(tmp_path / "test" / "generate", Trace)
+    wait_for(lambda: output.counts().rows > 10, driver)
+    driver.send_signal(signal.SIGTERM)
+    _, out = driver.communicate(timeout=60)
+    assert driver.returncode == 130, out
+    deadline = time.monotonic() + 30
+    while busy_workers():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+
+
+def test_a_cluster_for_one_command_runs_on_this_machine(
+    local: tuple[FakeServer, str, Path], tmp_path: Path
+) -> None:
+    _, recipe, alone = local
+    for stage in ("ingest", "generate"):
+        done = retort(tmp_path, stage, recipe, *(("--ray", "local") if stage == "generate" else ()))
+        assert done.returncode == 0, done.stderr
+    assert sealed(tmp_path / "test" / "generate") == sealed(alone / "generate")
