@@ -76,7 +76,7 @@ def start(recipe: Path, environment: dict[str, str], *overrides: str) -> subproc
 
 
 def start_nodes(recipe: Path, *overrides: str) -> list[subprocess.Popen[str]]:
-    """Starts two nodes; the second one first, which has to wait."""
+    """Starts two nodes. The second one starts first and has to wait."""
     step = {
         "SLURM_JOB_ID": str(os.getpid()),  # for a port of its own
         "SLURM_STEP_NUM_NODES": "2",

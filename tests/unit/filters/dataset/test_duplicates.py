@@ -36,7 +36,7 @@ def failures(*batches, threshold=0.8, ngram=5, keys=text_keys, folder=None):
 
 
 def failures_in_memory(texts, threshold):
-    """The same search as plainly as possible: every text is looked at, and everything is remembered."""
+    """The same search in its plainest form, with all kept texts in memory."""
     keys, shingles = text_keys(texts, threshold=threshold).tolist(), text_shingles(texts)
     kept, failed = defaultdict(list), {}
     for i in range(len(texts)):

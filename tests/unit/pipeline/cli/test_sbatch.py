@@ -27,7 +27,7 @@ model = "org/name"
 batch_size = 32
 micro_batch_size = 2
 """
-# One task a node, one after the other; the highest exit code counts, as with the real one.
+# One task per node, one after the other. The highest exit code counts, as with the real srun.
 SRUN = """\
 echo "srun $1 $2" >>words
 tasks=$SLURM_JOB_NUM_NODES worst=0
@@ -54,7 +54,7 @@ def script(folder: Path, *options: str) -> str:
 
 
 def run(folder: Path, *words: str, nodes: int = 1, retort: str = "", **env: str) -> tuple[int, list[str]]:
-    """The job's exit code, and what it started; `retort`: the body of a fake ./run.sh."""
+    """Returns the job's exit code and the commands it started; `retort`: the body of a fake ./run.sh."""
     options = ("--nodes", str(nodes), "--gpus-per-node", "4", "student.model=x y")
     (folder / "job.sh").write_text(script(folder, *options))
     show = 'echo "${3##*/}" "${@:5}" >>words'  # without --runs FOLDER and the recipe

@@ -11,7 +11,7 @@ from pipeline.rows import Trace, TraceVerdicts
 from tests.unit.filters.dataset.test_duplicates import a_text, changed
 from tests.unit.filters.test_table import a_trace
 
-PARALLEL = 1_000_000  # so many rows are worked on in several processes
+PARALLEL = 1_000_000  # so many rows are processed in parallel
 
 
 def a_shard(folder, name, *traces):
@@ -80,7 +80,7 @@ def test_results_of_several_processes_are_those_of_one(tmp_path):
     assert alone[6] == {"duplicate_problem": {}, "duplicate_trace": {}}
 
 
-def test_the_next_command_removes_what_is_left(tmp_path):
+def test_the_next_command_removes_leftovers(tmp_path):
     shard = a_shard(tmp_path, "s", a_sample(1))
     found(tmp_path, shard)
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet", ".tmp"}

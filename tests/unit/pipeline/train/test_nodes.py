@@ -1,4 +1,4 @@
-"""Where a process is among the nodes of a training, and what the nodes tell each other."""
+"""The rank of a process among the nodes of a training, and the messages between the nodes."""
 
 from __future__ import annotations
 
