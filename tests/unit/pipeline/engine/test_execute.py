@@ -116,14 +116,14 @@ def test_again_repeats_a_contradicting_stage_and_keeps_the_old_result(tmp_path: 
     execute(PAID, recipe(1), tmp_path)
     assert execute(PAID, recipe(2), tmp_path, Options(again=True)) == DONE
     (before,) = previous.earlier_outputs(PAID, tmp_path)
-    assert (rows(PAID, tmp_path), [row.id for row in before.rows()]) == (["dear-2"], ["dear-1"])
+    assert (rows(PAID, tmp_path), [row.id for row in before.rows()]) == (["paid-2"], ["paid-1"])
 
 
 def test_a_folder_of_another_version_is_refused_or_made_again(tmp_path: Path) -> None:
     for stage in (FREE, PAID):
         execute(stage, recipe(), tmp_path)
     assert execute(replace(FREE, version=2), recipe(), tmp_path) == DONE
-    with pytest.raises(UserError, match="was made by version 1 of the stage dear, but this release has vers"):
+    with pytest.raises(UserError, match="was made by version 1 of the stage paid, but this release has vers"):
         execute(replace(PAID, version=2), recipe(), tmp_path)
 
 
