@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from filters.errors import Stopped as Stopped
 from filters.errors import UserError as UserError
@@ -50,6 +51,15 @@ def of_system(error: OSError | MemoryError, where: str) -> UserError | Stopped:
 def one_line(error: BaseException, most: int = 300) -> str:
     """Returns an error's text on one line of at most `most` characters; its type's name if it has no text."""
     return (" ".join(str(error).split()) or type(error).__name__)[:most]
+
+
+@contextmanager
+def user_error(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns a library's errors of these kinds into a UserError of one line that begins with `what`."""
+    try:
+        yield
+    except kinds as e:
+        raise UserError(f"{what}: {one_line(e)}") from e
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """The table of stages, in the order in which they run.
 
 To add a stage: write a package with a `stage.py` that defines a `Stage`, and add it here. Give it settings in
-`config/` and a row type in `rows.py`. Add its name to `inspect.run.ROWS` and `cli.sections.SECTIONS`, which
+`config/` and a row type in `rows.py`. Add its name to `engine.layout.ROWS` and `cli.sections.SECTIONS`, which
 import no stage.
 """
 

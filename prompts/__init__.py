@@ -59,8 +59,7 @@ class Prompt:
     def fill(self, fields: Mapping[str, str]) -> tuple[Message, ...]:
         """Returns the messages with these texts inserted verbatim."""
         return tuple(
-            turn if isinstance(turn, Message) else Message(role=turn[0], content=turn[1].render(fields))
-            for turn in _compiled(self.text)
+            Message(role=role, content=template.render(fields)) for role, template in _compiled(self.text)
         )
 
 
@@ -88,19 +87,13 @@ def _turns(text: str) -> list[Message]:
 
 
 @lru_cache
-def _compiled(text: str) -> list[Message | tuple[Role, Template]]:
-    """Compiles the turns; those without a field are rendered once, here."""
-    from jinja2 import meta
+def _compiled(text: str) -> list[tuple[Role, Template]]:
     from jinja2.sandbox import SandboxedEnvironment
 
     environment = SandboxedEnvironment()
-    compiled: list[Message | tuple[Role, Template]] = []
-    for turn in _turns(text):
-        template = environment.from_string(turn.content)
-        fixed = not meta.find_undeclared_variables(environment.parse(turn.content))
-        compiled.append(
-            Message(role=turn.role, content=template.render()) if fixed else (turn.role, template)
-        )
+    compiled = [(turn.role, environment.from_string(turn.content)) for turn in _turns(text)]
+    for _, template in compiled:
+        template.globals = {**template.globals}  # a plain dict is read faster at each rendering
     return compiled
 
 

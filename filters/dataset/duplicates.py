@@ -32,7 +32,8 @@ from filters.result import FilterResult, failed
 
 MAX_BUCKET = 8  # kept texts remembered per bucket
 MAX_CANDIDATES = 16  # candidates compared with a text: those that share most keys with it
-KEYS_AT_ONCE = 1 << 22  # sorted by each of the threads, with about 50 bytes of memory per key
+# Sorted by each of the threads, with about 50 bytes of memory per key; more if one key is that of many texts
+KEYS_AT_ONCE = 1 << 22
 THREADS = 4
 _BLOCK = 1 << 16  # keys read at once
 

@@ -123,25 +123,18 @@ def _boxes(text: str) -> list[tuple[int, int]]:
 
 
 def _tagged(text: str) -> Answer | None:
-    found = None
-    for opening, closing in _tags(text):
-        found = Answer(text[opening.end() : closing.start()].strip(), "tag", opening.start(), closing.end())
-    return found if found and found.text else None
+    found = list(in_tags(text))
+    return found[-1] if found and found[-1].text else None
 
 
-def in_tags(text: str) -> Iterator[str]:
+def in_tags(text: str) -> Iterator[Answer]:
     """Yields the text inside each closed pair of answer tags, in order."""
-    for opening, closing in _tags(text):
-        yield text[opening.end() : closing.start()]
-
-
-def _tags(text: str) -> Iterator[tuple[re.Match[str], re.Match[str]]]:
     opening = None
     for tag in _ANSWER_TAG.finditer(text):
         if not tag[1]:
             opening = tag
         elif opening is not None:
-            yield opening, tag
+            yield Answer(text[opening.end() : tag.start()].strip(), "tag", opening.start(), tag.end())
             opening = None
 
 

@@ -85,35 +85,33 @@ def alternatives(text: str) -> list[str]:
     return parts if len(parts) > 1 else []
 
 
-def boxed(response: str) -> list[str]:
-    """Returns the distinct texts of all closed boxes."""
-    pieces = _BOX.split(response)[1:][-MAX_BOXES:]
-    found = (extract(piece) for piece in pieces)
-    return list(dict.fromkeys(answer.text for answer in found if answer and answer.how == "boxed"))
+def _boxed(response: str) -> Iterator[str]:
+    """Yields the texts of all closed boxes."""
+    for piece in _BOX.split(response)[1:][-MAX_BOXES:]:
+        answer = extract(piece)
+        if answer and answer.how == "boxed":
+            yield answer.text
 
 
-def tagged(response: str) -> list[str]:
-    """Returns the distinct texts of all closed answer tags, or of the box or phrase inside a tag."""
-    found = dict[str, None]()
+def _tagged(response: str) -> Iterator[str]:
+    """Yields the texts of all closed answer tags, or of the box or phrase inside a tag."""
     for inside in in_tags(after_reasoning(response)):
-        answer = extract(inside[-PHRASE_LIMIT:])
-        found[answer.text if answer and answer.how in ("boxed", "phrase") else strip_markup(inside)] = None
-    return list(found)
+        answer = extract(inside.text[-PHRASE_LIMIT:])
+        firm = answer and answer.how in ("boxed", "phrase")
+        yield answer.text if answer and firm else strip_markup(inside.text)
 
 
-def announced(response: str) -> list[str]:
-    """Returns the distinct answers that phrases announce as the response's own to the whole question."""
+def _announced(response: str) -> Iterator[str]:
+    """Yields the answers that phrases announce as the response's own to the whole question."""
     text = after_reasoning(response)
     phrases = _announcements_in_order(text)
-    found = dict[str, None]()
     for phrase, following in zip_longest(phrases, phrases[1:]):
         end = following.start if following else len(text)
         if _counts(text, phrase, end):
             piece = text[phrase.start : min(end, phrase.end + PHRASE_LIMIT)]
             answer = extract(_heading_mark(text, phrase) + piece)
             if answer and answer.how == "phrase":
-                found[answer.text] = None
-    return list(found)
+                yield answer.text
 
 
 def _announcements_in_order(text: str) -> list[Announcement]:
@@ -147,7 +145,8 @@ def _counts(text: str, phrase: Announcement, end: int) -> bool:
 
 
 def stated_answers(response: str) -> Iterator[tuple[str, bool]]:
-    """Yields every stated answer, and whether its form is firm (a box or a tag, not a phrase)."""
-    yield from ((text, True) for text in boxed(response))
-    yield from ((text, True) for text in tagged(response) if not is_prose(text))
-    yield from ((text, False) for text in announced(response) if not is_prose(text) and "boxed" not in text)
+    """Yields every distinct stated answer, and whether its form is firm (a box or a tag, not a phrase)."""
+    for find in (_boxed, _tagged, _announced):
+        for text in dict.fromkeys(find(response)):
+            if find is _boxed or not (is_prose(text) or (find is _announced and "boxed" in text)):
+                yield text, find is not _announced

@@ -14,9 +14,8 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from filters.formula.evaluate import Evaluation, Values, sample_value
+from filters.formula.evaluate import Evaluation, Values, entries, sample_value, shape
 from filters.formula.functions import FLOATS, with_digits
-from filters.formula.matrices import entries, shape
 from filters.formula.rational import exact_value
 from filters.formula.tree import (
     INFINITY,

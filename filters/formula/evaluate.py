@@ -1,17 +1,19 @@
-"""Evaluates formulas in floating point or with many digits, in bounded operations and sizes."""
+"""Evaluates formulas in floating point or with many digits, in bounded operations and sizes.
+
+A value is a number of any library, or a matrix: a tuple of rows.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 from filters.formula.functions import FLOATS, Library
-from filters.formula.matrices import add, determinant, multiply
 from filters.formula.tree import Budget, TooLarge, Tree, UnsupportedFormula
 
 MAX_TERMS = 1000  # of a series
+MAX_ROWS = 5  # of a determinant
 MAX_LOG_POWER = 1e5  # natural logarithm of the largest power
 
 Values = dict[str, Any]
@@ -22,10 +24,13 @@ def evaluate(tree: Tree, values: Values, budget: Budget) -> complex:
 
     Raises UnsupportedFormula, TooLarge, ArithmeticError or ValueError.
     """
-    value = Evaluation(FLOATS, values, budget).value(tree)
+    return complex(_number(Evaluation(FLOATS, values, budget).value(tree)))
+
+
+def _number(value: Any) -> Any:
     if isinstance(value, tuple):
-        raise UnsupportedFormula("a matrix")
-    return complex(value)
+        raise UnsupportedFormula("a matrix instead of a number")
+    return value
 
 
 def find_root(tree: Tree, name: str, values: Values, start: float, budget: Budget) -> complex | None:
@@ -84,7 +89,7 @@ class Evaluation:
         elif op in ("sum", "prod"):
             return self._series(op, *arguments)
         elif op == "matrix":
-            return tuple(tuple(self._number(part) for part in row) for row in arguments)
+            return tuple(tuple(_number(self.value(part)) for part in row) for row in arguments)
         elif op in ("fn", "apply"):
             result = self._function(arguments[0], [self.value(part) for part in arguments[1:]], op)
         else:
@@ -92,12 +97,6 @@ class Evaluation:
         if not isinstance(result, tuple):
             self.largest = max(self.largest, float(abs(result)))
         return result
-
-    def _number(self, tree: Tree) -> Any:
-        value = self.value(tree)
-        if isinstance(value, tuple):
-            raise UnsupportedFormula("a matrix instead of a number")
-        return value
 
     def _variable(self, name: str) -> Any:
         if name in self._values:
@@ -109,25 +108,20 @@ class Evaluation:
     def _operate(self, op: str, values: list[Any]) -> Any:
         result = values[0]
         if op == "neg":
-            return multiply(result, -1)
+            return _multiply(result, -1)
         if op == "inv":
-            return self._inverse(result)
+            return 1 / _number(result)
         for value in values[1:]:
             if op == "add":
                 self._check_precision(result, value)
-                result = add(result, value)
+                result = _add(result, value)
             elif op == "mul":
-                result = multiply(result, value)
+                result = _multiply(result, value)
             elif op == "div":
-                result = multiply(result, self._inverse(value))
+                result = _multiply(result, 1 / _number(value))
             else:
                 result = self._power(result, value)
         return result
-
-    def _inverse(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            raise UnsupportedFormula("the inverse of a matrix")
-        return 1 / value
 
     def _check_precision(self, a: Any, b: Any) -> None:
         """Records whether one of two terms is too small to change their sum."""
@@ -136,8 +130,7 @@ class Evaluation:
         self.precision_lost |= not self._smallest_term < abs(a / b) < 1 / self._smallest_term
 
     def _power(self, base: Any, exponent: Any) -> Any:
-        if isinstance(base, tuple) or isinstance(exponent, tuple):
-            raise UnsupportedFormula("a power of a matrix")
+        base, exponent = _number(base), _number(exponent)
         if base == 0:
             if exponent.real <= 0 and exponent != 0:
                 raise ZeroDivisionError
@@ -150,9 +143,8 @@ class Evaluation:
 
     def _function(self, name: str, values: list[Any], op: str) -> Any:
         if name == "det":
-            return determinant(values[0])
-        if any(isinstance(value, tuple) for value in values):
-            raise UnsupportedFormula("a function of a matrix")
+            return _determinant(values[0])
+        values = [_number(value) for value in values]
         if op == "apply":  # an arbitrary function, the same for both formulas
             sin = self._library["sin"]
             return sum((sin(sample_value(name, n) * v + n) for n, v in enumerate(values)), start=0)
@@ -161,13 +153,12 @@ class Evaluation:
         if (low := self._smallest_argument) and name in _NONLINEAR:
             high = 150 if name == "tanh" else 1 / low  # cos(10^-99) and tanh(999) are 1 to many digits
             self.precision_lost |= any(v != 0 and not low < abs(v) < high for v in values)
-        found: Callable[..., Any] | None = self._library.get(name)
-        if found is None:
+        if name not in self._library:
             raise UnsupportedFormula(name)
-        return found(*values)
+        return self._library[name](*values)
 
     def _series(self, op: str, variable: Tree, low: Tree, high: Tree, body: Tree) -> Any:
-        first, last = (complex(self._number(end)) for end in (low, high))
+        first, last = (complex(_number(self.value(end))) for end in (low, high))
         if first.imag or last.imag or first.real % 1 or last.real % 1:
             raise UnsupportedFormula("bounds of a series that are no whole numbers")
         if last.real - first.real > MAX_TERMS:
@@ -178,6 +169,49 @@ class Evaluation:
             self._budget.spend(2 * self._library["cost"])
             self._values = outer | {name: Fraction(n)}
             value = self.value(body)
-            result = add(result, value) if op == "sum" else multiply(result, value)
+            result = _add(result, value) if op == "sum" else _multiply(result, value)
         self._values = outer
         return result
+
+
+def entries(value: Any) -> list[Any]:
+    """Returns the entries of a matrix, or the number itself."""
+    return [x for row in value for x in row] if isinstance(value, tuple) else [value]
+
+
+def shape(value: Any) -> tuple[int, int]:
+    """Returns (rows, columns), (0, 0) for a number."""
+    return (len(value), len(value[0])) if isinstance(value, tuple) else (0, 0)
+
+
+def _determinant(matrix: Any) -> Any:
+    """Expands the determinant along the first column, which suits small matrices."""
+    if not isinstance(matrix, tuple) or len(matrix) != len(matrix[0]):
+        raise UnsupportedFormula("a determinant of no square matrix")
+    if len(matrix) > MAX_ROWS:
+        raise TooLarge
+    if len(matrix) == 1:
+        return matrix[0][0]
+    minors = (
+        _determinant(tuple(row[1:] for row in matrix[:n] + matrix[n + 1 :])) for n in range(len(matrix))
+    )
+    return sum(((-1) ** n * matrix[n][0] * minor for n, minor in enumerate(minors)), start=0)
+
+
+def _add(a: Any, b: Any) -> Any:
+    if not isinstance(a, tuple) and not isinstance(b, tuple):
+        return a + b
+    if shape(a) != shape(b):
+        raise UnsupportedFormula("matrices of different shapes")
+    return tuple(tuple(x + y for x, y in zip(r, s, strict=True)) for r, s in zip(a, b, strict=True))
+
+
+def _multiply(a: Any, b: Any) -> Any:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        if len(a[0]) != len(b):
+            raise UnsupportedFormula("matrices that do not multiply")
+        columns = list(zip(*b, strict=True))
+        return tuple(tuple(sum(x * y for x, y in zip(r, c, strict=True)) for c in columns) for r in a)
+    if isinstance(a, tuple):
+        return tuple(tuple(x * b for x in row) for row in a)
+    return _multiply(b, a) if isinstance(b, tuple) else a * b

@@ -6,6 +6,7 @@ Undefined values raise ArithmeticError or ValueError. mpmath is imported when a 
 from __future__ import annotations
 
 import cmath
+import functools
 import math
 import threading
 from collections.abc import Callable
@@ -15,20 +16,15 @@ from typing import Any
 MAX_GAMMA_ARGUMENT = 1e4
 
 Library = dict[str, Any]
-Function = Callable[[Any], Any]
 
 
 def _library(
-    module: Any,
-    number: Callable[[Any], Any],
-    gamma: Callable[[Any], Any],
-    floor: Any,
-    ceil: Any,
-    epsilon: float,
+    module: Any, number: Callable[[Any], Any], gamma: Callable[[Any], Any], rounding: Any, epsilon: float
 ) -> Library:
     """Returns the functions over the numbers of `module`, cmath or an mpmath context.
 
-    `epsilon` is the largest imaginary part of a real number, relative to its size.
+    `rounding` has the functions floor and ceil. `epsilon` is the largest imaginary part of a real number,
+    relative to its size.
     """
 
     def root(x: Any, degree: Any) -> Any:
@@ -58,12 +54,14 @@ def _library(
         "sqrt": root,
         "abs": lambda x: number(abs(x)),
         "conj": lambda x: x.conjugate(),
-        "floor": lambda x: number(floor(real(x))),
-        "ceil": lambda x: number(ceil(real(x))),
+        "floor": lambda x: number(rounding.floor(real(x))),
+        "ceil": lambda x: number(rounding.ceil(real(x))),
         "max": lambda *xs: number(max(map(real, xs))),
         "min": lambda *xs: number(min(map(real, xs))),
         "factorial": lambda x: gamma(x + 1),
         "binom": lambda n, k: gamma(n + 1) / gamma(k + 1) / gamma(n - k + 1),
+        "e": module.e + number(0),
+        **dict.fromkeys(("i", "I"), module.sqrt(number(-1))),
     }
 
 
@@ -74,33 +72,19 @@ def _float_gamma(x: complex) -> complex:
 
 
 FLOATS: Library = {
-    **_library(cmath, complex, _float_gamma, math.floor, math.ceil, epsilon=1e-12),
+    **_library(cmath, complex, _float_gamma, math, epsilon=1e-12),
     "cost": 1,  # of an operation
-    "e": complex(math.e),
-    "i": 1j,
-    "I": 1j,
 }
 
 
-class _Libraries(threading.local):
-    """One set of libraries per thread, because mpmath changes a context's precision while it computes."""
-
-    def __init__(self) -> None:
-        self.by_digits: dict[int, Library] = {}
-
-
-_libraries = _Libraries()
-
-
 def with_digits(digits: int) -> Library:
-    """Returns the functions with this many decimal digits, built once per thread."""
-    found = _libraries.by_digits
-    if digits not in found:
-        found[digits] = _mpmath_library(digits)
-    return found[digits]
+    """Returns the functions with this many decimal digits."""
+    return _with_digits(digits, threading.get_ident())
 
 
-def _mpmath_library(digits: int) -> Library:
+@functools.lru_cache(maxsize=256)
+def _with_digits(digits: int, thread: int) -> Library:
+    """Builds a library for one thread, because mpmath changes a context's precision while it computes."""
     import mpmath
 
     mp = mpmath.MPContext()
@@ -115,12 +99,9 @@ def _mpmath_library(digits: int) -> Library:
         return mp.gamma(x)
 
     return {
-        **_library(mp, number, gamma, mp.floor, mp.ceil, epsilon=1e-40),
+        **_library(mp, number, gamma, mp, epsilon=1e-40),
         "cost": 8,
         "smallest_term": mp.mpf(10) ** (20 - digits),  # still visible after it is added to 1
         # Still visible in the value of a function, whose series may begin with a square.
         "smallest_argument": mp.mpf(10) ** (15 - digits // 2),
-        "e": +mp.e,
-        "i": mp.mpc(0, 1),
-        "I": mp.mpc(0, 1),
     }

@@ -28,6 +28,7 @@ _GREEK_LETTERS = (
     "psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar nabla partial odot"
 )
 GREEK = frozenset(_GREEK_LETTERS.split())
+_NAMES = FUNCTIONS | ALIASES.keys() | {"pi", "infinity", "inf", "degree", "degrees"}
 
 # Any other word of two or three letters is a product, unless it stands next to another word.
 _SMALL_WORDS = (
@@ -78,12 +79,8 @@ def tokenize(text: str) -> list[Token]:
 
 def _split_word(word: str) -> list[Token]:
     """Splits a plain word into function names, Greek letters and letters that multiply."""
-    if word in FUNCTIONS or word in ALIASES or word in ("pi", "infinity", "inf"):
-        return [Token("command", word)]
-    if word in ("degree", "degrees"):
-        return [Token("command", "degrees")]
-    if word in GREEK and len(word) > 2:
-        return [Token("command", word)]
+    if word in _NAMES or (word in GREEK and len(word) > 2):
+        return [Token("command", "degrees" if word == "degree" else word)]
     for name in ("sqrt", "sin", "cos", "tan", "log", "ln", "pi"):  # xsin, sqrtx
         head, found, tail = word.partition(name)
         if found and len(head) <= 1 and len(tail) <= 1:

@@ -15,17 +15,15 @@ def exact_value(tree: Tree, budget: Budget) -> Fraction | None:
     """Returns the value of a rational formula, None for any other formula. Raises TooLarge."""
     op, *arguments = tree
     if op == "num":
-        number: Fraction = arguments[0]
-        return number
+        return arguments[0]
     if op in ("var", "apply", "matrix", "sum", "prod") or arguments[0] == "det":
         return None
     values = [exact_value(part, budget) for part in children(tree)]
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or not known:
+    function = _FUNCTIONS.get(arguments[0]) if op == "fn" else _OPERATIONS[op]
+    if None in values or not values or not function:
         return None
     try:
-        function = _FUNCTIONS.get(arguments[0]) if op == "fn" else _OPERATIONS[op]
-        value = function(*known) if function else None
+        value = function(*values)
     except ZeroDivisionError:
         return None
     if value is not None:
@@ -58,32 +56,20 @@ def _exact_root(value: Fraction, degree: int) -> Fraction | None:
 
 
 def _integer_root(value: int, degree: int) -> int | None:
-    if degree == 2:
-        found = math.isqrt(value)
-    else:
-        found = round(value ** (1 / degree)) if value.bit_length() < 1000 else 0
+    large = value.bit_length() >= 1000
+    found = math.isqrt(value) if degree == 2 else 0 if large else round(value ** (1 / degree))
     return found if found**degree == value else None
 
 
-def _exact_factorial(n: Fraction) -> Fraction | None:
-    if n.denominator != 1 or n < 0:
-        return None
-    if n > 2500:
-        raise TooLarge
-    return Fraction(math.factorial(int(n)))
+def _for_integers(function: Callable[..., int], largest: int = 0) -> Callable[..., Fraction | None]:
+    """Applies a function to whole numbers. `largest`: of the first one; no other is larger or below 0."""
 
-
-def _exact_binomial(n: Fraction, k: Fraction) -> Fraction | None:
-    if n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n:
-        return None
-    if n > 1000:
-        raise TooLarge
-    return Fraction(math.comb(int(n), int(k)))
-
-
-def _for_integers(function: Callable[..., int]) -> Callable[..., Fraction | None]:
     def of_fractions(*values: Fraction) -> Fraction | None:
-        return Fraction(function(*map(int, values))) if all(v.denominator == 1 for v in values) else None
+        if any(v.denominator != 1 for v in values) or (largest and not 0 <= min(values) == values[-1]):
+            return None
+        if largest and values[0] > largest:
+            raise TooLarge
+        return Fraction(function(*map(int, values)))
 
     return of_fractions
 
@@ -105,6 +91,6 @@ _FUNCTIONS: dict[str, Callable[..., Fraction | None]] = {
     "min": lambda *values: min(values),
     "gcd": _for_integers(math.gcd),
     "lcm": _for_integers(math.lcm),
-    "factorial": _exact_factorial,
-    "binom": _exact_binomial,
+    "factorial": _for_integers(math.factorial, 2500),
+    "binom": _for_integers(math.comb, 1000),
 }

@@ -135,12 +135,8 @@ def _named(clause: str, letters: Letters) -> set[str]:
         return {choice.letter}
     if not _WORDS.search(clause):
         return set()
-    found = [match for match in letters.alone.finditer(clause) if not _is_thing(clause, match)]
+    found = [m for m in letters.alone.finditer(clause) if not _THING.search(clause[: m.start()][-20:])]
     return {match[1] for match in found} if any(_is_chosen(clause, match) for match in found) else set()
-
-
-def _is_thing(clause: str, letter: re.Match[str]) -> bool:
-    return bool(_THING.search(clause[max(letter.start() - 20, 0) : letter.start()]))
 
 
 def _is_chosen(clause: str, letter: re.Match[str]) -> bool:
@@ -180,13 +176,10 @@ def names_choice(expected: Choice, answer: str) -> bool | None:
         return answer.upper() == expected.letter
     if choice is not None:
         if choice.letter == expected.letter and expected.text and choice.text:
-            return True if _same_words(expected.text, choice.text) else None
+            text, other = ("".join(c.text.casefold().split()) for c in (expected, choice))
+            return True if text == other else None
         return choice.letter == expected.letter
     if expected.text and answer.casefold() == expected.text.casefold():
         return True
     named = named_choices(answer, MATH)
     return named == {expected.letter} if len(named) == 1 else None
-
-
-def _same_words(text: str, other: str) -> bool:
-    return "".join(text.casefold().split()) == "".join(other.casefold().split())

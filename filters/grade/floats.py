@@ -7,7 +7,7 @@ should know about floating-point arithmetic.
 
 from __future__ import annotations
 
-import struct
+import ctypes
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -29,40 +29,28 @@ def is_printed_float(printed: Number, value: Fraction) -> bool | None:
     if printed.decimals is None:
         return False
     if abs(printed.value) >= MAX_EXACT:
-        return None if _double(printed.value) == _double(value) is not None else False
+        try:
+            return None if float(printed.value) == float(value) else False
+        except OverflowError:
+            return False
     digits = len(str(abs(int(printed.value * 10**printed.decimals))).strip("0"))
     if not CERTAIN <= digits <= PRINTED:
         return False
-    if _rounded(printed.value) == value:
+    if _CERTAIN.divide(Decimal(printed.value.numerator), Decimal(printed.value.denominator)) == value:
         return True
     if (value * 10**PRINTED).denominator == 1:
         return _shortest_single(printed.value) == value
     return _single(float(value)) == float(printed.value)  # 0.3333333432674408 is 1/3
 
 
-def _rounded(value: Fraction) -> Fraction:
-    """Rounds to the certain digits of a double."""
-    return Fraction(_CERTAIN.divide(Decimal(value.numerator), Decimal(value.denominator)))
-
-
-def _double(value: Fraction) -> float | None:
-    try:
-        return float(value)
-    except OverflowError:
-        return None
-
-
 def _shortest_single(value: Fraction) -> Fraction | None:
     """Returns the shortest decimal of a value that is a single, None if it is not one."""
     single = _single(float(value))
-    if single is None or single != float(value):
+    if single != float(value):
         return None
     decimals = (f"{single:.{n}g}" for n in range(1, SINGLE_DIGITS + 1))
     return Fraction(next(decimal for decimal in decimals if _single(float(decimal)) == single))
 
 
-def _single(value: float) -> float | None:
-    try:
-        return float(struct.unpack("f", struct.pack("f", value))[0])
-    except OverflowError:
-        return None
+def _single(value: float) -> float:
+    return ctypes.c_float(value).value

@@ -11,7 +11,7 @@ from typing import Any
 from filters.extract.answer import extract, strip_reasoning
 from filters.extract.phrases import announcements
 from filters.grade.decision import Decision
-from filters.text.code_blocks import located_blocks
+from filters.text.code_blocks import code_blocks
 
 MAX_DEPTH = 100  # of nested values that are compared
 JSON_LIMIT = 100_000  # characters of a response that is searched for JSON
@@ -38,8 +38,8 @@ def find_json(response: str) -> str | None:
     if len(response) > JSON_LIMIT or _is_json(response):
         return response
     blocks = [
-        (block.text.strip(), end)
-        for block, end in located_blocks(response)
+        (block.text.strip(), block.end)
+        for block in code_blocks(response)
         if block.language == "json" or _is_json(block.text)
     ]
     fenced, end = blocks[-1] if blocks else (None, 0)
@@ -48,22 +48,21 @@ def find_json(response: str) -> str | None:
 
 def is_several(text: str) -> bool:
     """Whether a text is several JSON values in a row."""
-    try:
-        _, end = _LENIENT.raw_decode(text)
-        while text[end : end + 1].isspace():
-            end += 1
-        _LENIENT.raw_decode(text, end)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    end = _value_end(text)
+    return end is not None and _value_end(text[end:].lstrip()) is not None
 
 
 def _is_json(text: str) -> bool:
+    text = text.strip(" \t\r\n")
+    return _value_end(text) == len(text)
+
+
+def _value_end(text: str, start: int = 0) -> int | None:
+    """Returns the end of the JSON value at this position, None if there is none."""
     try:
-        _LENIENT.decode(text)
+        return _LENIENT.raw_decode(text, start)[1]
     except (ValueError, RecursionError):
-        return False
-    return True
+        return None
 
 
 def _stated(text: str) -> str | None:
@@ -74,11 +73,8 @@ def _stated(text: str) -> str | None:
     for phrase in announcements(text):
         lead = _LEAD.match(text, phrase.end)
         start = lead.end() if lead else phrase.end
-        try:
-            _, end = _LENIENT.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            continue
-        if text[start] in '{["' or _VALUE_END.match(text, end):
+        end = _value_end(text, start)
+        if end and (text[start] in '{["' or _VALUE_END.match(text, end)):
             return text[start:end]
     return None
 

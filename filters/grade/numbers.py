@@ -70,7 +70,6 @@ _REPEATING = re.compile(
 _RECURRING = re.compile(r"(-?)(\d{0,20})\.(\d{0,9}?)(\d{1,6}?)(?:\4){1,20} ?\\dots", re.ASCII)  # 0.333...
 _PERCENT = re.compile(r"(.*[\d})])\s?(?:%|percent|per cent|pct|percentage)(?: points?)?", re.IGNORECASE)
 _COMPOUND = re.compile(r"(\d{1,9}) ?([A-Za-z]+),? (?:and )?(\d{1,9}(?:\.\d{1,9})?) ?([A-Za-z]+)", re.ASCII)
-_SCALE = re.compile(r"(.*\d) (hundred|thousand|million|billion|trillion|dozen)", re.IGNORECASE)
 _SCALES = {
     "hundred": 100,
     "thousand": 1000,
@@ -79,6 +78,7 @@ _SCALES = {
     "trillion": 10**12,
     "dozen": 12,
 }
+_SCALE = re.compile(rf"(.*\d) ({'|'.join(_SCALES)})", re.IGNORECASE)
 
 
 def parse_number(text: str, *, decimal_comma: bool = False) -> Number | None:
@@ -212,8 +212,7 @@ def _in_base(sign: str, digits: str, base: int) -> Number | None:
 
 
 def _fraction(text: str) -> Number | None:
-    text = _LATEX_FRACTION.sub(_plain_fraction, text).strip()
-    match = _FRACTION.fullmatch(text)
+    match = _FRACTION.fullmatch(_LATEX_FRACTION.sub(r" \1\2/\3\4", text).strip())
     if not match or max(map(len, match.groups(""))) > MAX_DIGITS or int(match[4]) == 0:
         return None
     part = Fraction(int(match[3]), int(match[4]))
@@ -221,10 +220,6 @@ def _fraction(text: str) -> Number | None:
         return None
     value = int(match[2] or 0) + part
     return Number(-value if match[1] else value)
-
-
-def _plain_fraction(match: re.Match[str]) -> str:
-    return f" {match[1] or match[2]}/{match[3] or match[4]}"
 
 
 def _in_base_ten(number: Number) -> Fraction:
@@ -238,12 +233,9 @@ def _equal(reference: Number, answer: Number, policy: Policy) -> bool:
         short, long = sorted((reference, answer), key=lambda n: n.decimals or 0)
         half = Fraction(1, 2) * Fraction(1, 10) ** (short.decimals or 0)
         return rounds_to(short, long.value, policy) and abs(short.value - long.value) <= half
-    if reference.value.denominator == 1 and answer.value.denominator == 1:
-        return False
-    if reference.decimals is None and reference.value.denominator != 1:
-        return rounds_to(answer, reference.value, policy)
-    if answer.decimals is None and answer.value.denominator != 1:
-        return rounds_to(reference, answer.value, policy)
+    for exact, rounded in ((reference, answer), (answer, reference)):
+        if exact.decimals is None and exact.value.denominator != 1:
+            return rounds_to(rounded, exact.value, policy)
     return False
 
 

@@ -1,4 +1,4 @@
-r"""Reads the value that a relation states, and compares equations and inequalities.
+r"""Reads the values, intervals and points that relations state, and compares equations and inequalities.
 
 Two equations are equal if they have the same zeros. This is tested at points; no equation is solved.
 """
@@ -12,7 +12,7 @@ from filters.formula.equivalence import distant_points, is_piecewise, sample_poi
 from filters.formula.evaluate import Values, evaluate, find_root
 from filters.formula.parser import parse_formula
 from filters.formula.tree import Budget, Tree, UnsupportedFormula, canonical_form, variables
-from filters.grade.structure import Structure, parse_structure
+from filters.grade.structure import Structure, complement, parse_structure
 
 TOLERANCE = 1e-9  # relative
 APPROXIMATE = 0.02  # relative: 0.57 ≈ 0.577
@@ -20,7 +20,7 @@ POINTS = 4
 MAX_COORDINATE = 1e5  # beyond, floating point has too few digits for the ratio of two formulas
 
 _NAME = r"(?:\\[A-Za-z]+|[A-Za-z]+)(?:_(?:\{[^{}=<>]{1,40}\}|\w))?'{0,2}"
-LABEL = re.compile(
+_LABEL = re.compile(
     rf"\|?(?:m\s?(?=\\angle))?(?:\\(?:angle|triangle|overline|vec|hat|bar)\s?)?\{{?{_NAME}(?:\s{_NAME}){{0,6}}\}}?(?:\^(?:\{{-1\}}|-1)|\*)?"
     rf"\s?(?:\([^=<>]{{0,60}}\))?\|?(?:\s?[+:/]\s?{_NAME})*"
     rf"|\\frac\s?\{{{_NAME}\}}\s?\{{{_NAME}\}}"
@@ -30,7 +30,7 @@ LABEL = re.compile(
 _CONDITION = re.compile(r"\b(?:[Nn]ot?|except|[Aa]ll|any|without|for|if|when|unless)\b")
 # Operations before "=" whose value is on the other side.
 _OPERATION = re.compile(r"\\(?:lim|int|iint|sum|prod|max|min|gcd|lcm|det|inf|sup|arg)(?![A-Za-z])")
-FLIPPED = str.maketrans("<>≤≥", "><≥≤")
+_FLIPPED = str.maketrans("<>≤≥", "><≥≤")
 
 
 def label_of(relation: Structure | str) -> str | None:
@@ -59,23 +59,19 @@ def values_of(relation: Structure) -> tuple[str, ...] | None:
     """
     parts, marks = relation.parts, relation.marks
     if marks == ("∈",):
-        return (parts[1],) if LABEL.fullmatch(parts[0]) else None
+        return (parts[1],) if _LABEL.fullmatch(parts[0]) else None
     if not set(marks) <= {"=", "≈"}:
         return None
-    if label_of(relation) is None and not _OPERATION.match(parts[0]) and not _all_constant(parts):
+    if label_of(relation) is None and not _OPERATION.match(parts[0]) and not all(map(_is_constant, parts)):
         return None
     if len(parts) == 2 and _is_constant(parts[0]) and _is_name(parts[1]):
         return (parts[0],)
     first = len(parts) - 1
     while first > 0 and marks[first - 1] == "≈" and (first > 1 or _is_constant(parts[0])):
         first -= 1
-    return parts[first:] if _are_consistent(parts) else None
-
-
-def _are_consistent(texts: tuple[str, ...]) -> bool:
-    """Whether all constants among these are about equal, unlike in 1/3 ≈ 1.3."""
-    values = [value for value in map(_constant, texts) if value is not None]
-    return all(abs(value - values[0]) <= APPROXIMATE * abs(values[0]) for value in values)
+    values = [value for value in map(_constant, parts) if value is not None]
+    consistent = all(abs(value - values[0]) <= APPROXIMATE * abs(values[0]) for value in values)
+    return parts[first:] if consistent else None
 
 
 def equal_equations(a: Structure, b: Structure, budget: Budget) -> bool | None:
@@ -95,8 +91,8 @@ def equal_equations(a: Structure, b: Structure, budget: Budget) -> bool | None:
 
 def equal_inequalities(a: Structure, b: Structure, budget: Budget) -> bool | None:
     """Whether two inequalities with two sides are equal, None if points do not tell."""
-    turned = Structure("chain", b.parts[::-1], tuple(m.translate(FLIPPED) for m in b.marks[::-1]))
-    if any(a.marks == other.marks and _are_spelled_alike(a, other) for other in (b, turned)):
+    turned = Structure("chain", b.parts[::-1], tuple(m.translate(_FLIPPED) for m in b.marks[::-1]))
+    if any(a.marks == other.marks and None is not _forms(a) == _forms(other) for other in (b, turned)):
         return True
     f, g = _difference(a), _difference(b)
     if f is None or g is None or a.marks[0] not in "<>≤≥≠" or b.marks[0] not in "<>≤≥≠":
@@ -106,7 +102,7 @@ def equal_inequalities(a: Structure, b: Structure, budget: Budget) -> bool | Non
         return None
     if "≠" in (a.marks[0], b.marks[0]):
         return a.marks[0] == b.marks[0]
-    return (a.marks[0] if ratio > 0 else a.marks[0].translate(FLIPPED)) == b.marks[0]
+    return (a.marks[0] if ratio > 0 else a.marks[0].translate(_FLIPPED)) == b.marks[0]
 
 
 def _spelled(name: str) -> str:
@@ -114,19 +110,19 @@ def _spelled(name: str) -> str:
 
 
 def _is_name(text: str) -> bool:
-    return bool(LABEL.fullmatch(text)) and text.strip() not in ("e", "i", "I", r"\pi", "pi")
+    return bool(_LABEL.fullmatch(text)) and text.strip() not in ("e", "i", "I", r"\pi", "pi")
+
+
+def _parsed(text: str) -> Tree | None:
+    try:
+        return parse_formula(text)
+    except UnsupportedFormula:
+        return None
 
 
 def _is_constant(text: str) -> bool:
-    try:
-        tree = parse_formula(text)
-    except UnsupportedFormula:
-        return False
-    return not variables(tree) and "apply(" not in canonical_form(tree)  # the value of f(2) is unknown
-
-
-def _all_constant(texts: tuple[str, ...]) -> bool:
-    return all(map(_is_constant, texts))
+    tree = _parsed(text)  # the value of f(2) is unknown
+    return tree is not None and not variables(tree) and "apply(" not in canonical_form(tree)
 
 
 def _constant(text: str) -> complex | None:
@@ -136,26 +132,17 @@ def _constant(text: str) -> complex | None:
         return None
 
 
-def _are_spelled_alike(a: Structure, b: Structure) -> bool:
-    try:
-        return all(_form(p) == _form(q) for p, q in zip(a.parts, b.parts, strict=True))
-    except UnsupportedFormula:
-        return False
-
-
-def _form(text: str) -> str:
-    return canonical_form(parse_formula(text))
+def _forms(relation: Structure) -> list[str] | None:
+    trees = [_parsed(part) for part in relation.parts]
+    return None if None in trees else [canonical_form(tree) for tree in trees if tree]
 
 
 def _difference(relation: Structure) -> Tree | None:
     """Returns the tree that is zero if both sides are equal."""
     if len(relation.parts) != 2:
         return None
-    try:
-        left, right = (parse_formula(part) for part in relation.parts)
-    except UnsupportedFormula:
-        return None
-    return ("add", left, ("neg", right))
+    left, right = map(_parsed, relation.parts)
+    return ("add", left, ("neg", right)) if left and right else None
 
 
 def _constant_ratio(f: Tree, g: Tree, names: set[str], budget: Budget) -> float | None:
@@ -207,3 +194,99 @@ def _is_zero(tree: Tree, at: Values, name: str, budget: Budget) -> bool | None:
     except (ArithmeticError, ValueError, UnsupportedFormula):
         return None
     return here <= 1e-6 * near if near else None
+
+
+def interval(relation: Structure) -> Structure | None:
+    """Returns the interval or union that an inequality or "x ∈ [a, b]" states for its one name, or None."""
+    parts, marks = relation.parts, relation.marks
+    if label_of(relation) is None:
+        return None
+    if marks == ("∈",):
+        inner = parse_structure(parts[1])
+        return inner if inner.kind == "tuple" else None
+    if marks == ("≠",):
+        return Structure("union", complement((parts[1],)))
+    if len(parts) > 3 or not (set(marks) <= set("<≤") or set(marks) <= set(">≥")):
+        return None
+    named = _LABEL.fullmatch(parts[0]) is not None
+    name, bound = parts[:2] if named else parts[1::-1]
+    is_upper = named == (marks[0] in "<≤")
+    if marks[0] in ">≥":
+        parts, marks = parts[::-1], tuple(mark.translate(_FLIPPED) for mark in marks[::-1])
+    low, high = "[" if marks[0] == "≤" else "(", "]" if marks[-1] == "≤" else ")"
+    if len(parts) == 3:
+        return Structure("tuple", (parts[0], parts[2]), (low, high))
+    if "|" in name and is_upper:  # |x| < 3
+        return Structure("tuple", (f"-({bound})", bound), (low, high))
+    if "|" in name:
+        return Structure("union", (f"(-∞,-({bound}){high}", f"{low}{bound},∞)"))
+    if is_upper:
+        return Structure("tuple", ("-∞", bound), ("(", high))
+    return Structure("tuple", (bound, "∞"), (low, ")"))
+
+
+_DOMAIN = re.compile(r"[A-Za-z](?:\s?,\s?[A-Za-z])*\s?∈\s?\\mathbb.*")
+
+
+def without_conditions(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Removes the domain of a variable: k pi, k ∈ Z."""
+    kept = tuple(part for part in parts if not _DOMAIN.fullmatch(part))
+    return kept or parts
+
+
+def joined_bounds(text: str, parts: tuple[str, ...]) -> Structure | None:
+    """Returns inequalities of one name, joined by "and" or "or", as an interval or a union, or None."""
+    words = {word for word in ("and", "or") if re.search(rf"(?<![a-z\\]){word}(?![a-z])", text)}
+    bounds = [parse_structure(part) for part in parts]
+    if len(words) != 1 or any(not set(bound.marks) & set("<>≤≥") for bound in bounds):
+        return None
+    found = [interval(bound) for bound in bounds]
+    intervals = [side for side in found if side is not None and side.kind == "tuple"]
+    if len({label_of(bound) for bound in bounds}) != 1 or len(intervals) < len(bounds):
+        return None
+    if words == {"or"}:
+        return Structure("union", tuple(f"{i.marks[0]}{','.join(i.parts)}{i.marks[1]}" for i in intervals))
+    if len(intervals) != 2:
+        return None
+    low, high = sorted(intervals, key=lambda side: side.parts[0] == "-∞")
+    if low.parts[1] != "∞" or high.parts[0] != "-∞":
+        return None
+    return Structure("tuple", (low.parts[0], high.parts[1]), (low.marks[0], high.marks[1]))
+
+
+def is_indexed(several: Structure) -> bool:
+    """Whether a list names the values of one unknown: x_1 = 3, x_2 = 2."""
+    labels = {label_of(part) or "" for part in several.parts} if several.kind == "list" else set()
+    one_unknown = len({label[:1] for label in labels}) == 1 and all("_" in label for label in labels)
+    return one_unknown and len(labels) == len(several.parts) > 1
+
+
+def is_unnamed(several: Structure) -> bool:
+    return all(label_of(part) is None for part in several.parts)
+
+
+def without_names(several: Structure) -> Structure:
+    """Returns the values of a list of assignments."""
+    return several._replace(parts=tuple(part.partition("=")[2].strip() for part in several.parts))
+
+
+def solutions(several: Structure) -> Structure:
+    """Returns a list of assignments as points: p = 5, q = 2; p = 7, q = 2 becomes (5, 2), (7, 2).
+
+    Coordinates are in the order of their names. Repeated points count once, repeated numbers do not.
+    """
+    if several.kind != "list":
+        return several
+    parts = several.parts
+    labels = [label_of(part) or "" for part in parts] if "=" in parts[0] else []
+    count = len(set(labels))
+    if len(parts) == count and all(len(label) == 1 for label in labels):  # y = 1, x = 2
+        parts = tuple(part for _, part in sorted(zip(labels, parts, strict=True)))
+    if 1 < count < len(parts) and labels == labels[:count] * (len(parts) // count):
+        values = without_names(several).parts
+        order = sorted(range(count), key=labels.__getitem__)
+        starts = range(0, len(parts), count)
+        parts = tuple(f"({','.join(values[start + i] for i in order)})" for start in starts)
+    if all(part[:1] == "(" for part in parts):
+        parts = tuple(dict.fromkeys(part.replace(" ", "") for part in parts))
+    return several._replace(parts=parts)

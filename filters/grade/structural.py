@@ -12,13 +12,16 @@ from filters.formula.tree import Budget, TooLarge
 from filters.grade.decision import Undecided
 from filters.grade.formulas import equal_formulas, parse_with_unit
 from filters.grade.numbers import equal_numbers, parse_quantity
-from filters.grade.relations import equal_equations, equal_inequalities, label_of, values_of
-from filters.grade.solutions import (
+from filters.grade.relations import (
+    equal_equations,
+    equal_inequalities,
     interval,
     is_indexed,
     is_unnamed,
     joined_bounds,
+    label_of,
     solutions,
+    values_of,
     without_conditions,
     without_names,
 )
@@ -211,12 +214,8 @@ def _names_agree(a: Structure, b: Structure) -> bool:
 
 
 def _as_text(several: Structure) -> str:
-    if several.kind == "union":
-        return UNION.join(several.parts)
-    inner = ",".join(several.parts)
-    if several.kind == "set":
-        return f"⦃{inner}⦄"
-    return several.marks[0] + inner + several.marks[1] if several.kind == "tuple" else inner
+    left, right = {"set": ("⦃", "⦄"), "tuple": several.marks}.get(several.kind, ("", ""))
+    return left + (UNION if several.kind == "union" else ",").join(several.parts) + right
 
 
 def _require_readable(text: str) -> None:

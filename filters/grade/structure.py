@@ -23,7 +23,7 @@ class Structure(NamedTuple):
     marks: tuple[str, ...] = ()  # the relations of a chain, the two brackets of a tuple
 
 
-_OPEN, _CLOSE = "([{⦃", ")]}⦄"
+_DEPTH = dict.fromkeys("([{⦃", 1) | dict.fromkeys(")]}⦄", -1)
 _RELATIONS = "=<>≤≥≠≈∈≡"
 _WORD_AND = re.compile(r"(?<![A-Za-z\\])(?:and|or|und|oder|et|ou)(?![A-Za-z])|和|或")
 _GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
@@ -60,11 +60,9 @@ def parse_structure(text: str) -> Structure:
         return Structure("set", ())
     if len(parts := split(text)) > 1:
         return Structure("list", parts)
-    if text.startswith("⦃") and _is_enclosed(text):
-        if condition := _BUILDER.fullmatch(text[1:-1].strip()):
+    if text.startswith(("⦃", "{")) and _is_enclosed(text):
+        if text[0] == "⦃" and (condition := _BUILDER.fullmatch(text[1:-1].strip())):
             return parse_structure(condition[1])
-        return Structure("set", split(text[1:-1], grouped=False))
-    if text.startswith("{") and _is_enclosed(text):
         return Structure("set", split(text[1:-1], grouped=False))
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _is_enclosed(text):
         inner = split(text[1:-1], grouped=False)
@@ -118,14 +116,9 @@ def _split_outside_brackets(text: str, separators: str) -> tuple[tuple[str, ...]
     """Splits at separators outside brackets and environments. Returns the parts and the separators."""
     parts, marks, start, depth = [], [], 0, 0
     for at, c in enumerate(text):
-        if c in _OPEN:
-            depth += 1
-        elif c in _CLOSE:
-            depth -= 1
-        elif c == "\\" and text.startswith(r"\begin", at):
-            depth += 1
-        elif c == "\\" and text.startswith(r"\end", at):
-            depth -= 1
+        depth += _DEPTH.get(c, 0)
+        if c == "\\":
+            depth += text.startswith(r"\begin", at) - text.startswith(r"\end", at)
         elif c in separators and depth == 0:
             parts.append(text[start:at].strip())
             marks.append(c)
@@ -140,10 +133,7 @@ def _is_enclosed(text: str) -> bool:
     """Whether the last character closes the first bracket. (a)(b) is not enclosed."""
     depth = 0
     for at, c in enumerate(text):
-        if c in _OPEN:
-            depth += 1
-        elif c in _CLOSE:
-            depth -= 1
-            if depth <= 0:
-                return at == len(text) - 1 and depth == 0
+        depth += _DEPTH.get(c, 0)
+        if depth <= 0 and c in _DEPTH:
+            return at == len(text) - 1 and depth == 0
     return False

@@ -44,10 +44,8 @@ def compare_yes_no(reference: str, answer: str) -> Decision:
     if len(answer) > MAX_CHARS:
         return Decision(None, "yes_no", "refused")
     stated = set(_stated_truths(answer))
-    if not stated:
-        return Decision(None, "yes_no", "unreadable_answer")
-    if len(stated) > 1:
-        return Decision(None, "yes_no", "ambiguous")
+    if len(stated) != 1:
+        return Decision(None, "yes_no", "ambiguous" if stated else "unreadable_answer")
     return Decision(stated == {expected}, "yes_no")
 
 

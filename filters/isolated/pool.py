@@ -75,20 +75,39 @@ def _request(request: bytes, seconds: float) -> str:
         return outcome
 
 
-class _Server:
-    """A process that receives connections on a socket and exits when the socket is closed."""
+class ForkServer:
+    """A process that receives connections on a socket and exits when the socket is closed.
 
-    def __init__(self, command: Sequence[str], arguments: Sequence[str], environment: dict[str, str]) -> None:
+    It starts with the first request, and again if it died. A forked process starts its own.
+    """
+
+    def __init__(
+        self, command: Sequence[str], arguments: Sequence[str], environment: Callable[[], dict[str, str]]
+    ) -> None:
+        self._command, self._arguments, self._environment = command, arguments, environment
+        self.process: subprocess.Popen[bytes] | None = None
+        self._reset()
+        atexit.register(self.stop)
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        if self.process is not None:
+            self._control.close()  # the server belongs to the parent process
+        self.process = None
+        self._starting = threading.Lock()
+        self.slots = threading.BoundedSemaphore(MAX_PARALLEL)
+
+    def _start(self) -> None:
         try:
             self._control, theirs = socket.socketpair()
             with theirs:
                 self.process = subprocess.Popen(
-                    [*command, str(theirs.fileno()), *arguments],
+                    [*self._command, str(theirs.fileno()), *self._arguments],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env=environment,
+                    env=self._environment(),
                     start_new_session=True,  # Ctrl-C reaches a whole process group; the parent decides
                 )
         except OSError as e:
@@ -96,59 +115,30 @@ class _Server:
 
     def connect(self, *descriptors: int) -> Connection:
         """Opens a connection for one request and sends these descriptors with it."""
+        with self._starting:
+            if self.process is not None and self.process.poll() is not None:
+                self.stop()
+            if self.process is None:
+                self._start()
+            control = self._control
         try:
             ours, theirs = Pipe()
         except OSError as e:
             raise CheckerError(f"cannot open a pipe: {e.strerror or e}") from e
         with theirs:
             try:
-                socket.send_fds(self._control, [b"+"], [theirs.fileno(), *descriptors])
+                socket.send_fds(control, [b"+"], [theirs.fileno(), *descriptors])
             except OSError:
                 ours.close()
                 raise CheckerError("the checking process has ended") from None
         return ours
 
     def stop(self) -> None:
-        self.disconnect()
-        self.process.kill()
-        self.process.wait()
-
-    def disconnect(self) -> None:
-        self._control.close()
-
-
-class ForkServer:
-    """A server started with the first request and restarted if it died. A forked process starts its own."""
-
-    def __init__(
-        self, command: Sequence[str], arguments: Sequence[str], environment: Callable[[], dict[str, str]]
-    ) -> None:
-        self._command, self._arguments, self._environment = command, arguments, environment
-        self._server: _Server | None = None
-        self._reset()
-        atexit.register(self.stop)
-        os.register_at_fork(after_in_child=self._reset)
-
-    def _reset(self) -> None:
-        if self._server is not None:
-            self._server.disconnect()  # the server belongs to the parent process
-        self._server = None
-        self._starting = threading.Lock()
-        self.slots = threading.BoundedSemaphore(MAX_PARALLEL)
-
-    def connect(self, *descriptors: int) -> Connection:
-        with self._starting:
-            if self._server is not None and self._server.process.poll() is not None:
-                self.stop()
-            if self._server is None:
-                self._server = _Server(self._command, self._arguments, self._environment())
-            server = self._server
-        return server.connect(*descriptors)
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+        if self.process is not None:
+            self._control.close()
+            self.process.kill()
+            self.process.wait()
+            self.process = None
 
 
 def _environment() -> dict[str, str]:

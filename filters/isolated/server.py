@@ -43,6 +43,7 @@ PARSE_EXPR_TASKS = frozenset(
 )
 _FUNCTION = re.compile(r"a?(?:sin|cos|tan)|(?:sin|cos|tan)h|cot|sec|csc|exp|log|ln|sqrt|erf|Abs")
 _NOT_FINITE = frozenset({"nan", "-nan", "+nan"})
+_PLAIN_NAME = re.compile(r"(?<![\\A-Za-z])(pi|sin|cos|tan|exp|log|ln)(?![A-Za-z])")
 FORMULA_LIMIT = 2000  # characters of a text for eval or parse_expr
 
 Check = Callable[[], str]  # returns an outcome
@@ -78,7 +79,10 @@ def _same_mathematics(reference: str, answer: str) -> str:
 def _read_mathematics(text: str) -> list[Any]:
     from math_verify import LatexExtractionConfig, parse
 
-    found = parse(_as_latex(text), [LatexExtractionConfig()], parsing_timeout=None)
+    text = _PLAIN_NAME.sub(r"\\\1", " ".join(text.split())).replace("**", "^")
+    if not any(mark in text for mark in ("$", r"\(", r"\[", r"\boxed")):
+        text = f"${text}$"  # math-verify reads formulas between delimiters, and on one line
+    found = parse(text, [LatexExtractionConfig()], parsing_timeout=None)
     return found if any(not isinstance(f, str) for f in found) else []
 
 
@@ -123,12 +127,10 @@ def is_harmless(task: str, answer: str) -> bool:
         return task in EVAL_TASKS
     except (ValueError, MemoryError, RecursionError):
         return False
-    return all(map(_allowed_in_formula if task in PARSE_EXPR_TASKS else _allowed_in_list, ast.walk(tree)))
-
-
-def _allowed_in_list(node: ast.AST) -> bool:
+    if task in PARSE_EXPR_TASKS:
+        return all(map(_allowed_in_formula, ast.walk(tree)))
     allowed = (ast.Expression, ast.List, ast.Tuple, ast.Constant, ast.Name, ast.UnaryOp, ast.USub, ast.Load)
-    return isinstance(node, allowed)
+    return all(isinstance(node, allowed) for node in ast.walk(tree))
 
 
 def _allowed_in_formula(node: ast.AST) -> bool:
@@ -148,12 +150,10 @@ def _allowed_in_formula(node: ast.AST) -> bool:
 
 def _small_power(exponent: ast.AST) -> bool:
     """Rejects exponents over 99 and towers of powers: they are costly, and no task has such an answer."""
-    for node in ast.walk(exponent):
-        if isinstance(node, ast.Pow):
-            return False
-        if isinstance(node, ast.Constant) and not (isinstance(node.value, int | float) and node.value <= 99):
-            return False
-    return True
+    nodes = list(ast.walk(exponent))
+    values = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    small = all(isinstance(value, int | float) and value <= 99 for value in values)
+    return small and not any(isinstance(node, ast.Pow) for node in nodes)
 
 
 @functools.lru_cache(maxsize=8)
@@ -172,15 +172,6 @@ def _apart(a: Any, b: Any) -> bool:
         return False  # no numbers, or percentages, which math-verify reads as unevaluated
     x, y = abs(a.evalf(30)), abs(b.evalf(30))
     return bool(abs(a.evalf(30) - b.evalf(30)) > ROUNDING * max(x, y))
-
-
-_PLAIN_NAME = re.compile(r"(?<![\\A-Za-z])(pi|sin|cos|tan|exp|log|ln)(?![A-Za-z])")
-
-
-def _as_latex(text: str) -> str:
-    """Puts text between delimiters and on one line, as math-verify needs it."""
-    text = _PLAIN_NAME.sub(r"\\\1", " ".join(text.split())).replace("**", "^")
-    return text if any(mark in text for mark in ("$", r"\(", r"\[", r"\boxed")) else f"${text}$"
 
 
 def serve(control: socket.socket) -> None:

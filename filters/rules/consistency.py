@@ -9,6 +9,7 @@ import re
 
 from filters.extract.answer import extract
 from filters.extract.sentences import last_expression
+from filters.grade import parse
 from filters.grade.grader import COMPARED_BY_VALUE, grade_answer
 from filters.grade.json_answer import JSON_LIMIT, find_json, is_several
 from filters.result import FilterResult, failed, passed, shorten, undecided
@@ -37,7 +38,7 @@ def consistency(trace: Trace) -> FilterResult:
     """
     if trace.answer_type in ("python", "free"):
         return passed()  # reasoning does not state a whole program or essay as its result
-    answer = _answer(trace)
+    answer = parse(trace.response, "json" if trace.answer_type == "json" else "math")
     if answer is None:
         return undecided("no_answer")
     if not trace.reasoning or not trace.reasoning.strip():
@@ -58,13 +59,6 @@ def consistency(trace: Trace) -> FilterResult:
 
 
 _NO_RESULT = undecided("no_result")
-
-
-def _answer(trace: Trace) -> str | None:
-    if trace.answer_type == "json":
-        return find_json(trace.response)
-    answer = extract(trace.response)
-    return answer.text if answer else None
 
 
 def _json_result(reasoning: str, answer: str, trace: Trace) -> FilterResult:

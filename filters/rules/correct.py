@@ -120,33 +120,18 @@ def answer_to_grade(
         found = find_json(response)
         return None if found is None else Answer(found, "whole")
     answer = extract(response, policy.several_boxes)
-    if answer and answer.how != "last":
+    if answer_type == "number" or (answer and answer.how != "last"):
         return answer
-    if answer_type in ("choice", "yes_no"):
-        return _ending(response)
-    if answer_type == "number":
-        return answer
-    if answer_type == "math":
-        return _mathematical(reference, response, answer)
+    bare = after_reasoning(response).strip()
+    if answer_type in ("choice", "yes_no"):  # its end, from a whole word on
+        end = bare[-PROSE_LIMIT:].partition(" ")[2].strip()
+        return _entire(bare if len(bare) <= PROSE_LIMIT else end)
+    if answer_type == "math":  # a short response as a whole if the reference is the letter of an option
+        short = reference if len(bare) <= PROSE_LIMIT else None
+        return _entire(bare) if short and parse_choice(normalize(final_reference(short))) else answer
     if reference is not None and parse_quantity(normalize(reference)):
         return answer
     return _entire(response.strip())  # a board or a list of words: the whole response is the answer
-
-
-def _mathematical(reference: str | None, response: str, answer: Answer | None) -> Answer | None:
-    """The last formula or number; if the reference is the letter of an option, all of a short response."""
-    response = after_reasoning(response).strip()
-    if reference and len(response) <= PROSE_LIMIT and parse_choice(normalize(final_reference(reference))):
-        return _entire(response)
-    return answer
-
-
-def _ending(response: str) -> Answer | None:
-    """The last PROSE_LIMIT characters of the response, starting at a whole word."""
-    response = after_reasoning(response).strip()
-    if len(response) > PROSE_LIMIT:
-        response = response[-PROSE_LIMIT:].partition(" ")[2].strip()
-    return _entire(response)
 
 
 def _entire(text: str) -> Answer | None:

@@ -6,6 +6,7 @@ None of them needs a reference, except to know which form the answer has. `filte
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 
 from filters.extract.answer import Answer, extract
 from filters.extract.candidates import alternatives, is_answer, stated_answers
@@ -14,7 +15,7 @@ from filters.grade.json_answer import find_json, is_several
 from filters.result import FilterResult, failed, passed, undecided
 from filters.sandbox.python_tests import last_block
 from filters.text.normalize import normalize_words
-from filters.text.turns import next_turn, turn_mark
+from filters.text.turn_marks import TURN_MARK
 from pipeline.rows import AnswerType, FilterOutcome, Trace
 
 MAX_COMPARED = 8  # stated answers compared with the final one, since a comparison may take long
@@ -27,6 +28,16 @@ _REASONING_TAG = re.compile(
 )
 _MAY_QUOTE_TURNS = frozenset(("free", "python", "json"))  # such answers may start a line with "User:"
 _INLINE_CODE = re.compile(r"`[^`\n]+`")
+# Code may mention turns. Text that runs past its turn teaches a student to talk to itself.
+_CODE = re.compile(r"```[^`]*+(?:`{1,2}(?!`)[^`]*+)*+```|`[^`\n]{1,200}`")
+_STRIKE_THROUGH = re.compile(r"<s>|</s>")  # HTML, if the text contains <s>
+# A role at the start of a line: "Human: ...", "**User:** ...", "### Instruction: ...".
+_LABEL = re.compile(
+    r"^[ \t]*(?:\*\*|#{2,4}[ \t]*|\[|<)?(?P<role>Human|User|Assistant|AI|Instruction|Response)"
+    r"[\]>]?(?:\*\*)?[ \t]*:",
+    re.MULTILINE,
+)
+_USER = frozenset(("Human", "User", "Instruction"))
 _LIST = re.compile(r"\b(?:or|and)\b|[,;±]|\\pm|\\cup", re.IGNORECASE)  # in a reference with several values
 
 
@@ -39,9 +50,9 @@ def finished(trace: Trace) -> FilterResult:
     if trace.finish_reason != "stop":
         return failed(trace.finish_reason or "no_finish_reason", trace.error)
     reasoning, response = trace.reasoning or "", trace.response
-    if mark := turn_mark(reasoning) or turn_mark(response):
+    if mark := _turn_mark(reasoning) or _turn_mark(response):
         return failed("turn_mark", mark)
-    turn = next_turn(reasoning, trace.question, pair=True) or next_turn(
+    turn = _next_turn(reasoning, trace.question, pair=True) or _next_turn(
         response, trace.question, pair=trace.answer_type in _MAY_QUOTE_TURNS
     )
     return failed("next_turn", turn) if turn else passed()
@@ -94,11 +105,8 @@ def final_answer(trace: Trace) -> FilterResult:
 
 def _unphrased_answer(trace: Trace) -> FilterResult:
     """Result for answer types that no phrase announces: free text, programs and JSON."""
-    answer: str | None = trace.response
-    if trace.answer_type == "python":
-        answer = last_block(trace.response)
-    elif trace.answer_type == "json":
-        answer = find_json(trace.response)
+    find = {"python": last_block, "json": find_json}.get(trace.answer_type)
+    answer = find(trace.response) if find else trace.response
     if not answer or not answer.strip():
         return failed("no_answer")
     several = trace.answer_type == "json" and is_several(answer)
@@ -127,3 +135,31 @@ def _unresolved_alternatives(trace: Trace, answer: Answer) -> FilterResult | Non
     if trace.reference is None:
         return undecided("several_answers", answer.text)
     return None if _LIST.search(trace.reference) else failed("several_answers", answer.text)
+
+
+def _turn_mark(text: str) -> str | None:
+    """Returns the first mark of a chat template with the text around it, None if there is no mark."""
+    if "<" not in text and "[" not in text and "]~b]" not in text:
+        return None
+    text = _CODE.sub(" ", text)
+    if "<s>" in text:
+        text = _STRIKE_THROUGH.sub(" ", text)
+    mark = TURN_MARK.search(text)
+    return None if mark is None else text[max(mark.start() - 60, 0) : mark.end() + 60]
+
+
+def _next_turn(text: str, question: str, *, pair: bool) -> str | None:
+    """Returns the text from an imagined user turn on, None if there is no such turn.
+
+    A label that also occurs in the question does not count. With `pair`, a user turn counts only if an answer
+    to it follows, because reasoning may quote the user.
+    """
+    if ":" not in text:
+        return None
+    without_code = _CODE.sub(lambda code: " " * len(code[0]), text)  # keeps offsets
+    labels = [label for label in _LABEL.finditer(without_code) if f"{label['role']}:" not in question]
+    for label, following in zip_longest(labels, labels[1:]):
+        answered = following is not None and following["role"] not in _USER
+        if label["role"] in _USER and (answered if pair else bool(text[: label.start()].strip())):
+            return text[label.start() :]
+    return None

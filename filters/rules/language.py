@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 
@@ -19,8 +19,6 @@ from pipeline.rows import Trace
 
 # ISO 639-1 code -> the scripts of its words other than Latin, which names and formulas use in any language.
 _SCRIPTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs"), ()),
-    **dict.fromkeys(("hu", "ro", "tr", "vi", "id"), ()),
     **dict.fromkeys(("ru", "uk", "bg", "sr"), ("cyrillic",)),
     **dict.fromkeys(("ar", "fa", "ur"), ("arabic",)),
     **dict.fromkeys(("hi", "mr", "ne"), ("devanagari",)),
@@ -79,11 +77,6 @@ _UNREADABLE = re.compile("[^\t\n -~\u00a0-\ud7ff\ue000-\ufdcf\ufdf0-\uffef\U0001
 MIN_PASSAGE = 200  # bytes; CLD2 is not reliable on shorter passages
 
 
-class Passages(NamedTuple):
-    main: str | None  # language of most of the text; None if the text is too short
-    shares: dict[str, float]  # language -> share of the text
-
-
 def one_language(
     trace: Trace,
     *,
@@ -98,19 +91,19 @@ def one_language(
     its language, the main language of the reasoning is allowed.
     """
     text = prose(reasoning_of(trace))
-    found = _passages(text)
+    own, shares = _passages(text)
     if languages:
         allowed = {_SAME_LANGUAGE.get(language, language) for language in languages}
-        scripts = frozenset(script for language in languages for script in _SCRIPTS[language])
+        scripts = frozenset(script for language in languages for script in _SCRIPTS.get(language, ()))
     else:
         main, scripts = _of_question(trace.question)
-        main = main or found.main
+        main = main or own
         allowed = {main} if main else set()
         scripts = scripts.union(_SCRIPTS.get(main or "", ()))
-    foreign = {language: share for language, share in found.shares.items() if language not in allowed}
-    if (found.main and found.main not in allowed) or sum(foreign.values()) > max_share:
-        shares = (f"{language} {share:.0%}" for language, share in foreign.items())
-        return failed("other_language", ", ".join(shares) or found.main)
+    foreign = {language: share for language, share in shares.items() if language not in allowed}
+    if (own and own not in allowed) or sum(foreign.values()) > max_share:
+        evidence = ", ".join(f"{language} {share:.0%}" for language, share in foreign.items())
+        return failed("other_language", evidence or own)
     words = _foreign_words(text, scripts)
     return passed() if len(words) <= max_words else failed("mixed_scripts", " ".join(words[:20]))
 
@@ -137,11 +130,11 @@ def _blank_mention(mention: re.Match[str]) -> str:
 def _of_question(question: str) -> tuple[str | None, frozenset[str]]:
     """The language of a question and the scripts of its words, including quoted ones."""
     found = _FOREIGN.finditer(question) if _ANY_FOREIGN.search(question) else ()
-    return _passages(prose(question)).main, frozenset(match.lastgroup or "" for match in found)
+    return _passages(prose(question))[0], frozenset(match.lastgroup or "" for match in found)
 
 
-def _passages(text: str) -> Passages:
-    """The languages of a text's passages that CLD2 is sure of."""
+def _passages(text: str) -> tuple[str | None, dict[str, float]]:
+    """The language of most of a text, None if CLD2 is not sure, and the shares of those it is sure of."""
     import pycld2
 
     text = _UNREADABLE.sub(" ", text)
@@ -152,4 +145,4 @@ def _passages(text: str) -> Passages:
             language = _SAME_LANGUAGE.get(code, code)
             shares[language] = shares.get(language, 0.0) + percent / 100
     main = details[0][1]
-    return Passages(_SAME_LANGUAGE.get(main, main) if sure and main not in _UNSURE else None, shares)
+    return _SAME_LANGUAGE.get(main, main) if sure and main not in _UNSURE else None, shares

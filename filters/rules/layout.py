@@ -39,7 +39,8 @@ def paragraphs(trace: Trace, *, max_words: Annotated[int, Interval(ge=1)] = 400)
     """
     for block in _BLANK_LINES.split(reasoning_of(trace)):
         if _may_have(block, max_words):
-            for paragraph in _paragraphs(block):
+            lines = block.split("\n")
+            for paragraph in [" ".join(lines)] if _is_wrapped(lines) else lines:
                 words = _count(paragraph) if _may_have(paragraph, max_words) else 0
                 if words > max_words:
                     return failed("long_paragraph", f"{words} words: {paragraph.strip()}")
@@ -53,11 +54,6 @@ def _may_have(text: str, max_words: int) -> bool:
 
 def _count(paragraph: str) -> int:
     return count_words(_NUMBER.sub(" ", prose(paragraph)))
-
-
-def _paragraphs(block: str) -> list[str]:
-    lines = block.split("\n")
-    return [" ".join(lines)] if _is_wrapped(lines) else lines
 
 
 def _is_wrapped(lines: list[str]) -> bool:

@@ -108,7 +108,9 @@ def no_leak(trace: Trace, *, phrases: list[str] | None = None) -> FilterResult:
     for word, pattern in _PATTERNS.items():
         for start, end in _windows(text, word):
             for match in pattern.finditer(text, start, end):
-                if not (_guessed(text, match) or match[0] in question or _presented(question, word)):
+                before = text[max(match.start() - AROUND, 0) : match.start()]
+                guessed = match.lastgroup == "known" and _GUESSED.search(before)
+                if not (guessed or match[0] in question or _presented(question, word)):
                     return failed("leaked_reference", text[start : match.end() + AROUND])
     return passed()
 
@@ -124,11 +126,6 @@ def _windows(text: str, word: str) -> list[tuple[int, int]]:
         found.append((start, end))
         at = text.find(word, at + len(word))
     return found
-
-
-def _guessed(text: str, match: re.Match[str]) -> bool:
-    before = text[max(match.start() - AROUND, 0) : match.start()]
-    return match.lastgroup == "known" and bool(_GUESSED.search(before))
 
 
 # Solutions that a question mentions, such as salt solutions or a student's; not the one that it asks for.

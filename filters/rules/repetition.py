@@ -80,7 +80,8 @@ def no_repetition(
         enough = len(words) >= min(min_last_words, min_loop_words)
         repeats = find_repeats(words) if enough else _NO_REPEATS
         for loop, min_words in ((repeats.longest, min_loop_words), (repeats.last, min_last_words)):
-            if loop.words > max_loop * loop.period and loop.words >= min_words * _length_factor(words, loop):
+            factor = 1 if _LETTER.search(_round(words, loop)) else SYMBOL_LOOP_FACTOR
+            if loop.words > max_loop * loop.period and loop.words >= min_words * factor:
                 return failed("loop", f"{loop.words // loop.period} times: {_round(words, loop)}")
         found = _low_content(text, words, repeats, max_share, max_compression)
         if found and (rest := _without_rows(text)) is not None:
@@ -122,11 +123,6 @@ def _words(text: str) -> list[str]:
 def _round(words: list[str], loop: Loop) -> str:
     """The last round of a loop, or its last words if the round is long."""
     return " ".join(words[loop.end - min(loop.period, EVIDENCE_WORDS) : loop.end])
-
-
-def _length_factor(words: list[str], loop: Loop) -> int:
-    """How many times the usual length a loop may have."""
-    return 1 if _LETTER.search(_round(words, loop)) else SYMBOL_LOOP_FACTOR
 
 
 def _low_content(

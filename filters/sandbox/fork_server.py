@@ -48,15 +48,10 @@ _NO_RESOURCES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.E
 # seccomp_unotify(2): struct seccomp_notif has 80 bytes, struct seccomp_notif_resp 24.
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _CONTINUE = 1
-_STARVED = "no processor was free for a program"
 
 
-class _OutOfResources(Exception):
-    """The system lacks a resource that it may have at another time."""
-
-
-class _Unsupported(Exception):
-    """The system lacks a feature that the sandbox needs."""
+class _Failure(Exception):
+    """The system, not the program, failed: "no_resources" now, or "unsupported"; and the reason."""
 
 
 def serve(control: socket.socket) -> Role | None:
@@ -97,10 +92,10 @@ def _supervise(connection: int, request: int, *files: int) -> Role:
         if role is not None:
             return role
         answer = run.watch()
-    except (_OutOfResources, MemoryError, OSError) as e:
+    except _Failure as e:
+        answer = dict(zip(("ending", "text"), e.args, strict=True))
+    except (MemoryError, OSError) as e:
         answer = {"ending": "no_resources", "text": str(e) or "no memory"}
-    except _Unsupported as e:
-        answer = {"ending": "unsupported", "text": str(e)}
     except Exception:  # noqa: BLE001 - a bug of the sandbox, which the caller raises
         answer = {"ending": "error", "text": traceback.format_exc()}
     _reply(connection, answer)
@@ -116,7 +111,7 @@ class _Process:
         self.listener = self._folder = -1
 
     def get_ready(self) -> None:
-        """Waits until the process is restricted. Raises _OutOfResources or _Unsupported."""
+        """Waits until the process is restricted. Raises _Failure."""
         self._status.settimeout(START_TIMEOUT)
         try:
             message, descriptors, _, _ = socket.recv_fds(self._status, 1000, 2)
@@ -125,15 +120,14 @@ class _Process:
                 self.listener = listeners[0] if listeners else -1
                 message = self._status.recv(1000)
         except (TimeoutError, ValueError):
-            raise _OutOfResources("the sandbox did not get ready") from None
+            raise _Failure("no_resources", "the sandbox did not get ready") from None
         finally:
             self._status.close()
         if message != restrict.READY:
             code, _, text = message.decode("utf-8", "replace").partition(" ")
             temporary = not code.isdigit() or int(code) in _NO_RESOURCES
-            raise (_OutOfResources if temporary else _Unsupported)(
-                text or "the sandbox ended before it was ready"
-            )
+            ending = "no_resources" if temporary else "unsupported"
+            raise _Failure(ending, text or "the sandbox ended before it was ready")
 
     def allow_thread(self) -> None:
         """Answers the kernel's question whether the process may start one more thread."""
@@ -178,7 +172,7 @@ class _Process:
     def end(self, timeout: float, seconds: float) -> str:
         """Kills the process group after `timeout`; returns how the process ended, or "running".
 
-        Raises _OutOfResources if the system killed it.
+        Raises _Failure if the system killed it.
         """
         by_itself = bool(select.select([self.ended], [], [], timeout)[0])
         for kill in (os.killpg, os.kill):
@@ -193,7 +187,7 @@ class _Process:
         if not by_itself:
             return "running"
         if code == -signal.SIGKILL:  # the program cannot send it to itself
-            raise _OutOfResources("the system killed a program, as it does when memory runs out")
+            raise _Failure("no_resources", "the system killed a program, as it does when memory runs out")
         return "killed" if code < 0 else "raised" if code else "done"
 
 
@@ -245,7 +239,7 @@ class _Run:
         ended_early = b'"ended_early"' in os.pread(self._files[-1], 1 << 20, 0)
         endings = [p.end(1.0 if p is program and ended_early else 0.0, seconds) for p in self._processes]
         if timeout == "starved":
-            return {"ending": "no_resources", "text": _STARVED}
+            return {"ending": "no_resources", "text": "no processor was free for a program"}
         if timeout:
             return {"ending": timeout}
         if endings[-1] in ("slow", "killed") and last is not program:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import builtins
 import contextlib
 import importlib
+import io
 import json
 import os
 import socket
 import sys
 import types
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from filters.sandbox.peer import OF_ASSERTIONS, OF_PROGRAM, Ended, Peer
 
@@ -36,34 +37,36 @@ class Role(NamedTuple):
         builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # as `site` would
         socket.socketpair = _pipe_pair  # type: ignore[assignment]
         if self.kind == "asserting":
-            return _assert()
-        return _run(self)
+            _assert()
+        space = _module("__main__" if self.kind == "program" else "answer")
+        exec(compile(self.setup, "<setup>", "exec"), space)
+        classes = _classes(space)
+        exec(compile(self.code, "<answer>", "exec"), space)
+        if self.kind == "answering":
+
+            def find(name: str) -> Any:
+                if name in space:
+                    return space[name]
+                raise NameError(f"name {name!r} is not defined")
+
+            peer = Peer(READING, WRITING, {**OF_PROGRAM, "find": find})
+            peer.classes = classes
+            peer.serve()
 
 
-class _PipeEnd:
+class _PipeEnd(io.FileIO):
     """An end of a pipe with the methods of a socket that asyncio uses to wake its event loop."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.fileno = lambda: descriptor
+    recv, send = io.FileIO.read, io.FileIO.write
 
     def setblocking(self, flag: bool) -> None:
-        os.set_blocking(self._descriptor, flag)
-
-    def recv(self, size: int) -> bytes:
-        return os.read(self._descriptor, size)
-
-    def send(self, data: bytes) -> int:
-        return os.write(self._descriptor, data)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
+        os.set_blocking(self.fileno(), flag)
 
 
 def _pipe_pair() -> tuple[_PipeEnd, _PipeEnd]:
     """Replaces socket.socketpair, which the sandbox denies: an end to read from and one to write to."""
     reading, writing = os.pipe()
-    return _PipeEnd(reading), _PipeEnd(writing)
+    return _PipeEnd(reading, "rb"), _PipeEnd(writing, "wb")
 
 
 def _module(name: str) -> dict[str, Any]:
@@ -78,24 +81,7 @@ def _classes(space: dict[str, Any]) -> dict[str, type]:
     return {k: v for k, v in space.items() if isinstance(v, type) and v.__module__ == own}
 
 
-def _run(role: Role) -> None:
-    space = _module("__main__" if role.kind == "program" else "answer")
-    exec(compile(role.setup, "<setup>", "exec"), space)
-    classes = _classes(space)
-    exec(compile(role.code, "<answer>", "exec"), space)
-    if role.kind == "answering":
-
-        def find(name: str) -> Any:
-            if name in space:
-                return space[name]
-            raise NameError(f"name {name!r} is not defined")
-
-        peer = Peer(READING, WRITING, {**OF_PROGRAM, "find": find})
-        peer.classes = classes
-        peer.serve()
-
-
-def _assert() -> None:
+def _assert() -> NoReturn:
     """Runs the assertions in order and reports each result, until one fails."""
     with open(ASSERTIONS, encoding="utf-8") as file:
         given = json.load(file)

@@ -42,24 +42,17 @@ def content(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no plain data")
 
 
+_BUILTINS = "getattr setattr delattr len str repr hash bool int float complex abs round iter next reversed"
+_OPERATORS = "getitem setitem delitem index neg pos invert"
 _FORWARDED: dict[str, Operation] = {
-    "getattr": getattr, "setattr": setattr, "delattr": delattr, "getitem": operator.getitem,
-    "setitem": operator.setitem, "delitem": operator.delitem, "len": len, "str": str, "repr": repr,
-    "hash": hash, "bool": bool, "int": int, "float": float,
-    "complex": complex, "index": operator.index, "abs": abs, "neg": operator.neg, "pos": operator.pos,
-    "invert": operator.invert, "round": round, "iter": iter, "next": next, "reversed": reversed,
-}  # fmt: skip
-_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor")
-_BINARY: dict[str, Operation] = {name: getattr(operator, name) for name in (*_COMPARISONS, *_ARITHMETIC)}
-# Operations that the program's process executes, and those that the assertions' process executes.
-OF_PROGRAM: dict[str, Operation] = {
-    "call": call,
-    "content": content,
-    "isinstance": isinstance,
-    **_FORWARDED,
-    **_BINARY,
+    **{name: getattr(builtins, name) for name in _BUILTINS.split()},
+    **{name: getattr(operator, name) for name in _OPERATORS.split()},
 }
+_BINARIES = "eq ne lt le gt ge add sub mul truediv floordiv mod pow matmul and_ or_ xor"
+_BINARY: dict[str, Operation] = {name: getattr(operator, name) for name in _BINARIES.split()}
+# Operations that the program's process executes, and those that the assertions' process executes.
+OF_PROGRAM: dict[str, Operation] = {"call": call, "content": content, "isinstance": isinstance}
+OF_PROGRAM |= _FORWARDED | _BINARY
 OF_ASSERTIONS: dict[str, Operation] = {"call": call, "iter": iter, "next": next}
 
 

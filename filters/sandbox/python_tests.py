@@ -17,9 +17,8 @@ import ast
 import math
 import re
 from functools import partial
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from filters.result import FilterResult, failed, passed, undecided
 from filters.sandbox.asserts import asserts_something, read_assertions, setup_for_program, without_stubs
@@ -30,9 +29,6 @@ from pipeline.rows import Trace
 TOLERANCE = 1e-6  # absolute or relative, for expected numbers with decimals
 MAX_NUMBER = 64  # characters of a number to parse
 SOURCE_LIMIT = 1_000_000  # characters of a program
-
-Seconds = Annotated[float, Field(gt=0, le=600)]
-Megabytes = Annotated[int, Field(ge=64, le=65_536)]
 
 _PYTHON = frozenset({"python", "py", "python3"})
 # Names that a program defines. It is not parsed, since deeply nested code can crash this process.
@@ -65,7 +61,7 @@ class Tests(BaseModel):
 
 
 def passes_tests(
-    trace: Trace, *, seconds: Seconds = 5.0, memory_mb: Megabytes = 1024, sandbox: Sandbox = "full"
+    trace: Trace, *, seconds: float = 5.0, memory_mb: int = 1024, sandbox: Sandbox = "full"
 ) -> FilterResult:
     """The program in the response passes all tests of the problem.
 

@@ -26,9 +26,8 @@ from typing import Any
 from filters.sandbox.syscalls import ARCHITECTURES, allow_list, thread_filter
 
 FILES_RESTRICTED, READY = b"files restricted", b"ready"  # messages of a process to its supervisor
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 _SIGKILL = 9
-_SECCOMP_MODE_FILTER = 2
 _SECCOMP = {"x86_64": 317, "aarch64": 277}  # number of seccomp(2)
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 8  # linux/seccomp.h
 _NAMESPACES = 0x10000000 | 0x20000000 | 0x08000000  # user, process, System V (linux/sched.h)
@@ -158,7 +157,7 @@ def enter_sandbox(status: int, descriptors: list[int], settings: dict[str, Any])
         for descriptor in sent:
             os.close(descriptor)
         if settings["protect"]:
-            _restrict_system_calls()
+            _filter(allow_list(os.uname().machine, os.getpid()))
         os.write(status, READY)
         os.close(status)
     except (OSError, MemoryError) as e:
@@ -195,21 +194,14 @@ def _restrict_files_and_threads() -> int:
     _checked("no_new_privs", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     _checked("capset", _libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)))
     _restrict_files()
-    program = _program(thread_filter(machine))
-    return _checked(
-        "seccomp with a listener",
-        _libc.syscall(_SECCOMP[machine], _SET_MODE_FILTER, _NEW_LISTENER, ctypes.byref(program)),
-    )
+    return _filter(thread_filter(machine), _NEW_LISTENER)
 
 
-def _restrict_system_calls() -> None:
-    """Allows only the system calls of `filters.sandbox.syscalls`. Raises OSError if not supported."""
-    program = _program(allow_list(os.uname().machine, os.getpid()))
-    _checked("seccomp", _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0))
-
-
-def _program(code: bytes) -> _Program:
-    return _Program(len(code) // 8, code)
+def _filter(code: bytes, flags: int = 0) -> int:
+    """Adds a seccomp filter. Raises OSError if the kernel does not support it."""
+    program = ctypes.byref(_Program(len(code) // 8, code))
+    number = _SECCOMP[os.uname().machine]
+    return _checked("seccomp", _libc.syscall(number, _SET_MODE_FILTER, flags, program))
 
 
 def _restrict_files() -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from filters.isolated.pool import CheckerError, ForkServer
 from pipeline.errors import Stopped, UserError
@@ -92,11 +92,14 @@ def run(
             for file in (standard_input, tests):
                 file.seek(0)
             ending = _request([file.fileno() for file in files])
-            return _result(
-                ending, *(os.pread(file.fileno(), OUTPUT_LIMIT, 0) for file in (output, errors, report))
+            said, complained, lines = (
+                os.pread(file.fileno(), OUTPUT_LIMIT, 0) for file in (output, errors, report)
             )
     except OSError as e:
         raise Stopped(f"no program can be run: {e.strerror or e}") from e
+    error = complained[-4000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
+    overflowed = max(len(said), len(complained)) >= OUTPUT_LIMIT
+    return RunResult(ending, said, error, [json.loads(line) for line in lines.splitlines()], overflowed)
 
 
 def _request(descriptors: Sequence[int]) -> Ending:
@@ -115,14 +118,7 @@ def _request(descriptors: Sequence[int]) -> Ending:
         )
     if answer["ending"] == "error":
         raise RuntimeError(answer["text"])
-    ending: Ending = answer["ending"]
-    return ending
-
-
-def _result(ending: Ending, output: bytes, errors: bytes, report: bytes) -> RunResult:
-    error = errors[-4000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
-    overflowed = max(len(output), len(errors)) >= OUTPUT_LIMIT
-    return RunResult(ending, output, error, [json.loads(line) for line in report.splitlines()], overflowed)
+    return cast(Ending, answer["ending"])
 
 
 _fork_server = ForkServer(

@@ -23,9 +23,7 @@ LIMIT = 8 << 20  # bytes of a message
 DEPTH = 5_000  # of nested values
 _LONG = 1 << 4096  # larger numbers are written in base 16, which takes linear time
 
-_PLAIN: tuple[type, ...] = (
-    bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, type(None),
-)  # fmt: skip
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, type(None))
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in _PLAIN}
 # Only these exact types are written as a list of their parts; the program's subclasses cross by number.
 _LISTS: dict[type, str] = {list: "list", deque: "deque", set: "set"}

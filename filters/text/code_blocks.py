@@ -7,23 +7,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 # A fence may stand inside a list item, even on the line of its marker, but never in the middle of a line.
-_FENCE = re.compile(r"^([ \t]*)((?:[-*+]|\d{1,3}[.)])[ \t]+)?(`{3,}|~{3,})([^`\n]*)$", re.MULTILINE)
-_LANGUAGE = re.compile(r"\w*")
+_FENCE = re.compile(
+    r"^([ \t]*)((?:[-*+]|\d{1,3}[.)])[ \t]+)?(`{3,}|~{3,})([^\S\n]*+(\w*+)[^`\n]*+)$", re.MULTILINE
+)
 _INDENT = re.compile(r"^[ \t]*(?=\S)", re.MULTILINE)
 
 
 class Block(NamedTuple):
     language: str  # in lower case; "" if none is given
     text: str
+    end: int  # offset after its closing fence
 
 
 def code_blocks(text: str) -> Iterator[Block]:
     """Yields the closed blocks in order. A fence of four characters may enclose one of three."""
-    return (block for block, _ in located_blocks(text))
-
-
-def located_blocks(text: str) -> Iterator[tuple[Block, int]]:
-    """Yields the closed blocks, each with the offset of its end."""
     opened = None
     for fence in _FENCE.finditer(text):
         if opened is None:
@@ -31,7 +28,7 @@ def located_blocks(text: str) -> Iterator[tuple[Block, int]]:
         elif _closes(opened, fence):
             indent = opened.start(3) - opened.start()
             inside = _dedented(text[opened.end() + 1 : fence.start()], indent)
-            yield Block(_language(opened[4]), inside), fence.end()
+            yield Block(opened[5].lower(), inside, fence.end())
             opened = None
 
 
@@ -39,11 +36,6 @@ def _closes(opened: re.Match[str], fence: re.Match[str]) -> bool:
     """Whether a fence closes the block. Four spaces deeper than the opening fence, it is content."""
     deeper = len(fence[1]) - (opened.start(3) - opened.start())
     return fence[3].startswith(opened[3]) and not fence[2] and not fence[4].strip() and deeper < 4
-
-
-def _language(words: str) -> str:
-    found = _LANGUAGE.match(words.strip())
-    return found[0].lower() if found else ""
 
 
 def _dedented(text: str, indent: int) -> str:

@@ -59,19 +59,12 @@ things: 1 unit
 square units: 1 square_unit sq_unit unit^2
 cubic units: 1 cubic_unit unit^3
 """
-
-
-def _units() -> dict[str, Unit]:
-    units: dict[str, Unit] = {}
-    for line in _TABLE.strip().splitlines():
-        quantity, _, entries = line.partition(": ")
-        for entry in entries.split("; "):
-            size, *names = entry.split()
-            units |= {name: Unit(quantity, Fraction(size)) for name in names}
-    return units
-
-
-UNITS = _units()
+UNITS = {
+    name: Unit(quantity, Fraction(size))
+    for quantity, entries in (line.split(": ") for line in _TABLE.strip().splitlines())
+    for size, *names in map(str.split, entries.split("; "))
+    for name in names
+}
 _FACTOR = re.compile(r"([*/]|per)?\s*([A-Za-zµΩÅ]+)(?:\s?\^\s?\{?\s?(-?\d)\s?\}?)?\s*")
 _POWER = re.compile(r"\s?\^\s?\{?\s?([23])\s?\}?")
 _NAME = re.compile(r"[^\W\d_]+")

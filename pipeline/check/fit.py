@@ -17,7 +17,6 @@ from pipeline.config.training import Train
 from pipeline.inference import kv_cache, model_cache
 from pipeline.train import launcher, memory
 from pipeline.train.model_facts import ModelFacts
-from pipeline.train.stage import MODEL_BYTES, MOST_CHECKPOINTS
 
 State = Literal["ok", "missing", "unknown"]
 GB = 1e9
@@ -100,9 +99,8 @@ def training(
 
 def disk(folder: Path, parameters: int, train: Train) -> Requirement:
     """Checks that checkpoints and the trained model fit on the run's disk."""
-    per_checkpoint = 4 + memory.OPTIMIZER[train.optimizer]  # a float32 weight, and the optimizer's state
-    needed = parameters * (MOST_CHECKPOINTS * per_checkpoint + MODEL_BYTES)
-    detail = f"{folder}: {needed / GB:.1f} GB for {MOST_CHECKPOINTS} checkpoints and the student"
+    needed = memory.disk(parameters, train)
+    detail = f"{folder}: {needed / GB:.1f} GB for {memory.MOST_CHECKPOINTS} checkpoints and the student"
     return _on_disk(Requirement("train", "disk", "ok", detail), needed, folder)
 
 

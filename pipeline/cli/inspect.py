@@ -113,17 +113,20 @@ def show_rows(
 
 @click.command()
 @click.argument("run_a", **_RUN)
-@click.argument("run_b", **_RUN)
+@click.argument("run_b", required=False, **_RUN)
 @_json
 @click.pass_obj
-def diff(runs: Path, run_a: Path, run_b: Path, as_json: bool) -> None:
+def diff(runs: Path, run_a: Path, run_b: Path | None, as_json: bool) -> None:
     """Compare the settings, yield, cost and scores of RUN_A and RUN_B.
 
+    Without RUN_B, compare RUN_A before and after the last change that made stages run again.
     Scores are paired by problem, over those that both runs have. JSON: Diff of pipeline/inspect/diff.py.
     """
     from pipeline.inspect import diff, show
 
-    document = diff.diff_of(open_named(runs, run_a), open_named(runs, run_b))
+    first = open_named(runs, run_a)
+    a, b = (first.before(), first) if run_b is None else (first, open_named(runs, run_b))
+    document = diff.diff_of(a, b)
     (show.print_json if as_json else diff.print_diff)(document)
 
 

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline import __version__
-from pipeline.cli import inspect, shell_completion
+from pipeline.cli import inspect, shell_completion, stages
 from pipeline.cli.sbatch import sbatch
-from pipeline.cli.sections import DIVIDED, SECTIONS, STAGE_NAMES, Sections
-from pipeline.engine.options import Options
+from pipeline.cli.sections import Sections
+from pipeline.cli.stages import load, overrides_argument, recipe_argument
 from pipeline.engine.progress import say
 from pipeline.errors import Stopped, UserError, of_system
 
 if TYPE_CHECKING:
-    from pipeline.config import Recipe
-    from pipeline.train.nodes import Nodes
+    pass
 
 ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # graded from two texts alone
 EXIT_CODES = (
     "Exit codes: 0 done; 2 a mistake to correct, told in one line; 3 some items failed, run the same command "
     "to retry them; 130 interrupted, run the same command to resume."
 )
-
-
-_recipe = click.argument("recipe", type=click.Path(path_type=Path), shell_complete=shell_completion.recipes)
-_overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
 @click.group(
@@ -60,135 +53,9 @@ def cli(context: click.Context, runs: Path) -> None:
     context.obj = runs
 
 
-def _part(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    """Reads "3/100": the shards 3, 103, 203 and so on."""
-    if text is None:
-        return None
-    first, _slash, step = text.partition("/")
-    if not (first.isdecimal() and step.isdecimal() and int(first) < int(step)):
-        raise UserError(f"--part {text}: write the number of this part, from 0, and how many there are: 0/8")
-    return int(first), int(step)
-
-
-_partial = click.option(
-    "--partial", is_flag=True, help="Work on what an unfinished stage has; a later command completes it."
-)
-_again = click.option(
-    "--again", is_flag=True, help="Make again what contradicting settings made; RUN/previous keeps it."
-)
-_ray = click.option("--ray", metavar="ADDRESS", help="Work on a Ray cluster: auto, local, or HOST:PORT.")
-
-
-def _options(
-    partial: bool, again: bool, part: tuple[int, int] | None = None, ray: str | None = None
-) -> Options:
-    if ray is None:
-        return Options(partial, again, part)
-    if part is not None:
-        raise UserError("--part and --ray: both hand out the shards; give one of them")
-    from pipeline.engine.ray_executor import hand_out
-
-    return Options(partial, again, hand_out=functools.partial(hand_out, ray))
-
-
-def _stage_command(name: str) -> click.Command:
-    @_recipe
-    @_overrides
-    @_partial
-    @_again
-    @click.pass_obj
-    def command(
-        runs: Path,
-        recipe: Path,
-        overrides: tuple[str, ...],
-        partial: bool,
-        again: bool,
-        part: tuple[int, int] | None = None,
-        ray: str | None = None,
-    ) -> int:
-        loaded = _load(recipe, overrides)
-        if name == "train" and (place := _place(loaded)).rank:
-            from pipeline.train.follower import follow
-
-            follow(loaded, runs / loaded.run, place)
-            return 0
-        return _execute((name,), runs, loaded, _options(partial, again, part, ray), (str(recipe), *overrides))
-
-    text = f"{SECTIONS['Stages'][name]}. The same command resumes the stage, or retries what failed."
-    if name in DIVIDED:
-        part = "Do every N-th shard only, from the I-th (from 0): for array jobs."
-        command = click.option("--part", callback=_part, metavar="I/N", help=part)(_ray(command))
-    return click.command(name, help=text)(command)
-
-
 @cli.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...", shell_complete=shell_completion.recipes)
-@click.option("--model", help="Score this model without a recipe; vLLM serves it, or --base-url.")
-@click.option("--problems", metavar="FILE", help="Problems for --model: JSONL, JSON, CSV or Parquet.")
-@click.option("--base-url", metavar="URL", help="An OpenAI-compatible server that has the model.")
-@click.option("--api-key-env", metavar="NAME", help="The environment variable with its key.")
-@click.option("--prompt", help="Name of a file in prompts/, or a path.  [default: plain]")
-@click.option("--question", metavar="COLUMN", help="Column with the questions.  [default: question]")
-@click.option("--answer", metavar="COLUMN", help="Column with the reference answers.  [default: answer]")
-@click.option("--answer-type", metavar="TYPE", help="How answers are compared.  [default: math]")
-@_partial
-@_again
-@_ray
-@click.pass_obj
-def evaluate(
-    runs: Path,
-    /,
-    words: tuple[str, ...],
-    model: str | None,
-    problems: str | None,
-    partial: bool,
-    again: bool,
-    ray: str | None,
-    **given: str | None,
-) -> int:
-    """Compare base student, trained student and teacher of RECIPE, or score --model alone on --problems.
-
-    A model scored alone is a run like any other, named after the model and the file, or by run=NAME. It is
-    sampled as in DeepSeek-R1's evaluation, but 4 times a problem: temperature 0.6, top_p 0.95, no system
-    prompt. KEY=VALUE changes that, e.g. evaluate.samples=16 evaluate.max_tokens=32768
-    teacher.vllm.max_model_len=40960.
-    """
-    options = _options(partial, again, ray=ray)
-    if model and problems and all("=" in word for word in words):
-        from pipeline.evaluate.single_model import single_model_recipe
-
-        recipe = single_model_recipe(model, problems, **given, overrides=words)
-        return _execute(("ingest", "evaluate"), runs, recipe, options)
-    if model or problems or any(given.values()) or not words:
-        raise UserError("evaluate takes a RECIPE, or --model and --problems without one")
-    return _execute(("evaluate",), runs, _load(Path(words[0]), words[1:]), options, words)
-
-
-@cli.command()
-@_recipe
-@_overrides
-@_partial
-@_again
-@_ray
-@click.pass_obj
-def run(
-    runs: Path, recipe: Path, overrides: tuple[str, ...], partial: bool, again: bool, ray: str | None
-) -> int:
-    """Run or resume all stages and print the scores.
-
-    Starts only if everything that the stages need is there, as `retort check` finds it. Without a [student]
-    in RECIPE nothing is trained and evaluate scores the teachers.
-    """
-    from pipeline.stages import stages_of
-
-    loaded = _load(recipe, overrides)
-    options, words = _options(partial, again, ray=ray), (str(recipe), *overrides)
-    return _execute(tuple(stages_of(loaded)), runs, loaded, options, words, whole=True)
-
-
-@cli.command()
-@_recipe
-@_overrides
+@recipe_argument
+@overrides_argument
 @click.option("--gpus", metavar="N x GB", help="Check for a machine with these GPUs, e.g. 8x80.")
 @click.option("--to", metavar="FOLDER|hub:OWNER/NAME", help="Also check this target of `retort publish`.")
 @click.pass_obj
@@ -203,7 +70,7 @@ def check(runs: Path, recipe: Path, overrides: tuple[str, ...], gpus: str | None
 
     if gpus is not None:
         hardware.assume(*_gpus(gpus))
-    loaded = _load(recipe, overrides)
+    loaded = load(recipe, overrides)
     found = requirements.find(loaded, runs / loaded.run, to)
     requirements.print_table(found)
     return 2 if any(each.state == "missing" for each in found) else 0
@@ -261,55 +128,8 @@ def verify(
         raise UserError("verify needs --gold and --pred, or --pairs FILE.jsonl")
 
 
-for _command in (
-    *inspect.COMMANDS,
-    sbatch,
-    *(_stage_command(name) for name in STAGE_NAMES if name != "evaluate"),
-):
+for _command in (*stages.COMMANDS, *inspect.COMMANDS, sbatch):
     cli.add_command(_command)
-
-
-def _place(recipe: Recipe) -> Nodes:
-    """Where this process is among the nodes of the recipe's training."""
-    from pipeline.train import launcher
-
-    return launcher.placement(recipe.train.accelerate)
-
-
-def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
-    from pipeline.config.load import load_recipe
-
-    return load_recipe(recipe, overrides)
-
-
-def _execute(
-    names: Sequence[str],
-    runs: Path,
-    recipe: Recipe,
-    options: Options,
-    words: Sequence[str] = (),
-    whole: bool = False,
-) -> int:
-    """Runs stages and prints the next command; returns the exit code of the last one.
-
-    `words` are the arguments on the command line, for the command of the next stage.
-    """
-    from pipeline.config.load import redacted_override
-    from pipeline.engine.execute import DONE
-    from pipeline.inspect import stage_summary
-    from pipeline.run_stages import execute_all
-    from pipeline.stages import stages_of
-
-    for _, code in execute_all(recipe, names, runs, options, whole):
-        if code != DONE:
-            return code
-    if options.part is not None:
-        return DONE
-    wanted = list(stages_of(recipe))
-    following = wanted[wanted.index(names[-1]) + 1 :]
-    again = (*words[:1], *map(redacted_override, words[1:]))
-    say(stage_summary.next_command(runs, (following[0], *again) if following else ("report", recipe.run)))
-    return DONE
 
 
 def main() -> None:

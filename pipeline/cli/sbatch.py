@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli import shell_completion
+from pipeline.cli.stages import load, overrides_argument, recipe_argument
 from pipeline.errors import UserError
 
 BODY = Path(__file__).with_name("slurm.sh")
@@ -41,8 +41,8 @@ stages=({stages})
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=shell_completion.recipes)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@recipe_argument
+@overrides_argument
 @click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes of the job.")
 @click.option(
     "--gpus-per-node", "gpus", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs a node."
@@ -65,11 +65,10 @@ def script(
     runs: Path, recipe: Path, overrides: Sequence[str], nodes: int, gpus: int, cpus: int, time: str
 ) -> str:
     """The script. Raises UserError for a recipe that the nodes cannot train."""
-    from pipeline.config.load import load_recipe
     from pipeline.stages import stages_of
     from pipeline.train import launcher
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load(recipe, overrides)
     if not re.fullmatch(r"\d+(-\d+)?(:\d+){0,2}", time):
         raise UserError(f"--time {time}: write it as Slurm does, e.g. 24:00:00 or 2-00:00:00")
     if nodes > 1 and loaded.student is not None:

@@ -40,8 +40,9 @@ def recipes(_: click.Context, __: click.Parameter, word: str) -> list[Completion
 
 
 def stages(context: click.Context, _: click.Parameter, word: str) -> list[CompletionItem]:
-    run = _run(context)
-    return _matching(word, (str(p.parent.relative_to(run)) for p in run.glob("**/manifest.json")))
+    from pipeline.engine import layout
+
+    return _matching(word, map(str, layout.begun(_run(context))))
 
 
 def reasons(context: click.Context, _: click.Parameter, word: str) -> list[CompletionItem]:

@@ -91,6 +91,14 @@ def lock(file: IO[str], kind: int, tries: int) -> bool | None:
     return False
 
 
+def sync_files(folder: Path) -> None:
+    """Flushes all files below a folder to disk, before it is renamed to its final name or marked."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
 def alive(pid: str) -> bool:
     """Whether a process with this id runs on this machine."""
     try:

@@ -65,14 +65,14 @@ def results(job: Job) -> Iterator[tuple[Output, Manifest]]:
     the answers of a student that was trained again. Raises UserError if the run to reuse does not exist or is
     of another version.
     """
-    outputs = earlier_outputs(job.stage, job.run_dir)
+    outputs = earlier_outputs(job.run_dir, job.stage.name, job.stage.row)
     if job.recipe.reuse is not None:
         other = job.run_dir.parent / job.recipe.reuse
         if not (other / "recipe.json").exists():
             raise UserError(f"reuse = {job.recipe.reuse!r}: there is no run {other}")
         found = job.stage.output(other)
         found.check_version(job.stage.version)
-        outputs += [found, *earlier_outputs(job.stage, other)]
+        outputs += [found, *earlier_outputs(other, job.stage.name, job.stage.row)]
     inputs = {name: m.content_id for name, given in job.inputs.items() if (m := given.manifest())}
     inputs.pop(job.stage.shards_from or "")
     for output in outputs:
@@ -83,7 +83,7 @@ def results(job: Job) -> Iterator[tuple[Output, Manifest]]:
 
 def remove_superseded(job: Job) -> None:
     """Deletes the results set aside whose rows were all taken over; says what another one still has."""
-    own = {output.folder for output in earlier_outputs(job.stage, job.run_dir)}
+    own = {output.folder for output in earlier_outputs(job.run_dir, job.stage.name, job.stage.row)}
     present = job.output.manifest()
     assert present is not None
     for output, found in results(job):

@@ -17,16 +17,11 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from pipeline.config import TABLES, Recipe
 from pipeline.config.redaction import redact
-from pipeline.engine import checksums, earlier_rows, executor, previous
-from pipeline.engine.atomic_files import append, write_atomic
+from pipeline.engine import earlier_rows, executor, previous, run_records
 from pipeline.engine.manifest import Manifest, difference
 from pipeline.engine.options import NO_OPTIONS, Options
 from pipeline.engine.progress import say
@@ -50,11 +45,11 @@ def execute(stage: Stage, recipe: Recipe, run_dir: Path, options: Options = NO_O
     job = Job(stage, recipe, run_dir, options)
     try:
         with job.output.lock(shared=options.part is not None):
-            record = _recipe_record(job) if stage.name in TABLES else None
+            record = run_records.recipe_record(job) if stage.name in TABLES else None
             wanted = manifest_of(job)
             _claim(job, wanted)
             if record is not None:
-                _write_if_changed(run_dir / "recipe.json", record)
+                run_records.write_recipe(run_dir, record)
             if job.output.complete:
                 say(f"{stage.name}: done already, {_counted(job.output)}")
                 return DONE
@@ -194,7 +189,7 @@ def _run(job: Job) -> int:
     finally:
         # An error of the stage itself matters more than one of writing this line
         with nullcontext() if code == DONE else suppress(OSError):
-            _append_event(job, code, time.monotonic() - started)
+            run_records.append_event(job, code, time.monotonic() - started)
     return code
 
 
@@ -209,8 +204,9 @@ def _work(job: Job, started: float) -> int:
         return DONE
     counts = output.counts()
     if counts.sealed == counts.shards:
-        _finish(job)
-        say(f"{stage.name}: {_counted(output)} in {time.monotonic() - started:.0f} s")
+        partial = _finish(job)
+        lacks = "".join(f", without {count} rows of {name}" for name, count in partial.items())
+        say(f"{stage.name}: {_counted(output)}{lacks} in {time.monotonic() - started:.0f} s")
         return DONE
     if job.options.part is not None and all(shard.sealed for shard in job.share()):
         say(f"{stage.name}: this part is done; the command without --part finishes the stage")
@@ -222,11 +218,13 @@ def _work(job: Job, started: float) -> int:
     return ITEMS_FAILED
 
 
-def _finish(job: Job) -> None:
+def _finish(job: Job) -> dict[str, int]:
+    """Writes the manifest's report; returns the rows that are missing, by stage."""
     stage, output = job.stage, job.output
     report = stage.report(job) if stage.report else {}
-    inputs = (given.manifest() for given in job.inputs.values())
-    partial = {name: count for m in inputs if m for name, count in m.partial.items()}
+    behind = [*stage.reads, *stage.substages(job.recipe, job.run_dir)]
+    manifests = (given.output(job.run_dir).manifest() for given in behind)
+    partial = {name: count for m in manifests if m for name, count in m.partial.items()}
     if missing := output.report()[MISSING]:
         partial[stage.name] = missing
     output.finish(report, partial)
@@ -234,6 +232,7 @@ def _finish(job: Job) -> None:
         previous.remove_old(stage, job.run_dir)
     elif stage.asks_models:
         earlier_rows.remove_superseded(job)
+    return partial
 
 
 def _exit_code(error: Exception) -> int:
@@ -242,45 +241,6 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, UserError):
         return USER_ERROR
     return ITEMS_FAILED if isinstance(error, Stopped) else BUG
-
-
-def _append_event(job: Job, code: int, seconds: float) -> None:
-    """Appends one line per attempt to the run's events.jsonl."""
-    counts = job.output.counts()
-    event = {
-        "stage": job.stage.name,
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "exit_code": code,
-        "rows": counts.rows,
-        "failed": counts.failed,
-    }
-    append(job.run_dir / "events.jsonl", checksums.line(json.dumps(event).encode()))
-
-
-def _recipe_record(job: Job) -> bytes:
-    """The content of recipe.json: each table as the stage that owns it was made, or else as given now.
-
-    Raises UserError if the given tables contradict the recorded ones, or the file is damaged.
-    """
-    tables: dict[str, Any] = redact(job.recipe.model_dump(mode="json"))
-    with suppress(FileNotFoundError, ValueError):
-        data = checksums.read(job.run_dir / "recipe.json")
-        recorded = Recipe.model_validate_json(data).model_dump(mode="json")
-        for stage, owned in TABLES.items():
-            if stage != job.stage.name and (job.run_dir / stage / "manifest.json").exists():
-                tables |= {name: recorded[name] for name in owned}
-    try:
-        Recipe.model_validate(tables)
-    except ValidationError as e:
-        why = e.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{job.run_dir}: the recipe contradicts what is already made: {why}") from None
-    return checksums.document(json.dumps(tables, indent=2).encode())
-
-
-def _write_if_changed(path: Path, data: bytes) -> None:
-    if not path.exists() or path.read_bytes() != data:
-        write_atomic(path, data)
 
 
 def _state(given: Output) -> str:

@@ -12,15 +12,16 @@ from pathlib import Path
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Output
+from pipeline.rows import Row
 
 FOLDER = "previous"  # in the run's folder
 MOST_KEPT = 2  # results of a free stage; paid rows are kept as long as the present result lacks one of them
 
 
-def earlier_outputs(stage: Stage, run_dir: Path) -> list[Output]:
-    """The results that were set aside, newest first."""
-    folders = sorted(_folder(stage, run_dir).glob("[0-9]*"), reverse=True)
-    return [Output(folder, stage.row) for folder in folders if (folder / "manifest.json").exists()]
+def earlier_outputs(run_dir: Path, name: str, row: type[Row]) -> list[Output]:
+    """The results of a stage that were set aside, newest first."""
+    folders = sorted((run_dir / FOLDER / name).glob("[0-9]*"), reverse=True)
+    return [Output(folder, row) for folder in folders if (folder / "manifest.json").exists()]
 
 
 def set_aside(stage: Stage, run_dir: Path) -> Path | None:
@@ -44,7 +45,7 @@ def set_aside(stage: Stage, run_dir: Path) -> Path | None:
 
 def bring_back(stage: Stage, run_dir: Path, wanted: Manifest) -> bool:
     """Whether a complete result of exactly these settings and inputs was set aside; it is then moved back."""
-    for output in earlier_outputs(stage, run_dir):
+    for output in earlier_outputs(run_dir, stage.name, stage.row):
         found = output.manifest()
         if found and found.identity == wanted.identity and output.complete and not found.partial:
             if stage.output(run_dir).manifest() is not None:
@@ -57,7 +58,7 @@ def bring_back(stage: Stage, run_dir: Path, wanted: Manifest) -> bool:
 
 def remove_old(stage: Stage, run_dir: Path) -> None:
     """Removes all but the newest results of a free stage."""
-    for output in earlier_outputs(stage, run_dir)[MOST_KEPT:]:
+    for output in earlier_outputs(run_dir, stage.name, stage.row)[MOST_KEPT:]:
         remove(output)
 
 

@@ -12,6 +12,7 @@ later than FENCE_SECONDS after it last reached the arbiter, and nobody else gets
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -29,10 +30,11 @@ from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.errors import Stopped, UserError, one_line
 
-FENCE_SECONDS = 5.0
+FENCE_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 NAME_SECONDS = 15.0  # in which Ray ends what a killed driver left
 MAX_LOSSES = 5  # of workers in a row, with no shard sealed meanwhile
+ROOM_SECONDS = 60.0  # for the first worker to start; then a line says what it waits for
 
 
 class Arbiter:
@@ -148,7 +150,7 @@ class _Driver:
         import ray
 
         self._open = {shard.name: shard for shard in shards}
-        table: Workers = getattr(job.recipe.ray, job.stage.name.partition("/")[0])
+        table: Workers = getattr(job.recipe.ray, job.stage.name.partition("/")[0], Workers())
         default = 1 if job.stage.asks_models else int(ray.cluster_resources().get("CPU", 1))
         self._replicas = min(table.replicas or max(1, default), len(shards))
         self._resources = {"num_cpus": table.cpus, "num_gpus": table.gpus}
@@ -166,12 +168,19 @@ class _Driver:
 
         for replica in range(self._replicas):
             self._start(replica)
+        patience = time.monotonic() + ROOM_SECONDS
         while not self._nothing_left():
-            ended, _ = ray.wait(list(self._running), timeout=BEAT_SECONDS)
-            for outcome in ended:
-                self._collect(outcome)
+            if self._running:
+                ended, _ = ray.wait(list(self._running), timeout=BEAT_SECONDS)
+                for outcome in ended:
+                    self._collect(outcome)
+            else:
+                time.sleep(BEAT_SECONDS)  # until a lost worker has stopped by itself
             self._replace_lost()
             self._count(progress)
+            if time.monotonic() > patience and not ray.get(self._arbiter.state.remote())[1]:
+                patience = math.inf
+                say(f"no worker has started yet: the cluster has no room for {self._resources}")
         self._count(progress)
 
     def end(self) -> None:

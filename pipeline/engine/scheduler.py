@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from pipeline.engine import fence, sealed_file
-from pipeline.engine.journal import done_line, failed_line
+from pipeline.engine.journal import done_line, failed_line, journals_in
+from pipeline.engine.journal_writer import JournalWriter
 from pipeline.engine.progress import Progress, say
 from pipeline.engine.shard import MISSING, Shard
 from pipeline.errors import Stopped, UserError, WorkItemFailed
@@ -28,6 +29,7 @@ MAX_CONSECUTIVE_FAILURES = 20  # then the run stops: the cause is not the items
 REFUSALS_PER_FAILURE = 10  # refused items that count as one such failure, since each may be at fault itself
 MAX_PENDING = 20_000  # items of opened shards; a queue that is ahead of the others waits there
 HEALTH_CHECK_INTERVAL = 0.5  # seconds
+LOOK_INTERVAL = 2.0  # seconds between two looks at who else works on the open shards
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ async def run_items(
     """
     sealed_file.preload()
     all_slots = {**slots, **(follow_up_slots or {})}
-    journal = _JournalWriter(progress)
-    pool = _WorkerPool(_PendingQueue(shards, slots, all_slots), process, all_slots, journal, limit_reached)
+    journal = JournalWriter(progress)
+    pending = _PendingQueue(shards, slots, all_slots)
+    pool = _WorkerPool(pending, process, all_slots, journal, limit_reached)
     writer = asyncio.create_task(journal.run())
     given_up = 0
     try:
@@ -104,6 +107,7 @@ async def run_items(
                 break
             given_up += len(pool.failed)
             pool.finish_failed(fallback_row)  # which may lead to further items
+        pending.check_taken_over()
     finally:
         journal.close()
         await writer
@@ -117,6 +121,9 @@ class _PendingQueue:
         self._slots = slots
         self._queues: dict[str, list[tuple[float, int, Plan, WorkItem]]] = {name: [] for name in queues}
         self._arrival = count()  # keeps items of equal length in order
+        self._opened: list[Shard] = []
+        self._looked = time.monotonic()
+        self._taken_over = ""  # a shard that another process has begun
 
     def add(self, plan: Plan, items: Iterable[WorkItem]) -> None:
         for item in items:
@@ -125,17 +132,32 @@ class _PendingQueue:
     def next(self, name: str) -> tuple[Plan, WorkItem] | None:
         """Takes the queue's longest item. First opens shards until it holds more items than it has slots.
 
-        Items of a shard that another process has sealed meanwhile are dropped.
+        Items of a shard that another process has sealed meanwhile are dropped. Once another process has begun
+        with one of the shards, nothing more is taken.
         """
         queue = self._queues[name]
-        while True:
+        while not self._is_taken_over():
             while len(queue) <= self._slots.get(name, -1) and self._has_room() and self._open_shard():
                 pass
             if not queue:
-                return None
+                break
             plan, item = heapq.heappop(queue)[2:]
             if not plan.shard.sealed:
                 return plan, item
+        return None
+
+    def check_taken_over(self) -> None:
+        if self._taken_over:
+            raise Stopped(f"another process has taken over, beginning with {self._taken_over}; it finishes")
+
+    def _is_taken_over(self) -> bool:
+        """Whether this process was paused or cut off so long that its shards were given to another one."""
+        if not self._taken_over and time.monotonic() - self._looked > LOOK_INTERVAL:
+            self._opened = [shard for shard in self._opened if not shard.sealed]
+            journals = journals_in(self._opened[0].path.parent) if self._opened else {}
+            taken = (s.name for s in self._opened if s.taken_over(journals.get(s.name, ())))
+            self._taken_over, self._looked = next(taken, ""), time.monotonic()
+        return bool(self._taken_over)
 
     def _has_room(self) -> bool:
         return sum(map(len, self._queues.values())) < MAX_PENDING
@@ -147,6 +169,7 @@ class _PendingQueue:
             if damaged := shard.repair():
                 say(f"{shard.path.with_suffix('')}: {damaged} damaged lines; their items run again")
             plan = make_plan()
+            self._opened.append(shard)
             if plan.items:
                 self.add(plan, plan.items)
                 return True
@@ -162,7 +185,7 @@ class _WorkerPool:
         pending: _PendingQueue,
         process: Callable[[WorkItem], Awaitable[Row]],
         slots: Mapping[str, int],
-        journal: _JournalWriter,
+        journal: JournalWriter,
         limit_reached: Callable[[], str | None],
     ) -> None:
         self._pending, self._process, self._slots, self._journal = pending, process, slots, journal
@@ -258,46 +281,3 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-@dataclass
-class _Entry:
-    plan: Plan
-    line: bytes
-    done: bool  # the row is final
-    failed: bool
-    last: bool  # nothing remains of the shard
-
-
-class _JournalWriter:
-    """The only writer of journals: syncs lines in batches and seals shards, in a thread of its own."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._queue: asyncio.Queue[_Entry | None] = asyncio.Queue()
-        self._progress = progress
-
-    def put(self, plan: Plan, line: bytes, done: bool = False, failed: bool = False) -> None:
-        self._queue.put_nowait(_Entry(plan, line, done, failed, last=plan.remaining == 0))
-
-    def close(self) -> None:
-        self._queue.put_nowait(None)
-
-    async def run(self) -> None:
-        closing, loop = False, asyncio.get_running_loop()
-        with ThreadPoolExecutor(1) as thread:  # not the shared threads: filters may occupy them all
-            while not closing:
-                batch = [await self._queue.get()]
-                while not self._queue.empty():
-                    batch.append(self._queue.get_nowait())
-                closing = None in batch
-                await loop.run_in_executor(thread, self._commit, [entry for entry in batch if entry])
-
-    def _commit(self, batch: list[_Entry]) -> None:
-        by_shard: dict[Shard, list[_Entry]] = {}
-        for entry in batch:
-            by_shard.setdefault(entry.plan.shard, []).append(entry)
-        for shard, entries in by_shard.items():
-            shard.append(entry.line for entry in entries)
-            if any(entry.last for entry in entries):
-                entries[0].plan.seal()
-            self._progress.update(sum(e.done for e in entries), sum(e.failed for e in entries))

@@ -67,6 +67,7 @@ class Shard:
         self.path = folder / f"{name}.parquet"
         self.journal = folder / f"{name}.{owner_name or owner.this_owner()}.jsonl"  # the owner's
         self.lineage = lineage
+        self._known: set[Path] = set()  # journals of owners that came before this one
 
     @property
     def sealed(self) -> bool:
@@ -148,7 +149,7 @@ class Shard:
             yield from map(self.row.model_validate, found.values())
 
     def repair(self) -> int:
-        """Cuts a torn last line off the own journal, so that the next append starts on a line of its own.
+        """Begins the work: makes the own journal, or cuts a torn last line off it.
 
         Returns how many complete lines are damaged in all journals. Another owner may still be writing the
         last line of its journal.
@@ -157,8 +158,17 @@ class Shard:
             with self.journal.open("rb+") as own:
                 own.truncate(end_of_last_line(own))
                 os.fsync(own.fileno())
-        lines = (line for _, line in self._lines(self.journals()))
+        else:
+            atomic_files.append(self.journal, b"")
+        # Listed after that: if two owners begin at the same time, at most one sees the other as new
+        journals = self.journals()
+        self._known = set(journals)
+        lines = (line for _, line in self._lines(journals))
         return sum(line.endswith(b"\n") and not intact(line) for line in lines)
+
+    def taken_over(self, journals: Iterable[Path]) -> bool:
+        """Whether one of the shard's journals is of an owner that began after this one."""
+        return not self._known.issuperset(journals)
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Appends lines made by `done_line` and `failed_line`; they are on disk when this returns."""

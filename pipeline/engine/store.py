@@ -178,7 +178,8 @@ class Output:
 
     @property
     def has_output(self) -> bool:
-        return any(any(self.folder.glob(p)) for p in ("*.parquet", "*.jsonl", "checkpoints/checkpoint-*"))
+        files = (path for name in ("*.parquet", "*.jsonl") for path in self.folder.glob(name))
+        return any(f.stat().st_size for f in files) or any(self.folder.glob("checkpoints/checkpoint-*"))
 
     def save(self, manifest: Manifest) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

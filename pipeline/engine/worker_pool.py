@@ -27,15 +27,15 @@ T = TypeVar("T")
 
 
 def parallel_map(
-    function: Callable[..., T], shared: Any, arguments: Iterable[tuple[Any, ...]], rows: int
+    function: Callable[..., T], shared: Any, arguments: Iterable[tuple[Any, ...]], rows: int | None
 ) -> Iterator[T]:
     """Yields `function(shared, *each)` for each of the arguments, in order.
 
-    For more than MIN_PARALLEL_ROWS rows, uses one process per core, each at most AHEAD calls ahead of the
-    caller, so that results do not pile up. The first error stops the rest.
+    For more than MIN_PARALLEL_ROWS rows, or None, uses one process per core. Each is at most AHEAD calls
+    ahead of the caller, so that results do not pile up. The first error stops the rest.
     """
     processes = len(cores())
-    if rows <= MIN_PARALLEL_ROWS or processes <= 1:
+    if (rows is not None and rows <= MIN_PARALLEL_ROWS) or processes <= 1:
         yield from (function(shared, *each) for each in arguments)
         return
     with ProcessPoolExecutor(

@@ -27,9 +27,32 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         description="A fake OpenAI-compatible server for rehearsing a recipe without a model.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
     )
-    _add_server(parser.add_argument_group("server"))
-    _add_answers(parser.add_argument_group("answers"))
-    _add_pace(parser.add_argument_group("pace and errors"))
+    add = parser.add_argument_group("server").add_argument
+    add("--port", type=int, default=0, metavar="N", help="0: any free one; the URL is the first line printed")
+    add("--model", action="append", metavar="NAME", help="a model it serves; repeatable (default: fake)")
+    add("--key-env", metavar="NAME", help="require the API key in this environment variable")
+
+    add = parser.add_argument_group("answers").add_argument
+    add("--seed", type=int, default=0, metavar="N", help="another seed gives other answers and errors")
+    styles = ", ".join(REASONING_STYLES)
+    add("--reasoning", choices=REASONING_STYLES, default="inline", metavar="STYLE", help=f"one of {styles}")
+    add("--plain", action="store_true", help="reason in plain text, without tags or a separate field")
+    add("--words", type=positive, metavar="N", help="words of reasoning (default: two sentences)")
+    add_share = partial(add, type=float, metavar="SHARE")
+    add_share("--correct", default=0.6, help="correct answers; the other share is incorrect (%(default)s)")
+    add_share("--malformed", default=0.1, help="answers whose reasoning is never closed (%(default)s)")
+    add_share("--truncated", default=0.05, help="answers that stop halfway through (%(default)s)")
+    add("--spread", action="store_true", help="vary the difficulty of questions; --correct is the mean")
+
+    add = parser.add_argument_group("pace and errors").add_argument
+    add_seconds = partial(add, type=float, metavar="SECONDS")
+    add_seconds("--latency", default=0, help="wait before each answer")
+    add("--speed", type=float, default=0, metavar="N", help="words per second (default: all at once)")
+    add("--slots", type=positive, metavar="N", help="concurrent requests; more are answered with 429")
+    add("--rpm", type=positive, metavar="N", help="requests per minute; more are answered with 429")
+    failing = "attempts that fail with 429, 500, 502 or 503"
+    add("--errors", type=float, default=0, metavar="SHARE", help=failing)
+    add_seconds("--retry-after", default=1, help="Retry-After of 429 and 503 (%(default)s)")
     return parser
 
 
@@ -46,48 +69,6 @@ def check_shares(parser: argparse.ArgumentParser, shares: Sequence[object]) -> N
     numbers = [share for share in shares if isinstance(share, int | float) and share >= 0]
     if len(numbers) < len(shares) or math.fsum(numbers) > 1:
         parser.error("shares are numbers from 0 to 1, together at most 1")
-
-
-def _add_server(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--port", type=int, default=0, metavar="N", help="0: any free port; the URL is the first line printed"
-    )
-    add("--model", action="append", metavar="NAME", help="a model it serves; repeatable (default: fake)")
-    add("--key-env", metavar="NAME", help="require the API key in this environment variable")
-
-
-def _add_answers(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add_share = partial(add, type=float, metavar="SHARE")
-    add("--seed", type=int, default=0, metavar="N", help="another seed gives other answers and errors")
-    styles = ", ".join(REASONING_STYLES)
-    add("--reasoning", choices=REASONING_STYLES, default="inline", metavar="STYLE", help=f"one of {styles}")
-    add("--plain", action="store_true", help="reason in plain text, without tags or a separate field")
-    add("--words", type=positive, metavar="N", help="words of reasoning (default: two sentences)")
-    add_share(
-        "--correct", default=0.6, help="correct answers; the remaining share is incorrect (%(default)s)"
-    )
-    add_share("--malformed", default=0.1, help="answers whose reasoning is never closed (%(default)s)")
-    add_share("--truncated", default=0.05, help="answers that stop halfway through (%(default)s)")
-    add("--spread", action="store_true", help="vary the difficulty of questions; --correct is the mean")
-
-
-def _add_pace(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add_seconds = partial(add, type=float, metavar="SECONDS")
-    add_seconds("--latency", default=0, help="wait before each answer")
-    add("--speed", type=float, default=0, metavar="N", help="words per second (default: all at once)")
-    add("--slots", type=positive, metavar="N", help="concurrent requests; more are answered with 429")
-    add("--rpm", type=positive, metavar="N", help="requests per minute; more are answered with 429")
-    add(
-        "--errors",
-        type=float,
-        default=0,
-        metavar="SHARE",
-        help="attempts that fail with 429, 500, 502 or 503",
-    )
-    add_seconds("--retry-after", default=1, help="Retry-After of 429 and 503 (%(default)s)")
 
 
 def positive(text: str) -> int:

@@ -115,7 +115,7 @@ async def _judge_all(job: Job, judge: Judge, server: Server, plans: ShardPlans) 
     total = sum(_verdicts_expected(job, verdicts) for verdicts in job.share())
     async with endpoint.client_for(judge, server, judge.concurrency) as client:
         await client.check(job.say)
-        usage = UsageLog(job.output.folder, [UsageMeter(judge.model, judge, client.stats)])
+        usage = UsageLog(job.output.folder, [UsageMeter(judge.model, judge, client.pool)])
         worker = _Worker(judge, client, usage, job.recipe.seed)
         with job.progress(total) as progress:
             async with usage.reporting(progress, lambda: total):

@@ -93,7 +93,7 @@ async def _sample_all(
             if sampling.budget.max_continuations:
                 await client.check_continuing(sampling.logprobs)
         meters = [
-            UsageMeter(m.name, m.endpoint, c.stats) for m, c in zip(sampling.models, clients, strict=True)
+            UsageMeter(m.name, m.endpoint, c.pool) for m, c in zip(sampling.models, clients, strict=True)
         ]
         usage = UsageLog(job.output.folder, meters)
         worker = Sampler(sampling, clients, usage, job.recipe.seed)
@@ -232,7 +232,7 @@ def report(job: Job) -> dict[str, Any]:
 
 GENERATE = Stage(
     name="generate",
-    version=3,
+    version=4,  # 4: the name of a journal contains its owner
     row=Trace,
     reads=(INGEST,),
     shards_from="ingest",

@@ -27,7 +27,7 @@ from pipeline.rows import Outcome, Row
 if TYPE_CHECKING:
     from pipeline.config.endpoints import Endpoint
     from pipeline.engine.progress import Progress
-    from pipeline.inference.concurrency import ClientStats
+    from pipeline.inference.concurrency import EndpointPool
     from pipeline.inference.response import Completion
 
 SAVE_INTERVAL = 2.0  # seconds
@@ -67,7 +67,7 @@ class UsageMeter:
 
     teacher: str
     endpoint: Endpoint
-    stats: ClientStats
+    pool: EndpointPool
     prompt_tokens: int = 0
     completion_tokens: int = 0
     uncounted: int = 0  # responses
@@ -83,8 +83,8 @@ class UsageMeter:
         known = bool(self.completion_tokens or not self.uncounted)
         return EndpointUsage(
             teacher=self.teacher,
-            requests=self.stats.requests,
-            retries=dict(self.stats.retries),
+            requests=self.pool.requests,
+            retries=dict(self.pool.retries),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             spend=price(self.endpoint, self.prompt_tokens, self.completion_tokens) if known else None,
@@ -143,7 +143,7 @@ class UsageLog:
         """The progress line's note: share kept, tokens per second, requests in flight, retries, spend."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         tokens = sum(meter.completion_tokens for meter in self.meters)
-        stats = [meter.stats for meter in self.meters]
+        stats = [meter.pool for meter in self.meters]
         retries = sum(sum(s.retries.values()) for s in stats)
         filtered = self.outcomes.total()
         usages = self.usages()

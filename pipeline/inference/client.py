@@ -15,7 +15,7 @@ from functools import partial
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
 from pipeline.inference.chat_request import ChatRequest, chat_body
-from pipeline.inference.concurrency import INITIAL_LIMIT, ClientStats, EndpointPool, PooledEndpoint, Slot
+from pipeline.inference.concurrency import INITIAL_LIMIT, EndpointPool, PooledEndpoint, Slot
 from pipeline.inference.continuation import Fetch, as_completion, needs_completions
 from pipeline.inference.credentials import Redactor, check_base_url, read_key
 from pipeline.inference.http import CHAT, COMPLETIONS, ResponseLimits, Transport
@@ -61,8 +61,7 @@ class Client:
         self._own_server, self._answered = own_server, answered
         initial = concurrency if own_server else INITIAL_LIMIT
         endpoints = [PooledEndpoint(check_base_url(url), concurrency, initial) for url in base_urls]
-        self._pool = EndpointPool(endpoints, concurrency)
-        self.stats = ClientStats(self._pool)
+        self.pool = EndpointPool(endpoints, concurrency)
         self._transports = {
             endpoint: Transport(url, self._redactor.key)
             for endpoint, url in zip(endpoints, base_urls, strict=True)
@@ -84,7 +83,7 @@ class Client:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._pool.close()
+        self.pool.close()
         await self._stack.aclose()
 
     async def check(self, say: Callable[[str], None] | None = None) -> None:
@@ -93,7 +92,7 @@ class Client:
         Raises UserError unless one endpoint is reachable and accepts the key.
         """
         self._say = say or self._say
-        endpoints = self._pool.endpoints
+        endpoints = self.pool.endpoints
         problems = await asyncio.gather(*map(self._problem, endpoints))
         if all(problems):
             raise UserError(self._cannot_use(endpoints[0], problems[0] or ""))
@@ -103,7 +102,7 @@ class Client:
 
     async def check_continuing(self, logprobs: int | None) -> None:
         """Finds out how truncated responses are continued. Raises UserError if they cannot be."""
-        endpoint = min(self._pool.endpoints, key=lambda endpoint: endpoint.cooldown_until)
+        endpoint = min(self.pool.endpoints, key=lambda endpoint: endpoint.cooldown_until)
         found = await needs_completions(self._fetch(endpoint), self.model, self._settings, logprobs)
         if found is None and self._by_completions:
             raise UserError(f'{endpoint.name}: continue_by = "completions" needs /tokenize, as vLLM has it')
@@ -113,7 +112,7 @@ class Client:
 
     def _fetch(self, endpoint: PooledEndpoint) -> Fetch:
         limits = ResponseLimits(self._settings.stall_timeout, 1)
-        return partial(self._transports[endpoint].fetch, limits=limits)
+        return lambda path, body: self._transports[endpoint].fetch(path, limits, body)
 
     async def _problem(self, endpoint: PooledEndpoint) -> str | None:
         """Returns why the endpoint cannot be used; a missing model is only reported."""
@@ -149,7 +148,7 @@ class Client:
         request = ChatRequest(fields, limits, logprobs, before)
         budget = RetryBudget(settings.max_retries, self._responses)
         while True:
-            slot = await self._pool.acquire()
+            slot = await self.pool.acquire()
             try:
                 return await self._attempt(slot, request, unsent)
             except FieldRefused as e:
@@ -161,11 +160,11 @@ class Client:
             except Retry as e:
                 failure = e
             finally:
-                self._pool.release(slot)
+                self.pool.release(slot)
             budget.fail(failure.counts, self._responses)
             if budget.spent:
                 raise RequestFailed(self._redactor.clean(failure.reason))
-            self.stats.retries[failure.cause] += 1
+            self.pool.retries[failure.cause] += 1
             await self._back_off(failure, budget.failed)
 
     async def _attempt(self, slot: Slot, request: ChatRequest, unsent: frozenset[str]) -> Completion:
@@ -175,7 +174,7 @@ class Client:
             await asyncio.sleep(min(wait, 1.0))  # responses shorter than estimated shorten the wait
         estimate = self._rate_limiter.take(max_tokens, clock())
         started, reader = clock(), CompletionReader(request.logprobs)
-        self.stats.requests += 1
+        self.pool.requests += 1
         try:
             completion = await self._send(slot, request.body(unsent), request, reader)
         except Retry as e:
@@ -202,7 +201,7 @@ class Client:
         try:
             if before and self._by_completions:
                 body, path = await as_completion(self._fetch(endpoint), body, before), COMPLETIONS
-            first_byte = partial(self._pool.record_first_byte, slot)
+            first_byte = partial(self.pool.record_first_byte, slot)
             await self._transports[endpoint].send(body, reader, request.limits, first_byte, path)
             return reader.completion(before)
         except ErrorStatus as e:
@@ -235,7 +234,7 @@ class Client:
         if only_this and not refusal.account:
             return RequestFailed(reason)
         endpoint.refusal = reason
-        if all(other.refusal for other in self._pool.endpoints):
+        if all(other.refusal for other in self.pool.endpoints):
             return UserError(self._cannot_use(endpoint, reason))
         self._set_aside(endpoint, reason)
         return Retry("refused", reason, counts=False, refused=True)
@@ -283,7 +282,7 @@ class Client:
         left = self._failing_since + timeout - now
         if left > 0:
             return left
-        names = ", ".join(endpoint.name for endpoint in self._pool.endpoints)
+        names = ", ".join(endpoint.name for endpoint in self.pool.endpoints)
         reason = self._redactor.clean(failure.reason)
         why = f"{names}: no good response for {timeout:g} s; the last: {reason}"
         if failure.refused or not (self._answered or self._responses):

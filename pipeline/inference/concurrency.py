@@ -136,10 +136,12 @@ class Slot:
 
 
 class EndpointPool:
-    """Hands out slots in the order of asking, each at the endpoint with the lowest load."""
+    """Hands out slots in the order of asking, each at the endpoint with the lowest load; counts requests."""
 
     def __init__(self, endpoints: Sequence[PooledEndpoint], ceiling: int) -> None:
         self.endpoints = endpoints
+        self.requests = 0  # sent
+        self.retries: Counter[str] = Counter()  # by cause: "429", "5xx", "cut", ...
         self._ceiling = ceiling  # in flight over all endpoints
         self._waiting: deque[asyncio.Future[Slot]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -150,6 +152,7 @@ class EndpointPool:
 
     @property
     def limit(self) -> int:
+        """The limit of requests in flight over all endpoints."""
         return min(self._ceiling, sum(int(endpoint.concurrency.limit) for endpoint in self.endpoints))
 
     async def acquire(self) -> Slot:
@@ -211,21 +214,3 @@ class EndpointPool:
         if self._timer:
             self._timer.cancel()
         self._timer = loop.call_at(min(ends), self.wake) if ends else None
-
-
-class ClientStats:
-    """Live counts of one client."""
-
-    def __init__(self, pool: EndpointPool) -> None:
-        self._pool = pool
-        self.requests = 0  # sent
-        self.retries: Counter[str] = Counter()  # by cause: "429", "5xx", "cut", ...
-
-    @property
-    def in_flight(self) -> int:
-        return self._pool.in_flight
-
-    @property
-    def limit(self) -> int:
-        """The limit of requests in flight over all endpoints."""
-        return self._pool.limit

@@ -118,24 +118,29 @@ async def _tokenize_text(fetch: Fetch, model: str, text: str) -> list[int]:
 
 
 async def _tokenize(fetch: Fetch, body: dict[str, Any]) -> list[int]:
-    tokens = _field(await fetch("/tokenize", to_json(body)), "tokens")
+    tokens = await _field(fetch, "/tokenize", body, "tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
         raise RequestFailed("the server's /tokenize gives no tokens", refused=True)
     return tokens
 
 
 async def _detokenize(fetch: Fetch, model: str, tokens: list[int]) -> str:
-    text = _field(await fetch("/detokenize", to_json({"model": model, "tokens": tokens})), "prompt")
+    text = await _field(fetch, "/detokenize", {"model": model, "tokens": tokens}, "prompt")
     if not isinstance(text, str):
         raise RequestFailed("the server's /detokenize gives no text", refused=True)
     return text
 
 
-def _field(body: bytes, name: str) -> Any:
+async def _field(fetch: Fetch, path: str, body: dict[str, Any], name: str) -> Any:
+    """Returns a field of the response, None if it has none. Raises RequestFailed for refusals."""
     try:
-        response = from_json(body)
+        response = from_json(await fetch(path, to_json(body)))
+    except ErrorStatus as e:
+        if e.status >= 500 or e.status == 429:
+            raise
+        raise RequestFailed(f"{path}: {e}", refused=True) from None
     except ValueError:
-        response = None
+        return None
     return response.get(name) if isinstance(response, dict) else None
 
 

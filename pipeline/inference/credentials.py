@@ -9,7 +9,7 @@ import os
 import re
 import urllib.request
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 
@@ -60,22 +60,6 @@ def proxy_for(base_url: str) -> str | None:
         return None
     proxy = urllib.request.getproxies().get(parts.scheme)
     return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
-
-
-def redirect_target(url: str, location: str) -> str:
-    """Resolves a redirect. Raises ValueError with the reason if it leaves the host or cannot be parsed."""
-    try:
-        target = urljoin(url, location)
-        here, there = urlsplit(url), urlsplit(target)
-        elsewhere = (there.scheme, there.netloc.lower()) != (here.scheme, here.netloc.lower())
-        moved = display_url(target)
-    except ValueError:
-        location = ""
-    if not location:
-        raise ValueError("redirect without a readable address")
-    if elsewhere:
-        raise ValueError(f"moved to {moved}, and requests are sent to no other address than base_url")
-    return target
 
 
 def display_url(url: str) -> str:

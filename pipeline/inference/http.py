@@ -6,18 +6,17 @@ The `openai` package's request path costs about 2.5 ms of processor time per req
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
-from pipeline.inference.credentials import display_url, proxy_for, redirect_target
+from pipeline.inference.credentials import display_url, proxy_for
 from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry
 from pipeline.inference.retry import read_retry_after
 
@@ -67,8 +66,14 @@ class ResponseLimits:
     def bytes(self) -> int:
         return self.overhead + (BYTES_PER_TOKEN + BYTES_PER_CANDIDATE * self.candidates) * self.tokens
 
-    def deadline(self, began: float, heard: float, pieces: int) -> float:
-        """Returns when to give up. `heard`: the time of the last text, before any text of the last byte."""
+    def deadline(self, began: float, heard: float, pieces: int, heard_any: float = 0.0) -> float:
+        """Returns when to give up.
+
+        `heard`: the time of the last text, before any text of the last byte; `heard_any`: of the last text of
+        any request.
+        """
+        if self.own_server:
+            return max(began, heard_any) + self.stall
         longest = self.stall * STALLS_BEFORE_TEXT + SECONDS_PER_PIECE * min(pieces, self.tokens)
         return min(heard + self.stall, began + longest)
 
@@ -85,12 +90,40 @@ class _Buffer:
         self.body += chunk
 
 
+@dataclass
+class _Reception:
+    """A response as it arrives. Times are the loop's."""
+
+    sink: Sink
+    limits: ResponseLimits
+    first_byte: Callable[[float], None]
+    began: float
+    heard: float  # the time of the last text; before any text, of the last byte
+    pieces: int = 0
+    size: int = 0  # bytes
+
+    def feed(self, chunk: bytes, now: float) -> bool:
+        """Returns whether the chunk brought text. Raises RequestFailed for a response that is too large."""
+        if not self.size:
+            self.first_byte(now - self.began)
+        self.size += len(chunk)
+        if self.size > (most := self.limits.bytes):
+            asked = f"the response to a request of {self.limits.tokens} tokens"
+            raise RequestFailed(f"{asked} is larger than {most / 2**20:.1f} MiB")
+        self.sink.feed(chunk)
+        before, self.pieces = self.pieces, self.sink.pieces
+        if self.pieces > before or not before:
+            self.heard = now
+        return self.pieces > before
+
+
 class Transport:
     """An async context manager that holds the connections to one base URL."""
 
     def __init__(self, base_url: str, key: str | None = None) -> None:
         parts = urlsplit(base_url)
-        self._base = parts._replace(path=parts.path.rstrip("/"))
+        self._base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._query = f"?{parts.query}" if parts.query else ""
         self._proxy = proxy_for(base_url)
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key:
@@ -115,21 +148,10 @@ class Transport:
         if self._session:
             await self._session.close()
 
-    async def get(self, path: str, limits: ResponseLimits) -> bytes:
-        """Returns the body of a GET. Raises what `send` raises."""
+    async def fetch(self, path: str, limits: ResponseLimits, body: bytes | None = None) -> bytes:
+        """Returns the body of the response to a GET, or to a small POST. Raises what `send` raises."""
         buffer = _Buffer()
-        await self.send(None, buffer, limits, path=path)
-        return bytes(buffer.body)
-
-    async def fetch(self, path: str, body: bytes, limits: ResponseLimits) -> bytes:
-        """Returns the body of a small POST. Raises what `send` raises, and RequestFailed for refusals."""
-        buffer = _Buffer()
-        try:
-            await self.send(body, buffer, limits, path=path)
-        except ErrorStatus as e:
-            if e.status >= 500 or e.status == 429:
-                raise
-            raise RequestFailed(f"{path}: {e}", refused=True) from None
+        await self.send(body, buffer, limits, path=path)
         return bytes(buffer.body)
 
     async def send(
@@ -145,104 +167,73 @@ class Transport:
         `first_byte` is called with the seconds to the first byte of a good response. Raises ErrorStatus,
         Retry, RequestFailed for a response that is too large, and whatever `sink.feed` raises.
         """
-        began = asyncio.get_running_loop().time()
-        started = False
+        loop = asyncio.get_running_loop()
+        received = _Reception(sink, limits, first_byte, began := loop.time(), began)
+        timer: asyncio.TimerHandle
 
-        def start(seconds: float) -> None:
-            nonlocal started
-            started = True
-            first_byte(seconds)
+        def check_progress() -> None:
+            """Ends the request at its deadline; where that has moved, checks again then."""
+            nonlocal timer
+            deadline = limits.deadline(began, received.heard, received.pieces, self.heard_at)
+            if deadline > loop.time():
+                timer = loop.call_at(deadline, check_progress)
+            else:
+                alarm.reschedule(deadline)
 
+        timer = loop.call_later(limits.stall, check_progress)
         try:
-            async with asyncio.timeout(limits.stall) as alarm:
-                with self._progress_of_all(alarm, limits, began):
-                    async with self._sent(self._url(path), body) as response:
-                        if not 200 <= response.status < 300:
-                            raise await _error_status(response)
-                        await self._read(response, sink, limits, alarm, began, start)
+            async with asyncio.timeout(None) as alarm:
+                await self._exchange(path, body, received)
         except aiohttp.ClientError as e:
-            raise _connection_error(e, started) from None
+            raise _connection_error(e, started=received.size > 0) from None
         except TimeoutError:
             at = f"after {sink.pieces} pieces of it" if sink.pieces else "before any piece of it"
             reason = f"the response made no progress, {at} (stall_timeout = {limits.stall:g} s)"
             raise Retry("stalled", reason) from None
         except (ValueError, LookupError) as e:  # headers that aiohttp cannot parse
             raise Retry("garbage", f"the response breaks HTTP: {e}") from None
+        finally:
+            timer.cancel()
 
-    def _url(self, path: str) -> str:
-        """Paths that OpenAI does not define are next to /v1, not below it."""
-        openai = path in (CHAT, COMPLETIONS, MODELS)
-        parent = self._base.path if openai else self._base.path.removesuffix("/v1")
-        return self._base._replace(path=parent + path).geturl()
-
-    @contextlib.asynccontextmanager
-    async def _sent(self, url: str, body: bytes | None) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Sends a POST, or a GET without a body, and repeats it where the same host redirects it."""
+    async def _exchange(self, path: str, body: bytes | None, received: _Reception) -> None:
+        """Sends the request, again where the same host redirects it, and reads the response."""
         assert self._session, "not opened"
+        clock = asyncio.get_running_loop().time
+        # Paths that OpenAI does not define are next to /v1, not below it.
+        base = self._base if path in (CHAT, COMPLETIONS, MODELS) else self._base.removesuffix("/v1")
+        url = f"{base}{path}{self._query}"
         method, followed = ("GET", _REPEATED | {303}) if body is None else ("POST", _REPEATED)
         for _ in range(1 + MAX_REDIRECTS):
             async with self._session.request(method, url, data=body, allow_redirects=False) as response:
-                if response.status not in followed:
-                    yield response
-                    return
-                location, status = response.headers.get("Location", ""), response.status
-            try:
-                url = redirect_target(url, location)
-            except ValueError as e:
-                raise _redirect_error(status, str(e)) from None
-        raise _redirect_error(
-            status, f"{MAX_REDIRECTS} redirects led to no response, the last to {display_url(url)}"
-        )
+                if response.status in followed:
+                    url = _redirect_target(url, response)
+                    continue
+                if not 200 <= response.status < 300:
+                    raise await _error_status(response)
+                async for chunk in response.content.iter_any():
+                    if received.feed(chunk, now := clock()):
+                        self.heard_at = now
+                return
+        last = f"{MAX_REDIRECTS} redirects led to no response, the last to {display_url(url)}"
+        raise _redirect_error(response.status, last)
 
-    @contextlib.contextmanager
-    def _progress_of_all(
-        self, alarm: asyncio.Timeout, limits: ResponseLimits, began: float
-    ) -> Iterator[None]:
-        """Postpones the alarm of each request while any response of our own server makes progress."""
-        loop = asyncio.get_running_loop()
-        timers: list[asyncio.TimerHandle] = []
 
-        def postpone() -> None:
-            if not alarm.expired():
-                alarm.reschedule(max(began, self.heard_at) + limits.stall)
-                timers[:] = [loop.call_later(limits.stall / 2, postpone)]
-
-        if limits.own_server:
-            timers.append(loop.call_later(limits.stall / 2, postpone))
-        try:
-            yield
-        finally:
-            for timer in timers:
-                timer.cancel()
-
-    async def _read(
-        self,
-        response: aiohttp.ClientResponse,
-        sink: Sink,
-        limits: ResponseLimits,
-        alarm: asyncio.Timeout,
-        began: float,
-        start: Callable[[float], None],
-    ) -> None:
-        clock = asyncio.get_running_loop().time
-        size, pieces, heard = 0, 0, began
-        async for chunk in response.content.iter_any():
-            now = clock()
-            if not size:
-                start(now - began)
-            size += len(chunk)
-            if size > limits.bytes:
-                most = f"{limits.bytes / 2**20:.1f} MiB"
-                raise RequestFailed(
-                    f"the response to a request of {limits.tokens} tokens is larger than {most}"
-                )
-            sink.feed(chunk)
-            if sink.pieces > pieces:
-                pieces, heard, self.heard_at = sink.pieces, now, now
-            elif not pieces:
-                heard = now
-            if not limits.own_server:
-                alarm.reschedule(limits.deadline(began, heard, pieces))
+def _redirect_target(url: str, response: aiohttp.ClientResponse) -> str:
+    """Resolves a redirect. Raises ErrorStatus if it leaves the host or cannot be parsed."""
+    location = response.headers.get("Location", "")
+    try:
+        target = urljoin(url, location)
+        here, there = urlsplit(url), urlsplit(target)
+        elsewhere = (there.scheme, there.netloc.lower()) != (here.scheme, here.netloc.lower())
+        moved = display_url(target)
+    except ValueError:
+        location = ""
+    if not location:
+        raise _redirect_error(response.status, "redirect without a readable address")
+    if elsewhere:
+        reason = f"moved to {moved}, and requests are sent to no other address than base_url"
+        raise _redirect_error(response.status, reason)
+    return target
 
 
 def _redirect_error(status: int, reason: str) -> ErrorStatus:

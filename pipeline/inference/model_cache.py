@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.engine.atomic_files import sync_files
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import UserError
 
@@ -72,9 +73,7 @@ def _build(target: Path, program: Sequence[str], doing: str, say: Callable[[str]
         with Child(command, log) as child:
             if child.wait() != 0:
                 raise UserError(f"{doing} failed: {child.log_tail(1)} (log: {log})")
-        for path in part.iterdir():
-            with path.open("rb") as f:
-                os.fsync(f.fileno())  # the files have to be on disk before the rename
+        sync_files(part)
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)  # gone already after a success

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import install_hints
-from pipeline.errors import UserError
+from pipeline.errors import UserError, user_error
 from pipeline.inference import model_cache
 
 CONVERT_VERSION = 1  # raised when convert_gguf.py writes different files: older folders are then ignored
@@ -68,26 +68,35 @@ def resolve(model: str, say: Callable[[str], None] | None = None, layers: int | 
 
 def sizes(model: str) -> tuple[dict[str, Any], int] | None:
     """Returns the text model's config and the bytes of the weights of a resolved model; None if unknown."""
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download
 
+    found, _ = weights(model)
     try:
-        if os.path.isdir(model):
-            return _sizes_in(Path(model))
-        try:
-            found = HfApi().model_info(model, files_metadata=True).siblings or []
-            weights = sum(file.size or 0 for file in found if _holds_weights(file.rfilename))
-            config = json.loads(Path(hf_hub_download(model, "config.json")).read_bytes())
-        except OSError:  # no network; perhaps it is in the hub's cache
-            return _sizes_in(Path(snapshot_download(model, local_files_only=True)))
-        return config.get("text_config", config), weights
+        file = f"{model}/config.json" if os.path.isdir(model) else hf_hub_download(model, "config.json")
+        config = json.loads(Path(file).read_bytes())
+        return (config.get("text_config", config), found) if found else None
     except (OSError, ValueError, AttributeError):
         return None
 
 
-def _sizes_in(folder: Path) -> tuple[dict[str, Any], int] | None:
-    config = json.loads((folder / "config.json").read_bytes())
-    weights = sum(path.stat().st_size for path in folder.iterdir() if _holds_weights(path.name))
-    return (config.get("text_config", config), weights) if weights else None
+def weights(model: str) -> tuple[int | None, bool]:
+    """Returns the bytes of a resolved model's weights, None if unknown, and whether they are here."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library
+
+    is_folder = os.path.isdir(model)
+    try:
+        folder = Path(model if is_folder else snapshot_download(model, local_files_only=True))
+        found = sum(path.stat().st_size for path in folder.iterdir() if _holds_weights(path.name))
+        if found or is_folder:
+            return found or None, True
+    except (OSError, ValueError):
+        pass  # not in the hub's cache
+    try:
+        files = HfApi().model_info(model, files_metadata=True).siblings or []
+    except (HTTPError, OSError, ValueError):
+        return None, False
+    return sum(file.size or 0 for file in files if _holds_weights(file.rfilename)) or None, False
 
 
 def _holds_weights(name: str) -> bool:
@@ -202,11 +211,9 @@ def _check_prunable(whole: str, layers: int, target: Path) -> None:
 
 def _layers_of(folder: Path) -> int | None:
     """Returns the number of layers; None if the config has another name for them."""
-    try:
+    with user_error(f"{folder}/config.json cannot be read", OSError, ValueError, AttributeError):
         config = json.loads((folder / "config.json").read_bytes())
         found = config.get("text_config", config).get("num_hidden_layers")
-    except (OSError, ValueError, AttributeError) as e:
-        raise UserError(f"{folder}/config.json cannot be read: {str(e).splitlines()[0]}") from None
     return found if isinstance(found, int) else None
 
 

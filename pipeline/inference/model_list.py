@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.inference.credentials import Redactor
 from pipeline.inference.http import MODELS, ResponseLimits, Transport
-from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry, describe
+from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry, classify, describe
 from pipeline.inference.retry import backoff
 
 TIMEOUT = 30  # seconds of one attempt without progress
@@ -17,7 +17,6 @@ MAX_RETRIES = 2
 MAX_LIST = 2**24  # bytes; the longest lists, of a thousand models with prices, are under 1 MB
 
 _UNLISTED = {404, 405, 501}
-_TRANSIENT = {408, 409, 429}  # and every 5xx
 
 
 class ModelListError(Exception):
@@ -61,7 +60,7 @@ async def list_models(transport: Transport, redactor: Redactor, max_retries: int
     seconds = TIMEOUT * (1 + MAX_RETRIES)
     try:
         async with asyncio.timeout(seconds):
-            body = await _get(transport, min(MAX_RETRIES, max_retries))
+            body = await _get(transport, redactor, min(MAX_RETRIES, max_retries))
         return [model.id for model in _ModelList.model_validate_json(body).data]
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
@@ -79,19 +78,17 @@ async def list_models(transport: Transport, redactor: Redactor, max_retries: int
         raise ModelListError(redactor.clean(e.reason), unusable=True) from None
 
 
-async def _get(transport: Transport, max_retries: int) -> bytes:
+async def _get(transport: Transport, redactor: Redactor, max_retries: int) -> bytes:
     limits = ResponseLimits(TIMEOUT, overhead=MAX_LIST)
     for retries in range(max_retries):
         try:
-            return await transport.get(MODELS, limits)
-        except ErrorStatus as e:
-            if e.status < 500 and e.status not in _TRANSIENT:
+            return await transport.fetch(MODELS, limits)
+        except (ErrorStatus, Retry) as e:
+            failure = classify(e, redactor) if isinstance(e, ErrorStatus) else e
+            if not isinstance(failure, Retry):
                 raise
-            after = e.after
-        except Retry:
-            after = None
-        await asyncio.sleep(backoff(retries) if after is None else after)
-    return await transport.get(MODELS, limits)
+        await asyncio.sleep(backoff(retries) if failure.after is None else failure.after)
+    return await transport.fetch(MODELS, limits)
 
 
 def _closest(name: str, known: list[str]) -> str:

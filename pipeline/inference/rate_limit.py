@@ -24,13 +24,9 @@ class Bucket:
         return max(0.0, (min(amount, self._capacity) - self._left) / self._rate)
 
     def take(self, amount: float, now: float) -> None:
+        """Takes an amount; a negative one gives back what an earlier take took too much."""
         self._fill(now)
-        self._left -= amount
-
-    def reconcile(self, difference: float, now: float) -> None:
-        """Corrects an earlier take whose real amount was larger by `difference` (smaller if negative)."""
-        self._fill(now)
-        self._left = min(self._capacity, self._left - difference)
+        self._left = min(self._capacity, self._left - amount)
 
     def _fill(self, now: float) -> None:
         passed = 0.0 if self._filled_at is None else max(0.0, now - self._filled_at)
@@ -65,7 +61,7 @@ class RateLimiter:
     def reconcile(self, estimate: float, tokens: int | None, now: float) -> None:
         """Replaces a request's estimate by the tokens that it used; None if the server did not count them."""
         if self._tokens and tokens is not None:
-            self._tokens.reconcile(tokens - estimate, now)
+            self._tokens.take(tokens - estimate, now)
             if tokens:
                 mean = tokens if self._mean is None else self._mean
                 self._mean = mean + SMOOTHING * (tokens - mean)

@@ -86,7 +86,7 @@ def check(endpoint: Endpoint) -> None:
     if "speculative_config" in endpoint.vllm and not has_gpu():
         # Seen with n-gram speculation: text that the same model served any other way never gives.
         raise UserError("vllm.speculative_config: vLLM 0.32 answers nonsense with it where there is no GPU")
-    _check_port(endpoint.port)
+    _usable_port(endpoint.port)
 
 
 @contextmanager
@@ -98,8 +98,7 @@ def serving(
     Raises ServerDied if it is not ready within endpoint.start_timeout seconds.
     """
     say = say or (lambda _text: None)
-    _check_port(endpoint.port)
-    port = endpoint.port or _free_port()
+    port = _usable_port(endpoint.port)
     say(f"starting vLLM for {name} (log: {log})")
     began = time.monotonic()
     with Child(command(endpoint, model_path, name, port), log, environment(endpoint, model_path)) as child:
@@ -221,8 +220,8 @@ async def _until_ready(child: Child, url: str, name: str, timeout: float) -> Non
 
 async def _lists(transport: Transport, name: str) -> bool:
     try:
-        await transport.get("/health", PROBE_LIMITS)
-        models = json.loads(await transport.get(MODELS, PROBE_LIMITS))
+        await transport.fetch("/health", PROBE_LIMITS)
+        models = json.loads(await transport.fetch(MODELS, PROBE_LIMITS))
         return any(model["id"] == name for model in models["data"])
     except (ErrorStatus, RequestFailed, Retry, ValueError, KeyError, TypeError):
         return False  # not ready yet, or an unknown server
@@ -235,7 +234,8 @@ def _crash_message(child: Child, what: str) -> str:
     return "\n".join([f"{what}; log: {child.log}; its last lines:", *errors[-3:], *lines[-LAST_LINES:]])
 
 
-def _check_port(port: int) -> None:
+def _usable_port(port: int) -> int:
+    """Returns the port, or any free one for 0. Raises UserError if it cannot be used."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port released just now is free
         try:
@@ -243,9 +243,4 @@ def _check_port(port: int) -> None:
         except OSError as e:
             why = f"port {port} cannot be used: {e.strerror}; port = 0 takes any free one"
             raise UserError(why) from None
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind((HOST, 0))
         return int(s.getsockname()[1])

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line, user_error
 from pipeline.ingest.lines import RECORD_LIMIT, LineReader, RecordTooLong
 
 JSON_LIMIT = 2**30  # bytes of a JSON array, which is held in memory
@@ -102,7 +102,7 @@ def head(path: Path) -> Iterator[Record | BadRow]:
     """Returns the first rows of a file; for Parquet the schema as one row without values."""
     if path.suffix.lower() == ".parquet":
         with _parquet_file(path) as file:
-            return iter([Record(str(path), _skeleton(file.schema_arrow))] if file.metadata.num_rows else [])
+            return iter([Record(str(path), skeleton(file.schema_arrow))] if file.metadata.num_rows else [])
     return islice(records(path), HEAD)
 
 
@@ -212,8 +212,7 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Record | BadRow]:
     from pyarrow import ArrowException
 
     with _parquet_file(path) as file:
-        names = file.schema_arrow.names
-        wanted = [c if c in names else c.partition(".")[0] for c in columns] or None
+        wanted = top_level(columns, file.schema_arrow.names) or None
         number = 0
         try:
             for batch in file.iter_batches(batch_size=256, columns=wanted):
@@ -225,17 +224,15 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Record | BadRow]:
                     except UnicodeDecodeError as e:
                         yield BadRow(origin, _why(e))
         except ArrowException as e:
-            raise UserError(f"{path}: cannot be read after row {number}: {_first_line(e)}") from None
+            raise UserError(f"{path}: cannot be read after row {number}: {one_line(e)}") from None
 
 
 def _parquet_file(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with user_error(f"{path}: not a readable Parquet file", pa.ArrowException, OSError):
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as e:
-        raise UserError(f"{path}: not a readable Parquet file: {_first_line(e)}") from None
     names = file.schema_arrow.names
     if twice := [name for name in names if names.count(name) > 1]:
         file.close()
@@ -243,15 +240,17 @@ def _parquet_file(path: Path) -> Any:
     return file
 
 
-def _skeleton(fields: Any) -> dict[str, Any]:
-    """Returns a row with the names of a schema or struct type, and None for values."""
+def skeleton(fields: Any) -> dict[str, Any]:
+    """Returns a row with the names of an Arrow schema or struct type, and None for values."""
     from pyarrow.types import is_struct
 
-    return {f.name: _skeleton(f.type) if is_struct(f.type) else None for f in fields}
+    return {f.name: skeleton(f.type) if is_struct(f.type) else None for f in fields}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def top_level(columns: tuple[str, ...], names: list[str]) -> list[str]:
+    """Returns those of the names that hold the columns, which may be dotted."""
+    wanted = (c if c in names else c.partition(".")[0] for c in columns)
+    return [c for c in dict.fromkeys(wanted) if c in names]
 
 
 def _open(path: Path) -> IO[bytes]:

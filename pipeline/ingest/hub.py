@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.sources import DatasetSource
-from pipeline.errors import UserError, one_line
-from pipeline.ingest.files import HEAD, BadRow, Record, sha256
+from pipeline.errors import user_error
+from pipeline.ingest.files import HEAD, BadRow, Record, sha256, skeleton, top_level
 
 
 def records(source: DatasetSource, columns: tuple[str, ...]) -> Iterator[Record | BadRow]:
@@ -23,7 +23,7 @@ def records(source: DatasetSource, columns: tuple[str, ...]) -> Iterator[Record 
         data = _open(source)
         names = data.column_names
         if names:  # leaves images and the like undecoded; a stream of JSON does not know its columns yet
-            data = data.select_columns(_top_level(columns, names))
+            data = data.select_columns(top_level(columns, names))
         for number, row in enumerate(data, start=1):
             yield Record(f"{source.path} {source.dataset_split} row {number}", row)
 
@@ -35,7 +35,7 @@ def head(source: DatasetSource) -> Iterator[Record | BadRow]:
         if not data.features:
             yield from (Record(source.path, row) for row in islice(data, HEAD))
         elif next(iter(data.select_columns(data.column_names[:1])), None) is not None:
-            yield Record(source.path, _skeleton(data.features))
+            yield Record(source.path, skeleton(data.features.arrow_schema))
 
 
 def fingerprint(source: DatasetSource) -> dict[str, Any]:
@@ -49,11 +49,6 @@ def fingerprint(source: DatasetSource) -> dict[str, Any]:
         digest.update(bytes.fromhex(sha256(path)))
         digest.update(str(path.relative_to(folder)).encode())
     return {"folder": folder.name, "sha256": digest.hexdigest(), **known}
-
-
-def _top_level(columns: tuple[str, ...], names: list[str]) -> list[str]:
-    wanted = (c if c in names else c.partition(".")[0] for c in columns)
-    return [c for c in dict.fromkeys(wanted) if c in names]
 
 
 def _open(source: DatasetSource) -> Any:
@@ -76,18 +71,11 @@ def _open(source: DatasetSource) -> Any:
     )
 
 
-def _skeleton(features: Any) -> dict[str, Any]:
-    return {name: _skeleton(f) if isinstance(f, dict) else None for name, f in features.items()}
-
-
-@contextmanager
-def _one_line_errors(source: DatasetSource) -> Iterator[None]:
+def _one_line_errors(source: DatasetSource) -> AbstractContextManager[None]:
     """Turns the errors of `datasets` and the hub, often pages long, into a one-line UserError."""
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
-    try:
-        yield
-    except (DatasetsError, HTTPError, OSError, ValueError, LookupError, RuntimeError, pa.ArrowException) as e:
-        raise UserError(f"data set {source.path}: {one_line(e)}") from None
+    kinds = (DatasetsError, HTTPError, OSError, ValueError, LookupError, RuntimeError, pa.ArrowException)
+    return user_error(f"data set {source.path}", *kinds)

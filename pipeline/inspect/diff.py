@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from pipeline.engine.layout import ROWS
 from pipeline.engine.manifest import flat, shown
 from pipeline.engine.progress import plain
 from pipeline.evaluate import bootstrap
@@ -20,7 +21,7 @@ from pipeline.evaluate.bootstrap import Estimate
 from pipeline.evaluate.metrics import by_set, paired
 from pipeline.inspect.costs import costs, total_spend
 from pipeline.inspect.format import at_least, count, money, percent
-from pipeline.inspect.run import ROWS, Run
+from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
 from pipeline.rows import Row, Score
 
@@ -133,7 +134,7 @@ def _digests(run: Run, stage: str) -> dict[str, str] | None:
 def _side(run: Run) -> Side:
     report, spent = run.report("filter"), costs(run)
     return Side(
-        run=run.path.name,
+        run=run.name,
         complete=tuple(stage for stage in ROWS if run.output(stage).complete),
         traces=sum(c.traces for c in spent),
         kept=report.get("kept"),

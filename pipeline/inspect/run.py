@@ -18,28 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Recipe
-from pipeline.engine import checksums
+from pipeline.config.evaluation import HELD_OUT
+from pipeline.engine import checksums, layout, previous
+from pipeline.engine.layout import ROWS, OutputPath
 from pipeline.engine.query import Part
 from pipeline.engine.shard import Counts, Shard
 from pipeline.engine.store import Output
 from pipeline.errors import UserError, nearest
 from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.table import RowTable, Verdicts
-from pipeline.rows import Example, JudgeVerdict, Problem, Row, Score, Step, Trace, TraceVerdicts
+from pipeline.rows import Example, Problem, Row, Score, Trace, TraceVerdicts
 
 if TYPE_CHECKING:
     import duckdb
-
-ROWS: dict[str, type[Row]] = {  # row types in the shards of each stage
-    "ingest": Problem,
-    "generate": Trace,
-    "filter": TraceVerdicts,
-    "select": Example,
-    "train": Step,
-    "evaluate": Score,
-}
-WITHIN: dict[str, type[Row]] = {"judge": JudgeVerdict, "problems": Problem}  # folders of filter and evaluate
-_ANSWERS = ("filter/judge", "evaluate/*/*/generate", "evaluate/*/*/filter/judge")
 
 
 class Event(Row):
@@ -68,16 +59,31 @@ class ProblemTraces(Row):
 class Run:
     """A run's folder. problems, traces, verdicts, examples and scores are lazy tables of its rows."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, before: bool = False) -> None:
+        """before: of stages that ran again, the result before is read."""
+        self.path, self._before = path, before
         self.recipe = Recipe.model_validate_json(checksums.read(path / "recipe.json"))
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.name} before" if self._before else self.path.name
 
     def output(self, stage: str) -> Output:
         """The folder of a stage by name. Raises UserError for a name that no stage has."""
-        parts = stage.split("/")
-        if parts[-1] not in ROWS | WITHIN or not {"", ".", ".."}.isdisjoint(parts):
-            raise UserError(f"no stage {stage!r}; stages: {', '.join(ROWS)}")
-        return Output(self.path / stage, (ROWS | WITHIN)[parts[-1]])
+        row = layout.parse(stage).row
+        if self._before and (aside := previous.earlier_outputs(self.path, stage, row)):
+            return aside[0]
+        return Output(self.path / stage, row)
+
+    def before(self) -> Run:
+        """The run as it was before its stages ran again. Raises UserError if none did."""
+        if not any(previous.earlier_outputs(self.path, stage, row) for stage, row in ROWS.items()):
+            raise UserError(f"{self.path}: no stage has run again, so there is nothing to compare with")
+        return Run(self.path, before=True)
+
+    def begun(self, kind: str) -> list[OutputPath]:
+        """The outputs of this kind inside evaluate: "problems", "generate", "filter", "judge"."""
+        return [path for path in layout.begun(self.path) if path.kind == kind and path.set]
 
     def rows(self, stage: str) -> RowTable[Any]:
         """The rows of a stage by name, those of open shards too; of a filter stage, its filtered traces.
@@ -141,24 +147,23 @@ class Run:
 
     def problem(self, id: str) -> ProblemTraces:
         """A problem with all its traces, filtered if they have been. Raises UserError for an unknown id."""
-        sets = sorted(str(p.relative_to(self.path)) for p in self.path.glob("evaluate/*/problems"))
-        for stage in ("ingest", *sets):
-            found = self.rows(stage).where(id=id).located()
+        for problems in (OutputPath("ingest"), *self.begun("problems")):
+            found = self.rows(str(problems)).where(id=id).located()
             if found.parts:
-                within = "" if stage == "ingest" else stage.removesuffix("problems")
-                traces = self._traces_of(id, found.parts[0].shard.name, within)
+                traces = self._traces_of(id, found.parts[0].shard.name, problems.set)
                 return ProblemTraces(problem=found.head(1)[0], traces=traces)
         raise UserError(f"{self.path}: no problem has the id {id!r}")
 
-    def _traces_of(self, id: str, shard: str, within: str) -> dict[str, tuple[Trace, ...]]:
+    def _traces_of(self, id: str, shard: str, set_name: str) -> dict[str, tuple[Trace, ...]]:
         """Stage -> traces of a problem. Their shard has the same name as the problem's."""
         found = {}
-        for folder in sorted(self.path.glob(f"{within}**/generate")):
-            stages = [str(path.relative_to(self.path)) for path in (folder, folder.with_name("filter"))]
-            table = self.traces_of(stages[1])
-            parts = [part for part in table.parts if part.shard.name == shard]
-            if traces := tuple(replace(table, parts=parts).where(problem_id=id)):
-                found[stages[parts[0].verdicts is not None]] = traces
+        for generate in (OutputPath("generate"), *self.begun("generate")):
+            if generate.set == set_name or (not set_name and generate.set == HELD_OUT):
+                filtered = generate.sibling("filter")
+                table = self.traces_of(str(filtered))
+                parts = [part for part in table.parts if part.shard.name == shard]
+                if traces := tuple(replace(table, parts=parts).where(problem_id=id)):
+                    found[str(filtered if parts[0].verdicts else generate)] = traces
         return found
 
     def reasons(self, name: str, stage: str = "filter") -> list[str]:
@@ -195,8 +200,7 @@ class Run:
     def check_begun(self, stage: str) -> None:
         """Raises UserError, naming similar stages, when a stage inside another one was never begun."""
         if "/" in stage and not (self.path / stage).is_dir():
-            found = (p.parent for p in self.path.glob("**/manifest.json"))
-            known = nearest(stage, (str(p.relative_to(self.path)) for p in found))
+            known = nearest(stage, map(str, layout.begun(self.path)))
             raise UserError(f"{self.path}: there is no {stage!r}{known}")
 
     def so_far(self) -> str | None:
@@ -216,14 +220,13 @@ class Run:
 
     def answer_stages(self) -> list[str]:
         """The stages other than `generate` that asked a model: LLM judges, and the models in evaluate."""
-        found = (p for pattern in _ANSWERS for p in self.path.glob(pattern))
-        return sorted(str(p.relative_to(self.path)) for p in found)
+        begun = layout.begun(self.path)
+        return [str(path) for path in begun if path.kind == "judge" or (path.kind == "generate" and path.set)]
 
     def filtered_stage(self) -> str:
         """The default stage of `why` and `show`: filter; for a model evaluated without a run, its answers."""
-        found = sorted(self.path.glob("evaluate/*/*/filter"))
-        single_model = bool(found) and not (self.path / "generate").exists()
-        return str(found[0].relative_to(self.path)) if single_model else "filter"
+        found = self.begun("filter")
+        return str(found[0]) if found and not (self.path / "generate").exists() else "filter"
 
     def why(self, stage: str = "filter") -> Funnel:
         """The funnel: traces kept, rejected and undecided by reason, and what each rule rejects alone."""

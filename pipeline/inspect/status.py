@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from pipeline.engine.layout import ROWS
 from pipeline.engine.progress import duration, plain
 from pipeline.errors import UserError
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summarise
@@ -19,7 +20,7 @@ from pipeline.generate.limits import limits_of
 from pipeline.inspect import score_table
 from pipeline.inspect.costs import Cost, costs, total_spend
 from pipeline.inspect.format import at_least, count, money
-from pipeline.inspect.run import ROWS, Run, open_run
+from pipeline.inspect.run import Run, open_run
 from pipeline.inspect.show import console, print_lines
 from pipeline.rows import Row
 

@@ -11,11 +11,7 @@ from typing import Any
 from pipeline.inspect.run import Run
 from pipeline.publish.facts import public
 
-_OWN_PATHS = (
-    "_name_or_path",
-    "name_or_path",
-    "_model_name_or_path",
-)  # its own folder
+_OWN_PATHS = ("_name_or_path", "name_or_path", "_model_name_or_path")  # its own folder
 
 
 def copy(run: Run, folder: Path) -> None:

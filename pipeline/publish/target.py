@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.engine.atomic_files import alive
+from pipeline.engine.atomic_files import alive, sync_files
 from pipeline.errors import UserError
 
 HUB = "hub:"
@@ -71,7 +71,7 @@ def staged(folder: Path, run: str) -> Iterator[Path]:
         yield stage
         mark = {"run": run, "files": sorted(_files(stage))}
         (stage / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
-        _sync(stage)
+        sync_files(stage)
         _replace(stage, folder, run)
     except OSError as e:
         raise UserError(f"{folder}: cannot write: {e.strerror or e}") from e
@@ -134,11 +134,3 @@ def _clean_up(folder: Path) -> None:
             path.rename(folder)
         else:
             shutil.rmtree(path)
-
-
-def _sync(stage: Path) -> None:
-    """Flushes all files to disk before the folder appears."""
-    for path in stage.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

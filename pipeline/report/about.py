@@ -6,9 +6,10 @@ from collections.abc import Collection
 from typing import Any
 
 from pipeline.config.redaction import redact
+from pipeline.engine.layout import ROWS
 from pipeline.generate import usage
 from pipeline.inspect.costs import costs
-from pipeline.inspect.run import ROWS, Run
+from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of
 from pipeline.report import charts
 from pipeline.train.job import Preflight, read_preflight

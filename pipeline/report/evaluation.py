@@ -48,10 +48,7 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
 
 def answers_of(run: Run) -> dict[str, str]:
     """ "set/model" -> the stage that holds its graded answers."""
-    stages = sorted(
-        str(p.parent.relative_to(run.path)) for p in run.path.glob("evaluate/**/filter/manifest.json")
-    )
-    named = {stage.removeprefix("evaluate/").removesuffix("/filter"): stage for stage in stages}
+    named = {f"{path.set}/{path.role}": str(path) for path in run.begun("filter")}
     return {name: stage for name, stage in named.items() if run.rows(stage).parts}
 
 
@@ -73,15 +70,10 @@ def problems(scores: Sequence[Score], questions: Mapping[str, tuple[str, str]]) 
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for s in scores:
         question, reference = questions.get(s.problem_id, ("", ""))
-        row: dict[str, Any] = {
-            "set": s.set,
-            "problem": s.problem_id,
-            "question": question,
-            "reference": reference,
-        }
-        row |= {"change": changed.get((s.set, s.problem_id), ""), "correct": {}}
-        kept = rows.setdefault((s.set, s.problem_id), row)
-        kept["correct"][s.model_role] = [s.correct, s.samples]
+        key = s.set, s.problem_id
+        row: dict[str, Any] = {"set": s.set, "problem": s.problem_id, "change": changed.get(key, "")}
+        row |= {"question": question, "reference": reference, "correct": {}}
+        rows.setdefault(key, row)["correct"][s.model_role] = [s.correct, s.samples]
     order = [*CHANGES, ""]
     return sorted(rows.values(), key=lambda row: order.index(row["change"]))
 

@@ -7,23 +7,20 @@ import: the stage reports damaged checkpoints before it starts a process.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.engine.atomic_files import write_atomic
+from pipeline.engine.atomic_files import sync_files, write_atomic
 
 COMPLETE = "complete"  # the marker, written last: {file name: size in bytes}
 
 
 def mark_complete(checkpoint: Path) -> None:
     """Syncs all files of a checkpoint to disk, then writes the marker with their sizes."""
-    sizes = {}
-    for path in _files(checkpoint):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        sizes[str(path.relative_to(checkpoint))] = path.stat().st_size
+    sync_files(checkpoint)
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE)
+    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
     write_atomic(checkpoint / COMPLETE, json.dumps(sizes).encode())
 
 
@@ -52,7 +49,7 @@ def newest(folder: Path) -> Path | None:
 
 def _damage(checkpoint: Path) -> str | None:
     try:
-        sizes = json.loads((checkpoint / COMPLETE).read_bytes() or b"{}")  # older markers are empty
+        sizes = json.loads((checkpoint / COMPLETE).read_bytes())
     except ValueError:
         return f"{COMPLETE} cannot be read"
     for name, size in sizes.items():
@@ -61,9 +58,4 @@ def _damage(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if (found := path.stat().st_size) != size:
             return f"{name} has {found} of {size} bytes"
-    empty = next((path.name for path in _files(checkpoint) if not sizes and not path.stat().st_size), None)
-    return f"{empty} is empty" if empty else None
-
-
-def _files(checkpoint: Path) -> list[Path]:
-    return sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != COMPLETE)
+    return None

@@ -16,6 +16,7 @@ from pipeline.train.objectives import OBJECTIVES
 FLOAT, HALF = 4, 2  # bytes of float32, in which weights are trained, and of bfloat16
 # Bytes of optimizer state per parameter; embeddings under an 8-bit optimizer keep float32 moments.
 OPTIMIZER = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "adafactor": 0}
+MOST_CHECKPOINTS = 3  # two are kept, and the oldest is deleted only when a new one is complete
 NF4 = 0.52  # bytes of a 4-bit weight with its scales
 TILE = 4096 * 32768  # logits that TRL's fused loss holds at once
 FURTHER_TEACHER = (4.0, 0.4)  # bytes per logit that each teacher after the first adds: unsharded, sharded
@@ -59,6 +60,12 @@ class Memory:
     @property
     def total(self) -> float:
         return sum(getattr(self, field.name) for field in fields(self))
+
+
+def disk(parameters: int, train: Train, checkpoints: int = MOST_CHECKPOINTS) -> int:
+    """Bytes of checkpoints, each with float32 weights and the optimizer's state, and of the student."""
+    per_checkpoint = FLOAT + OPTIMIZER[train.optimizer]
+    return parameters * (min(checkpoints, MOST_CHECKPOINTS) * per_checkpoint + FLOAT)
 
 
 def needed(

@@ -8,7 +8,6 @@ this is node 0; follower.py is the others.
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import shutil
 import time
@@ -31,7 +30,7 @@ from pipeline.generate.stage import GENERATE
 from pipeline.inference import model_files
 from pipeline.rows import Step
 from pipeline.select.stage import SELECT
-from pipeline.train import checkpoints, launcher, nodes
+from pipeline.train import checkpoints, launcher, memory, nodes
 from pipeline.train.job import Preflight, TrainJob, last_step, read_preflight, read_steps
 from pipeline.train.objectives import OBJECTIVES, teachers
 
@@ -39,8 +38,6 @@ POLL_SECONDS = 0.5
 STOP_TIMEOUT = 600.0  # seconds to finish a step and save a checkpoint after SIGTERM
 LOST_TIMEOUT = 30.0  # the same when another node is lost: processes that wait for it never end
 LAST_WORDS = 3.0  # seconds in which other nodes may say why they failed
-CHECKPOINT_BYTES, MODEL_BYTES = 12, 4  # per parameter: float32 weight and Adam's two moments; the weight
-MOST_CHECKPOINTS = 3  # two are kept, and the oldest is deleted only when a new one is complete
 
 
 class TrainingFailed(Stopped):
@@ -116,7 +113,7 @@ def _train(job: Job, train_job: TrainJob) -> None:
     steps = math.ceil(math.ceil(examples / train_job.train.batch_size) * train_job.train.epochs)
     train_job = _with_models(job, train_job)
     folder = train_job.output.parent
-    check_room(train_job.model, folder, math.ceil(steps / train_job.train.save_steps))
+    check_room(train_job, folder, math.ceil(steps / train_job.train.save_steps))
     content = train_job.model_dump_json(indent=2).encode() + b"\n"
     write_atomic(train_job.file, content)
     for stale in (train_job.refusal, train_job.preflight, train_job.prepared):
@@ -196,16 +193,14 @@ def preflight_lines(preflight: Preflight) -> Iterator[str]:
         yield from (f"    {line}" for line in plain(preflight.example).splitlines())
 
 
-def check_room(model: str, folder: Path, checkpoints: int) -> None:
+def check_room(train_job: TrainJob, folder: Path, checkpoints: int) -> None:
     """Raises UserError when checkpoints and model do not fit on the disk. Hub names are not checked."""
-    weights = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
-    if not weights:
+    if not Path(train_job.model).is_dir() or (sizes := model_files.sizes(train_job.model)) is None:
         return
-    config = json.loads((Path(model) / "config.json").read_bytes())
-    parameters = weights // (4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2)
-    needed = parameters * (CHECKPOINT_BYTES * min(checkpoints, MOST_CHECKPOINTS) + MODEL_BYTES)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    config, weights = sizes
+    width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
+    needed = memory.disk(weights // width, train_job.train, checkpoints)
+    if (free := shutil.disk_usage(folder).free) < needed:
         raise UserError(
             f"{folder}: not enough disk space to train: {needed / 1e9:.1f} GB needed for checkpoints and "
             f"model, {free / 1e9:.1f} GB free"
@@ -256,7 +251,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 TRAIN = Stage(
     name="train",
-    version=3,  # 3: no example is repeated in an epoch of several processes; validation is a mean over tokens
+    version=4,  # 4: blank rows fill an epoch's last step, whatever the number of processes
     row=Step,
     reads=(GENERATE, SELECT),
     shards=("steps",),

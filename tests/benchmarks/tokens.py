@@ -23,17 +23,21 @@ from tests import tiny_student
 from tests.benchmarks.training import DEMO, example
 
 
-def write(folder: Path, count: int, terms: int) -> Path:
-    """Writes examples whose reasoning is `terms` lines long."""
+def write(folder: Path, count: int, terms: int) -> tuple[Path, ...]:
+    """Writes shards of examples whose reasoning is `terms` lines long."""
     rng = random.Random(0)
     rows = [example(number, rng, terms) for number in range(count)]
-    return tiny_student.write_examples(folder / "examples.parquet", rows)
+    shards = [rows[first : first + 256] for first in range(0, count, 256)]
+    return tuple(
+        tiny_student.write_examples(folder / f"{n}.parquet", shard) for n, shard in enumerate(shards)
+    )
 
 
 def measure(job: TrainJob, processes: int) -> tuple[float, float]:
     """Tokens per second, and per second of CPU time."""
     from pipeline.train.job import read_preflight
-    from pipeline.train.trainer.prepare import PartReport, prepare
+    from pipeline.train.trainer.preflight import Statistics
+    from pipeline.train.trainer.prepare import prepare
 
     os.sched_setaffinity(0, cores()[:processes])
     began, before = time.monotonic(), cpu_seconds()
@@ -42,8 +46,8 @@ def measure(job: TrainJob, processes: int) -> tuple[float, float]:
     preflight = read_preflight(job.preflight)
     assert preflight
     assert not preflight.failed
-    parts = (PartReport.model_validate_json(path.read_bytes()) for path in job.cache.glob("[0-9]*.json"))
-    tokens = sum(part.found.tokens for part in parts)
+    parts = (Statistics.model_validate_json(path.read_bytes()) for path in job.cache.glob("[0-9]*.json"))
+    tokens = sum(part.tokens for part in parts)
     return tokens / took, tokens / cpu
 
 
@@ -61,11 +65,11 @@ def main() -> None:
     options = parser.parse_args()
     model = model_files.resolve(options.model, print)
     with tempfile.TemporaryDirectory() as temporary:
-        shard = write(Path(temporary), options.examples, options.terms)
+        shards = write(Path(temporary), options.examples, options.terms)
         for processes in sorted({len(cores()), 1}, reverse=True):
             folder = Path(temporary) / str(processes)
             folder.mkdir()
-            job = tiny_student.job(folder, model, (shard,), max_length=10**6)
+            job = tiny_student.job(folder, model, shards, max_length=10**6)
             rate, a_core = measure(job, processes)
             print(
                 f"{processes} processes: {rate:,.0f} tokens/s; per second of CPU time: {a_core:,.0f}",

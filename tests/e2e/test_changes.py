@@ -175,6 +175,9 @@ def test_a_changed_filter_makes_filter_and_select_again_and_costs_nothing(
     assert done.returncode == 2
     assert "no example to train on" in done.stderr
     assert sealed(run / "previous" / "select" / "0001") == first
+    compared = retort(tmp_path, "diff", "test").stdout
+    assert "rules.length.max_tokens: null -> 1" in compared
+    assert "test before" in compared
     done = retort(tmp_path, "select", str(recipe))
     assert done.returncode == 0
     assert "the earlier result of these settings is brought back" in done.stderr

@@ -6,19 +6,23 @@ import subprocess
 import time
 from pathlib import Path
 
+from pipeline.engine.scheduler import LOOK_INTERVAL
 from pipeline.engine.store import Output
 from pipeline.rows import Trace
 from tests.conftest import FakeServer, StartFakeServer
 from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
 
 KILLS = 8
+WORKER_SLOTS = 4  # requests in flight of each worker on a shared folder
+WORKER_LATENCY = 0.25  # seconds
 
 
 def tear(folder: Path, rng: random.Random) -> int:
     """Removes the end of a journal, as a crash during a write does. Returns the number of lost rows."""
     for journal in folder.glob("*.jsonl"):
-        journal.write_bytes(journal.read_bytes()[: -rng.randint(1, 30)])
-        return 1
+        if content := journal.read_bytes():
+            journal.write_bytes(content[: -rng.randint(1, 30)])
+            return 1
     return 0
 
 
@@ -66,6 +70,92 @@ def kill_again_and_again(folder: Path, server: FakeServer, kills: int, problems:
         "most in flight at the kills": in_flight,
         "torn by the test": torn,
     }
+
+
+class Attack:
+    """Kills and pauses workers on one folder at random; other ones take their parts over."""
+
+    def __init__(self, folder: Path, server: FakeServer, workers: int, problems: int) -> None:
+        self.rng = random.Random(11)
+        self.recipe = str(write_recipe(folder, server.url, problems))
+        self.whole, self.attacked = folder / "whole", folder / "attacked"
+        self.workers = workers
+        self.output = Output(self.attacked / "test" / "generate", Trace)
+        self.ended: list[subprocess.Popen[str]] = []
+        self.paused: list[subprocess.Popen[str]] = []
+        self.kills = self.pauses = 0
+
+    def run(self, faults: int) -> None:
+        for runs in (self.whole, self.attacked):
+            assert retort(runs, "ingest", self.recipe).returncode == 0
+        assert retort(self.whole, "generate", self.recipe).returncode == 0
+        parts = [self.begin(i) for i in range(self.workers)]
+        while self.kills + self.pauses < faults:
+            i = self.rng.randrange(self.workers)
+            wait_for_rows(parts[i], self.output, self.output.counts().rows + self.rng.randint(1, 10))
+            time.sleep(self.rng.uniform(0, 0.2))
+            assert parts[i].poll() is None, "too few problems for so many faults"
+            self.harm(parts[i])
+            parts[i] = self.begin(i)
+            if self.paused and self.rng.random() < 0.5:
+                self.wake(self.rng.randrange(len(self.paused)))
+        while self.paused:
+            self.wake(0)
+        for process in (*self.ended, *parts):
+            _, said = process.communicate(timeout=300)
+            assert process.returncode in (0, 3, -signal.SIGKILL), said
+            assert "Traceback" not in said
+
+    def begin(self, part: int) -> subprocess.Popen[str]:
+        share = f"--part={part}/{self.workers}"
+        return start(self.attacked, "generate", self.recipe, share, f"generate.concurrency={WORKER_SLOTS}")
+
+    def harm(self, process: subprocess.Popen[str]) -> None:
+        if self.rng.random() < 0.5:
+            process.send_signal(signal.SIGSTOP)
+            self.paused.append(process)
+            self.pauses += 1
+        else:
+            process.send_signal(signal.SIGKILL)
+            self.ended.append(process)
+            self.kills += 1
+
+    def wake(self, number: int) -> None:
+        process = self.paused.pop(number)
+        process.send_signal(signal.SIGCONT)
+        self.ended.append(process)
+
+
+def attack_workers(
+    folder: Path, server: FakeServer, faults: int, problems: int, workers: int = 3
+) -> dict[str, int]:
+    """Attacks workers on one folder; compares with an uninterrupted run. Returns what it counted."""
+    attack, rows = Attack(folder, server, workers, problems), problems * SAMPLES
+    attack.run(faults)
+    done = retort(attack.attacked, "generate", attack.recipe)
+    assert done.returncode == 0, done.stderr
+    assert sealed(attack.output.folder) == sealed(attack.whole / "test" / "generate")
+    assert len({trace.id for trace in attack.output.rows()}) == attack.output.counts().rows == rows
+    assert not [p for p in attack.output.folder.iterdir() if p.suffix in (".jsonl", ".tmp")]
+    in_flight = WORKER_SLOTS * (attack.kills + attack.pauses)
+    # A worker that was not paused long enough notices the other one only when it looks next
+    noticing = attack.pauses * WORKER_SLOTS * round(LOOK_INTERVAL / WORKER_LATENCY)
+    requests = server.stats()["requests"] - rows
+    assert requests <= rows + in_flight + noticing
+    return {
+        "kills": attack.kills,
+        "pauses": attack.pauses,
+        "rows": rows,
+        "requests": requests,
+        "most in flight at the faults": in_flight,
+    }
+
+
+def test_workers_killed_and_paused_on_one_folder_end_like_an_uninterrupted_run(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server("--latency", str(WORKER_LATENCY))
+    attack_workers(tmp_path, server, faults=4, problems=2 * PROBLEMS, workers=2)
 
 
 def test_a_run_killed_many_times_ends_like_an_uninterrupted_one(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,18 @@ def prepared(folder: Path, run: str) -> Path:
     return recipe
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_training_outlives_its_test() -> Iterator[None]:
+    yield
+    while _started:
+        _started.pop().kill()
+
+
 def start(recipe: Path, environment: dict[str, str], *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "--runs", str(recipe.parent), "train", str(recipe), *overrides],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
@@ -73,12 +84,14 @@ def start(recipe: Path, environment: dict[str, str], *overrides: str) -> subproc
         stderr=subprocess.STDOUT,
         text=True,
     )
+    _started.append(process)
+    return process
 
 
 def start_nodes(recipe: Path, *overrides: str) -> list[subprocess.Popen[str]]:
     """Starts two nodes. The second one starts first and has to wait."""
     step = {
-        "SLURM_JOB_ID": str(os.getpid()),  # for a port of its own
+        "SLURM_JOB_ID": str(random.randrange(10**6)),  # for a port of its own
         "SLURM_STEP_NUM_NODES": "2",
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_NODELIST": "localhost",
@@ -89,17 +102,15 @@ def start_nodes(recipe: Path, *overrides: str) -> list[subprocess.Popen[str]]:
     return [first, last]
 
 
-def outcome(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
+def outcome(process: subprocess.Popen[str], seconds: float = 1200) -> tuple[int, str]:
     out, _ = process.communicate(timeout=seconds)
     return process.returncode, out
 
 
 def wait_until(condition: Callable[[], object], processes: list[subprocess.Popen[str]]) -> None:
-    deadline = time.monotonic() + 300
     while not condition():
         for process in processes:
             assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
@@ -133,12 +144,10 @@ def test_a_killed_node_ends_the_other_and_the_same_command_resumes(tmp_path: Pat
     nodes = start_nodes(recipe, "train.epochs=400")
     wait_until(lambda: steps_done(tmp_path / "test") >= 8, nodes)
     nodes[victim].kill()
-    killed = time.monotonic()
     code, out = outcome(nodes[1 - victim])
     assert code == 3, out
     host = "localhost" if victim == 0 else socket.gethostname()
     assert f"node {victim} ({host}) is lost" in out
-    assert time.monotonic() - killed < 60
     kept = checkpoints.newest(tmp_path / "test" / "train" / "checkpoints")
     assert kept is not None
     nodes[victim].wait()

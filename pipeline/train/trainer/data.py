@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
@@ -19,6 +19,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.training import Train
+from pipeline.engine.query import query
 from pipeline.errors import UserError
 from pipeline.train.trainer.tokens import IGNORED, common_prefix, render_all
 
@@ -28,40 +29,23 @@ _KEPT = ("id", "split", "pass_rate", "confidence", "tokens")
 _TOKENS = pa.list_(pa.int32())
 
 
-class RowRange(NamedTuple):
-    """Consecutive rows of a Parquet file of examples."""
-
-    path: Path
-    first: int
-    rows: int
-
-
-def partition(files: Sequence[Path], part_rows: int, max_parts: int) -> list[list[RowRange]]:
-    """All rows in order, in parts of `part_rows` rows, or more where there would be too many parts."""
-    rows = [pq.read_metadata(path).num_rows for path in files]
-    size = max(part_rows, math.ceil(sum(rows) / max_parts))
-    parts: list[list[RowRange]] = [[]]
-    for path, count in zip(files, rows, strict=True):
-        first = 0
-        while first < count:
-            if (room := size - sum(piece.rows for piece in parts[-1])) == 0:
-                parts.append([])
-                continue
-            parts[-1].append(RowRange(path, first, min(room, count - first)))
-            first += parts[-1][-1].rows
-    return [part for part in parts if part]
+def partition(files: Sequence[Path], max_parts: int) -> list[Sequence[Path]]:
+    """The files that hold rows, in order, in parts of one file, or of more if there are too many."""
+    filled = [path for path in files if pq.read_metadata(path).num_rows]
+    size = max(1, math.ceil(len(filled) / max_parts))
+    return [filled[first : first + size] for first in range(0, len(filled), size)]
 
 
-def write_tokens(part: Sequence[RowRange], tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Writes an Arrow stream with _KEPT, prompt, completion, input_ids and labels of the rows."""
+def write_tokens(part: Sequence[Path], tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Writes an Arrow stream with _KEPT, prompt, completion, input_ids and labels of the files' rows."""
     writer: Any = None
     with file.open("wb") as out:
-        for piece in part:
-            rows = pq.read_table(piece.path, columns=[*_KEPT, "messages"]).slice(piece.first, piece.rows)
-            for batch in rows.to_batches(max_chunksize=BATCH):
-                tokenized = _tokenize(batch, tokenizer)
-                writer = writer or pa.ipc.new_stream(out, tokenized.schema)
-                writer.write_batch(tokenized)
+        for path in part:
+            with pq.ParquetFile(path) as rows:
+                for batch in rows.iter_batches(batch_size=BATCH, columns=[*_KEPT, "messages"]):
+                    tokenized = _tokenize(batch, tokenizer)
+                    writer = writer or pa.ipc.new_stream(out, tokenized.schema)
+                    writer.write_batch(tokenized)
         writer.close()
 
 
@@ -110,14 +94,11 @@ def tokens_of(
 
 def first_dialogue(files: Sequence[Path]) -> list[dict[str, str]]:
     """The messages of the first training example. Raises UserError where there is none."""
-    for path in files:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH, columns=["split", "messages"]):
-                for row in batch.to_pylist():
-                    if row["split"] == "train":
-                        messages: list[dict[str, str]] = row["messages"]
-                        return messages
-    raise UserError("there is no training example")
+    found = query(files, ["split", "messages"], "select messages from rows where split = 'train' limit 1")
+    if not found:
+        raise UserError("there is no training example")
+    messages: list[dict[str, str]] = found[0][0]
+    return messages
 
 
 def splits(files: Sequence[Path], train: Train) -> Splits:

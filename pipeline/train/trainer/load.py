@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from pipeline.config.training import Train
-from pipeline.errors import UserError
+from pipeline.errors import user_error
 from pipeline.train.job import TrainJob
 from pipeline.train.trainer.attention import for_packing
 
@@ -31,33 +32,26 @@ def with_fsdp() -> bool:
 
 def tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:
     """The student's tokenizer, unchanged. Raises UserError."""
-    try:
-        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(job.model)
-    except (OSError, ValueError, ImportError) as e:
-        raise _load_error(job, e) from e
-    return loaded
+    with loading(f"student.model {job.model}"):
+        return AutoTokenizer.from_pretrained(job.model)
 
 
 def student(job: TrainJob) -> PreTrainedModel:
     """The student. Trained weights are float32; frozen ones have the dtype of the computation."""
-    try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(job.model, **_options(job))
-    except (OSError, ValueError, ImportError) as e:
-        raise _load_error(job, e) from e
-    return loaded
+    with loading(f"student.model {job.model}"):
+        return AutoModelForCausalLM.from_pretrained(job.model, **_options(job))
 
 
 def vocabulary(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> int:
     """The number of the student's logits, read from its config."""
-    try:
+    with loading(f"student.model {job.model}"):
         config = AutoConfig.from_pretrained(job.model)
-    except (OSError, ValueError) as e:
-        raise _load_error(job, e) from e
     return max(int(config.get_text_config().vocab_size), len(tokenizer))
 
 
-def _load_error(job: TrainJob, error: Exception) -> UserError:
-    return UserError(f"student.model {job.model}: cannot be loaded: {str(error).strip().splitlines()[0]}")
+def loading(what: str) -> AbstractContextManager[None]:
+    """Turns the errors of loading a model into a UserError."""
+    return user_error(f"{what}: cannot be loaded", OSError, ValueError, ImportError)
 
 
 def _options(job: TrainJob) -> dict[str, Any]:

@@ -73,18 +73,7 @@ class LogitKDObjective(Objective):
             logits = teacher(**inputs, use_cache=False, logits_to_keep=tokens.positions).logits[tokens.mask]
         # Logits beyond the shorter vocabulary belong to no token: teachers.load() checked it.
         shared = min(logits.shape[-1], tokens.logits.shape[-1])
-        return self._divergence(tokens.logits[:, :shared], logits[:, :shared])
-
-    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The divergence of the settings: (N, V), (N, V) -> (N,)."""
-        name, temperature = self.settings.divergence, self.settings.temperature
-        if name == "forward_kl":
-            return losses.forward_kl(student, teacher, temperature)
-        if name == "reverse_kl":
-            return losses.reverse_kl(student, teacher, temperature)
-        mixtures = {
-            "skew_kl": losses.skew_kl,
-            "skew_reverse_kl": losses.skew_reverse_kl,
-            "jsd": losses.jsd,
-        }
-        return mixtures[name](student, teacher, self.settings.beta, temperature)
+        settings, student = self.settings, tokens.logits[:, :shared]
+        return losses.divergence(
+            settings.divergence, student, logits[:, :shared], settings.beta, settings.temperature
+        )

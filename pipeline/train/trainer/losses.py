@@ -29,50 +29,14 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return _in_slices(lambda z, y: F.cross_entropy(_widened(z), y, reduction="none"), logits, targets)
 
 
-def forward_kl(student: Tensor, teacher: Tensor, temperature: float = 1) -> Tensor:
-    """KL(p || q): (N, V), (N, V) -> (N,). Mass-covering. Hinton et al. 2015, arXiv 1503.02531."""
-    return _of_distributions(_kl, student, teacher, temperature)
+def divergence(name: str, student: Tensor, teacher: Tensor, beta: float, temperature: float = 1) -> Tensor:
+    """The divergence DIVERGENCES[name] of p and q: (N, V), (N, V) -> (N,); `beta`: weight in a mixture."""
 
+    def of_slice(s: Tensor, t: Tensor) -> Tensor:
+        log_p, log_q = ((_widened(z) / temperature).log_softmax(-1) for z in (t, s))
+        return DIVERGENCES[name](log_p, log_q, beta)
 
-def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1) -> Tensor:
-    """KL(q || p): (N, V), (N, V) -> (N,). Mode-seeking. MiniLLM, Gu et al. 2023, arXiv 2306.08543."""
-    return _of_distributions(lambda log_p, log_q: _kl(log_q, log_p), student, teacher, temperature)
-
-
-def skew_kl(student: Tensor, teacher: Tensor, beta: float, temperature: float = 1) -> Tensor:
-    """KL(p || beta p + (1 - beta) q): (N, V), (N, V) -> (N,); as beta -> 0 the forward KL.
-
-    DistiLLM, Ko et al. 2024, arXiv 2402.03898.
-    """
-
-    def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-        return _kl(log_p, _log_mixture(log_p, log_q, beta))
-
-    return _of_distributions(divergence, student, teacher, temperature)
-
-
-def skew_reverse_kl(student: Tensor, teacher: Tensor, beta: float, temperature: float = 1) -> Tensor:
-    """KL(q || beta q + (1 - beta) p): (N, V), (N, V) -> (N,); as beta -> 0 the reverse KL (DistiLLM)."""
-
-    def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-        return _kl(log_q, _log_mixture(log_q, log_p, beta))
-
-    return _of_distributions(divergence, student, teacher, temperature)
-
-
-def jsd(student: Tensor, teacher: Tensor, beta: float, temperature: float = 1) -> Tensor:
-    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q: (N, V), (N, V) -> (N,).
-
-    Generalized Jensen-Shannon (GKD, Agarwal et al. 2023, arXiv 2306.13649), 0 < beta < 1. It vanishes at both
-    ends: divided by beta it goes to the forward KL as beta -> 0, divided by 1 - beta to the reverse KL as
-    beta -> 1.
-    """
-
-    def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-        log_m = _log_mixture(log_p, log_q, beta)
-        return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
-
-    return _of_distributions(divergence, student, teacher, temperature)
+    return _in_slices(of_slice, student, teacher.detach())
 
 
 def topk_kl(student: Tensor, top_ids: Tensor, top_logprobs: Tensor, temperature: float = 1) -> Tensor:
@@ -141,16 +105,25 @@ def _widened(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _of_distributions(
-    divergence: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, temperature: float
-) -> Tensor:
-    """divergence(log p, log q) for each position, in slices."""
+def _jsd(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    log_m = _log_mixture(log_p, log_q, beta)
+    return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
 
-    def of_slice(s: Tensor, t: Tensor) -> Tensor:
-        log_p, log_q = ((_widened(z) / temperature).log_softmax(-1) for z in (t, s))
-        return divergence(log_p, log_q)
 
-    return _in_slices(of_slice, student, teacher.detach())
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    # KL(p || q). Mass-covering. Hinton et al. 2015, arXiv 1503.02531.
+    "forward_kl": lambda log_p, log_q, beta: _kl(log_p, log_q),
+    # KL(q || p). Mode-seeking. MiniLLM, Gu et al. 2023, arXiv 2306.08543.
+    "reverse_kl": lambda log_p, log_q, beta: _kl(log_q, log_p),
+    # KL(p || beta p + (1 - beta) q), the forward KL as beta -> 0. DistiLLM, Ko et al. 2024, arXiv 2402.03898.
+    "skew_kl": lambda log_p, log_q, beta: _kl(log_p, _log_mixture(log_p, log_q, beta)),
+    # KL(q || beta q + (1 - beta) p), the reverse KL as beta -> 0. DistiLLM.
+    "skew_reverse_kl": lambda log_p, log_q, beta: _kl(log_q, _log_mixture(log_q, log_p, beta)),
+    # beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q. Generalized Jensen-Shannon (GKD,
+    # Agarwal et al. 2023, arXiv 2306.13649). It vanishes at both ends: divided by beta it goes to the forward
+    # KL as beta -> 0, divided by 1 - beta to the reverse KL as beta -> 1.
+    "jsd": _jsd,
+}
 
 
 def _in_slices(of_slice: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:

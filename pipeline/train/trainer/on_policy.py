@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from trl import DistillationConfig, DistillationTrainer
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, user_error
 from pipeline.train.trainer import load, teachers
 from pipeline.train.trainer.trainer import Setup
 
@@ -30,15 +30,13 @@ def build(setup: Setup) -> DistillationTrainer:
     """
     model, tokenizer, settings = setup.model, setup.tokenizer, setup.job.train.on_policy
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(setup.end)
-    try:
+    with user_error("train", ValueError):
         args = DistillationConfig(
             **setup.arguments,
             beta=settings.beta,
             temperature=settings.temperature,
             max_completion_length=settings.max_tokens,
         )
-    except ValueError as e:
-        raise UserError(f"train: {str(e).splitlines()[0]}") from e
     name = setup.job.teachers[0].model
     teacher = teachers.load(name, model, tokenizer, torch.bfloat16 if args.bf16 else torch.float32)
     if (theirs := teachers.vocabulary(teacher)) != (ours := teachers.vocabulary(model)):

@@ -42,6 +42,8 @@ class Statistics(BaseModel):
     faulty: dict[str, int] = {}  # rows, by check
     first: dict[str, str] = {}  # what is wrong with the first of them, by check
     example: str = ""  # the first row decoded, or the first with a fault
+    labeled: int = 0  # tokens with a top-k label
+    label_candidates: int = 0  # tokens for which one was looked up
 
     @property
     def share(self) -> float:
@@ -51,18 +53,16 @@ class Statistics(BaseModel):
     def __add__(self, after: Statistics) -> Statistics:
         take_after = not self.rows or (after.first and not self.first)
         return Statistics(
-            total=self.total + after.total,
+            **{name: getattr(self, name) + getattr(after, name) for name in _ADDED},
             longest_of_all=max(self.longest_of_all, after.longest_of_all),
-            left_out=self.left_out + after.left_out,
-            to_train=self.to_train + after.to_train,
-            rows=self.rows + after.rows,
-            tokens=self.tokens + after.tokens,
-            supervised=self.supervised + after.supervised,
             longest=max(self.longest, after.longest),
             faulty=dict(Counter(self.faulty) + Counter(after.faulty)),
             first=after.first | self.first,
             example=after.example if take_after else self.example,
         )
+
+
+_ADDED = ("total", "left_out", "to_train", "rows", "tokens", "supervised", "labeled", "label_candidates")
 
 
 def inspect(

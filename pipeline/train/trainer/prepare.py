@@ -14,15 +14,12 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import reduce
-from multiprocessing import get_context
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -30,33 +27,20 @@ from typing import Any
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
 
 import datasets
-import pyarrow.parquet as pq
 import tokenizers
 import transformers
-from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.engine.atomic_files import write_atomic
-from pipeline.engine.subprocess_guard import PR_SET_PDEATHSIG, prctl
+from pipeline.engine.worker_pool import parallel_map
 from pipeline.errors import UserError
-from pipeline.hardware import cores
 from pipeline.train import checkpoints
 from pipeline.train.job import PreflightCheck, Prepared, TrainJob
 from pipeline.train.trainer import data, load, preflight, supervision, tokens, topk_kd
-from pipeline.train.trainer.data import RowRange
 
-VERSION = 2  # raised when the same examples give other tokens or columns, or when checks change
-PART_ROWS = 1024
+VERSION = 3  # raised when the same examples give other tokens or columns, or when checks change
 MAX_PARTS = 256  # every training process opens all of them
 SAY_EVERY = 10.0  # seconds
-
-
-class PartReport(BaseModel):
-    """What was found in a part; written once its file of tokens is complete."""
-
-    found: preflight.Statistics
-    labeled: int = 0  # tokens with a top-k label
-    label_candidates: int = 0  # tokens for which one was looked up
 
 
 @dataclass(frozen=True)
@@ -75,24 +59,29 @@ class PartWriter:
     def report_file(self, number: int) -> Path:
         return self.job.cache / f"{number:05}.json"
 
-    def write(self, number: int, rows: Sequence[RowRange], traces: Sequence[Path]) -> None:
-        """Writes the tokens of these rows, then what was found in them. Raises UserError."""
+    def write(self, number: int, part: Sequence[Path]) -> int:
+        """Writes the tokens of these files, then what was found in them; returns the number of rows.
+
+        Raises UserError.
+        """
         datasets.disable_progress_bars()
         with tempfile.TemporaryDirectory(dir=self.job.cache) as scratch:
             file = Path(scratch) / "tokens.arrow"
-            data.write_tokens(rows, self.tokenizer, file)
+            data.write_tokens(part, self.tokenizer, file)
             examples = datasets.Dataset.from_file(str(file))
             found = preflight.inspect(examples, self.tokenizer, self.end, self.served, self.job)
-            report = PartReport(found=found)
             if self.job.objective.needs_top_logprobs:
+                names = {path.name for path in part}  # a shard of examples is made from that of its traces
+                traces = [path for path in self.job.traces if path.name in names]
                 tags = self.job.reasoning == "tags"
                 labels = topk_kd.add_labels(examples, traces, self.vocabulary, Path(scratch), tags)
-                report.labeled, report.label_candidates = topk_kd.counts(labels)
+                found.labeled, found.label_candidates = topk_kd.counts(labels)
                 file = Path(labels.cache_files[0]["filename"])
             with file.open("rb") as written:
                 os.fsync(written.fileno())
             file.rename(self.tokens_file(number))
-        write_atomic(self.report_file(number), report.model_dump_json().encode())
+        write_atomic(self.report_file(number), found.model_dump_json().encode())
+        return found.total
 
 
 def prepare(job: TrainJob) -> None:
@@ -106,11 +95,11 @@ def prepare(job: TrainJob) -> None:
     writer = PartWriter(job, tokenizer, end, supervision.read_template(job.served_template), vocabulary)
     _clear_unless(job.cache, _key(writer))
     job.prepared.unlink(missing_ok=True)
-    parts = data.partition(job.examples, PART_ROWS, MAX_PARTS)
+    parts = data.partition(job.examples, MAX_PARTS)
     _write_missing(writer, parts)
-    reports = [PartReport.model_validate_json(writer.report_file(n).read_bytes()) for n in range(len(parts))]
-    found = reduce(add, (report.found for report in reports))
-    result = preflight.report(found, tokenizer, end, job, [*_label_checks(job, reports)])
+    reports = (writer.report_file(n).read_bytes() for n in range(len(parts)))
+    found = reduce(add, map(preflight.Statistics.model_validate_json, reports))
+    result = preflight.report(found, tokenizer, end, job, [*_label_checks(job, found)])
     if result.failed or not job.train.packing:  # launch.py checks packed batches, which needs the model
         preflight.conclude(result, job)
     files = tuple(writer.tokens_file(n) for n in range(len(parts)))
@@ -119,80 +108,26 @@ def prepare(job: TrainJob) -> None:
     write_atomic(job.prepared, prepared.model_dump_json().encode())
 
 
-def _label_checks(job: TrainJob, reports: Sequence[PartReport]) -> Iterator[PreflightCheck]:
+def _label_checks(job: TrainJob, found: preflight.Statistics) -> Iterator[PreflightCheck]:
     """The check of top-k labels, where the objective needs them. Raises UserError for too few labels."""
     if job.objective.needs_top_logprobs:
-        labeled = sum(report.labeled for report in reports)
-        candidates = sum(report.label_candidates for report in reports)
-        topk_kd.check(labeled, candidates)
-        value = f"{labeled / candidates:.1%} of the tokens with loss"
+        topk_kd.check(found.labeled, found.label_candidates)
+        value = f"{found.labeled / found.label_candidates:.1%} of the tokens with loss"
         yield PreflightCheck(name="top-k labels", value=value, ok=True)
 
 
-def _write_missing(writer: PartWriter, parts: Sequence[Sequence[RowRange]]) -> None:
+def _write_missing(writer: PartWriter, parts: Sequence[Sequence[Path]]) -> None:
     """Writes the parts that are not complete, in one process per core, and prints the progress."""
     missing = [n for n in range(len(parts)) if not writer.report_file(n).exists()]
+    work = [(n, parts[n]) for n in missing]
     began, last_said, done = time.monotonic(), time.monotonic(), 0
-    for number in _written(writer, parts, missing):
-        done += sum(piece.rows for piece in parts[number])
+    for written in parallel_map(PartWriter.write, writer, work, rows=None):
+        done += written
         if time.monotonic() - last_said >= SAY_EVERY:
             last_said = time.monotonic()
             print(f"{done} examples tokenized in {last_said - began:.0f} s", flush=True)
     if missing:
         print(f"preflight: {done} examples checked in {time.monotonic() - began:.1f} s", flush=True)
-
-
-def _written(
-    writer: PartWriter, parts: Sequence[Sequence[RowRange]], missing: Sequence[int]
-) -> Iterator[int]:
-    """Writes the missing parts; yields the number of each when it is complete."""
-    work = list(zip(missing, _traces_of(writer.job, [parts[n] for n in missing]), strict=True))
-    workers = min(len(cores()), len(missing))
-    if workers < 2:
-        for n, traces in work:
-            writer.write(n, parts[n], traces)
-            yield n
-        return
-    # Spawned, not forked: the libraries loaded here may have started threads.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (writer,))
-    try:
-        pending = {pool.submit(_write, n, parts[n], traces): n for n, traces in work}
-        for future in as_completed(pending):
-            future.result()
-            yield pending[future]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_writer: PartWriter  # of a worker process
-
-
-def _start_worker(writer: PartWriter) -> None:
-    global _writer
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a worker must not outlive this process
-    _writer = writer
-
-
-def _write(number: int, rows: Sequence[RowRange], traces: Sequence[Path]) -> None:
-    _writer.write(number, rows, traces)
-
-
-def _traces_of(job: TrainJob, parts: Sequence[Sequence[RowRange]]) -> list[list[Path]]:
-    """For each part the files with the traces of its examples, where the objective reads them."""
-    if not job.objective.needs_top_logprobs:
-        return [[] for _ in parts]
-    ids_in = {path: set(_ids(path)) for path in job.traces}
-    found = []
-    for part in parts:
-        wanted = {name for piece in part for name in _ids(piece.path)[piece.first :][: piece.rows]}
-        files = [path for path, ids in ids_in.items() if not ids.isdisjoint(wanted)]
-        found.append(files or [*job.traces[:1]])
-    return found
-
-
-def _ids(path: Path) -> list[str]:
-    ids: list[str] = pq.read_table(path, columns=["id"])["id"].to_pylist()
-    return ids
 
 
 def _clear_unless(cache: Path, key: str) -> None:
@@ -213,7 +148,7 @@ def _key(writer: PartWriter) -> str:
     labels = job.objective.needs_top_logprobs
     inputs: list[Any] = [
         VERSION,
-        (PART_ROWS, MAX_PARTS),
+        MAX_PARTS,
         (transformers.__version__, tokenizers.__version__),
         [_digest(path) for path in job.examples],
         [_stamp(path) for path in job.traces] if labels else [],

@@ -18,7 +18,8 @@ import datasets
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
+from pipeline.inference import model_files
 from pipeline.train.model_facts import ModelFacts, ModelQuery
 from pipeline.train.trainer import data, supervision, tokens
 
@@ -28,10 +29,10 @@ def read_model(query: ModelQuery) -> ModelFacts:
     try:
         config = AutoConfig.from_pretrained(query.model)
     except OSError as e:  # missing, not accessible, or no network
-        return ModelFacts(name=query.name, fault=_one_line(e))
+        return ModelFacts(name=query.name, fault=one_line(e))
     except (ValueError, KeyError, ImportError) as e:  # an architecture that this transformers lacks
-        return ModelFacts(name=query.name, unread=_one_line(e))
-    weight_bytes, downloaded = _weights(query.model)
+        return ModelFacts(name=query.name, unread=one_line(e))
+    weight_bytes, downloaded = model_files.weights(query.model)
     text = config.get_text_config()
     return ModelFacts(
         name=query.name,
@@ -58,27 +59,6 @@ def _parameters(config: Any) -> int | None:
         return None  # remote code, or not a language model; vLLM may still support it
 
 
-def _weights(model: str) -> tuple[int | None, bool]:
-    """Bytes of the weights' files, and whether they are on this machine."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    folder = model
-    if not os.path.isdir(model):
-        try:
-            folder = snapshot_download(model, local_files_only=True, allow_patterns="*.safetensors")
-        except Exception:  # noqa: BLE001 - not cached, whichever error the library raises
-            folder = ""
-    if folder and (files := list(Path(folder).glob("*.safetensors"))):
-        return sum(file.stat().st_size for file in files), True
-    if os.path.isdir(model):
-        return None, True
-    try:
-        siblings = HfApi().model_info(model, files_metadata=True).siblings or []
-    except Exception:  # noqa: BLE001 - unknown without the hub, whichever error the library raises
-        return None, False
-    return sum(file.size or 0 for file in siblings if file.rfilename.endswith(".safetensors")) or None, False
-
-
 def _template_fault(query: ModelQuery) -> str:
     """Why the chat template cannot render a prompt, or would not teach the query's dialogue; "" if it can."""
     try:
@@ -92,12 +72,8 @@ def _template_fault(query: ModelQuery) -> str:
         served = supervision.read_template(query.served_template)
         (decoded,) = supervision.decoded_examples(rows, tokenizer, end, served)
     except (OSError, ValueError, ImportError, UserError) as e:
-        return _one_line(e)
+        return one_line(e)
     return next(iter(supervision.faults(decoded, supervision.checks(query.reasoning)).values()), "")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def main(file: str) -> None:

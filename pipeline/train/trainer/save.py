@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from pipeline.engine.atomic_files import sync_files
 from pipeline.train.job import TrainJob
 from pipeline.train.trainer.preflight import check_saved
 
@@ -39,9 +39,7 @@ def save(
     _write(model, state, dtype, part)
     tokenizer.save_pretrained(part)
     check_saved(part, tokenizer, messages)
-    for path in part.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    sync_files(part)
     part.rename(job.output)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from pipeline.errors import UserError
+from pipeline.train.trainer.load import loading
 
 
 def load(
@@ -23,13 +24,11 @@ def load(
     """
     if is_deepspeed_zero3_enabled():
         raise UserError("a teacher next to the student is whole on every device: use ZeRO-2 or FSDP")
-    try:
+    with loading(f"teacher {model}"):
         own = AutoTokenizer.from_pretrained(model)
         teacher: Any = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, attn_implementation=student.config._attn_implementation
         )
-    except (OSError, ValueError) as e:
-        raise UserError(f"teacher {model}: cannot be loaded: {str(e).strip().splitlines()[0]}") from e
     shared = shared_tokens(model, own, tokenizer)
     sizes = vocabulary(teacher), vocabulary(student)
     if min(sizes) < shared:

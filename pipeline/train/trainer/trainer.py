@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from pipeline.errors import UserError
+from pipeline.errors import user_error
 from pipeline.train.job import TrainJob
 from pipeline.train.trainer import load, losses
 from pipeline.train.trainer.data import Splits
-from pipeline.train.trainer.padding import PaddedSampler, has_loss, with_blank_row, without_blank_rows
+from pipeline.train.trainer.padding import has_loss, with_blank_rows, without_blank_rows
 from pipeline.train.trainer.tokens import IGNORED
 
 Rows = Sequence[Mapping[str, Any]]
@@ -76,7 +76,7 @@ class Setup:
 
 def student_trainer(setup: Setup, objective: Objective) -> StudentTrainer:
     """The trainer of an objective on the examples. Raises UserError for settings that TRL rejects."""
-    try:
+    with user_error("train", ValueError):
         return StudentTrainer(
             objective=objective,
             model=setup.model,
@@ -92,8 +92,6 @@ def student_trainer(setup: Setup, objective: Objective) -> StudentTrainer:
             peft_config=load.adapters(setup.job.train),
             callbacks=list(setup.callbacks),
         )
-    except ValueError as e:
-        raise UserError(f"train: {str(e).splitlines()[0]}") from e
 
 
 class Collator:
@@ -132,9 +130,10 @@ class StudentTrainer(SFTTrainer):
         self._weighted = "weight" in settings["train_dataset"].column_names
         self._validation = torch.zeros(2, dtype=torch.float64)  # summed loss and number of tokens
         padding = settings["processing_class"].pad_token_id
-        self.train_dataset = with_blank_row(settings["train_dataset"], padding)
+        step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        self.train_dataset = with_blank_rows(settings["train_dataset"], padding, step)
         if settings.get("eval_dataset") is not None:
-            self.eval_dataset = with_blank_row(settings["eval_dataset"], padding)
+            self.eval_dataset = with_blank_rows(settings["eval_dataset"], padding, step)
         inner: Any = self.data_collator
         self.data_collator = Collator(inner, objective)
 
@@ -143,20 +142,6 @@ class StudentTrainer(SFTTrainer):
         """Whether TRL's own loss serves: cross-entropy in tiles, without all logits; it needs a GPU."""
         plain = isinstance(self.objective, CrossEntropy) and not self._weighted
         return plain and self.args.device.type != "cpu"
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> PaddedSampler:
-        shuffled = self.args.train_sampling_strategy == "random"
-        size = self._global_batch(self.args.train_batch_size)
-        rows: Any = self.train_dataset
-        return PaddedSampler(len(rows) - 1, size, self.args.seed if shuffled else None)
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> PaddedSampler:
-        return PaddedSampler(len(eval_dataset) - 1, self._global_batch(self.args.eval_batch_size), None)
-
-    def _global_batch(self, batch_size: int) -> int:
-        """The multiple to which an epoch is padded; 1 (no padding) for a single process."""
-        processes = self.args.world_size
-        return batch_size * processes if processes > 1 else 1
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         if (inputs["labels"] == IGNORED).all():  # blank rows only

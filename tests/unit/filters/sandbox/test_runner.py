@@ -275,7 +275,7 @@ def test_a_program_killed_by_the_system_for_lack_of_memory_gets_no_verdict():
             raised.append(str(e))
 
     assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
-    server = _fork_server._server.process.pid
+    server = _fork_server.process.pid
     thread = threading.Thread(target=grade)
     thread.start()
     os.kill(wait_for(lambda: asleep(server))[0], signal.SIGKILL)  # as the kernel would
@@ -286,7 +286,7 @@ def test_a_program_killed_by_the_system_for_lack_of_memory_gets_no_verdict():
 
 def test_a_killed_fork_server_gives_no_verdict_and_is_replaced():
     assert run_tests(RIGHT, TESTS, **LIMITS).outcome == "passed"
-    server = _fork_server._server.process
+    server = _fork_server.process
     thread_said = []
 
     def grade():

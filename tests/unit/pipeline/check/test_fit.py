@@ -94,6 +94,19 @@ def test_training_must_fit_on_each_gpu_of_enough_gpus(
     assert requirement.state == state, requirement.detail
 
 
+def test_training_over_nodes_needs_its_share_of_the_gpus_on_each(gpus: Any, tmp_path: Path) -> None:
+    gpus(8, 80)
+    config = tmp_path / "fsdp.yaml"
+    config.write_text("distributed_type: FSDP\n")
+    launch = {"config_file": str(config), "num_processes": 16}
+    train = Train(max_length=4096, micro_batch_size=1, batch_size=128, accelerate=launch)
+    assert fit.training(train, True, QWEN25_7B, None, ()).state == "missing"
+    train = train.model_copy(update={"accelerate": launch | {"num_machines": 2}})
+    requirement = fit.training(train, True, QWEN25_7B, None, ())
+    assert requirement.state == "ok", requirement.detail
+    assert "on each of 16 GPUs, 8 a node" in requirement.detail
+
+
 def test_an_estimate_near_the_limit_is_unknown(gpus: Any) -> None:
     shape = {"max_length": 1024, "micro_batch_size": 1}
     gpus(1, 1000)

@@ -66,7 +66,7 @@ def test_a_free_stage_runs_again_when_settings_changed_and_keeps_the_old_result(
     for seed in (1, 2):
         assert execute(FREE, recipe(seed), tmp_path) == DONE
         assert rows(FREE, tmp_path) == [f"free-{seed}"]
-    (before,) = previous.earlier_outputs(FREE, tmp_path)
+    (before,) = previous.earlier_outputs(tmp_path, FREE.name, FREE.row)
     assert [row.id for row in before.rows()] == ["free-1"]
     assert f"free: seed: 1 -> 2, so it runs again; the result before is in {before.folder}" in (
         capsys.readouterr().err
@@ -78,14 +78,16 @@ def test_a_result_of_the_same_settings_is_restored(tmp_path: Path) -> None:
         execute(FREE, recipe(seed), tmp_path)
     execute(replace(FREE, work=None), recipe(1), tmp_path)  # the stage cannot run
     assert rows(FREE, tmp_path) == ["free-1"]
-    (other,) = previous.earlier_outputs(FREE, tmp_path)
+    (other,) = previous.earlier_outputs(tmp_path, FREE.name, FREE.row)
     assert [row.id for row in other.rows()] == ["free-2"]
 
 
 def test_only_the_newest_results_of_a_free_stage_are_kept(tmp_path: Path) -> None:
     for seed in range(6):
         execute(FREE, recipe(seed), tmp_path)
-    kept = [row.id for output in previous.earlier_outputs(FREE, tmp_path) for row in output.rows()]
+    kept = [
+        row.id for output in previous.earlier_outputs(tmp_path, FREE.name, FREE.row) for row in output.rows()
+    ]
     assert kept == ["free-4", "free-3"]
 
 
@@ -115,7 +117,7 @@ def test_a_paid_stage_with_contradicting_settings_is_refused_before_any_write(
 def test_again_repeats_a_contradicting_stage_and_keeps_the_old_result(tmp_path: Path) -> None:
     execute(PAID, recipe(1), tmp_path)
     assert execute(PAID, recipe(2), tmp_path, Options(again=True)) == DONE
-    (before,) = previous.earlier_outputs(PAID, tmp_path)
+    (before,) = previous.earlier_outputs(tmp_path, PAID.name, PAID.row)
     assert (rows(PAID, tmp_path), [row.id for row in before.rows()]) == (["paid-2"], ["paid-1"])
 
 

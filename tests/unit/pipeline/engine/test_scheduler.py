@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.engine import scheduler
 from pipeline.engine.progress import Progress
 from pipeline.engine.scheduler import MAX_CONSECUTIVE_FAILURES, Plan, WorkItem, run_items
 from pipeline.engine.shard import Shard
@@ -173,6 +174,27 @@ def test_a_reached_limit_starts_nothing_more_and_keeps_what_is_in_flight(tmp_pat
     bench.work(limit_reached=lambda: "enough" if len(bench.processed) >= 30 else None)  # nothing is left then
     assert len(bench.processed) == 30
     assert all(shard.sealed for shard in bench.shards)
+
+
+def test_a_process_whose_shard_another_one_begins_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "LOOK_INTERVAL", 0)
+    bench = Bench(tmp_path)
+    for shard in bench.shards:
+        Shard(tmp_path, shard.name, Problem, {}, "18bd1a2b3c4d5e6e345012").repair()  # began before
+
+    def do(name: str) -> Problem:
+        if name == "shard-1-2":
+            Shard(tmp_path, "shard-1", Problem, {}, "18bd1a2b3c4d5e6f012345").repair()
+        return problem(name)
+
+    with pytest.raises(Stopped, match="another process has taken over, beginning with shard-1"):
+        bench.work(do, concurrency=2)
+    assert [s.sealed for s in bench.shards] == [True, False, False]
+    assert len(bench.processed) == sum(shard.count().rows for shard in bench.shards) <= 13 + 2
+    bench.work()
+    assert len(bench.processed) == 30
 
 
 def test_a_disk_error_stops_the_run(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_other_readers_see_a_plain_parquet_file(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_anywhere_in_a_sealed_shard_is_detected(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run").output("filter").sealed_paths()[0]
+    path = write_run(tmp_path / "run").output("generate").sealed_paths()[0]
     shard = Shard(path.parent, path.stem, Trace, {})
     good, rows = path.read_bytes(), list(shard.rows())
     draw = random.Random(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config.endpoints import Endpoint
 from pipeline.evaluate.metrics import score, summarise
 from pipeline.generate.usage import UsageLog, UsageMeter
-from pipeline.inference.concurrency import ClientStats, EndpointPool, PooledEndpoint
+from pipeline.inference.concurrency import EndpointPool, PooledEndpoint
 from pipeline.inference.response import Completion
 from pipeline.inspect.format import at_least
 from pipeline.rows import Sampling, Trace
@@ -19,7 +19,7 @@ UNCOUNTED = Completion(None, "so", "stop", None, None)
 
 def meter(*got: Completion) -> UsageMeter:
     endpoint = Endpoint(model="m", base_url="http://x/v1", price_per_mtok_in=1, price_per_mtok_out=2)
-    made = UsageMeter("m", endpoint, ClientStats(EndpointPool([PooledEndpoint("x", 1)], 1)))
+    made = UsageMeter("m", endpoint, EndpointPool([PooledEndpoint("x", 1)], 1))
     for one in got:
         made.add(one)
     return made

@@ -328,9 +328,9 @@ def test_retries_are_counted_by_their_reason() -> None:
         script = Script((429, "", SOON), (500, "", SOON), (503, "", SOON), broken, "<html>", SO)
         async with serving(script) as url, client(url) as teacher:
             await teacher.complete([], SAMPLING, 1)
-            assert teacher.stats.requests == 6
-            assert teacher.stats.retries == {"429": 1, "5xx": 2, "cut": 1, "garbage": 1}
-            assert teacher.stats.in_flight == 0
+            assert teacher.pool.requests == 6
+            assert teacher.pool.retries == {"429": 1, "5xx": 2, "cut": 1, "garbage": 1}
+            assert teacher.pool.in_flight == 0
 
     asyncio.run(ask())
 
@@ -378,7 +378,7 @@ def test_requests_wait_for_a_server_that_comes_back() -> None:
         port = int(url.split(":")[2].split("/")[0])
         async with client(url, max_retries=0, unavailable_timeout=60) as teacher:
             asking = asyncio.create_task(many(teacher, 20))
-            while not teacher.stats.retries["connection"]:
+            while not teacher.pool.retries["connection"]:
                 await asyncio.sleep(0.01)
             async with serving(script, port=port):
                 assert len(await asking) == 20
@@ -560,7 +560,7 @@ def test_requests_in_flight_never_exceed_the_concurrency(fake_server: StartFakeS
     async def ask() -> None:
         async with client(server.url, concurrency=20) as teacher:
             await many(teacher, 200)
-            assert teacher.stats.limit == 20
+            assert teacher.pool.limit == 20
 
     asyncio.run(ask())
     assert server.stats()["most_in_flight"] == 20
@@ -572,7 +572,7 @@ def test_the_concurrency_limit_adapts_to_the_server(fake_server: StartFakeServer
     async def ask() -> None:
         async with client(server.url, concurrency=256) as teacher:
             await many(teacher, 300)
-            assert teacher.stats.limit < 30
+            assert teacher.pool.limit < 30
 
     asyncio.run(ask())
     outcomes = server.stats()["outcomes"]

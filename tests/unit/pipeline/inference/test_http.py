@@ -396,6 +396,6 @@ def test_a_cancelled_request_closes_its_connection_and_frees_its_slot() -> None:
             assert (await teacher.complete([], SAMPLING, 2)).response == "so"
             while script.in_flight:
                 await asyncio.sleep(0.01)
-            assert teacher.stats.in_flight == 0
+            assert teacher.pool.in_flight == 0
 
     asyncio.run(ask())

@@ -37,9 +37,9 @@ def test_unused_amounts_do_not_accumulate() -> None:
 def test_a_debt_delays_the_next_request() -> None:
     bucket = Bucket(60)
     assert wait_and_take(bucket, 1, 0.0) == 0
-    bucket.reconcile(10, 0.0)
+    bucket.take(10, 0.0)
     assert wait_and_take(bucket, 1, 0.0) == pytest.approx(11)
-    bucket.reconcile(-5, 0.0)
+    bucket.take(-5, 0.0)
     assert wait_and_take(bucket, 1, 0.0) == pytest.approx(7)
 
 

@@ -119,8 +119,8 @@ def test_too_little_disk_space_is_reported_with_both_sizes(tmp_path: Path) -> No
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(10**13)  # five trillion parameters in a sparse file
     with pytest.raises(UserError, match=r"200000.0 GB needed for checkpoints and model, \d+\.\d GB free"):
-        check_room(str(tmp_path), tmp_path, checkpoints=7)
-    check_room("org/name", tmp_path, checkpoints=7)
+        check_room(tiny_student.job(tmp_path, tmp_path), tmp_path, checkpoints=7)
+    check_room(tiny_student.job(tmp_path, Path("org/name")), tmp_path, checkpoints=7)
 
 
 def test_accelerate_arguments_of_the_recipe_replace_the_defaults(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def splits(folder: Path, measures: list[dict[str, Any]], **train: Any) -> Any:
     rows = [tiny_student.example(n).model_copy(update=measure) for n, measure in enumerate(measures)]
     held_back = tiny_student.example(50, "validation")
     written = tiny_student.write_examples(folder / "examples.parquet", [*rows, held_back])
-    (part,) = data.partition([written], 100, 1)
+    (part,) = data.partition([written], 1)
     data.write_tokens(part, tiny_student.tokenizer(), folder / "tokens.arrow")
     return data.splits([folder / "tokens.arrow"], Train.model_validate(train))
 

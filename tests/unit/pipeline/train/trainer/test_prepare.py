@@ -23,16 +23,14 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of four examples, written in this process."""
-    from pipeline.train.trainer import prepare
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.engine import worker_pool
 
-    monkeypatch.setattr(prepare, "PART_ROWS", 4)
-    monkeypatch.setattr(prepare, "cores", lambda: [0])
+    monkeypatch.setattr(worker_pool, "cores", lambda: [0])
 
 
 def write_job(folder: Path, student: Path, **train: Any) -> TrainJob:
-    numbers = [range(3), range(3, 10)]
+    numbers = [range(3), range(0), range(3, 7), range(7, 10)]
     files = []
     for at, of in enumerate(numbers):
         rows = [tiny_student.example(n, "validation" if n == 5 else "train") for n in of]
@@ -170,13 +168,14 @@ def test_having_no_training_example_is_an_error(student: Path, tmp_path: Path) -
 def test_several_processes_write_the_same_bytes_as_one(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from pipeline.engine import worker_pool
     from pipeline.train.trainer import prepare
 
     job = write_job(tmp_path, student)
     prepare.prepare(job)
     alone = [(job.cache / name).read_bytes() for name in sorted(times(job))]
     (job.cache / "key").unlink()
-    monkeypatch.setattr(prepare, "cores", lambda: [0, 1])
+    monkeypatch.setattr(worker_pool, "cores", lambda: [0, 1])
     prepare.prepare(job)
     assert [(job.cache / name).read_bytes() for name in sorted(times(job))] == alone
 
@@ -233,11 +232,6 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
     assert printed[1].endswith("; resuming from the start")
 
 
-def test_a_marker_lists_every_file_and_an_older_empty_one_is_valid(tmp_path: Path) -> None:
-    from pipeline.train import checkpoints
-
+def test_a_marker_lists_every_file_with_its_size(tmp_path: Path) -> None:
     made = write_checkpoint(tmp_path, 5)
     assert json.loads((made / "complete").read_text()) == {"model.safetensors": 7, "shards/0.distcp": 7}
-    (made / "complete").write_bytes(b"")
-    checkpoints.remove_incomplete(tmp_path, print)
-    assert checkpoints.newest(tmp_path) == made
