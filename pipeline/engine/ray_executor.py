@@ -34,6 +34,7 @@ FENCE_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 NAME_SECONDS = 15.0  # in which Ray ends what a killed driver left
 MAX_LOSSES = 5  # of workers in a row, with no shard sealed meanwhile
+COUNT_SECONDS = 5.0
 ROOM_SECONDS = 60.0  # for the first worker to start; then a line says what it waits for
 
 
@@ -161,6 +162,7 @@ class _Driver:
         self._running: dict[Any, _Running] = {}  # by the reference to the outcome
         self._lost: list[tuple[float, _Running]] = []  # with the time at which it has stopped by itself
         self._started = self._losses = self._sealed = 0
+        self._next_count = 0.0
 
     def run(self, progress: Progress) -> None:
         """Runs workers until every shard was handed out and worked on."""
@@ -177,7 +179,8 @@ class _Driver:
             else:
                 time.sleep(BEAT_SECONDS)  # until a lost worker has stopped by itself
             self._replace_lost()
-            self._count(progress)
+            if time.monotonic() > self._next_count:
+                self._count(progress)
             if time.monotonic() > patience and not ray.get(self._arbiter.state.remote())[1]:
                 patience = math.inf
                 say(f"no worker has started yet: the cluster has no room for {self._resources}")
@@ -249,7 +252,9 @@ class _Driver:
                 self._start(worker.replica)
 
     def _count(self, progress: Progress) -> None:
-        sealed = sum(shard.sealed for shard in self._open.values())
+        """Counts the sealed shards, by one listing of the folder, which may be on a slow disk."""
+        self._next_count = time.monotonic() + COUNT_SECONDS
+        sealed = len({path.stem for path in self._job.output.folder.glob("*.parquet")} & self._open.keys())
         if sealed > self._sealed:
             self._losses = 0
         progress.note = f"{len(self._running)} workers"
