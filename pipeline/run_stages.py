@@ -13,7 +13,8 @@ from pathlib import Path
 from pipeline.check import requirements
 from pipeline.config import Recipe
 from pipeline.config.load import load_recipe
-from pipeline.engine.execute import DONE, check_settings, execute
+from pipeline.engine.changed_settings import check_settings
+from pipeline.engine.execute import DONE, execute
 from pipeline.engine.options import Options
 from pipeline.engine.progress import say
 from pipeline.errors import Stopped, UserError, nearest

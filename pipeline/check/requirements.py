@@ -18,7 +18,7 @@ from pipeline.check import fit
 from pipeline.check.fit import GB, Requirement
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint, Student
-from pipeline.engine.execute import is_current
+from pipeline.engine.changed_settings import is_current
 from pipeline.engine.progress import say
 from pipeline.errors import UserError
 from pipeline.inference import model_files

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import UserError
-from pipeline.generate.usage import EndpointUsage, price
+from pipeline.generate.price import price
+from pipeline.generate.usage import EndpointUsage
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pipeline.engine import checksums
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.owner import this_owner
 from pipeline.errors import UserError
+from pipeline.generate.price import price
 from pipeline.rows import Outcome, Row
 
 if TYPE_CHECKING:
@@ -172,16 +173,6 @@ class UsageLog:
             line=line,
             endpoints=tuple(meter.usage() for meter in self.meters),
         )
-
-
-def price(endpoint: Endpoint, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """The price of these tokens; None if the endpoint has no price."""
-    if endpoint.price_per_mtok_in is None and endpoint.price_per_mtok_out is None:
-        return None
-    return (
-        prompt_tokens * (endpoint.price_per_mtok_in or 0)
-        + completion_tokens * (endpoint.price_per_mtok_out or 0)
-    ) / 1e6
 
 
 def read_attempts(folder: Path) -> tuple[Attempt, ...]:

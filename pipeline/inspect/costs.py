@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.generate.usage import EndpointUsage, price
+from pipeline.generate.price import price
+from pipeline.generate.usage import EndpointUsage
 from pipeline.inspect.run import Run
 from pipeline.rows import Row
 

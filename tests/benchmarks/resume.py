@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.load import load_recipe
-from pipeline.engine.execute import execute, manifest_of
+from pipeline.engine.changed_settings import manifest_of
+from pipeline.engine.execute import execute
 from pipeline.engine.journal import done_line
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job

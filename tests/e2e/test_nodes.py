@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.load import load_recipe
-from pipeline.engine.execute import manifest_of
+from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job
 from pipeline.hardware import has_gpu
 from pipeline.stages import STAGES

@@ -16,7 +16,7 @@ import pytest
 
 from filters.table import FILTERS
 from pipeline.config import Recipe
-from pipeline.engine.execute import manifest_of
+from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job
 from pipeline.errors import UserError
 from pipeline.inspect.run import Run

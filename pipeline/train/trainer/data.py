@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config.training import Train
 from pipeline.engine.query import query
 from pipeline.errors import UserError
-from pipeline.train.trainer.tokens import IGNORED, common_prefix, render_all
+from pipeline.train.trainer.loss_mask import tokens_of
 
 Splits = dict[str, datasets.Dataset]
 BATCH = 128  # examples tokenized at once
@@ -72,24 +72,6 @@ def _tokenize_one(
         return tokens_of([example], tokenizer)[0]
     except TemplateError as e:
         raise UserError(f"example {name}: the student's chat template refuses its messages: {e}") from None
-
-
-def tokens_of(
-    examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, Any]]:
-    """input_ids and labels (int32) of each dialogue, with loss from where it departs from its prompt.
-
-    Templates may render a prompt differently when no answer follows; the preflight compares the two.
-    """
-    prompts = render_all(tokenizer, [example["prompt"] for example in examples], opened=True)
-    dialogues = render_all(tokenizer, [[*e["prompt"], *e["completion"]] for e in examples])
-    rows = []
-    for prompt, dialogue in zip(prompts, dialogues, strict=True):
-        ids = np.array(dialogue, dtype=np.int32)
-        labels = ids.copy()
-        labels[: common_prefix(prompt, ids)] = IGNORED
-        rows.append({"input_ids": ids, "labels": labels})
-    return rows
 
 
 def first_dialogue(files: Sequence[Path]) -> list[dict[str, str]]:

@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pipeline.errors import UserError, one_line
 from pipeline.inference import model_files
 from pipeline.train.model_facts import ModelFacts, ModelQuery
-from pipeline.train.trainer import data, supervision, tokens
+from pipeline.train.trainer import supervision, tokens
+from pipeline.train.trainer.loss_mask import tokens_of
 
 
 def read_model(query: ModelQuery) -> ModelFacts:
@@ -68,7 +69,7 @@ def _template_fault(query: ModelQuery) -> str:
         messages = query.teach
         end = tokens.end_of_turn(tokenizer, messages)
         example: dict[str, Any] = {"id": "example", "prompt": messages[:-1], "completion": messages[-1:]}
-        rows = datasets.Dataset.from_list([example | data.tokens_of([example], tokenizer)[0]])
+        rows = datasets.Dataset.from_list([example | tokens_of([example], tokenizer)[0]])
         served = supervision.read_template(query.served_template)
         (decoded,) = supervision.decoded_examples(rows, tokenizer, end, served)
     except (OSError, ValueError, ImportError, UserError) as e:

@@ -54,8 +54,8 @@ def test_status_of_a_folder_has_a_line_for_each_run_readable_or_not(runs: Path) 
 def test_status_of_a_run_has_the_same_content_as_json_and_as_text(runs: Path) -> None:
     status = document(runs, "status", "first")
     assert list(status) == [
-        *("run", "folder", "stages", "progress", "filtered", "costs", "usage", "requests", "scores"),
-        "comparisons",
+        *("run", "folder", "stages", "progress", "filtered", "costs", "usage", "requests", "limits"),
+        *("scores", "comparisons"),
     ]
     assert {s["stage"]: s["rows"] for s in status["stages"]}["generate"] == TRACES
     assert status["filtered"]["rejected"] == {"correct: incorrect": TRACES * 2 // SAMPLES}
@@ -68,7 +68,8 @@ def test_status_of_a_run_has_the_same_content_as_json_and_as_text(runs: Path) ->
 
 def test_why_has_the_funnel_and_examples(runs: Path) -> None:
     why = document(runs, "why", "first", "-n", "1")
-    assert list(why) == ["run", "stage", "funnel", "examples"]
+    assert list(why)[:4] == ["run", "stage", "funnel", "examples"]
+    assert (why["unfiltered"], why["preview_of"], why["left_out"]) == (0, None, [])
     assert why["funnel"]["rules"]["correct"]["failed_alone"] == TRACES * 2 // SAMPLES
     assert [list(seen) for seen in why["examples"]["correct: incorrect"]] == [["id", "evidence", "reference"]]
     assert "rejected, correct: incorrect" in text(runs, "why", "first")

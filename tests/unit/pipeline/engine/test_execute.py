@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.config import Recipe
 from pipeline.engine import previous
-from pipeline.engine.execute import DONE, check_settings, execute
+from pipeline.engine.changed_settings import check_settings
+from pipeline.engine.execute import DONE, execute
 from pipeline.engine.options import Options
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage

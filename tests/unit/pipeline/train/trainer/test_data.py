@@ -56,7 +56,7 @@ def test_tokens_and_labels_equal_those_of_trl(template: str, tmp_path: Path) -> 
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    from pipeline.train.trainer.data import tokens_of
+    from pipeline.train.trainer.loss_mask import tokens_of
 
     opens = tiny_student.CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
     tokenizer = tiny_student.tokenizer(opens if template == "opens" else tiny_student.CHATML)

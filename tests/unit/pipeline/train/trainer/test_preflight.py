@@ -256,7 +256,7 @@ def test_measuring_packing_has_no_side_effects(sound: Any, tmp_path: Path, preci
 def test_special_tokens_of_the_student_in_a_completion_are_caught(
     mark: str, where: str, tmp_path: Path
 ) -> None:
-    from pipeline.train.trainer.data import tokens_of
+    from pipeline.train.trainer.loss_mask import tokens_of
 
     def spoil(row: dict[str, Any], n: int) -> dict[str, Any]:
         prompt, (answer,) = row["prompt"], row["completion"]
@@ -284,7 +284,7 @@ def test_special_tokens_of_the_template_and_reasoning_tags_are_allowed(tmp_path:
     )
     tags = prepared()
     tags[2].add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
-    from pipeline.train.trainer.data import tokens_of
+    from pipeline.train.trainer.loss_mask import tokens_of
 
     rows = tags[0].map(lambda row: tokens_of([row], tags[2])[0])
     run_preflight(write_job(tmp_path), (rows, *tags[1:]))

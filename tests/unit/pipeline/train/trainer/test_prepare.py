@@ -50,7 +50,7 @@ def splits(job: TrainJob) -> Any:
 
 
 def test_examples_of_all_files_are_tokenized_in_order(student: Path, tmp_path: Path) -> None:
-    from pipeline.train.trainer.data import tokens_of
+    from pipeline.train.trainer.loss_mask import tokens_of
     from pipeline.train.trainer.prepare import prepare
 
     job = write_job(tmp_path, student)

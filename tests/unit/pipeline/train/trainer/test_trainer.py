@@ -44,7 +44,7 @@ def trainer(
 
 
 def rows() -> list[dict[str, Any]]:
-    from pipeline.train.trainer.data import tokens_of
+    from pipeline.train.trainer.loss_mask import tokens_of
 
     tokenizer = tiny_student.tokenizer()
     made = []
