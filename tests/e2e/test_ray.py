@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -136,7 +137,10 @@ def freeze_worker(stack: ExitStack) -> None:
     """Stops a worker for longer than its shards stay its own."""
     worker = busy_workers()[0]
     os.kill(worker, signal.SIGSTOP)
-    subprocess.Popen(["sh", "-c", f"sleep 20; kill -CONT {worker}"])
+    timer = threading.Timer(20, wake, [worker])
+    timer.start()
+    stack.callback(timer.cancel)
+    stack.callback(wake, worker)
 
 
 def wake(pid: int) -> None:
