@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipeline.config.base import NotIdentity, RecipeTable
 
@@ -16,7 +14,7 @@ class Workers(RecipeTable):
     """Number of workers. Default: one that asks models, or else one for each core of the cluster."""
     gpus: NonNegativeFloat = 0
     """GPUs of each worker, as many as its vLLM uses: tensor x pipeline x data parallel size."""
-    cpus: Annotated[PositiveFloat, Field(ge=0.1)] = 1
+    cpus: PositiveFloat = 1
     """Cores of each worker."""
 
 
