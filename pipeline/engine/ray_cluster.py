@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import logging
 import os
 import secrets
 import shutil
@@ -47,7 +48,7 @@ def connect(address: str) -> None:
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="error", **settings)
+        ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **settings)
     except (ConnectionError, ValueError, RuntimeError) as e:
         raise Stopped(f"--ray {address}: cannot connect: {one_line(e)}") from None
     finally:

@@ -200,7 +200,7 @@ class _Driver:
         self._started += 1
         name = f"worker {self._started}"
         options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self._resources}
-        actor = ray.remote(Worker).options(**options).remote(os.getcwd())
+        actor: Any = ray.remote(Worker).options(**options).remote(os.getcwd())
         # It may get any shards, but expects a share of them, for its progress and its tolerable failures
         part = replace(self._job.options, part=(replica, self._replicas))
         job = replace(self._job, options=part)
