@@ -183,7 +183,7 @@ class _Driver:
                 self._count(progress)
             if time.monotonic() > patience and not ray.get(self._arbiter.state.remote())[1]:
                 patience = math.inf
-                say(f"no worker has started yet: the cluster has no room for {self._resources}")
+                say(f"no worker has started yet; has the cluster room for {self._resources}?")
         self._count(progress)
 
     def end(self) -> None:

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.alone
 
 PROBLEMS = 160
 CONCURRENCY = 8  # of each worker
-NODES = 4
 
 
 class Nodes:
@@ -148,18 +147,12 @@ def wake(pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def answered_twice(server: FakeServer, before: dict[str, int]) -> int:
-    return sum(
-        max(0, times - before.get(request, 0) - 1) for request, times in server.stats()["answered"].items()
-    )
-
-
 @pytest.mark.parametrize("fault", [kill_worker, kill_raylet, freeze_node, freeze_worker])
 def test_a_lost_worker_costs_what_was_in_flight(
     fault: Callable[[ExitStack], None], nodes: Nodes, local: tuple[FakeServer, str, Path], tmp_path: Path
 ) -> None:
     server, recipe, alone = local
-    nodes.grow(3)
+    nodes.grow(5)  # two of these faults leave one fewer
     before = server.stats()
     assert retort(tmp_path, "ingest", recipe).returncode == 0
     driver = start(tmp_path, "generate", recipe, *words(nodes, 2))
