@@ -65,12 +65,12 @@ def execute_all(
     wanted, folder = stages_of(recipe), runs / recipe.run
     stages = STAGES | wanted
     if whole:
-        requirements.require(recipe, folder)
+        requirements.require(recipe, folder, options.again)
     else:
         for name in names:
             stages[name].check(recipe)
-    for name in names:
-        check_settings(stages[name], recipe, folder, options.again)
+        for name in names:
+            check_settings(stages[name], recipe, folder, options.again)
     for name in names:
         if name == "evaluate" and "select" in names and recipe.student is None:
             say("train: skipped, the recipe has no [student]; evaluate scores the teachers alone")

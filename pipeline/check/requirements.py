@@ -18,7 +18,7 @@ from pipeline.check import fit
 from pipeline.check.fit import GB, Requirement
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint, Student
-from pipeline.engine.changed_settings import is_current
+from pipeline.engine.changed_settings import check_settings, is_current
 from pipeline.engine.progress import say
 from pipeline.errors import UserError
 from pipeline.inference import model_files
@@ -37,11 +37,17 @@ from pipeline.train.stage import served_template
 EXAMPLE = Question(question="What is 3 + 2?", reference="5", answer_type="number", source="example")
 
 
-def require(recipe: Recipe, run_dir: Path) -> None:
+def require(recipe: Recipe, run_dir: Path, again: bool) -> None:
     """Raises UserError, one line, if something that the run needs is missing."""
     # Mistakes in the recipe itself are reported first, before any server or model is read.
     settings = _settings(recipe, run_dir)
-    missing = _missing(settings) or _missing(_with_the_rest(settings, recipe, run_dir, to=None))
+    _refuse(_missing(settings))
+    for stage in stages_of(recipe).values():
+        check_settings(stage, recipe, run_dir, again)
+    _refuse(_missing(_with_the_rest(settings, recipe, run_dir, to=None)))
+
+
+def _refuse(missing: list[Requirement]) -> None:
     if missing:
         more = f" (and {len(missing) - 1} more: `retort check RECIPE` lists them)" if missing[1:] else ""
         raise UserError(missing[0].detail + more)

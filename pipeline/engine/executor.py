@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.engine.progress import Progress
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.engine.worker_pool import parallel_map
@@ -24,14 +25,14 @@ def run_here(job: Job, shards: Sequence[Shard]) -> None:
     if job.stage.asks_models or job.stage.shards_from is None:
         job.stage.work(job, shards)
         return
-    rows = job.inputs[job.stage.shards_from].counts().rows
-    with job.progress(rows) as progress:
+    rows = sum(job.input_shard(shard).count().rows for shard in shards)
+    with Progress(job.stage.name, rows) as progress:
         for done in parallel_map(_work_on, job, [(shard,) for shard in shards], rows):
             progress.update(done=done)
 
 
 def _work_on(job: Job, shard: Shard) -> int:
-    """Brings one shard to sealed and returns its number of rows."""
+    """Brings one shard to sealed and returns the number of rows that it was made from."""
     assert job.stage.work is not None
     job.stage.work(job, (shard,))
-    return shard.count().rows
+    return job.input_shard(shard).count().rows

@@ -17,11 +17,10 @@ def test_a_run_is_read_while_it_samples_and_after_its_process_is_killed(
     assert retort(tmp_path, "ingest", recipe).returncode == 0
     process = start(tmp_path, "generate", recipe, "generate.concurrency=4")
     run_dir = tmp_path / "test"
-    until = time.monotonic() + 60
-    while not list((run_dir / "generate").glob("*.jsonl")) and time.monotonic() < until:
-        time.sleep(0.05)
     run = open_run(run_dir)
-    seen = len(run.traces)
+    until = time.monotonic() + 60
+    while not (seen := len(run.traces)) and time.monotonic() < until:
+        time.sleep(0.05)
     assert process.poll() is None, "the whole stage was over before it was looked at"
     assert 0 < seen < PROBLEMS * SAMPLES
     assert {t.outcome for t in run.traces} == {"unfiltered"}

@@ -31,7 +31,7 @@ def test_kept_traces_without_examples_are_refused_with_the_reason_and_a_solution
     assert filtered.returncode == 0, filtered.stderr
     assert f"filter: kept {PROBLEMS * SAMPLES} of {PROBLEMS * SAMPLES} traces" in filtered.stderr
     refused = retort(tmp_path, "select", recipe, "filter.rules.single_reasoning=false")
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert (refused.returncode, refused.stderr.count("retort: ")) == (2, 1), refused.stderr
     assert f"of {PROBLEMS * SAMPLES} kept traces {PROBLEMS * SAMPLES} without reasoning" in refused.stderr
     assert 'select.reasoning = "none"' in refused.stderr
     assert open_run(tmp_path / "test").state("select") == "unfinished"
@@ -80,7 +80,7 @@ def test_without_kept_traces_select_is_refused(sampled: Path, tmp_path: Path) ->
     recipe = copied(sampled, tmp_path)
     assert retort(tmp_path, "filter", recipe, "filter.max_rejected_fraction=1").returncode == 0
     refused = retort(tmp_path, "select", recipe)
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert (refused.returncode, refused.stderr.count("retort: ")) == (2, 1), refused.stderr
     assert "no trace was kept; `retort why test`" in refused.stderr
 
 
