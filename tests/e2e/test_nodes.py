@@ -71,7 +71,8 @@ _started: list[subprocess.Popen[str]] = []
 def _no_training_outlives_its_test() -> Iterator[None]:
     yield
     while _started:
-        _started.pop().kill()
+        with _started.pop() as process:  # closes its output
+            process.kill()
 
 
 def start(recipe: Path, environment: dict[str, str], *overrides: str) -> subprocess.Popen[str]:
