@@ -7,12 +7,9 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.config.training import Train
-from pipeline.engine.manifest import Manifest
+from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job
-from pipeline.engine.store import Output
-from pipeline.generate.stage import GENERATE
-from pipeline.rows import Example, Message, Trace, arrow_schema
-from pipeline.select.stage import SELECT
+from pipeline.rows import Example, Message, arrow_schema
 from pipeline.train.job import TrainJob
 from pipeline.train.stage import TRAIN
 
@@ -111,11 +108,10 @@ def job(folder: Path, model: Path | str = "", examples: tuple[Path, ...] = (), *
 
 def train_job(recipe: Recipe, run_dir: Path, examples: list[Example]) -> Job:
     """The job of the train stage after select has written these examples."""
-    select = Output(run_dir / "select", Example)
-    select.save(Manifest(stage="select", version=SELECT.version, settings={}, inputs={}))
-    select.write("shard-00000", examples)
-    select.finish()
-    traces = Output(run_dir / "generate", Trace)
-    traces.save(Manifest(stage="generate", version=GENERATE.version, settings={}, inputs={}))
-    traces.finish()  # no shards: the objective reads no traces
+    for stage in TRAIN.reads:
+        given = Job(stage, recipe, run_dir)
+        given.output.save(manifest_of(given).model_copy(update={"shards": None}))
+        if stage.name == "select":
+            given.output.write("shard-00000", examples)
+        given.output.finish()  # generate has no shards: the objective reads no traces
     return Job(TRAIN, recipe, run_dir)

@@ -55,18 +55,19 @@ def _manifest(stage: Stage, recipe: Recipe, inputs: Mapping[str, str]) -> Manife
 def is_current(stage: Stage, recipe: Recipe, run_dir: Path) -> bool:
     """Whether a stage is complete and has these settings and inputs.
 
-    A source that cannot be read now counts as unchanged.
+    A source that cannot be read now, or an input whose folder is gone, counts as unchanged.
     """
     output = stage.output(run_dir)
-    if not output.complete:
-        return False
     found = output.manifest()
+    if found is None or not output.complete:
+        return False
     try:
         wanted = manifest_of(Job(stage, recipe, run_dir))
     except UserError as e:
         say(f"{stage.name}: kept as it is, because it cannot be compared with the recipe: {e}")
         return True
-    return found is not None and found.identity == wanted.identity and not found.partial
+    wanted = wanted.model_copy(update={"inputs": found.inputs | wanted.inputs})
+    return found.identity == wanted.identity and not found.partial
 
 
 def claim(job: Job, wanted: Manifest) -> None:

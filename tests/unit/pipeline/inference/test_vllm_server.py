@@ -266,7 +266,7 @@ def test_a_real_server_answers_and_ends_with_its_killed_parent(tmp_path: Path) -
     endpoint = Endpoint(
         model=SMOLLM2,
         serve="vllm",
-        vllm={"enforce_eager": True, "max_model_len": 2048, "dtype": "bfloat16"},
+        vllm={"enforce_eager": True, "max_model_len": 2048, "dtype": "float32"},
     )
     arguments = [endpoint.model_dump_json(), str(tmp_path / "vllm.log")]
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *arguments], stdout=subprocess.PIPE, text=True)
