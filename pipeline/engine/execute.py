@@ -57,8 +57,7 @@ def complete(stage: Stage, job: Job) -> Output:
 def _prepare_input(stage: Stage, given: Stage, recipe: Recipe, run_dir: Path, options: Options) -> None:
     """Brings a free input up to date; raises UserError if the stage cannot work on the input."""
     output = given.output(run_dir)
-    if given.free and output.complete and not is_current(given, recipe, run_dir):
-        execute(given, recipe, run_dir, replace(options, part=None))
+    _bring_up_to_date(given, recipe, run_dir, options)
     output.check_version(given.version)
     if not output.complete and given.asks_models and options.partial:
         execute(given, recipe, run_dir, options)
@@ -76,6 +75,18 @@ def _prepare_input(stage: Stage, given: Stage, recipe: Recipe, run_dir: Path, op
             f"{stage.name} needs {given.name}, which was made with --partial and lacks {missing}: "
             f"run `retort {next(iter(manifest.partial))}` to complete it, or add --partial here too"
         )
+
+
+def _bring_up_to_date(stage: Stage, recipe: Recipe, run_dir: Path, options: Options) -> None:
+    """Runs a free stage again, and before it the free stages that it reads, if settings or inputs changed."""
+    if not (stage.free and stage.output(run_dir).complete):
+        return
+    for given in stage.reads:
+        _bring_up_to_date(given, recipe, run_dir, options)
+    if stage.reads:  # otherwise it reads sources, which may be gone by now
+        stage.check(recipe)
+    if not is_current(stage, recipe, run_dir):
+        execute(stage, recipe, run_dir, replace(options, part=None))
 
 
 def _run(job: Job) -> int:

@@ -170,19 +170,41 @@ def test_a_changed_filter_makes_filter_and_select_again_and_costs_nothing(
     run = made(tmp_path, recipe, through="select")
     first, before = sealed(run / "select"), asked(server)
     done = retort(
-        tmp_path, "select", str(recipe), "filter.rules.length.max_tokens=1", "filter.max_rejected_fraction=1"
+        tmp_path,
+        "select",
+        str(recipe),
+        "filter.rules.length.max_response=1",
+        "filter.max_rejected_fraction=1",
     )
     assert done.returncode == 2
     assert "no example to train on" in done.stderr
     assert sealed(run / "previous" / "select" / "0001") == first
     compared = retort(tmp_path, "diff", "test").stdout
-    assert "rules.length.max_tokens: null -> 1" in compared
+    assert "rules.length.max_response: null -> 1" in compared
     assert "test before" in compared
     done = retort(tmp_path, "select", str(recipe))
     assert done.returncode == 0
     assert "the earlier result of these settings is brought back" in done.stderr
     assert sealed(run / "select") == first
     assert asked(server) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "mistake"),
+    [
+        ("filter.rules.no_leek=true", "unknown filter 'no_leek'; did you mean 'no_leak'?"),
+        ("filter.rules.length.max_tokens=1", "filter.rules.length: unknown parameter 'max_tokens'"),
+    ],
+)
+def test_a_mistake_in_an_earlier_stage_is_found_before_that_stage_runs_again(
+    setting: str, mistake: str, server: FakeServer, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, server.url)
+    run = made(tmp_path, recipe, through="select")
+    refused = retort(tmp_path, "select", str(recipe), setting)
+    assert (refused.returncode, mistake in refused.stderr) == (2, True), refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (run / "previous").exists()
 
 
 @pytest.fixture

@@ -99,6 +99,14 @@ def test_a_free_input_is_brought_up_to_date_first(tmp_path: Path) -> None:
     assert (rows(FREE, tmp_path), rows(AFTER, tmp_path)) == (["free-2"], ["after-2"])
 
 
+def test_a_change_reaches_a_stage_through_all_free_stages_before_it(tmp_path: Path) -> None:
+    last = replace(AFTER, name="last", reads=(AFTER,), shards_from="after")
+    for stage in (FREE, AFTER, last):
+        execute(stage, recipe(1), tmp_path)
+    assert execute(last, recipe(2), tmp_path) == DONE
+    assert [rows(stage, tmp_path) for stage in (FREE, AFTER, last)] == [["free-2"], ["after-2"], ["last-2"]]
+
+
 def test_an_input_that_was_never_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="after needs free, which is not made yet: run `retort free` first"):
         execute(AFTER, recipe(), tmp_path)
