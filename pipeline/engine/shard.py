@@ -192,18 +192,13 @@ class Shard:
 
         A shard that another process has sealed by then stays as it is.
         """
-        self.write_groups(_row_groups(rows, arrow_schema(self.row)), report)
-
-    def write_groups(
-        self, groups: Iterable[pa.Table], report: Mapping[str, int] = MappingProxyType({})
-    ) -> None:
-        """Seals the shard with these tables, one row group each."""
         metadata = {"retort": json.dumps(self.lineage, sort_keys=True)}
         if report:
             metadata["retort.report"] = json.dumps(dict(report), sort_keys=True)
-        schema = arrow_schema(self.row).with_metadata(metadata)
+        schema = arrow_schema(self.row)
         with self._unless_sealed():
-            sealed_file.write(self.path, schema, groups)
+            groups = _row_groups(rows, schema)
+            sealed_file.write(self.path, schema.with_metadata(metadata), groups)
             self.remove_journals()
 
     def remove_journals(self) -> None:
