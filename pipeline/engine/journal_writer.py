@@ -21,6 +21,7 @@ class _Entry:
     done: bool  # the row is final
     failed: bool
     last: bool  # nothing remains of the shard
+    on_disk: asyncio.Future[None]
 
 
 class JournalWriter:
@@ -29,9 +30,15 @@ class JournalWriter:
     def __init__(self, progress: Progress) -> None:
         self._queue: asyncio.Queue[_Entry | None] = asyncio.Queue()
         self._progress = progress
+        self._error: Exception | None = None
 
-    def put(self, plan: Plan, line: bytes, done: bool = False, failed: bool = False) -> None:
-        self._queue.put_nowait(_Entry(plan, line, done, failed, last=plan.remaining == 0))
+    async def write(self, plan: Plan, line: bytes, done: bool = False, failed: bool = False) -> None:
+        """Returns when the line is on disk. Raises the error that ended the writer."""
+        if self._error:
+            raise self._error
+        on_disk = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Entry(plan, line, done, failed, plan.remaining == 0, on_disk))
+        await on_disk
 
     def close(self) -> None:
         self._queue.put_nowait(None)
@@ -40,11 +47,27 @@ class JournalWriter:
         closing, loop = False, asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as thread:  # not the shared threads: filters may occupy them all
             while not closing:
-                batch = [await self._queue.get()]
+                waiting = [await self._queue.get()]
                 while not self._queue.empty():
-                    batch.append(self._queue.get_nowait())
-                closing = None in batch
-                await loop.run_in_executor(thread, self._commit, [entry for entry in batch if entry])
+                    waiting.append(self._queue.get_nowait())
+                closing = None in waiting
+                batch = [entry for entry in waiting if entry]
+                try:
+                    await loop.run_in_executor(thread, self._commit, batch)
+                except Exception as e:
+                    self._error = e
+                    raise
+                finally:
+                    self._answer(batch)
+
+    def _answer(self, batch: list[_Entry]) -> None:
+        for entry in batch:
+            if entry.on_disk.done():  # cancelled: nobody waits for it any more
+                continue
+            if self._error:
+                entry.on_disk.set_exception(self._error)
+            else:
+                entry.on_disk.set_result(None)
 
     def _commit(self, batch: list[_Entry]) -> None:
         by_shard: dict[Shard, list[_Entry]] = {}

@@ -106,7 +106,7 @@ async def run_items(
             if not pool.failed or given_up + len(pool.failed) > max_failed():
                 break
             given_up += len(pool.failed)
-            pool.finish_failed(fallback_row)  # which may lead to further items
+            await pool.finish_failed(fallback_row)  # which may lead to further items
         pending.check_taken_over()
     finally:
         journal.close()
@@ -122,7 +122,7 @@ class _PendingQueue:
         self._queues: dict[str, list[tuple[float, int, Plan, WorkItem]]] = {name: [] for name in queues}
         self._arrival = count()  # keeps items of equal length in order
         self._opened: list[Shard] = []
-        self._looked = time.monotonic()
+        self._looked, self._seen = 0.0, 0  # when the folder was listed last, and its modification time then
         self._taken_over = ""  # a shard that another process has begun
 
     def add(self, plan: Plan, items: Iterable[WorkItem]) -> None:
@@ -152,11 +152,15 @@ class _PendingQueue:
 
     def _is_taken_over(self) -> bool:
         """Whether this process was paused or cut off so long that its shards were given to another one."""
-        if not self._taken_over and time.monotonic() - self._looked > LOOK_INTERVAL:
+        if self._taken_over or not self._opened:
+            return bool(self._taken_over)
+        folder, now = self._opened[0].path.parent, time.monotonic()
+        changed = folder.stat().st_mtime_ns  # a network file system may show it late, hence the interval
+        if changed != self._seen or now - self._looked > LOOK_INTERVAL:
             self._opened = [shard for shard in self._opened if not shard.sealed]
-            journals = journals_in(self._opened[0].path.parent) if self._opened else {}
+            journals = journals_in(folder)
             taken = (s.name for s in self._opened if s.taken_over(journals.get(s.name, ())))
-            self._taken_over, self._looked = next(taken, ""), time.monotonic()
+            self._taken_over, self._looked, self._seen = next(taken, ""), now, changed
         return bool(self._taken_over)
 
     def _has_room(self) -> bool:
@@ -203,12 +207,12 @@ class _WorkerPool:
         if (reason := self._limit_reached()) and any(self._pending.next(queue) for queue in self._slots):
             raise Stopped(reason)
 
-    def finish_failed(self, fallback_row: Callable[[WorkItem, str], Row]) -> None:
+    async def finish_failed(self, fallback_row: Callable[[WorkItem, str], Row]) -> None:
         """Gives the failed items their fallback rows."""
         failed, self.failed = self.failed, []
         self._failures.clear()
-        for plan, item, error in failed:
-            self._finish(plan, item, fallback_row(item, error))
+        rows = [(plan, item, fallback_row(item, error)) for plan, item, error in failed]
+        await asyncio.gather(*(self._finish(*row) for row in rows))
 
     def _fill_slots(self, group: asyncio.TaskGroup) -> None:
         for queue, limit in self._slots.items():
@@ -229,25 +233,26 @@ class _WorkerPool:
             raise
         except Exception as e:  # noqa: BLE001  the boundary that turns a failing item into data
             refused = isinstance(e, WorkItemFailed) and e.refused
-            self._record_failure(plan, item, f"{type(e).__name__}: {e}", refused)
+            await self._record_failure(plan, item, f"{type(e).__name__}: {e}", refused)
         else:
             self._failures.clear()
-            self._finish(plan, item, row)
+            await self._finish(plan, item, row)
         self._running[item.queue] -= 1
         self._fill_slots(group)
 
-    def _finish(self, plan: Plan, item: WorkItem, row: Row) -> None:
+    async def _finish(self, plan: Plan, item: WorkItem, row: Row) -> None:
+        """Returns when the row is on disk: until then the item keeps its slot, as it is still in flight."""
         more = plan.next_items(row)
         plan.done.add(item.key)
         plan.remaining += len(more) - 1
         final = item.key not in plan.counted and all(other.key != item.key for other in more)
-        self._journal.put(plan, done_line(row), done=final)
+        await self._journal.write(plan, done_line(row), done=final)
         self._pending.add(plan, more)
 
-    def _record_failure(self, plan: Plan, item: WorkItem, error: str, refused: bool) -> None:
+    async def _record_failure(self, plan: Plan, item: WorkItem, error: str, refused: bool) -> None:
         self.failed.append((plan, item, error))
         line = failed_line(item.key, error, first=item.key not in plan.done)
-        self._journal.put(plan, line, failed=True)
+        await self._journal.write(plan, line, failed=True)
         if not item.failed_before:  # a repeated failure says little about the server
             self._failures[refused] += 1
         weighted = self._failures[False] + self._failures[True] // REFUSALS_PER_FAILURE
