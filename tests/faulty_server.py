@@ -24,10 +24,10 @@ from pipeline.fake_server.server import Server, headers, run
 
 STATUSES = ("429", "500", "502", "503", "529")
 WORDLESS = ("empty", "tools")
-FAULTS = (*STATUSES, "cut", "stall", "hang", "garbage", *WORDLESS)
-_EXPLAINED = """The statuses are errors. "cut" closes the connection within a response; "stall" sends half a
-response and then nothing, "hang" nothing at all; "garbage" is HTML with status 200, "empty" an answer without
-content and token counts, "tools" a tool call instead of an answer."""
+FAULTS = (*STATUSES, "dropped", "stall", "hang", "garbage", *WORDLESS)
+_EXPLAINED = """The statuses are errors. "dropped" closes the connection within a response; "stall" sends half
+a response and then nothing, "hang" nothing at all; "garbage" is HTML with status 200, "empty" an answer
+without content and token counts, "tools" a tool call instead of an answer."""
 
 _TURN = re.compile(r"<\|(system|user|assistant)\|>")
 _NO_REASONING = "<think>\n\n</think>\n\n"
@@ -223,7 +223,7 @@ class FaultyServer(Server):
         if fault != "hang":
             await half.prepare(http)
             await half.write(body[: len(body) // 2])
-        if fault != "cut":
+        if fault != "dropped":
             await asyncio.sleep(self.options.hang)
         if http.transport:
             http.transport.close()

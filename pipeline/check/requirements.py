@@ -137,8 +137,8 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirem
     serving = next((name for name in ("generate", "evaluate") if name in todo), None)
     served = [teacher for teacher in recipe.teacher if teacher.serve] if serving else []
     student = recipe.student if {"train", "evaluate"} & set(todo) else None
-    beside = objectives.teachers(recipe) if student and "train" in todo else ()
-    names = [teacher.model for teacher in served] + [teacher.model for teacher in beside]
+    scoring = objectives.teachers(recipe) if student and "train" in todo else ()
+    names = [teacher.model for teacher in served] + [teacher.model for teacher in scoring]
     queries = [ModelQuery(name=name, model=model_files.resolve(name, say)) for name in names]
     if student:
         queries.append(_student_query(recipe, student))
@@ -149,7 +149,7 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirem
         most = (recipe.generate if serving == "generate" else recipe.evaluate).max_tokens
         yield from fit.lengths(serving, endpoint, known, most, f"{serving}.max_tokens")
         yield fit.serving(serving, endpoint, known)
-    for known in facts[len(served) : len(served) + len(beside)]:
+    for known in facts[len(served) : len(served) + len(scoring)]:
         yield from _usable("train", known)
     if student:
         others = [known.parameters or 0 for known in facts[len(served) : -1]]
@@ -157,11 +157,11 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirem
 
 
 def _student(
-    recipe: Recipe, student: Student, run_dir: Path, known: ModelFacts, beside: list[int], train: bool
+    recipe: Recipe, student: Student, run_dir: Path, known: ModelFacts, scoring: list[int], train: bool
 ) -> Iterator[Requirement]:
     yield from _usable("train" if train else "evaluate", known)
     if train:
-        yield fit.training(recipe.train, in_bf16(recipe.train), known, student.layers, beside)
+        yield fit.training(recipe.train, in_bf16(recipe.train), known, student.layers, scoring)
         if shape := known.shape(student.layers):
             yield fit.disk(run_dir, shape.parameters, recipe.train)
     yield from fit.lengths("evaluate", student, known, recipe.evaluate.max_tokens, "evaluate.max_tokens")

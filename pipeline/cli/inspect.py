@@ -16,7 +16,7 @@ from pipeline.cli import shell_completion
 if TYPE_CHECKING:
     from pipeline.inspect.run import Run
 
-JUDGED = "filter; for a model scored alone, its responses"
+FILTERED = "filter; for a model scored alone, its responses"
 
 _RUN: dict[str, Any] = {"type": click.Path(path_type=Path), "shell_complete": shell_completion.runs}
 run_argument = click.argument("run", **_RUN)
@@ -40,7 +40,7 @@ def status(runs: Path, run: Path | None, as_json: bool) -> None:
 
 @click.command()
 @run_argument
-@click.option("--stage", help=f"Whose traces.  [default: {JUDGED}]", shell_complete=shell_completion.stages)
+@click.option("--stage", help=f"Whose traces.  [default: {FILTERED}]", shell_complete=shell_completion.stages)
 @click.option(
     "-n",
     "examples",
@@ -69,7 +69,7 @@ def why(runs: Path, run: Path, stage: str | None, examples: int, as_json: bool) 
 @run_argument
 @click.option(
     "--stage",
-    help=f'Whose rows: a stage, or e.g. "evaluate/held_out/student/filter".  [default: {JUDGED}]',
+    help=f'Whose rows: a stage, or e.g. "evaluate/held_out/student/filter".  [default: {FILTERED}]',
     shell_complete=shell_completion.stages,
 )
 @click.option("--id", "wanted", help="Only the row with this id; for a problem's id, all of its traces.")

@@ -82,7 +82,9 @@ def _stage_command(name: str) -> click.Command:
     text = f"{SECTIONS['Stages'][name]}. The same command resumes the stage, or retries what failed."
     if name in DIVIDED:
         part = "Do every N-th shard only, from the I-th (from 0): for array jobs."
-        command = click.option("--part", callback=_part, metavar="I/N", help=part)(_ray(command))
+        command = click.option("--part", callback=_part, metavar="I/N", help=part)(command)
+    if name in (*DIVIDED, "train"):
+        command = _ray(command)
     return click.command(name, help=text)(command)
 
 

@@ -25,5 +25,8 @@ class Ray(RecipeTable):
     """Workers that apply the filters, and those that ask the LLM judge."""
     select: NotIdentity[Workers] = Workers()
     """Workers that make training examples."""
+    train: NotIdentity[Workers | None] = None
+    """Machines that train together: `replicas` of them, each with these GPUs. Default: training runs where
+    the command runs."""
     evaluate: NotIdentity[Workers] = Workers()
     """Workers that sample the models under evaluation."""

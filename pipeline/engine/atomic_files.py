@@ -73,12 +73,12 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def lock(file: IO[str], kind: int, tries: int) -> bool | None:
+def lock(file: IO[str], kind: int, attempts: int) -> bool | None:
     """Tries to take a lock (fcntl.LOCK_EX or LOCK_SH). Returns None where the file system has no locks.
 
-    Several tries are needed because a reader that asks whether the lock is held takes it for a moment.
+    Several attempts are needed because a reader that asks whether the lock is held takes it for a moment.
     """
-    for _ in range(tries):
+    for _ in range(attempts):
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
             return True

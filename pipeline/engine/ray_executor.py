@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.config.cluster import Workers
-from pipeline.engine import fence, ray_cluster
+from pipeline.engine import fence, ray_cluster, ray_nodes
 from pipeline.engine.executor import run_here
 from pipeline.engine.progress import Progress, say
 from pipeline.engine.shard import Shard
@@ -128,12 +128,16 @@ def _keep_in_touch(arbiter: Any, name: str) -> None:
 
 
 def hand_out(address: str, job: Job, shards: Sequence[Shard]) -> None:
-    """Brings the shards to sealed on the cluster; a stage of a single shard runs here.
+    """Brings the shards to sealed on the cluster. A stage of one shard runs here, or on nodes of its own.
 
     Raises UserError or Stopped, as a worker does.
     """
     if job.stage.shards_from is None:
-        run_here(job, shards)
+        nodes: Workers | None = getattr(job.recipe.ray, job.stage.name, None)
+        if nodes is not None and job.stage.work_on_node is not None:
+            ray_nodes.run(address, job, nodes)
+        else:
+            run_here(job, shards)
         return
     ray_cluster.connect(address)
     driver = _Driver(job, shards)

@@ -1,4 +1,4 @@
-"""What a run records beside its stages: recipe.json, and a line of events.jsonl for each attempt."""
+"""What a run records of its stages: recipe.json, and a line of events.jsonl for each attempt."""
 
 from __future__ import annotations
 

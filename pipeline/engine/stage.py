@@ -29,6 +29,17 @@ def _no_stages(recipe: Recipe, run_dir: Path) -> Iterable[Stage]:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a process is among the nodes that work together on a stage."""
+
+    count: int  # of nodes
+    rank: int
+    host: str  # of node 0
+    port: int  # of node 0; the next one is free too
+    gpus: int  # of each node
+
+
+@dataclass(frozen=True)
 class Stage:
     name: str  # also its folder within the run: "filter", "evaluate/held_out/student/generate"
     version: int  # raised when the same settings give another output
@@ -40,6 +51,8 @@ class Stage:
     shards: tuple[str, ...] | None = None  # or their names; None, too: `prepare` writes them
     prepare: Callable[[Job], Any] | None = None  # done once, before any shard; every worker gets its value
     work: Callable[[Job, Iterable[Shard]], None] | None = None  # brings the shards it is handed to sealed
+    # The same as `work`, by one of several nodes that work on all shards together
+    work_on_node: Callable[[Job, Place], None] | None = None
     report: Callable[[Job], dict[str, Any]] | None = None  # the manifest's summary of the sealed shards
     # Whether it waits for paid answers: one worker then works on all of its shards at once. Of other stages a
     # worker process takes one shard after the other.

@@ -143,8 +143,8 @@ class Output:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a+") as file:
-            alone = atomic_files.lock(file, fcntl.LOCK_EX, tries=1 if shared else 5)
-            locked = atomic_files.lock(file, fcntl.LOCK_SH, tries=5) if shared else alone
+            alone = atomic_files.lock(file, fcntl.LOCK_EX, attempts=1 if shared else 5)
+            locked = atomic_files.lock(file, fcntl.LOCK_SH, attempts=5) if shared else alone
             if locked is None:
                 say(f"{self.folder}: this file system has no locks; run no other command on it meanwhile")
             elif not locked:
@@ -165,7 +165,7 @@ class Output:
         try:
             # NFS locks a file exclusively only if it is open for writing
             with path.open("r+" if os.access(path, os.W_OK) else "r") as file:
-                return atomic_files.lock(file, fcntl.LOCK_EX, tries=2) is False
+                return atomic_files.lock(file, fcntl.LOCK_EX, attempts=2) is False
         except (FileNotFoundError, NotADirectoryError):
             return False
 

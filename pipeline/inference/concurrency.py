@@ -141,7 +141,7 @@ class EndpointPool:
     def __init__(self, endpoints: Sequence[PooledEndpoint], ceiling: int) -> None:
         self.endpoints = endpoints
         self.requests = 0  # sent
-        self.retries: Counter[str] = Counter()  # by cause: "429", "5xx", "cut", ...
+        self.retries: Counter[str] = Counter()  # by cause: "429", "5xx", "dropped", ...
         self._ceiling = ceiling  # in flight over all endpoints
         self._waiting: deque[asyncio.Future[Slot]] = deque()
         self._timer: asyncio.TimerHandle | None = None

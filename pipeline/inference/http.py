@@ -261,7 +261,7 @@ def _connection_error(error: aiohttp.ClientError, started: bool) -> Retry:
     if isinstance(error, aiohttp.ClientPayloadError) or (
         started and isinstance(error, aiohttp.ClientOSError)
     ):
-        return Retry("cut", f"the response was cut off: {message}")
+        return Retry("dropped", f"the response was cut off: {message}")
     if isinstance(error, aiohttp.ClientConnectionError):
         return Retry("connection", reason, busy=True)
     return Retry("garbage", f"the response breaks HTTP: {message}")

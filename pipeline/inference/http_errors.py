@@ -73,7 +73,7 @@ class ErrorStatus(Exception):
 class Retry(Exception):
     """This attempt failed, another may succeed."""
 
-    cause: str  # "429", "5xx", "connection", "cut", "stalled", "garbage"; retries are counted by it
+    cause: str  # "429", "5xx", "connection", "dropped", "stalled", "garbage"; retries are counted by it
     reason: str  # one line, not redacted yet
     counts: bool = True  # against max_retries; otherwise it waits as long as other requests get responses
     busy: bool = False  # the server is overloaded: it refuses before it begins to respond

@@ -196,11 +196,13 @@ class CompletionReader:
         first = min(self._choices, default=0)  # only one is requested
         choice = self._choices.get(first) or _Choice()
         if not done and choice.finish_reason is None:
-            raise Retry("cut", "the response was cut off: it ended without a finish_reason" + self._quote())
+            raise Retry(
+                "dropped", "the response was cut off: it ended without a finish_reason" + self._quote()
+            )
         if not self.began:
             raise _malformed("there are no choices" + self._quote())
         if choice.finish_reason == "aborted":
-            raise Retry("cut", f"the response was cut off: finish_reason {choice.raw_finish_reason!r}")
+            raise Retry("dropped", f"the response was cut off: finish_reason {choice.raw_finish_reason!r}")
         return self._completion(choice, self._tokens.get(first), before)
 
     def _completion(

@@ -77,7 +77,7 @@ class BodyParser:
             except Retry:
                 if not last:
                     raise
-                raise Retry("cut", "the response was cut off in the middle of an event") from None
+                raise Retry("dropped", "the response was cut off in the middle of an event") from None
 
 
 def repair_unicode(text: str) -> str:

@@ -135,7 +135,7 @@ class Run:
     def sample(
         self, n: int = 5, seed: int = 0, *, rejected_by: str | None = None, **values: Any
     ) -> RowTable[Trace]:
-        """`n` traces drawn evenly, as a table; the same ones for the same seed.
+        """`n` traces sampled uniformly, as a table; the same ones for the same seed.
 
         rejected_by: the rule that decided ("repetition" or "no_repetition"), its reason code, or both as the
         funnel writes them ("correct: incorrect"). values: of fields, as in source="gsm8k".

@@ -112,7 +112,7 @@ class RowTable(Generic[R]):
         return list(islice(self, count))
 
     def sample(self, n: int = 5, seed: int = 0) -> Self:
-        """`n` of these rows drawn evenly; the same ones for the same seed and rows."""
+        """`n` of these rows sampled uniformly; the same ones for the same seed and rows."""
         key = f"concat_ws(' ', {', '.join(self.key)})"
         drawn = self.query(
             self.key, f"select {key} from rows order by md5({key} || {int(seed)}), 1 limit {int(n)}"

@@ -19,7 +19,7 @@ from pipeline.inspect.show import console, print_lines
 from pipeline.rows import Row, Trace, TraceVerdicts, arrow_schema
 
 WIDTH = 120  # characters of an example's text
-PREVIEWED = 1000  # most traces of a preview, drawn evenly
+PREVIEWED = 1000  # most traces of a preview, sampled uniformly
 _ACROSS = ("contamination", "majority", "difficulty", "duplicates")  # filters that see more than one trace
 
 

@@ -1,7 +1,7 @@
 """Chooses the traces that the browser shows: some of every stage, source, outcome and reason.
 
-They are drawn evenly within each stratum, and the same run gives the same sample. Then the strata take turns
-until the bytes are spent, so a common stratum does not crowd out a rare one.
+They are sampled uniformly within each stratum, and the same run gives the same sample. Then the strata take
+turns until the bytes are spent, so a common stratum does not crowd out a rare one.
 """
 
 from __future__ import annotations

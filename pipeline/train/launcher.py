@@ -18,6 +18,7 @@ from pipeline import install_hints
 from pipeline.config import Recipe
 from pipeline.config.base import Scalar
 from pipeline.config.training import Train
+from pipeline.engine.stage import Place
 from pipeline.errors import UserError
 from pipeline.hardware import cores, has_gpu
 from pipeline.train import nodes
@@ -143,6 +144,16 @@ def processes_per_node(arguments: Mapping[str, Scalar]) -> int:
 def placement(arguments: Mapping[str, Scalar]) -> Nodes:
     """Where this process is among the nodes, as srun or the recipe says. Raises UserError."""
     return nodes.find(_of_nodes(arguments))
+
+
+def placed(recipe: Recipe, place: Place) -> Recipe:
+    """The recipe for one of several nodes, with a process for each GPU unless it says how many."""
+    arguments: dict[str, Scalar] = {"num_processes": place.count * max(1, place.gpus)}
+    arguments |= recipe.train.accelerate
+    if place.count > 1:
+        arguments |= Nodes(place.count, place.rank, place.host, place.port).arguments
+    train = recipe.train.model_copy(update={"accelerate": arguments})
+    return recipe.model_copy(update={"train": train})
 
 
 def _of_nodes(arguments: Mapping[str, Scalar]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.progress import Progress, plain
 from pipeline.engine.query import query
 from pipeline.engine.shard import Shard
-from pipeline.engine.stage import Job, Stage
+from pipeline.engine.stage import Job, Place, Stage
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
 from pipeline.generate.stage import GENERATE
@@ -78,6 +79,18 @@ def work(job: Job, shards: Iterable[Shard]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for shard in shards:
         shard.write(step.model_dump() for step in read_steps(train_job.log))
+
+
+def work_on_node(job: Job, place: Place) -> None:
+    """Trains as one of several nodes. Node 0 does the stage's work, the others follow it."""
+    from pipeline.train.follower import follow  # which imports this module
+
+    recipe = launcher.placed(job.recipe, place)
+    if place.rank:
+        follow(recipe, job.run_dir, launcher.placement(recipe.train.accelerate))
+        return
+    check(recipe)
+    work(replace(job, recipe=recipe), job.share())
 
 
 def _train_job(job: Job) -> TrainJob:
@@ -258,5 +271,6 @@ TRAIN = Stage(
     settings=_settings,
     check=check,
     work=work,
+    work_on_node=work_on_node,
     report=report,
 )

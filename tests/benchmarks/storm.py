@@ -19,7 +19,7 @@ from pipeline.generate import usage
 from tests.conftest import FakeServer
 from tests.e2e.runs import SAMPLES, retort, write_recipe
 
-FAULTS = {"429": 0.15, "500": 0.1, "503": 0.05, "cut": 0.1, "garbage": 0.06, "hang": 0.04}
+FAULTS = {"429": 0.15, "500": 0.1, "503": 0.05, "dropped": 0.1, "garbage": 0.06, "hang": 0.04}
 
 
 def main() -> None:

@@ -87,7 +87,8 @@ class Attack:
     def run(self, faults: int) -> None:
         for runs in (self.whole, self.attacked):
             assert retort(runs, "ingest", self.recipe).returncode == 0
-        assert retort(self.whole, "generate", self.recipe).returncode == 0
+        done = retort(self.whole, "generate", self.recipe, "generate.concurrency=128", seconds=1200)
+        assert done.returncode == 0, done.stderr
         parts = [self.begin(i) for i in range(self.workers)]
         while self.kills + self.pauses < faults:
             i = self.rng.randrange(self.workers)

@@ -300,7 +300,15 @@ def status(runs: Path) -> str:
 
 
 def test_with_many_faults_every_row_is_stored_once(tmp_path: Path, fake_server: StartFakeServer) -> None:
-    faults = {"429": 0.1, "500": 0.1, "503": 0.05, "cut": 0.1, "garbage": 0.05, "stall": 0.05, "hang": 0.05}
+    faults = {
+        "429": 0.1,
+        "500": 0.1,
+        "503": 0.05,
+        "dropped": 0.1,
+        "garbage": 0.05,
+        "stall": 0.05,
+        "hang": 0.05,
+    }
     server = fake_server("--retry-after", "0.1", faults=faults)
     recipe = write_recipe(tmp_path, server.url)
     generate(tmp_path, recipe, "teacher.stall_timeout=2", "teacher.max_retries=12")

@@ -16,8 +16,10 @@ import pytest
 
 from pipeline.engine.store import Output
 from pipeline.rows import Trace
+from pipeline.train.job import read_steps
 from tests.conftest import FakeServer
 from tests.e2e.runs import ROOT, SAMPLES, retort, sealed, start, write_recipe
+from tests.e2e.test_nodes import prepared, steps_done
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.alone
@@ -34,7 +36,9 @@ class Nodes:
 
         from pipeline.engine.ray_cluster import QUICK
 
-        os.environ |= {**QUICK, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+        # Ray's workers are nice to other processes, and would starve beside them
+        own = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        os.environ |= QUICK | own
         self._node = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **self._node})
         self.nodes: list[Any] = []
@@ -101,6 +105,10 @@ def processes_of(part: str) -> dict[int, bytes]:
             if part.encode() in (line := (folder / "cmdline").read_bytes()):
                 found[int(folder.name)] = line
     return found
+
+
+def open_files(pid: int) -> set[Path]:
+    return {link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def busy_workers() -> list[int]:
@@ -208,6 +216,44 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
+
+
+def train_on_nodes(nodes: Nodes, folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    """Starts a training on two nodes."""
+    recipe = prepared(folder, "two")
+    settings = ("ray.train.replicas=2", "train.micro_batch_size=4", "--ray", nodes.address)
+    return start(folder, "train", str(recipe), *settings, env={"OMP_NUM_THREADS": "1"}), folder / "two"
+
+
+def test_a_training_goes_on_without_a_lost_node(nodes: Nodes, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    nodes.grow(len(nodes.nodes) + 3)
+    driver, run = train_on_nodes(nodes, tmp_path)
+    wait_for(lambda: steps_done(run) >= 6, driver)
+    log = run / "logs" / "train-node-1.log"
+    (follower,) = (pid for pid in processes_of("ray::_work") if log in open_files(pid))
+    raylet = raylet_of(follower)
+    os.kill(raylet, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(raylet, 0)
+    _, out = driver.communicate(timeout=300)
+    assert driver.returncode == 0, out
+    assert "starting again on the nodes that are left" in out
+    steps = read_steps(run / "train" / "log.jsonl")
+    assert steps[-1].step == steps[-1].steps == len({s.step for s in steps})
+
+
+def test_sigterm_saves_a_checkpoint_of_a_training_on_nodes(nodes: Nodes, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    nodes.grow(len(nodes.nodes) + 2)
+    driver, run = train_on_nodes(nodes, tmp_path)
+    wait_for(lambda: steps_done(run) >= 2, driver)
+    driver.send_signal(signal.SIGTERM)
+    _, out = driver.communicate(timeout=120)
+    assert driver.returncode == 130, out
+    assert "saving a checkpoint before stopping" in out
+    assert list((run / "train" / "checkpoints").glob("checkpoint-*"))
+    assert not (run / "train" / "model").exists()
 
 
 def test_a_cluster_for_one_command_runs_on_this_machine(

@@ -118,14 +118,14 @@ def test_a_file_system_without_locks_differs_from_a_held_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     with (tmp_path / "lock").open("w") as one, (tmp_path / "lock").open("w") as two:
-        assert atomic_files.lock(one, fcntl.LOCK_EX, tries=1) is True
-        assert atomic_files.lock(two, fcntl.LOCK_EX, tries=1) is False
+        assert atomic_files.lock(one, fcntl.LOCK_EX, attempts=1) is True
+        assert atomic_files.lock(two, fcntl.LOCK_EX, attempts=1) is False
 
         def flock(*_: object) -> None:
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(fcntl, "flock", flock)
-        assert atomic_files.lock(two, fcntl.LOCK_EX, tries=1) is None
+        assert atomic_files.lock(two, fcntl.LOCK_EX, attempts=1) is None
 
 
 def test_a_system_error_becomes_one_line_that_names_the_file() -> None:

@@ -91,7 +91,7 @@ def test_every_status_is_sent_and_counted(fake_server: StartFakeServer, stream: 
 def test_a_dropped_or_stalled_response_starts_and_a_hanging_one_does_not(
     fake_server: StartFakeServer, stream: bool
 ) -> None:
-    for fault, starts in {"cut": True, "stall": True, "hang": False}.items():
+    for fault, starts in {"dropped": True, "stall": True, "hang": False}.items():
         server = fake_server("--hang=0.1", faults={fault: 1})
         with pytest.raises(CLOSED) as closed:
             post(server, "1 + 1", stream=stream)

@@ -131,7 +131,7 @@ def test_seeds_fit_in_31_bits(seed: int) -> None:
 # ------------------------------------------------------------------------------ retries
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "503", "529", "502", "cut", "garbage"])
+@pytest.mark.parametrize("fault", ["429", "500", "503", "529", "502", "dropped", "garbage"])
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_transient_failure_is_retried(fake_server: StartFakeServer, fault: str, stream: bool) -> None:
     server = fake_server("--faulty-attempts=1", "--retry-after=0.01", faults={fault: 1})
@@ -329,7 +329,7 @@ def test_retries_are_counted_by_their_reason() -> None:
         async with serving(script) as url, client(url) as teacher:
             await teacher.complete([], SAMPLING, 1)
             assert teacher.pool.requests == 6
-            assert teacher.pool.retries == {"429": 1, "5xx": 2, "cut": 1, "garbage": 1}
+            assert teacher.pool.retries == {"429": 1, "5xx": 2, "dropped": 1, "garbage": 1}
             assert teacher.pool.in_flight == 0
 
     asyncio.run(ask())

@@ -153,7 +153,7 @@ def test_done_ends_a_stream_without_a_finish_reason() -> None:
 def test_a_stream_without_an_end_is_retried(body: str) -> None:
     with pytest.raises(Retry) as failed:
         read(body)
-    assert failed.value.cause == "cut"
+    assert failed.value.cause == "dropped"
 
 
 def test_an_event_that_is_not_json_is_retried() -> None:
