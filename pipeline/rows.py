@@ -80,15 +80,18 @@ class Logprobs(Row):
 
 
 class Trace(Question):
-    """One sample of a teacher for a problem, and the verdicts on it, which are stored as TraceVerdicts."""
+    """One sample of a teacher for a problem, and the verdicts on it, which are stored as TraceVerdicts.
 
-    id: str  # "<problem id>-<teacher's position in the recipe>-<sample>"
+    Of a trace that a source gave, prompt and sampling are unknown: None.
+    """
+
+    id: str  # "<problem id>-<teacher's position in the recipe>-<sample>"; "given" if a source gave it
     problem_id: str
     sample: int
     teacher: str
-    prompt: str
-    prompt_hash: str
-    sampling: Sampling
+    prompt: str | None
+    prompt_hash: str | None
+    sampling: Sampling | None
     seed: int | None  # None: not sent
     reasoning: str | None  # however the server sent it; None if there is none
     response: str  # the text after the reasoning

@@ -20,8 +20,13 @@ STAGES: dict[str, Stage] = {s.name: s for s in (INGEST, GENERATE, FILTER, SELECT
 
 
 def stages_of(recipe: Recipe) -> dict[str, Stage]:
-    """The stages that a recipe needs: without a student there is no training to run or to wait for."""
+    """The stages that a recipe needs: without a student there is no training to run or to wait for.
+
+    Without a teacher, too, there is no model to evaluate.
+    """
     if recipe.student is not None:
         return STAGES
     stages = {name: stage for name, stage in STAGES.items() if name != "train"}
+    if not recipe.teacher:
+        return {name: stage for name, stage in stages.items() if name != "evaluate"}
     return stages | {"evaluate": replace(EVALUATE, reads=(INGEST,))}

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from typing import Annotated
@@ -50,18 +51,48 @@ def majority(
     count as the second's, so that spellings of one wrong answer never create a margin. `policy`: as in
     `correct`.
     """
+    tally = count_votes(traces, votes, comparisons, timeout, policy)
+    if isinstance(tally, FilterResult):
+        return [tally] * len(traces)
+    winner = tally.winner if tally.lead >= margin else None
+    return [_result(answer, tally.class_of, winner, tally.evidence) for answer in tally.answers]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The votes of the samples of one problem."""
+
+    answers: Sequence[str | None]  # of each sample; None if it does not vote
+    class_of: Mapping[str, str]  # answer -> the most frequent answer of its class
+    winner: str  # the most frequent answer of the largest class
+    lead: float  # over the second class, as a share of all votes
+    evidence: str
+
+    @property
+    def votes(self) -> int:
+        return sum(answer is not None for answer in self.answers)
+
+    @property
+    def of_winner(self) -> list[int]:
+        """The positions of the samples that vote for the winner."""
+        return [i for i, a in enumerate(self.answers) if a is not None and self.class_of[a] == self.winner]
+
+
+def count_votes(
+    traces: Sequence[Trace], votes: int, comparisons: int = 32, timeout: float = 2.0, policy: Policy = DEFAULT
+) -> Tally | FilterResult:
+    """Counts the votes; undecided with fewer than `votes`. The arguments are those of `majority`."""
     answers = [vote(trace, policy) for trace in traces]
     given = Counter(answer for answer in answers if answer is not None)
     if given.total() < votes:
-        few = undecided("few_votes", f"{given.total()} of {len(traces)} samples vote")
-        return [few] * len(traces)
+        return undecided("few_votes", f"{given.total()} of {len(traces)} samples vote")
     class_of, sure = classes(given, traces[0].answer_type, comparisons, timeout, policy)
     sizes = Counter[str]()
     for answer, number in given.items():
         sizes[class_of[answer]] += number
     lead, evidence = _lead(sizes, sure)
     ((winner, _),) = sizes.most_common(1)
-    return [_result(answer, class_of, winner if lead >= margin else None, evidence) for answer in answers]
+    return Tally(answers, class_of, winner, lead, evidence)
 
 
 def vote(trace: Trace, policy: Policy = DEFAULT) -> str | None:

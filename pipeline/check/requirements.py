@@ -115,8 +115,9 @@ def _checked(stage: str, what: str, check: Callable[[], object]) -> Requirement:
 def _endpoints(recipe: Recipe, todo: list[str]) -> Iterator[Requirement]:
     """Checks that the servers under `base_url` answer, accept the key and have the model."""
     used: list[tuple[str, Endpoint]] = []
-    if "generate" in todo or "evaluate" in todo:
-        used += [("generate" if "generate" in todo else "evaluate", teacher) for teacher in recipe.teacher]
+    sampling = "generate" in todo and recipe.samples_problems
+    if sampling or "evaluate" in todo:
+        used += [("generate" if sampling else "evaluate", teacher) for teacher in recipe.teacher]
     if recipe.judge is not None and ("filter" in todo or "evaluate" in todo):
         used.append(("filter" if "filter" in todo else "evaluate", recipe.judge))
     for stage, endpoint in used:
@@ -134,7 +135,8 @@ def _reach(endpoint: Endpoint) -> None:
 
 def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirement]:
     """Checks that models served or trained here exist, have a usable chat template, and fit."""
-    serving = next((name for name in ("generate", "evaluate") if name in todo), None)
+    asking = ("generate", "evaluate") if recipe.samples_problems else ("evaluate",)
+    serving = next((name for name in asking if name in todo), None)
     served = [teacher for teacher in recipe.teacher if teacher.serve] if serving else []
     student = recipe.student if {"train", "evaluate"} & set(todo) else None
     scoring = objectives.teachers(recipe) if student and "train" in todo else ()

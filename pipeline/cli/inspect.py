@@ -49,18 +49,29 @@ def status(runs: Path, run: Path | None, as_json: bool) -> None:
     show_default=True,
     help="Examples for each reason.",
 )
+@click.option(
+    "--suspects", is_flag=True, help="List problems whose reference most samples contradict with one answer."
+)
 @_json
 @click.pass_obj
-def why(runs: Path, run: Path, stage: str | None, examples: int, as_json: bool) -> None:
+def why(runs: Path, run: Path, stage: str | None, examples: int, suspects: bool, as_json: bool) -> None:
     """Show how many traces of RUN were kept and rejected, for which reasons, with examples.
 
     The table also says how many traces each rule alone rejects. Before RUN is filtered, the rules of its
     recipe are applied to some of the traces so far, and nothing is stored. JSON: Why of
-    pipeline/inspect/why.py.
+    pipeline/inspect/why.py; with --suspects, Suspects of pipeline/inspect/suspects.py.
     """
     from pipeline.inspect import show, why
 
     opened = open_named(runs, run)
+    if suspects:
+        from pipeline.inspect.suspects import print_suspects, suspects_of
+
+        if stage is not None:
+            raise click.UsageError("--suspects looks at the stage filter; leave out --stage")
+        listed = suspects_of(opened)
+        (show.print_json if as_json else print_suspects)(listed)
+        return
     document = why.why_of(opened, stage or opened.filtered_stage(), examples)
     (show.print_json if as_json else why.print_why)(document)
 

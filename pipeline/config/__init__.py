@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from pipeline.config.base import Name, NotIdentity, RecipeTable
 from pipeline.config.cluster import Ray
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
-from pipeline.config.sources import Ingest, free_text_source
+from pipeline.config.sources import Ingest, TracesSource, free_text_source
 from pipeline.config.traces import Filter, Generate, Select
 from pipeline.config.training import Train
+from pipeline.errors import UserError
 
 # The stage that each table of the recipe belongs to. recipe.json keeps a table as its stage was made.
 TABLES = {
@@ -44,9 +45,10 @@ class Recipe(RecipeTable):
     """Seed of the samples, the split into examples for training and validation, and the training."""
     ingest: Ingest
     """Where the problems come from."""
-    teacher: Annotated[tuple[Teacher, ...], BeforeValidator(_as_array), Field(min_length=1)]
-    """The model whose reasoning is distilled; an array of tables, [[teacher]], for several."""
-    generate: Generate
+    teacher: Annotated[tuple[Teacher, ...], BeforeValidator(_as_array)] = ()
+    """The model whose reasoning is distilled; an array of tables, [[teacher]], for several. Required unless
+    all sources to train on have `kind = "traces"`."""
+    generate: Generate = Generate()
     """How traces are sampled from the teacher."""
     filter: Filter = Filter()
     """Which traces are kept."""
@@ -69,6 +71,33 @@ class Recipe(RecipeTable):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two teachers are called {name!r}: give each its own name")
+        return self
+
+    @property
+    def samples_problems(self) -> bool:
+        """Whether generate asks the teacher: some source has problems to train on, and no traces of them."""
+        return any(
+            source.split != "held_out" and not isinstance(source, TracesSource)
+            for source in self.ingest.sources
+        )
+
+    def check_logprobs(self, setting: str, least: int = 0) -> None:
+        """Raises UserError if some traces to train on lack log-probabilities, which a setting needs.
+
+        least: of how many tokens at each position.
+        """
+        given = next((s for s in self.ingest.sources if isinstance(s, TracesSource)), None)
+        if given is not None:
+            raise UserError(
+                f"{setting} needs log-probabilities, which the traces of {given.name or given.path} lack"
+            )
+        if self.generate.logprobs is None or self.generate.logprobs < least:
+            raise UserError(f"{setting} needs generate.logprobs = {least} or more")
+
+    @model_validator(mode="after")
+    def _a_teacher_has_a_prompt(self) -> Recipe:
+        if self.teacher and self.generate.prompt is None:
+            raise ValueError("missing key 'generate.prompt': the prompt of the teacher")
         return self
 
     @property

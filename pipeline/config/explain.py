@@ -9,10 +9,10 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config import Recipe
 from pipeline.config.base import ENV_NAME, NAME, RecipeTable, tables_in
-from pipeline.config.sources import Source
+from pipeline.config.sources import IngestSource
 from pipeline.errors import nearest
 
-_SOURCES = {get_args(table.model_fields["kind"].annotation)[0]: table for table in tables_in(Source)}
+_SOURCES = {get_args(table.model_fields["kind"].annotation)[0]: table for table in tables_in(IngestSource)}
 # What people call a setting that has another name.
 _SYNONYMS = {"answer": "reference", "gold": "reference"}
 # The types of pydantic's errors begin with these words.
@@ -50,7 +50,12 @@ def explain(error: ValidationError, one_teacher: bool) -> str:
 
 def _place(error: ErrorDetails, one_teacher: bool) -> str:
     """Returns the dotted key that an error is about, as the user wrote it."""
-    loc = [str(step) for step in error["loc"] if step not in ("file", "dataset", "reasoning_gym")]
+    steps = error["loc"]  # the kind of a source follows its position
+    loc = [
+        str(b)
+        for a, b in zip(("", *steps), steps, strict=False)
+        if not (isinstance(a, int) and b in _SOURCES)
+    ]
     if one_teacher and loc[:2] == ["teacher", "0"]:
         del loc[1]  # it was written as [teacher]
     while loc and (loc[-1] in ("str", "bool", "int", "float") or "[" in loc[-1]):

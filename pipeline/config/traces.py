@@ -13,8 +13,8 @@ Similarity = Annotated[float, Field(ge=0.3, le=1)]
 
 
 class Generate(SamplingSettings):
-    prompt: str
-    """Name of a file in prompts/ without .txt, or a path that ends in .txt."""
+    prompt: str | None = None
+    """Name of a file in prompts/ without .txt, or a path that ends in .txt. Required with a [teacher]."""
     samples: PositiveInt | None = None
     """Traces per problem and teacher. Default: 4, or as many as `target_kept` needs."""
     target_kept: PositiveInt | None = None

@@ -61,7 +61,7 @@ def score(set_name: str, role: str, model: str, traces: Sequence[Trace]) -> Scor
         set=set_name,
         model_role=role,
         model=model,
-        prompt=first.prompt,
+        prompt=first.prompt or "",
         problem_id=first.problem_id,
         source=first.source,
         samples=len(traces),

@@ -64,7 +64,7 @@ def eval_models(recipe: Recipe, run_dir: Path) -> list[EvalModel]:
     table = recipe.evaluate
     prompt, teacher_prompt = (
         table.prompt or recipe.select.prompt,
-        table.teacher_prompt or recipe.generate.prompt,
+        table.teacher_prompt or recipe.generate.prompt or "",  # required with a teacher
     )
     models: list[EvalModel] = []
     if table.held_out:

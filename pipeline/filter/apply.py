@@ -104,7 +104,7 @@ def verdicts_on_problem(
     if context.contamination:
         add("contamination", context.contamination.results(traces))
     if settings.majority and by_vote:
-        add("majority", majority(traces, **settings.majority.model_dump(), policy=_policy(settings)))
+        add("majority", majority(traces, **settings.majority.model_dump(), policy=policy_of(settings)))
     if settings.difficulty:
         graded = [t.model_copy(update={"verdicts": v}) for t, v in zip(traces, verdicts, strict=True)]
         rule = "majority" if by_vote else "correct"
@@ -112,7 +112,7 @@ def verdicts_on_problem(
     return verdicts
 
 
-def _policy(settings: Filter) -> Policy:
+def policy_of(settings: Filter) -> Policy:
     """The comparison policy of the rule `correct`."""
     given = settings.rules.get("correct", {})
     return Policy(**{f.name: given[f.name] for f in fields(Policy) if f.name in given})

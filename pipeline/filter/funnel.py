@@ -51,6 +51,7 @@ class Yield(Row):
 
 class Funnel(Yield):
     rules: dict[str, Rule]  # in the order in which they are applied
+    suspects: int | None = None  # problems whose reference may be wrong; None where they are not searched
 
 
 def funnel(verdicts: Sequence[Path] | pa.Table) -> Funnel:

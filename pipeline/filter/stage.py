@@ -25,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.filter import dedup, llm_judge
 from pipeline.filter.apply import VERSIONS, FilterContext, filter_shard, questions_only
 from pipeline.filter.funnel import Funnel, Rule, funnel
+from pipeline.filter.suspects import suspects
 from pipeline.generate.stage import GENERATE
 from pipeline.ingest import sources
 from pipeline.rows import TraceVerdicts
@@ -133,7 +134,9 @@ def _report(job: Job) -> dict[str, Any]:
         duplicates.path.unlink(missing_ok=True)
     counted = _funnel_of(job)
     check_rejections(counted, job.recipe.filter.max_rejected_fraction)
-    return counted.model_dump()
+    shards = [(job.input_shard(shard), shard) for shard in job.output.shards()]
+    found = sum(1 for _ in suspects(shards, job.recipe.filter))
+    return counted.model_copy(update={"suspects": found}).model_dump()
 
 
 def _announce_rules(job: Job, table: Filter) -> None:
@@ -179,8 +182,8 @@ def _effect(rule: Rule) -> str:
 
 def _check(recipe: Recipe) -> None:
     check_rules(recipe.filter.rules)
-    if "confidence" in recipe.filter.rules and recipe.generate.logprobs is None:
-        raise UserError("filter.rules.confidence needs generate.logprobs = 0 or more")
+    if "confidence" in recipe.filter.rules:
+        recipe.check_logprobs("filter.rules.confidence")
     if recipe.judged_source:
         llm_judge.check(recipe)
     for source in recipe.filter.contamination.against if recipe.filter.contamination else ():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.engine.scheduler import Plan, WorkItem
@@ -139,10 +140,12 @@ def make_plan(
     traces: Shard,
     budget: SampleBudget,
     on_finished: Callable[[int], None],
+    given: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Plan:
     """The plan of a shard: problems, each with its teachers, and the journal of their traces.
 
-    `on_finished` is called once per problem and teacher, with the number of samples.
+    `on_finished` is called once per problem and teacher, with the number of samples. `given`: the ids of the
+    traces of problems that are not sampled; they are in the journal already.
     """
     journal = traces.read_journal(_FIELDS)
     samples = {
@@ -157,7 +160,11 @@ def make_plan(
     if unfinished:
         items += [item for row in traces.journal_rows(unfinished) for item in next_items(row)]
     items = [replace(item, failed_before=item.key in journal.failed) for item in items]
-    order = [key for each in samples.values() for key in each.ids()]
+    order = [
+        key
+        for p, teachers in problems
+        for key in (*given.get(p.id, ()), *(key for t in teachers for key in samples[p.id, t].ids()))
+    ]
     return Plan(traces, order, set(journal.rows), items, next_items)
 
 

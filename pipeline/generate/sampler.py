@@ -69,7 +69,9 @@ class SamplingJob:
 
 
 def settings(sampling: SamplingJob, seed: int) -> dict[str, Any]:
-    """Everything that changes the traces: models, prompt, sampling."""
+    """Everything that changes the traces: models, prompt, sampling. Without models nothing is sampled."""
+    if not sampling.models:
+        return {"teachers": [], "split": sampling.split}
     prompt = prompts.load(sampling.prompt)
     filtering = {}
     if sampling.budget.target_kept is not None:
@@ -129,7 +131,7 @@ class Sampler:
             update={
                 **_response_fields(completion),
                 "continuations": continuations,
-                "sampling": _sent(row.sampling, completion),
+                "sampling": _sent(row.sampling or self._sampling, completion),
                 "seed": row.seed if "seed" not in completion.unsent else None,
             }
         )

@@ -25,8 +25,9 @@ from pipeline.engine.scheduler import Plan, run_items
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
-from pipeline.errors import Stopped
+from pipeline.errors import Stopped, UserError
 from pipeline.generate import sampler
+from pipeline.generate.given_traces import given_ids, take_over_given
 from pipeline.generate.limits import check_limits, limits_of
 from pipeline.generate.sample_plan import FAILED, FILTERING, SampleBudget, make_plan, trace_id
 from pipeline.generate.sampler import Model, Sampler, SamplingJob
@@ -44,11 +45,15 @@ def take_over_traces(sampling: SamplingJob, job: Job) -> None:
     earlier = earlier_traces(job)
     if earlier is None:
         return
+    if not sampling.models:
+        return
     render = prompts.load(sampling.prompt).render
     taken = 0
     for traces in job.share():
         if not traces.sealed:
-            problems = {p.id: p for p in _problems(job.input_shard(traces), sampling)}
+            given = given_ids(job.input_shard(traces))
+            asked = _problems(job.input_shard(traces), sampling)
+            problems = {p.id: p for p in asked if p.id not in given}
             possible = {
                 trace_id(p.id, teacher, i)
                 for p in problems.values()
@@ -105,7 +110,7 @@ async def _sample_all(
             worker.fallback_row,
             slots={str(i): table.concurrency for i in range(len(clients))},
             follow_up_slots={FILTERING: 2 * len(cores())},
-            max_failed=lambda: int(table.max_failed_fraction * expected.total()) - expected.already_failed,
+            max_failed=lambda: int(table.max_failed_fraction * expected.sampled()) - expected.already_failed,
             progress=progress,
             health_check=lambda: next(filter(None, (server.died() for server in servers)), None),
             limit_reached=lambda: limits.reached(usage.usages()) if limits.given else None,
@@ -113,8 +118,11 @@ async def _sample_all(
 
 
 def _plan(problems: Shard, traces: Shard, sampling: SamplingJob, on_finished: Callable[[int], None]) -> Plan:
-    wanted = [(p, _teachers_of(p, sampling.models)) for p in _problems(problems, sampling)]
-    return make_plan(wanted, traces, sampling.budget, on_finished)
+    given = given_ids(problems)
+    wanted = [
+        (p, [] if p.id in given else _teachers_of(p, sampling.models)) for p in _problems(problems, sampling)
+    ]
+    return make_plan(wanted, traces, sampling.budget, on_finished, given)
 
 
 def _problems(shard: Shard, sampling: SamplingJob) -> list[Problem]:
@@ -138,20 +146,24 @@ def _teachers_of(problem: Problem, models: Sequence[Model]) -> list[int]:
 class _ExpectedTraces:
     """Estimates the number of traces; with adaptive sampling, from the problems that are finished.
 
-    A group is all samples of one problem by one teacher.
+    A group is all samples of one problem by one teacher. Problems with given traces have none.
     """
 
     def __init__(self, sampling: SamplingJob, pairs: Sequence[tuple[Shard, Shard]]) -> None:
         per_problem = sum(m.share is None for m in sampling.models) + any(m.share for m in sampling.models)
         self._max_samples = sampling.budget.max_samples
-        self._groups = self._finished_groups = self._finished_traces = 0
+        self._groups = self._finished_groups = self._finished_traces = self._given = 0
         self.already_failed = 0  # in earlier commands
         for problems, traces in pairs:
-            groups = per_problem * problems.column("split").count(sampling.split)
+            given = given_ids(problems)
+            asked = [id for id, split in problems.values("id", "split") if split == sampling.split]
+            groups = per_problem * sum(id not in given for id in asked)
+            in_shard = sum(len(ids) for id, ids in given.items() if id in set(asked))
             self._groups += groups
+            self._given += in_shard
             if traces.sealed:
                 self._finished_groups += groups
-                self._finished_traces += traces.count().rows
+                self._finished_traces += traces.count().rows - in_shard
             if sampling.table.max_failed_fraction:
                 self.already_failed += _count_failed(traces)
 
@@ -161,6 +173,9 @@ class _ExpectedTraces:
         self._finished_traces += samples
 
     def total(self) -> int:
+        return self._given + self.sampled()
+
+    def sampled(self) -> int:
         finished = self._finished_groups
         per_group = self._finished_traces / finished if finished else self._max_samples
         return self._finished_traces + round((self._groups - finished) * per_group)
@@ -177,19 +192,21 @@ def _unsent_fields(output: Output) -> dict[str, list[str]]:
     """Teacher -> the sampling fields that some of its sealed traces were requested without."""
     fields = {"seed": "seed", "temperature": "sampling.temperature", "top_p": "sampling.top_p"}
     missing = ", ".join(f"bool_or({column} is null)" for column in fields.values())
-    select = f"select teacher, {missing} from rows group by teacher order by teacher"
+    sampled = "from rows where sampling is not null"
+    select = f"select teacher, {missing} {sampled} group by teacher order by teacher"
     rows = query(output.sealed_paths(), ("teacher", "sampling", "seed"), select)
     found = {teacher: list(compress(fields, unsent)) for teacher, *unsent in rows}
     return {teacher: names for teacher, names in found.items() if names}
 
 
 def training_job(recipe: Recipe) -> SamplingJob:
-    """The sampling that makes the training data."""
+    """The sampling that makes the training data. Without problems to sample it has no models."""
     table = recipe.generate
+    teachers = recipe.teacher if recipe.samples_problems else ()
     return SamplingJob(
         split="train",
-        models=tuple(_model(teacher, table) for teacher in recipe.teacher),
-        prompt=table.prompt,
+        models=tuple(_model(teacher, table) for teacher in teachers),
+        prompt=table.prompt or "",
         table=table,
         budget=SampleBudget(table.most_samples, table.target_kept, table.max_continuations),
         filters=recipe.filter.rules,
@@ -209,14 +226,22 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check(recipe: Recipe) -> None:
-    prompts.load(recipe.generate.prompt)
     check_rules(recipe.filter.rules)
+    if not recipe.samples_problems:
+        return
+    if not recipe.teacher:
+        raise UserError(
+            "no [teacher] to sample the problems: add one, or give traces of them with "
+            'kind = "traces" in [[ingest.sources]]'
+        )
+    prompts.load(recipe.generate.prompt or "")
     check_limits(recipe)
     for teacher in recipe.teacher:
         endpoint.check(teacher)
 
 
 def _prepare(job: Job) -> None:
+    take_over_given(job)
     take_over_traces(training_job(job.recipe), job)
 
 
@@ -232,7 +257,7 @@ def report(job: Job) -> dict[str, Any]:
 
 GENERATE = Stage(
     name="generate",
-    version=4,  # 4: the name of a journal contains its owner
+    version=5,  # 5: prompt and sampling of a trace may be unknown
     row=Trace,
     reads=(INGEST,),
     shards_from="ingest",

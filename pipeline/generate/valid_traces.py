@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.engine.earlier_rows import EarlierRows, results
 from pipeline.engine.manifest import Manifest, settings_difference
 from pipeline.engine.stage import Job
+from pipeline.generate.given_traces import is_given
 from pipeline.generate.sample_plan import FAILED, trace_id
 from pipeline.rows import Problem, Question, Trace
 
@@ -26,6 +27,8 @@ def contradiction(found: Manifest, wanted: Manifest) -> str:
 
     A teacher that the recipe no longer names is no contradiction.
     """
+    if not (_teachers(found) and _teachers(wanted)):  # without samples there is nothing to contradict
+        return ""
     names = _teachers(found).keys() & _teachers(wanted).keys()
     before, now = (_that_matter(manifest, names) for manifest in (found, wanted))
     # More continuations go on where a trace was truncated, fewer would have truncated it before
@@ -64,8 +67,12 @@ def for_problems(
 def _moved(positions: Mapping[int, int], trace: Trace) -> Trace | None:
     """The trace under its teacher's present position; None if the teacher is gone or never answered.
 
+    A trace that a source gave is None, too: ingest has those that are still given.
+
     The outcome is that of filters, so it is not taken over.
     """
+    if is_given(trace.id):
+        return None
     teacher = positions.get(int(trace.id.split("-")[-2]))
     if teacher is None or trace.finish_reason == FAILED:
         return None

@@ -6,6 +6,7 @@ A new dialect is a new line.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 OPEN, CLOSE = "<think>", "</think>"  # the marks that most models use, and the only ones that we write
@@ -98,6 +99,16 @@ MARKS = (
     Marks("Here is my thought process:", "Here is my response:", words=True),  # Granite 3
 )
 
+# The families that a recipe can name
+FORMATS: dict[str, tuple[Marks, ...]] = {
+    **{name: _tags(name) for name in ("think", "thinking", "thought", "reasoning")},
+    "magistral": tuple(marks for marks in MARKS if marks.begin == "[THINK]"),
+    "open_thoughts": tuple(marks for marks in MARKS if marks.begin == "<|begin_of_thought|>"),
+    "harmony": tuple(
+        marks for marks in MARKS if marks.end in ("<|channel|>final<|message|>", "assistantfinal")
+    ),
+}
+
 
 class Split(NamedTuple):
     reasoning: str
@@ -106,14 +117,14 @@ class Split(NamedTuple):
     closed: bool
 
 
-def split_by_marks(text: str) -> Split | None:
+def split_by_marks(text: str, families: Sequence[Marks] = MARKS) -> Split | None:
     """Splits a text into reasoning and answer; None if the marks are ambiguous.
 
     Unambiguous is one pair of marks that begins the text, and either mark alone: `reasoning</think>answer`
     (the chat template wrote the opening mark) and `<think>reasoning` (never closed).
     """
     bare = text.lstrip()
-    for marks in MARKS:
+    for marks in families:
         ends = text.count(marks.end)
         if bare.startswith(marks.begin):
             if text.count(marks.begin) > 1 or ends > 1 or (marks.words and not ends):

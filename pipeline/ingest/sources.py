@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from filters.grade.compare import is_missing
-from pipeline.config.sources import DatasetSource, FileSource, GymSource, Source
+from pipeline.config.sources import FileSource, GymSource, IngestSource, read_by_datasets
 from pipeline.errors import UserError
 from pipeline.ingest import code_tests, files, hub, reasoning_gym
 from pipeline.ingest.files import BadRow, Number, Record
@@ -34,7 +34,7 @@ class UnusableRow(Exception):
     """A row cannot become a problem; the message has the reason."""
 
 
-def check(source: Source) -> None:
+def check(source: IngestSource) -> None:
     """Raises UserError for mistakes that can be found before any work."""
     name_of(source)
     if isinstance(source, GymSource):
@@ -42,7 +42,7 @@ def check(source: Source) -> None:
         tried = list(reasoning_gym.entries(source.task, source.settings, size, source.seed))
         if all(isinstance(entry, str) for entry in tried):
             raise UserError(f"reasoning-gym task {source.task!r} cannot be used: {tried[0]}")
-    elif isinstance(source, DatasetSource):
+    elif read_by_datasets(source):
         if not _check_columns(source, f"data set {source.path}", hub.head(source)):
             raise UserError(f"data set {source.path}: no rows in it")
     else:
@@ -60,7 +60,7 @@ def _check_columns(source: FileSource, where: str, rows: Iterator[Record | BadRo
         if isinstance(row, Record):
             seen.update(dict.fromkeys(_column_names(row.values)))
             # Lists vary in length, so only the part before an index has to exist.
-            missing = tuple(c for c in missing if not _lookup(row.values, _LIST_INDEX.split(c)[0])[0])
+            missing = tuple(c for c in missing if not lookup(row.values, _LIST_INDEX.split(c)[0])[0])
         if not missing:
             return True
     if seen:
@@ -68,33 +68,33 @@ def _check_columns(source: FileSource, where: str, rows: Iterator[Record | BadRo
     return any_row
 
 
-def fingerprint(source: Source) -> dict[str, Any]:
+def fingerprint(source: IngestSource) -> dict[str, Any]:
     """Returns the identity of a source's rows."""
     if isinstance(source, GymSource):
         from importlib.metadata import version
 
         settings = source.model_dump(mode="json", include={"task", "settings", "size", "seed"})
         return {**settings, "reasoning_gym": version("reasoning-gym")}
-    if isinstance(source, DatasetSource):
+    if read_by_datasets(source):
         return hub.fingerprint(source)
     return {"files": {str(path): files.sha256(path) for path in files.find(source.path)}}
 
 
-def read(source: Source, held_out: float, seed: int) -> Iterator[Problem | BadRow]:
+def read(source: IngestSource, held_out: float, seed: int) -> Iterator[Problem | BadRow]:
     """Yields the rows of a source in order. `held_out` and `seed` decide the split of sources split by id."""
     name = name_of(source)
-    for record in _records(source):
+    for record in records(source):
         if isinstance(record, BadRow):
             yield record
             continue
         try:
-            row: Problem | BadRow = _problem(source, name, record, held_out, seed)
+            row: Problem | BadRow = problem_of(source, name, record, held_out, seed)
         except UnusableRow as e:
             row = BadRow(record.origin, str(e))
         yield row
 
 
-def name_of(source: Source) -> str:
+def name_of(source: IngestSource) -> str:
     """Returns the source's name, or one made from its file, data set or task."""
     if source.name is not None:
         return source.name
@@ -102,7 +102,7 @@ def name_of(source: Source) -> str:
         text = source.task
     else:
         path = Path(source.path)
-        stem = path.name if isinstance(source, DatasetSource) else files.without_suffix(path.name)
+        stem = path.name if read_by_datasets(source) else files.without_suffix(path.name)
         text = stem.strip("*?[]._-") or path.resolve().parent.name  # "train/*.jsonl" is named train
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")
     if not name:
@@ -122,14 +122,14 @@ def split_of(problem_id: str, held_out: float, seed: int) -> Split:
     return "held_out" if point < held_out * 2**64 else "train"
 
 
-def _records(source: Source) -> Iterator[Record | BadRow]:
+def records(source: IngestSource) -> Iterator[Record | BadRow]:
     if isinstance(source, GymSource):
         entries = reasoning_gym.entries(source.task, source.settings, source.size, source.seed)
         for index, entry in enumerate(entries):
             origin = f"{source.task} entry {index}"
             yield BadRow(origin, entry) if isinstance(entry, str) else Record(origin, entry)
         return
-    if isinstance(source, DatasetSource):
+    if read_by_datasets(source):
         found = hub.records(source, _columns(source))
     else:
         found = (r for path in files.find(source.path) for r in files.records(path, _columns(source)))
@@ -137,10 +137,10 @@ def _records(source: Source) -> Iterator[Record | BadRow]:
 
 
 def _columns(source: FileSource) -> tuple[str, ...]:
-    return tuple(filter(None, (source.question, source.reference, source.tests)))
+    return source.used_columns
 
 
-def _problem(source: Source, name: str, record: Record, held_out: float, seed: int) -> Problem:
+def problem_of(source: IngestSource, name: str, record: Record, held_out: float, seed: int) -> Problem:
     kind: AnswerType
     metadata: str | None
     row = record.values
@@ -165,14 +165,14 @@ def _problem(source: Source, name: str, record: Record, held_out: float, seed: i
 
 
 def _question(row: dict[str, Any], column: str) -> str:
-    _, value = _lookup(row, column)
+    _, value = lookup(row, column)
     if isinstance(value, list):
         value = _last_user_turn(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise UnusableRow("no question")
     if not isinstance(value, str) or isinstance(value, Number):
-        raise UnusableRow(f"the question is {_kind(value)}, not a text")
-    return _checked_text("the question", value)
+        raise UnusableRow(f"the question is {kind_of(value)}, not a text")
+    return checked_text("the question", value)
 
 
 def _last_user_turn(turns: list[Any]) -> Any:
@@ -192,7 +192,7 @@ def _last_user_turn(turns: list[Any]) -> Any:
 
 def _reference(row: dict[str, Any], column: str, kind: AnswerType = "text") -> str | None:
     """Returns the reference as text, or as JSON for structured data; None if the row has none."""
-    _, value = _lookup(row, column)
+    _, value = lookup(row, column)
     if kind == "json" and isinstance(value, dict | list | bool):
         try:
             value = code_tests.as_json(value)
@@ -209,20 +209,20 @@ def _reference(row: dict[str, Any], column: str, kind: AnswerType = "text") -> s
     if kind in ("math", "number", "choice") and isinstance(value, str) and is_missing(value, words=False):
         return None
     if not isinstance(value, str):
-        raise UnusableRow(f"the answer is {_kind(value)}, not a text or a number")
-    return _checked_text("the answer", value) if value.strip() else None
+        raise UnusableRow(f"the answer is {kind_of(value)}, not a text or a number")
+    return checked_text("the answer", value) if value.strip() else None
 
 
 def _tests(row: dict[str, Any], column: str) -> str:
     """Returns the tests of a program, as a problem's metadata."""
-    _, value = _lookup(row, column)
+    _, value = lookup(row, column)
     try:
-        return _checked_text("the text of the tests", code_tests.as_metadata(value))
+        return checked_text("the text of the tests", code_tests.as_metadata(value))
     except code_tests.InvalidTests as e:
         raise UnusableRow(str(e)) from None
 
 
-def _checked_text(what: str, text: str) -> str:
+def checked_text(what: str, text: str) -> str:
     """Returns the text as a plain string. Raises UnusableRow if later steps could not process it."""
     if "\0" in text:
         raise UnusableRow(f"{what} has a NUL character in it")
@@ -235,7 +235,7 @@ def _checked_text(what: str, text: str) -> str:
     return str(text)
 
 
-def _lookup(row: dict[str, Any], column: str) -> tuple[bool, Any]:
+def lookup(row: dict[str, Any], column: str) -> tuple[bool, Any]:
     """Returns whether the column exists, and its value. An exact name wins over a path to a nested one."""
     if column in row:
         return True, row[column]
@@ -259,7 +259,7 @@ def _column_names(row: dict[str, Any], depth: int = 3) -> Iterator[str]:
             yield name
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     if isinstance(value, Number | int | float | Decimal) and not isinstance(value, bool):
         return "a number"
     return {dict: "an object", list: "a list", bool: "true or false"}.get(type(value), type(value).__name__)

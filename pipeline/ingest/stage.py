@@ -7,21 +7,28 @@ its sets with `write_problems`, `settings` and `check` too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.config.base import identity
-from pipeline.config.sources import GymSource, Ingest, Source
+from pipeline.config.sources import GymSource, Ingest, IngestSource, TracesSource
 from pipeline.engine.progress import Progress
+from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
+from pipeline.engine.worker_pool import parallel_map
 from pipeline.errors import UserError
-from pipeline.ingest import sources
+from pipeline.ingest import sources, spool, traces
 from pipeline.ingest.files import BadRow
+from pipeline.ingest.traces import GivenRow
 from pipeline.rows import Problem
 
 COUNTED = ("read", "problems", "train", "held_out", "without_answer", "duplicates", "conflicting", "bad_rows")
+COUNTED_OF_TRACES = (spool.KEPT, spool.HELD_OUT)
+TRACE_SHARDS = "trace_shards"  # in the report: shard -> the number of its given traces
 MAX_PRINTED = 20  # bad rows, and conflicts, on stderr
 MAX_REPORTED = 1000  # in the report
 
@@ -29,45 +36,118 @@ MAX_REPORTED = 1000  # in the report
 def write_problems(table: Ingest, job: Job) -> dict[str, Any]:
     """Writes the problems of the table's sources, and returns a report of counts.
 
-    read = problems + duplicates + conflicting + bad_rows. Reading is cheap, and a source on the hub may have
-    changed, so an interrupted run starts over.
+    read = problems + duplicates + conflicting + bad_rows; of a source of traces, whose rows are counted by
+    sample, read = traces + held_out_traces + duplicates + conflicting + bad_rows. Reading is cheap, and a
+    source on the hub may have changed, so an interrupted run starts over.
     """
     for shard in job.output.shards():
         shard.path.unlink(missing_ok=True)
+    spool.remove(job.output.folder)
     with Progress(job.stage.name, None) as progress:
         counts = _IngestCounts(job.stage.name, job.say, progress)
-        problems = _problems(table, job.recipe.seed, counts)
+        given = spool.Spool(job.output.folder / spool.FOLDER, table.shard_size)
+        problems = _problems(table, job.recipe.seed, counts, given)
         number = 0
         while rows := list(islice(problems, table.shard_size)):
-            job.output.write(f"shard-{number:05d}", rows)
+            job.output.write(spool.shard_name(number), rows)
             number += 1
+    if counts.given:
+        given.flush()
+        _sort_traces(job, counts)
     return counts.report()
 
 
-def _problems(table: Ingest, seed: int, counts: _IngestCounts) -> Iterator[Problem]:
-    """Yields the first row of each question, and counts the others."""
-    seen: dict[int, int | None] = {}  # id -> hash of the reference; small, as all problems are in it
+def _sort_traces(job: Job, counts: _IngestCounts) -> None:
+    """Writes the given traces by shard, and counts them."""
+    shards = job.output.shards()
+    arguments = ((shard,) for shard in shards)
+    for shard, found in zip(shards, parallel_map(_sort, None, arguments, counts.given), strict=True):
+        counts.traces(shard.name, found)
+
+
+def _sort(_: None, problems: Shard) -> dict[str, Counter[str]]:
+    return spool.sort(problems)
+
+
+def _problems(table: Ingest, seed: int, counts: _IngestCounts, given: spool.Spool) -> Iterator[Problem]:
+    """Yields the first row of each question, and counts the others. Traces go to the spool."""
+    known = _KnownProblems()
     for source in sorted(table.sources, key=lambda source: source.split != "held_out"):
         counts.begin(source)
-        for row in sources.read(source, table.held_out, seed):
+        read = traces.read if isinstance(source, TracesSource) else sources.read
+        for row in read(source, table.held_out, seed):  # type: ignore[arg-type]
             if isinstance(row, BadRow):
                 counts.bad_row(row)
-                continue
-            key, reference = int(row.id, 16), _reference_hash(row)
-            if key not in seen:
-                seen[key] = reference
-                counts.problem(row)
-                yield row
-            elif reference is None or seen[key] in (None, reference):
-                counts.count("duplicates")
+            elif isinstance(row, GivenRow):
+                yield from _given(row, known, counts, given)
             else:
-                counts.conflict(row)
+                yield from _problem(row, known, counts)
         counts.end(source)
 
 
-def _reference_hash(problem: Problem) -> int | None:
+def _problem(problem: Problem, known: _KnownProblems, counts: _IngestCounts) -> Iterator[Problem]:
+    """Yields the problem if its question is new."""
+    if known.position(problem) is None:
+        known.add(problem)
+        counts.count("read")
+        counts.problem(problem)
+        yield problem
+    elif known.agrees(problem):
+        counts.count("read", "duplicates")
+    else:
+        counts.conflict(problem)
+
+
+def _given(
+    row: GivenRow, known: _KnownProblems, counts: _IngestCounts, given: spool.Spool
+) -> Iterator[Problem]:
+    """Adds the traces of a row to the spool, and yields its problem if its question is new."""
+    problem, new = row.problem, known.position(row.problem) is None
+    agrees = new or known.agrees(problem)
+    good = [sample for sample in row.samples if not isinstance(sample, BadRow)]
+    for sample in row.samples:
+        if isinstance(sample, BadRow):
+            counts.bad_row(sample)
+        elif not agrees:
+            counts.conflict(problem)
+    if not good or not agrees:
+        return
+    if new:
+        known.add(problem)
+        counts.problem(problem)
+        yield problem
+    position = known.position(problem)
+    assert position is not None
+    for sample in good:
+        counts.count("read")
+        counts.given += 1
+        given.add(position, problem.id, counts.name, sample)
+
+
+class _KnownProblems:
+    """The position and the reference of each problem; small, as those of all problems are in memory."""
+
+    def __init__(self) -> None:
+        self._positions: dict[int, int] = {}
+        self._references = array("q")  # by position: a hash of the reference; -1 without one
+
+    def position(self, problem: Problem) -> int | None:
+        return self._positions.get(int(problem.id, 16))
+
+    def add(self, problem: Problem) -> None:
+        self._positions[int(problem.id, 16)] = len(self._references)
+        self._references.append(_reference_hash(problem))
+
+    def agrees(self, problem: Problem) -> bool:
+        """Whether the reference of a known problem is the same, or one of the two is not known."""
+        reference, before = _reference_hash(problem), self._references[self._positions[int(problem.id, 16)]]
+        return -1 in (reference, before) or reference == before
+
+
+def _reference_hash(problem: Problem) -> int:
+    """A hash of the reference of 56 bits; -1 without one."""
     if problem.reference is None:
-        return None
+        return -1
     text = " ".join(problem.reference.split())
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
@@ -78,19 +158,31 @@ class _IngestCounts:
     def __init__(self, stage: str, say: Callable[[str], None], progress: Progress) -> None:
         self.stage, self.say, self.progress = stage, say, progress
         self.by_source: dict[str, dict[str, int]] = {}
+        self.given = 0  # traces of all sources
+        self.trace_shards: dict[str, int] = {}  # shard -> the number of its given traces
         self.listed: dict[str, list[str]] = {"bad_rows": [], "conflicting": []}
 
-    def begin(self, source: Source) -> None:
-        self.current = self.by_source[sources.name_of(source)] = dict.fromkeys(COUNTED, 0)
+    def begin(self, source: IngestSource) -> None:
+        self.name = sources.name_of(source)
+        counted = (*COUNTED, *COUNTED_OF_TRACES) if isinstance(source, TracesSource) else COUNTED
+        self.current = self.by_source[self.name] = dict.fromkeys(counted, 0)
         self.first_bad: str | None = None
 
-    def count(self, what: str) -> None:
-        self.current["read"] += 1
-        self.current[what] += 1
+    def count(self, *what: str) -> None:
+        for name in what:
+            self.current[name] += 1
         self.progress.update(done=1)
 
+    def traces(self, shard: str, found: Mapping[str, Counter[str]]) -> None:
+        """Counts the traces of a shard, given by source."""
+        for source, counts in found.items():
+            for what, number in counts.items():
+                self.by_source[source][what] += number
+        if number := sum(counts[spool.KEPT] for counts in found.values()):
+            self.trace_shards[shard] = number
+
     def problem(self, problem: Problem) -> None:
-        self.count("problems")
+        self.current["problems"] += 1
         self.current[problem.split] += 1
         self.current["without_answer"] += problem.reference is None
 
@@ -104,14 +196,14 @@ class _IngestCounts:
         self._list("conflicting", line)
 
     def _list(self, what: str, line: str) -> None:
-        self.count(what)
+        self.count("read", what)
         lines = self.listed[what]
         if len(lines) < MAX_PRINTED:
             self.say(line)
         if len(lines) < MAX_REPORTED:
             lines.append(line)
 
-    def end(self, source: Source) -> None:
+    def end(self, source: IngestSource) -> None:
         """Raises UserError if the source has no problem, or none of them the answer that it promised."""
         name, counts = sources.name_of(source), self.current
         if counts["bad_rows"] == counts["read"]:
@@ -125,11 +217,13 @@ class _IngestCounts:
             )
 
     def report(self) -> dict[str, Any]:
-        total = {what: sum(counts[what] for counts in self.by_source.values()) for what in COUNTED}
-        summary = ", ".join(f"{total[what]} {what.replace('_', ' ')}" for what in COUNTED)
+        counted = (*COUNTED, *COUNTED_OF_TRACES) if self.given else COUNTED
+        total = {what: sum(counts.get(what, 0) for counts in self.by_source.values()) for what in counted}
+        summary = ", ".join(f"{total[what]} {what.replace('_', ' ')}" for what in counted)
         self.say(f"{self.stage}: {summary}")
         bad, conflicts = self.listed["bad_rows"], self.listed["conflicting"]
-        return {**total, "by_source": self.by_source, "bad": bad, "conflicts": conflicts}
+        report = {**total, "by_source": self.by_source, "bad": bad, "conflicts": conflicts}
+        return report | ({TRACE_SHARDS: self.trace_shards} if self.given else {})
 
 
 def settings(table: Ingest, recipe: Recipe) -> dict[str, Any]:
@@ -138,7 +232,7 @@ def settings(table: Ingest, recipe: Recipe) -> dict[str, Any]:
     return {**identity(table), "seed": recipe.seed, "content": content}
 
 
-def check(where: str, given: Sequence[Source]) -> None:
+def check(where: str, given: Sequence[IngestSource]) -> None:
     """Raises UserError for mistakes found before any work. `where`: the sources' place in the recipe."""
     names = [sources.name_of(source) for source in given]
     for name in names:

@@ -230,7 +230,8 @@ class Run:
 
     def why(self, stage: str = "filter") -> Funnel:
         """The funnel: traces kept, rejected and undecided by reason, and what each rule rejects alone."""
-        return funnel(self.output(stage).sealed_paths())
+        counted = funnel(self.output(stage).sealed_paths())
+        return counted.model_copy(update={"suspects": self.report(stage).get("suspects")})
 
     def report(self, stage: str) -> dict[str, Any]:
         """The report of a complete stage; {} before."""

@@ -55,6 +55,8 @@ def _filter(run: Run) -> Iterator[str]:
     yield f"rejected by each rule: {', '.join(rules)}"
     share = f" ({percent(funnel['kept'] / funnel['traces'])})" if funnel["traces"] else ""
     yield f"kept {funnel['kept']:,} of {funnel['traces']:,} traces{share}"
+    if suspects := funnel.get("suspects"):
+        yield f"{suspects:,} problems whose reference may be wrong: `retort why {run.name} --suspects`"
 
 
 def _select(run: Run) -> Iterator[str]:

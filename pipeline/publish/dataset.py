@@ -46,8 +46,8 @@ class Published(Row):
     confidence: float | None
     tokens: int | None
     teacher: str
-    prompt_hash: str  # of the teacher's prompt
-    sampling: Sampling
+    prompt_hash: str | None  # of the teacher's prompt; None as the sampling: of a trace that a source gave
+    sampling: Sampling | None
     seed: int | None  # None: not sent
     filters: tuple[str, ...]  # that the trace passed, "name@version"
     run: str

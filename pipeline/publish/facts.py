@@ -7,6 +7,7 @@ names a machine is taken: no address, folder or environment, and no text sent wi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.rows import Row, Score
 # Stage -> the input that it must have been made from
 INPUTS = {"filter": "generate", "select": "filter", "train": "select", "evaluate": "train"}
 NOT_STATED = "not stated"
+_GIVEN = "select distinct teacher, source from rows where sampling is null order by teacher, source"
 
 
 class Licensed(Row):
@@ -49,7 +51,8 @@ class Facts(Row):
     student: Licensed | None
     sources: tuple[Licensed, ...]
     sampling: dict[str, str]
-    teacher_prompt: tuple[str, str]  # name, text
+    given: int  # traces that sources gave
+    teacher_prompt: tuple[str, str] | None  # name, text; None if nothing was sampled
     student_prompt: tuple[str, str]
     rules: dict[str, str]  # "name@version" -> its parameters
     decontamination: Decontamination | None
@@ -85,7 +88,7 @@ def check_lineage(run: Run) -> None:
 
 def missing(recipe: Recipe, trained: bool) -> Iterator[str]:
     """A line for each licence and for the terms that the recipe does not state."""
-    for i, teacher in enumerate(recipe.teacher):
+    for i, teacher in enumerate(recipe.teacher if recipe.samples_problems else ()):
         where = "teacher" if len(recipe.teacher) == 1 else f"teacher.{i}"
         yield from (
             f"{where}.{key} is not stated" for key in ("licence", "terms") if not getattr(teacher, key)
@@ -103,19 +106,18 @@ def gather(run: Run) -> Facts:
     generate, filtered, select = (_manifest(run, stage) for stage in ("generate", "filter", "select"))
     rules = dict(filtered["settings"]["rules"])
     funnel = Funnel.model_validate(filtered["report"])
-    scores = list(_scores(run))
+    scores, prompt = list(_scores(run)), generate["settings"].get("prompt")
     return Facts(
         run=run.path.name,
         recipe=select["identity"],
-        teachers=tuple(
-            Licensed(name=public(t.display_name), licence=t.licence, terms=t.terms) for t in recipe.teacher
-        ),
+        teachers=tuple(_teachers(run)),
         student=Licensed(name=public(recipe.student.model), licence=recipe.student.licence)
         if recipe.student
         else None,
         sources=tuple(_sources(recipe, _manifest(run, "ingest"))),
         sampling=_sampling(generate["settings"], generate["report"].get("not_sent", {})),
-        teacher_prompt=(generate["settings"]["prompt"]["name"], generate["settings"]["prompt"]["text"]),
+        given=run.report("ingest").get("traces", 0),
+        teacher_prompt=(prompt["name"], prompt["text"]) if prompt else None,
         student_prompt=(Path(recipe.select.prompt).stem, select["settings"]["prompt"]),
         decontamination=_decontamination(recipe, rules.pop("contamination", None), funnel),
         rules=_rules(rules | _duplicates(filtered["settings"])),
@@ -127,6 +129,18 @@ def gather(run: Run) -> Facts:
         comparisons=tuple(metrics.comparisons(scores)),
         trained_on=run.report("evaluate").get("trained_on", {}),
     )
+
+
+def _teachers(run: Run) -> Iterator[Licensed]:
+    """The models that made the traces; of given traces the licence is that of their source."""
+    for t in run.recipe.teacher if run.recipe.samples_problems else ():
+        yield Licensed(name=public(t.display_name), licence=t.licence, terms=t.terms)
+    licences = {sources.name_of(source): source.licence for source in run.recipe.ingest.sources}
+    given = run.rows("generate").query(("teacher", "source", "sampling"), _GIVEN)
+    for teacher, found in groupby(given, key=lambda row: row[0]):
+        stated = [licences.get(source) for _, source in found]
+        licence = ", ".join(dict.fromkeys(filter(None, stated))) if all(stated) else None
+        yield Licensed(name=public(teacher), licence=licence)
 
 
 def _manifest(run: Run, stage: str) -> dict[str, Any]:

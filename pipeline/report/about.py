@@ -26,8 +26,10 @@ def settings(run: Run) -> list[tuple[str, str]]:
     lora = f", LoRA of rank {recipe.train.lora.rank}" if recipe.train.lora else ""
     chosen = {
         "sources": ", ".join(str(s.name or getattr(s, "path", "")) for s in recipe.ingest.sources),
-        "teacher": ", ".join(t.display_name for t in recipe.teacher),
-        "traces": _listed(recipe.generate.model_dump(), _GENERATE),
+        "teacher": ", ".join(t.display_name for t in recipe.teacher) or "none",
+        "traces": _listed(recipe.generate.model_dump(), _GENERATE)
+        if recipe.samples_problems
+        else "given by the sources",
         "rules": ", ".join(recipe.filter.rules),
         "student": f"{student}{layers}{lora}",
         "training": _listed(recipe.train.model_dump(), _TRAIN),

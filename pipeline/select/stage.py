@@ -118,8 +118,8 @@ def _sort_key(trace: Trace, prefer: str) -> float:
 
 def _check(recipe: Recipe) -> None:
     prompts.load(recipe.select.prompt)
-    if recipe.select.prefer == "confident" and recipe.generate.logprobs is None:
-        raise UserError("select.prefer = 'confident' needs generate.logprobs = 0 or more")
+    if recipe.select.prefer == "confident":
+        recipe.check_logprobs("select.prefer = 'confident'")
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

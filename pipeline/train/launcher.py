@@ -40,8 +40,8 @@ def check(recipe: Recipe) -> None:
     """Checks everything that can be known before any work. Raises UserError."""
     train, objective = recipe.train, OBJECTIVES[recipe.train.objective]
     objective.check(recipe)
-    if train.weight_by == "confidence" and recipe.generate.logprobs is None:
-        raise UserError("train.weight_by = 'confidence' needs generate.logprobs = 0 or more")
+    if train.weight_by == "confidence":
+        recipe.check_logprobs("train.weight_by = 'confidence'")
     for name in train.accelerate:
         if not _ARGUMENT.fullmatch(name):
             raise UserError(f"train.accelerate.{name}: write arguments like num_processes = 8")

@@ -37,10 +37,8 @@ def teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
 
 
 def _check_topk_kd(recipe: Recipe) -> None:
-    if not recipe.generate.logprobs:
-        raise UserError(
-            "train.objective = 'topk_kd' learns from stored log-probabilities: set generate.logprobs = 20"
-        )
+    """It learns from stored log-probabilities; 20 at each position are usual."""
+    recipe.check_logprobs("train.objective = 'topk_kd'", least=1)
 
 
 def _check_on_policy(recipe: Recipe) -> None:
@@ -67,6 +65,10 @@ def _on_policy_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
 def _local_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
     """The recipe's teachers. Raises UserError where one is an API, which gives no full distributions."""
     objective = recipe.train.objective
+    if not recipe.teacher:
+        raise UserError(
+            f"train.objective = {objective!r} needs a model: name it in train.{objective}, or add [teacher]"
+        )
     for teacher in recipe.teacher:
         if teacher.serve is None:
             raise UserError(

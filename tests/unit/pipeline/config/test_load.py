@@ -81,7 +81,7 @@ def test_an_unknown_answer_setting_suggests_the_reference(tmp_path: Path) -> Non
         ("run=../x", "run: must have only letters, digits, dots, hyphens and underscores"),
         ("teacher.api_key_env=sk-1", "teacher.api_key_env: must be the name of an environment variable"),
         ("ingest.sources=[]", "ingest.sources: must not be empty"),
-        ("ingest.sources.0.kind=x", "kind must be one of file, dataset, reasoning_gym, not 'x'"),
+        ("ingest.sources.0.kind=x", "kind must be one of file, dataset, reasoning_gym, traces, not 'x'"),
         ("ingest={sources=[{}]}", "kind is missing: one of file, dataset, reasoning_gym"),
         ("filter.majority.margn=1", "unknown key 'filter.majority.margn'; did you mean 'margin'?"),
     ],
@@ -94,7 +94,7 @@ def test_an_invalid_value_is_named_with_the_valid_ones(tmp_path: Path, override:
 
 
 def test_missing_keys_tables_and_files_are_named(tmp_path: Path) -> None:
-    assert "missing key 'generate'" in mistake(tmp_path, text=RECIPE.replace("[generate]", "[select]"))
+    assert "missing key 'generate.prompt'" in mistake(tmp_path, text=RECIPE.replace("[generate]", "[select]"))
     with pytest.raises(UserError, match="no such recipe"):
         load_recipe(tmp_path / "nowhere.toml")
 

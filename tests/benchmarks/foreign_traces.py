@@ -1,0 +1,77 @@
+"""Traces that exist already, from ingest to select: seconds and memory of each stage, all processes together.
+
+    python -m tests.benchmarks.foreign_traces [--traces 1000000]
+
+Grade-school traces of 2 kB in one JSONL file: eight samples per problem, shuffled, three of four correct.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.benchmarks.filtering import memory, reasoning
+
+SAMPLES = 8
+STAGES = ("ingest", "generate", "filter", "select")
+RECIPE = """
+run = "given"
+[[ingest.sources]]
+kind = "traces"
+path = "{path}"
+teacher = "other"
+answer_type = "number"
+"""
+
+
+def build(folder: Path, traces: int) -> Path:
+    """Writes the traces and a recipe."""
+    rng = random.Random(0)
+    reasonings = [reasoning(rng) for _ in range(5000)]
+    places = list(range(traces))
+    rng.shuffle(places)
+    path = folder / "given.jsonl"
+    with path.open("w") as file:
+        for place in places:
+            problem = place // SAMPLES
+            result = problem + 1 if rng.random() < 0.75 else rng.randint(0, 99)
+            row = {
+                "question": f"She has {problem} apples and gets one more. How many has she?",
+                "answer": str(problem + 1),
+                "response": f"<think>\n{rng.choice(reasonings)} {place}\n</think>\n\nThe answer is {result}.",
+            }
+            file.write(json.dumps(row) + "\n")
+    recipe = folder / "recipe.toml"
+    recipe.write_text(RECIPE.format(path=path))
+    return recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--traces", type=int, default=1_000_000)
+    parser.add_argument("settings", nargs="*", help="overrides of the recipe")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        recipe = build(Path(temporary), options.traces)
+        size = (recipe.parent / "given.jsonl").stat().st_size
+        print(f"{options.traces:,} traces, {size / 1e6:,.0f} MB")
+        for stage in STAGES:
+            began, peak = time.perf_counter(), 0.0
+            command = [sys.executable, "-m", "pipeline", "--runs", temporary, stage, str(recipe)]
+            process = subprocess.Popen([*command, *options.settings])
+            while process.poll() is None:
+                peak = max(peak, memory(process.pid))
+                time.sleep(0.2)
+            if process.returncode:
+                sys.exit(process.returncode)
+            print(f"{stage}: {time.perf_counter() - began:.0f} s, {peak:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

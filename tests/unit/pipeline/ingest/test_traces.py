@@ -1,0 +1,225 @@
+"""Rows of given traces: formats of reasoning, conversations, lists of responses, and refused rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.load import parse_recipe
+from pipeline.config.sources import TracesSource
+from pipeline.errors import UserError
+from pipeline.ingest import sources
+from pipeline.ingest.files import BadRow
+from pipeline.ingest.traces import GivenRow, GivenSample, read
+
+
+def source(path: Path, **settings: Any) -> TracesSource:
+    table = {"kind": "traces", "path": str(path), "teacher": "t", "reference": "", **settings}
+    if settings.get("teacher_column"):
+        del table["teacher"]
+    return TracesSource.model_validate(table)
+
+
+def rows(folder: Path, *given: dict[str, Any], **settings: Any) -> list[GivenRow | BadRow]:
+    path = folder / "given.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    return list(read(source(path, **settings), held_out=0, seed=0))
+
+
+def sample(folder: Path, row: dict[str, Any], **settings: Any) -> GivenSample:
+    """The only sample of a row."""
+    (found,) = rows(folder, {"question": "Why?", **row}, **settings)
+    assert isinstance(found, GivenRow), found
+    (only,) = found.samples
+    assert isinstance(only, GivenSample), only
+    return only
+
+
+def why(folder: Path, row: dict[str, Any], **settings: Any) -> str:
+    """Why a row, or its only sample, is refused."""
+    (found,) = rows(folder, {"question": "Why?", **row}, **settings)
+    if isinstance(found, GivenRow):
+        (found,) = found.samples  # type: ignore[assignment]
+    assert isinstance(found, BadRow), found
+    return found.why
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [
+        ("<think>\nso\n</think>\n\n42", "think"),
+        ("so</think>42", "think"),
+        ("<THINK>so</THINK>42", "think"),
+        ("<thinking>so</thinking>42", "thinking"),
+        ("<thought>so</thought>42", "thought"),
+        ("<reasoning>so</reasoning>42", "reasoning"),
+        ("[THINK]so[/THINK]42</s>", "magistral"),
+        (
+            "<|begin_of_thought|>\n\nso\n\n<|end_of_thought|>\n\n"
+            "<|begin_of_solution|>\n\n42\n\n<|end_of_solution|>",
+            "open_thoughts",
+        ),
+        (
+            "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>final<|message|>42<|return|>",
+            "harmony",
+        ),
+        (
+            "<|start|>assistant<|channel|>analysis<|message|>so<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>42<|return|>",
+            "harmony",
+        ),
+    ],
+)
+def test_every_format_of_reasoning_is_read_by_its_name_and_by_itself(
+    tmp_path: Path, text: str, format: str
+) -> None:
+    for chosen in ("auto", format):
+        found = sample(tmp_path, {"response": text}, reasoning_format=chosen)
+        assert (found.reasoning, found.response, found.finish_reason) == ("so", "42", "stop")
+    verbatim = sample(tmp_path, {"response": text}, reasoning_format="none")
+    assert (verbatim.reasoning, verbatim.response) == (None, text)
+
+
+def test_a_format_leaves_the_marks_of_others_in_the_text(tmp_path: Path) -> None:
+    found = sample(tmp_path, {"response": "[THINK]so[/THINK]42"}, reasoning_format="think")
+    assert (found.reasoning, found.response) == (None, "[THINK]so[/THINK]42")
+
+
+def test_marks_of_the_recipe_split_a_text(tmp_path: Path) -> None:
+    marks = {"begin": "{plan}", "end": "{/plan}", "answer_begin": "<a>", "answer_end": "</a>"}
+    found = sample(tmp_path, {"response": "{plan}so{/plan} <a>42</a>"}, reasoning_marks=marks)
+    assert (found.reasoning, found.response) == ("so", "42")
+
+
+def test_reasoning_may_have_a_column_of_its_own(tmp_path: Path) -> None:
+    row = {"response": "42", "cot": "<think>so</think>", "n": 12, "end": "eos"}
+    found = sample(tmp_path, row, reasoning="cot", tokens="n", finish_reason="end")
+    assert (found.reasoning, found.response) == ("so", "42")
+    assert (found.completion_tokens, found.finish_reason) == (12, "stop")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"response": "<think>so</think>42"}, "stop"),
+        ({"response": "42"}, "stop"),
+        ({"response": "<think>so"}, "length"),
+        ({"response": "42", "end": None}, "stop"),
+        ({"response": "42", "end": ""}, "stop"),
+        ({"response": "42", "end": True}, "stop"),
+        ({"response": "42", "end": False}, "length"),
+        ({"response": "42", "end": "max_tokens"}, "length"),
+        ({"response": "42", "end": "content_filter"}, "content_filter"),
+    ],
+)
+def test_how_a_response_ended_is_told_by_its_column_or_by_its_reasoning(
+    tmp_path: Path, row: dict[str, Any], expected: str
+) -> None:
+    column = "end" if "end" in row else None
+    assert sample(tmp_path, row, finish_reason=column).finish_reason == expected
+
+
+def test_the_last_question_of_a_conversation_and_the_answer_to_it_are_taken(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Me."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "42", "thinking": "so"},
+    ]
+    sharegpt = [{"from": {"user": "human", "assistant": "gpt"}.get(t["role"], "system")} for t in turns]
+    for turn, old in zip(sharegpt, turns, strict=True):
+        turn["value"] = old["content"]
+    (found, other) = rows(tmp_path, {"chat": turns}, {"chat": sharegpt}, messages="chat")
+    assert isinstance(found, GivenRow)
+    assert isinstance(other, GivenRow)
+    assert found.problem.question == other.problem.question == "Why?"
+    (first,), (second,) = found.samples, other.samples
+    assert isinstance(first, GivenSample)
+    assert isinstance(second, GivenSample)
+    assert (first.reasoning, first.response, second.response) == ("so", "42", "42")
+
+
+def test_a_column_may_hold_the_question_of_a_conversation(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Solve: why?"}, {"role": "assistant", "content": "42"}]
+    (found,) = rows(tmp_path, {"problem": "Why?", "chat": chat}, messages="chat", question="problem")
+    assert isinstance(found, GivenRow)
+    assert found.problem.question == "Why?"
+
+
+def test_lists_are_unrolled_and_a_bad_item_costs_one_sample(tmp_path: Path) -> None:
+    row = {"question": "Why?", "all": ["1", "2", None, "4"], "by": ["a", "b", "c", "d"], "ok": [True, False]}
+    (found,) = rows(tmp_path, row, response="all", teacher_column="by", finish_reason="ok")
+    assert isinstance(found, GivenRow)
+    first, second, third, fourth = found.samples
+    assert isinstance(first, GivenSample)
+    assert isinstance(second, GivenSample)
+    assert (first.teacher, first.finish_reason) == ("a", "stop")
+    assert (second.teacher, second.finish_reason) == ("b", "length")
+    assert isinstance(third, BadRow)
+    assert isinstance(fourth, BadRow)
+    assert third.origin.endswith("given.jsonl:1 sample 3")
+    assert fourth.why == "ok has 2 items, fewer than there are responses"
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "expected"),
+    [
+        ({"response": None}, {}, "no response"),
+        ({"response": " "}, {}, "no response"),
+        ({"response": []}, {}, "no response"),
+        ({"response": 5}, {}, "the response is a number, not a text"),
+        ({"response": {"a": 1}}, {}, "the response is an object, not a text"),
+        ({"response": "a\0b"}, {}, "the response has a NUL character in it"),
+        ({"response": "a", "by": " "}, {"teacher_column": "by"}, "no teacher"),
+        ({"response": "a", "id": None}, {"trace_id": "id"}, "no id of the trace"),
+        ({"chat": "a"}, {"messages": "chat"}, "the conversation is str, not a list"),
+        (
+            {"chat": [{"role": "assistant", "content": "a"}]},
+            {"messages": "chat"},
+            "the conversation has no user",
+        ),
+        (
+            {"chat": [{"role": "user", "content": "a"}]},
+            {"messages": "chat"},
+            "no assistant turn after the user's",
+        ),
+        ({"chat": [1, None]}, {"messages": "chat"}, "the conversation has no user turn"),
+    ],
+)
+def test_a_row_that_is_no_trace_is_reported(
+    tmp_path: Path, row: dict[str, Any], settings: dict[str, Any], expected: str
+) -> None:
+    assert expected in why(tmp_path, row, **settings)
+
+
+def test_a_missing_column_is_an_error_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "given.jsonl"
+    path.write_text('{"question": "Why?", "output": "42"}\n')
+    with pytest.raises(UserError, match=r"no column 'response'; there are question, output"):
+        sources.check(source(path))
+    sources.check(source(path, response="output"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "set either teacher, the name of a model, or teacher_column"),
+        ({"teacher": "a", "teacher_column": "b"}, "set either teacher"),
+        ({"teacher": "a", "messages": "c", "response": "d"}, "set either messages or response"),
+        ({"teacher": "a", "revision": "main"}, 'need reader = "datasets"'),
+        (
+            {"teacher": "a", "reasoning_format": "think", "reasoning_marks": {"begin": "a", "end": "b"}},
+            "set either reasoning_format or reasoning_marks",
+        ),
+        ({"teacher": "a", "reasoning_marks": {"begin": "", "end": "b"}}, "sources.0.reasoning_marks.begin"),
+    ],
+)
+def test_settings_that_do_not_agree_are_named(settings: dict[str, Any], expected: str) -> None:
+    data = {"run": "test", "ingest": {"sources": [{"kind": "traces", "path": "p", **settings}]}}
+    with pytest.raises(UserError) as error:
+        parse_recipe(data, (), "recipe")
+    assert expected in str(error.value)
