@@ -16,7 +16,7 @@ leaves the trace undecided.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_type_hints
 
@@ -79,11 +79,15 @@ def verdicts_of(
         yield as_verdict(name, FILTERS[name].version, result)
 
 
-def decide(verdicts: Iterable[Verdict]) -> tuple[Outcome, str]:
-    """Outcome of a trace and its reason: rejected if a rule failed, else undecided if one is, else kept."""
+def decide(verdicts: Iterable[Verdict], ignored: Collection[str] = ()) -> tuple[Outcome, str]:
+    """Outcome of a trace and its reason: rejected if a rule failed, else undecided if one is, else kept.
+
+    `ignored`: filters whose verdicts do not count.
+    """
     reasons: dict[FilterOutcome, str] = {}
     for v in verdicts:
-        reasons.setdefault(v.outcome, f"{v.filter}: {v.reason}")
+        if v.filter not in ignored:
+            reasons.setdefault(v.outcome, f"{v.filter}: {v.reason}")
     if "failed" in reasons:
         return "rejected", reasons["failed"]
     return ("undecided", reasons["undecided"]) if "undecided" in reasons else ("kept", "")

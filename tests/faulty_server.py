@@ -21,6 +21,8 @@ from pipeline.fake_server.answers import choose, uniform
 from pipeline.fake_server.options import build_parser, check, check_shares
 from pipeline.fake_server.protocol import BadRequest, ChatRequest, Completion, complete, parse_request
 from pipeline.fake_server.server import Server, headers, run
+from tests.faulty_batches import FAULTS as BATCH_FAULTS
+from tests.faulty_batches import FaultyBatches
 
 STATUSES = ("429", "500", "502", "503", "529")
 WORDLESS = ("empty", "tools")
@@ -47,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--no-logprobs", action="store_true", help="ignore a request for log-probabilities")
     add("--no-usage", action="store_true", help="send no token counts")
     add("--refuse", action="append", default=[], metavar="FIELD", help="refuse this field; repeatable")
+    add("--no-batches", action="store_true", help="have no files and batches")
     add = parser.add_argument_group(f"faults: {', '.join(FAULTS)}", _EXPLAINED).add_argument
     add("--faults", type=json.loads, default={}, metavar="JSON", help='shares of attempts: {"429": 0.2}')
     add(
@@ -57,6 +60,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="only the first N attempts may fail",
     )
     add("--hang", type=float, default=math.inf, metavar="SECONDS", help='until "stall" and "hang" end')
+    batches = ", ".join(filter(None, BATCH_FAULTS))
+    add("--batch-faults", nargs="*", choices=BATCH_FAULTS, default=[], help=f"in this order: {batches}")
     add("--gone", type=_stretch, metavar="FROM,SECONDS", help="unreachable, FROM seconds after a request")
     options = parser.parse_args(arguments)
     check(parser, options)
@@ -156,12 +161,16 @@ class FaultyServer(Server):
         super().__init__(options)
         self.first_request = asyncio.Event()
         self.log = options.log and options.log.open("a")
+        self.batches = FaultyBatches(self, options.batch_faults)
 
     def routes(self) -> list[web.RouteDef]:
+        routes = super().routes()
+        if self.options.no_batches:
+            routes = [r for r in routes if not r.path.startswith(("/v1/files", "/v1/batches"))]
         if not self.options.template:
-            return super().routes()
+            return routes
         return [
-            *super().routes(),
+            *routes,
             web.post("/tokenize", self.tokenize),
             web.post("/detokenize", self.detokenize),
             web.post("/v1/completions", self.chat),

@@ -15,6 +15,9 @@ SECTIONS = {
         "train": "Fine-tune the student",
         "evaluate": "Score base, student and teacher",
     },
+    "Compare": {
+        "ablate": "Train with rules on and off",
+    },
     "Look": {
         "status": "Show the progress of runs",
         "why": "Show why traces were rejected",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,6 +155,39 @@ def run(
     return _execute(tuple(stages_of(loaded)), runs, loaded, options, words, whole=True)
 
 
+@click.command()
+@recipe_argument
+@overrides_argument
+@click.option(
+    "--without",
+    "rules",
+    multiple=True,
+    required=True,
+    metavar="RULE",
+    help="A rule to switch off; repeatable.",
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Trainings of each.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+@click.pass_obj
+def ablate(
+    runs: Path, recipe: Path, overrides: tuple[str, ...], rules: tuple[str, ...], seeds: int, as_json: bool
+) -> int:
+    """Train the student with each RULE on and off, on equally many examples of the same paid traces.
+
+    RULE is one of filter.rules, or majority, difficulty, contamination, duplicates. The trainings are runs
+    RECIPE's run-with-all-seedN and -without-RULE-seedN; the same command resumes them. Prints the paired
+    difference of pass@1 for each rule and set. JSON: Ablation of pipeline/ablate.py.
+    """
+    from pipeline.ablate import ablate, print_ablation
+    from pipeline.inspect import show
+
+    with contextlib.redirect_stdout(sys.stderr):  # the tables of each run; stdout has the result alone
+        code, found = ablate(load(recipe, overrides), rules, seeds, runs)
+    if found is not None:
+        (show.print_json if as_json else print_ablation)(found)
+    return code
+
+
 def _place(recipe: Recipe) -> Nodes:
     """Where this process is among the nodes of the recipe's training."""
     from pipeline.train import launcher
@@ -196,4 +231,4 @@ def _execute(
     return DONE
 
 
-COMMANDS = (run, evaluate, *(_stage_command(name) for name in STAGE_NAMES if name != "evaluate"))
+COMMANDS = (run, evaluate, ablate, *(_stage_command(name) for name in STAGE_NAMES if name != "evaluate"))

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from pipeline.config.base import EnvName, Fraction, Name, NotIdentity, RecipeTable, Scalar, TopP
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+BatchRequests = Annotated[int, Field(ge=1, le=50_000)]  # what OpenAI takes in one file
 
 
 class Endpoint(RecipeTable):
@@ -85,6 +86,20 @@ class Teacher(Endpoint):
     """Name of the teacher in every trace. Default: `model`."""
     share: PositiveFloat | None = None
     """Weight among the teachers that share out the problems. Default: this teacher gets every problem."""
+    batch: NotIdentity[bool] = False
+    """Ask through OpenAI's Batch API (files of requests, answered within a day, usually at half the price)
+    in place of single requests. Give the prices of batches in `price_per_mtok_in` and `price_per_mtok_out`.
+    `concurrency`, `stream` and the rate limits have no effect then."""
+    batch_requests: NotIdentity[BatchRequests] = 50_000
+    """Maximum requests of one batch. Lower it if the account may have few tokens in batches at once."""
+
+    @model_validator(mode="after")
+    def _batches_have_one_server(self) -> Teacher:
+        if self.batch and len(self.base_urls) != 1:
+            raise ValueError("batch = true needs one base_url")
+        if self.batch and self.continue_by == "completions":
+            raise ValueError('batch = true cannot be used with continue_by = "completions"')
+        return self
 
     @property
     def display_name(self) -> str:

@@ -116,8 +116,24 @@ class Filter(RecipeTable):
     """Reject traces that overlap with evaluation sets. Default: off."""
     duplicates: Duplicates | None = None
     """Reject near-duplicates. Default: off; an empty table [filter.duplicates] turns it on."""
+    ignored: tuple[str, ...] = ()
+    """Rules, or tables such as "majority", whose verdicts are stored but do not decide what is kept. With it
+    `retort ablate` measures what a rule is worth."""
     max_rejected_fraction: NotIdentity[Fraction] = 0.98
     """Fraction of the traces that one rule may reject or leave undecided before the stage stops."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rules, and the tables of filters across traces that are on."""
+        tables = ("contamination", "majority", "difficulty", "duplicates")
+        return (*self.rules, *(name for name in tables if getattr(self, name) is not None))
+
+    @model_validator(mode="after")
+    def _ignores_what_is_on(self) -> Filter:
+        for name in self.ignored:
+            if name not in self.names:
+                raise ValueError(f"ignored: {name!r} is not on; on are {', '.join(self.names)}")
+        return self
 
     @model_validator(mode="after")
     def _difficulty_has_verdicts(self) -> Filter:
@@ -131,6 +147,8 @@ class Filter(RecipeTable):
 class Select(RecipeTable):
     per_problem: PositiveInt = 4
     """Maximum training examples per problem."""
+    max_examples: PositiveInt | None = None
+    """Maximum examples to train on, chosen at random by their ids over all problems. Default: all."""
     prefer: Literal["first", "confident", "short"] = "first"
     """Which kept traces of a problem to take: the first sampled, those with the highest mean log-probability
     (needs `generate.logprobs`), or the shortest."""

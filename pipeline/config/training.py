@@ -117,6 +117,8 @@ class Train(RecipeTable):
     weight_by: Literal["confidence"] | None = None
     """Set to "confidence" to weight examples by the teacher's geometric-mean token probability. Needs
     `generate.logprobs`."""
+    seed: int | None = None
+    """Seed of the training alone, to repeat it on the same examples. Default: the recipe's `seed`."""
     batch_size: PositiveInt = 16
     """Examples per optimizer step, over all devices."""
     micro_batch_size: NotIdentity[PositiveInt] = 16

@@ -80,7 +80,7 @@ async def run_items(
     max_failed: Callable[[], int],
     progress: Progress,
     health_check: Callable[[], str | None],
-    limit_reached: Callable[[], str | None] = lambda: None,
+    limit_reached: Callable[[Mapping[str, int]], str | None] = lambda running: None,
 ) -> None:
     """Runs every open item, and seals each shard when its last item is done.
 
@@ -89,7 +89,8 @@ async def run_items(
     slots: queue -> number of its items that run at once; follow_up_slots: the same for queues that are filled
         by `next_items` only.
     health_check: returns why no item can succeed any more, or None; called twice a second.
-    limit_reached: returns why no further item may start, or None; called before each start.
+    limit_reached: returns why no further item may start, or None; called before each start with the number of
+        items that run, by queue.
     Raises Stopped when the work cannot continue; a UserError of `process` passes through.
     """
     sealed_file.preload()
@@ -190,7 +191,7 @@ class _WorkerPool:
         process: Callable[[WorkItem], Awaitable[Row]],
         slots: Mapping[str, int],
         journal: JournalWriter,
-        limit_reached: Callable[[], str | None],
+        limit_reached: Callable[[Mapping[str, int]], str | None],
     ) -> None:
         self._pending, self._process, self._slots, self._journal = pending, process, slots, journal
         self._limit_reached = limit_reached
@@ -204,7 +205,9 @@ class _WorkerPool:
 
     def check_limit(self) -> None:
         """Raises Stopped if items are left because a limit was reached."""
-        if (reason := self._limit_reached()) and any(self._pending.next(queue) for queue in self._slots):
+        if (reason := self._limit_reached(self._running)) and any(
+            self._pending.next(queue) for queue in self._slots
+        ):
             raise Stopped(reason)
 
     async def finish_failed(self, fallback_row: Callable[[WorkItem, str], Row]) -> None:
@@ -218,7 +221,7 @@ class _WorkerPool:
         for queue, limit in self._slots.items():
             while (
                 self._running[queue] < limit
-                and not self._limit_reached()
+                and not self._limit_reached(self._running)
                 and (taken := self._pending.next(queue))
             ):
                 self._running[queue] += 1

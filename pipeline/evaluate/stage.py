@@ -74,6 +74,7 @@ def report(job: Job) -> dict[str, Any]:
         "table": [s.model_dump(mode="json") for s in metrics.summarise(scores)],
         "student": [c.model_dump(mode="json") for c in metrics.comparisons(scores)],
         "trained_on": _trained_on(job, scores),
+        "engines": {f"{m.set}/{m.role}": _engines(job, m) for m in eval_models(job.recipe, job.run_dir)},
     }
 
 
@@ -118,6 +119,13 @@ def _scores(job: Job, model: EvalModel) -> Iterator[Score]:
     for pair in zip(answers, verdicts, strict=True):
         for _, traces in groupby(filtered_traces(*pair), key=lambda trace: trace.problem_id):
             yield metrics.score(model.set, model.role, model.model, list(traces))
+
+
+def _engines(job: Job, model: EvalModel) -> list[dict[str, Any]]:
+    """The engines that made a model's responses; [] if they are unknown."""
+    manifest = Output(job.run_dir / model.folder("generate"), Trace).manifest()
+    found = manifest.report.get("engines", {}) if manifest else {}
+    return [engine for engines in found.values() for engine in engines]
 
 
 def _trained_on(job: Job, scores: list[Score]) -> dict[str, int]:

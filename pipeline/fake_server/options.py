@@ -47,6 +47,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     add = parser.add_argument_group("pace and errors").add_argument
     add_seconds = partial(add, type=float, metavar="SECONDS")
     add_seconds("--latency", default=0, help="wait before each answer")
+    add_seconds("--batch-seconds", default=1, help="until a batch is done (%(default)s)")
     add("--speed", type=float, default=0, metavar="N", help="words per second (default: all at once)")
     add("--slots", type=positive, metavar="N", help="concurrent requests; more are answered with 429")
     add("--rpm", type=positive, metavar="N", help="requests per minute; more are answered with 429")

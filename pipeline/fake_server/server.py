@@ -17,6 +17,7 @@ from collections import Counter, deque
 from aiohttp import web
 
 from pipeline.fake_server.answers import choose, digest, uniform
+from pipeline.fake_server.batches import Batches
 from pipeline.fake_server.protocol import (
     BadRequest,
     ChatRequest,
@@ -41,6 +42,7 @@ class Server:
         self.accepted: deque[float] = deque()  # when requests of the last minute came
         self.in_flight = 0
         self.most_in_flight = 0
+        self.batches = Batches(self)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -48,13 +50,17 @@ class Server:
             web.get("/v1/models", self.models),
             web.get("/health", self.health),
             web.get("/stats", self.stats),
+            *self.batches.routes(),
         ]
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def chat(self, http: web.Request) -> web.StreamResponse:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            return self._unauthorized(http) or self._over_limit() or await self._chat(http)
+            return self.unauthorized(http) or self._over_limit() or await self._chat(http)
         except BadRequest as e:
             return self.error(400, str(e))
         finally:
@@ -117,7 +123,7 @@ class Server:
         error = {"message": message, "type": "error", "param": None, "code": status}
         return web.json_response({"error": error}, status=status, headers=retry)
 
-    def _unauthorized(self, http: web.Request) -> web.Response | None:
+    def unauthorized(self, http: web.Request) -> web.Response | None:
         if self.options.key_env is None:
             return None
         given = http.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -130,7 +136,7 @@ class Server:
         if self.options.slots and self.in_flight > self.options.slots:
             return self.error(429, f"all {self.options.slots} slots are taken")
         if self.options.rpm:
-            now = asyncio.get_running_loop().time()
+            now = self.now()
             while self.accepted and self.accepted[0] <= now - 60:
                 self.accepted.popleft()
             if len(self.accepted) >= self.options.rpm:
@@ -140,7 +146,7 @@ class Server:
 
     async def models(self, http: web.Request) -> web.Response:
         served = [{"id": name, "object": "model"} for name in self.options.model]
-        return self._unauthorized(http) or web.json_response({"object": "list", "data": served})
+        return self.unauthorized(http) or web.json_response({"object": "list", "data": served})
 
     async def health(self, http: web.Request) -> web.Response:
         return web.Response()
@@ -148,6 +154,7 @@ class Server:
     async def stats(self, http: web.Request) -> web.Response:
         """Counts; a request that was answered more than once has been paid for more than once."""
         counts = {"requests": self.outcomes.total(), "outcomes": self.outcomes, "answered": self.answered}
+        counts |= {"batches": len(self.batches.batches)}
         return web.json_response(counts | {"tokens": self.tokens, "most_in_flight": self.most_in_flight})
 
     async def wait(self, runner: web.AppRunner, site: web.TCPSite) -> None:
@@ -161,7 +168,7 @@ def headers(request: ChatRequest) -> dict[str, str]:
 
 
 async def _serve(server: Server) -> None:
-    app = web.Application(client_max_size=64 * 2**20)
+    app = web.Application(client_max_size=256 * 2**20)
     app.add_routes(server.routes())
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()

@@ -6,7 +6,7 @@ Comparisons across shards are in `dedup.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
@@ -37,6 +37,7 @@ VERSIONS = {
     "duplicate_problem": 2,
     "duplicate_trace": 2,
 }
+DUPLICATES = frozenset({"duplicate_problem", "duplicate_trace"})  # the filters of [filter.duplicates]
 _NO_QUESTION = "no question"  # the reason that `sources` gives for a row without one
 _UNREAD = ("logprobs",)
 _SCORED = ("python", "reasoning_gym")  # graded without a reference, by tests or the task's scorer
@@ -47,6 +48,12 @@ class FilterContext:
     """What every worker process needs; picklable."""
 
     settings: Filter
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """The filters whose verdicts do not decide."""
+        names = frozenset(self.settings.ignored)
+        return names | (DUPLICATES if "duplicates" in names else frozenset())
 
     @cached_property
     def contamination(self) -> ContaminationIndex | None:
@@ -69,13 +76,15 @@ def filter_problem(
 ) -> Iterator[TraceVerdicts]:
     """Yields the verdicts on each sample of a problem, with the outcome that follows from them."""
     for trace, verdicts in zip(traces, verdicts_on_problem(context, traces, judged), strict=True):
-        yield decided(trace.id, trace.problem_id, verdicts)
+        yield decided(trace.id, trace.problem_id, verdicts, context.ignored)
 
 
-def decided(id: str, problem_id: str, verdicts: Iterable[Verdict]) -> TraceVerdicts:
+def decided(
+    id: str, problem_id: str, verdicts: Iterable[Verdict], ignored: Collection[str] = ()
+) -> TraceVerdicts:
     """The row of a trace with these verdicts."""
     verdicts = tuple(verdicts)
-    outcome, reason = decide(verdicts)
+    outcome, reason = decide(verdicts, ignored)
     return TraceVerdicts(id=id, problem_id=problem_id, outcome=outcome, reason=reason, verdicts=verdicts)
 
 

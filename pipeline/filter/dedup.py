@@ -7,7 +7,7 @@ are compared is in `filters/dataset/duplicates.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +87,13 @@ def _results(
             yield {name: index.compare(i, *texts[name]) for name, index in indexes.items()}
 
 
-def add_duplicate_verdicts(filtered: Shard, written: Shard, duplicates: DuplicateResults) -> int:
+def add_duplicate_verdicts(
+    filtered: Shard, written: Shard, duplicates: DuplicateResults, ignored: Collection[str] = ()
+) -> int:
     """Writes a shard of verdicts with those on duplicates added; returns the number of traces."""
-    rows = [decided(row.id, row.problem_id, _all_verdicts(row, duplicates)) for row in filtered.rows()]
+    rows = [
+        decided(row.id, row.problem_id, _all_verdicts(row, duplicates), ignored) for row in filtered.rows()
+    ]
     written.write(row.model_dump() for row in rows)
     return len(rows)
 

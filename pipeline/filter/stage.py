@@ -7,7 +7,7 @@ on free-text answers are in filter/judge before any rule runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ def settings(table: Filter, uses_judge: bool, recipe: Recipe) -> dict[str, Any]:
             rules[name] = {"version": VERSIONS[name], **identity(given)}
     if table.contamination:
         rules["contamination"]["against"] = [sources.fingerprint(s) for s in table.contamination.against]
-    return {"rules": rules} | ({"judge": llm_judge.settings(recipe)} if uses_judge else {})
+    ignored = {"ignored": sorted(table.ignored)} if table.ignored else {}
+    return {"rules": rules} | ignored | ({"judge": llm_judge.settings(recipe)} if uses_judge else {})
 
 
 def rules_stage(name: str, reads: Stage, table: Filter, uses_judge: bool) -> Stage:
@@ -124,7 +125,8 @@ def _work(job: Job, shards: Iterable[Shard]) -> None:
         return
     each, duplicates = job.prepared
     for shard in shards:
-        dedup.add_duplicate_verdicts(each.shard(shard.name), shard, duplicates.of(shard.name))
+        ignored = FilterContext(job.recipe.filter).ignored
+        dedup.add_duplicate_verdicts(each.shard(shard.name), shard, duplicates.of(shard.name), ignored)
 
 
 def _report(job: Job) -> dict[str, Any]:
@@ -133,9 +135,10 @@ def _report(job: Job) -> dict[str, Any]:
         _, duplicates = job.prepared
         duplicates.path.unlink(missing_ok=True)
     counted = _funnel_of(job)
-    check_rejections(counted, job.recipe.filter.max_rejected_fraction)
+    table = job.recipe.filter
+    check_rejections(counted, table.max_rejected_fraction, FilterContext(table).ignored)
     shards = [(job.input_shard(shard), shard) for shard in job.output.shards()]
-    found = sum(1 for _ in suspects(shards, job.recipe.filter))
+    found = sum(1 for _ in suspects(shards, table))
     return counted.model_copy(update={"suspects": found}).model_dump()
 
 
@@ -146,6 +149,8 @@ def _announce_rules(job: Job, table: Filter) -> None:
         names.append(f"{name} ({parameters})" if parameters else name)
     names += [n for n in ("contamination", "majority", "difficulty", "duplicates") if getattr(table, n)]
     job.say(f"filter: rules: {', '.join(names)}")
+    if table.ignored:
+        job.say(f"filter: verdicts that do not decide: {', '.join(table.ignored)}")
     if "correct" not in table.rules:
         job.say("filter: warning: `correct` is switched off, so no rule reads the reference")
 
@@ -157,12 +162,12 @@ def _substages(recipe: Recipe, run_dir: Path) -> Sequence[Stage]:
     return (_judge_stage("filter", GENERATE),) if uses_judge else ()
 
 
-def check_rejections(counted: Funnel, max_fraction: float) -> None:
+def check_rejections(counted: Funnel, max_fraction: float, ignored: Collection[str] = ()) -> None:
     """Raises UserError if one rule stops nearly all traces: more likely the rule is wrong than the traces."""
     if counted.traces < MIN_TRACES:
         return
     for name, rule in counted.rules.items():
-        if rule.failed + rule.undecided <= max_fraction * counted.traces:
+        if name in ignored or rule.failed + rule.undecided <= max_fraction * counted.traces:
             continue
         reasons = counted.rejected if rule.failed >= rule.undecided else counted.undecided
         reason = next((reason for reason in reasons if reason.startswith(f"{name}: ")), name)

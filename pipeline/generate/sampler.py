@@ -7,6 +7,7 @@ samples are needed.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from pipeline.generate.sample_plan import (
     trace_id,
 )
 from pipeline.generate.usage import UsageLog
+from pipeline.inference.batch_client import BatchClient
 from pipeline.inference.client import Client
 from pipeline.inference.fingerprint import model_settings
 from pipeline.inference.http_errors import RequestFailed
@@ -89,15 +91,26 @@ def settings(sampling: SamplingJob, seed: int) -> dict[str, Any]:
 class Sampler:
     """Processes work items: requests a sample, continues a truncated one, or filters one."""
 
-    def __init__(self, job: SamplingJob, clients: Sequence[Client], usage: UsageLog, seed: int) -> None:
+    def __init__(
+        self, job: SamplingJob, clients: Sequence[Client | BatchClient], usage: UsageLog, seed: int
+    ) -> None:
         self._job, self._clients, self._usage, self._seed = job, clients, usage, seed
         self._prompt = prompts.load(job.prompt)
         self._sampling = Sampling(
             temperature=job.table.temperature, top_p=job.table.top_p, max_tokens=job.table.max_tokens
         )
         self._preview: asyncio.Task[None] | None = None
+        self.active: Counter[int] = Counter()  # items being processed, by the position of their teacher
 
     async def process(self, item: WorkItem) -> Trace:
+        teacher = item.payload.teacher
+        self.active[teacher] += 1
+        try:
+            return await self._process(item)
+        finally:
+            self.active[teacher] -= 1
+
+    async def _process(self, item: WorkItem) -> Trace:
         request: SampleRequest = item.payload
         if request.row is None:
             return await self._sample(request)

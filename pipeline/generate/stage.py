@@ -19,14 +19,14 @@ from pipeline.config import Recipe
 from pipeline.config.endpoints import Teacher
 from pipeline.config.traces import Generate
 from pipeline.engine.asynchronous import run_async
-from pipeline.engine.earlier_rows import take_over
+from pipeline.engine.earlier_rows import results, take_over
 from pipeline.engine.query import query
 from pipeline.engine.scheduler import Plan, run_items
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
 from pipeline.errors import Stopped, UserError
-from pipeline.generate import sampler
+from pipeline.generate import batches, sampler
 from pipeline.generate.given_traces import given_ids, take_over_given
 from pipeline.generate.limits import check_limits, limits_of
 from pipeline.generate.sample_plan import FAILED, FILTERING, SampleBudget, make_plan, trace_id
@@ -34,7 +34,9 @@ from pipeline.generate.sampler import Model, Sampler, SamplingJob
 from pipeline.generate.usage import UsageLog, UsageMeter, read_attempts
 from pipeline.generate.valid_traces import TRACE_KEY, contradiction, earlier_traces, for_problems
 from pipeline.hardware import cores
-from pipeline.inference import endpoint, model_files
+from pipeline.inference import endpoint, engines, model_files
+from pipeline.inference.batch_client import BatchClient
+from pipeline.inference.client import Client
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest.stage import INGEST
 from pipeline.rows import Problem, Trace
@@ -63,6 +65,8 @@ def take_over_traces(sampling: SamplingJob, job: Job) -> None:
             found = (t for t in for_problems(earlier, problems, render) if t.id in possible)
             taken += take_over(traces, found)
     if taken:
+        for output, _ in results(job):
+            engines.record(job.output.folder, engines.recorded(output.folder))
         job.say(f"{job.stage.name}: {taken} traces are taken over from earlier results")
 
 
@@ -89,14 +93,19 @@ async def _sample_all(
     expected = _ExpectedTraces(sampling, [(job.input_shard(t), t) for t in job.share()])
     answered = job.output.counts().rows > 0
     async with AsyncExitStack() as stack:
-        clients = []
+        clients: list[Client | BatchClient] = []
         for model, server in zip(sampling.models, servers, strict=True):
-            client = endpoint.client_for(model.endpoint, server, table.concurrency, answered)
+            client = batches.client_for(model, job) or endpoint.client_for(
+                model.endpoint, server, table.concurrency, answered
+            )
             clients.append(await stack.enter_async_context(client))
         for client in clients:
             await client.check(job.say)
             if sampling.budget.max_continuations:
                 await client.check_continuing(sampling.logprobs)
+        pairs = zip(sampling.models, servers, strict=True)
+        made_by = {m.name: await engines.describe(m.endpoint, server) for m, server in pairs}
+        engines.record(job.output.folder, made_by)
         meters = [
             UsageMeter(m.name, m.endpoint, c.pool) for m, c in zip(sampling.models, clients, strict=True)
         ]
@@ -104,17 +113,23 @@ async def _sample_all(
         worker = Sampler(sampling, clients, usage, job.recipe.seed)
         progress = stack.enter_context(job.progress(expected.total()))
         await stack.enter_async_context(usage.reporting(progress, expected.total))
+        await stack.enter_async_context(batches.sending(clients, worker.active))
         await run_items(
             ((t, partial(_plan, job.input_shard(t), t, sampling, expected.add)) for t in shards),
             worker.process,
             worker.fallback_row,
-            slots={str(i): table.concurrency for i in range(len(clients))},
+            slots={str(i): batches.slots(client) or table.concurrency for i, client in enumerate(clients)},
             follow_up_slots={FILTERING: 2 * len(cores())},
             max_failed=lambda: int(table.max_failed_fraction * expected.sampled()) - expected.already_failed,
             progress=progress,
             health_check=lambda: next(filter(None, (server.died() for server in servers)), None),
-            limit_reached=lambda: limits.reached(usage.usages()) if limits.given else None,
+            limit_reached=lambda running: (
+                limits.reached([*usage.usages(), *batches.expected(clients, meters, running, table)])
+                if limits.given
+                else None
+            ),
         )
+        batches.saved(clients)
 
 
 def _plan(problems: Shard, traces: Shard, sampling: SamplingJob, on_finished: Callable[[int], None]) -> Plan:
@@ -250,9 +265,13 @@ def _work(job: Job, shards: Iterable[Shard]) -> None:
 
 
 def report(job: Job) -> dict[str, Any]:
-    """What the traces say of themselves, as it depends on their rows alone."""
+    """The fields that were not sent, as the traces say, and the engines that made them."""
     unsent = _unsent_fields(job.output)
-    return {"not_sent": unsent} if unsent else {}
+    made_by = {
+        name: [engine.model_dump() for engine in found]
+        for name, found in engines.recorded(job.output.folder).items()
+    }
+    return ({"not_sent": unsent} if unsent else {}) | {"engines": made_by}
 
 
 GENERATE = Stage(

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.engine import checksums
 from pipeline.engine.atomic_files import write_atomic
@@ -28,7 +28,6 @@ from pipeline.rows import Outcome, Row
 if TYPE_CHECKING:
     from pipeline.config.endpoints import Endpoint
     from pipeline.engine.progress import Progress
-    from pipeline.inference.concurrency import EndpointPool
     from pipeline.inference.response import Completion
 
 SAVE_INTERVAL = 2.0  # seconds
@@ -62,13 +61,23 @@ class _Attempts(Row):
     attempts: tuple[Attempt, ...] = ()
 
 
+class RequestCounts(Protocol):
+    """What a client counts of its requests."""
+
+    requests: int  # sent
+    retries: Counter[str]  # by cause
+
+    @property
+    def in_flight(self) -> int: ...
+
+
 @dataclass
 class UsageMeter:
     """Counts the tokens that one model is paid for."""
 
     teacher: str
     endpoint: Endpoint
-    pool: EndpointPool
+    pool: RequestCounts
     prompt_tokens: int = 0
     completion_tokens: int = 0
     uncounted: int = 0  # responses

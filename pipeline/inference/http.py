@@ -10,7 +10,9 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -21,6 +23,10 @@ from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry
 from pipeline.inference.retry import read_retry_after
 
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"  # below the base URL
+FILES, BATCHES = "/files", "/batches"  # and paths below these
+_DEFINED = re.compile(r"/(chat/completions|completions|models|files|batches)(?![\w-])")
+VERSION = "/version"  # beside the base URL, as vLLM has it
+JSON = "application/json"
 CONNECT_TIMEOUT = 30  # seconds
 # vLLM closes idle connections after 5 s; closing them earlier avoids sending into one that is being closed.
 KEEP_ALIVE = 3  # seconds
@@ -78,7 +84,7 @@ class ResponseLimits:
         return min(heard + self.stall, began + longest)
 
 
-class _Buffer:
+class Buffer:
     """Keeps a response as it is."""
 
     pieces = 0
@@ -125,11 +131,12 @@ class Transport:
         self._base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._query = f"?{parts.query}" if parts.query else ""
         self._proxy = proxy_for(base_url)
-        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        self._headers = {"Accept-Encoding": "identity"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
         self._session: aiohttp.ClientSession | None = None
         self.heard_at = float("-inf")  # time of the last text of any response, on the loop's clock
+        self.server: str | None = None  # the header "Server" of the last response
 
     async def __aenter__(self) -> Transport:
         self._session = aiohttp.ClientSession(
@@ -150,22 +157,24 @@ class Transport:
 
     async def fetch(self, path: str, limits: ResponseLimits, body: bytes | None = None) -> bytes:
         """Returns the body of the response to a GET, or to a small POST. Raises what `send` raises."""
-        buffer = _Buffer()
+        buffer = Buffer()
         await self.send(body, buffer, limits, path=path)
         return bytes(buffer.body)
 
     async def send(
         self,
-        body: bytes | None,
+        body: bytes | Path | None,
         sink: Sink,
         limits: ResponseLimits,
         first_byte: Callable[[float], None] = lambda _: None,
         path: str = CHAT,
+        content_type: str = JSON,
     ) -> None:
         """Sends a POST, or a GET where there is no body, and feeds its response to the sink.
 
-        `first_byte` is called with the seconds to the first byte of a good response. Raises ErrorStatus,
-        Retry, RequestFailed for a response that is too large, and whatever `sink.feed` raises.
+        `body`: what is sent, or the file that holds it. `first_byte` is called with the seconds to the first
+        byte of a good response. Raises ErrorStatus, Retry, RequestFailed for a response that is too large,
+        and whatever `sink.feed` raises.
         """
         loop = asyncio.get_running_loop()
         received = _Reception(sink, limits, first_byte, began := loop.time(), began)
@@ -183,7 +192,7 @@ class Transport:
         timer = loop.call_later(limits.stall, check_progress)
         try:
             async with asyncio.timeout(None) as alarm:
-                await self._exchange(path, body, received)
+                await self._exchange(path, body, content_type, received)
         except aiohttp.ClientError as e:
             raise _connection_error(e, started=received.size > 0) from None
         except TimeoutError:
@@ -195,25 +204,32 @@ class Transport:
         finally:
             timer.cancel()
 
-    async def _exchange(self, path: str, body: bytes | None, received: _Reception) -> None:
+    async def _exchange(
+        self, path: str, body: bytes | Path | None, content_type: str, received: _Reception
+    ) -> None:
         """Sends the request, again where the same host redirects it, and reads the response."""
         assert self._session, "not opened"
         clock = asyncio.get_running_loop().time
         # Paths that OpenAI does not define are next to /v1, not below it.
-        base = self._base if path in (CHAT, COMPLETIONS, MODELS) else self._base.removesuffix("/v1")
-        url = f"{base}{path}{self._query}"
+        base = self._base if _DEFINED.match(path) else self._base.removesuffix("/v1")
+        url = f"{base}{path}{self._query.replace('?', '&') if '?' in path else self._query}"
         method, followed = ("GET", _REPEATED | {303}) if body is None else ("POST", _REPEATED)
         for _ in range(1 + MAX_REDIRECTS):
-            async with self._session.request(method, url, data=body, allow_redirects=False) as response:
-                if response.status in followed:
-                    url = _redirect_target(url, response)
-                    continue
-                if not 200 <= response.status < 300:
-                    raise await _error_status(response)
-                async for chunk in response.content.iter_any():
-                    if received.feed(chunk, now := clock()):
-                        self.heard_at = now
-                return
+            with ExitStack() as stack:
+                data = stack.enter_context(body.open("rb")) if isinstance(body, Path) else body
+                async with self._session.request(
+                    method, url, data=data, headers={"Content-Type": content_type}, allow_redirects=False
+                ) as response:
+                    self.server = response.headers.get("Server")
+                    if response.status in followed:
+                        url = _redirect_target(url, response)
+                        continue
+                    if not 200 <= response.status < 300:
+                        raise await _error_status(response)
+                    async for chunk in response.content.iter_any():
+                        if received.feed(chunk, now := clock()):
+                            self.heard_at = now
+                    return
         last = f"{MAX_REDIRECTS} redirects led to no response, the last to {display_url(url)}"
         raise _redirect_error(response.status, last)
 

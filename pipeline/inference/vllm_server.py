@@ -59,6 +59,7 @@ class Server:
     base_urls: tuple[str, ...]  # with /v1
     model: str  # the name that requests use
     child: Child | None = None
+    path: str = ""  # the folder or the hub name of a model served here
 
     def died(self) -> str | None:
         """Returns the error message after the death of a server started here; None while it runs."""
@@ -105,15 +106,14 @@ def serving(
         url = f"http://{HOST}:{port}/v1"
         asyncio.run(_until_ready(child, url, name, endpoint.start_timeout))
         say(f"vLLM is ready after {time.monotonic() - began:.0f} s")
-        yield Server((url,), name, child)
+        yield Server((url,), name, child, model_path)
 
 
 def command(endpoint: Endpoint, model_path: str, name: str, port: int) -> list[str]:
     """Returns the command line: `max_model_len = 2048` becomes --max-model-len=2048, `x = false` --no-x."""
     arguments: dict[str, Any] = {"model": model_path, "served_model_name": name, "host": HOST, "port": port}
-    arguments |= _DEFAULTS | ({} if has_gpu() else _on_cpu())
     line = _program(arguments.pop("model"))
-    for key, value in (arguments | endpoint.vllm).items():
+    for key, value in (arguments | engine_arguments(endpoint)).items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
             line.append(f"--{flag}" if value else f"--no-{flag}")
@@ -122,6 +122,11 @@ def command(endpoint: Endpoint, model_path: str, name: str, port: int) -> list[s
         else:
             line.append(f"--{flag}={value}")
     return line
+
+
+def engine_arguments(endpoint: Endpoint) -> dict[str, Any]:
+    """Returns the engine arguments: our defaults, overridden by the recipe."""
+    return _DEFAULTS | ({} if has_gpu() else _on_cpu()) | endpoint.vllm
 
 
 def _program(model_path: str) -> list[str]:

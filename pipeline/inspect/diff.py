@@ -19,11 +19,12 @@ from pipeline.engine.progress import plain
 from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate
 from pipeline.evaluate.metrics import by_set, paired
+from pipeline.inference import engines
 from pipeline.inspect.costs import costs, total_spend
 from pipeline.inspect.format import at_least, count, money, percent
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
-from pipeline.rows import Row, Score
+from pipeline.rows import Row
 
 
 class Setting(Row):
@@ -58,6 +59,7 @@ class ScoreDiff(Row):
     a: float  # pass@1 over these problems
     b: float
     difference: Estimate  # b - a: mean, low, high
+    engines: tuple[str, str] | None = None  # of a and b in words, where they are different ones
 
 
 class Diff(Row):
@@ -78,7 +80,7 @@ def diff_of(a: Run, b: Run) -> Diff:
         same=tuple(
             stage for stage in ROWS if _digests(a, stage) and _digests(a, stage) == _digests(b, stage)
         ),
-        scores=tuple(_scores(list(a.scores), list(b.scores))),
+        scores=tuple(_scores(a, b)),
     )
 
 
@@ -153,9 +155,9 @@ def _sum(counts: list[int | None]) -> int | None:
     return sum(known) if known or not counts else None
 
 
-def _scores(a: list[Score], b: list[Score]) -> Iterator[ScoreDiff]:
-    other = by_set(b)
-    for name, models in by_set(a).items():
+def _scores(a: Run, b: Run) -> Iterator[ScoreDiff]:
+    other = by_set(b.scores)
+    for name, models in by_set(a.scores).items():
         for role, scores in models.items():
             new, old = paired(other.get(name, {}).get(role, []), scores)
             if len(new):
@@ -166,7 +168,17 @@ def _scores(a: list[Score], b: list[Score]) -> Iterator[ScoreDiff]:
                     a=float(old.mean()),
                     b=float(new.mean()),
                     difference=bootstrap.mean(new - old, least=-1),
+                    engines=_engines(a, b, f"{name}/{role}"),
                 )
+
+
+def _engines(a: Run, b: Run, model: str) -> tuple[str, str] | None:
+    """The engines of a model in both runs, where they differ in any way that is recorded."""
+    made_by = [run.report("evaluate").get("engines", {}).get(model, []) for run in (a, b)]
+    if made_by[0] == made_by[1]:
+        return None
+    full = engines.words_of(made_by[0]) == engines.words_of(made_by[1])
+    return engines.words_of(made_by[0], full), engines.words_of(made_by[1], full)
 
 
 def _yields(diff: Diff) -> Table:
@@ -197,7 +209,8 @@ def _share(traces: int | None, side: Side) -> str:
 
 def _sentence(s: ScoreDiff) -> str:
     mean, low, high = (100 * x for x in s.difference)
+    made_by = f"; made by different engines: {' -> '.join(s.engines)}" if s.engines else ""
     return (
         f"{s.set}, {s.model_role}: {percent(s.a)} -> {percent(s.b)}, {mean:+.1f} points, "
-        f"95 % from {low:+.1f} to {high:+.1f}, over {s.problems} problems"
+        f"95 % from {low:+.1f} to {high:+.1f}, over {s.problems} problems{made_by}"
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from rich.table import Table
 
 from pipeline.config.evaluation import HELD_OUT
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summarise, trained_on
+from pipeline.inference import engines
 from pipeline.inspect.format import interval, percent
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
@@ -47,6 +49,14 @@ def print_scores(run: Run, summaries: Sequence[Summary], differences: Sequence[C
         print_lines(*(text for c in differences if c.set == name for text in _sentences(c)))
     names = ", ".join(f"{role} is {name}" for role, name in _models(run).items())
     print_lines(f"{names}; {', '.join(f'{key} {value}' for key, value in sampling_of(run).items())}")
+    print_lines(*engines.lines(engines_of(run)))
+
+
+def engines_of(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Set and role -> the engines that made the responses; without the set if there is one."""
+    found: dict[str, list[dict[str, Any]]] = run.report("evaluate").get("engines", {})
+    one_set = len({name.partition("/")[0] for name in found}) == 1
+    return {name.partition("/")[2] if one_set else name: made_by for name, made_by in found.items()}
 
 
 def sampling_of(run: Run) -> dict[str, str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from pipeline.evaluate import metrics
 from pipeline.evaluate.bootstrap import Estimate
+from pipeline.inference import engines
+from pipeline.inspect import score_table
 from pipeline.inspect.format import clip
 from pipeline.inspect.run import Run
 from pipeline.inspect.table import RowTable
@@ -43,6 +45,7 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
         "changes": matrix(scores),
         "names": CHANGES,
         "trained_on": run.report("evaluate").get("trained_on", {}),
+        "engines": engines.lines(score_table.engines_of(run)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -27,7 +28,28 @@ LEFT_OUT = {
     "without_answer": "without an answer",
     "same_text": "of the same text as another",
     "over_per_problem": "over select.per_problem",
+    "over_max_examples": "over select.max_examples",
 }
+
+
+def prepare(job: Job) -> frozenset[str] | None:
+    """With select.max_examples, the ids of the examples to train on, chosen over all shards; else None."""
+    most = job.recipe.select.max_examples
+    if most is None:
+        return None
+    ranked = sorted(training_ids(job), key=lambda id: _rank(id, job.recipe.seed))
+    return frozenset(ranked[:most])
+
+
+def training_ids(job: Job) -> list[str]:
+    """The ids of all examples to train on, if select.max_examples were not set."""
+    shards = job.inputs["filter"].shards()
+    examples = (example for shard in shards for example in _examples(job, shard, Counter()))
+    return [example.id for example in examples if example.split == "train"]
+
+
+def _rank(id: str, seed: int) -> str:
+    return hashlib.sha256(f"max_examples {seed} {id}".encode()).hexdigest()
 
 
 def work(job: Job, shards: Iterable[Shard]) -> None:
@@ -35,20 +57,30 @@ def work(job: Job, shards: Iterable[Shard]) -> None:
 
     kept = train + validation + each of LEFT_OUT; `reasoning_not_taught` counts examples.
     """
-    prompt = prompts.load(job.recipe.select.prompt)
+    wanted = job.prepared
     for shard in shards:
         counts: Counter[str] = Counter()
-        rows: list[Example] = []
-        traces = filtered_traces(job.input_shard(shard, "generate"), job.input_shard(shard, "filter"))
-        for _, group in groupby(traces, key=lambda trace: trace.problem_id):
-            samples = list(group)
-            rate = pass_rate(samples)
-            kept = [trace for trace in samples if trace.outcome == "kept"]
-            counts["kept"] += len(kept)
-            chosen = choose(kept, job.recipe.select, counts)
-            rows += [to_example(trace, rate, prompt, job.recipe) for trace in chosen]
+        rows = []
+        for row in _examples(job, shard, counts):
+            if wanted is None or row.split != "train" or row.id in wanted:
+                rows.append(row)
+            else:
+                counts["over_max_examples"] += 1
         counts.update(row.split for row in rows)
         shard.write((row.model_dump() for row in rows), counts)
+
+
+def _examples(job: Job, shard: Shard, counts: Counter[str]) -> Iterator[Example]:
+    """Yields the examples of a shard, problem by problem; counts the kept traces and what is left out."""
+    prompt = prompts.load(job.recipe.select.prompt)
+    traces = filtered_traces(job.input_shard(shard, "generate"), job.input_shard(shard, "filter"))
+    for _, group in groupby(traces, key=lambda trace: trace.problem_id):
+        samples = list(group)
+        rate = pass_rate(samples)
+        kept = [trace for trace in samples if trace.outcome == "kept"]
+        counts["kept"] += len(kept)
+        for trace in choose(kept, job.recipe.select, counts):
+            yield to_example(trace, rate, prompt, job.recipe)
 
 
 def report(job: Job) -> dict[str, Any]:
@@ -123,7 +155,10 @@ def _check(recipe: Recipe) -> None:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    return {**identity(recipe.select), "prompt": prompts.load(recipe.select.prompt).text, "seed": recipe.seed}
+    chosen = {name: value for name, value in identity(recipe.select).items() if name != "max_examples"}
+    if recipe.select.max_examples is not None:
+        chosen["max_examples"] = recipe.select.max_examples
+    return {**chosen, "prompt": prompts.load(recipe.select.prompt).text, "seed": recipe.seed}
 
 
 SELECT = Stage(
@@ -134,6 +169,7 @@ SELECT = Stage(
     shards_from="filter",
     settings=_settings,
     check=_check,
+    prepare=prepare,
     work=work,
     report=report,
     free=True,

@@ -105,11 +105,15 @@ def _train_job(job: Job) -> TrainJob:
         output=model_folder(job.run_dir).absolute(),
         checkpoints=(job.run_dir / "train" / "checkpoints").absolute(),
         train=job.recipe.train,
-        seed=job.recipe.seed,
+        seed=_seed(job.recipe),
         name=job.recipe.run,
         reasoning=job.recipe.select.reasoning,
         served_template=served_template(job.recipe),
     )
+
+
+def _seed(recipe: Recipe) -> int:
+    return recipe.seed if recipe.train.seed is None else recipe.train.seed
 
 
 def served_template(recipe: Recipe) -> str | None:
@@ -258,7 +262,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "teachers": [teacher.model_dump() for teacher in teachers(recipe)],
         "student": student_of(recipe).model,
         "layers": student_of(recipe).layers,
-        "seed": recipe.seed,
+        "seed": _seed(recipe),
     }
 
 

@@ -37,6 +37,7 @@ TIERS = (
     ("pipeline.report", "pipeline.publish"),
     ("pipeline.check",),
     ("pipeline.run_stages",),
+    ("pipeline.ablate",),
     ("pipeline.cli",),
     ("pipeline.fake_server",),  # nothing of the product may need it
 )

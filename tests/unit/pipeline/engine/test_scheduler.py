@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -162,7 +162,7 @@ def test_a_failed_health_check_stops_the_run(tmp_path: Path) -> None:
 def test_a_reached_limit_starts_nothing_more_and_keeps_what_is_in_flight(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
 
-    def reached() -> str | None:
+    def reached(running: Mapping[str, int]) -> str | None:
         return "enough" if len(bench.processed) >= 12 else None
 
     with pytest.raises(Stopped, match="enough"):
@@ -170,8 +170,10 @@ def test_a_reached_limit_starts_nothing_more_and_keeps_what_is_in_flight(tmp_pat
     assert 12 <= len(bench.processed) < 12 + 4
     assert len(bench.processed) == sum(shard.count().rows for shard in bench.shards)
     with pytest.raises(Stopped, match="enough"):
-        bench.work(limit_reached=lambda: "enough")
-    bench.work(limit_reached=lambda: "enough" if len(bench.processed) >= 30 else None)  # nothing is left then
+        bench.work(limit_reached=lambda running: "enough")
+    bench.work(
+        limit_reached=lambda running: "enough" if len(bench.processed) >= 30 else None
+    )  # nothing is left then
     assert len(bench.processed) == 30
     assert all(shard.sealed for shard in bench.shards)
 
