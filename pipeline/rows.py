@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 AnswerType = Literal["math", "number", "choice", "text", "yes_no", "json", "python", "free", "reasoning_gym"]
 Split = Literal["train", "held_out"]
 FilterOutcome = Literal["passed", "failed", "undecided"]
+ExportFormat = Literal["hf", "gguf", "onnx"]
+ServedBy = Literal["vllm", "llama.cpp", "onnxruntime"]
 Outcome = Literal["unfiltered", "kept", "rejected", "undecided"]
 Int32 = Annotated[int, "int32"]  # as Arrow stores it
 Float32 = Annotated[float, "float32"]
@@ -184,6 +186,25 @@ class Step(Row):
     seconds: float | None  # since this process started training
     tokens_per_second: float | None  # over all devices, since the previous row
     validation_loss: float | None
+
+
+class CompressedModel(Row):
+    """One compressed form of the student, which was loaded back and compared with the whole one."""
+
+    id: str  # the scheme: "w8a8", "gguf-q4_k_m", ...
+    format: ExportFormat
+    path: str  # relative to the run's folder: a model folder, or with "gguf" the file
+    bytes: int  # of all its files
+    whole_bytes: int  # of the student before
+    made_by: str  # tool and version, such as "llmcompressor 0.14.0.1"
+    served_by: ServedBy
+    gpu_only: bool  # whether its server takes it on GPUs only
+    calibration_examples: int | None  # None: made without calibration
+    calibration_tokens: int | None
+    checked_by: str  # program and version that loaded it for the check
+    logprob: float  # mean natural log-probability of the whole student's greedy answer, per token
+    whole_logprob: float  # the same under the whole student
+    answer: str  # its own greedy answer to the question of the check
 
 
 class Score(Row):

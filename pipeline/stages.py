@@ -7,6 +7,7 @@ import no stage.
 
 from dataclasses import replace
 
+from pipeline.compress.stage import COMPRESS
 from pipeline.config import Recipe
 from pipeline.engine.stage import Stage
 from pipeline.evaluate.stage import EVALUATE
@@ -16,17 +17,20 @@ from pipeline.ingest.stage import INGEST
 from pipeline.select.stage import SELECT
 from pipeline.train.stage import TRAIN
 
-STAGES: dict[str, Stage] = {s.name: s for s in (INGEST, GENERATE, FILTER, SELECT, TRAIN, EVALUATE)}
+STAGES: dict[str, Stage] = {s.name: s for s in (INGEST, GENERATE, FILTER, SELECT, TRAIN, COMPRESS, EVALUATE)}
 
 
 def stages_of(recipe: Recipe) -> dict[str, Stage]:
-    """The stages that a recipe needs: without a student there is no training to run or to wait for.
+    """The stages that a recipe needs.
 
-    Without a teacher, too, there is no model to evaluate.
+    Without a student there is no training to run or to wait for; without a teacher, too, no model to evaluate.
     """
-    if recipe.student is not None:
-        return STAGES
-    stages = {name: stage for name, stage in STAGES.items() if name != "train"}
-    if not recipe.teacher:
-        return {name: stage for name, stage in stages.items() if name != "evaluate"}
-    return stages | {"evaluate": replace(EVALUATE, reads=(INGEST,))}
+    stages = dict(STAGES)
+    if not recipe.compress.schemes:
+        del stages["compress"]
+    if recipe.student is None:
+        del stages["train"]
+        stages["evaluate"] = replace(EVALUATE, reads=(INGEST,))
+        if not recipe.teacher:
+            del stages["evaluate"]
+    return stages

@@ -31,8 +31,11 @@ class Kind:
     unnamed: tuple[str, ...] = ()  # requirements that are in no extra
     bounds: tuple[str, ...] = ()  # limits of packages that others require
     without: tuple[str, ...] = ()  # packages left out, and with them what they require
+    alone: bool = False  # without retort and what it requires, and from wheels only
 
 
+# torch is built with CUDA 13.0. What a later CUDA compiles wants a later driver than torch does.
+CUDA = tuple(f"nvidia-{part}<13.1" for part in ("cuda-cccl", "cuda-crt", "cuda-nvcc", "nvjitlink", "nvvm"))
 KINDS = {
     "cpu": Kind(
         "What run.sh installs where there is no GPU, but for torch, which comes from another index.",
@@ -43,10 +46,20 @@ KINDS = {
     "gpu": Kind(
         "What run.sh installs for machines with a GPU.",
         ("train", "qlora", "vllm", "dev"),
-        # torch is built with CUDA 13.0. What a later CUDA compiles wants a later driver than torch does.
-        bounds=tuple(
-            f"nvidia-{part}<13.1" for part in ("cuda-cccl", "cuda-crt", "cuda-nvcc", "nvjitlink", "nvvm")
-        ),
+        bounds=CUDA,
+    ),
+    "compress-cpu": Kind(
+        "What `run.sh setup compress` installs where there is no GPU, but for torch.",
+        ("compress",),
+        unnamed=("networkx",),  # torch requires it
+        without=("torch",),
+        alone=True,
+    ),
+    "compress-gpu": Kind(
+        "What `run.sh setup compress` installs for machines with a GPU.",
+        ("compress",),
+        bounds=CUDA,
+        alone=True,
     ),
 }
 
@@ -72,14 +85,19 @@ def resolve(kind: Kind, python: str, *arguments: str) -> dict[str, str]:
     import uv
 
     with tempfile.TemporaryDirectory() as folder:
-        files = {"unnamed.txt": kind.unnamed, "bounds.txt": kind.bounds, "without.txt": kind.without}
+        extras = [str(requirement) for requirement in required(kind)] if kind.alone else []
+        unnamed = (*kind.unnamed, *extras)
+        files = {"unnamed.txt": unnamed, "bounds.txt": kind.bounds, "without.txt": kind.without}
         for name, lines in files.items():
             Path(folder, name).write_text("".join(f"{line}\n" for line in lines))
-        unnamed, bounds, without = (str(Path(folder, name)) for name in files)
+        wanted, bounds, without = (str(Path(folder, name)) for name in files)
         command = [uv.find_uv_bin(), "pip", "compile", "--quiet", "--no-config", "--no-header"]
         command += ["--no-annotate", "--python-platform", PLATFORM, "--python-version", python]
-        command += [f"--extra={extra}" for extra in kind.extras]
-        command += ["--constraints", bounds, "--excludes", without, *arguments, "pyproject.toml", unnamed]
+        command += ["--constraints", bounds, "--excludes", without, *arguments, wanted]
+        if kind.alone:
+            command.append("--only-binary=:all:")
+        else:
+            command += ["pyproject.toml", *(f"--extra={extra}" for extra in kind.extras)]
         done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
     if done.returncode == 2 and "error sending request" in done.stderr:
         raise Unreachable(done.stderr)
@@ -89,11 +107,12 @@ def resolve(kind: Kind, python: str, *arguments: str) -> dict[str, str]:
 
 
 def required(kind: Kind) -> list[Requirement]:
-    """The requirements of pyproject.toml."""
+    """The requirements of pyproject.toml, without retort's own for a kind that stands alone."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in kind.extras)]
+    extras = [project["optional-dependencies"][extra] for extra in kind.extras]
+    lists = extras if kind.alone else [project["dependencies"], *extras]
     return [Requirement(text) for texts in lists for text in texts]
 
 

@@ -13,6 +13,7 @@ SECTIONS = {
         "filter": "Apply the filters to every trace",
         "select": "Make training examples of kept traces",
         "train": "Fine-tune the student",
+        "compress": "Quantize and export the student",
         "evaluate": "Score base, student and teacher",
     },
     "Compare": {

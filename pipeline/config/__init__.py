@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, model_validator
 
 from pipeline.config.base import Name, NotIdentity, RecipeTable
 from pipeline.config.cluster import Ray
+from pipeline.config.compression import Compress
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
 from pipeline.config.sources import Ingest, TracesSource, free_text_source
@@ -26,6 +27,7 @@ TABLES = {
     "filter": ("filter", "judge"),
     "select": ("select",),
     "train": ("train", "student"),
+    "compress": ("compress",),
     "evaluate": ("evaluate",),
 }
 
@@ -60,6 +62,8 @@ class Recipe(RecipeTable):
     """The model to fine-tune. Without it nothing is trained and evaluate scores the teachers alone."""
     train: Train = Train()
     """How the student is fine-tuned."""
+    compress: Compress = Compress()
+    """Which smaller forms of the trained student are made."""
     evaluate: Evaluate = Evaluate()
     """How base, student and teacher are compared."""
     ray: Ray = Ray()
@@ -71,6 +75,12 @@ class Recipe(RecipeTable):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two teachers are called {name!r}: give each its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_student_is_compressed(self) -> Recipe:
+        if self.compress.schemes and self.student is None:
+            raise ValueError("compress.schemes needs a student: add a table [student] with model = ...")
         return self
 
     @property

@@ -10,7 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.rows import Example, JudgeVerdict, Problem, Row, Score, Step, Trace, TraceVerdicts
+from pipeline.rows import (
+    CompressedModel,
+    Example,
+    JudgeVerdict,
+    Problem,
+    Row,
+    Score,
+    Step,
+    Trace,
+    TraceVerdicts,
+)
 
 ROWS: dict[str, type[Row]] = {  # of the stages that a command runs
     "ingest": Problem,
@@ -18,6 +28,7 @@ ROWS: dict[str, type[Row]] = {  # of the stages that a command runs
     "filter": TraceVerdicts,
     "select": Example,
     "train": Step,
+    "compress": CompressedModel,
     "evaluate": Score,
 }
 # Kind of output -> its folder outside evaluate, its folder inside, and its rows

@@ -195,7 +195,8 @@ class Run:
 
     def counts(self) -> dict[str, Counts]:
         """Rows, failures and shards of each stage, read from its folder now."""
-        return {stage: self.output(stage).counts() for stage in (*ROWS, *self.answer_stages())}
+        stages = [s for s in ROWS if s != "compress" or self.recipe.compress.schemes]
+        return {stage: self.output(stage).counts() for stage in (*stages, *self.answer_stages())}
 
     def check_begun(self, stage: str) -> None:
         """Raises UserError, naming similar stages, when a stage inside another one was never begun."""

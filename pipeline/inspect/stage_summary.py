@@ -77,10 +77,18 @@ def _train(run: Run) -> Iterator[str]:
         yield f"{', '.join(parts)}, after {report['steps']:,} steps"
 
 
+def _compress(run: Run) -> Iterator[str]:
+    """A line on each compressed student; it has no scores yet."""
+    for row in run.rows("compress"):
+        share = percent(row.bytes / row.whole_bytes)
+        yield f"{row.id}: {row.bytes / 1e6:,.0f} MB, {share} of the student's; answers in {row.checked_by}"
+
+
 _LINES: dict[str, Callable[[Run], Iterator[str]]] = {
     "ingest": _ingest,
     "generate": _generate,
     "filter": _filter,
     "select": _select,
     "train": _train,
+    "compress": _compress,
 }

@@ -1,0 +1,56 @@
+"""Converts a model folder to a GGUF file: `python -P gguf.py JOB.json`.
+
+JOB: model (folder), out (folder), scheme, result (JSON file to write). The converter is llama.cpp's
+convert_hf_to_gguf.py; K-quants are made by llama.cpp's library, from 16 bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+OUT_TYPES = {"gguf-f16": "f16", "gguf-q8_0": "q8_0"}
+Q4_K_M = 15  # LLAMA_FTYPE_MOSTLY_Q4_K_M in llama.h
+
+
+def convert(job: dict[str, Any]) -> None:
+    target = Path(job["out"], "model.gguf")
+    if job["scheme"] in OUT_TYPES:
+        _write(job["model"], target, OUT_TYPES[job["scheme"]])
+        return
+    whole = Path(job["out"], "whole.gguf")
+    _write(job["model"], whole, "auto")  # 16 bits, in the format that keeps the weights best
+    _quantize(whole, target, Q4_K_M)
+    whole.unlink()
+
+
+def _write(model: str, target: Path, out_type: str) -> None:
+    command = [sys.executable, "-P", "-m", "convert_hf_to_gguf", model]
+    command += ["--outfile", str(target), "--outtype", out_type]
+    done = subprocess.run(
+        command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True
+    )
+    print(done.stderr, file=sys.stderr)
+    if done.returncode:
+        raise SystemExit(f"the converter failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+
+
+def _quantize(source: Path, target: Path, file_type: int) -> None:
+    from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+
+    ffi, library = get_ffi(), get_lib()
+    parameters = ffi.new("llama_model_quantize_params *", library.llama_model_quantize_default_params())
+    parameters.ftype = file_type
+    parameters.nthread = len(os.sched_getaffinity(0))
+    if library.llama_model_quantize(os.fsencode(source), os.fsencode(target), parameters):
+        raise SystemExit("llama.cpp could not quantize the file")
+
+
+if __name__ == "__main__":
+    given = json.loads(Path(sys.argv[1]).read_bytes())
+    convert(given)
+    Path(given["result"]).write_text(json.dumps({"calibration_examples": None, "calibration_tokens": None}))

@@ -1,0 +1,37 @@
+"""[compress]: the smaller forms of the student that are made after the training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from pipeline.config.base import NotIdentity, RecipeTable
+
+SchemeName = Literal[
+    "w8a8", "w4a16", "fp8", "nvfp4", "gguf-f16", "gguf-q8_0", "gguf-q4_k_m", "onnx", "onnx-int4"
+]
+
+
+class Compress(RecipeTable):
+    schemes: tuple[SchemeName, ...] = ()
+    """The forms to make; docs/compressing.md says what each is, and which programs serve it. Default: none,
+    and the stage is skipped."""
+    calibration_examples: PositiveInt = 128
+    """Kept traces on which w8a8, w4a16 and nvfp4 are calibrated: the training examples, evenly spaced."""
+    max_length: Annotated[int, Field(ge=16)] = 2048
+    """Tokens of a calibration example that are used; the rest of a longer one is left out."""
+    group_size: PositiveInt | None = None
+    """Weights of w4a16 that share a scale. Default: the largest of 128, 64 and 32 that divides the widths of
+    all layers."""
+    python: NotIdentity[str | None] = None
+    """Python interpreter with the tools that compress. Default: the environment variable
+    RETORT_COMPRESS_PYTHON, or the interpreter that `./run.sh setup compress` installs."""
+
+    @field_validator("schemes")
+    @classmethod
+    def _each_once(cls, schemes: tuple[SchemeName, ...]) -> tuple[SchemeName, ...]:
+        for scheme in schemes:
+            if schemes.count(scheme) > 1:
+                raise ValueError(f"{scheme!r} is listed twice")
+        return schemes
