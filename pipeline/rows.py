@@ -212,7 +212,7 @@ class Score(Row):
 
     id: str  # "<set>/<model role>/<problem id>"
     set: str  # "held_out", or the name of a set of the recipe
-    model_role: str  # "base", "student" or "teacher"
+    model_role: str  # "base", "student", "student-" and a scheme, "teacher", or "teacher-" and a name
     model: str
     prompt: str  # name of the prompt
     problem_id: str

@@ -26,7 +26,9 @@ def stages_of(recipe: Recipe) -> dict[str, Stage]:
     Without a student there is no training to run or to wait for; without a teacher, too, no model to evaluate.
     """
     stages = dict(STAGES)
-    if not recipe.compress.schemes:
+    if recipe.compress.schemes:
+        stages["evaluate"] = replace(EVALUATE, reads=(*EVALUATE.reads, COMPRESS))
+    else:
         del stages["compress"]
     if recipe.student is None:
         del stages["train"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
-from pipeline.cli import inspect, shell_completion, stages
+from pipeline.cli import inspect, shell_completion, stages, talk
 from pipeline.cli.sbatch import sbatch
 from pipeline.cli.sections import Sections
 from pipeline.cli.stages import load, overrides_argument, recipe_argument
@@ -86,18 +86,30 @@ def _gpus(text: str) -> tuple[int, float]:
 @inspect.run_argument
 @click.option("--to", required=True, metavar="FOLDER|hub:OWNER/NAME", help="Where to write or upload.")
 @click.option("--with-traces", is_flag=True, help="Add every trace with its verdicts, rejected ones too.")
+@click.option(
+    "--format",
+    "formats",
+    default="whole",
+    show_default=True,
+    help="Forms of the student, e.g. whole,w8a8,gguf-q8_0, or all that `retort compress` made.",
+)
 @click.option("--no-student", is_flag=True, help="Leave out the trained student.")
 @click.option("--private", is_flag=True, help="Make new repositories on the hub private.")
 @click.pass_obj
-def publish(runs: Path, run: Path, to: str, with_traces: bool, no_student: bool, private: bool) -> None:
+def publish(
+    runs: Path, run: Path, to: str, with_traces: bool, formats: str, no_student: bool, private: bool
+) -> None:
     """Write RUN's data set and student, with their cards, in the layout of the Hugging Face hub.
 
-    On the hub the student is named OWNER/NAME-student. The token is huggingface_hub's own (HF_TOKEN).
+    On the hub the student is named OWNER/NAME-student, and a compressed one OWNER/NAME-student-SCHEME. The
+    token is huggingface_hub's own (HF_TOKEN).
     """
     from pipeline import publish as publishing
+    from pipeline.publish.formats import read
 
     opened = inspect.open_named(runs, run)
-    publishing.publish(opened, to, with_traces=with_traces, with_student=not no_student, private=private)
+    wanted = () if no_student else read(formats)
+    publishing.publish(opened, to, with_traces=with_traces, student_formats=wanted, private=private)
 
 
 @cli.command()
@@ -124,7 +136,7 @@ def verify(
         raise UserError("verify needs --gold and --pred, or --pairs FILE.jsonl")
 
 
-for _command in (*stages.COMMANDS, *inspect.COMMANDS, sbatch):
+for _command in (*stages.COMMANDS, *inspect.COMMANDS, *talk.COMMANDS, sbatch):
     cli.add_command(_command)
 
 

@@ -26,6 +26,10 @@ SECTIONS = {
         "diff": "Compare two runs",
         "verify": "Grade an answer, or a file of answers",
     },
+    "Use": {
+        "chat": "Talk to the student in the terminal",
+        "serve": "Serve the student, OpenAI-compatible",
+    },
     "Share": {
         "report": "Write a run as one HTML file",
         "publish": "Write or upload data set and student",

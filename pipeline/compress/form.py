@@ -93,7 +93,7 @@ def _gguf_faults(file: Path, student: Path) -> Iterator[str]:
         yield "its chat template differs from the student's"
     if end not in student_end_ids(student):
         yield f"its end-of-text token is {end}, not one of {sorted(student_end_ids(student))}"
-    known = _vocabulary(student)
+    known = vocabulary(student)
     wrong = sum(token < len(tokens) and tokens[token] != text for text, token in known.items())
     if wrong or len(tokens) < len(known):
         yield f"{wrong or len(known) - len(tokens)} tokens of its vocabulary differ from the student's"
@@ -126,7 +126,7 @@ def chat_template(student: Path) -> str:
     return template
 
 
-def _vocabulary(student: Path) -> dict[str, int]:
+def vocabulary(student: Path) -> dict[str, int]:
     """Token -> id, added tokens included; {} for a tokenizer without tokenizer.json."""
     if not (student / "tokenizer.json").is_file():
         return {}

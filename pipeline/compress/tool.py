@@ -13,7 +13,7 @@ from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped
 
-_SCRIPTS = Path(__file__).parent / "tools"
+SCRIPTS = Path(__file__).parent / "tools"
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Tools:
         self.jobs.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps({**job, "result": str(result.absolute())}, indent=2).encode())
         log = self.logs / f"compress-{name}.log"
-        command = [str(self.python), "-P", str(_SCRIPTS / f"{script}.py"), str(file.absolute())]
-        with Child(command, log, _environment()) as child:
+        command = [str(self.python), "-P", str(SCRIPTS / f"{script}.py"), str(file.absolute())]
+        with Child(command, log, environment()) as child:
             code = child.wait()
             if code != 0 or not result.is_file():
                 why = child.log_tail(1) or f"exit code {code}"
@@ -43,8 +43,11 @@ class Tools:
         return found
 
 
-def _environment() -> dict[str, str]:
-    """No process may import from the working directory or from the interpreter that runs retort."""
+def environment() -> dict[str, str]:
+    """The environment of a script.
+
+    No process may import from the working directory or from the interpreter that runs retort.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     defaults = {"TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return defaults | kept | {"PYTHONSAFEPATH": "1"}

@@ -36,6 +36,7 @@ _KINDS: dict[str, tuple[str | None, str | None, type[Row]]] = {
     "problems": (None, "evaluate/{set}/problems", Problem),
     "generate": ("generate", "evaluate/{set}/{role}/generate", Trace),
     "filter": ("filter", "evaluate/{set}/{role}/filter", TraceVerdicts),
+    "greedy": (None, "evaluate/{set}/{role}/greedy", Trace),
     "judge": ("filter/judge", "evaluate/{set}/{role}/filter/judge", JudgeVerdict),
     "each": ("filter/each", None, TraceVerdicts),
 }

@@ -53,6 +53,10 @@ class Child:
                 start_new_session=True,
             )
 
+    def processes(self) -> list[int]:
+        """The ids of the command's living processes; on Linux only, [] elsewhere."""
+        return _descendants(self._guard.pid)
+
     def poll(self) -> int | None:
         """The exit code (128 + n if signal n ended it); None while it runs."""
         code = self._guard.poll()
@@ -138,18 +142,18 @@ def _end_all(child: subprocess.Popen[bytes], grace: float, received: list[int]) 
 
 
 def _any_left(child: subprocess.Popen[bytes]) -> bool:
-    return child.poll() is None or bool(_descendants())
+    return child.poll() is None or bool(_descendants(os.getpid()))
 
 
 def _send(number: signal.Signals, child: subprocess.Popen[bytes]) -> None:
     running = [child.pid] if child.poll() is None else []
-    for pid in {*running, *_descendants()}:
+    for pid in {*running, *_descendants(os.getpid())}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
-def _descendants() -> list[int]:
-    """Living descendants of this process, without zombies, from /proc (see proc_pid_stat(5))."""
+def _descendants(root: int) -> list[int]:
+    """Living descendants of a process, without zombies, from /proc (see proc_pid_stat(5))."""
     children_of: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -159,7 +163,7 @@ def _descendants() -> list[int]:
         if state not in "ZX":
             children_of.setdefault(int(ppid), []).append(int(stat.parent.name))
     descendants: list[int] = []
-    parents = [os.getpid()]
+    parents = [root]
     while parents:
         children = children_of.get(parents.pop(), [])
         descendants += children

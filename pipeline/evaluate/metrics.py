@@ -15,6 +15,7 @@ from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate, Floats
 from pipeline.rows import Row, Score, Trace
 
+COMPRESSED = "student-"  # begins the role of a compressed student; its scheme follows
 FORM = ("single_reasoning", "final_answer")  # a trace that fails one of these rules untruncated is malformed
 
 
@@ -37,7 +38,10 @@ class Summary(Row):
 
 
 class Comparison(Row):
-    """The student against another model on one set, over the problems that both have."""
+    """The student against another model on one set, over the problems that both have.
+
+    Of a compressed student the difference is its own pass@1 minus that of the whole one.
+    """
 
     set: str
     other: str
@@ -150,7 +154,18 @@ def comparisons(scores: Iterable[Score]) -> list[Comparison]:
         for roles in by_set(scores).values()
         if "student" in roles
         for role, others in sorted(roles.items())
-        if role != "student"
+        if role != "student" and not role.startswith(COMPRESSED)
+    ]
+
+
+def compressed(scores: Iterable[Score]) -> list[Comparison]:
+    """Every compressed student against the whole one, set by set, in the order of the scores."""
+    return [
+        _comparison(own, roles["student"]).model_copy(update={"other": role, "retention": None})
+        for roles in by_set(scores).values()
+        if "student" in roles
+        for role, own in roles.items()
+        if role.startswith(COMPRESSED)
     ]
 
 

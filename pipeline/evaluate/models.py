@@ -1,8 +1,9 @@
 """Lists which models evaluate compares on which problems, and defines the stages nested in it.
 
 evaluate/SET/problems holds the problems of a set from the recipe, evaluate/SET/ROLE/generate the responses of
-a model, and .../filter the same with verdicts. Each is an ordinary stage: it resumes, is paid once, and does
-not change when another set does.
+a model, and .../filter the same with verdicts. Of compressed students .../greedy holds, too, a response to
+each problem at temperature 0. Each is an ordinary stage: it resumes, is paid once, and does not change when
+another set does.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.compress import serving
+from pipeline.compress.models import export_path
+from pipeline.compress.stage import COMPRESS
 from pipeline.config import Recipe
+from pipeline.config.compression import SchemeName
 from pipeline.config.endpoints import Endpoint
-from pipeline.config.evaluation import HELD_OUT, EvaluationSet
+from pipeline.config.evaluation import HELD_OUT, Evaluate, EvaluationSet
 from pipeline.config.sources import Ingest, free_text_source
 from pipeline.config.traces import Filter
 from pipeline.engine.layout import OutputPath
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import Job, Stage
 from pipeline.filter.stage import rules_stage
 from pipeline.generate import sampler
@@ -34,6 +40,8 @@ from pipeline.ingest.stage import INGEST
 from pipeline.rows import Problem, Trace
 from pipeline.train.stage import TRAIN, model_folder
 
+COMPRESSED = "compressed"  # the setting of a sampling stage that says how its student was compressed
+
 
 @dataclass(frozen=True)
 class EvalModel:
@@ -41,13 +49,14 @@ class EvalModel:
 
     set: str
     uses_judge: bool  # whether the LLM judge grades some of the answers
-    role: str  # base, student, teacher or teacher-NAME
+    role: str  # base, student, student-SCHEME, teacher or teacher-NAME
     model: str  # its name in rows
     weights: str  # hub name, folder or GGUF file
     endpoint: Endpoint
     prompt: str
     trained: bool = False  # by this run
     layers: int | None = None  # number of layers that remain after pruning; None: all
+    scheme: SchemeName | None = None  # by which it was compressed
 
     def folder(self, kind: str) -> str:
         return str(OutputPath(kind, self.set, self.role))
@@ -94,6 +103,17 @@ def _of_set(
         yield EvalModel(name, uses_judge, "base", model, base.model, base, prompt, layers=base.layers)
         student, folder = f"{recipe.run} student", str(model_folder(run_dir))
         yield EvalModel(name, uses_judge, "student", student, folder, base, prompt, trained=True)
+        for scheme in served_schemes(recipe):
+            folder, role = str(export_path(run_dir, scheme)), f"student-{scheme}"
+            endpoint = serving.endpoint_of(scheme, base)
+            yield EvalModel(
+                name, uses_judge, role, f"{student} {scheme}", folder, endpoint, prompt, True, scheme=scheme
+            )
+
+
+def served_schemes(recipe: Recipe) -> list[SchemeName]:
+    """The schemes of the recipe whose students can be evaluated on this machine."""
+    return [scheme for scheme in recipe.compress.schemes if serving.cannot_serve(scheme) is None]
 
 
 def problems_stage(given: EvaluationSet) -> Stage:
@@ -116,11 +136,20 @@ def _checked_by_evaluate(recipe: Recipe) -> None:
     """The stage `evaluate` checks the recipe for all stages nested in it."""
 
 
-def sampling_stage(
-    model: EvalModel, recipe: Recipe, reach: Callable[[Job], AbstractContextManager[Server]]
-) -> Stage:
-    """The stage that samples a model's responses."""
+Reach = Callable[[Job], AbstractContextManager[Server]]
+
+
+def sampling_stages(model: EvalModel, recipe: Recipe, reach: Reach) -> list[Stage]:
+    """The stages that sample a model's responses: as the recipe says, and greedily where that is compared."""
     table = recipe.evaluate
+    stages = [_sampling_stage(model, recipe, reach, "generate", table)]
+    if model.trained and served_schemes(recipe):
+        greedy = table.model_copy(update={"samples": 1, "temperature": 0.0, "top_p": 1.0})
+        stages.append(_sampling_stage(model, recipe, reach, "greedy", greedy))
+    return stages
+
+
+def _sampling_stage(model: EvalModel, recipe: Recipe, reach: Reach, kind: str, table: Evaluate) -> Stage:
     problems = _problems_stage_of(model, recipe)
     sampling = SamplingJob(
         split="held_out",
@@ -131,24 +160,35 @@ def sampling_stage(
         filters=recipe.filter.rules,
     )
     return Stage(
-        name=model.folder("generate"),
+        name=model.folder(kind),
         version=generate.GENERATE.version,
         row=Trace,
         reads=(problems, TRAIN) if model.trained else (problems,),
         shards_from=problems.name,
-        settings=partial(_sampling_settings, sampling),
+        settings=partial(_sampling_settings, sampling, model.scheme),
         check=_checked_by_evaluate,
         prepare=partial(generate.take_over_traces, sampling),
         work=partial(generate.sample, sampling),
         report=generate.report,
         asks_models=True,
-        contradiction=contradiction,
+        contradiction=contradiction if model.scheme is None else _contradiction_of_compressed,
         key=TRACE_KEY,
     )
 
 
-def _sampling_settings(sampling: SamplingJob, recipe: Recipe) -> dict[str, Any]:
-    return sampler.settings(sampling, recipe.seed)
+def _sampling_settings(sampling: SamplingJob, scheme: SchemeName | None, recipe: Recipe) -> dict[str, Any]:
+    """With how a compressed student is made: its settings, so that other schemes change nothing here."""
+    made = {} if scheme is None else {COMPRESSED: COMPRESS.settings(recipe)["schemes"][scheme]}
+    return sampler.settings(sampling, recipe.seed) | made
+
+
+def _contradiction_of_compressed(found: Manifest, wanted: Manifest) -> str:
+    """As for any model, but a student that is compressed in another way is simply sampled again."""
+    plain = (
+        manifest.model_copy(update={"settings": manifest.settings | {COMPRESSED: None}})
+        for manifest in (found, wanted)
+    )
+    return contradiction(*plain)
 
 
 def _problems_stage_of(model: EvalModel, recipe: Recipe) -> Stage:

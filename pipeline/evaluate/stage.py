@@ -1,4 +1,4 @@
-"""evaluate: scores base student, trained student and teachers on the same problems with the same rules.
+"""evaluate: scores base, student, its compressed forms and teachers on the same problems by the same rules.
 
 Each model is sampled and graded by the stages that made the training data, set by set, in its own folders
 (`models.py`): a stopped evaluation resumes, and what did not change is not sampled again. The scores are
@@ -17,6 +17,8 @@ from typing import Any
 
 import prompts
 from filters.table import check_rules
+from pipeline.compress import serving
+from pipeline.compress.schemes import SCHEMES
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.evaluation import HELD_OUT
@@ -25,14 +27,14 @@ from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
-from pipeline.evaluate import metrics
+from pipeline.evaluate import compressed, metrics
 from pipeline.evaluate.models import (
     EvalModel,
     eval_models,
     grading_stage,
     problems_stage,
     rules_only,
-    sampling_stage,
+    sampling_stages,
 )
 from pipeline.filter import llm_judge
 from pipeline.filter import stage as filtering
@@ -75,6 +77,7 @@ def report(job: Job) -> dict[str, Any]:
         "student": [c.model_dump(mode="json") for c in metrics.comparisons(scores)],
         "trained_on": _trained_on(job, scores),
         "engines": {f"{m.set}/{m.role}": _engines(job, m) for m in eval_models(job.recipe, job.run_dir)},
+        **compressed.report(job, eval_models(job.recipe, job.run_dir), scores),
     }
 
 
@@ -90,12 +93,17 @@ def _sample_and_grade(job: Job, sharing: list[EvalModel]) -> None:
             yield started[0]
 
         for model in sharing:
-            complete(sampling_stage(model, job.recipe, reach), job)
+            for stage in sampling_stages(model, job.recipe, reach):
+                complete(stage, job)
     for model in sharing:  # after the server has stopped: the LLM judge may need its memory
-        complete(grading_stage(model, job.recipe, _sampling_stage(model, job.recipe)), job)
+        complete(grading_stage(model, job.recipe, _sampling_stages(model, job.recipe)[0]), job)
 
 
 def _reach(model: EvalModel, job: Job) -> contextlib.AbstractContextManager[Server]:
+    if model.scheme is not None:
+        program = SCHEMES[model.scheme].served_by.replace(".", "")
+        log = job.logs / f"{program}-{model.role}.log"
+        return serving.serving(model.scheme, Path(model.weights), model.role, job.recipe, log, job.say)
     name = "student" if model.trained else model_files.label(model.weights)
     return endpoint.reach(model.endpoint, model.weights, name, job, job.recipe.evaluate, layers=model.layers)
 
@@ -103,14 +111,14 @@ def _reach(model: EvalModel, job: Job) -> contextlib.AbstractContextManager[Serv
 def _substages(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
     yield from (problems_stage(given) for given in recipe.evaluate.sets)
     for model in eval_models(recipe, run_dir):
-        sampled = _sampling_stage(model, recipe)
-        yield sampled
-        yield grading_stage(model, recipe, sampled)
+        sampled = _sampling_stages(model, recipe)
+        yield from sampled
+        yield grading_stage(model, recipe, sampled[0])
 
 
-def _sampling_stage(model: EvalModel, recipe: Recipe) -> Stage:
-    """The stage that samples a model with a server of its own."""
-    return sampling_stage(model, recipe, partial(_reach, model))
+def _sampling_stages(model: EvalModel, recipe: Recipe) -> list[Stage]:
+    """The stages that sample a model with a server of its own."""
+    return sampling_stages(model, recipe, partial(_reach, model))
 
 
 def _scores(job: Job, model: EvalModel) -> Iterator[Score]:
@@ -166,7 +174,9 @@ def _check(recipe: Recipe) -> None:
                 f"two teachers share the folder {model.role!r}: give one another name: name = ..."
             )
         prompts.load(model.prompt)
-        if not model.trained:
+        if model.scheme is not None:
+            serving.check(model.scheme, recipe)
+        elif not model.trained:
             endpoint.check(model.endpoint)
     check_rules(recipe.filter.rules)
     if any(model.uses_judge for model in models):

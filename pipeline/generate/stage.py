@@ -109,7 +109,7 @@ async def _sample_all(
         meters = [
             UsageMeter(m.name, m.endpoint, c.pool) for m, c in zip(sampling.models, clients, strict=True)
         ]
-        usage = UsageLog(job.output.folder, meters)
+        usage = UsageLog(job.output.folder, meters, servers=servers)
         worker = Sampler(sampling, clients, usage, job.recipe.seed)
         progress = stack.enter_context(job.progress(expected.total()))
         await stack.enter_async_context(usage.reporting(progress, expected.total))

@@ -23,12 +23,14 @@ from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.owner import this_owner
 from pipeline.errors import UserError
 from pipeline.generate.price import price
+from pipeline.inference import server_memory
 from pipeline.rows import Outcome, Row
 
 if TYPE_CHECKING:
     from pipeline.config.endpoints import Endpoint
     from pipeline.engine.progress import Progress
     from pipeline.inference.response import Completion
+    from pipeline.inference.vllm_server import Server
 
 SAVE_INTERVAL = 2.0  # seconds
 READ_INTERVAL = 20.0  # seconds between two looks at what other processes use
@@ -53,6 +55,7 @@ class Attempt(Row):
     seconds: float
     line: str  # the last progress line
     endpoints: tuple[EndpointUsage, ...]
+    memory: int | None = None  # bytes that the servers started here held at most; None: unknown
 
 
 class _Attempts(Row):
@@ -109,6 +112,8 @@ class UsageLog:
     folder: Path
     meters: Sequence[UsageMeter]
     outcomes: Counter[Outcome] = field(default_factory=Counter)  # of the traces filtered so far
+    servers: Sequence[Server] = ()
+    memory: int | None = None  # as in Attempt
 
     def __post_init__(self) -> None:
         self._path = self.folder / f"usage.{this_owner()}.json"
@@ -170,6 +175,8 @@ class UsageLog:
 
     def save(self, line: str) -> None:
         with self._saving:  # an earlier save must not finish after a later one
+            if now := server_memory.used(self.servers):
+                self.memory = max(now, self.memory or 0)
             own = _Attempts(attempts=(*self._own, self._attempt(line)))
             write_atomic(self._path, checksums.document(own.model_dump_json().encode()))
             if time.monotonic() - self._read_at > READ_INTERVAL:
@@ -181,6 +188,7 @@ class UsageLog:
             seconds=round(time.monotonic() - self._start, 1),
             line=line,
             endpoints=tuple(meter.usage() for meter in self.meters),
+            memory=self.memory,
         )
 
 

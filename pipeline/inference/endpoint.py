@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,20 +41,23 @@ def reach(
         yield Server(base_urls=endpoint.base_urls, model=endpoint.model)
         return
     path = model_files.resolve(model, job.say, layers)
-    arguments = _vllm_arguments(endpoint, logprobs, job)
+    arguments = vllm_arguments(endpoint, job.say, logprobs)
     arguments |= vllm_server.max_num_seqs(arguments, path, sampling.max_tokens, sampling.concurrency, job.say)
     endpoint = endpoint.model_copy(update={"vllm": arguments})
     with vllm_server.serving(endpoint, path, name, job.logs / f"vllm-{name}.log", job.say) as server:
         yield server
 
 
-def _vllm_arguments(endpoint: Endpoint, logprobs: int | None, job: Job) -> dict[str, Any]:
+def vllm_arguments(
+    endpoint: Endpoint, say: Callable[[str], None], logprobs: int | None = None
+) -> dict[str, Any]:
+    """Returns the recipe's engine arguments, with what log-probabilities and a draft model need."""
     arguments: dict[str, Any] = dict(endpoint.vllm)
     if logprobs and logprobs > vllm_server.MAX_LOGPROBS:
         arguments.setdefault("max_logprobs", logprobs)
     draft = arguments.get("speculative_config")
     if isinstance(draft, dict) and "model" in draft:
-        arguments["speculative_config"] = draft | {"model": model_files.resolve(str(draft["model"]), job.say)}
+        arguments["speculative_config"] = draft | {"model": model_files.resolve(str(draft["model"]), say)}
     return arguments
 
 

@@ -66,6 +66,18 @@ def resolve(model: str, say: Callable[[str], None] | None = None, layers: int | 
     return model_cache.build_once(folder, ["prune", whole, str(layers)], doing, say)
 
 
+def existing(model: str, layers: int | None = None) -> str | None:
+    """Returns what `resolve` returns; None where it would have to build that. Raises UserError."""
+    path = _local(model)
+    whole = path and (path if path.is_dir() else _converted_folder(path))
+    if whole and not whole.exists():
+        return None
+    if layers is None:
+        return str(whole or model)
+    folder = _pruned_folder(str(whole or model), layers)
+    return str(folder) if folder.exists() else None
+
+
 def sizes(model: str) -> tuple[dict[str, Any], int] | None:
     """Returns the text model's config and the bytes of the weights of a resolved model; None if unknown."""
     from huggingface_hub import hf_hub_download

@@ -195,6 +195,11 @@ class CompletionReader:
     def feed(self, chunk: bytes) -> None:
         self._parser.feed(chunk)
 
+    def so_far(self) -> tuple[str, str]:
+        """Returns content and reasoning as they have arrived, marks included, for showing them early."""
+        choice = self._choices.get(min(self._choices, default=0))
+        return choice.texts() if choice else ("", "")
+
     def completion(self, before: Completion | None = None) -> Completion:
         """Returns the completion, joined with the one that it continues. May raise NoLogprobs too."""
         done = self._parser.end()

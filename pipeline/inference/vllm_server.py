@@ -60,12 +60,13 @@ class Server:
     model: str  # the name that requests use
     child: Child | None = None
     path: str = ""  # the folder or the hub name of a model served here
+    program: str = "vLLM"
 
     def died(self) -> str | None:
         """Returns the error message after the death of a server started here; None while it runs."""
         if self.child is None or (code := self.child.poll()) is None:
             return None
-        return _crash_message(self.child, f"vLLM for {self.model} ended (exit code {code})")
+        return _crash_message(self.child, f"{self.program} for {self.model} ended (exit code {code})")
 
 
 def check(endpoint: Endpoint) -> None:
@@ -87,31 +88,38 @@ def check(endpoint: Endpoint) -> None:
     if "speculative_config" in endpoint.vllm and not has_gpu():
         # Seen with n-gram speculation: text that the same model served any other way never gives.
         raise UserError("vllm.speculative_config: vLLM 0.32 answers nonsense with it where there is no GPU")
-    _usable_port(endpoint.port)
+    usable_port(endpoint.port)
 
 
 @contextmanager
 def serving(
-    endpoint: Endpoint, model_path: str, name: str, log: Path, say: Callable[[str], None] | None = None
+    endpoint: Endpoint,
+    model_path: str,
+    name: str,
+    log: Path,
+    say: Callable[[str], None] | None = None,
+    host: str = HOST,
 ) -> Iterator[Server]:
     """Runs a vLLM server for `model_path`, known to clients as `name`, during the block.
 
-    Raises ServerDied if it is not ready within endpoint.start_timeout seconds.
+    `host`: the address that it listens on. Raises ServerDied if it is not ready within
+    endpoint.start_timeout seconds.
     """
     say = say or (lambda _text: None)
-    port = _usable_port(endpoint.port)
+    port = usable_port(endpoint.port, host)
     say(f"starting vLLM for {name} (log: {log})")
     began = time.monotonic()
-    with Child(command(endpoint, model_path, name, port), log, environment(endpoint, model_path)) as child:
-        url = f"http://{HOST}:{port}/v1"
-        asyncio.run(_until_ready(child, url, name, endpoint.start_timeout))
+    line = command(endpoint, model_path, name, port, host)
+    with Child(line, log, environment(endpoint, model_path)) as child:
+        url = url_of(host, port)
+        asyncio.run(until_ready(child, url, name, endpoint.start_timeout))
         say(f"vLLM is ready after {time.monotonic() - began:.0f} s")
         yield Server((url,), name, child, model_path)
 
 
-def command(endpoint: Endpoint, model_path: str, name: str, port: int) -> list[str]:
+def command(endpoint: Endpoint, model_path: str, name: str, port: int, host: str = HOST) -> list[str]:
     """Returns the command line: `max_model_len = 2048` becomes --max-model-len=2048, `x = false` --no-x."""
-    arguments: dict[str, Any] = {"model": model_path, "served_model_name": name, "host": HOST, "port": port}
+    arguments: dict[str, Any] = {"model": model_path, "served_model_name": name, "host": host, "port": port}
     line = _program(arguments.pop("model"))
     for key, value in (arguments | engine_arguments(endpoint)).items():
         flag = key.replace("_", "-")
@@ -210,16 +218,20 @@ def _cpu_environment(arguments: Mapping[str, object]) -> dict[str, str]:
     return settings
 
 
-async def _until_ready(child: Child, url: str, name: str, timeout: float) -> None:
+async def until_ready(child: Child, url: str, name: str, timeout: float, program: str = "vLLM") -> None:
     """Returns when the server lists the model. Raises ServerDied at its death or after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     async with Transport(url) as transport:
         while not await _lists(transport, name):
             code = child.poll()
             if code is not None:
-                raise ServerDied(_crash_message(child, f"vLLM could not start for {name} (exit code {code})"))
+                raise ServerDied(
+                    _crash_message(child, f"{program} could not start for {name} (exit code {code})")
+                )
             if time.monotonic() > deadline:
-                raise ServerDied(_crash_message(child, f"vLLM for {name} is not ready after {timeout:g} s"))
+                raise ServerDied(
+                    _crash_message(child, f"{program} for {name} is not ready after {timeout:g} s")
+                )
             await asyncio.sleep(POLL)
 
 
@@ -239,13 +251,23 @@ def _crash_message(child: Child, what: str) -> str:
     return "\n".join([f"{what}; log: {child.log}; its last lines:", *errors[-3:], *lines[-LAST_LINES:]])
 
 
-def _usable_port(port: int) -> int:
-    """Returns the port, or any free one for 0. Raises UserError if it cannot be used."""
-    with socket.socket() as s:
+def usable_port(port: int, host: str = HOST) -> int:
+    """Returns the port, or any free one for 0. Raises UserError if the address cannot be used."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as e:
+        raise UserError(f"host {host!r} cannot be used: {e.strerror}") from None
+    with socket.socket(family) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port released just now is free
         try:
-            s.bind((HOST, port))
+            s.bind(address)
         except OSError as e:
             why = f"port {port} cannot be used: {e.strerror}; port = 0 takes any free one"
             raise UserError(why) from None
         return int(s.getsockname()[1])
+
+
+def url_of(host: str, port: int) -> str:
+    """Returns the base URL by which this machine reaches a server that listens on an address of it."""
+    own = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
+    return f"http://[{own}]:{port}/v1" if ":" in own else f"http://{own}:{port}/v1"

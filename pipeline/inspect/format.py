@@ -22,6 +22,18 @@ def at_least(amount: str, uncounted: int) -> str:
     return f"at least {amount}" if uncounted and amount != "-" else amount
 
 
+def megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:,.0f} MB"
+
+
+def speed(tokens_per_second: float | None) -> str:
+    return "-" if tokens_per_second is None else f"{tokens_per_second:,.3g}"
+
+
+def share(part: float | None) -> str:
+    return "-" if part is None else percent(part)
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 

@@ -222,7 +222,11 @@ class Run:
     def answer_stages(self) -> list[str]:
         """The stages other than `generate` that asked a model: LLM judges, and the models in evaluate."""
         begun = layout.begun(self.path)
-        return [str(path) for path in begun if path.kind == "judge" or (path.kind == "generate" and path.set)]
+        return [
+            str(path)
+            for path in begun
+            if path.kind in ("judge", "greedy") or (path.kind == "generate" and path.set)
+        ]
 
     def filtered_stage(self) -> str:
         """The default stage of `why` and `show`: filter; for a model evaluated without a run, its answers."""

@@ -1,4 +1,7 @@
-"""The evaluation as text: a table for each set, a line for each model, and the student against the others."""
+"""The evaluation as text: a table for each set, a line for each model, and the student against the others.
+
+Where the student is compressed, a second table has the size, speed and quality of each model.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from rich.table import Table
 from pipeline.config.evaluation import HELD_OUT
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summarise, trained_on
 from pipeline.inference import engines
-from pipeline.inspect.format import interval, percent
+from pipeline.inspect.compression import Compression, ModelCost, compression_of
+from pipeline.inspect.format import interval, megabytes, percent, share, speed
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
 
@@ -26,14 +30,22 @@ COLUMNS = (
     "problems x samples",
 )
 
+COST_COLUMNS = ("size", "pass@1", "points from the student", "same greedy answers", "tokens/s", "peak memory")
+
 
 def print_table(run: Run) -> None:
     """Prints the scores of every set, then the student's difference to the others, paired by problem."""
     scores = list(run.scores)
-    print_scores(run, summarise(scores), comparisons(scores))
+    summaries = summarise(scores)
+    print_scores(run, summaries, comparisons(scores), compression_of(run, summaries))
 
 
-def print_scores(run: Run, summaries: Sequence[Summary], differences: Sequence[Comparison]) -> None:
+def print_scores(
+    run: Run,
+    summaries: Sequence[Summary],
+    differences: Sequence[Comparison],
+    compression: Compression | None = None,
+) -> None:
     """As print_table, without computing the intervals again: each takes thousands of resamples."""
     learned = run.report("evaluate").get("trained_on", {})
     only_held_out = {s.set for s in summaries} == {HELD_OUT}
@@ -47,6 +59,10 @@ def print_scores(run: Run, summaries: Sequence[Summary], differences: Sequence[C
         if name in learned:
             print_lines(trained_on(name, learned[name]))
         print_lines(*(text for c in differences if c.set == name for text in _sentences(c)))
+        if compression:
+            console().print(_costs([cost for cost in compression.models if cost.set == name]))
+    for each in compression.not_evaluated if compression else ():
+        print_lines(f"student-{each.scheme} ({megabytes(each.bytes)}) is not evaluated here: {each.why}")
     names = ", ".join(f"{role} is {name}" for role, name in _models(run).items())
     print_lines(f"{names}; {', '.join(f'{key} {value}' for key, value in sampling_of(run).items())}")
     print_lines(*engines.lines(engines_of(run)))
@@ -97,6 +113,16 @@ def _table(summaries: Sequence[Summary]) -> Table:
         tokens = "-" if s.tokens is None else f"{s.tokens:.0f}"
         size = f"{s.problems} x {s.samples / s.problems:g}"
         table.add_row(s.model_role, s.prompt, interval(s.pass_at[1]), *shares, tokens, size)
+    return table
+
+
+def _costs(models: Sequence[ModelCost]) -> Table:
+    """Size, quality and speed; the last two columns as measured on the machine that evaluated."""
+    table = Table("", *COST_COLUMNS, box=None)
+    for m in models:
+        points = interval(m.difference, "") if m.difference else "-"
+        cells = (megabytes(m.bytes), interval(m.pass_at_1), points, share(m.greedy_agreement))
+        table.add_row(m.model_role, *cells, speed(m.tokens_per_second), megabytes(m.memory))
     return table
 
 

@@ -18,6 +18,7 @@ from pipeline.filter.funnel import Yield
 from pipeline.generate import usage
 from pipeline.generate.limits import limits_of
 from pipeline.inspect import score_table
+from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.costs import Cost, costs, total_spend
 from pipeline.inspect.format import at_least, count, money
 from pipeline.inspect.run import Run, open_run
@@ -100,6 +101,7 @@ class Status(Row):
     limits: tuple[Limit, ...]
     scores: tuple[Summary, ...]  # empty before evaluate is complete
     comparisons: tuple[Comparison, ...]
+    compression: Compression | None  # of a run whose compressed students are evaluated
 
 
 def runs_of(folder: Path) -> Runs:
@@ -114,6 +116,7 @@ def status_of(run: Run) -> Status:
     """The status as the run's folder has it now."""
     seconds = run.seconds()
     scores = list(run.scores) if run.output("evaluate").complete else []
+    summaries = summarise(scores)
     report = run.report("filter")
     return Status(
         run=run.path.name,
@@ -128,8 +131,9 @@ def status_of(run: Run) -> Status:
         usage=tuple(_usage(run)),
         requests=_requests(run),
         limits=tuple(_limits(run)),
-        scores=tuple(summarise(scores)),
+        scores=tuple(summaries),
         comparisons=tuple(comparisons(scores)),
+        compression=compression_of(run, summaries) if scores else None,
     )
 
 
@@ -142,7 +146,8 @@ def print_document(document: Runs | Status) -> None:
     if document.costs:
         _print_costs(document)
     if document.scores:
-        score_table.print_scores(open_run(document.folder), document.scores, document.comparisons)
+        run = open_run(document.folder)
+        score_table.print_scores(run, document.scores, document.comparisons, document.compression)
 
 
 def _print_runs(document: Runs) -> None:

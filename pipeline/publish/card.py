@@ -12,13 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.inspect.format import count, interval, percent
+from pipeline.inspect.format import count, interval, megabytes, percent, share, speed
 from pipeline.publish.dataset import TRAIN, VALIDATION, Written
 from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub
+from pipeline.rows import CompressedModel, ExportFormat
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_LIBRARIES: dict[ExportFormat, str] = {"hf": "transformers", "gguf": "gguf", "onnx": "onnxruntime-genai"}
 TEMPLATES = Path(__file__).parent / "templates"
 # Names on the hub (huggingface.co/docs/hub/repositories-licenses); any other licence is "other"
 LICENCES = frozenset((TEMPLATES / "licences.txt").read_text("utf-8").split())
@@ -55,7 +57,30 @@ def of_student(facts: Facts, rows: Written, training: dict[str, str], name: str 
         datasets=[name] if name else None,
         tags=["reasoning", "distillation", "trl", "retort"],
     )
-    return _card(data, "student.md", facts, rows=rows, training=training, name=name)
+    served = {"repository": f"{name}-student" if name else None, "format": "hf", "compressed": False}
+    return _card(data, "student.md", facts, rows=rows, training=training, name=name, row=None, **served)
+
+
+def of_compressed(facts: Facts, row: CompressedModel, name: str | None, has_modelfile: bool) -> str:
+    """Returns the README.md of a compressed student; `name`: the run's data set on the hub."""
+    from huggingface_hub import ModelCardData
+
+    assert facts.student is not None, "only a student is compressed"
+    licence: Any = hub_licence([facts.student, *facts.teachers])  # typed as one, may be several
+    whole = f"{name}-student" if name else None
+    base = facts.student.name if on_the_hub(facts.student.name) else None
+    data = ModelCardData(
+        license=licence,
+        library_name=_LIBRARIES[row.format],
+        pipeline_tag="text-generation",
+        base_model=whole or base,
+        base_model_relation="quantized" if whole or base else None,
+        datasets=[name] if name else None,
+        tags=["reasoning", "distillation", row.format, row.id, "retort"],
+    )
+    served = {"repository": f"{whole}-{row.id}" if whole else None, "format": row.format, "compressed": True}
+    served |= {"file": Path(row.path).name, "modelfile": has_modelfile, "ollama": facts.run.lower()}
+    return _card(data, "compressed.md", facts, row=row, name=name, **served)
 
 
 def hub_licence(parts: Iterable[Licensed]) -> str | list[str]:
@@ -96,6 +121,7 @@ def _templates() -> Environment:
     )
     environment.filters |= {"md": md, "fenced": fenced, "count": count}
     environment.filters |= {"percent": percent, "interval": interval}
+    environment.filters |= {"megabytes": megabytes, "share": share, "speed": speed}
     return environment
 
 

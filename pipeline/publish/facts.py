@@ -18,12 +18,19 @@ from pipeline.evaluate import metrics
 from pipeline.evaluate.metrics import Comparison, Summary
 from pipeline.filter.funnel import Funnel
 from pipeline.ingest import sources
+from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of
 from pipeline.rows import Row, Score
 
 # Stage -> the input that it must have been made from
-INPUTS = {"filter": "generate", "select": "filter", "train": "select", "evaluate": "train"}
+INPUTS = {
+    "filter": "generate",
+    "select": "filter",
+    "train": "select",
+    "compress": "train",
+    "evaluate": "train",
+}
 NOT_STATED = "not stated"
 _GIVEN = "select distinct teacher, source from rows where sampling is null order by teacher, source"
 
@@ -62,6 +69,7 @@ class Facts(Row):
     scored: dict[str, str]  # sampling settings of evaluate
     summaries: tuple[Summary, ...]  # empty before evaluate is complete, as are the comparisons
     comparisons: tuple[Comparison, ...]
+    compression: Compression | None  # of a run whose compressed students are evaluated
     trained_on: dict[str, int]  # set -> its problems among the training examples
 
 
@@ -107,6 +115,7 @@ def gather(run: Run) -> Facts:
     rules = dict(filtered["settings"]["rules"])
     funnel = Funnel.model_validate(filtered["report"])
     scores, prompt = list(_scores(run)), generate["settings"].get("prompt")
+    summaries = metrics.summarise(scores)
     return Facts(
         run=run.path.name,
         recipe=select["identity"],
@@ -125,8 +134,9 @@ def gather(run: Run) -> Facts:
         partial=run.partial("select"),
         selection=_shown(select["settings"], leave_out=("prompt", "seed")),
         scored=sampling_of(run),
-        summaries=tuple(metrics.summarise(scores)),
+        summaries=tuple(summaries),
         comparisons=tuple(metrics.comparisons(scores)),
+        compression=compression_of(run, summaries) if scores else None,
         trained_on=run.report("evaluate").get("trained_on", {}),
     )
 

@@ -1,4 +1,4 @@
-"""Copies the trained student without paths of this machine, and lists its training settings."""
+"""Copies models without paths of this machine, and lists the training settings of the student."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipeline.publish.facts import public
 _OWN_PATHS = ("_name_or_path", "name_or_path", "_model_name_or_path")  # its own folder
 
 
-def copy(run: Run, folder: Path) -> None:
-    """Copies the model; keys of its configs that may hold a folder of this machine are removed."""
+def copy(model: Path, folder: Path) -> None:
+    """Copies a model's folder; keys of its configs that may hold a folder of this machine are removed."""
     folder.mkdir()
-    for path in sorted((run.path / "train" / "model").iterdir()):
+    for path in sorted(model.iterdir()):
         if path.suffix == ".json" and path.name.endswith("config.json"):
             (folder / path.name).write_text(_without_paths(path.read_text("utf-8")), encoding="utf-8")
         elif path.is_file() and path.name != "README.md":

@@ -13,13 +13,18 @@ from pipeline.errors import UserError, one_line
 
 NO_TOKEN = "no token for the hub: `hf auth login`, or set HF_TOKEN"
 # Files of an earlier upload. New ones do not overwrite all of them when they are fewer.
-EARLIER = ["data/*-?????-of-?????.parquet", "traces/*-?????-of-?????.parquet", "model*.safetensors*"]
+EARLIER = [
+    "data/*-?????-of-?????.parquet",
+    "traces/*-?????-of-?????.parquet",
+    "model*.safetensors*",
+    "model*.onnx*",
+]
 
 
-def send(folder: Path, name: str, kind: str, private: bool, leave_out: str | None = None) -> str:
+def send(folder: Path, name: str, kind: str, private: bool, leave_out: list[str] | None = None) -> str:
     """Creates the repository if needed and uploads the folder; returns its URL.
 
-    kind: "dataset" or "model". leave_out: a pattern of files that are not sent. Raises UserError.
+    kind: "dataset" or "model". leave_out: patterns of files that are not sent. Raises UserError.
     """
     from huggingface_hub import HfApi
 

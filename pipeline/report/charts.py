@@ -100,6 +100,21 @@ def intervals(values: Values, title: str, zero: bool = False) -> Markup:
     return _draw(spec, values, {}, max(50, 30 * len(values)), label)
 
 
+def sizes(values: Values) -> Markup:
+    """Rows {name, megabytes, mean, low, high}: a dot with its interval and its name for each model."""
+    x = _number("megabytes", "MB", ticks=8) | {"scale": {"zero": True}}
+    common = {"x": x, "color": {"value": "var(--accent)"}, **_LABEL}
+    low = _number("low", "pass@1, percent") | {"scale": {"zero": False, "nice": True}}
+    name: Spec = {"type": "text", "align": "left", "dx": 8, "fontSize": 12}
+    layers = [
+        {"mark": RULE, "encoding": {"y": low, "y2": {"field": "high"}, **common}},
+        {"mark": DOT, "encoding": {"y": _number("mean", "pass@1, percent"), **common}},
+        {"mark": name, "encoding": {"y": _number("mean", ""), "text": {"field": "name"}, **common}},
+    ]
+    label = "{name}: {megabytes:,.0f} MB, {mean:.1f}, 95 % from {low:.1f} to {high:.1f}"
+    return _draw({"layer": layers}, values, {}, 240, label)
+
+
 def _draw(spec: Spec, values: Values, encoding: Spec, height: int, label: str) -> Markup:
     """Draws the values; `label` formats the text of a mark for pointers and screen readers."""
     import vl_convert

@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from pipeline.evaluate import metrics
 from pipeline.evaluate.bootstrap import Estimate
 from pipeline.inference import engines
 from pipeline.inspect import score_table
+from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.format import clip
 from pipeline.inspect.run import Run
 from pipeline.inspect.table import RowTable
@@ -35,6 +38,7 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
     summaries, comparisons = metrics.summarise(scores), metrics.comparisons(scores)
     several = len({s.set for s in summaries}) > 1
     passed = [_interval(s.set, s.model_role, s.pass_at[1], several) for s in summaries]
+    compression = compression_of(run, summaries)
     apart = [_interval(c.set, f"student - {c.other}", c.difference, several) for c in comparisons]
     return {
         "summaries": summaries,
@@ -44,6 +48,8 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
         "differences": charts.intervals(apart, "points of pass@1", zero=True) if apart else None,
         "changes": matrix(scores),
         "names": CHANGES,
+        "compression": compression,
+        "sizes": _sizes(compression, several) if compression else None,
         "trained_on": run.report("evaluate").get("trained_on", {}),
         "engines": engines.lines(score_table.engines_of(run)),
     }
@@ -94,6 +100,16 @@ def questions_of(answers: Iterable[RowTable[Trace]], wanted: set[str]) -> dict[s
     columns, ids = ("problem_id", "question", "reference"), sorted(wanted)
     found = (row for rows in answers for row in rows.query(columns, _QUESTIONS, wanted=ids))
     return {id: (clip(text, _QUESTION) or "", clip(known, _QUESTION) or "") for id, text, known in found}
+
+
+def _sizes(compression: Compression, several: bool) -> Markup | None:
+    """The chart of size and quality; None if no size is known."""
+    values = [
+        _interval(m.set, m.model_role, m.pass_at_1, several) | {"megabytes": m.bytes / 1e6}
+        for m in compression.models
+        if m.bytes is not None
+    ]
+    return charts.sizes(values) if values else None
 
 
 def _interval(set_name: str, name: str, estimate: Estimate, several: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.inspect.format import at_least, count, interval, money, percent
+from pipeline.inspect.format import at_least, count, interval, megabytes, money, percent, share, speed
 
 _BREAKS_OUT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -32,6 +32,7 @@ def render(report: dict[str, Any]) -> str:
     )
     environment.filters |= {"money": money, "count": count, "at_least": at_least}
     environment.filters |= {"interval": interval, "percent": percent, "pretty": _pretty}
+    environment.filters |= {"megabytes": megabytes, "speed": speed, "share": share}
     names = ("templates/report.css", "templates/report.js", "vendor/temml.min.js")
     style, script, temml = map(_text, names)
     return environment.get_template("report.html").render(

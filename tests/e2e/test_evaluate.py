@@ -16,7 +16,7 @@ from pipeline.engine.execute import execute
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.engine.store import Output
-from pipeline.evaluate.models import eval_models, problems_stage, sampling_stage
+from pipeline.evaluate.models import eval_models, problems_stage, sampling_stages
 from pipeline.inference.vllm_server import Server
 from pipeline.rows import Example, Problem
 from pipeline.stages import STAGES
@@ -261,7 +261,7 @@ def test_all_models_are_compared_and_problems_seen_in_training_are_counted(
         assert execute(stage, recipe, folder) == 0
     reached = Server(base_urls=(server.url,), model="fake")
     for model in eval_models(recipe, folder):
-        stage = sampling_stage(model, recipe, lambda job: nullcontext(reached))
+        (stage,) = sampling_stages(model, recipe, lambda job: nullcontext(reached))
         assert execute(stage, recipe, folder) == 0
     asked = server.stats()["requests"]
     assert execute(STAGES["evaluate"], recipe, folder) == 0

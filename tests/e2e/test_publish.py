@@ -48,7 +48,7 @@ def folder(run: Run) -> Path:
 
 
 def written(run: Run, target: object, with_traces: bool = False) -> None:
-    publish(run, str(target), with_traces=with_traces, with_student=True, private=False)
+    publish(run, str(target), with_traces=with_traces, private=False)
 
 
 def refusal(run: Run, target: object) -> str:

@@ -35,7 +35,7 @@ TIERS = (
     ("pipeline.evaluate",),
     ("pipeline.stages",),
     ("pipeline.inspect",),
-    ("pipeline.report", "pipeline.publish"),
+    ("pipeline.report", "pipeline.publish", "pipeline.chat"),
     ("pipeline.check",),
     ("pipeline.run_stages",),
     ("pipeline.ablate",),

@@ -219,9 +219,9 @@ def test_a_server_is_ready_once_it_is_healthy_and_lists_the_model(monkeypatch: p
 
     async def ask() -> None:
         async with serving(handler) as url:
-            await vllm_server._until_ready(Alive(), url, "m", 30)  # type: ignore[arg-type]
+            await vllm_server.until_ready(Alive(), url, "m", 30)  # type: ignore[arg-type]
             with pytest.raises(vllm_server.ServerDied, match="vLLM for other is not ready after 0 s"):
-                await vllm_server._until_ready(Alive(), url, "other", 0)
+                await vllm_server.until_ready(Alive(), url, "other", 0)
 
     asyncio.run(ask())
     assert paths[:3] == ["/health", "/health", "/v1/models"]

@@ -1,0 +1,130 @@
+"""Writes an Ollama Modelfile: chat template in Ollama's own language, ends of an answer, sampling.
+
+Ollama does not run a model's Jinja template. The template is rendered with marks in place of the texts; what
+stands between the marks is written in Go's template language (pkg.go.dev/text/template). That is exact for
+templates that only join messages. `template()` renders some conversations both ways and refuses others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.compress import form
+from pipeline.config.evaluation import Evaluate
+from pipeline.errors import UserError, one_line
+
+Messages = Sequence[tuple[str, str]]  # (role, text)
+
+_SYSTEM, _QUESTION, _ANSWER, _NEXT = (f"\x02{name}\x03" for name in ("system", "question", "answer", "next"))
+_TALKS: tuple[Messages, ...] = (
+    [("user", "a")],
+    [("system", "s"), ("user", "a")],
+    [("user", "a"), ("assistant", "b"), ("user", "c")],
+    [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")],
+)
+_GO = """{{- range $i, $m := .Messages -}}
+{{- if and (eq $i 0) (ne $m.Role "system") -}}{{- %(begin)s -}}{{- end -}}
+{{- if eq $m.Role "system" -}}{{- %(system)s -}}{{- $m.Content -}}{{- %(after_system)s -}}
+{{- else if eq $m.Role "user" -}}{{- $m.Content -}}
+{{- if eq (len (slice $.Messages $i)) 1 -}}{{- %(answer)s -}}{{- else -}}{{- %(after_user)s -}}{{- end -}}
+{{- else if eq $m.Role "assistant" -}}{{- $m.Content -}}{{- %(after_assistant)s -}}
+{{- end -}}
+{{- end -}}"""
+
+
+def modelfile(student: Path, gguf: str, sampling: Evaluate) -> str:
+    """Returns the Modelfile for a GGUF file. Raises UserError if Ollama cannot have the template."""
+    joints = {name: json.dumps(text, ensure_ascii=False) for name, text in template(student).items()}
+    stops = [token for token, id in form.vocabulary(student).items() if id in form.student_end_ids(student)]
+    lines = [
+        f"FROM ./{gguf}",
+        f'TEMPLATE """{_GO % joints}"""',
+        *(f"PARAMETER stop {json.dumps(token, ensure_ascii=False)}" for token in sorted(stops)),
+        f"PARAMETER temperature {sampling.temperature:g}",
+        f"PARAMETER top_p {sampling.top_p:g}",
+        "PARAMETER top_k 0",
+        "PARAMETER repeat_penalty 1",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def template(student: Path) -> dict[str, str]:
+    """Returns the texts between the messages of a conversation, by the names that _GO uses.
+
+    Raises UserError if the student's chat template does more than join messages.
+    """
+    from jinja2 import TemplateError
+
+    source, config = form.chat_template(student), _config(student)
+    talk = [("system", _SYSTEM), ("user", _QUESTION), ("assistant", _ANSWER), ("user", _NEXT)]
+    try:
+        found = _between(_render(source, config, talk))
+        alone = _between(_render(source, config, [("user", _QUESTION)]))
+        names = ("system", "after_system", "after_user", "after_assistant", "answer", "begin")
+        joints = dict(zip(names, [*found, alone[0]], strict=True))
+        if any(_joined(joints, talk) != _render(source, config, talk) for talk in _TALKS):
+            raise ValueError("it does more than join messages")
+    except (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
+        raise UserError(f"{student}: its chat template has no equal in Ollama: {one_line(e)}") from None
+    return _without_start(joints, config)
+
+
+def _between(text: str) -> list[str]:
+    """The texts around the marks."""
+    parts = [part.rpartition("\x03")[2] for part in text.split("\x02")]
+    if len(parts) not in (2, 5):
+        raise ValueError("it leaves out or repeats a message")
+    return parts
+
+
+def _joined(joints: Mapping[str, str], talk: Messages) -> str:
+    """What Ollama makes of a conversation with the Go template."""
+    text = "" if talk[0][0] == "system" else joints["begin"]
+    for i, (role, said) in enumerate(talk):
+        text += joints["system"] if role == "system" else ""
+        text += said + joints["answer" if i == len(talk) - 1 else f"after_{role}"]
+    return text
+
+
+def _without_start(joints: dict[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Leaves out the token that begins a text, where the tokenizer adds it by itself."""
+    start = _token(config, "bos_token")
+    if not start or not config.get("add_bos_token", True):
+        return joints
+    return joints | {name: joints[name].removeprefix(start) for name in ("system", "begin")}
+
+
+def _render(source: str, config: Mapping[str, Any], talk: Messages) -> str:
+    """Renders a chat template as transformers does."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> str:
+        raise ValueError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals |= {"raise_exception": refuse}
+    return environment.from_string(source).render(
+        messages=[{"role": role, "content": text} for role, text in talk],
+        add_generation_prompt=True,
+        bos_token=_token(config, "bos_token"),
+        eos_token=_token(config, "eos_token"),
+    )
+
+
+def _token(config: Mapping[str, Any], name: str) -> str:
+    """A special token of a tokenizer's config, which has it as text or as an object."""
+    token = config.get(name) or ""
+    return str(token.get("content", "") if isinstance(token, dict) else token)
+
+
+def _config(student: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((student / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError) as e:
+        raise UserError(f"{student}/tokenizer_config.json cannot be read: {one_line(e)}") from None
+    return found
