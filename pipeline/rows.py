@@ -186,6 +186,9 @@ class Step(Row):
     seconds: float | None  # since this process started training
     tokens_per_second: float | None  # over all devices, since the previous row
     validation_loss: float | None
+    loss_features: float | None = None  # of white-box terms, without their weights; None where off
+    loss_attention_transfer: float | None = None
+    loss_relations: float | None = None
 
 
 class CompressedModel(Row):

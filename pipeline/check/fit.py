@@ -83,7 +83,7 @@ def training(
     processes = launcher.processes(train.accelerate)
     sharded = launcher.sharding(train.accelerate) is not None
     terms = memory.needed(shape, train, bf16, processes, sharded, teachers)
-    activations = terms.checkpoints + terms.recomputed + terms.loss
+    activations = terms.checkpoints + terms.recomputed + terms.loss + terms.terms
     fixed = terms.total - activations
     detail = (
         f"{facts.name}, {shape.parameters / GB:.2f} billion parameters: {fixed / GB:.1f} GB for weights, "

@@ -79,7 +79,7 @@ def serving(
         url = vllm_server.url_of(host, port)
         asyncio.run(vllm_server.until_ready(child, url, name, endpoint.start_timeout, program))
         say(f"{program} is ready after {time.monotonic() - began:.0f} s")
-        yield Server((url,), name, child, program)
+        yield Server((url,), name, child, program=program)
 
 
 def _command(scheme: SchemeName, path: Path, name: str, recipe: Recipe, host: str, port: int) -> list[str]:

@@ -85,6 +85,50 @@ class OnPolicy(RecipeTable):
     """Maximum tokens of a response that the student samples. Longer ones cost more time and memory."""
 
 
+LayerPairs = tuple[tuple[PositiveInt, PositiveInt], ...]
+
+
+class Features(RecipeTable):
+    """Adds a loss on hidden states to the objective (FitNets, Romero et al. 2015; PKD, Sun et al. 2019)."""
+
+    weight: PositiveFloat = 1
+    """Weight of the term; that of the objective is 1."""
+    loss: Literal["mse", "cosine"] = "cosine"
+    """Distance of the hidden states of a token: the mean squared error, whose size is that of the states, or
+    1 - cosine, which is between 0 and 2."""
+    layers: LayerPairs = ()
+    """Pairs of a layer of the student and one of the teacher, counted from 1, such as [[6, 12], [12, 24]].
+    Default: all layers of the student, evenly mapped."""
+
+
+class AttentionTransfer(RecipeTable):
+    """Adds a loss on attention to the objective (Zagoruyko and Komodakis 2017; MiniLM, Wang et al. 2020)."""
+
+    weight: PositiveFloat = 1
+    """Weight of the term; that of the objective is 1."""
+    loss: Literal["kl", "l2", "minilm"] = "minilm"
+    """Compares attention maps after the mean over heads, by KL or by the squared distance of normalized rows;
+    or, as MiniLM, the relations of queries with keys and of values with values, by relation head."""
+    layers: LayerPairs = ()
+    """Pairs of a layer of the student and one of the teacher, counted from 1. Default: the last of each."""
+    relation_heads: PositiveInt | None = None
+    """Number of heads into which queries, keys and values of both models are regrouped for "minilm". It must
+    divide their widths. Default: the student's number of heads."""
+
+
+class Relations(RecipeTable):
+    """Adds a loss on how the examples of a batch relate to each other (RKD, Park et al. 2019; Tung and Mori
+    2019). An example is the mean of its hidden states at tokens with loss; a batch is one micro batch, of all
+    devices together."""
+
+    weight: PositiveFloat = 1
+    """Weight of the term; that of the objective is 1."""
+    loss: Literal["distance", "angle", "similarity"] = "distance"
+    """What is kept: distances of pairs, angles of triples, or the matrix of inner products."""
+    layers: LayerPairs = ()
+    """Pairs of a layer of the student and one of the teacher, counted from 1. Default: the last of each."""
+
+
 class Train(RecipeTable):
     objective: Literal["sft", "topk_kd", "logit_kd", "on_policy"] = "sft"
     """What is minimized: cross-entropy on the kept traces (sft), or the divergence from the teacher's stored
@@ -95,6 +139,15 @@ class Train(RecipeTable):
     """Settings of `objective = "logit_kd"`."""
     on_policy: OnPolicy = OnPolicy()
     """Settings of `objective = "on_policy"`."""
+    features: Features | None = None
+    """Also learn the teacher's hidden states. Default: off; an empty table [train.features] turns it on."""
+    attention_transfer: AttentionTransfer | None = None
+    """Also learn the teacher's attention. Default: off; an empty table turns it on."""
+    relations: Relations | None = None
+    """Also learn how the teacher relates examples. Default: off; an empty table turns it on."""
+    term_teacher: str | None = None
+    """The teacher of the three terms above, written as `teacher.model`; with the student's vocabulary. Default:
+    the recipe's teacher. With `objective = "logit_kd"` it is the first of that objective's teachers."""
     lora: Lora | None = None
     """Train adapters only. Default: off, all weights are trained; an empty table [train.lora] turns it on."""
     epochs: PositiveFloat = 3

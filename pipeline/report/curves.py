@@ -13,6 +13,9 @@ from pipeline.train.job import read_steps
 
 POINTS = 400  # most points of a curve
 _SMALL = (  # field, title, number format
+    ("loss_features", "hidden states (train.features)", "~g"),
+    ("loss_attention_transfer", "attention (train.attention_transfer)", "~g"),
+    ("loss_relations", "relations (train.relations)", "~g"),
     ("learning_rate", "learning rate", "~e"),
     ("grad_norm", "gradient norm", "~g"),
     ("tokens_per_second", "tokens per second", ",~f"),

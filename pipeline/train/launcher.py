@@ -24,7 +24,7 @@ from pipeline.hardware import cores, has_gpu
 from pipeline.train import nodes
 from pipeline.train.job import TrainJob
 from pipeline.train.nodes import Nodes
-from pipeline.train.objectives import OBJECTIVES
+from pipeline.train.objectives import OBJECTIVES, check_relations, teachers
 
 _PLAIN = Path(__file__).parents[1] / "recipes" / "plain.yaml"
 BUILT_IN = ("sdpa", "eager", "flex_attention")  # attention implementations, as transformers names them
@@ -38,8 +38,8 @@ _ARGUMENT = re.compile(r"[a-z][a-z0-9_-]*")
 
 def check(recipe: Recipe) -> None:
     """Checks everything that can be known before any work. Raises UserError."""
-    train, objective = recipe.train, OBJECTIVES[recipe.train.objective]
-    objective.check(recipe)
+    train = recipe.train
+    OBJECTIVES[train.objective].check(recipe)
     if train.weight_by == "confidence":
         recipe.check_logprobs("train.weight_by = 'confidence'")
     for name in train.accelerate:
@@ -53,7 +53,8 @@ def check(recipe: Recipe) -> None:
         if importlib.util.find_spec(tracker) is None:
             hint = install_hints.package(tracker)
             raise UserError(f"train.trackers names {tracker}, which is not installed: {hint}")
-    objective.teachers(recipe)
+    teachers(recipe)
+    check_relations(train, processes(train.accelerate))
 
 
 def accumulation_steps(train: Train, processes: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from pipeline.config.training import Lora, Train
-from pipeline.train.objectives import OBJECTIVES
+from pipeline.train.objectives import terms
 
 FLOAT, HALF = 4, 2  # bytes of float32, in which weights are trained, and of bfloat16
 # Bytes of optimizer state per parameter; embeddings under an 8-bit optimizer keep float32 moments.
@@ -19,7 +19,10 @@ OPTIMIZER = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "ad
 MOST_CHECKPOINTS = 3  # two are kept, and the oldest is deleted only when a new one is complete
 NF4 = 0.52  # bytes of a 4-bit weight with its scales
 TILE = 4096 * 32768  # logits that TRL's fused loss holds at once
-FURTHER_TEACHER = (4.0, 0.4)  # bytes per logit that each teacher after the first adds: unsharded, sharded
+SLICE = 2**26  # logits that trainer/tiles.py makes at once: 256 MiB for each float32 copy
+# Bytes per logit of a slice at the peak of its backward pass: without a teacher, and more for each one.
+# Measured on a CPU: python -m tests.benchmarks.loss_memory.
+SLICE_BYTES, SLICE_TEACHER = 26.0, 14.0
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,11 @@ class Memory:
     gradients: float
     optimizer: float
     copies: float  # bfloat16 weights; sharded: the layers gathered at once and the largest full gradient
-    teachers: float  # in bfloat16, whole on each GPU
+    teachers: float  # in bfloat16
     checkpoints: float  # saved for the backward pass: the layers' inputs, or all activations
     recomputed: float  # one layer's activations during its backward pass
-    loss: float  # head and cross-entropy
+    loss: float  # head and objective
+    terms: float  # what white-box terms keep for the backward pass
 
     @property
     def total(self) -> float:
@@ -89,10 +93,11 @@ def needed(
         gradients=FLOAT * trained * gradient_copies / shards,
         optimizer=_optimizer(shape, train, trained) / shards,
         copies=_copies(shape, train.lora, bf16, sharded),
-        teachers=HALF * float(sum(teachers)),
+        teachers=HALF * float(sum(teachers)) / shards,
         checkpoints=shape.layers * (stream if recompute else layer),
         recomputed=layer if recompute else 0.0,
-        loss=_loss(shape, train, tokens, sharded, len(teachers)),
+        loss=_loss(shape, train, tokens, len(teachers)),
+        terms=_terms(shape, train, tokens),
     )
 
 
@@ -130,11 +135,24 @@ def _copies(shape: Shape, lora: Lora | None, bf16: bool, sharded: bool) -> float
     return width * (shape.embeddings + 2 * layer) + gradient
 
 
-def _loss(shape: Shape, train: Train, tokens: int, sharded: bool, teachers: int) -> float:
-    objective = OBJECTIVES[train.objective]
-    if objective.tiled_loss and train.weight_by is None:
-        # The head's float32 gradient, the hidden states' in both precisions, tiles of logits.
-        head = FLOAT * shape.vocabulary * shape.hidden * (train.lora is None)
-        return head + (FLOAT + HALF) * (tokens * shape.hidden + TILE)
-    per_logit = objective.logit_bytes[sharded] + FURTHER_TEACHER[sharded] * max(0, teachers - 1)
-    return per_logit * tokens * shape.vocabulary
+def _loss(shape: Shape, train: Train, tokens: int, teachers: int) -> float:
+    """Head and loss; no objective holds the logits of all tokens.
+
+    The head's float32 gradient, and the hidden states in both precisions. TRL's loss, of plain `sft`, adds
+    tiles of logits; the others a bfloat16 head with its gradient, and slices of logits.
+    """
+    head = shape.vocabulary * shape.hidden
+    common = FLOAT * head * (train.lora is None) + (FLOAT + HALF) * tokens * shape.hidden
+    if train.objective in ("sft", "on_policy") and train.weight_by is None and not terms(train):
+        return common + (FLOAT + HALF) * TILE
+    return common + 2 * HALF * head + (SLICE_BYTES + SLICE_TEACHER * teachers) * SLICE
+
+
+def _terms(shape: Shape, train: Train, tokens: int) -> float:
+    """Recorded states of student and teacher, taken as equally wide, at the layers that are compared."""
+    states = (FLOAT + HALF) * tokens * shape.hidden
+    layers = {"features": shape.layers, "attention_transfer": 3, "relations": 1}  # queries, keys, values
+    used = {name: len(getattr(train, name).layers) or layers[name] for name in terms(train)}
+    if "attention_transfer" in used and train.attention_transfer and train.attention_transfer.layers:
+        used["attention_transfer"] *= 3
+    return states * sum(used.values())

@@ -1,7 +1,9 @@
-"""The training objectives and what each needs of a recipe. Light to import: `trainer/` computes the losses.
+"""The training objectives, the white-box terms that can be added to one, and what each needs of a recipe.
 
-To add an objective: its settings in pipeline/config/training.py, an entry in OBJECTIVES, and a module of its
-name in pipeline/train/trainer/ with a function `build(setup)` that returns the trainer.
+Light to import: `trainer/` computes the losses. To add an objective: its settings in
+pipeline/config/training.py, an entry in OBJECTIVES, and a module of its name in pipeline/train/trainer/ with a
+function `build(setup)` that returns the trainer. To add a term: a table of its name in the settings, a name in
+TERMS, and a class in pipeline/train/trainer/terms.py.
 """
 
 from __future__ import annotations
@@ -24,16 +26,58 @@ class ObjectiveSpec:
     """The models that are loaded next to the student."""
     needs_top_logprobs: bool = False
     """Whether labels come from the top-k log-probabilities stored with the traces."""
-    tiled_loss: bool = False
-    """Whether TRL's loss, which never holds all logits, serves as long as examples are not weighted."""
-    logit_bytes: tuple[float, float] = (0.0, 0.0)
-    """Peak bytes per logit (token with loss x vocabulary) of a loss without tiles: unsharded, and sharded,
-    where accelerate does not convert the output. Measured on a CPU with the same casts."""
+    takes_terms: bool = True
+    """Whether white-box terms can be added."""
+
+
+TERMS = ("features", "attention_transfer", "relations")  # names of their tables in [train]
+
+
+def terms(train: Train) -> tuple[str, ...]:
+    """The names of the white-box terms that are on."""
+    return tuple(name for name in TERMS if getattr(train, name) is not None)
 
 
 def teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
-    """The models that are loaded next to the student. Raises UserError where one is only an endpoint."""
-    return OBJECTIVES[recipe.train.objective].teachers(recipe)
+    """The models that are loaded next to the student; the first is that of the white-box terms.
+
+    Raises UserError where one is only an endpoint, and for terms that the objective cannot have.
+    """
+    train = recipe.train
+    found = OBJECTIVES[train.objective].teachers(recipe)
+    if not (on := terms(train)):
+        if train.term_teacher:
+            raise UserError(f"train.term_teacher has no effect without one of the tables {', '.join(TERMS)}")
+        return found
+    if not OBJECTIVES[train.objective].takes_terms:
+        raise UserError(f"train.{on[0]} cannot be added to train.objective = {train.objective!r}: remove one")
+    if found and train.term_teacher:
+        raise UserError(
+            f"train.term_teacher has no effect with train.objective = {train.objective!r}: the terms take the "
+            "first of its teachers"
+        )
+    return found or _term_teacher(recipe, on[0])
+
+
+def _term_teacher(recipe: Recipe, term: str) -> tuple[KDTeacher, ...]:
+    if named := recipe.train.term_teacher:
+        return (KDTeacher(model=named),)
+    found = _local_teachers(recipe, f"train.{term}", "train.term_teacher")
+    if len(found) > 1:
+        raise UserError(f"train.{term} takes one teacher: set train.term_teacher")
+    return found
+
+
+def check_relations(train: Train, processes: int) -> None:
+    """Raises UserError where a batch has too few examples to relate to each other."""
+    if train.relations is None:
+        return
+    least = 2 if train.relations.loss == "similarity" else 3
+    if train.micro_batch_size * processes < least:
+        raise UserError(
+            f"train.relations compares the examples of one micro batch: {train.micro_batch_size} on "
+            f"{processes} device(s), at least {least} are needed: raise train.micro_batch_size"
+        )
 
 
 def _check_topk_kd(recipe: Recipe) -> None:
@@ -50,37 +94,39 @@ def _check_on_policy(recipe: Recipe) -> None:
 
 
 def _logit_kd_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
-    return recipe.train.logit_kd.teachers or _local_teachers(recipe)
+    return recipe.train.logit_kd.teachers or _objective_teachers(recipe)
 
 
 def _on_policy_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
     if named := recipe.train.on_policy.teacher:
         return (KDTeacher(model=named),)
-    found = _local_teachers(recipe)
+    found = _objective_teachers(recipe)
     if len(found) > 1:
         raise UserError("train.objective = 'on_policy' takes one teacher: set train.on_policy.teacher")
     return found
 
 
-def _local_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
-    """The recipe's teachers. Raises UserError where one is an API, which gives no full distributions."""
+def _objective_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
     objective = recipe.train.objective
+    return _local_teachers(recipe, f"train.objective = {objective!r}", f"a model in train.{objective}")
+
+
+def _local_teachers(recipe: Recipe, what: str, setting: str) -> tuple[KDTeacher, ...]:
+    """The recipe's teachers. Raises UserError where one is an API, which gives no full distributions."""
     if not recipe.teacher:
-        raise UserError(
-            f"train.objective = {objective!r} needs a model: name it in train.{objective}, or add [teacher]"
-        )
+        raise UserError(f"{what} needs a model: name it in {setting}, or add [teacher]")
     for teacher in recipe.teacher:
         if teacher.serve is None:
             raise UserError(
-                f"train.objective = {objective!r} needs the teacher's weights, and {teacher.display_name!r} "
-                f"is reached at a base_url: name a model in train.{objective}"
+                f"{what} needs the teacher's weights, and {teacher.display_name!r} "
+                f"is reached at a base_url: name {setting}"
             )
     return tuple(KDTeacher(model=teacher.model) for teacher in recipe.teacher)
 
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
-    "sft": ObjectiveSpec(tiled_loss=True, logit_bytes=(12.0, 8.2)),
-    "topk_kd": ObjectiveSpec(check=_check_topk_kd, needs_top_logprobs=True, logit_bytes=(16.0, 8.2)),
-    "logit_kd": ObjectiveSpec(teachers=_logit_kd_teachers, logit_bytes=(14.3, 10.2)),
-    "on_policy": ObjectiveSpec(check=_check_on_policy, teachers=_on_policy_teachers, tiled_loss=True),
+    "sft": ObjectiveSpec(),
+    "topk_kd": ObjectiveSpec(check=_check_topk_kd, needs_top_logprobs=True),
+    "logit_kd": ObjectiveSpec(teachers=_logit_kd_teachers),
+    "on_policy": ObjectiveSpec(check=_check_on_policy, teachers=_on_policy_teachers, takes_terms=False),
 }

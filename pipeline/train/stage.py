@@ -257,7 +257,12 @@ def report(job: Job) -> dict[str, Any]:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that change what is learned; of the objectives' tables only the chosen one's."""
     unused = OBJECTIVES.keys() - {recipe.train.objective}
+    batch = {}
+    if recipe.train.relations:  # compares the examples that are in memory at once
+        processes = launcher.processes(recipe.train.accelerate)
+        batch = {"relation_batch": recipe.train.micro_batch_size * processes}
     return {
+        **batch,
         **{name: value for name, value in identity(recipe.train).items() if name not in unused},
         "teachers": [teacher.model_dump() for teacher in teachers(recipe)],
         "student": student_of(recipe).model,
@@ -268,7 +273,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 TRAIN = Stage(
     name="train",
-    version=4,  # 4: blank rows fill an epoch's last step, whatever the number of processes
+    version=5,  # 5: losses multiply the output layer slice by slice, so their last digits differ
     row=Step,
     reads=(GENERATE, SELECT),
     shards=("steps",),

@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.rows import Step
 from pipeline.train.checkpoints import mark_complete
 from pipeline.train.job import read_steps
+from pipeline.train.objectives import TERMS
 
 
 class StepLog(TrainerCallback):
@@ -52,6 +53,7 @@ class StepLog(TrainerCallback):
             seconds=round(time.monotonic() - self.began, 2),
             tokens_per_second=self._speed(state) if "loss" in logs else None,
             validation_loss=logs.get("eval_loss"),
+            **{f"loss_{name}": logs.get(f"loss_{name}") for name in TERMS},
         )
         for value in (step.loss, step.grad_norm, step.validation_loss):
             if value is not None and not math.isfinite(value):

@@ -2,9 +2,8 @@
 
 z_s and z_t are the student's and the teacher's logits (N, V) at the same N positions of a text;
 p = softmax(z_t / T) and q = softmax(z_s / T). Inputs, usually bfloat16, are computed in float32 (float64
-stays). Positions are processed in slices that are recomputed for the gradient, so that float32 copies of
-(N, V) exist for one slice at a time. The teacher's logits must be finite and get no gradient. The trainer
-takes the mean over tokens.
+stays). tiles.py calls these functions with slices of the tokens, so N is small. The teacher's logits must be
+finite and get no gradient. The trainer takes the mean over tokens.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-SLICE = 2**25  # logits per slice: 128 MiB for each float32 copy
 LOG_ZERO = -1e30  # the log of probability 0: finite, since 0 x infinity is not a number
 
 
@@ -26,17 +23,13 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     On a teacher's text this is sequence-level distillation (Kim and Rush 2016, arXiv 1606.07947).
     """
-    return _in_slices(lambda z, y: F.cross_entropy(_widened(z), y, reduction="none"), logits, targets)
+    return F.cross_entropy(_widened(logits), targets, reduction="none")
 
 
 def divergence(name: str, student: Tensor, teacher: Tensor, beta: float, temperature: float = 1) -> Tensor:
     """The divergence DIVERGENCES[name] of p and q: (N, V), (N, V) -> (N,); `beta`: weight in a mixture."""
-
-    def of_slice(s: Tensor, t: Tensor) -> Tensor:
-        log_p, log_q = ((_widened(z) / temperature).log_softmax(-1) for z in (t, s))
-        return DIVERGENCES[name](log_p, log_q, beta)
-
-    return _in_slices(of_slice, student, teacher.detach())
+    log_p, log_q = ((_widened(z) / temperature).log_softmax(-1) for z in (teacher.detach(), student))
+    return DIVERGENCES[name](log_p, log_q, beta)
 
 
 def topk_kl(student: Tensor, top_ids: Tensor, top_logprobs: Tensor, temperature: float = 1) -> Tensor:
@@ -53,14 +46,10 @@ def topk_kl(student: Tensor, top_ids: Tensor, top_logprobs: Tensor, temperature:
     distribution. The mass of the rest is as exact as the stored log-probabilities (five decimals: about
     1e-5). A high T magnifies the error: 1e-5 becomes 0.003 at T = 2 and 0.06 at T = 4, before the division.
     """
-
-    def of_slice(z: Tensor, ids: Tensor, logprobs: Tensor) -> Tensor:
-        z = _widened(z)
-        log_p = _teacher_buckets(ids, logprobs.to(z.dtype), z.shape[-1])
-        log_q = _student_buckets(z, ids)
-        return _kl((log_p / temperature).log_softmax(-1), (log_q / temperature).log_softmax(-1))
-
-    return _in_slices(of_slice, student, top_ids, top_logprobs.detach())
+    z = _widened(student)
+    log_p = _teacher_buckets(top_ids, top_logprobs.detach().to(z.dtype), z.shape[-1])
+    log_q = _student_buckets(z, top_ids)
+    return _kl((log_p / temperature).log_softmax(-1), (log_q / temperature).log_softmax(-1))
 
 
 def combine(alpha: float | Tensor, temperature: float, divergence: Tensor, ce: Tensor) -> Tensor:
@@ -124,17 +113,3 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     # KL as beta -> 0, divided by 1 - beta to the reverse KL as beta -> 1.
     "jsd": _jsd,
 }
-
-
-def _in_slices(of_slice: Callable[..., Tensor], logits: Tensor, *others: Tensor) -> Tensor:
-    """of_slice(...) over slices of the first dimension, each recomputed for the gradient instead of stored.
-
-    split() instead of indexing: its gradient is assembled once, where each index would fill a whole (N, V).
-    """
-    rows = max(1, SLICE // logits.shape[-1])
-    if len(logits) <= rows:
-        return of_slice(logits, *others)
-    slices = zip(*(x.split(rows) for x in (logits, *others)), strict=True)
-    return torch.cat(
-        [checkpoint(of_slice, *parts, use_reentrant=False, preserve_rng_state=False) for parts in slices]
-    )

@@ -26,7 +26,7 @@ def build(setup: Setup) -> DistillationTrainer:
 
     `setup.arguments` must set bf16 and gradient_checkpointing, which TRL turns on by default. The teacher is
     in bfloat16 where the training is. An answer ends with the chat template's end of turn. Raises UserError
-    as teachers.load() does, and where student and teacher have different numbers of logits.
+    as teachers.load() and placed() do, and where student and teacher have different numbers of logits.
     """
     model, tokenizer, settings = setup.model, setup.tokenizer, setup.job.train.on_policy
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(setup.end)
@@ -45,7 +45,7 @@ def build(setup: Setup) -> DistillationTrainer:
             'on_policy needs equal numbers; train.objective = "logit_kd" does not'
         )
     prompts = {split: rows.select_columns("prompt") for split, rows in setup.splits.items()}
-    return DistillationTrainer(
+    trainer = DistillationTrainer(
         model=model,
         teacher_model=teacher,
         args=args,
@@ -55,3 +55,6 @@ def build(setup: Setup) -> DistillationTrainer:
         callbacks=list(setup.callbacks),
         peft_config=load.adapters(setup.job.train),
     )
+    # TRL leaves it whole on every device under FSDP2, and there only the first process has its weights.
+    trainer.teacher_model = teachers.placed(teacher, trainer.accelerator)
+    return trainer

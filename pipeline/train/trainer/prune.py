@@ -18,6 +18,8 @@ if os.path.isdir(sys.argv[1] if len(sys.argv) > 1 else ""):
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from pipeline.train.trainer.layers import layer_stack
+
 PROBE = "What is 7 + 8?"
 
 
@@ -36,7 +38,9 @@ def drop_layers(model: PreTrainedModel, layers: int) -> tuple[int, ...]:
     """Drops layers in place; returns the former numbers, from 0, of those that stay."""
     config = model.config.get_text_config(decoder=True)
     kept = evenly_spaced(layers, config.num_hidden_layers)
-    stack = _layer_stack(model, config.num_hidden_layers)
+    stack = layer_stack(model, config.num_hidden_layers)
+    if stack is None:
+        raise SystemExit(f"{type(model).__name__} has no list of layers, so none can be dropped")
     remaining = [stack[number] for number in kept]
     for number, layer in enumerate(remaining):
         for module in layer.modules():  # attention indexes the key-value cache by layer_idx
@@ -53,14 +57,6 @@ def evenly_spaced(layers: int, total: int) -> tuple[int, ...]:
     if not 1 <= layers <= total:
         raise SystemExit(f"the model has {total} layers: {layers} of them cannot be kept")
     return tuple(round(i * (total - 1) / max(1, layers - 1)) for i in range(layers))
-
-
-def _layer_stack(model: PreTrainedModel, length: int) -> torch.nn.ModuleList:
-    """The list of layers: the outermost of this length, as a layer may hold lists of its own."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == length:
-            return module
-    raise SystemExit(f"{type(model).__name__} has no list of layers, so none can be dropped")
 
 
 def _prune_config(config: PreTrainedConfig, kept: tuple[int, ...]) -> None:

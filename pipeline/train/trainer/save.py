@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from pipeline.engine.atomic_files import sync_files
 from pipeline.train.job import TrainJob
 from pipeline.train.trainer.preflight import check_saved
+from pipeline.train.trainer.terms import PROJECTIONS
 
 
 def save(
@@ -30,6 +31,9 @@ def save(
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, PROJECTIONS):  # of white-box terms: no part of the student
+        delattr(model, PROJECTIONS)
+        state = {name: w for name, w in state.items() if not name.startswith(f"{PROJECTIONS}.")}
     part = job.output.with_name(job.output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     if job.train.lora:

@@ -1,18 +1,58 @@
-"""Loads teacher models next to the student: frozen, and with the student's vocabulary.
+"""Teacher models next to the student: frozen, in eval mode, and with the student's vocabulary.
 
 Two distributions over tokens are comparable only where each id means the same token in both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from pipeline.errors import UserError
+from pipeline.train.trainer import heads
+from pipeline.train.trainer.capture import Capture
 from pipeline.train.trainer.load import loading
+
+
+class Teacher:
+    """A frozen model that reads the student's tokens."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: Any = model
+        self.capture: Capture | None = None  # set where white-box terms need more than the last hidden states
+        heads.add_forward_to_hidden(model)
+
+    def place(self, accelerator: Accelerator) -> None:
+        """Moves it to the device; under FSDP2 each process keeps a shard."""
+        self.model = placed(self.model, accelerator)
+
+    @torch.no_grad()
+    def hidden(self, inputs: Mapping[str, Any], rows: Tensor) -> Tensor:
+        """The last hidden states (N, h) at the positions rows (B, L) of a batch, in order.
+
+        Fills `capture` with what it records.
+        """
+        known = self.model.get_input_embeddings().num_embeddings
+        # The padding token added to the student's tokenizer may be beyond the teacher's embeddings.
+        inputs = {**inputs, "input_ids": inputs["input_ids"].clamp(max=known - 1)}
+        with self.capture.recording() if self.capture else nullcontext():
+            found = self.model(
+                **inputs, use_cache=False, at_hidden=lambda hidden, head: {"hidden": hidden[rows]}
+            )
+        states: Tensor = found["hidden"]
+        return states
+
+    @property
+    def head(self) -> heads.Head:
+        return heads.head_of(self.model)
 
 
 def load(
@@ -36,6 +76,20 @@ def load(
             f"teacher {model}: {shared} tokens, but logits for {sizes[0]}, the student's for {sizes[1]}"
         )
     return teacher.requires_grad_(False).eval()
+
+
+def placed(teacher: Any, accelerator: Accelerator) -> Any:
+    """A teacher on the accelerator's device, sharded under FSDP2. Raises UserError under FSDP1."""
+    plugin: Any = accelerator.state.fsdp_plugin if accelerator.distributed_type == "FSDP" else None
+    if plugin is None:
+        return teacher.to(accelerator.device)
+    if plugin.fsdp_version != 2:
+        raise UserError("a teacher next to the student needs fsdp_version: 2 in accelerate's config_file")
+    # The plugin remembers the class of the layers of the first model that it wraps.
+    kept = plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap
+    sharded = fsdp2_prepare_model(accelerator, teacher)
+    plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = kept
+    return sharded.requires_grad_(False).eval()
 
 
 def shared_tokens(model: str, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> int:

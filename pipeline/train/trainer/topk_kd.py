@@ -22,6 +22,7 @@ from torch import Tensor
 from pipeline.config.training import TopkKD
 from pipeline.errors import UserError
 from pipeline.train.trainer import losses
+from pipeline.train.trainer.tiles import tiled
 from pipeline.train.trainer.tokens import IGNORED, common_prefix
 from pipeline.train.trainer.trainer import (
     Objective,
@@ -78,15 +79,18 @@ class TopkKDObjective(Objective):
         }
 
     def __call__(self, tokens: SupervisedTokens) -> Tensor:
-        logits, targets = tokens.logits, tokens.targets
-        ids, logprobs = (tokens.extra[name].to(logits.device) for name in self.columns)
+        targets, settings = tokens.targets, self.settings
+        ids, logprobs = (tokens.extra[name].to(targets.device) for name in self.columns)
         if len(ids) != len(targets):
             raise ValueError(f"{len(ids)} top-k labels for {len(targets)} tokens with loss")
-        alpha = self.settings.alpha * (ids != NO_TOKEN).any(-1)
-        divergence = losses.topk_kl(logits, ids, logprobs, self.settings.temperature)
-        return losses.combine(
-            alpha, self.settings.temperature, divergence, losses.cross_entropy(logits, targets)
-        )
+
+        def of_slice(logits: Tensor, targets: Tensor, ids: Tensor, logprobs: Tensor) -> Tensor:
+            alpha = settings.alpha * (ids != NO_TOKEN).any(-1)
+            divergence = losses.topk_kl(logits, ids, logprobs, settings.temperature)
+            ce = losses.cross_entropy(logits, targets)
+            return losses.combine(alpha, settings.temperature, divergence, ce)
+
+        return tiled(of_slice, tokens.hidden, tokens.head, targets, ids, logprobs)
 
 
 def add_labels(

@@ -1,39 +1,55 @@
 """TRL's SFTTrainer with exchangeable losses, computed only at tokens that have loss.
 
-An objective maps the student's logits at those tokens to a loss for each of them. The losses are summed with
-the examples' weights and divided by the tokens with loss in the whole step, over all micro batches and
-devices, so that a step does not depend on how it is laid out in memory.
+An objective maps the student's last hidden states at those tokens to a loss for each of them; white-box terms
+are added to it. The losses are summed with the examples' weights and divided by the tokens with loss in the
+whole step, over all micro batches and devices, so that a step does not depend on how it is laid out in memory.
+Everything is computed inside the student's forward pass, where sharded weights are whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.errors import user_error
+from pipeline.train import objectives
 from pipeline.train.job import TrainJob
-from pipeline.train.trainer import load, losses
+from pipeline.train.trainer import heads, load, losses, teachers, terms
 from pipeline.train.trainer.data import Splits
+from pipeline.train.trainer.documents import documents
+from pipeline.train.trainer.heads import Head
 from pipeline.train.trainer.padding import has_loss, with_blank_rows, without_blank_rows
+from pipeline.train.trainer.teachers import Teacher
+from pipeline.train.trainer.terms import Batch, Term, captures
+from pipeline.train.trainer.tiles import tiled
 from pipeline.train.trainer.tokens import IGNORED
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-class SupervisedTokens(NamedTuple):
-    """The N tokens of a batch that have loss, and the inputs of the student's forward pass."""
+class TeacherTokens(NamedTuple):
+    """A teacher's view of the same N tokens."""
 
-    logits: Tensor  # (N, V), the student's; each row predicts one of the targets
+    hidden: Tensor  # (N, h_t), its last hidden states
+    head: Head
+
+
+class SupervisedTokens(NamedTuple):
+    """The N tokens of a batch that have loss, as the objective sees them; tiles.py makes logits of them."""
+
+    hidden: Tensor  # (N, h), the student's last hidden states; each predicts one of the targets
+    head: Head  # the student's output layer
     targets: Tensor  # (N,)
-    mask: Tensor  # (B, C), which of the kept positions predict a token with loss
-    positions: Tensor  # (C,), the columns of the batch that were kept, as the model's `logits_to_keep`
-    inputs: dict[str, Any]  # of the student's forward pass
+    teachers: Sequence[TeacherTokens]
     extra: dict[str, Any]  # what Objective.collate() returned
 
 
@@ -58,7 +74,7 @@ class CrossEntropy(Objective):
     """Cross-entropy on the teacher's text: sequence-level distillation (Kim and Rush 2016)."""
 
     def __call__(self, tokens: SupervisedTokens) -> Tensor:
-        return losses.cross_entropy(tokens.logits, tokens.targets)
+        return tiled(losses.cross_entropy, tokens.hidden, tokens.head, tokens.targets)
 
 
 @dataclass(frozen=True)
@@ -75,10 +91,22 @@ class Setup:
 
 
 def student_trainer(setup: Setup, objective: Objective) -> StudentTrainer:
-    """The trainer of an objective on the examples. Raises UserError for settings that TRL rejects."""
+    """The trainer of an objective on the examples, with the recipe's teachers and white-box terms.
+
+    Raises UserError for settings that TRL rejects, and as teachers.load() and terms.build() do.
+    """
+    train = setup.job.train
+    dtype = torch.bfloat16 if setup.job.bf16 else torch.float32
+    beside = [
+        Teacher(teachers.load(teacher.model, setup.model, setup.tokenizer, dtype))
+        for teacher in setup.job.teachers
+    ]
+    added = terms.build(train, setup.model, beside[0].model) if objectives.terms(train) else []
     with user_error("train", ValueError):
         return StudentTrainer(
             objective=objective,
+            teachers=beside,
+            terms=added,
             model=setup.model,
             args=SFTConfig(
                 **setup.arguments,
@@ -124,9 +152,28 @@ class StudentTrainer(SFTTrainer):
 
     objective: Objective
 
-    def __init__(self, *, objective: Objective, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        teachers: Sequence[Teacher] = (),
+        terms: Sequence[Term] = (),
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
         self.objective, self._cross_entropy = objective, CrossEntropy()
+        self.teachers, self.terms = list(teachers), list(terms)
+        student: Any = self.model
+        student = student.get_base_model() if hasattr(student, "get_base_model") else student
+        _check_heads(student, self.teachers)
+        heads.add_forward_to_hidden(student)
+        beside = self.teachers[0].model if self.terms else student
+        self._captures = captures(self.terms, student, beside)
+        if self.terms:
+            self.teachers[0].capture = self._captures[1]
+        for teacher in self.teachers:
+            teacher.place(self.accelerator)
+        self._values: dict[str, Tensor] = {}  # of each term in this step, without its weight
         self._weighted = "weight" in settings["train_dataset"].column_names
         self._validation = torch.zeros(2, dtype=torch.float64)  # summed loss and number of tokens
         padding = settings["processing_class"].pad_token_id
@@ -140,7 +187,7 @@ class StudentTrainer(SFTTrainer):
     @property
     def _fused(self) -> bool:
         """Whether TRL's own loss serves: cross-entropy in tiles, without all logits; it needs a GPU."""
-        plain = isinstance(self.objective, CrossEntropy) and not self._weighted
+        plain = isinstance(self.objective, CrossEntropy) and not self._weighted and not self.terms
         return plain and self.args.device.type != "cpu"
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
@@ -176,23 +223,53 @@ class StudentTrainer(SFTTrainer):
         extra = inputs.pop("extra")
         if self._fused:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        next_labels = inputs.pop("labels")[:, 1:]
-        positions = (next_labels != IGNORED).any(0).nonzero().squeeze(1)
-        targets = next_labels[:, positions]
-        mask = targets != IGNORED
-        outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
-        objective = self.objective if model.training else self._cross_entropy
-        logits = outputs.logits.flatten(0, 1) if bool(mask.all()) else outputs.logits[mask]
-        token_losses = logits.sum(-1)  # empty, but part of the graph, when all rows are blank
-        if len(logits):
-            token_losses = objective(SupervisedTokens(logits, targets[mask], mask, positions, inputs, extra))
-        if "weight" in extra and model.training:
-            token_losses = token_losses * extra["weight"][:, 1:][:, positions][mask]
-        loss = self._reduced(token_losses.sum(), mask, num_items_in_batch)
+        labels = inputs.pop("labels")
+        rows = F.pad(labels[:, 1:] != IGNORED, (0, 1))  # which positions predict a token with loss
+        targets = labels[:, 1:][rows[:, :-1]]
+        objective, on = (self.objective, self.terms) if model.training else (self._cross_entropy, [])
+        # Also for blank rows: all processes have to take part where a teacher is sharded.
+        beside = self.teachers if model.training else []
+        views = [TeacherTokens(teacher.hidden(inputs, rows), teacher.head) for teacher in beside]
+
+        def at_hidden(hidden: Tensor, head: Head) -> dict[str, Tensor]:
+            tokens = SupervisedTokens(hidden[rows], head, targets, views, extra)
+            # Without tokens, zeros that are part of the graph of every weight.
+            made = objective(tokens) if len(targets) else tiled(_nothing, tokens.hidden, head)
+            batch = Batch(rows, documents(inputs) if on else [], *self._captures)
+            return {"objective": made, **{term.name: term.value(batch) for term in on}}
+
+        with self._captures[0].recording() if on else nullcontext():
+            values = model(**inputs, use_cache=False, at_hidden=at_hidden)
+        for capture in self._captures:
+            capture.clear()
+        weights = extra["weight"][rows] if "weight" in extra and model.training else None
+        loss = self._mean(values["objective"], weights, rows, num_items_in_batch)
+        for term in on:
+            value = self._mean(values[term.name], weights, rows, num_items_in_batch)
+            self._values[term.name] = self._values.get(term.name, torch.zeros_like(value)) + value.detach()
+            loss = loss + term.settings.weight * value
         if self.aux_loss_enabled:  # of a mixture of experts: a mean over the micro batch
-            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
-        return (loss, outputs) if return_outputs else loss
+            loss = loss + self.router_aux_loss_coef * values["aux_loss"] / self._steps(num_items_in_batch)
+        return (loss, values) if return_outputs else loss
+
+    def _steps(self, items: Any) -> int:
+        """The micro batches of a step, over which a value of each one is averaged."""
+        return self.current_gradient_accumulation_steps if items is not None else 1
+
+    def _mean(self, value: Tensor, weights: Tensor | None, rows: Tensor, items: Any) -> Tensor:
+        """The part of the step's mean that this micro batch has: of a value per token, or of one in all."""
+        if value.dim() == 0:
+            return value / self._steps(items)
+        return self._reduced((value if weights is None else value * weights).sum(), rows, items)
+
+    def log(self, logs: dict[str, float], *args: Any, **settings: Any) -> None:
+        """Adds each term's value in this step, without its weight, over all devices."""
+        if "loss" in logs and self._values:
+            names = sorted(self._values)
+            means: Any = self.accelerator.reduce(torch.stack([self._values[n].float() for n in names]), "mean")
+            logs |= {f"loss_{name}": value for name, value in zip(names, means.tolist(), strict=True)}
+            self._values.clear()
+        super().log(logs, *args, **settings)
 
     def _reduced(self, total: Tensor, mask: Tensor, items: Any) -> Tensor:
         """The sum over the step's tokens on all devices; times the devices, whose gradients are averaged."""
@@ -201,3 +278,15 @@ class StudentTrainer(SFTTrainer):
         return (
             total / items * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
         )
+
+
+def _nothing(logits: Tensor) -> Tensor:
+    return logits.sum(-1)
+
+
+def _check_heads(student: PreTrainedModel, beside: Sequence[Teacher]) -> None:
+    """Raises UserError for a model whose logits tiles.py cannot make; measured where weights are whole."""
+    if PartialState().is_main_process:
+        for name, model in (("student", student), *(("teacher", teacher.model) for teacher in beside)):
+            if not any(p.is_meta or hasattr(p, "ds_id") for p in model.parameters()):
+                heads.check(name, model)

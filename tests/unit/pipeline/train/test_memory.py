@@ -48,9 +48,18 @@ def test_an_8_bit_optimizer_decides_whether_a_student_fits_on_24_gb() -> None:
 @pytest.mark.parametrize(
     "settings", [{"objective": "topk_kd"}, {"objective": "logit_kd"}, {"weight_by": "confidence"}], ids=str
 )
-def test_a_loss_without_tiles_holds_all_logits_of_a_micro_batch(settings: dict[str, Any]) -> None:
+def test_no_loss_holds_all_logits_of_a_micro_batch(settings: dict[str, Any]) -> None:
     logits = 2 * 32768 * 152_064
-    assert of(LARGE, 8, sharded=True).loss < logits < 4 * logits < of(LARGE, 8, sharded=True, **settings).loss
+    for sharded in (False, True):
+        assert of(LARGE, 8, sharded, (32_000_000_000,), **settings).loss < 9 * GB < logits
+
+
+def test_a_white_box_term_keeps_the_states_of_its_layers() -> None:
+    states = 6 * 32768 * 3584
+    assert of(LARGE).terms == 0
+    assert of(LARGE, features={}).terms == 28 * states
+    assert of(LARGE, features={"layers": [[14, 30]]}).terms == states
+    assert of(LARGE, attention_transfer={"layers": [[14, 30], [28, 64]]}).terms == 6 * states
 
 
 def test_only_adapters_have_gradients_and_a_4_bit_base_is_smaller() -> None:
@@ -60,8 +69,9 @@ def test_only_adapters_have_gradients_and_a_4_bit_base_is_smaller() -> None:
     assert 5 * GB < small.weights < 6.5 * GB
 
 
-def test_teachers_are_whole_on_each_gpu() -> None:
-    assert of(SMALL, 8, sharded=True, teachers=(7_000_000_000,), objective="logit_kd").teachers == 14 * GB
+def test_teachers_are_sharded_like_the_student() -> None:
+    for sharded, size in ((True, 14 * GB / 8), (False, 14 * GB)):
+        assert of(SMALL, 8, sharded, (7_000_000_000,), objective="logit_kd").teachers == size
 
 
 def test_every_optimizer_of_a_recipe_is_known() -> None:

@@ -23,28 +23,27 @@ def saved(folder: Path, seed: int, tokenizer: Any = None, size: int = 259) -> KD
     return KDTeacher(model=str(folder), weight=seed)
 
 
-def objective_of(
-    teachers: list[KDTeacher], student: Any = None, tokenizer: Any = None, **settings: Any
-) -> Any:
-    import torch
-
+def objective_of(teachers: list[KDTeacher], **settings: Any) -> Any:
     from pipeline.train.trainer.logit_kd import LogitKDObjective
 
-    return LogitKDObjective(
-        LogitKD(teachers=tuple(teachers), **settings),
-        student or tiny_student.model(),
-        tokenizer or tiny_student.tokenizer(),
-        torch.device("cpu"),
-        torch.float32,
-    )
+    return LogitKDObjective(LogitKD(teachers=tuple(teachers), **settings))
+
+
+def loaded(teacher: KDTeacher, student: Any = None, tokenizer: Any = None) -> Any:
+    import torch
+
+    from pipeline.train.trainer.teachers import Teacher, load
+
+    tokenizer = tokenizer or tiny_student.tokenizer()
+    return Teacher(load(teacher.model, student or tiny_student.model(), tokenizer, torch.float32))
 
 
 TEXTS = [[5, 6, 7, 8, 9, 10], [20, 21, 22, 23]]
 PROMPT = 2  # tokens of each that have no loss
 
 
-def batch(packed: bool) -> tuple[dict[str, Any], Any, Any, Any]:
-    """inputs, targets (N,), mask (B, C) and positions (C,) of TEXTS, as in SupervisedTokens."""
+def batch(packed: bool) -> tuple[dict[str, Any], Any, Any]:
+    """inputs, targets (N,), and rows (B, L), the positions that predict them, of TEXTS."""
     import torch
 
     if packed:
@@ -58,19 +57,20 @@ def batch(packed: bool) -> tuple[dict[str, Any], Any, Any, Any]:
         there = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in TEXTS])
         inputs = {"input_ids": ids, "attention_mask": there}
         learned = there.bool() & (torch.arange(length) >= PROMPT)
-    predicts = torch.nn.functional.pad(learned[:, 1:], (0, 1))
-    positions = predicts.any(0).nonzero().squeeze(1)
-    return inputs, ids[learned], predicts[:, positions], positions
+    return inputs, ids[learned], torch.nn.functional.pad(learned[:, 1:], (0, 1))
 
 
-def loss(objective: Any, student: Any, packed: bool) -> Any:
-    from pipeline.train.trainer.trainer import SupervisedTokens
+def loss(objective: Any, student: Any, packed: bool, beside: list[Any] | None = None, **changed: Any) -> Any:
+    from pipeline.train.trainer.heads import head_of
+    from pipeline.train.trainer.trainer import SupervisedTokens, TeacherTokens
 
-    inputs, targets, mask, positions = batch(packed)
-    logits = student(**inputs, use_cache=False, logits_to_keep=positions).logits[mask]
-    return objective(
-        SupervisedTokens(logits, targets, mask, positions, inputs, objective.collate([], inputs))
-    )
+    inputs, targets, rows = batch(packed)
+    inputs |= changed
+    if beside is None:
+        beside = [loaded(teacher, student) for teacher in objective.settings.teachers]
+    hidden = student.base_model(**inputs, use_cache=False).last_hidden_state[rows]
+    views = [TeacherTokens(teacher.hidden(inputs, rows), teacher.head) for teacher in beside]
+    return objective(SupervisedTokens(hidden, head_of(student), targets, views, {}))
 
 
 def alone(model: Any) -> Any:
@@ -100,25 +100,25 @@ def test_divergences_are_weighted_and_mixed_with_cross_entropy(
 
 
 def test_a_teacher_is_frozen_and_the_student_learns(tmp_path: Path) -> None:
-    objective, student = objective_of([saved(tmp_path / "one", 1)]), tiny_student.model()
-    loss(objective, student, packed=False).sum().backward()
-    ((weight, teacher),) = objective.teachers
-    assert weight == 1
-    assert not teacher.training
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    named = saved(tmp_path / "one", 1)
+    objective, student, teacher = objective_of([named]), tiny_student.model(), loaded(named)
+    loss(objective, student, packed=False, beside=[teacher]).sum().backward()
+    assert objective.weights == [1]
+    assert not teacher.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     assert student.get_output_embeddings().weight.grad.abs().sum() > 0
 
 
 def test_a_student_equal_to_its_teacher_has_no_loss(tmp_path: Path) -> None:
     student = tiny_student.model(1)
-    assert loss(objective_of([saved(tmp_path / "one", 1)], student), student, packed=False).abs().max() < 1e-6
+    assert loss(objective_of([saved(tmp_path / "one", 1)]), student, packed=False).abs().max() < 1e-6
 
 
 def test_another_vocabulary_is_rejected_with_a_token_that_differs(tmp_path: Path) -> None:
     other = tiny_student.tokenizer()
     other.add_tokens(["<extra>"])
     with pytest.raises(UserError, match="not the student's: 1 tokens differ, among them '<extra>'"):
-        objective_of([saved(tmp_path / "other", 1, other, 260)])
+        loaded(saved(tmp_path / "other", 1, other, 260))
 
 
 def test_logits_of_padded_embeddings_are_ignored(tmp_path: Path) -> None:
@@ -127,33 +127,31 @@ def test_logits_of_padded_embeddings_are_ignored(tmp_path: Path) -> None:
     from pipeline.train.trainer import losses
 
     student = tiny_student.model()
-    found = loss(objective_of([saved(tmp_path / "padded", 1, size=320)], student), student, packed=False)
+    found = loss(objective_of([saved(tmp_path / "padded", 1, size=320)]), student, packed=False)
     expected = losses.divergence("forward_kl", alone(student), alone(tiny_student.model(1)), 0.1)
     torch.testing.assert_close(found, expected)
 
 
 def test_a_teacher_without_logits_for_all_tokens_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="259 tokens, but logits for 250, the student's for 259"):
-        objective_of([saved(tmp_path / "short", 1, size=250)])
+        loaded(saved(tmp_path / "short", 1, size=250))
 
 
 def test_a_padding_token_of_the_student_alone_is_allowed(tmp_path: Path) -> None:
-    from pipeline.train.trainer.trainer import SupervisedTokens
-
     student, tokenizer = tiny_student.model(), tiny_student.tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     student.resize_token_embeddings(260, mean_resizing=False)
-    objective = objective_of([saved(tmp_path / "one", 1)], student, tokenizer)
-    inputs, targets, mask, positions = batch(packed=False)
-    inputs["input_ids"][inputs["attention_mask"] == 0] = 259
-    logits = student(**inputs, logits_to_keep=positions).logits[mask]
-    assert objective(SupervisedTokens(logits, targets, mask, positions, inputs, {})).isfinite().all()
+    named = saved(tmp_path / "one", 1)
+    inputs, _, _ = batch(packed=False)
+    ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, 259)
+    beside = [loaded(named, student, tokenizer)]
+    assert loss(objective_of([named]), student, False, beside, input_ids=ids).isfinite().all()
 
 
 def test_a_teacher_that_cannot_be_loaded_is_rejected_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"teacher .* cannot be loaded"):
-        objective_of([KDTeacher(model=str(tmp_path))])
+        loaded(KDTeacher(model=str(tmp_path)))
 
 
 def test_having_no_teacher_is_an_error() -> None:

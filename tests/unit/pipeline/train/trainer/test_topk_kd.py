@@ -235,6 +235,7 @@ def test_tokens_without_a_label_have_plain_cross_entropy(tmp_path: Path) -> None
     import torch
 
     from pipeline.train.trainer import losses, topk_kd
+    from pipeline.train.trainer.heads import Head
     from pipeline.train.trainer.trainer import SupervisedTokens
 
     made = labeled(tmp_path, [trace("p1-0", logprobs(sampled_tokens(answer(1))))], range(1, 2))
@@ -242,8 +243,8 @@ def test_tokens_without_a_label_have_plain_cross_entropy(tmp_path: Path) -> None
     extra = objective.collate([made[0]], {})
     targets = torch.tensor(topk_kd.loss_tokens(made[0]))
     logits = torch.randn(len(targets), VOCABULARY)
-    nothing = torch.zeros(0)
-    loss = objective(SupervisedTokens(logits, targets, nothing, nothing, {}, extra))
+    identity = Head(torch.eye(VOCABULARY), None)  # hidden states that are logits
+    loss = objective(SupervisedTokens(logits, identity, targets, [], extra))
     ce = losses.cross_entropy(logits, targets)
     kl = losses.topk_kl(logits, extra["topk_tokens"], extra["topk_logprobs"], 2)
     torch.testing.assert_close(loss[-1], ce[-1])
