@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from filters import limits
 from filters.result import FilterResult, undecided
+from filters.rules.columns import columns
 from filters.rules.consistency import consistency
 from filters.rules.correct import correct
 from filters.rules.format import final_answer, finished, single_reasoning
@@ -58,9 +59,12 @@ FILTERS: dict[str, FilterSpec] = {
     "no_leak": FilterSpec(no_leak, 2),
     "consistency": FilterSpec(consistency, 3),
     "confidence": FilterSpec(confidence, 1),
+    "columns": FilterSpec(columns, 1),
 }
 
-_ANY_SIZE = frozenset(("finished", "length", "confidence"))  # fast and meaningful on text of any size
+_ANY_SIZE = frozenset(
+    ("finished", "length", "confidence", "columns")
+)  # fast and meaningful on text of any size
 
 
 def apply_rules(trace: Trace, rules: Rules) -> Trace:
@@ -99,10 +103,9 @@ def with_versions(rules: Rules) -> dict[str, dict[str, Any]]:
 
 
 def check_rules(rules: Rules) -> None:
-    """Raises UserError for an unknown filter, an unknown parameter or a value of the wrong type."""
+    """Raises UserError for an unknown filter, a parameter that is unknown or missing, or a wrong type."""
+    check_names(rules)
     for name, parameters in rules.items():
-        if name not in FILTERS:
-            raise UserError(f"filter.rules: unknown filter {name!r}{nearest(name, FILTERS)}")
         types = _parameter_types(FILTERS[name].function)
         for key, value in parameters.items():
             where = f"filter.rules.{name}"
@@ -113,6 +116,14 @@ def check_rules(rules: Rules) -> None:
             except ValidationError as e:
                 raise UserError(f"{where}.{key}: {e.errors()[0]['msg']} (found {value!r})") from None
         _check_bounds(name, parameters)
+        _check_required(name, parameters)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises UserError for an unknown filter."""
+    for name in names:
+        if name not in FILTERS:
+            raise UserError(f"filter.rules: unknown filter {name!r}{nearest(name, FILTERS)}")
 
 
 def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:
@@ -125,6 +136,13 @@ def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:
             raise UserError(
                 f"filter.rules.{name}: {low} = {values[low]} is more than {high} = {values[high]}"
             )
+
+
+def _check_required(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raises UserError where a parameter without a default is not given."""
+    for p in inspect.signature(FILTERS[name].function).parameters.values():
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in parameters:
+            raise UserError(f"filter.rules.{name} needs the parameter {p.name!r}, see docs/filters.md")
 
 
 def _apply(name: str, trace: Trace, parameters: Mapping[str, Any]) -> FilterResult:

@@ -7,7 +7,9 @@ deterministic teacher gives the same bytes in every run.
 
 from __future__ import annotations
 
+import json
 import types
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
@@ -43,6 +45,13 @@ class Question(Row):
     source: str  # the name of the source in the recipe
     # JSON: a whole reasoning-gym entry, or the tests of a program (filters/sandbox/python_tests.py)
     metadata: str | None = None
+    # JSON: the other columns of the source's row by name, without nulls. No filter but `columns` reads it
+    columns: str | None = None
+
+    @property
+    def column_values(self) -> dict[str, Any]:
+        """The other columns by name; a fraction is a Decimal, which stays as it was written."""
+        return json.loads(self.columns, parse_float=Decimal) if self.columns else {}
 
 
 class Problem(Question):

@@ -16,28 +16,33 @@ A file is a list of turns, each under a line with its role in brackets. [system]
     [user]
     {{ question }}
 
-The fields are Jinja variables (FIELDS). The reference is not one of them, so no prompt can leak it; only the
-LLM judge's prompt has it (JUDGE_FIELDS). To add a prompt, write prompts/NAME.txt and set it in the recipe.
+The fields are Jinja variables: FIELDS, and the columns that the problem's source keeps, as in {{ level }} or
+{{ columns["Level of study"] }}. {{ level | default("any") }} fills the gap where a row has none. The
+reference is not one of them, so no prompt can leak it; only the LLM judge's prompt has it (JUDGE_FIELDS). To
+add a prompt, write prompts/NAME.txt and set it in the recipe.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.rows import Message, Question, Role
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from jinja2.sandbox import SandboxedEnvironment
 
 FOLDER = Path(__file__).parent
 FIELDS = ("question", "source")
+COLUMNS = "columns"  # the field that has all columns by name
 REQUIRED = ("question",)
 JUDGE_FIELDS = ("question", "reference", "response")  # all of them required
 _ROLE = re.compile(r"^\[(system|user|assistant)\]\s*$", re.MULTILINE)
@@ -52,15 +57,59 @@ class Prompt:
     def hash(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
-    def render(self, question: Question) -> tuple[Message, ...]:
-        """Returns the messages that ask the question. Its text is inserted verbatim, never as a template."""
-        return self.fill({name: getattr(question, name) for name in FIELDS})
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages as they are written, with the fields unfilled."""
+        return tuple(_turns(self.text))
 
-    def fill(self, fields: Mapping[str, str]) -> tuple[Message, ...]:
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """The fields that are columns of the problem's source."""
+        return frozenset(_variables(self.text)) - set(FIELDS)
+
+    def render(self, question: Question) -> tuple[Message, ...]:
+        """Returns the messages that ask the question. Its text is inserted verbatim, never as a template.
+
+        Raises UserError if it lacks a column that the prompt needs.
+        """
+        if not self.columns:
+            return self.fill({name: getattr(question, name) for name in FIELDS})
+        messages = self._rendered(question)
+        if isinstance(messages, str):
+            raise UserError(f"prompt {self.name!r}: {messages}")
+        return messages
+
+    def check(self, questions: Iterable[Question]) -> None:
+        """Raises UserError if a question lacks a column that the prompt needs."""
+        total, faults, where = 0, 0, ""
+        for question in questions if self.columns else ():
+            total += 1
+            if isinstance(fault := self._rendered(question), str):
+                faults += 1
+                where = where or f"{fault}; the first is in the source {question.source!r}"
+        if faults:
+            raise UserError(
+                f"prompt {self.name!r} cannot be filled for {faults} of {total} problems: {where}; "
+                '{{ NAME | default("...") }} fills a gap'
+            )
+
+    def fill(self, fields: Mapping[str, Any]) -> tuple[Message, ...]:
         """Returns the messages with these texts inserted verbatim."""
         return tuple(
             Message(role=role, content=template.render(fields)) for role, template in _compiled(self.text)
         )
+
+    def _rendered(self, question: Question) -> tuple[Message, ...] | str:
+        """The messages with columns, or why they cannot be made. No column hides a field of its name."""
+        from jinja2 import TemplateError
+
+        columns = question.column_values
+        own = {name: getattr(question, name) for name in FIELDS}
+        try:
+            return self.fill({**columns, COLUMNS: columns, **own})
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as e:
+            known = ", ".join(columns)[:300]
+            return f"{one_line(e)} ({f'columns: {known}' if known else 'no columns are kept'})"
 
 
 def load(name: str, *, judging: bool = False) -> Prompt:
@@ -74,7 +123,7 @@ def load(name: str, *, judging: bool = False) -> Prompt:
     except (OSError, UnicodeDecodeError, ValueError) as e:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.txt")))
         raise UserError(f"prompt {name!r} cannot be read ({e}); prompts here: {known}") from None
-    _check(str(path), text, *((JUDGE_FIELDS, JUDGE_FIELDS) if judging else (FIELDS, REQUIRED)))
+    _check(str(path), text, JUDGE_FIELDS if judging else None)
     return Prompt(path.stem, text)
 
 
@@ -88,32 +137,55 @@ def _turns(text: str) -> list[Message]:
 
 @lru_cache
 def _compiled(text: str) -> list[tuple[Role, Template]]:
-    from jinja2.sandbox import SandboxedEnvironment
-
-    environment = SandboxedEnvironment()
+    environment = _environment()
     compiled = [(turn.role, environment.from_string(turn.content)) for turn in _turns(text)]
     for _, template in compiled:
         template.globals = {**template.globals}  # a plain dict is read faster at each rendering
     return compiled
 
 
-def _check(path: str, text: str, known: Sequence[str], required: Sequence[str]) -> None:
-    from jinja2 import TemplateSyntaxError, meta
+def _environment() -> SandboxedEnvironment:
+    """The templates' environment, in which a missing field is an error."""
+    from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    roles = [turn.role for turn in _turns(text)]
+    return SandboxedEnvironment(undefined=StrictUndefined, finalize=_shown)
+
+
+def _shown(value: Any) -> Any:
+    """A value as it is inserted: lists and objects as JSON."""
+    return json.dumps(value, ensure_ascii=False, default=float) if isinstance(value, list | dict) else value
+
+
+def _variables(text: str) -> set[str]:
+    """The fields that a prompt names."""
+    from jinja2 import meta
+
+    environment = _environment()
+    return set().union(
+        *(meta.find_undeclared_variables(environment.parse(turn.content)) for turn in _turns(text))
+    )
+
+
+def _check(path: str, text: str, judging: Sequence[str] | None) -> None:
+    """Raises UserError for a mistake in a prompt; `judging`: the fields of the LLM judge's prompt."""
+    from jinja2 import TemplateSyntaxError, meta
+
+    turns = _turns(text)
+    roles = [turn.role for turn in turns]
     dialogue = roles[1:] if roles[:1] == ["system"] else roles
     if len(dialogue) % 2 == 0 or dialogue != (["user", "assistant"] * len(dialogue))[: len(dialogue)]:
         raise UserError(
             f"{path}: turns must be [system] (optional), then [user] and [assistant] alternating, [user] last"
         )
     try:
-        parsed = [SandboxedEnvironment().parse(turn.content) for turn in _turns(text)]
+        named = _variables(text)
+        last = meta.find_undeclared_variables(_environment().parse(turns[-1].content))
     except TemplateSyntaxError as e:
         raise UserError(f"{path}: not a Jinja template: {e.message}") from None
-    unknown = set().union(*map(meta.find_undeclared_variables, parsed)) - set(known)
+    unknown = named - set(judging) if judging else named & (set(JUDGE_FIELDS) - set(FIELDS))
     if unknown:
-        raise UserError(f"{path}: unknown field {min(unknown)!r}; known fields: {', '.join(known)}")
-    present = meta.find_undeclared_variables(parsed[-1])
-    if missing := next((name for name in required if name not in present), None):
+        known = ", ".join(judging or FIELDS) + ("" if judging else ", and the columns of the source")
+        raise UserError(f"{path}: unknown field {min(unknown)!r}; known fields: {known}")
+    if missing := next((name for name in judging or REQUIRED if name not in last), None):
         raise UserError(f"{path}: the last [user] turn does not contain {{{{ {missing} }}}}")

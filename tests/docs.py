@@ -172,7 +172,10 @@ def _first_paragraph(function: Callable[..., object]) -> str:
 
 def _parameters(function: Callable[..., object]) -> str:
     given = inspect.signature(function).parameters.values()
-    return ", ".join(f"`{p.name} = {p.default!r}`" for p in given if p.kind is p.KEYWORD_ONLY)
+    named = (p for p in given if p.kind is p.KEYWORD_ONLY)
+    return ", ".join(
+        f"`{p.name}` (required)" if p.default is p.empty else f"`{p.name} = {p.default!r}`" for p in named
+    )
 
 
 def _grid(headings: tuple[str, ...], rows: Any) -> str:

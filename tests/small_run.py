@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pipeline.config.load import parse_recipe
@@ -65,6 +66,7 @@ def _problem(shard: int, i: int) -> Problem:
         id=f"{shard:08x}{i:08x}",
         split="train",
         origin=f"problems.jsonl:{i}",
+        columns=json.dumps({"level": i, "note": HOSTILE, "shard": f"part/{shard}"}),
     )
 
 
@@ -72,7 +74,7 @@ def _trace(problem: Problem, sample: int, temperature: float, kept: int) -> Trac
     correct = sample < kept
     said = {"outcome": "passed", "reason": ""} if correct else {"outcome": "failed", "reason": "incorrect"}
     return Trace(
-        **problem.model_dump(include={"question", "reference", "answer_type", "source"}),
+        **problem.model_dump(include={"question", "reference", "answer_type", "source", "columns"}),
         id=f"{problem.id}-0-{sample:04d}",
         problem_id=problem.id,
         sample=sample,

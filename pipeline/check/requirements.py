@@ -26,15 +26,13 @@ from pipeline.inference.client import Client
 from pipeline.publish.target import Target, check_writable
 from pipeline.publish.upload import check_access
 from pipeline.report import build as report
-from pipeline.rows import Message, Question, Trace
+from pipeline.rows import Message, Trace
 from pipeline.select.example import assistant_text
 from pipeline.stages import stages_of
 from pipeline.train import model_facts, objectives
 from pipeline.train.job import in_bf16
 from pipeline.train.model_facts import ModelFacts, ModelQuery
 from pipeline.train.stage import served_template
-
-EXAMPLE = Question(question="What is 3 + 2?", reference="5", answer_type="number", source="example")
 
 
 def require(recipe: Recipe, run_dir: Path, again: bool) -> None:
@@ -172,7 +170,7 @@ def _student(
 
 def _student_query(recipe: Recipe, student: Student) -> ModelQuery:
     """Returns the question whether the student's chat template can render a training example."""
-    prompt = prompts.load(recipe.select.prompt).render(EXAMPLE)
+    prompt = prompts.load(recipe.select.prompt).turns
     reasoning = "Count 2 up from 3." if recipe.select.reasoning == "tags" else None
     answer = Trace.model_construct(reasoning=reasoning, response="It is \\boxed{5}.")
     learned = Message(role="assistant", content=assistant_text(answer))

@@ -92,6 +92,13 @@ def why(runs: Path, run: Path, stage: str | None, examples: int, suspects: bool,
     shell_complete=shell_completion.reasons,
 )
 @click.option("--source", help="Only rows of this source.", shell_complete=shell_completion.sources)
+@click.option(
+    "--where",
+    "conditions",
+    metavar="SQL",
+    multiple=True,
+    help="Only rows for which this holds, such as \"columns->>'level' = '5'\"; may be repeated.",
+)
 @click.option("-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="Number of rows.")
 @_json
 @click.pass_obj
@@ -103,6 +110,7 @@ def show_rows(
     outcome: str | None,
     reason: str | None,
     source: str | None,
+    conditions: tuple[str, ...],
     count: int,
     as_json: bool,
 ) -> None:
@@ -114,9 +122,11 @@ def show_rows(
 
     opened = open_named(runs, run)
     if wanted is None:
-        found = show.first(opened, stage, outcome, reason, source, count)
-    elif outcome or reason or source:
-        raise click.UsageError("--id cannot be combined with --kept, --rejected, --reason or --source")
+        found = show.first(opened, stage, outcome, reason, source, count, conditions)
+    elif outcome or reason or source or conditions:
+        raise click.UsageError(
+            "--id cannot be combined with --kept, --rejected, --reason, --source or --where"
+        )
     else:
         found = show.by_id(opened, stage, wanted)
     (show.print_json if as_json else show.print_rows)(found)

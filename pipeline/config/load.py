@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from filters.table import check_rules
+from filters.table import check_names
 from pipeline.config import Recipe
 from pipeline.config.explain import explain
 from pipeline.config.redaction import HIDDEN, redact
@@ -127,7 +127,7 @@ def _merge_rules(data: dict[str, Any]) -> None:
     given = table.get("rules", {}) if isinstance(table, dict) else None
     if not isinstance(given, dict):
         return
-    check_rules({name: {} for name, value in given.items() if value is False})
+    check_names(name for name, value in given.items() if value is False)
     merged: dict[str, Any] = {**Filter().rules, **given}
     merged = {name: {} if value is True else value for name, value in merged.items() if value is not False}
     if isinstance(select, dict) and select.get("reasoning") == "none":

@@ -34,6 +34,9 @@ class FileSource(RecipeTable):
     text, yes or no, JSON, by the tests of a Python program, or ("free") by the LLM judge."""
     tests: str | None = None
     """Column with the tests of a program. Required for, and only for, `answer_type = "python"`."""
+    columns: Literal["all"] | tuple[str, ...] = "all"
+    """Other columns to keep with each problem and its traces, for prompts, rules and queries. "all" keeps
+    every value of up to 4 KB; a list keeps the columns that it names, [] none."""
     split: SplitRule = "by_id"
     """Which problems are held out for evaluation: a fraction (`ingest.held_out`), none, or all."""
     limit: PositiveInt | None = None
@@ -52,6 +55,15 @@ class FileSource(RecipeTable):
     def _a_program_has_tests(self) -> FileSource:
         if (self.answer_type == "python") != (self.tests is not None):
             raise ValueError('set answer_type = "python" together with tests, the column of the tests')
+        return self
+
+    @model_validator(mode="after")
+    def _no_column_tells_the_answer(self) -> FileSource:
+        """Refuses to keep what is read as something else; a prompt may show every column that is kept."""
+        for name in self.columns if self.columns != "all" else ():
+            used = (u for u in self.used_columns if u == name or u.startswith(f"{name}."))
+            if found := next(used, None):
+                raise ValueError(f"columns: {name!r} holds {found!r}, which the source reads already")
         return self
 
     @property

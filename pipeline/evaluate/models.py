@@ -167,7 +167,7 @@ def _sampling_stage(model: EvalModel, recipe: Recipe, reach: Reach, kind: str, t
         shards_from=problems.name,
         settings=partial(_sampling_settings, sampling, model.scheme),
         check=_checked_by_evaluate,
-        prepare=partial(generate.take_over_traces, sampling),
+        prepare=partial(generate.prepare, sampling),
         work=partial(generate.sample, sampling),
         report=generate.report,
         asks_models=True,

@@ -39,17 +39,24 @@ from pipeline.inference.batch_client import BatchClient
 from pipeline.inference.client import Client
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest.stage import INGEST
-from pipeline.rows import Problem, Trace
+from pipeline.rows import Problem, Question, Trace
 
 
-def take_over_traces(sampling: SamplingJob, job: Job) -> None:
+def prepare(sampling: SamplingJob, job: Job) -> None:
+    """Checks that the prompt can be filled for every problem, then takes over what is valid of before."""
+    prompt = prompts.load(sampling.prompt)
+    if prompt.columns:
+        prompt.check(problem for t in job.share() for problem in _problems(job.input_shard(t), sampling))
+    take_over_traces(sampling, job, prompt.render)
+
+
+def take_over_traces(sampling: SamplingJob, job: Job, render: Callable[[Question], Any]) -> None:
     """Copies the valid traces of earlier results into the journals of the open shards."""
     earlier = earlier_traces(job)
     if earlier is None:
         return
     if not sampling.models:
         return
-    render = prompts.load(sampling.prompt).render
     taken = 0
     for traces in job.share():
         if not traces.sealed:
@@ -257,7 +264,7 @@ def _check(recipe: Recipe) -> None:
 
 def _prepare(job: Job) -> None:
     take_over_given(job)
-    take_over_traces(training_job(job.recipe), job)
+    prepare(training_job(job.recipe), job)
 
 
 def _work(job: Job, shards: Iterable[Shard]) -> None:
@@ -276,7 +283,7 @@ def report(job: Job) -> dict[str, Any]:
 
 GENERATE = Stage(
     name="generate",
-    version=5,  # 5: prompt and sampling of a trace may be unknown
+    version=5,  # 5: traces keep their problem's columns; prompt and sampling may be unknown
     row=Trace,
     reads=(INGEST,),
     shards_from="ingest",

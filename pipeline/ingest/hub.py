@@ -18,12 +18,17 @@ from pipeline.ingest.files import HEAD, BadRow, Record, sha256, skeleton, top_le
 
 
 def records(source: DatasetSource, columns: tuple[str, ...]) -> Iterator[Record | BadRow]:
-    """Yields the rows, with the named columns only. Raises UserError if the data set cannot be read."""
+    """Yields the rows, with the named columns only, or () for all. Images and the like stay undecoded.
+
+    Raises UserError if the data set cannot be read.
+    """
     with _one_line_errors(source):
         data = _open(source)
         names = data.column_names
-        if names:  # leaves images and the like undecoded; a stream of JSON does not know its columns yet
+        if names and columns:  # a stream of JSON does not know its columns yet
             data = data.select_columns(top_level(columns, names))
+        if data.features:
+            data = _undecoded(data)
         for number, row in enumerate(data, start=1):
             yield Record(f"{source.path} {source.dataset_split} row {number}", row)
 
@@ -69,6 +74,14 @@ def _open(source: DatasetSource) -> Any:
     return load_dataset(
         source.path, source.subset, split=source.dataset_split, revision=source.revision, streaming=True
     )
+
+
+def _undecoded(data: Any) -> Any:
+    """The data set with images, audio and video as the bytes that are stored."""
+    from datasets import Dataset
+
+    stream = data.to_iterable_dataset() if isinstance(data, Dataset) else data
+    return stream.decode(False)
 
 
 def _one_line_errors(source: DatasetSource) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 A dotted column name reaches inside: "problem.text", "prompt.0.content". In a conversation the question is the
 user's last turn. A reference that is a number becomes text as the file writes it, true and false become
-"True" and "False", and a list of one item becomes that item. Other columns are dropped.
+"True" and "False", and a list of one item becomes that item. `columns.py` keeps the other columns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import islice
@@ -20,7 +21,7 @@ from typing import Any
 from filters.grade.compare import is_missing
 from pipeline.config.sources import FileSource, GymSource, IngestSource, read_by_datasets
 from pipeline.errors import UserError
-from pipeline.ingest import code_tests, files, hub, reasoning_gym
+from pipeline.ingest import code_tests, columns, files, hub, reasoning_gym
 from pipeline.ingest.files import BadRow, Number, Record
 from pipeline.ingest.lines import RECORD_LIMIT
 from pipeline.rows import AnswerType, Problem, Split
@@ -54,7 +55,7 @@ def check(source: IngestSource) -> None:
 
 def _check_columns(source: FileSource, where: str, rows: Iterator[Record | BadRow]) -> bool:
     """Returns whether there are rows. Raises UserError if a column is missing from every readable one."""
-    missing, seen, any_row = _columns(source), dict[str, None](), False
+    missing, seen, any_row = _required(source), dict[str, None](), False
     for row in rows:
         any_row = True
         if isinstance(row, Record):
@@ -80,15 +81,21 @@ def fingerprint(source: IngestSource) -> dict[str, Any]:
     return {"files": {str(path): files.sha256(path) for path in files.find(source.path)}}
 
 
-def read(source: IngestSource, held_out: float, seed: int) -> Iterator[Problem | BadRow]:
-    """Yields the rows of a source in order. `held_out` and `seed` decide the split of sources split by id."""
+def read(
+    source: IngestSource, held_out: float, seed: int, left_out: Counter[str] | None = None
+) -> Iterator[Problem | BadRow]:
+    """Yields the rows of a source in order. `held_out` and `seed` decide the split of sources split by id.
+
+    Counts in `left_out` the values, by column, that `columns = "all"` does not keep.
+    """
     name = name_of(source)
+    left_out = Counter() if left_out is None else left_out
     for record in records(source):
         if isinstance(record, BadRow):
             yield record
             continue
         try:
-            row: Problem | BadRow = problem_of(source, name, record, held_out, seed)
+            row: Problem | BadRow = problem_of(source, name, record, held_out, seed, left_out)
         except UnusableRow as e:
             row = BadRow(record.origin, str(e))
         yield row
@@ -137,20 +144,30 @@ def records(source: IngestSource) -> Iterator[Record | BadRow]:
 
 
 def _columns(source: FileSource) -> tuple[str, ...]:
-    return source.used_columns
+    """The columns to read; () for all."""
+    return () if source.columns == "all" else _required(source)
 
 
-def problem_of(source: IngestSource, name: str, record: Record, held_out: float, seed: int) -> Problem:
+def _required(source: FileSource) -> tuple[str, ...]:
+    """The columns that must exist."""
+    return source.used_columns + (source.columns if source.columns != "all" else ())
+
+
+def problem_of(
+    source: IngestSource, name: str, record: Record, held_out: float, seed: int, left_out: Counter[str]
+) -> Problem:
     kind: AnswerType
     metadata: str | None
+    other: str | None
     row = record.values
     if isinstance(source, GymSource):
-        kind, metadata = "reasoning_gym", json.dumps(row)
+        kind, metadata, other = "reasoning_gym", json.dumps(row), None
         question, reference = _question(row, "question"), _reference(row, "answer")
     else:
         kind, metadata = source.answer_type, _tests(row, source.tests) if source.tests else None
         question = _question(row, source.question)
         reference = _reference(row, source.reference, kind) if source.reference else None
+        other = _other_columns(source, row, left_out)
     key = problem_id(question)
     return Problem(
         id=key,
@@ -159,6 +176,7 @@ def problem_of(source: IngestSource, name: str, record: Record, held_out: float,
         answer_type=kind,
         source=name,
         metadata=metadata,
+        columns=other,
         split=split_of(key, held_out, seed) if source.split == "by_id" else source.split,
         origin=record.origin,
     )
@@ -219,6 +237,16 @@ def _tests(row: dict[str, Any], column: str) -> str:
     try:
         return checked_text("the text of the tests", code_tests.as_metadata(value))
     except code_tests.InvalidTests as e:
+        raise UnusableRow(str(e)) from None
+
+
+def _other_columns(source: FileSource, row: dict[str, Any], left_out: Counter[str]) -> str | None:
+    """Returns the columns that are kept beside question and reference, as JSON."""
+    try:
+        if source.columns == "all":
+            return columns.all_but(row, source.used_columns, left_out)
+        return columns.named(source.columns, lambda name: lookup(row, name)[1])
+    except columns.InvalidColumn as e:
         raise UnusableRow(str(e)) from None
 
 

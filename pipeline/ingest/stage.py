@@ -29,7 +29,7 @@ from pipeline.rows import Problem
 COUNTED = ("read", "problems", "train", "held_out", "without_answer", "duplicates", "conflicting", "bad_rows")
 COUNTED_OF_TRACES = (spool.KEPT, spool.HELD_OUT)
 TRACE_SHARDS = "trace_shards"  # in the report: shard -> the number of its given traces
-MAX_PRINTED = 20  # bad rows, and conflicts, on stderr
+MAX_PRINTED = 20  # bad rows, and conflicts, on stderr; columns of a source
 MAX_REPORTED = 1000  # in the report
 
 
@@ -75,7 +75,7 @@ def _problems(table: Ingest, seed: int, counts: _IngestCounts, given: spool.Spoo
     for source in sorted(table.sources, key=lambda source: source.split != "held_out"):
         counts.begin(source)
         read = traces.read if isinstance(source, TracesSource) else sources.read
-        for row in read(source, table.held_out, seed):  # type: ignore[arg-type]
+        for row in read(source, table.held_out, seed, counts.left_out):  # type: ignore[arg-type]
             if isinstance(row, BadRow):
                 counts.bad_row(row)
             elif isinstance(row, GivenRow):
@@ -161,11 +161,13 @@ class _IngestCounts:
         self.given = 0  # traces of all sources
         self.trace_shards: dict[str, int] = {}  # shard -> the number of its given traces
         self.listed: dict[str, list[str]] = {"bad_rows": [], "conflicting": []}
+        self.columns_left_out: dict[str, Counter[str]] = {}  # source -> column -> number of its values
 
     def begin(self, source: IngestSource) -> None:
         self.name = sources.name_of(source)
         counted = (*COUNTED, *COUNTED_OF_TRACES) if isinstance(source, TracesSource) else COUNTED
         self.current = self.by_source[self.name] = dict.fromkeys(counted, 0)
+        self.left_out = self.columns_left_out[self.name] = Counter()
         self.first_bad: str | None = None
 
     def count(self, *what: str) -> None:
@@ -206,6 +208,9 @@ class _IngestCounts:
     def end(self, source: IngestSource) -> None:
         """Raises UserError if the source has no problem, or none of them the answer that it promised."""
         name, counts = sources.name_of(source), self.current
+        if self.left_out:
+            values = ", ".join(f"{column!r} ({n})" for column, n in self.left_out.most_common(MAX_PRINTED))
+            self.say(f"source {name!r}: values that are not kept, over 4 KB or no text or number: {values}")
         if counts["bad_rows"] == counts["read"]:
             first = f"; the first: {self.first_bad}" if self.first_bad else ""
             raise UserError(f"source {name!r}: none of its {counts['read']} rows is a problem{first}")
@@ -223,6 +228,8 @@ class _IngestCounts:
         self.say(f"{self.stage}: {summary}")
         bad, conflicts = self.listed["bad_rows"], self.listed["conflicting"]
         report = {**total, "by_source": self.by_source, "bad": bad, "conflicts": conflicts}
+        left_out = {name: dict(c.most_common(MAX_PRINTED)) for name, c in self.columns_left_out.items() if c}
+        report["columns_left_out"] = left_out
         return report | ({TRACE_SHARDS: self.trace_shards} if self.given else {})
 
 
@@ -262,7 +269,7 @@ def _prepare(job: Job) -> dict[str, Any]:
 
 INGEST = Stage(
     name="ingest",
-    version=1,
+    version=2,  # 2: problems keep the other columns of their source
     row=Problem,
     settings=_settings,
     check=_check,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +122,10 @@ class Reader:
         return split_reasoning(text, reasoning, truncated=truncated, families=self.families)
 
 
-def read(source: TracesSource, held_out: float, seed: int) -> Iterator[GivenRow | BadRow]:
-    """Yields the rows of a source in order. `held_out` and `seed` decide the split of sources split by id."""
+def read(
+    source: TracesSource, held_out: float, seed: int, left_out: Counter[str]
+) -> Iterator[GivenRow | BadRow]:
+    """Yields the rows of a source in order; the arguments are those of `sources.read`."""
     name, reader = sources.name_of(source), Reader.of(source)
     for record in sources.records(source):
         if isinstance(record, BadRow):
@@ -130,7 +133,7 @@ def read(source: TracesSource, held_out: float, seed: int) -> Iterator[GivenRow 
             continue
         try:
             given = _conversation(record, source.messages) if source.messages else record
-            problem = sources.problem_of(reader.source, name, given, held_out, seed)
+            problem = sources.problem_of(reader.source, name, given, held_out, seed, left_out)
             row: GivenRow | BadRow = GivenRow(problem, tuple(reader.samples(given)))
         except UnusableRow as e:
             row = BadRow(record.origin, str(e))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -32,9 +32,17 @@ class Shown(Row):
 
 
 def first(
-    run: Run, stage: str | None, outcome: str | None, reason: str | None, source: str | None, count: int
+    run: Run,
+    stage: str | None,
+    outcome: str | None,
+    reason: str | None,
+    source: str | None,
+    count: int,
+    conditions: Sequence[str] = (),
 ) -> Shown:
-    """The first rows of a stage with these values. Raises UserError when its rows have no such field.
+    """The first rows of a stage with these values, for which the conditions of SQL hold.
+
+    Raises UserError when the stage's rows have no such field.
 
     Without a stage: filtered traces or, before there are any, the traces so far.
     """
@@ -53,7 +61,8 @@ def first(
     values: dict[str, Any] = {"outcome": outcome, "source": source}
     if reason:
         values["reason"] = run.reasons(reason, stage)
-    chosen = rows.where(**{name: value for name, value in values.items() if value is not None})
+    given = {name: value for name, value in values.items() if value is not None}
+    chosen = rows.where(*conditions, **given)
     return Shown(run=run.path.name, rows=tuple(_shown(stage, row) for row in chosen.head(count)))
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Row)
 BATCH = 64  # rows that are Python objects at once
+COLUMNS = "columns"  # the field with the columns of the problem's source
 SHOWN = 5  # rows in a notebook
 SHOWN_FIELDS: dict[type[Row], Sequence[str]] = {  # in a notebook, of rows that are too wide to show whole
     Trace: ("id", "source", "question", "reference", "outcome", "reason", "reasoning", "response"),
@@ -53,16 +54,22 @@ class RowTable(Generic[R]):
     def where(self, *conditions: str, **values: Any) -> Self:
         """The rows with these values in these fields; a list means any of them, None an empty field.
 
-        Other conditions are SQL over the fields, e.g. "completion_tokens > 1000".
+        `columns={"level": [4, 5]}` is about columns of the problem's source. Other conditions are SQL over
+        the fields, e.g. "completion_tokens > 1000", or "columns->>'level' = '5'".
         """
         added, given = [self._checked(condition) for condition in conditions], dict(self.values)
+        wanted: list[tuple[str, list[Any]]] = []  # SQL expressions and their values
         for name, value in values.items():
-            wanted = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-            self._check_values(name, wanted)
+            if name == COLUMNS and isinstance(value, dict):
+                self._schema([name])  # the field is known
+                wanted += [_of_column(given, column, each) for column, each in value.items()]
+            else:
+                wanted.append((name, self._checked_values(name, value)))
+        for expression, each in wanted:
             parameter = f"value{len(given)}"
-            given[parameter] = wanted
-            empty = f" or {name} is null" if None in wanted else ""
-            added.append(f"{name} in (select unnest(${parameter})){empty}")
+            given[parameter] = each
+            empty = f" or {expression} is null" if None in each else ""
+            added.append(f"{expression} in (select unnest(${parameter})){empty}")
         return replace(self, conditions=(*self.conditions, *added), values=given)
 
     def batches(self, names: Sequence[str] | None = None, size: int = 1024) -> Iterator[pa.RecordBatch]:
@@ -181,18 +188,20 @@ class RowTable(Generic[R]):
             raise UserError(f"{self.row.__name__} has no field {unknown!r}" + nearest(unknown, known))
         return pa.schema([arrow_schema(self.row).field(name) for name in names])
 
-    def _check_values(self, name: str, values: Sequence[Any]) -> None:
-        """Raises UserError for a value that the field cannot have."""
+    def _checked_values(self, name: str, value: Any) -> list[Any]:
+        """Returns the values of a condition. Raises UserError for a value that the field cannot have."""
         import pyarrow as pa
 
         if pa.types.is_nested(self._schema([name]).field(name).type):
             raise UserError(f"where: {name!r} of {self.row.__name__} has fields of its own, not one value")
         kind: Any = self.row.model_fields[name].annotation
-        for value in values:
+        values = _as_list(value)
+        for each in values:
             try:
-                TypeAdapter(kind | None).validate_python(value)
+                TypeAdapter(kind | None).validate_python(each)
             except ValidationError as e:
-                raise UserError(f"where: {name} = {value!r}: {e.errors()[0]['msg']}") from None
+                raise UserError(f"where: {name} = {each!r}: {e.errors()[0]['msg']}") from None
+        return values
 
     def _checked(self, condition: str) -> str:
         """Returns a condition that is one expression of SQL over the fields, else raises UserError."""
@@ -212,6 +221,24 @@ class RowTable(Generic[R]):
                     self._schema([unknown[1]])
                 raise UserError(f"where: {condition!r}: {str(e).splitlines()[0]}") from None
         return condition
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+
+
+def _of_column(given: dict[str, Any], column: str, value: Any) -> tuple[str, list[str | None]]:
+    """A column of the source as SQL, and the texts to compare it with; adds its name to the parameters."""
+    parameter = f"value{len(given)}"
+    given[parameter] = "/" + column.replace("~", "~0").replace("/", "~1")  # a JSON pointer (RFC 6901)
+    return f"json_extract_string({COLUMNS}, ${parameter})", [_as_text(each) for each in _as_list(value)]
+
+
+def _as_text(value: Any) -> str | None:
+    """A value of a column as JSON writes it, without quotes."""
+    if value is None:
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class TraceVerdict(Verdict):

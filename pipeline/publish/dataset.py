@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pipeline.engine.shard import Shard
 from pipeline.filter.verdicts import filtered_batches
 from pipeline.inspect.run import Run
+from pipeline.publish import columns as published_columns
 from pipeline.publish.facts import public
 from pipeline.rows import AnswerType, Message, Row, Sampling, Trace, arrow_schema
 
@@ -25,7 +26,7 @@ PART_BYTES = 512 * 2**20  # of a file's rows in Arrow; compressed to a third of 
 TRAIN, VALIDATION = "train", "validation"
 _OF_TRACE = (
     *("question", "reference", "answer_type", "reasoning", "response"),
-    *("prompt_hash", "sampling", "seed"),
+    *("prompt_hash", "sampling", "seed", "columns"),
 )
 _LEFT_OUT = frozenset({"logprobs", "error"})
 
@@ -42,6 +43,7 @@ class Published(Row):
     reasoning: str | None  # None: the teacher reasoned in its response, or not at all
     response: str
     source: str
+    columns: str | None  # of the source; written as a struct, or left out where no source keeps any
     pass_rate: float | None
     confidence: float | None
     tokens: int | None
@@ -67,18 +69,19 @@ def write(run: Run, folder: Path, with_traces: bool) -> Written:
     """Writes data/SPLIT-00000-of-NNNNN.parquet, and traces/ if with_traces."""
     written = Written()
     made_by = _made_by(run)
-    schema = arrow_schema(Published)
+    kind = published_columns.type_of(run.output("generate").sealed_paths())
+    schema = published_columns.with_columns(arrow_schema(Published), kind)
     with _Parts(folder / "data", TRAIN, schema) as train, _Parts(folder / "data", VALIDATION, schema) as rest:
         stages = (run.output(stage).shards() for stage in ("select", "generate", "filter"))
         for examples, traces, verdicts in zip(*stages, strict=True):
-            table = _joined(examples, filtered_batches(traces, verdicts, _LEFT_OUT), made_by)
+            table = _joined(examples, filtered_batches(traces, verdicts, _LEFT_OUT), made_by, schema)
             written.by_source.update(zip(*(table[c].to_pylist() for c in ("source", "teacher")), strict=True))
             splits = examples.column("split")
             for part in (train, rest):
                 part.write(table.filter([each == part.split for each in splits]))
         written.splits.update({part.split: part.close() for part in (train, rest)})
     if with_traces:
-        written.traces = _write_traces(run, folder / "traces", made_by)
+        written.traces = _write_traces(run, folder / "traces", made_by, kind)
     return written
 
 
@@ -88,21 +91,23 @@ def _made_by(run: Run) -> dict[str, str]:
     return {"run": run.path.name, "recipe": manifest.identity}
 
 
-def _joined(examples: Shard, traces: Iterable[pa.RecordBatch], made_by: dict[str, str]) -> pa.Table:
+def _joined(
+    examples: Shard, traces: Iterable[pa.RecordBatch], made_by: dict[str, str], schema: pa.Schema
+) -> pa.Table:
     """Returns the rows of one shard, in the order of its examples."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     chosen = pa.Table.from_batches(examples.batches(), arrow_schema(examples.row))
     if not len(chosen):
-        return arrow_schema(Published).empty_table()
+        return schema.empty_table()
     wanted = chosen["id"].combine_chunks()
     batches = (batch.filter(pc.is_in(batch["id"], wanted)) for batch in traces)
     trace = pa.Table.from_batches(batch for batch in batches if len(batch))
     trace = trace.take(pc.index_in(wanted, trace["id"].combine_chunks()))
     columns = {name: chosen[name] for name in chosen.column_names} | {name: trace[name] for name in _OF_TRACE}
     columns |= {"filters": _filters(trace["verdicts"]), "teacher": _public(chosen["teacher"])}
-    return _table(columns, made_by, arrow_schema(Published))
+    return _table(columns, made_by, schema)
 
 
 def _table(columns: dict[str, Any], made_by: dict[str, str], schema: pa.Schema) -> pa.Table:
@@ -110,6 +115,8 @@ def _table(columns: dict[str, Any], made_by: dict[str, str], schema: pa.Schema) 
     import pyarrow as pa
 
     columns = columns | {name: pa.repeat(value, len(columns["id"])) for name, value in made_by.items()}
+    if "columns" in schema.names:
+        columns["columns"] = published_columns.typed(columns["columns"], schema.field("columns").type)
     return pa.table([columns[name] for name in schema.names], names=schema.names).cast(schema)
 
 
@@ -142,12 +149,13 @@ def _without_errors(verdicts: Any) -> Any:
     return pa.ListArray.from_arrays(offsets, plain, type=verdicts.type)
 
 
-def _write_traces(run: Run, folder: Path, made_by: dict[str, str]) -> int:
+def _write_traces(run: Run, folder: Path, made_by: dict[str, str], kind: pa.DataType | None) -> int:
     """Writes all traces with their verdicts, rejected ones too; returns their number."""
     import pyarrow as pa
 
     fields = [f for f in arrow_schema(Trace) if f.name not in _LEFT_OUT]
-    schema = pa.schema(fields + [pa.field(name, pa.string(), nullable=False) for name in made_by])
+    schema = published_columns.with_columns(pa.schema(fields), kind)
+    schema = pa.schema([*schema, *(pa.field(name, pa.string(), nullable=False) for name in made_by)])
     with _Parts(folder, TRAIN, schema) as parts:
         shards = (run.output(stage).shards() for stage in ("generate", "filter"))
         for traces, verdicts in zip(*shards, strict=True):

@@ -39,9 +39,52 @@ def test_the_question_is_inserted_verbatim() -> None:
     assert prompts.load("plain").render(question(hostile))[-1].content == hostile
 
 
+def with_columns(tmp_path: Path, text: str) -> prompts.Prompt:
+    path = tmp_path / "levels.txt"
+    path.write_text(f"[user]\n{{{{ question }}}} {text}")
+    return prompts.load(str(path))
+
+
+def test_a_prompt_shows_columns_as_the_file_writes_them(tmp_path: Path) -> None:
+    columns = '{"Level of study":"MSc","level":0.10,"question":"other","tags":["a",1.50],"source":"book"}'
+    given = question("how many?").model_copy(update={"columns": columns})
+    prompt = with_columns(
+        tmp_path, '{{ level }} {{ columns["Level of study"] }} {{ tags }} {{ source }} {{ columns.source }}'
+    )
+    assert prompt.columns == {"level", "tags", "columns"}
+    (message,) = prompt.render(given)
+    assert message.content == 'how many? 0.10 MSc ["a", 1.5] test book'
+
+
+def test_a_missing_column_is_one_line_that_counts_the_problems(tmp_path: Path) -> None:
+    prompt = with_columns(tmp_path, "{{ level }}")
+    has = question("?").model_copy(update={"columns": '{"level":1}'})
+    lacks = question("?").model_copy(update={"columns": '{"topic":"sums"}'})
+    prompt.check([has, has])
+    with pytest.raises(UserError) as caught:
+        prompt.check([has, lacks, lacks])
+    assert "cannot be filled for 2 of 3 problems: 'level' is undefined (columns: topic)" in str(caught.value)
+    with pytest.raises(UserError, match="'level' is undefined"):
+        prompt.render(lacks)
+    with pytest.raises(UserError, match="no columns are kept"):
+        prompt.check([question("?")])
+
+
+def test_a_default_fills_the_gap_of_a_missing_column(tmp_path: Path) -> None:
+    prompt = with_columns(tmp_path, '{{ level | default("any") }}')
+    prompt.check([question("?")])
+    assert prompt.render(question("?"))[-1].content == "? any"
+
+
+def test_the_text_of_a_column_is_never_a_template(tmp_path: Path) -> None:
+    hostile = "{{ 7*7 }} {% raw %}"
+    given = question("?").model_copy(update={"columns": '{"level":"{{ 7*7 }} {% raw %}"}'})
+    assert with_columns(tmp_path, "{{ level }}").render(given)[-1].content == f"? {hostile}"
+
+
 def test_an_unknown_field_is_named_with_the_known_ones(tmp_path: Path) -> None:
     message = mistake(tmp_path, "[user]\n{{ question }} {{ reference }}")
-    assert "unknown field 'reference'; known fields: question, source" in message
+    assert "unknown field 'reference'; known fields: question, source, and the columns" in message
 
 
 def test_the_judge_prompt_ends_with_the_response() -> None:

@@ -11,10 +11,11 @@ from pipeline.config.load import parse_recipe
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
+from pipeline.inspect import show
 from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of
 from pipeline.rows import Score
-from tests.small_run import PROBLEMS, RECIPE, SAMPLES, SHARDS, write_run
+from tests.small_run import HOSTILE, PROBLEMS, RECIPE, SAMPLES, SHARDS, write_run
 
 TRACES = SHARDS * PROBLEMS * SAMPLES
 
@@ -55,6 +56,26 @@ def test_where_takes_values_lists_none_and_conditions_of_sql(run: Run) -> None:
     long = run.traces.where("completion_tokens > 101")
     assert {t.sample for t in long} == {2}
     assert len(long.where(outcome="rejected")) == TRACES // SAMPLES
+
+
+def test_where_reads_the_columns_of_the_source(run: Run) -> None:
+    per_level = SHARDS * SAMPLES
+    assert len(run.traces.where(columns={"level": 1})) == per_level
+    assert len(run.traces.where(columns={"level": [0, "3"], "note": HOSTILE})) == 2 * per_level
+    assert len(run.traces.where(columns={"shard": "part/1"}, outcome="kept")) == PROBLEMS
+    assert len(run.traces.where(columns={"sha/rd": None})) == TRACES
+    assert len(run.traces.where("columns->>'level' = '1'")) == per_level
+    assert len(run.problems.where("(columns->>'level')::int > 1", columns={"level": 2})) == SHARDS
+    assert run.sql("select count(*) from problems where columns->>'level' = '2'").fetchall() == [(SHARDS,)]
+    with pytest.raises(UserError, match="Score has no field 'columns'"):
+        run.scores.where(columns={"level": 1})
+
+
+def test_show_takes_conditions(run: Run) -> None:
+    shown = show.first(run, "filter", None, None, None, 50, ("columns->>'level' = '1'", "sample = 0"))
+    assert len(shown.rows) == SHARDS
+    with pytest.raises(UserError, match="where"):
+        show.first(run, "filter", None, None, None, 5, ("no_such_field = 1",))
 
 
 def test_a_condition_is_one_expression_over_the_fields(run: Run) -> None:
