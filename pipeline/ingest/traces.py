@@ -123,10 +123,11 @@ class Reader:
 
 
 def read(
-    source: TracesSource, held_out: float, seed: int, left_out: Counter[str]
+    source: TracesSource, held_out: float, seed: int, left_out: Counter[str] | None = None
 ) -> Iterator[GivenRow | BadRow]:
     """Yields the rows of a source in order; the arguments are those of `sources.read`."""
     name, reader = sources.name_of(source), Reader.of(source)
+    left_out = Counter() if left_out is None else left_out
     for record in sources.records(source):
         if isinstance(record, BadRow):
             yield record
