@@ -277,10 +277,12 @@ def _row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[p
 
     rest = iter(rows)
     batches: list[pa.RecordBatch] = []
+    size = 0  # bytes of the batches
     while some := list(islice(rest, BATCH_ROWS)):
         batches.append(pa.RecordBatch.from_pylist(some, schema=schema))
-        if len(batches) * BATCH_ROWS >= GROUP_ROWS or sum(b.nbytes for b in batches) >= GROUP_BYTES:
+        size += batches[-1].nbytes
+        if len(batches) * BATCH_ROWS >= GROUP_ROWS or size >= GROUP_BYTES:
             yield pa.Table.from_batches(batches, schema)
-            batches = []
+            batches, size = [], 0
     if batches:
         yield pa.Table.from_batches(batches, schema)

@@ -11,7 +11,6 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +38,7 @@ class Spool:
 
     def add(self, position: int, problem_id: str, source: str, sample: GivenSample) -> None:
         """Adds a trace of the problem with this position among all problems."""
-        line = f"{problem_id} {source} {sample.key} {json.dumps(astuple(sample))}\n".encode()
+        line = f"{problem_id} {source} {sample.key} {json.dumps(list(vars(sample).values()))}\n".encode()
         self._lines[position // self._shard_size].append(line)
         self._bytes += len(line)
         if self._bytes > BUFFER:

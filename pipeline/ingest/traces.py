@@ -7,7 +7,6 @@ the other columns of a sample may be lists of the same length.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,7 +107,9 @@ class Reader:
             response=answer,
             finish_reason=finish_reason or ("length" if unclosed else "stop"),
             completion_tokens=_tokens(column(source.tokens)),
-            key=_key(column(source.trace_id), number) if source.trace_id else _hash(teacher, found, answer),
+            key=_key(column(source.trace_id), number)
+            if source.trace_id
+            else _hash(teacher, found or "", answer),
         )
 
     def _split(self, text: str, reasoning: str, truncated: bool) -> tuple[str | None, str, bool]:
@@ -189,11 +190,12 @@ def _key(value: Any, number: int | None) -> str:
     """Returns the hash of a row's identifier. Raises UnusableRow if it has none."""
     if value is None or isinstance(value, dict | list):
         raise UnusableRow("no id of the trace")
-    return _hash(str(value), number)
+    return _hash(str(value), "" if number is None else str(number))
 
 
-def _hash(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+def _hash(*parts: str) -> str:
+    # No text of a trace has a NUL character
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def _finish_reason(value: Any) -> str | None:

@@ -21,8 +21,8 @@ from pipeline.stages import STAGES
 from tests.conftest import StartFakeServer
 
 FOLDER = Path(__file__).resolve().parents[2] / "pipeline" / "recipes"
-NAMES = ("gsm8k", "r1-math", "api")
-OF_DATASETS = ("subset", "dataset_split", "revision")
+NAMES = ("gsm8k", "r1-math", "api", "traces")
+OF_DATASETS = ("subset", "dataset_split", "revision", "reader")
 
 
 @pytest.mark.parametrize("name", [*NAMES, "demo"])
@@ -45,27 +45,34 @@ def test_licences_for_the_cards_are_stated(name: str) -> None:
 def rehearsal(name: str, url: str, folder: Path) -> Recipe:
     """The recipe with the fake server as its teacher and small files as its data sets."""
     given = tomllib.loads((FOLDER / f"{name}.toml").read_text())
-    teacher = {k: v for k, v in given["teacher"].items() if k not in ("serve", "vllm", "api_key_env")}
-    given["teacher"] = teacher | {"model": "fake", "base_url": url}
+    if "teacher" in given:
+        teacher = {k: v for k, v in given["teacher"].items() if k not in ("serve", "vllm", "api_key_env")}
+        given["teacher"] = teacher | {"model": "fake", "base_url": url}
+        given["generate"]["concurrency"] = 8
+        if "samples" in given["generate"]:
+            given["generate"]["samples"] = 2
     given["ingest"]["sources"] = [local(s, folder, n) for n, s in enumerate(given["ingest"]["sources"])]
     if contamination := given["filter"].get("contamination"):
         contamination["against"] = [local(s, folder, 50 + n) for n, s in enumerate(contamination["against"])]
-    if "samples" in given["generate"]:
-        given["generate"]["samples"] = 2
-    given["generate"]["concurrency"] = 8
     given["filter"]["max_rejected_fraction"] = 1
     return parse_recipe(given, (), name)
 
 
 def local(source: dict[str, Any], folder: Path, number: int) -> dict[str, Any]:
-    """A file with twenty sums, under the columns of the source."""
+    """A file with twenty sums, under the columns of the source; a source of traces has two of each."""
     path = folder / f"{number}-{source['name']}.jsonl"
     question, reference = source.get("question", "question"), source.get("reference", "answer")
     sums = [(number * 20 + i, i % 7 + 1) for i in range(20)]
     rows = [{question: f"What is {a} + {b}?", reference: str(a + b)} for a, b in sums]
+    if source["kind"] == "traces":
+        told = [f"<think>\n{a} and {b}. I count on.\n</think>\n\n\\boxed{{{a + b}}}" for a, b in sums]
+        rows = [
+            row | {source["response"]: [text, "<think>Hm"], source["finish_reason"]: [True, False]}
+            for row, text in zip(rows, told, strict=True)
+        ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plain = {k: v for k, v in source.items() if k not in OF_DATASETS}
-    return plain | {"kind": "file", "path": str(path)}
+    return plain | {"kind": "traces" if source["kind"] == "traces" else "file", "path": str(path)}
 
 
 @pytest.mark.parametrize("name", NAMES)
