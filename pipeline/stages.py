@@ -23,7 +23,7 @@ STAGES: dict[str, Stage] = {s.name: s for s in (INGEST, GENERATE, FILTER, SELECT
 def stages_of(recipe: Recipe) -> dict[str, Stage]:
     """The stages that a recipe needs.
 
-    Without a student there is no training to run or to wait for; without a teacher, too, no model to evaluate.
+    Without a student there is no training to run or to wait for; without a teacher, too, nothing to evaluate.
     """
     stages = dict(STAGES)
     if recipe.compress.schemes:

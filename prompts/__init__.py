@@ -127,6 +127,29 @@ def load(name: str, *, judging: bool = False) -> Prompt:
     return Prompt(path.stem, text)
 
 
+def text_fields(text: str) -> set[str]:
+    """Returns the fields of a template of plain text, such as a source's question_template.
+
+    Raises UserError if it is no template.
+    """
+    from jinja2 import TemplateSyntaxError, meta
+
+    try:
+        return set(meta.find_undeclared_variables(_environment().parse(text)))
+    except TemplateSyntaxError as e:
+        raise UserError(f"not a Jinja template: {e.message}") from None
+
+
+def fill_text(text: str, fields: Mapping[str, Any]) -> str:
+    """Returns a template of plain text with its fields inserted. Raises UserError if one is missing."""
+    from jinja2 import TemplateError
+
+    try:
+        return _compiled_text(text).render(fields)
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as e:
+        raise UserError(one_line(e)) from None
+
+
 def _turns(text: str) -> list[Message]:
     _, *parts = _ROLE.split(text)
     return [
@@ -142,6 +165,11 @@ def _compiled(text: str) -> list[tuple[Role, Template]]:
     for _, template in compiled:
         template.globals = {**template.globals}  # a plain dict is read faster at each rendering
     return compiled
+
+
+@lru_cache
+def _compiled_text(text: str) -> Template:
+    return _environment().from_string(text)
 
 
 def _environment() -> SandboxedEnvironment:

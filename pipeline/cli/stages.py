@@ -93,7 +93,9 @@ def _stage_command(name: str) -> click.Command:
 @click.command()
 @click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...", shell_complete=shell_completion.recipes)
 @click.option("--model", help="Score this model without a recipe; vLLM serves it, or --base-url.")
-@click.option("--problems", metavar="FILE", help="Problems for --model: JSONL, JSON, CSV or Parquet.")
+@click.option(
+    "--problems", metavar="NAMES", help="Benchmarks, such as aime24,math500; for --model also a file."
+)
 @click.option("--base-url", metavar="URL", help="An OpenAI-compatible server that has the model.")
 @click.option("--api-key-env", metavar="NAME", help="The environment variable with its key.")
 @click.option("--prompt", help="Name of a file in prompts/, or a path.  [default: plain]")
@@ -117,6 +119,8 @@ def evaluate(
 ) -> int:
     """Compare base student, trained student and teacher of RECIPE, or score --model alone on --problems.
 
+    --problems adds usual benchmarks to the sets of RECIPE, from the hub, or NAME=PATH from a local copy.
+
     A model scored alone is a run like any other, named after the model and the file, or by run=NAME. It is
     sampled as in DeepSeek-R1's evaluation, but 4 times a problem: temperature 0.6, top_p 0.95, no system
     prompt. KEY=VALUE changes that, e.g. evaluate.samples=16 evaluate.max_tokens=32768
@@ -128,9 +132,13 @@ def evaluate(
 
         recipe = single_model_recipe(model, problems, **given, overrides=words)
         return _execute(("ingest", "evaluate"), runs, recipe, options)
-    if model or problems or any(given.values()) or not words:
+    if model or any(given.values()) or not words:
         raise UserError("evaluate takes a RECIPE, or --model and --problems without one")
-    return _execute(("evaluate",), runs, load(Path(words[0]), words[1:]), options, words)
+    from pipeline.config.benchmarks import sets_of
+    from pipeline.config.load import load_recipe
+
+    loaded = load_recipe(Path(words[0]), words[1:], sets_of(problems) if problems else ())
+    return _execute(("evaluate",), runs, loaded, options, words)
 
 
 @click.command()

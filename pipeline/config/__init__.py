@@ -15,7 +15,8 @@ from pipeline.config.cluster import Ray
 from pipeline.config.compression import Compress
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
-from pipeline.config.sources import Ingest, TracesSource, free_text_source
+from pipeline.config.ingest import Ingest, TracesSource
+from pipeline.config.sources import free_text_source
 from pipeline.config.traces import Filter, Generate, Select
 from pipeline.config.training import Train
 from pipeline.errors import UserError

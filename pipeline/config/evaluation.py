@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.config.base import Name, RecipeTable, SamplingSettings
+from pipeline.config.base import Name, NotIdentity, RecipeTable, SamplingSettings
 from pipeline.config.sources import Source
 
 HELD_OUT = "held_out"
@@ -17,12 +17,32 @@ class EvaluationSet(RecipeTable):
 
     name: Name
     """Name of the set in scores and tables."""
+    benchmark: NotIdentity[str | None] = None
+    """A usual benchmark in place of `name` and `sources`: aime24, aime25, math500, gsm8k, gpqa_diamond or
+    mmlu_pro. docs/evaluating.md says what each reads."""
+    path: NotIdentity[str | None] = None
+    """Local copy of the benchmark: a file, or a folder for the `datasets` library. Default: the hub."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    """Where the problems come from, written as the sources of [ingest] are. All of them are used."""
+    """Where the problems come from, written as the sources of [ingest] are. All of them are used. A source
+    { benchmark = "math500" } is that benchmark."""
     prompt: str | None = None
     """Prompt of base and student on this set. Default: `evaluate.prompt`."""
     teacher_prompt: str | None = None
     """Prompt of the teachers on this set. Default: `evaluate.teacher_prompt`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _benchmark_is_its_source(cls, given: Any) -> Any:
+        """Replaces `benchmark` and `path` by the name and the source that they stand for."""
+        if not isinstance(given, dict) or (given.get("benchmark") is None and given.get("path") is None):
+            return given
+        if given.get("benchmark") is None:
+            raise ValueError("path is the local copy of a benchmark; other files are sources")
+        if given.get("sources"):
+            raise ValueError("set either benchmark or sources")
+        source = {key: given.get(key) for key in ("benchmark", "path")}
+        rest = {key: value for key, value in given.items() if key not in source}
+        return {"name": given["benchmark"], "sources": [source]} | rest
 
 
 class Evaluate(SamplingSettings):

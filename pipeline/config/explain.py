@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline.config import Recipe
 from pipeline.config.base import ENV_NAME, NAME, RecipeTable, tables_in
-from pipeline.config.sources import IngestSource
+from pipeline.config.ingest import IngestSource
 from pipeline.errors import nearest
 
 _SOURCES = {get_args(table.model_fields["kind"].annotation)[0]: table for table in tables_in(IngestSource)}

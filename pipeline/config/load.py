@@ -26,8 +26,13 @@ REASONING_OPTIONAL: dict[str, dict[str, Any]] = {
 }
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads and validates a recipe. Raises UserError, one line, naming the key and the nearest known one."""
+def load_recipe(
+    path: Path, overrides: Sequence[str] = (), more_sets: Sequence[dict[str, Any]] = ()
+) -> Recipe:
+    """Reads and validates a recipe. Raises UserError, one line, naming the key and the nearest known one.
+
+    `more_sets`: tables of [[evaluate.sets]] that are added to those of the recipe.
+    """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -36,7 +41,17 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: not a TOML recipe: {e}") from None
     except RecursionError:
         raise UserError(f"{path}: not a TOML recipe: nested too deeply") from None
+    if more_sets:
+        _add_sets(data, more_sets, str(path))
     return parse_recipe(data, overrides, str(path))
+
+
+def _add_sets(data: dict[str, Any], more_sets: Sequence[dict[str, Any]], where: str) -> None:
+    evaluate = data.setdefault("evaluate", {})
+    sets = evaluate.get("sets", []) if isinstance(evaluate, dict) else None
+    if not isinstance(sets, list):
+        raise UserError(f"{where}: evaluate.sets must be tables [[evaluate.sets]]")
+    evaluate["sets"] = [*sets, *more_sets]
 
 
 def parse_recipe(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:

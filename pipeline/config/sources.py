@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from pipeline.config.base import Fraction, Name, NotIdentity, RecipeTable
+import prompts
+from pipeline.config.base import Name, NotIdentity, RecipeTable
+from pipeline.config.benchmarks import expanded
+from pipeline.errors import UserError
 from pipeline.rows import AnswerType
 
 SplitRule = Literal["by_id", "train", "held_out"]
-ReasoningFormat = Literal[
-    "auto", "none", "think", "thinking", "thought", "reasoning", "magistral", "open_thoughts", "harmony"
-]
 
 
 class FileSource(RecipeTable):
@@ -34,6 +34,17 @@ class FileSource(RecipeTable):
     text, yes or no, JSON, by the tests of a Python program, or ("free") by the LLM judge."""
     tests: str | None = None
     """Column with the tests of a program. Required for, and only for, `answer_type = "python"`."""
+    question_template: str | None = None
+    """Template of the question, with `{{ question }}`, `{{ choices }}` and other columns by name. Default:
+    the question, with the choices below it."""
+    choices: str | tuple[str, ...] | None = None
+    """Options of a multiple-choice question: the column with their list, or a column for each. They get
+    letters from A on. Needs `answer_type = "choice"`."""
+    shuffle_choices: bool = False
+    """Order the options by a hash of the question and their texts, the same in every run."""
+    reference_is: Literal["letter", "index", "text"] = "letter"
+    """How the reference names one of the choices; an index counts from 0. It does not matter where the
+    reference is itself a column of `choices`."""
     columns: Literal["all"] | tuple[str, ...] = "all"
     """Other columns to keep with each problem and its traces, for prompts, rules and queries. "all" keeps
     every value of up to 4 KB; a list keeps the columns that it names, [] none."""
@@ -58,6 +69,36 @@ class FileSource(RecipeTable):
         return self
 
     @model_validator(mode="after")
+    def _choices_are_graded_as_choices(self) -> FileSource:
+        if self.choices is not None and self.answer_type != "choice":
+            raise ValueError('choices need answer_type = "choice"')
+        if self.choices is None and (self.shuffle_choices or self.reference_is != "letter"):
+            raise ValueError("shuffle_choices and reference_is need choices, the columns of the options")
+        return self
+
+    @model_validator(mode="after")
+    def _template_asks_the_question(self) -> FileSource:
+        if self.question_template is None:
+            return self
+        try:
+            names = prompts.text_fields(self.question_template)
+        except UserError as e:
+            raise ValueError(f"question_template: {e}") from None
+        needed = ("question",) if self.choices is None else ("question", "choices")
+        if missing := next((name for name in needed if name not in names), None):
+            raise ValueError(f"question_template does not contain {{{{ {missing} }}}}")
+        answers = {name.partition(".")[0] for name in (self.reference, self.tests) if name}
+        if shown := names & answers - {"question", "choices"}:
+            raise ValueError(f"question_template: {min(shown)!r} holds the answer")
+        return self
+
+    @property
+    def template_columns(self) -> tuple[str, ...]:
+        """The columns that the question's template names."""
+        names = prompts.text_fields(self.question_template) if self.question_template else set()
+        return tuple(sorted(names - {"question", "choices"}))
+
+    @model_validator(mode="after")
     def _no_column_tells_the_answer(self) -> FileSource:
         """Refuses to keep what is read as something else; a prompt may show every column that is kept."""
         for name in self.columns if self.columns != "all" else ():
@@ -69,7 +110,8 @@ class FileSource(RecipeTable):
     @property
     def used_columns(self) -> tuple[str, ...]:
         """The columns that make the question and what grades its answers."""
-        return tuple(filter(None, (self.question, self.reference, self.tests)))
+        options = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
+        return tuple(dict.fromkeys(filter(None, (self.question, self.reference, self.tests, *options))))
 
 
 class DatasetSource(FileSource):
@@ -108,107 +150,12 @@ class GymSource(RecipeTable):
     """Licence of the problems for the card that `retort publish` writes. Default: reasoning-gym's own."""
 
 
-class ReasoningMarks(RecipeTable):
-    """The marks around reasoning in texts of another format."""
-
-    begin: Annotated[str, Field(min_length=1)]
-    """Mark at the start of the reasoning, such as "<scratchpad>"."""
-    end: Annotated[str, Field(min_length=1)]
-    """Mark at its end."""
-    answer_begin: str = ""
-    """Optional mark before the response that follows."""
-    answer_end: str = ""
-    """Optional mark after it."""
+Source = Annotated[
+    FileSource | DatasetSource | GymSource, Field(discriminator="kind"), BeforeValidator(expanded)
+]
 
 
-class TracesSource(DatasetSource):
-    """Traces that exist already, of any model. They take the place of generate: nothing is sampled for their
-    problems. All rows of a question are samples of one problem. docs/own-traces.md has examples."""
-
-    kind: Literal["traces"]  # type: ignore[assignment]
-    """What the rows are: traces that exist already."""
-    path: str
-    """Path of the files, or a glob pattern; with `reader = "datasets"` the name or folder of a data set."""
-    reader: Literal["files", "datasets"] = "files"
-    """What reads `path`: "files" for JSONL, JSON, CSV and Parquet, or the `datasets` library."""
-    question: str = "question"
-    """Column with the question, or with a conversation, whose last user turn is then the question. Default:
-    "question", or with `messages` that column."""
-    messages: str | None = None
-    """Column with a conversation, as role and content or as ShareGPT's from and value. The last user turn is
-    the question, the assistant turn after it the response. Other turns are left out."""
-    response: str = "response"
-    """Column with the response, or a list of responses, each a sample. It may hold the reasoning, too."""
-    reasoning: str | None = None
-    """Column with the reasoning. Default: it is part of the response, as `reasoning_format` says."""
-    reasoning_format: ReasoningFormat = "auto"
-    """How reasoning is marked in the response. "auto" recognises the marks of all known models, "none" leaves
-    the text as it is; the others are the marks of one family."""
-    reasoning_marks: ReasoningMarks | None = None
-    """Marks of another format, in place of `reasoning_format`: { begin = "<plan>", end = "</plan>" }."""
-    teacher: Annotated[str, Field(min_length=1)] | None = None
-    """Name of the model that made the traces. Set this or `teacher_column`."""
-    teacher_column: str | None = None
-    """Column with the name of the model."""
-    finish_reason: str | None = None
-    """Column that tells how a response ended: a server's finish reason, or true if it is complete and false
-    if it was truncated. Default, and for empty values: "stop", or "length" if the reasoning never ends."""
-    tokens: str | None = None
-    """Column with the number of tokens of reasoning and response. Default: unknown."""
-    trace_id: str | None = None
-    """Column that tells the traces of a question apart: rows with the same value are one trace. Default: rows
-    with the same teacher, reasoning and response are one trace."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _the_conversation_has_both(cls, given: Any) -> Any:
-        messages = given.get("messages") if isinstance(given, dict) else None
-        return {"question": messages, "response": messages, **given} if messages else given
-
-    @model_validator(mode="after")
-    def _settings_agree(self) -> TracesSource:
-        if (self.teacher is None) == (self.teacher_column is None):
-            raise ValueError("set either teacher, the name of a model, or teacher_column")
-        if self.reasoning_marks is not None and self.reasoning_format != "auto":
-            raise ValueError("set either reasoning_format or reasoning_marks")
-        if self.messages is not None and self.response != self.messages:
-            raise ValueError("set either messages or response")
-        of_datasets = (self.subset, self.revision, self.dataset_split) != (None, None, "train")
-        if self.reader == "files" and of_datasets:
-            raise ValueError('subset, dataset_split and revision need reader = "datasets"')
-        return self
-
-    @property
-    def used_columns(self) -> tuple[str, ...]:
-        """The columns that are read as parts of a problem or of its traces."""
-        texts = (self.messages, self.response, self.reasoning)
-        about = (self.teacher_column, self.finish_reason, self.tokens, self.trace_id)
-        return tuple(filter(None, (*super().used_columns, *texts, *about)))
-
-
-Source = Annotated[FileSource | DatasetSource | GymSource, Field(discriminator="kind")]
-# Of [ingest] alone: evaluation sets and contamination need problems, no traces
-IngestSource = Annotated[FileSource | DatasetSource | GymSource | TracesSource, Field(discriminator="kind")]
-
-
-def read_by_datasets(source: FileSource) -> TypeGuard[DatasetSource]:
-    """Whether the `datasets` library reads the source."""
-    if isinstance(source, TracesSource):
-        return source.reader == "datasets"
-    return isinstance(source, DatasetSource)
-
-
-def free_text_source(sources: Sequence[IngestSource]) -> str | None:
+def free_text_source(sources: Sequence[FileSource | GymSource]) -> str | None:
     """Returns the name of the first source with free-text answers, which only the LLM judge can grade."""
     with_answers = (s for s in sources if not isinstance(s, GymSource))
     return next((s.name or s.path for s in with_answers if s.answer_type == "free"), None)
-
-
-class Ingest(RecipeTable):
-    sources: Annotated[tuple[IngestSource, ...], Field(min_length=1)]
-    """The sources of problems, each a table [[ingest.sources]]."""
-    held_out: Fraction = 0.1
-    """Fraction of each source with `split = "by_id"` that is held out for evaluation. The hash of the
-    question decides, so a problem stays on its side when sources grow."""
-    shard_size: PositiveInt = 256
-    """Problems per shard; later stages keep the same shards. Lower it for very long traces."""

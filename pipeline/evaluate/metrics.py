@@ -169,6 +169,19 @@ def compressed(scores: Iterable[Score]) -> list[Comparison]:
     ]
 
 
+def lost(found: Iterable[Comparison]) -> list[Comparison]:
+    """The sets on which the student is worse than the base: what the training lost."""
+    return [c for c in found if c.other == "base" and c.verdict == "worse"]
+
+
+def lost_sentence(found: Sequence[Comparison]) -> str:
+    """What the training lost, in a sentence; "" where fewer than two sets were compared with the base."""
+    if sum(c.other == "base" for c in found) < 2:
+        return ""
+    sets = ", ".join(f"{c.set} ({100 * c.difference.mean:+.1f} points)" for c in lost(found))
+    return f"lost by training: {sets or 'nothing that these sets show'}"
+
+
 def paired(scores: Sequence[Score], others: Sequence[Score]) -> tuple[Floats, Floats]:
     """pass@1 of two models over the problems that both have: two arrays (problems,)."""
     other = {s.problem_id: s.correct / s.samples for s in others}

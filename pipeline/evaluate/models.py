@@ -22,7 +22,8 @@ from pipeline.config import Recipe
 from pipeline.config.compression import SchemeName
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.evaluation import HELD_OUT, Evaluate, EvaluationSet
-from pipeline.config.sources import Ingest, free_text_source
+from pipeline.config.ingest import Ingest
+from pipeline.config.sources import free_text_source
 from pipeline.config.traces import Filter
 from pipeline.engine.layout import OutputPath
 from pipeline.engine.manifest import Manifest

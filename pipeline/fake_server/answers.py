@@ -23,6 +23,7 @@ _FILLER = re.findall(
 )
 _PRODUCT = re.compile(r"\b(each|every|per|times|product|multipl\w+|rows? of|bags? of|boxes of)\b", re.I)
 _DIFFERENCE = re.compile(r"\b(left|remain\w*|g[ia]ves?|los[te]s?|ate|eats?|sold|spent|fewer|minus)\b", re.I)
+_OPTION = re.compile(r"^([A-J])\. (-?\d{1,15})$", re.MULTILINE)
 _OPERATORS = {"+": operator.add, "-": operator.sub} | dict.fromkeys("*x\u00d7", operator.mul)
 _JUDGE_PROMPT = re.compile(r"=== REFERENCE ANSWER ===\n(.*?)\n\n=== RESPONSE[^\n]*\n(.*)", re.DOTALL)
 
@@ -93,7 +94,13 @@ def _calculate(question: str, kind: str, key: str) -> tuple[str, str]:
     if result is None or kind == "incorrect":
         result = (result or 0) + 1 + int(uniform(key, "slip") * 9)
     reasoning = f"I look for the numbers in the question. I work it out step by step and get {result}."
-    return reasoning, f"The answer is {result}."
+    return reasoning, f"The answer is {_letter(question, result) or result}."
+
+
+def _letter(question: str, result: int) -> str | None:
+    """The letter of the option with this result, or else of the first one; None if there are no options."""
+    letters = {int(number): letter for letter, number in _OPTION.findall(question)}
+    return letters.get(result, next(iter(letters.values()))) if letters else None
 
 
 def _judge(question: str, kind: str) -> tuple[str, str] | None:

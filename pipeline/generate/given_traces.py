@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from pipeline.config.sources import TracesSource
+from pipeline.config.ingest import TracesSource
 from pipeline.engine.earlier_rows import take_over
 from pipeline.engine.progress import Progress
 from pipeline.engine.shard import Shard

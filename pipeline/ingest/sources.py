@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from filters.grade.compare import is_missing
-from pipeline.config.sources import FileSource, GymSource, IngestSource, read_by_datasets
+from pipeline.config.ingest import IngestSource, read_by_datasets
+from pipeline.config.sources import FileSource, GymSource
 from pipeline.errors import UserError
-from pipeline.ingest import code_tests, columns, files, hub, reasoning_gym
+from pipeline.ingest import code_tests, columns, composed, files, hub, reasoning_gym
+from pipeline.ingest.composed import UnusableRow, lookup
 from pipeline.ingest.files import BadRow, Number, Record
 from pipeline.ingest.lines import RECORD_LIMIT
 from pipeline.rows import AnswerType, Problem, Split
@@ -29,10 +31,6 @@ from pipeline.rows import AnswerType, Problem, Split
 GYM_CHECKED = 3  # entries of a task, one of which must be usable
 
 _LIST_INDEX = re.compile(r"\.\d+(?:\.|$)")  # in a column name
-
-
-class UnusableRow(Exception):
-    """A row cannot become a problem; the message has the reason."""
 
 
 def check(source: IngestSource) -> None:
@@ -150,7 +148,8 @@ def _columns(source: FileSource) -> tuple[str, ...]:
 
 def _required(source: FileSource) -> tuple[str, ...]:
     """The columns that must exist."""
-    return source.used_columns + (source.columns if source.columns != "all" else ())
+    named = source.columns if source.columns != "all" else ()
+    return tuple(dict.fromkeys((*source.used_columns, *source.template_columns, *named)))
 
 
 def problem_of(
@@ -168,6 +167,8 @@ def problem_of(
         question = _question(row, source.question)
         reference = _reference(row, source.reference, kind) if source.reference else None
         other = _other_columns(source, row, left_out)
+        if source.choices is not None or source.question_template is not None:
+            question, reference = composed.question_and_reference(source, row, question, reference)
     key = problem_id(question)
     return Problem(
         id=key,
@@ -261,21 +262,6 @@ def checked_text(what: str, text: str) -> str:
     if size > RECORD_LIMIT:
         raise UnusableRow(f"{what} is longer than {RECORD_LIMIT >> 20} MB")
     return str(text)
-
-
-def lookup(row: dict[str, Any], column: str) -> tuple[bool, Any]:
-    """Returns whether the column exists, and its value. An exact name wins over a path to a nested one."""
-    if column in row:
-        return True, row[column]
-    value: Any = row
-    for step in column.split("."):
-        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        elif isinstance(value, dict) and step in value:
-            value = value[step]
-        else:
-            return False, None
-    return True, value
 
 
 def _column_names(row: dict[str, Any], depth: int = 3) -> Iterator[str]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.config.base import identity
-from pipeline.config.sources import GymSource, Ingest, IngestSource, TracesSource
+from pipeline.config.ingest import Ingest, IngestSource, TracesSource
+from pipeline.config.sources import GymSource
 from pipeline.engine.progress import Progress
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from filters.text.turn_marks import strip_end_marks
-from pipeline.config.sources import TracesSource
+from pipeline.config.ingest import TracesSource
 from pipeline.inference.dialects import (
     FORMATS,
     MARKS,

@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.config.evaluation import HELD_OUT
-from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summarise, trained_on
+from pipeline.evaluate.metrics import Comparison, Summary, comparisons, lost_sentence, summarise, trained_on
 from pipeline.inference import engines
 from pipeline.inspect.compression import Compression, ModelCost, compression_of
 from pipeline.inspect.format import interval, megabytes, percent, share, speed
@@ -61,6 +61,8 @@ def print_scores(
         print_lines(*(text for c in differences if c.set == name for text in _sentences(c)))
         if compression:
             console().print(_costs([cost for cost in compression.models if cost.set == name]))
+    if sentence := lost_sentence(differences):
+        print_lines(sentence)
     for each in compression.not_evaluated if compression else ():
         print_lines(f"student-{each.scheme} ({megabytes(each.bytes)}) is not evaluated here: {each.why}")
     names = ", ".join(f"{role} is {name}" for role, name in _models(run).items())

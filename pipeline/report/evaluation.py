@@ -45,6 +45,7 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
         "ks": sorted({k for s in summaries for k in s.pass_at if k > 1}),
         "chart": charts.intervals(passed, "pass@1, percent, with 95 % intervals"),
         "comparisons": comparisons,
+        "lost": metrics.lost_sentence(comparisons),
         "differences": charts.intervals(apart, "points of pass@1", zero=True) if apart else None,
         "changes": matrix(scores),
         "names": CHANGES,

@@ -121,8 +121,7 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 def _sides(kind: str, inputs: AttentionInputs, document: Document, relation_heads: int) -> list[Side]:
     """What is compared: queries with keys; for MiniLM also values with themselves."""
     query, key, value = (
-        x[document.row, :, document.start : document.end]
-        for x in (inputs.query, inputs.key, inputs.value)
+        x[document.row, :, document.start : document.end] for x in (inputs.query, inputs.key, inputs.value)
     )
     if kind != "minilm":
         key = key.repeat_interleave(len(query) // len(key), 0)

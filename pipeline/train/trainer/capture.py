@@ -102,9 +102,7 @@ def _watch(model: PreTrainedModel) -> None:
     if getattr(inner, WATCHER, False):
         return
 
-    def watched(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **settings: Any
-    ) -> Any:
+    def watched(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **settings: Any) -> Any:
         if watcher := getattr(module, WATCHER, None):
             watcher(module, query, key, value, settings)
         return inner(module, query, key, value, *args, **settings)

@@ -111,7 +111,10 @@ def add_forward_to_hidden(model: PreTrainedModel) -> None:
 
     @functools.wraps(type(model).forward)
     def forward(
-        self: Any, *args: Any, at_hidden: Callable[[Tensor, Head], dict[str, Tensor]] | None = None, **kwargs: Any
+        self: Any,
+        *args: Any,
+        at_hidden: Callable[[Tensor, Head], dict[str, Tensor]] | None = None,
+        **kwargs: Any,
     ) -> Any:
         if at_hidden is None:
             return original(*args, **kwargs)

@@ -152,7 +152,9 @@ def build(train: Train, student: Any, teacher: Any) -> list[Term]:
     return made
 
 
-def captures(terms: list[Term], student: PreTrainedModel, teacher: PreTrainedModel) -> tuple[Capture, Capture]:
+def captures(
+    terms: list[Term], student: PreTrainedModel, teacher: PreTrainedModel
+) -> tuple[Capture, Capture]:
     """The recorders of both models for what the terms need. Raises UserError as Capture does."""
     made = []
     for side, model in enumerate((student, teacher)):

@@ -266,7 +266,9 @@ class StudentTrainer(SFTTrainer):
         """Adds each term's value in this step, without its weight, over all devices."""
         if "loss" in logs and self._values:
             names = sorted(self._values)
-            means: Any = self.accelerator.reduce(torch.stack([self._values[n].float() for n in names]), "mean")
+            means: Any = self.accelerator.reduce(
+                torch.stack([self._values[n].float() for n in names]), "mean"
+            )
             logs |= {f"loss_{name}": value for name, value in zip(names, means.tolist(), strict=True)}
             self._values.clear()
         super().log(logs, *args, **settings)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.load import parse_recipe
-from pipeline.config.sources import TracesSource
+from pipeline.config.ingest import TracesSource
 from pipeline.errors import UserError
 from pipeline.ingest import sources
 from pipeline.ingest.files import BadRow

@@ -56,6 +56,7 @@ def test_very_many_names_stay_one_text(tmp_path: Path) -> None:
 
 def test_examples_and_traces_are_published_with_their_columns(tmp_path: Path) -> None:
     run = write_run(tmp_path / "small")
+    (tmp_path / "out").mkdir()
     write(run, tmp_path / "out", with_traces=True)
     for folder, rows in (("data", SHARDS * PROBLEMS), ("traces", SHARDS * PROBLEMS * 3)):
         table = pa.concat_tables(map(pq.read_table, sorted((tmp_path / "out" / folder).glob("*.parquet"))))
