@@ -30,7 +30,7 @@ class Batches:
             web.post("/v1/files", self.upload),
             web.get("/v1/files/{id}/content", self.content),
             web.post("/v1/batches", self.create),
-            web.get("/v1/batches", self.list),
+            web.get("/v1/batches", self.listing),
             web.get("/v1/batches/{id}", self.get),
             web.post("/v1/batches/{id}/cancel", self.cancel),
         ]
@@ -64,7 +64,7 @@ class Batches:
         self.ends[id] = self.server.now() + self.server.options.batch_seconds
         return web.json_response(self.batches[id])
 
-    async def list(self, http: web.Request) -> web.StreamResponse:
+    async def listing(self, http: web.Request) -> web.StreamResponse:
         if refused := self.server.unauthorized(http):
             return refused
         newest = list(reversed(self.batches))

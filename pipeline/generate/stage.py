@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
-from itertools import compress
+from itertools import chain, compress
 from typing import Any
 
 import prompts
@@ -83,6 +83,9 @@ def sample(sampling: SamplingJob, job: Job, shards: Iterable[Shard]) -> None:
         for traces in shards:
             _plan(job.input_shard(traces), traces, sampling, lambda samples: None).seal()
         return
+    remaining = _from_first_open(sampling, job, iter(shards))
+    if remaining is None:
+        return
     used = [usage for attempt in read_attempts(job.output.folder) for usage in attempt.endpoints]
     if reached := sampling.limits.reached(used):
         raise Stopped(reached)
@@ -90,7 +93,22 @@ def sample(sampling: SamplingJob, job: Job, shards: Iterable[Shard]) -> None:
         servers = [stack.enter_context(model.reach(job)) for model in sampling.models]
         gc.freeze()  # scanning the imported modules in every collection costs a tenth of the time
         stack.callback(gc.unfreeze)  # what stays frozen is never freed; DuckDB complains of it at exit
-        run_async(_sample_all(sampling, job, servers, shards))
+        run_async(_sample_all(sampling, job, servers, remaining))
+
+
+def _from_first_open(sampling: SamplingJob, job: Job, shards: Iterator[Shard]) -> Iterator[Shard] | None:
+    """Seals shards that lack nothing, up to the first that does; returns that one and the rest, or None.
+
+    So no server is started, or asked, where all traces were taken over.
+    """
+    for traces in shards:
+        if traces.sealed:
+            continue
+        plan = _plan(job.input_shard(traces), traces, sampling, lambda samples: None)
+        if plan.items:
+            return chain((traces,), shards)
+        plan.seal()
+    return None
 
 
 async def _sample_all(

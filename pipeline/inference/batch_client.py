@@ -75,7 +75,7 @@ class BatchClient:
     async def __aenter__(self) -> BatchClient:
         await self._stack.enter_async_context(self._transport)
         for paid in self._runner.ledger.read():
-            self._add(Batch(paid.unsent, paid.requests, paid=paid))
+            self._add(Batch(paid.unsent, paid.requests - paid.taken, paid=paid))
             self.unsent |= paid.unsent
         return self
 
@@ -134,10 +134,10 @@ class BatchClient:
             self._runner.start(batch)
 
     def saved(self) -> None:
-        """Forgets the batches that have ended; call it once all rows made of them are on disk."""
+        """Forgets the results that were read; call it once all that was made of them is on disk."""
         for batch in self._runner.batches:
             if batch.paid and batch.results is not None:
-                self._runner.ledger.collected(batch.paid)
+                self._runner.ledger.saved(batch.paid, batch.read)
 
     async def complete(
         self,
@@ -224,6 +224,7 @@ class BatchClient:
         assert batch.paid is not None
         async with self._reading:
             record = await asyncio.to_thread(batch.results.record, name)
+        batch.read.add(name)
         try:
             if record is None:
                 raise Retry("batch", f"batch {batch.paid.id} ended ({batch.paid.status}) without its result")

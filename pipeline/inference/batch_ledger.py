@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class PaidBatch:
     former: frozenset[str] = frozenset()  # ids of batches of the same file that the server refused
     status: str = ""  # once it has ended
     results: tuple[str, ...] = ()  # ids of the server's files
+    taken: frozenset[str] = frozenset()  # requests whose results are needed no more
 
 
 class Ledger:
@@ -59,8 +61,19 @@ class Ledger:
     def ended(self, batch: PaidBatch) -> None:
         self._append(batch, status=batch.status, results=batch.results)
 
+    def saved(self, batch: PaidBatch, requests: Collection[str]) -> None:
+        """What these requests led to is on disk, so one that failed may be sent anew.
+
+        Others of the batch may belong to other processes, which still need their results.
+        """
+        batch.taken |= frozenset(requests)
+        if batch.taken >= batch.requests:
+            self.collected(batch)
+        elif requests:
+            self._append(batch, taken=sorted(requests))
+
     def collected(self, batch: PaidBatch) -> None:
-        """Its responses are rows on disk: a request that failed in it may be sent anew."""
+        """Forgets a batch whose results are needed no more."""
         self._append(batch, collected=True)
         for path in self.results_of(batch):
             path.unlink(missing_ok=True)
@@ -95,5 +108,7 @@ def _apply(found: dict[str, PaidBatch], event: dict[str, Any]) -> None:
         batch.id, batch.former = None, batch.former | {event["refused"]}
     elif "status" in event:
         batch.status, batch.results = event["status"], tuple(event["results"])
+    elif "taken" in event:
+        batch.taken |= frozenset(event["taken"])
     elif "collected" in event:
         del found[file]

@@ -31,6 +31,7 @@ class Batch:
     lines: list[bytes] = field(default_factory=list)
     size: int = 0  # bytes of the lines
     paid: PaidBatch | None = None
+    read: set[str] = field(default_factory=set)  # requests whose results this process has read
     results: Results | None = None  # None, too, if the server never created the batch
     cancelled: bool = False  # while this process waited for it
     error: Exception | None = None  # why it has no results

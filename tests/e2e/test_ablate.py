@@ -20,7 +20,7 @@ def test_arms_have_equally_many_examples_of_the_same_traces(
     path = write_recipe(tmp_path, server.url)
     for stage in STAGES[:2]:
         assert retort(tmp_path, stage, str(path)).returncode == 0
-    asked = server.stats()["requests"]
+    server.stop()  # all traces are taken over, so no request is made
     base = load_recipe(path)
     sizes = {}
     for arm in (ALL, "correct"):
@@ -38,7 +38,6 @@ def test_arms_have_equally_many_examples_of_the_same_traces(
         assert report["kept"] == sum(
             report[name] for name in report if name not in ("kept", "reasoning_not_taught")
         )
-    assert server.stats()["requests"] == asked
     off = runs["correct"]
     verdicts = {t.id: {v.filter: v.outcome for v in t.verdicts}["correct"] for t in off.traces}
     assert {verdicts[e.id] for e in off.examples} == {

@@ -96,6 +96,23 @@ def test_a_killed_command_finds_its_batches_again(
     assert_paid_once(server)
 
 
+def test_two_parts_share_the_batch_of_a_killed_command(tmp_path: Path, fake_server: StartFakeServer) -> None:
+    server = fake_server(*QUICK)
+    recipe = write_recipe(tmp_path, server.url)
+    runs = ingested(tmp_path, recipe)
+    process = start(runs, "generate", str(recipe), *BATCH)
+    while not any("batch" in event for event in events(runs)):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    for part in ("0/2", "1/2"):
+        generate(runs, recipe, *BATCH, f"--part={part}")
+    generate(runs, recipe, *BATCH)
+    assert batches(server) == 1
+    assert_paid_once(server)
+    assert list(runs.rglob("*.results")) == []
+
+
 def test_another_command_sends_only_what_no_batch_holds(tmp_path: Path, fake_server: StartFakeServer) -> None:
     server = fake_server("--batch-seconds", "4")
     recipe = write_recipe(tmp_path, server.url)

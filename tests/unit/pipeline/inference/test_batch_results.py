@@ -78,5 +78,15 @@ def test_a_collected_batch_is_needed_no_more(tmp_path: Path) -> None:
     assert not stored.exists()
 
 
+def test_a_batch_is_kept_for_those_that_still_need_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.uploaded(batch := PaidBatch("file-1", frozenset("abc"), frozenset()))
+    ledger.saved(batch, {"a"})
+    [found] = ledger.read()
+    assert found.requests - found.taken == {"b", "c"}
+    ledger.saved(found, {"b", "c"})
+    assert ledger.read() == []
+
+
 def test_equal_requests_have_one_name() -> None:
     assert request_name({"a": 1, "b": 2}) == request_name({"b": 2, "a": 1}) != request_name({"a": 1, "b": 3})
