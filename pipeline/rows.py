@@ -208,7 +208,7 @@ class CompressedModel(Row):
     path: str  # relative to the run's folder: a model folder, or with "gguf" the file
     bytes: int  # of all its files
     whole_bytes: int  # of the student before
-    made_by: str  # tool and version, such as "llmcompressor 0.14.0.1"
+    made_by: str  # tools with their versions, such as "llmcompressor 0.14.0.1"
     served_by: ServedBy
     gpu_only: bool  # whether its server takes it on GPUs only
     calibration_examples: int | None  # None: made without calibration

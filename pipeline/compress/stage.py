@@ -48,25 +48,33 @@ def _served_here(scheme: SchemeName) -> bool:
     return SCHEMES[scheme].served_by == "vllm" and (has_gpu() or not SCHEMES[scheme].gpu_only)
 
 
-def prepare(job: Job) -> None:
-    """Names the shards, and takes over exports of the same student that were made with the same settings."""
+def prepare(job: Job) -> Reference | None:
+    """Names the shards, and takes over exports of the same student that were made with the same settings.
+
+    Returns the whole student's answer to the question of the checks, unless no export is left to make.
+    """
     manifest = job.output.manifest()
     assert manifest is not None, "execute() saves it first"
     job.output.save(manifest.model_copy(update={"shards": job.recipe.compress.schemes}))
     for scheme in job.recipe.compress.schemes:
         _take_over(job, scheme)
+    if all(export_folder(job.run_dir, scheme).exists() for scheme in job.recipe.compress.schemes):
+        return None
+    return _reference(job, _tools(job))
 
 
 def work(job: Job, shards: Iterable[Shard]) -> None:
     """Makes and checks the model of each shard, and writes its row."""
-    tools = Tools(interpreter.find(job.recipe.compress), job.output.folder / "jobs", job.logs)
-    reference: Reference | None = None
     for shard in shards:
         scheme = cast(SchemeName, shard.name)
         if not export_folder(job.run_dir, scheme).exists():
-            reference = reference or _reference(job, tools)
-            _make(job, scheme, tools, reference)
+            assert job.prepared is not None, "an export was there in prepare() and is gone"
+            _make(job, scheme, _tools(job), job.prepared)
         shard.write([json.loads(_row_file(job.run_dir, scheme).read_bytes())])
+
+
+def _tools(job: Job) -> Tools:
+    return Tools(interpreter.find(job.recipe.compress), job.output.folder / "jobs", job.logs)
 
 
 def _reference(job: Job, tools: Tools) -> Reference:
@@ -100,6 +108,10 @@ def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> N
     student = model_folder(job.run_dir)
     if SCHEMES[scheme].format != "gguf":
         form.copy_tokenizer(student, part)
+    for path in filter(
+        Path.is_file, part.rglob("*")
+    ):  # llm-compressor writes weights that only their owner can read
+        shutil.copymode(student / "config.json", path)
     _refuse(scheme, form.faults(SCHEMES[scheme].format, part, student), part)
     checked_by = asking.program(scheme, job.recipe)
     job.say(f"checking {scheme} in {checked_by}")
@@ -142,15 +154,14 @@ def _row(
     reference: Reference,
 ) -> CompressedModel:
     kind = SCHEMES[scheme]
-    maker = kind.packages[0]
-    version = interpreter.versions(interpreter.find(job.recipe.compress), kind.packages)[maker]
+    versions = interpreter.versions(interpreter.find(job.recipe.compress), kind.makers)
     return CompressedModel(
         id=scheme,
         format=kind.format,
         path=str(export_path(job.run_dir, scheme).relative_to(job.run_dir)),
         bytes=bytes,
         whole_bytes=size(model_folder(job.run_dir)),
-        made_by=f"{maker} {version}",
+        made_by=", ".join(f"{name} {version}" for name, version in versions.items()),
         served_by=kind.served_by,
         gpu_only=kind.gpu_only,
         calibration_examples=counts["calibration_examples"],

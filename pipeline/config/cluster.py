@@ -28,5 +28,7 @@ class Ray(RecipeTable):
     train: NotIdentity[Workers | None] = None
     """Machines that train together: `replicas` of them, each with these GPUs. Default: training runs where
     the command runs."""
+    compress: NotIdentity[Workers] = Workers(replicas=1)
+    """Workers that compress the student, each with a whole model in its memory."""
     evaluate: NotIdentity[Workers] = Workers()
     """Workers that sample the models under evaluation."""

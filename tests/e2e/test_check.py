@@ -129,6 +129,19 @@ def test_run_checks_the_students_chat_template_before_it_pays_for_traces(
     assert not (tmp_path / "runs" / "test" / "ingest" / "manifest.json").exists()
 
 
+def test_a_missing_interpreter_of_compress_is_found_before_traces_are_paid_for(
+    fake_server: StartFakeServer, tmp_path: Path
+) -> None:
+    server = fake_server()
+    recipe = write_recipe(tmp_path, server.url)
+    settings = ("ingest.held_out=0.25", 'compress.schemes=["w8a8"]', "compress.python=/nowhere/python")
+    refused = retort(tmp_path / "runs", "run", str(recipe), *settings)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("compress.python = /nowhere/python: no Python interpreter there\n")
+    assert server.stats()["requests"] == 0
+    assert not (tmp_path / "runs").exists()
+
+
 def test_check_lists_everything_that_is_missing_and_writes_nothing(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1")
     words = ("teacher.api_key_env=NO_SUCH_KEY", "student.model=./no-such-folder", "select.prompt=none")

@@ -22,7 +22,7 @@ def ask(job: dict[str, Any]) -> dict[str, Any]:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = job["path"]
     parameters.n_ctx = 2 * (len(job["prompt_ids"]) + job["max_tokens"]) + 64
-    threads = len(os.sched_getaffinity(0))
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)  # its threads wait for each other: leave room
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     parameters.n_parallel = 1
     parameters.hostnames = ["127.0.0.1"]

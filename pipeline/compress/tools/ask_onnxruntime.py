@@ -55,7 +55,7 @@ def _measure(model: Any, prompt: list[int], answer: list[int], max_tokens: int) 
 
 def _generate(model: Any, prompt: list[int], max_tokens: int) -> tuple[list[int], bool]:
     generator = _generator(model, prompt, max_tokens)
-    own = []
+    own: list[int] = []
     while not generator.is_done() and len(own) < max_tokens:
         generator.generate_next_token()
         own.append(int(generator.get_next_tokens()[0]))
