@@ -23,7 +23,8 @@ def start(job: dict[str, Any]) -> Any:
     parameters.model_alias = {job["name"]}
     parameters.hostnames, parameters.port = [job["host"]], job["port"]
     parameters.n_parallel, parameters.n_ctx = SLOTS, SLOTS * job["context"]
-    threads = len(os.sched_getaffinity(0))
+    # A core stays free: llama.cpp's threads wait for each other in loops, and one without a core stops all.
+    threads = max(1, len(os.sched_getaffinity(0)) - 1)
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     parameters.sampling.samplers = "temperature;top_p"
     parameters.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
