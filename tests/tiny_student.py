@@ -35,13 +35,13 @@ def tokenizer(template: str | None = CHATML, **special: str) -> Any:
     return loaded
 
 
-def model(seed: int = 0, layers: int = 2) -> Any:
+def model(seed: int = 0, layers: int = 2, hidden: int = 64) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {
-        "hidden_size": 64,
+        "hidden_size": hidden,
         "intermediate_size": 128,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
@@ -49,9 +49,9 @@ def model(seed: int = 0, layers: int = 2) -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=259, eos_token_id=2, pad_token_id=2, **sizes))
 
 
-def save(folder: Path, layers: int = 2) -> Path:
+def save(folder: Path, layers: int = 2, hidden: int = 64) -> Path:
     """An ordinary model folder."""
-    model(layers=layers).save_pretrained(folder)
+    model(layers=layers, hidden=hidden).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 

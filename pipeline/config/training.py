@@ -146,8 +146,8 @@ class Train(RecipeTable):
     relations: Relations | None = None
     """Also learn how the teacher relates examples. Default: off; an empty table turns it on."""
     term_teacher: str | None = None
-    """The teacher of the three terms above, written as `teacher.model`; with the student's vocabulary. Default:
-    the recipe's teacher. With `objective = "logit_kd"` it is the first of that objective's teachers."""
+    """The teacher of the three terms above, written as `teacher.model`, with the student's vocabulary.
+    Default: the recipe's teacher. With `objective = "logit_kd"` the first of that objective's teachers."""
     lora: Lora | None = None
     """Train adapters only. Default: off, all weights are trained; an empty table [train.lora] turns it on."""
     epochs: PositiveFloat = 3

@@ -1,9 +1,9 @@
 """The training objectives, the white-box terms that can be added to one, and what each needs of a recipe.
 
 Light to import: `trainer/` computes the losses. To add an objective: its settings in
-pipeline/config/training.py, an entry in OBJECTIVES, and a module of its name in pipeline/train/trainer/ with a
-function `build(setup)` that returns the trainer. To add a term: a table of its name in the settings, a name in
-TERMS, and a class in pipeline/train/trainer/terms.py.
+pipeline/config/training.py, an entry in OBJECTIVES, and a module of its name in pipeline/train/trainer/
+with a function `build(setup)` that returns the trainer. To add a term: a table of its name in the settings,
+a name in TERMS, a column in rows.Step, and a class in pipeline/train/trainer/terms.py.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
         raise UserError(f"train.{on[0]} cannot be added to train.objective = {train.objective!r}: remove one")
     if found and train.term_teacher:
         raise UserError(
-            f"train.term_teacher has no effect with train.objective = {train.objective!r}: the terms take the "
-            "first of its teachers"
+            f"train.term_teacher has no effect with train.objective = {train.objective!r}: the terms take "
+            "the first of its teachers"
         )
     return found or _term_teacher(recipe, on[0])
 

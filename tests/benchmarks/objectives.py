@@ -1,17 +1,20 @@
-"""Compares the training objectives on the demo, over several seeds.
+"""Compares the training objectives and the white-box terms on the demo, over several seeds.
 
-    python -m tests.benchmarks.objectives [--seeds 3] [--objectives sft,topk_kd,logit_kd] [--runs FOLDER]
+    python -m tests.benchmarks.objectives [--seeds 3] [--objectives sft,topk_kd,logit_kd,...] [--runs FOLDER]
 
-For each seed the whole demo runs with the teacher's log-probabilities stored. The other objectives train on a
-copy of its examples, so only what differs is sampled again: the student's answers and, for `logit_kd`, its
-base's. There the `sft` student teaches a copy of itself pruned to --layers layers, since the demo's own
-teacher answers well only with the examples in its prompt, which the student does not see. The same command
-resumes; --dry-run only lists the commands.
+For each seed the whole demo runs with the teacher's log-probabilities stored. The others train on a copy of
+its examples, so only what differs is sampled again: the student's answers and, for a pruned student, its base's.
+What needs a teacher next to the student has the `sft` student as the teacher of a copy of itself pruned to
+--layers layers, since the demo's own teacher answers well only with the examples in its prompt, which the
+student does not see. `pruned` is that student trained by cross-entropy alone, with the same steps: the one to
+compare with. The same command resumes; --dry-run only lists the commands. Memory is the highest of a process
+of the training.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import statistics
@@ -39,20 +42,22 @@ class Variant:
 
 
 def variants(layers: int, epochs: int, first: Path) -> dict[str, Variant]:
-    """By objective. `sft` is the run `first`; a pruned student needs more epochs to recover."""
+    """By name. `sft` is the run `first`; a pruned student needs more epochs to recover."""
     sft_student = first.resolve() / "train" / "model"
-    pruned = (
-        "train.objective=logit_kd",
-        f"student.model={sft_student}",
-        f"student.layers={layers}",
-        f'train.logit_kd.teachers=[{{model="{sft_student}"}}]',
-        f"train.epochs={epochs}",
-    )
+    pruned = (f"student.model={sft_student}", f"student.layers={layers}", f"train.epochs={epochs}")
+    soft = ("train.objective=logit_kd", f'train.logit_kd.teachers=[{{model="{sft_student}"}}]')
+    term = (f"train.term_teacher={sft_student}",)
     again = ("train", "evaluate")
+    whole = ("ingest", "generate", "filter", "select", *again)
     return {
-        "sft": Variant((), (), ("run",)),
+        "sft": Variant((), (), whole),
         "topk_kd": Variant(("train.objective=topk_kd",), (*SHARED, "evaluate/*/base"), again),
-        "logit_kd": Variant(pruned, SHARED, again),
+        "pruned": Variant(pruned, SHARED, again),
+        "logit_kd": Variant((*soft, *pruned), SHARED, again),
+        "features": Variant((*pruned, *term, "train.features.weight=1"), SHARED, again),
+        "attention_transfer": Variant((*pruned, *term, "train.attention_transfer.weight=1"), SHARED, again),
+        "relations": Variant((*pruned, *term, "train.relations.weight=1"), SHARED, again),
+        "logit_kd-features": Variant((*soft, *pruned, "train.features.weight=1"), SHARED, again),
     }
 
 
@@ -106,12 +111,21 @@ def line_of(objective: str, runs: Sequence[Path]) -> str:
     )
     each = ", ".join(f"{statistics.mean(pass_at_1(run, 'student').values()):.1%}" for run in runs)
     seconds = statistics.mean(map(training_seconds, runs))
-    cells = (objective, f"{middle:.1%} [{low:.1%}, {high:.1%}]", each, teacher, base, f"{seconds:.0f} s")
+    memory = max((int(peak_file(run).read_text()) for run in runs if peak_file(run).exists()), default=0)
+    cells = (
+        objective,
+        f"{middle:.1%} [{low:.1%}, {high:.1%}]",
+        each,
+        teacher,
+        base,
+        f"{seconds:.0f} s",
+        f"{memory / 1e9:.1f} GB" if memory else "unknown",
+    )
     return f"| {' | '.join(cells)} |"
 
 
 def table(runs: dict[str, list[Path]]) -> str:
-    head = ("objective", "student, pass@1 [95 %]", "each seed", "teacher", "base", "training, mean")
+    head = ("objective", "student, pass@1 [95 %]", "each seed", "teacher", "base", "training, mean", "memory")
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     return "\n".join(lines + [line_of(name, done) for name, done in runs.items() if done])
 
@@ -119,9 +133,9 @@ def table(runs: dict[str, list[Path]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--objectives", default="sft,topk_kd,logit_kd")
-    parser.add_argument("--layers", type=int, default=24, help="of the student of `logit_kd`")
-    parser.add_argument("--epochs", type=int, default=4, help="of the training of `logit_kd`")
+    parser.add_argument("--objectives", default=",".join(variants(0, 0, Path())))
+    parser.add_argument("--layers", type=int, default=24, help="of a pruned student")
+    parser.add_argument("--epochs", type=int, default=4, help="of its training")
     parser.add_argument("--recipe", type=Path, default=DEMO)
     parser.add_argument("--runs", type=Path, default=Path("data/objectives"))
     parser.add_argument("--dry-run", action="store_true")
@@ -149,9 +163,16 @@ def complete_run(run: Path, options: argparse.Namespace, seed: int, variant: Var
         if not is_complete(first):
             sys.exit(f"{first} is not complete: list sft first in --objectives")
         copy(first, run, variant.copies)
-    for line in lines:
-        if code := subprocess.run(line).returncode:
+    for stage, line in zip(variant.stages, lines, strict=True):
+        _, status, used = os.wait4(subprocess.Popen(line).pid, 0)
+        if code := os.waitstatus_to_exitcode(status):
             sys.exit(code)
+        if stage == "train":  # the largest of its processes; Linux counts in KiB
+            peak_file(run).write_text(str(used.ru_maxrss * 1024))
+
+
+def peak_file(run: Path) -> Path:
+    return run.with_name(run.name + ".peak")
 
 
 if __name__ == "__main__":

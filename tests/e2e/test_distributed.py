@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.base import Scalar
+from pipeline.config.training import KDTeacher
 from pipeline.engine.subprocess_guard import Child
 from pipeline.hardware import has_gpu
 from pipeline.train.job import TrainJob, read_steps
@@ -33,12 +34,13 @@ def alone(student: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
 
 
 def job_of(
-    folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar], epochs: int = 2
+    folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar], epochs: int = 2, **more: Any
 ) -> TrainJob:
     # 37: the last step of an epoch is short, and shorter in one of two processes
     rows = [tiny_student.example(n) for n in range(37)]
     settings: dict[str, Any] = {"learning_rate": 3e-3, "save_steps": 5, "precision": "fp32"}
     settings |= {"epochs": epochs, "batch_size": 8, "micro_batch_size": micro_batch, "accelerate": accelerate}
+    settings |= more
     shard = tiny_student.write_examples(folder / "s.parquet", rows)
     return tiny_student.job(folder, student, (shard,), **settings).model_copy(update={"seed": 7})
 
@@ -49,8 +51,13 @@ def write_job(job: TrainJob) -> Path:
     return file
 
 
-def trained(folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar]) -> TrainJob:
-    job = job_of(folder, student, micro_batch, accelerate)
+def trained(
+    folder: Path, student: Path, micro_batch: int, accelerate: dict[str, Scalar], **more: Any
+) -> TrainJob:
+    job = job_of(folder, student, micro_batch, accelerate, **more)
+    if "features" in more or more.get("objective") == "logit_kd":
+        teacher = tiny_student.save(folder / "teacher", layers=4, hidden=96)
+        job = job.model_copy(update={"teachers": (KDTeacher(model=str(teacher)),)})
     log = folder / "train.log"
     with Child(command(accelerate, write_job(job)), log, environment(job)) as child:
         assert child.wait(timeout=1200) == 0, child.log_tail(50)
@@ -77,6 +84,25 @@ def test_two_processes_train_as_one(student: Path, alone: TrainJob, tmp_path: Pa
         "rng_state_1.pth",
     }
     assert_ends_alike(job, alone, 1e-2)
+
+
+TERMS: dict[str, Any] = {
+    "objective": "logit_kd",
+    "features": {},
+    "attention_transfer": {"weight": 100},
+    "relations": {"weight": 10},  # over the examples of both processes
+}
+
+
+def test_two_processes_train_white_box_terms_as_one(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    alone = trained(tmp_path / "one", student, 8, {}, **TERMS)
+    job = trained(tmp_path / "two", student, 4, {"num_processes": 2}, **TERMS)
+    assert_ends_alike(job, alone, 1e-2)
+    for name in ("loss_features", "loss_attention_transfer", "loss_relations"):
+        ours, theirs = ([getattr(s, name) for s in read_steps(j.log)] for j in (job, alone))
+        assert ours == pytest.approx(theirs, rel=2e-3)
 
 
 def test_two_processes_with_zero3_train_as_one(
@@ -130,6 +156,18 @@ def test_two_processes_with_fsdp_train_as_one(student: Path, alone: TrainJob, tm
     ours, theirs = ([s.loss for s in read_steps(j.log) if s.loss is not None] for j in (job, alone))
     assert ours == pytest.approx(theirs, rel=2e-2)  # bfloat16 against float32
     assert [s.tokens for s in read_steps(job.log)] == [s.tokens for s in read_steps(alone.log)]
+
+
+def test_a_teacher_is_sharded_with_fsdp(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    alone = trained(tmp_path / "one", student, 8, {}, **TERMS)
+    fsdp2 = str(Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "fsdp2.yaml")
+    job = job_of(tmp_path / "two", student, 4, {"config_file": fsdp2, "num_processes": 2}, **TERMS)
+    run_as(SHARED, job.model_copy(update={"teachers": alone.teachers}))
+    log = (tmp_path / "two" / "train.log").read_text()
+    assert log.count("sharded ") == 2 * (2 + 4 + 2 * 3)  # layers of student and teacher, both ends, the rest
+    assert_ends_alike(job, alone, 1e-2)
 
 
 def run_as(script: str, job: TrainJob) -> None:

@@ -1,7 +1,7 @@
 """The white-box terms of a loss: what they need of student and teacher, and their values in a micro batch.
 
-A term adds `weight` times its value to the objective. A value per token is averaged like the objective's, over
-the tokens with loss of the whole step; a value per micro batch is averaged over the step's micro batches.
+A term adds `weight` times its value to the objective. A value per token is averaged like the objective's,
+over the tokens with loss of the whole step; one per micro batch is averaged over the step's micro batches.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from pipeline.train.trainer.heads import Head
 def tiled(of_slice: Callable[..., Tensor], hidden: Tensor, head: Head, *others: Tensor) -> Tensor:
     """of_slice(logits, *others) over slices of tokens: hidden (N, h), others (N, ...) -> (N,).
 
-    of_slice maps logits (n, V) and the same n rows of the others to a number for each token. Hidden states and
-    output layer get gradients, the others none. The product has the dtype that autocast would use.
+    of_slice maps logits (n, V) and the same n rows of the others to a number for each token. Hidden states
+    and output layer get gradients, the others none. The product has the dtype that autocast would use.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype

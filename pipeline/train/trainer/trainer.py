@@ -1,9 +1,9 @@
 """TRL's SFTTrainer with exchangeable losses, computed only at tokens that have loss.
 
-An objective maps the student's last hidden states at those tokens to a loss for each of them; white-box terms
-are added to it. The losses are summed with the examples' weights and divided by the tokens with loss in the
-whole step, over all micro batches and devices, so that a step does not depend on how it is laid out in memory.
-Everything is computed inside the student's forward pass, where sharded weights are whole.
+An objective maps the student's last hidden states at those tokens to a loss for each of them; white-box
+terms are added to it. The losses are summed with the examples' weights and divided by the tokens with loss in
+the whole step, over all micro batches and devices, so that a step does not depend on how it is laid out in
+memory. Everything is computed inside the student's forward pass, where sharded weights are whole.
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from pipeline import install_hints
+from pipeline.config.training import KDTeacher
 from pipeline.errors import UserError
 from pipeline.hardware import has_gpu
 from pipeline.train import launcher
 from pipeline.train.launcher import command, environment
+from pipeline.train.objectives import teachers
 from tests import tiny_student
 
 RECIPES = Path(__file__).resolve().parents[4] / "pipeline" / "recipes"
@@ -148,6 +150,42 @@ def test_the_machine_s_accelerate_config_is_not_read(tmp_path: Path, monkeypatch
 )
 def test_settings_without_effect_on_policy_are_rejected(settings: dict[str, Any]) -> None:
     assert f"train.{next(iter(settings))} has no effect" in complaint(objective="on_policy", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": {}}, "train.features needs the teacher's weights, and 'teacher' is reached at a base_url: "),
+        ({"term_teacher": "m"}, "train.term_teacher has no effect without one of the tables features, "),
+        (
+            {"relations": {}, "term_teacher": "m", "objective": "on_policy", "on_policy": {"teacher": "m"}},
+            "train.relations cannot be added to train.objective = 'on_policy'",
+        ),
+        (
+            {
+                "features": {},
+                "term_teacher": "m",
+                "objective": "logit_kd",
+                "logit_kd": {"teachers": [{"model": "m"}]},
+            },
+            "train.term_teacher has no effect with train.objective = 'logit_kd'",
+        ),
+        (
+            {"relations": {}, "term_teacher": "m", "micro_batch_size": 1},
+            "train.relations compares the examples of one micro batch: 1 on 1 device(s), at least 3 are needed",
+        ),
+    ],
+    ids=str,
+)
+def test_white_box_terms_that_cannot_work_are_rejected(settings: dict[str, Any], message: str) -> None:
+    assert message in complaint(**settings)
+
+
+def test_white_box_terms_name_their_teacher() -> None:
+    assert teachers(tiny_student.recipe(features={}, term_teacher="m")) == (KDTeacher(model="m"),)
+    named = {"objective": "logit_kd", "logit_kd": {"teachers": [{"model": "a"}, {"model": "b"}]}}
+    assert [t.model for t in teachers(tiny_student.recipe(relations={}, **named))] == ["a", "b"]
+    assert teachers(tiny_student.recipe()) == ()
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")

@@ -49,9 +49,7 @@ def test_the_feature_loss_is_its_definition(kind: str, monkeypatch: pytest.Monke
 
 
 def inputs(heads: int, groups: int, seed: int, window: int | None = None) -> capture.AttentionInputs:
-    query, key, value = (
-        numbers(2, n, 9, 4, seed=seed + i) for i, n in enumerate((heads, groups, groups))
-    )
+    query, key, value = (numbers(2, n, 9, 4, seed=seed + i) for i, n in enumerate((heads, groups, groups)))
     return capture.AttentionInputs(query, key, value, 0.5, window, None)
 
 
@@ -181,9 +179,7 @@ def test_relations_are_their_definitions() -> None:
         far = {(i, j): np.linalg.norm(x[i] - x[j]) for i, j in pairs}
         mean = np.mean(list(far.values()))
         distances.append([far[pair] / mean for pair in pairs])
-        angles.append(
-            [float((x[i] - x[j]) @ (x[k] - x[j]) / far[i, j] / far[k, j]) for i, j, k in triples]
-        )
+        angles.append([float((x[i] - x[j]) @ (x[k] - x[j]) / far[i, j] / far[k, j]) for i, j, k in triples])
         gram = x @ x.T
         grams.append(gram / np.linalg.norm(gram, axis=1, keepdims=True))
     expected = {
@@ -236,7 +232,9 @@ def teacher(folder: Path, layers: int = 4, **sizes: Any) -> str:
     return str(folder)
 
 
-def trainer(folder: Path, train: dict[str, Any], objective: str = "sft", steps: int = 2, **changed: Any) -> Any:
+def trainer(
+    folder: Path, train: dict[str, Any], objective: str = "sft", steps: int = 2, **changed: Any
+) -> Any:
     import importlib
 
     import datasets
@@ -274,12 +272,13 @@ def trainer(folder: Path, train: dict[str, Any], objective: str = "sft", steps: 
 
 @pytest.mark.parametrize("objective", ["sft", "logit_kd"])
 def test_terms_are_added_to_an_objective_logged_and_fall(objective: str, tmp_path: Path) -> None:
-    it = trainer(tmp_path, TERMS, objective, steps=6, save_strategy="no")
+    weighted = {**TERMS, "attention_transfer": {"weight": 1000}, "relations": {"weight": 100}}
+    it = trainer(tmp_path, weighted, objective, steps=10, save_strategy="no", learning_rate=3e-3)
     beside = it.teachers[0].model
     before = {name: weight.clone() for name, weight in beside.state_dict().items()}
     it.train()
     logged = [line for line in it.state.log_history if "loss" in line]
-    assert len(logged) == 6
+    assert len(logged) == 10
     for name in TERMS:
         assert logged[-1][f"loss_{name}"] < logged[0][f"loss_{name}"]
     assert all(torch.equal(weight, before[name]) for name, weight in beside.state_dict().items())
@@ -294,6 +293,7 @@ def test_a_weight_scales_its_term(tmp_path: Path) -> None:
     named, results = teacher(tmp_path / "teacher", hidden_size=64, num_attention_heads=4), []
     for weight in (1e-9, 1.0, 3.0):
         it = trainer(tmp_path, {"relations": {"weight": weight}}, teacher=named)
+        it.current_gradient_accumulation_steps = 1
         results.append(step(it, examples()))
     (plain, g0), (once, g1), (thrice, g3) = results
     assert thrice - plain == pytest.approx(3 * (once - plain), rel=1e-3)
@@ -313,6 +313,7 @@ def test_packing_and_gradient_checkpointing_change_no_term(checkpointing: bool, 
             torch.nn.init.normal_(p, std=0.1)
         if checkpointing and settings:
             it.model.gradient_checkpointing_enable()
+        it.current_gradient_accumulation_steps = 1
         results.append((step(it, examples()), {name: float(v) for name, v in it._values.items()}))
     ((loss, gradient), values), ((packed, other), packed_values) = results
     assert packed == pytest.approx(loss, rel=1e-5)
@@ -353,7 +354,10 @@ def test_the_saved_student_has_no_projection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"features": {"layers": [[3, 1]]}}, r"train.features.layers: \[3, 1\] is not there: the student has 2"),
+        (
+            {"features": {"layers": [[3, 1]]}},
+            r"train.features.layers: \[3, 1\] is not there: the student has 2",
+        ),
         ({"features": {}, "lora": {}}, "hidden states of 64 and 96 numbers need a projection"),
     ],
 )
@@ -366,7 +370,7 @@ def test_what_cannot_be_compared_is_refused_before_training(
 
 def test_relation_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:
     it = trainer(tmp_path, {"attention_transfer": {"relation_heads": 5}})
-    with pytest.raises(UserError, match="relation_heads = 5 does not divide .* 64 of the student and 96"):
+    with pytest.raises(UserError, match=r"relation_heads = 5 does not divide .* 64 of the student and 96"):
         it.train()
 
 
@@ -378,7 +382,7 @@ def test_a_model_that_gives_no_attention_is_refused_in_one_line(tmp_path: Path) 
     with pytest.raises(UserError, match="layer 1 of LlamaForCausalLM gives no attention maps"):
         recorder.check()
     model.set_attn_implementation("eager")
-    with pytest.raises(UserError, match="does not work with train.attention = 'eager'"):
+    with pytest.raises(UserError, match=r"does not work with train\.attention = 'eager'"):
         capture.Capture(model, (), (1,))
 
 

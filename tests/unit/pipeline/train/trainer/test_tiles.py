@@ -33,11 +33,15 @@ def of_slice(logits: Any, targets: Any, teacher: Any, ids: Any, logprobs: Any) -
 def inputs(dtype: Any = None) -> tuple[Any, ...]:
     teacher = numbers(N, V, seed=3)
     logprobs, ids = teacher.log_softmax(-1).topk(3, -1)
-    return numbers(N, H, seed=1, dtype=dtype), numbers(V, H, seed=2, dtype=dtype), (
-        torch.arange(N) % V,
-        teacher.to(dtype or torch.float64),
-        ids,
-        logprobs,
+    return (
+        numbers(N, H, seed=1, dtype=dtype),
+        numbers(V, H, seed=2, dtype=dtype),
+        (
+            torch.arange(N) % V,
+            teacher.to(dtype or torch.float64),
+            ids,
+            logprobs,
+        ),
     )
 
 
@@ -88,7 +92,9 @@ def test_bfloat16_logits_are_computed_in_float32_and_the_head_s_gradient_is_summ
     exact = logits.requires_grad_()
     of_slice(exact, *others).sum().backward()
     assert wide.grad.dtype == torch.float32
-    torch.testing.assert_close(wide.grad.double(), exact.grad.T @ hidden.detach().double(), rtol=2e-2, atol=0.1)
+    torch.testing.assert_close(
+        wide.grad.double(), exact.grad.T @ hidden.detach().double(), rtol=2e-2, atol=0.1
+    )
     assert hidden.grad.dtype == torch.bfloat16
 
 
@@ -168,5 +174,7 @@ def test_logits_that_change_after_the_head_in_an_unknown_way_are_refused() -> No
         return found
 
     model.forward = changed
-    with pytest.raises(UserError, match="student: LlamaForCausalLM changes its logits after the output layer"):
+    with pytest.raises(
+        UserError, match="student: LlamaForCausalLM changes its logits after the output layer"
+    ):
         check("student", model)
