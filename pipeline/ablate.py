@@ -30,8 +30,8 @@ from pipeline.inspect.run import Run, open_run
 from pipeline.inspect.show import console, print_lines
 from pipeline.rows import Row, Score
 from pipeline.run_stages import execute_all
-from pipeline.select.stage import SELECT, training_ids
-from pipeline.stages import STAGES
+from pipeline.select.choices import training_ids
+from pipeline.stages import stages_of
 
 ALL = "with-all"
 
@@ -71,15 +71,17 @@ def ablate(recipe: Recipe, rules: Sequence[str], seeds: int, runs: Path) -> tupl
     arms = {arm: arm_recipe(recipe, arm, 0) for arm in (ALL, *rules)}
     sizes: dict[str, int] = {}
     for arm, first in arms.items():
-        if (code := _execute(first, ("ingest", "generate", "filter"), runs)) != DONE:
+        stages = stages_of(first)
+        before = tuple(name for name in ("ingest", "generate", "filter", "score") if name in stages)
+        if (code := _execute(first, before, runs)) != DONE:
             return code, None
-        sizes[arm] = len(training_ids(Job(SELECT, first, runs / first.run)))
+        sizes[arm] = len(training_ids(Job(stages["select"], first, runs / first.run)))
     size = equal_size(sizes)
     say(f"ablate: {size} examples for each training; {_listed(sizes)}")
     for seed, arm in product(range(seeds), arms):
         one = arm_recipe(recipe, arm, seed, size)
         say(f"ablate: {one.run}")
-        if (code := _execute(one, tuple(STAGES), runs)) != DONE:
+        if (code := _execute(one, tuple(stages_of(one)), runs)) != DONE:
             return code, None
     return DONE, result(recipe, rules, seeds, runs, sizes)
 

@@ -181,6 +181,28 @@ class Example(Row):
     messages: tuple[Message, ...]
 
 
+class TraceScore(Row):
+    """How a small model, usually the untrained student, reads a kept trace as it would be taught.
+
+    Over the tokens with loss: those of the assistant's message and its end of turn. None but for the counts
+    where the trace is longer than score.max_length.
+    """
+
+    id: str  # the trace's
+    problem_id: str
+    source: str
+    teacher: str
+    tokens: int  # with loss
+    surprisal: float | None  # mean negative log-likelihood of a token, in nats
+    rank: float | None  # mean rank of a token among all, from 1; each at most score.max_rank
+    ratio: float | None  # rank / surprisal, the Rank-Surprisal Ratio; None, too, if no token is a surprise
+    steps: int | None  # that the local naturalness is the mean of; None without score.local
+    naturalness: float | None  # mean over the steps of the mean log-probability of a token, in nats
+    # Fraction of the student's own graded samples for the problem that are correct; None, too, without
+    # score.student_samples
+    student_pass_rate: float | None = None
+
+
 class Step(Row):
     """One logged step of a training."""
 

@@ -133,6 +133,21 @@ def show_rows(
 
 
 @click.command()
+@run_argument
+@_json
+@click.pass_obj
+def teachers(runs: Path, run: Path, as_json: bool) -> None:
+    """Rank the teachers of RUN, and its sources, by yield, cost and how the student reads their traces.
+
+    The last needs the stage score. JSON: Teachers of pipeline/inspect/teachers.py.
+    """
+    from pipeline.inspect import show, teachers
+
+    document = teachers.teachers_of(open_named(runs, run))
+    (show.print_json if as_json else teachers.print_teachers)(document)
+
+
+@click.command()
 @click.argument("run_a", **_RUN)
 @click.argument("run_b", required=False, **_RUN)
 @_json
@@ -174,7 +189,7 @@ def print_completion(context: click.Context, shell: str) -> None:
     click.echo(shell_completion.script(context.find_root().command, shell))
 
 
-COMMANDS = (status, why, show_rows, diff, report, print_completion)
+COMMANDS = (status, why, show_rows, teachers, diff, report, print_completion)
 
 
 def open_named(runs: Path, run: Path) -> Run:

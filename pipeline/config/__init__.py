@@ -16,6 +16,7 @@ from pipeline.config.compression import Compress
 from pipeline.config.endpoints import Judge, Student, Teacher
 from pipeline.config.evaluation import Evaluate
 from pipeline.config.ingest import Ingest, TracesSource
+from pipeline.config.scoring import Scoring
 from pipeline.config.sources import free_text_source
 from pipeline.config.traces import Filter, Generate, Select
 from pipeline.config.training import Train
@@ -26,6 +27,7 @@ TABLES = {
     "ingest": ("ingest", "seed"),
     "generate": ("generate", "teacher"),
     "filter": ("filter", "judge"),
+    "score": ("score",),
     "select": ("select",),
     "train": ("train", "student"),
     "compress": ("compress",),
@@ -57,6 +59,8 @@ class Recipe(RecipeTable):
     """Which traces are kept."""
     judge: Judge | None = None
     """The model that grades free-text answers; required for sources with `answer_type = "free"`."""
+    score: Scoring | None = None
+    """Which kept traces suit the student, as it reads them before it is trained. Default: off."""
     select: Select = Select()
     """Which kept traces become training examples."""
     student: Student | None = None

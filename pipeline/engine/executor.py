@@ -15,14 +15,14 @@ def run(job: Job, shards: Sequence[Shard]) -> None:
     open_shards = [shard for shard in shards if not shard.sealed]
     if job.stage.work is None or not open_shards:
         return
-    hand_out = job.options.hand_out or run_here
+    hand_out = run_here if job.stage.one_worker else job.options.hand_out or run_here
     hand_out(job, open_shards)
 
 
 def run_here(job: Job, shards: Sequence[Shard]) -> None:
     """Works in this process, or for many rows in a process for each core."""
     assert job.stage.work is not None
-    if job.stage.asks_models or job.stage.shards_from is None:
+    if job.stage.asks_models or job.stage.one_worker or job.stage.shards_from is None:
         job.stage.work(job, shards)
         return
     rows = sum(job.input_shard(shard).count().rows for shard in shards)

@@ -19,6 +19,7 @@ from pipeline.rows import (
     Score,
     Step,
     Trace,
+    TraceScore,
     TraceVerdicts,
 )
 
@@ -26,6 +27,7 @@ ROWS: dict[str, type[Row]] = {  # of the stages that a command runs
     "ingest": Problem,
     "generate": Trace,
     "filter": TraceVerdicts,
+    "score": TraceScore,
     "select": Example,
     "train": Step,
     "compress": CompressedModel,
@@ -39,6 +41,8 @@ _KINDS: dict[str, tuple[str | None, str | None, type[Row]]] = {
     "greedy": (None, "evaluate/{set}/{role}/greedy", Trace),
     "judge": ("filter/judge", "evaluate/{set}/{role}/filter/judge", JudgeVerdict),
     "each": ("filter/each", None, TraceVerdicts),
+    "attempts": ("score/attempts", None, Trace),
+    "graded": ("score/graded", None, TraceVerdicts),
 }
 
 

@@ -57,6 +57,7 @@ class Stage:
     # Whether it waits for paid answers: one worker then works on all of its shards at once. Of other stages a
     # worker process takes one shard after the other.
     asks_models: bool = False
+    one_worker: bool = False  # hands all shards to one worker of this process, which holds a model in memory
     free: bool = False  # costs no tokens: made again by itself when settings or inputs changed
     # The setting that forbids to take over rows of other settings, as "temperature: 0.6 -> 0.9"; "" if none
     contradiction: Callable[[Manifest, Manifest], str] = difference

@@ -195,6 +195,8 @@ def _yields(diff: Diff) -> Table:
     table.add_row("spent", *(at_least(money(s.spend), s.uncounted) for s in (a, b)))
     table.add_row("spent per kept trace", *(at_least(money(_per_kept(s)), s.uncounted) for s in (a, b)))
     for stage in ROWS:
+        if stage == "score" and not (stage in a.seconds or stage in b.seconds):
+            continue  # neither recipe has it
         table.add_row(f"seconds of {stage}", *(f"{s.seconds.get(stage, 0):.0f}" for s in (a, b)))
     return table
 

@@ -44,6 +44,14 @@ def interval(estimate: tuple[float, float, float], unit: str = " %") -> str:
     return f"{mean:.1f}{unit} [{low:.1f}, {'∞' if high == inf else f'{high:.1f}'}]"
 
 
+def estimate(value: tuple[float, float, float] | None) -> str:
+    """A mean with its 95 % interval as plain numbers: 1.23 [1.20, 1.31]."""
+    if value is None:
+        return "-"
+    mean, low, high = (f"{number:.2f}".replace("inf", "∞") for number in value)
+    return f"{mean} [{low}, {high}]"
+
+
 def one_line(text: object, width: int) -> str:
     """A text on one line that cannot drive a terminal, shortened at its end."""
     return shorten(plain(str(text)), width, placeholder="...")

@@ -3,7 +3,7 @@
 run = open_run("data/runs/demo")
 run.counts()                        # rows, failures and shards of each stage
 run.why()                           # the funnel: kept, rejected by reason, what each rule rejects alone
-run.traces.where(source="words").to_pandas()  # also problems, verdicts, examples, scores: see table.py
+run.traces.where(source="words").to_pandas()  # also problems, verdicts, trace_scores, examples, scores
 run.sample(5, rejected_by="repetition")       # some traces to read; in a notebook as a table
 run.problem(id)                     # a problem with all its traces, those of evaluate too
 run.sql("select source, count(*) from traces group by 1")  # DuckDB over the Parquet files
@@ -27,7 +27,7 @@ from pipeline.engine.store import Output
 from pipeline.errors import UserError, nearest
 from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.table import RowTable, Verdicts
-from pipeline.rows import Example, Problem, Row, Score, Trace, TraceVerdicts
+from pipeline.rows import Example, Problem, Row, Score, Trace, TraceScore, TraceVerdicts
 
 if TYPE_CHECKING:
     import duckdb
@@ -57,7 +57,7 @@ class ProblemTraces(Row):
 
 
 class Run:
-    """A run's folder. problems, traces, verdicts, examples and scores are lazy tables of its rows."""
+    """A run's folder. problems, traces, verdicts, trace_scores, examples, scores: lazy tables of its rows."""
 
     def __init__(self, path: Path, before: bool = False) -> None:
         """before: of stages that ran again, the result before is read."""
@@ -67,6 +67,13 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.path.name} before" if self._before else self.path.name
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages that commands run; score and compress only where the recipe has them."""
+        unused = {"score"} if self.recipe.score is None else set()
+        unused |= set() if self.recipe.compress.schemes else {"compress"}
+        return tuple(name for name in ROWS if name not in unused)
 
     def output(self, stage: str) -> Output:
         """The folder of a stage by name. Raises UserError for a name that no stage has."""
@@ -121,16 +128,22 @@ class Run:
         return self.rows("evaluate")
 
     @property
+    def trace_scores(self) -> RowTable[TraceScore]:
+        """How the student reads each kept trace, with a table [score]."""
+        return self.rows("score")
+
+    @property
     def verdicts(self) -> Verdicts:
         """Every verdict on every trace, with the ids of the trace and its problem."""
         return Verdicts(parts=self.traces.parts)
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """A SELECT over problems, traces, verdicts, examples and scores; .df() gives pandas. See sql.py."""
+        """A SELECT over the run's tables; .df() gives pandas. See sql.py."""
         from pipeline.inspect import sql
 
         tables: dict[str, RowTable[Any]] = {"problems": self.problems, "traces": self.traces}
-        return sql.query(tables | {"examples": self.examples, "scores": self.scores}, query)
+        tables |= {"trace_scores": self.trace_scores, "examples": self.examples, "scores": self.scores}
+        return sql.query(tables, query)
 
     def sample(
         self, n: int = 5, seed: int = 0, *, rejected_by: str | None = None, **values: Any
@@ -195,8 +208,7 @@ class Run:
 
     def counts(self) -> dict[str, Counts]:
         """Rows, failures and shards of each stage, read from its folder now."""
-        stages = [s for s in ROWS if s != "compress" or self.recipe.compress.schemes]
-        return {stage: self.output(stage).counts() for stage in (*stages, *self.answer_stages())}
+        return {stage: self.output(stage).counts() for stage in (*self.stages, *self.answer_stages())}
 
     def check_begun(self, stage: str) -> None:
         """Raises UserError, naming similar stages, when a stage inside another one was never begun."""
@@ -220,13 +232,10 @@ class Run:
         )
 
     def answer_stages(self) -> list[str]:
-        """The stages other than `generate` that asked a model: LLM judges, and the models in evaluate."""
+        """The stages other than `generate` that asked a model: LLM judges, models in evaluate and score."""
         begun = layout.begun(self.path)
-        return [
-            str(path)
-            for path in begun
-            if path.kind in ("judge", "greedy") or (path.kind == "generate" and path.set)
-        ]
+        asked = ("judge", "greedy", "attempts")
+        return [str(path) for path in begun if path.kind in asked or (path.kind == "generate" and path.set)]
 
     def filtered_stage(self) -> str:
         """The default stage of `why` and `show`: filter; for a model evaluated without a run, its answers."""
@@ -259,7 +268,7 @@ class Run:
         return seconds
 
     def __repr__(self) -> str:
-        complete = [stage for stage in ROWS if self.output(stage).complete]
+        complete = [stage for stage in self.stages if self.output(stage).complete]
         return f"<run {self.path.name} in {self.path}: {', '.join(complete) or 'nothing'} complete>"
 
     def _repr_html_(self) -> str:

@@ -1,7 +1,7 @@
 """`run.sql(...)`: one SELECT over a run's rows, by DuckDB.
 
-The tables are problems, traces, verdicts (unnested), examples and scores. A query can only read, and only
-these tables.
+The tables are problems, traces, verdicts (unnested), trace_scores, examples and scores. A query can only
+read, and only these tables.
 """
 
 from __future__ import annotations

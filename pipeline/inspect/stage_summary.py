@@ -59,6 +59,17 @@ def _filter(run: Run) -> Iterator[str]:
         yield f"{suspects:,} problems whose reference may be wrong: `retort why {run.name} --suspects`"
 
 
+def _score(run: Run) -> Iterator[str]:
+    report = run.report("score")
+    names = {"scored": "scored", "too_long": "over score.max_length", **LEFT_OUT}
+    parts = " + ".join(f"{report[name]:,} {what}" for name, what in names.items() if report.get(name))
+    yield f"{report['kept']:,} kept traces = {parts}" if report["kept"] else "no trace was kept"
+    if student := report.get("student"):
+        rate = "-" if student["pass_rate"] is None else percent(student["pass_rate"])
+        yield f"the untrained student solves {rate} of {student['problems']:,} problems"
+    yield f"`retort teachers {run.path.name}` ranks the teachers by these scores"
+
+
 def _select(run: Run) -> Iterator[str]:
     report = run.report("select")
     parts = {"to train on": report["train"], "to validate": report["validation"]}
@@ -88,6 +99,7 @@ _LINES: dict[str, Callable[[Run], Iterator[str]]] = {
     "ingest": _ingest,
     "generate": _generate,
     "filter": _filter,
+    "score": _score,
     "select": _select,
     "train": _train,
     "compress": _compress,

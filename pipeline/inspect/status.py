@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.table import Table
 
-from pipeline.engine.layout import ROWS
 from pipeline.engine.progress import duration, plain
 from pipeline.errors import UserError
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summarise
@@ -39,6 +38,7 @@ COST_COLUMNS = (
 
 class RunLine(Row):
     run: str
+    stages: int  # of its recipe; 0 for a run that cannot be read
     complete: tuple[str, ...]  # stages
     working_on: tuple[str, ...]  # stages
     kept: int | None  # traces; None before filtering
@@ -154,7 +154,7 @@ def _print_runs(document: Runs) -> None:
     table = Table("run", "complete", "working on", "rows kept", box=None)
     for r in document.runs:
         note = r.unreadable or ", ".join(r.working_on) or "-"
-        table.add_row(plain(r.run), f"{len(r.complete)}/{len(ROWS)}", plain(note), count(r.kept))
+        table.add_row(plain(r.run), f"{len(r.complete)}/{r.stages or '?'}", plain(note), count(r.kept))
     console().print(table, markup=False)
 
 
@@ -187,15 +187,16 @@ def _print_costs(s: Status) -> None:
 def _line(folder: Path) -> RunLine:
     try:
         run = open_run(folder)
-        outputs = {stage: run.output(stage) for stage in ROWS}
+        outputs = {stage: run.output(stage) for stage in run.stages}
         return RunLine(
             run=folder.name,
+            stages=len(outputs),
             complete=tuple(stage for stage, output in outputs.items() if output.complete),
             working_on=tuple(stage for stage, output in outputs.items() if output.busy),
             kept=run.report("filter").get("kept"),
         )
     except UserError as e:
-        return RunLine(run=folder.name, complete=(), working_on=(), kept=None, unreadable=str(e))
+        return RunLine(run=folder.name, stages=0, complete=(), working_on=(), kept=None, unreadable=str(e))
 
 
 def _progress(run: Run) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pipeline.config.redaction import redact
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
 from pipeline.inspect.run import Run
+from pipeline.inspect.teachers import teachers_of
 from pipeline.report import about, curves, evaluation, page, sample, yields
 from pipeline.report.tally import tally
 from pipeline.rows import Score
@@ -65,6 +66,7 @@ def gather(run: Run) -> dict[str, Any]:
         "sources": yields.sources(traces) if traces.traces else None,
         "hits": yields.hits(run) if filtered else None,
         "costs": about.cost(run, stages),
+        "teachers": teachers_of(run) if run.trace_scores.parts else None,
         "examples": examples,
         "left_out": [(what, examples.get(name, 0)) for name, what in LEFT_OUT.items()],
         "preflight": about.preflight(run),

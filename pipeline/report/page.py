@@ -16,7 +16,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.inspect.format import at_least, count, interval, megabytes, money, percent, share, speed
+from pipeline.inspect.format import (
+    at_least,
+    count,
+    estimate,
+    interval,
+    megabytes,
+    money,
+    percent,
+    share,
+    speed,
+)
 
 _BREAKS_OUT = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
@@ -31,7 +41,7 @@ def render(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"money": money, "count": count, "at_least": at_least}
-    environment.filters |= {"interval": interval, "percent": percent, "pretty": _pretty}
+    environment.filters |= {"estimate": estimate, "interval": interval, "percent": percent, "pretty": _pretty}
     environment.filters |= {"megabytes": megabytes, "speed": speed, "share": share}
     names = ("templates/report.css", "templates/report.js", "vendor/temml.min.js")
     style, script, temml = map(_text, names)

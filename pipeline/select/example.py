@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Literal
 
 import prompts
 from filters.rules.length import token_counts
 from pipeline.config import Recipe
 from pipeline.rows import Example, Message, Trace
+
+Reasoning = Literal["tags", "none"]  # select.reasoning
 
 
 def confidence(trace: Trace) -> float | None:
@@ -44,8 +47,19 @@ def assistant_text(trace: Trace) -> str:
     return f"<think>\n{trace.reasoning}\n</think>\n\n{trace.response}"
 
 
+def untaught(trace: Trace, reasoning: Reasoning) -> str | None:
+    """Why a trace cannot be taught, as a key of select's LEFT_OUT; None if it can."""
+    if reasoning == "tags" and not (trace.reasoning or "").strip():
+        return "without_reasoning"
+    return None if trace.response.strip() else "without_answer"
+
+
+def messages(trace: Trace, prompt: prompts.Prompt) -> tuple[Message, ...]:
+    """The dialogue that the student learns: the prompt, and the assistant's text."""
+    return (*prompt.render(trace), Message(role="assistant", content=assistant_text(trace)))
+
+
 def to_example(trace: Trace, rate: float | None, prompt: prompts.Prompt, recipe: Recipe) -> Example:
-    answer = Message(role="assistant", content=assistant_text(trace))
     validation = _position(trace.problem_id, recipe.seed) < recipe.select.validation
     return Example(
         id=trace.id,
@@ -56,11 +70,16 @@ def to_example(trace: Trace, rate: float | None, prompt: prompts.Prompt, recipe:
         pass_rate=rate,
         confidence=confidence(trace),
         tokens=trace.completion_tokens,
-        messages=(*prompt.render(trace), answer),
+        messages=messages(trace, prompt),
     )
 
 
 def _position(problem_id: str, seed: int) -> float:
     """A number in [0, 1) from the problem's id, so that all examples of a problem get the same split."""
-    text = json.dumps(["validation", seed, problem_id])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return drawn("validation", seed, problem_id) / 2**64
+
+
+def drawn(purpose: str, seed: int, id: str) -> int:
+    """A 64-bit number that is drawn evenly for an id, and for each purpose anew."""
+    text = json.dumps([purpose, seed, id])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

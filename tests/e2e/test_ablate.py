@@ -6,7 +6,8 @@ from pipeline.ablate import ALL, arm_recipe, equal_size
 from pipeline.config.load import load_recipe
 from pipeline.engine.stage import Job
 from pipeline.run_stages import run_stage
-from pipeline.select.stage import SELECT, training_ids
+from pipeline.select.choices import training_ids
+from pipeline.select.stage import SELECT
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import retort, write_recipe
 

@@ -31,7 +31,7 @@ TIERS = (
     ("pipeline.generate",),
     ("pipeline.filter",),
     ("pipeline.select", "pipeline.train"),
-    ("pipeline.compress",),
+    ("pipeline.score", "pipeline.compress"),
     ("pipeline.evaluate",),
     ("pipeline.stages",),
     ("pipeline.inspect",),

@@ -44,7 +44,7 @@ def document(runs: Path, *words: str) -> dict[str, Any]:
 
 def test_status_of_a_folder_has_a_line_for_each_run_readable_or_not(runs: Path) -> None:
     lines = {line["run"]: line for line in document(runs, "status")["runs"]}
-    assert set(lines["first"]) == {"run", "complete", "working_on", "kept", "unreadable"}
+    assert set(lines["first"]) == {"run", "stages", "complete", "working_on", "kept", "unreadable"}
     assert lines["first"]["complete"] == ["ingest", "generate", "filter", "select", "evaluate"]
     assert lines["second"]["kept"] == 2 * TRACES // SAMPLES
     assert "not of this version" in lines["old"]["unreadable"]

@@ -10,6 +10,8 @@ NAMES = (
     *ROWS,
     "filter/judge",
     "filter/each",
+    "score/attempts",
+    "score/graded",
     "evaluate/held_out/problems",
     "evaluate/held_out/student/generate",
     "evaluate/aime/teacher-big/filter",

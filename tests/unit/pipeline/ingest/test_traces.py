@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.load import parse_recipe
 from pipeline.config.ingest import TracesSource
+from pipeline.config.load import parse_recipe
 from pipeline.errors import UserError
 from pipeline.ingest import sources
 from pipeline.ingest.files import BadRow

@@ -155,7 +155,10 @@ def test_settings_without_effect_on_policy_are_rejected(settings: dict[str, Any]
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"features": {}}, "train.features needs the teacher's weights, and 'teacher' is reached at a base_url: "),
+        (
+            {"features": {}},
+            "train.features needs the teacher's weights, and 'teacher' is reached at a base_url: ",
+        ),
         ({"term_teacher": "m"}, "train.term_teacher has no effect without one of the tables features, "),
         (
             {"relations": {}, "term_teacher": "m", "objective": "on_policy", "on_policy": {"teacher": "m"}},
