@@ -165,9 +165,15 @@ class Message(Row):
     content: str
 
 
+ExampleKind = Literal["reasoning", "plain", "chat"]
+
+
 class Example(Row):
     """A training example. The assistant's last message has the reasoning in <think> tags and the response,
     or with select.reasoning = "none" the response alone.
+
+    Kinds: "reasoning" is a kept trace; "plain" is one without its reasoning, asked for with thinking off;
+    "chat" is a dialogue of select.mix. The messages are without the switch: pipeline/inference/thinking.py.
     """
 
     id: str  # the trace's id
@@ -179,6 +185,8 @@ class Example(Row):
     confidence: float | None  # mean log-probability per token
     tokens: int | None  # of reasoning and response, as the teacher's server counted them
     messages: tuple[Message, ...]
+    kind: ExampleKind = "reasoning"
+    rejected: str | None = None  # the assistant's last message in an incorrect trace of the same problem
 
 
 class TraceScore(Row):
@@ -241,12 +249,17 @@ class CompressedModel(Row):
     answer: str  # its own greedy answer to the question of the check
 
 
+Mode = Literal["reasoning", "plain"]
+
+
 class Score(Row):
     """How many samples of one model for one problem were correct, truncated, malformed and so on."""
 
     id: str  # "<set>/<model role>/<problem id>"
     set: str  # "held_out", or the name of a set of the recipe
-    model_role: str  # "base", "student", "student-" and a scheme, "teacher", or "teacher-" and a name
+    # "base", "student", "student-" and a scheme, "teacher", or "teacher-" and a name; "plain-base" and
+    # "plain-student" with thinking off
+    model_role: str
     model: str
     prompt: str  # name of the prompt
     problem_id: str
@@ -259,6 +272,8 @@ class Score(Row):
     malformed: int
     failed: int
     completion_tokens: int | None  # of all samples; None if the server did not count one of them
+    mode: Mode = "reasoning"  # whether the model was asked to think
+    with_reasoning: int | None = None  # samples that have reasoning; None: not counted
 
 
 def arrow_schema(row: type[Row]) -> pa.Schema:

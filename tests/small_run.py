@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.load import parse_recipe
+from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.manifest import Manifest
+from pipeline.engine.stage import Job
 from pipeline.engine.store import Output
 from pipeline.filter.funnel import funnel
+from pipeline.filter.stage import FILTER
+from pipeline.generate.stage import GENERATE
+from pipeline.ingest.sources import problem_id
+from pipeline.ingest.stage import INGEST
 from pipeline.inspect.run import Run, open_run
 from pipeline.rows import Example, Message, Problem, Row, Sampling, Score, Trace, TraceVerdicts, Verdict
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"
+HELD_OUT = "How many legs has a spider?"
 SHARDS, PROBLEMS, SAMPLES = 3, 4, 3
+NAMES = tuple(f"shard-{i:05d}" for i in range(SHARDS))
 RECIPE = {
     "ingest": {"sources": [{"kind": "file", "path": "problems.jsonl", "name": "sums"}]},
     "teacher": {"model": "fake", "base_url": "http://127.0.0.1:9/v1", "price_per_mtok_out": 2.0},
@@ -41,6 +50,35 @@ def write_run(folder: Path, temperature: float = 0.6, kept: int = 1) -> Run:
     _write(folder / "select", Example, examples, {})
     scores = [_score(p, kept) for some in problems for p in some]
     _write(folder / "evaluate", Score, [scores], {"samples": SAMPLES})
+    return open_run(folder)
+
+
+def write_filtered(folder: Path, kept: int, **tables: Any) -> Run:
+    """The stages before select of the same run, with a held-out problem, so that select can be run.
+
+    `tables`: those of the recipe, such as select and filter.
+    """
+    folder.mkdir(parents=True)
+    source = {"kind": "file", "path": str(folder / "problems.jsonl"), "name": "sums"}
+    Path(source["path"]).write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    given = RECIPE | {"run": folder.name, "ingest": {"sources": [source]}} | tables
+    recipe = parse_recipe(given, (), "here")
+    problems = [[_problem(shard, i) for i in range(PROBLEMS)] for shard in range(SHARDS)]
+    traces = [[_trace(p, n, 0.6, kept) for p in some for n in range(SAMPLES)] for some in problems]
+    held_out = {"id": problem_id(HELD_OUT), "question": HELD_OUT, "split": "held_out"}
+    problems[0].append(problems[0][0].model_copy(update=held_out))
+    verdicts = [
+        [TraceVerdicts(**t.model_dump(include=set(TraceVerdicts.model_fields))) for t in some]
+        for some in traces
+    ]
+    sampled = [[t.model_copy(update=_UNFILTERED) for t in some] for some in traces]
+    for stage, rows in ((INGEST, problems), (GENERATE, sampled), (FILTER, verdicts)):
+        output = Job(stage, recipe, folder).output
+        output.save(manifest_of(Job(stage, recipe, folder)).model_copy(update={"shards": NAMES}))
+        for name, some in zip(NAMES, rows, strict=True):
+            output.write(name, some)
+        output.finish()
+    (folder / "recipe.json").write_text(recipe.model_dump_json())
     return open_run(folder)
 
 

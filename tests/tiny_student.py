@@ -9,13 +9,22 @@ from pipeline.config import Recipe
 from pipeline.config.training import Train
 from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job
-from pipeline.rows import Example, Message, arrow_schema
+from pipeline.rows import Example, ExampleKind, Message, arrow_schema
 from pipeline.train.job import TrainJob
 from pipeline.train.stage import TRAIN
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Writes an empty block where thinking is off, in the prompt and in the answer, as Qwen3's template does.
+SWITCHED = (
+    "{% set off = enable_thinking is defined and not enable_thinking %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if off and message['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if off %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
 )
 
 
@@ -49,17 +58,21 @@ def model(seed: int = 0, layers: int = 2, hidden: int = 64) -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=259, eos_token_id=2, pad_token_id=2, **sizes))
 
 
-def save(folder: Path, layers: int = 2, hidden: int = 64) -> Path:
+def save(folder: Path, layers: int = 2, hidden: int = 64, template: str = CHATML) -> Path:
     """An ordinary model folder."""
     model(layers=layers, hidden=hidden).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    tokenizer(template).save_pretrained(folder)
     return folder
 
 
-def example(number: int, split: str = "train") -> Example:
+def example(
+    number: int, split: str = "train", kind: ExampleKind = "reasoning", paired: bool = False
+) -> Example:
+    """A sum: with its reasoning unless it is plain or chat; `paired`: next to an answer that is incorrect."""
     a, b = number % 9 + 1, number // 9 + 1
     question = Message(role="user", content=f"{a} + {b}?")
-    answer = f"<think>\nCount {b} up from {a}.\n</think>\n\n\\boxed{{{a + b}}}"
+    reasoning = f"<think>\nCount {b} up from {a}.\n</think>\n\n"
+    answer = (reasoning if kind == "reasoning" else "") + f"\\boxed{{{a + b}}}"
     return Example(
         id=f"p{number}-0",
         problem_id=f"p{number}",
@@ -70,6 +83,8 @@ def example(number: int, split: str = "train") -> Example:
         confidence=None,
         tokens=None,
         messages=(question, Message(role="assistant", content=answer)),
+        kind=kind,
+        rejected=reasoning + f"\\boxed{{{a + b + 1}}}" if paired else None,
     )
 
 

@@ -179,6 +179,8 @@ def _student_query(recipe: Recipe, student: Student) -> ModelQuery:
         model=model_files.resolve(student.model, say),
         teach=tuple(message.model_dump() for message in (*prompt, learned)),
         reasoning=recipe.select.reasoning,
+        mixed=bool(recipe.select.mix),
+        thinking_switch=recipe.select.thinking_switch,
         served_template=served_template(recipe),
     )
 

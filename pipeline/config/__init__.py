@@ -21,6 +21,7 @@ from pipeline.config.sources import free_text_source
 from pipeline.config.traces import Filter, Generate, Select
 from pipeline.config.training import Train
 from pipeline.errors import UserError
+from pipeline.rows import Mode
 
 # The stage that each table of the recipe belongs to. recipe.json keeps a table as its stage was made.
 TABLES = {
@@ -113,6 +114,17 @@ class Recipe(RecipeTable):
     def _a_teacher_has_a_prompt(self) -> Recipe:
         if self.teacher and self.generate.prompt is None:
             raise ValueError("missing key 'generate.prompt': the prompt of the teacher")
+        return self
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The forms of answers that base and student are asked for in evaluate."""
+        return self.evaluate.modes or (("reasoning", "plain") if self.select.plain_share else ("reasoning",))
+
+    @model_validator(mode="after")
+    def _only_a_student_has_modes(self) -> Recipe:
+        if self.evaluate.modes and self.student is None:
+            raise ValueError("evaluate.modes needs a student: teachers are asked as generate.prompt says")
         return self
 
     @property

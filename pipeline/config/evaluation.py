@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config.base import Name, NotIdentity, RecipeTable, SamplingSettings
 from pipeline.config.sources import Source
+from pipeline.rows import Mode
 
 HELD_OUT = "held_out"
 
@@ -54,6 +55,9 @@ class Evaluate(SamplingSettings):
     """Prompt of base and student. Default: `select.prompt`."""
     teacher_prompt: str | None = None
     """Prompt of the teachers. Default: `generate.prompt`."""
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] | None = None
+    """Which forms of answers base and student are asked for: "reasoning", and "plain" with thinking switched
+    off (`select.thinking_switch`). Default: both if [[select.mix]] has plain examples, else reasoning."""
     samples: PositiveInt = 4
     """Samples per problem and model. More samples narrow the confidence intervals; pass@k needs k of them."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.base import Fraction, NotIdentity, RecipeTable, SamplingSettings
+from pipeline.config.mix import ChatMix, Mix, PlainMix, ThinkingSwitch
 from pipeline.config.sources import Source
 
 Similarity = Annotated[float, Field(ge=0.3, le=1)]
@@ -199,3 +200,35 @@ class Select(RecipeTable):
         if not open_ended and sum(band.share for band in self.lengths) < 1:
             raise ValueError("lengths: the shares of all bands add up to less than 1, so no example fits")
         return self
+    mix: tuple[Mix, ...] = ()
+    """Further examples, each kind a table [[select.mix]]. Default: none, only kept traces with reasoning."""
+    thinking_switch: ThinkingSwitch | None = None
+    """How the student is asked to think or not: a variable of its chat template (enable_thinking, thinking),
+    or the words /no_think after the user's or the system's message. Default: the template's own variable, or
+    "user" if it has none."""
+    rejected: bool = False
+    """Store an incorrect trace of the same problem next to each example, for `train.objective = "dpo"` or
+    "redi". Such a trace passes every other rule."""
+
+    @model_validator(mode="after")
+    def _mix_is_possible(self) -> Select:
+        if sum(mix.share or 0 for mix in self.mix) >= 1:
+            raise ValueError("the shares of mix add up to 1 or more: nothing is left for reasoning")
+        if sum(isinstance(mix, PlainMix) for mix in self.mix) > 1:
+            raise ValueError('mix has several tables with kind = "plain": one is enough')
+        if self.plain_share and self.reasoning == "none":
+            raise ValueError('mix with kind = "plain" needs reasoning = "tags": otherwise nothing reasons')
+        names = [mix.name for mix in self.chats]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two tables of mix are called {name!r}: give each its own name")
+        return self
+
+    @property
+    def chats(self) -> tuple[ChatMix, ...]:
+        return tuple(mix for mix in self.mix if isinstance(mix, ChatMix))
+
+    @property
+    def plain_share(self) -> float:
+        """The fraction of all examples that are plain."""
+        return next((mix.share for mix in self.mix if isinstance(mix, PlainMix)), 0.0)

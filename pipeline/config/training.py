@@ -127,12 +127,29 @@ class Relations(RecipeTable):
     """What is kept: distances of pairs, angles of triples, or the matrix of inner products."""
     layers: LayerPairs = ()
     """Pairs of a layer of the student and one of the teacher, counted from 1. Default: the last of each."""
+class Redi(RecipeTable):
+    """Settings of `objective = "redi"`: learning from rejected traces too (Xu et al. 2025)."""
+
+    alpha: Fraction = 0.8
+    """Weight of the rejected traces. At 1 trainings may collapse; with 0 only kept traces count."""
+
+
+class Dpo(RecipeTable):
+    """Settings of `objective = "dpo"`: preferring kept to rejected traces (Rafailov et al. 2023)."""
+
+    beta: PositiveFloat = 0.1
+    """How strongly the student is held near the model before this training; for "ipo" it is tau."""
+    loss: Literal["sigmoid", "sigmoid_norm", "ipo"] = "sigmoid"
+    """DPO's own loss, the same with log-ratios divided by their lengths, or that of IPO."""
+    sft_weight: NonNegativeFloat = 0
+    """Weight of the cross-entropy on the kept trace that is added."""
 
 
 class Train(RecipeTable):
-    objective: Literal["sft", "topk_kd", "logit_kd", "on_policy"] = "sft"
+    objective: Literal["sft", "topk_kd", "logit_kd", "on_policy", "redi", "dpo"] = "sft"
     """What is minimized: cross-entropy on the kept traces (sft), or the divergence from the teacher's stored
-    top-k log-probabilities, from its full distributions, or on the student's own samples."""
+    top-k log-probabilities, from its full distributions, or on the student's own samples. "redi" and "dpo"
+    learn from pairs of a kept and a rejected trace (`select.rejected`)."""
     topk_kd: TopkKD = TopkKD()
     """Settings of `objective = "topk_kd"`."""
     logit_kd: LogitKD = LogitKD()
@@ -148,6 +165,10 @@ class Train(RecipeTable):
     term_teacher: str | None = None
     """The teacher of the three terms above, written as `teacher.model`, with the student's vocabulary.
     Default: the recipe's teacher. With `objective = "logit_kd"` the first of that objective's teachers."""
+    redi: Redi = Redi()
+    """Settings of `objective = "redi"`."""
+    dpo: Dpo = Dpo()
+    """Settings of `objective = "dpo"`."""
     lora: Lora | None = None
     """Train adapters only. Default: off, all weights are trained; an empty table [train.lora] turns it on."""
     epochs: PositiveFloat = 3

@@ -13,7 +13,7 @@ import numpy as np
 from filters.dataset.majority import classes, vote
 from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate, Floats
-from pipeline.rows import Row, Score, Trace
+from pipeline.rows import Mode, Row, Score, Trace
 
 COMPRESSED = "student-"  # begins the role of a compressed student; its scheme follows
 FORM = ("single_reasoning", "final_answer")  # a trace that fails one of these rules untruncated is malformed
@@ -35,6 +35,8 @@ class Summary(Row):
     undecided: float
     failed: float
     tokens: float | None  # mean completion tokens of a response; None if not all were counted
+    mode: Mode = "reasoning"
+    obedient: float | None = None  # of the answers, those that reason or do not, as asked; None: not counted
 
 
 class Comparison(Row):
@@ -56,7 +58,7 @@ class Comparison(Row):
         return "better" if low > 0 else "worse" if high < 0 else "not told apart"
 
 
-def score(set_name: str, role: str, model: str, traces: Sequence[Trace]) -> Score:
+def score(set_name: str, role: str, model: str, traces: Sequence[Trace], mode: Mode = "reasoning") -> Score:
     """The score of one problem, from all of its filtered traces."""
     outcomes = [_correct(trace) for trace in traces]
     first = traces[0]
@@ -76,6 +78,8 @@ def score(set_name: str, role: str, model: str, traces: Sequence[Trace]) -> Scor
         malformed=sum(_malformed(t) for t in traces),
         failed=sum(t.finish_reason == "failed" for t in traces),
         completion_tokens=_tokens(traces),
+        mode=mode,
+        with_reasoning=sum(bool((t.reasoning or "").strip()) for t in traces),
     )
 
 
@@ -148,7 +152,8 @@ def by_set(scores: Iterable[Score]) -> dict[str, dict[str, list[Score]]]:
 
 
 def comparisons(scores: Iterable[Score]) -> list[Comparison]:
-    """The student against every other model, set by set; [] without a student."""
+    """The student against every other model, set by set; [] without a student. Plain answers stay out."""
+    scores = [s for s in scores if s.mode == "reasoning"]
     return [
         _comparison(roles["student"], others)
         for roles in by_set(scores).values()
@@ -201,6 +206,15 @@ def _comparison(student: Sequence[Score], others: Sequence[Score]) -> Comparison
     )
 
 
+def _obedient(rows: Sequence[Score]) -> float | None:
+    """The share of the answers that reason, or for plain ones that do not; None if unknown."""
+    answers, reasoned = sum(s.samples - s.failed for s in rows), [s.with_reasoning for s in rows]
+    if not answers or None in reasoned:
+        return None
+    share = sum(count or 0 for count in reasoned) / answers
+    return share if rows[0].mode == "reasoning" else 1 - share
+
+
 def _summary(rows: list[Score]) -> Summary:
     samples, correct = [s.samples for s in rows], [s.correct for s in rows]
     columns = [pass_at_k(samples, correct, k) for k in ks(samples)] + [np.array([s.majority for s in rows])]
@@ -220,5 +234,7 @@ def _summary(rows: list[Score]) -> Summary:
         pass_at=dict(zip(ks(samples), pass_at, strict=True)),
         majority=majority_estimate,
         tokens=per_sample("completion_tokens") if counted else None,
+        mode=rows[0].mode,
+        obedient=_obedient(rows),
         **{field: per_sample(field) for field in ("truncated", "malformed", "undecided", "failed")},
     )

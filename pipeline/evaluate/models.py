@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from pipeline.config.compression import SchemeName
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.evaluation import HELD_OUT, Evaluate, EvaluationSet
 from pipeline.config.ingest import Ingest
+from pipeline.config.load import REASONING_OPTIONAL
+from pipeline.config.mix import ThinkingSwitch
 from pipeline.config.sources import free_text_source
 from pipeline.config.traces import Filter
 from pipeline.engine.layout import OutputPath
@@ -34,11 +36,12 @@ from pipeline.generate import stage as generate
 from pipeline.generate.sample_plan import SampleBudget
 from pipeline.generate.sampler import Model, SamplingJob
 from pipeline.generate.valid_traces import TRACE_KEY, contradiction
-from pipeline.inference import model_files
+from pipeline.inference import model_files, thinking
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import stage as ingest
 from pipeline.ingest.stage import INGEST
-from pipeline.rows import Problem, Trace
+from pipeline.rows import Mode, Problem, Trace
+from pipeline.train.job import read_preflight
 from pipeline.train.stage import TRAIN, model_folder
 
 COMPRESSED = "compressed"  # the setting of a sampling stage that says how its student was compressed
@@ -58,6 +61,8 @@ class EvalModel:
     trained: bool = False  # by this run
     layers: int | None = None  # number of layers that remain after pruning; None: all
     scheme: SchemeName | None = None  # by which it was compressed
+    mode: Mode = "reasoning"
+    switch: ThinkingSwitch | None = None  # how it is asked for that; None: as the prompt alone asks
 
     def folder(self, kind: str) -> str:
         return str(OutputPath(kind, self.set, self.role))
@@ -101,20 +106,38 @@ def _of_set(
         yield EvalModel(name, uses_judge, role, t.display_name, t.model, t, teacher_prompt)
     if base := recipe.student:
         model = f"{base.model} cut to {base.layers} layers" if base.layers else base.model
-        yield EvalModel(name, uses_judge, "base", model, base.model, base, prompt, layers=base.layers)
         student, folder = f"{recipe.run} student", str(model_folder(run_dir))
-        yield EvalModel(name, uses_judge, "student", student, folder, base, prompt, trained=True)
+        both = (
+            EvalModel(name, uses_judge, "base", model, base.model, base, prompt, layers=base.layers),
+            EvalModel(name, uses_judge, "student", student, folder, base, prompt, trained=True),
+        )
+        for mode in dict.fromkeys(recipe.modes):
+            yield from (in_mode(model, mode, recipe, run_dir) for model in both)
         for scheme in served_schemes(recipe):
             folder, role = str(export_path(run_dir, scheme)), f"student-{scheme}"
             endpoint = serving.endpoint_of(scheme, base)
-            yield EvalModel(
+            compressed = EvalModel(
                 name, uses_judge, role, f"{student} {scheme}", folder, endpoint, prompt, True, scheme=scheme
             )
+            yield in_mode(compressed, "reasoning", recipe, run_dir)
 
 
 def served_schemes(recipe: Recipe) -> list[SchemeName]:
     """The schemes of the recipe whose students can be evaluated on this machine."""
     return [scheme for scheme in recipe.compress.schemes if serving.cannot_serve(scheme) is None]
+
+
+def in_mode(model: EvalModel, mode: Mode, recipe: Recipe, run_dir: Path) -> EvalModel:
+    """The model, asked for answers of this form by the switch with which the student was trained.
+
+    Its `switch` stays None for plain answers until a training has recorded the template's own one.
+    """
+    if mode == "reasoning" and not recipe.select.mix:
+        return model
+    preflight = read_preflight(model_folder(run_dir).with_name("preflight.json"))
+    switch = recipe.select.thinking_switch or (preflight.thinking_switch if preflight else None)
+    role = model.role if mode == "reasoning" else f"plain-{model.role}"
+    return replace(model, mode=mode, switch=switch, role=role)
 
 
 def problems_stage(given: EvaluationSet) -> Stage:
@@ -152,13 +175,17 @@ def sampling_stages(model: EvalModel, recipe: Recipe, reach: Reach) -> list[Stag
 
 def _sampling_stage(model: EvalModel, recipe: Recipe, reach: Reach, kind: str, table: Evaluate) -> Stage:
     problems = _problems_stage_of(model, recipe)
+    variables = thinking.arguments(model.switch, model.mode == "reasoning")
+    extra_body = thinking.with_template_arguments(model.endpoint.extra_body, variables)
+    endpoint = model.endpoint.model_copy(update={"extra_body": extra_body})
     sampling = SamplingJob(
         split="held_out",
-        models=(Model(model.model, model.endpoint, reach),),
+        models=(Model(model.model, endpoint, reach),),
         prompt=model.prompt,
         table=table,
         budget=SampleBudget(table.samples, target_kept=None, max_continuations=0),
-        filters=recipe.filter.rules,
+        filters=rules_only(recipe, model.mode).rules,
+        no_think=None if variables or model.mode == "reasoning" else model.switch,
     )
     return Stage(
         name=model.folder(kind),
@@ -200,9 +227,13 @@ def _problems_stage_of(model: EvalModel, recipe: Recipe) -> Stage:
 
 def grading_stage(model: EvalModel, recipe: Recipe, sampled: Stage) -> Stage:
     """The stage that applies the rules to a model's responses, those of the stage `sampled`."""
-    return rules_stage(model.folder("filter"), sampled, rules_only(recipe), model.uses_judge)
+    return rules_stage(model.folder("filter"), sampled, rules_only(recipe, model.mode), model.uses_judge)
 
 
-def rules_only(recipe: Recipe) -> Filter:
-    """The rules, without filters across traces, which select training data."""
-    return Filter(rules=recipe.filter.rules)
+def rules_only(recipe: Recipe, mode: Mode = "reasoning") -> Filter:
+    """The rules, without filters across traces, which select training data.
+
+    Plain answers need no reasoning.
+    """
+    optional = REASONING_OPTIONAL if mode == "plain" else {}
+    return Filter(rules={name: given | optional.get(name, {}) for name, given in recipe.filter.rules.items()})

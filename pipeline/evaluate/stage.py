@@ -53,8 +53,14 @@ def prepare(job: Job) -> None:
     """Reads the sets, then samples and grades every model, in the stages nested in evaluate."""
     for given in job.recipe.evaluate.sets:
         complete(problems_stage(given), job)
+    models = eval_models(job.recipe, job.run_dir)
+    if any(model.mode == "plain" and model.switch is None for model in models):
+        raise UserError(
+            "evaluate.modes: the training of this run did not record how the student is asked not to think: "
+            "set select.thinking_switch"
+        )
     by_server: dict[tuple[str, int | None, str], list[EvalModel]] = {}
-    for model in eval_models(job.recipe, job.run_dir):
+    for model in models:
         by_server.setdefault(model.server_key, []).append(model)
     for sharing in by_server.values():
         _sample_and_grade(job, sharing)
@@ -126,7 +132,7 @@ def _scores(job: Job, model: EvalModel) -> Iterator[Score]:
     verdicts = Output(job.run_dir / model.folder("filter"), TraceVerdicts).shards()
     for pair in zip(answers, verdicts, strict=True):
         for _, traces in groupby(filtered_traces(*pair), key=lambda trace: trace.problem_id):
-            yield metrics.score(model.set, model.role, model.model, list(traces))
+            yield metrics.score(model.set, model.role, model.model, list(traces), model.mode)
 
 
 def _engines(job: Job, model: EvalModel) -> list[dict[str, Any]]:
@@ -155,7 +161,9 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         **identity(recipe.evaluate),
         "content": {s.name: [sources.fingerprint(f) for f in s.sources] for s in recipe.evaluate.sets},
         "models": {
-            f"{m.set}/{m.role}": model_settings(m.model, m.endpoint) | {"prompt": prompts.load(m.prompt).text}
+            f"{m.set}/{m.role}": model_settings(m.model, m.endpoint)
+            | {"prompt": prompts.load(m.prompt).text}
+            | ({"switch": recipe.select.thinking_switch} if recipe.select.mix or m.mode == "plain" else {})
             for m in models
         },
         "seed": recipe.seed,
@@ -199,7 +207,7 @@ def _nothing_held_out() -> UserError:
 
 EVALUATE = Stage(
     name="evaluate",
-    version=3,
+    version=4,  # 4: columns `mode` and `with_reasoning`
     row=Score,
     reads=(INGEST, TRAIN),
     shards=("scores",),

@@ -70,8 +70,17 @@ def opening_of(text: str) -> list[str] | None:
     return words if len(words) == 3 and {w.rstrip(".") for w in words} <= set(_FILLER) else None
 
 
-def answer(options: argparse.Namespace, key: str, conversation: Messages, start: list[str] | None) -> Answer:
-    """Returns the answer to a conversation. `key` is the hash that decides it, `start` its opening."""
+def answer(
+    options: argparse.Namespace,
+    key: str,
+    conversation: Messages,
+    start: list[str] | None,
+    thinking: bool = True,
+) -> Answer:
+    """Returns the answer to a conversation. `key` is the hash that decides it, `start` its opening.
+
+    With thinking switched off it is the response alone, as it would follow the same reasoning.
+    """
     question = next((str(m["content"]) for m in reversed(conversation) if m.get("role") == "user"), "")
     correct = _correct_share(options, question)
     shares = {"correct": correct, "malformed": options.malformed, "truncated": options.truncated}
@@ -79,6 +88,8 @@ def answer(options: argparse.Namespace, key: str, conversation: Messages, start:
     reasoning, response = _judge(question, kind) or _calculate(question, kind, key)
     if options.words is not None:
         reasoning = _at_length(reasoning, options.words, start or opening(key), Random(key))
+    if not thinking:
+        return Answer(response, 0, 0, None)
     stops_after = len(reasoning.split()) // 2 if kind == "truncated" else None
     if options.plain:
         return Answer(reasoning if kind == "malformed" else f"{reasoning}\n{response}", 0, 0, stops_after)

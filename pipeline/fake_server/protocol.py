@@ -44,6 +44,7 @@ class ChatRequest:
     include_usage: bool  # at the end of a stream
     top_logprobs: int | None  # candidates per token; None: no log-probabilities
     token_ids: bool  # "token_id:17" instead of the token's text
+    thinking: bool = True  # False: switched off by a variable of the chat template, or by /no_think
 
     @property
     def prompt(self) -> str:
@@ -87,6 +88,15 @@ def parse_request(body: bytes) -> ChatRequest:
         include_usage=bool(stream_options.get("include_usage")),
         top_logprobs=top,
         token_ids=bool(fields.get("return_tokens_as_token_ids")),
+        thinking=not any("/no_think" in content for content in contents) and _template_thinks(fields),
+    )
+
+
+def _template_thinks(fields: dict[str, Any]) -> bool:
+    variables = fields.get("chat_template_kwargs") or {}
+    return not isinstance(variables, dict) or False not in (
+        variables.get("enable_thinking"),
+        variables.get("thinking"),
     )
 
 
@@ -112,7 +122,7 @@ def complete(options: argparse.Namespace, request: ChatRequest, key: str) -> Com
     if options.words is not None:
         start = opening_of(request.prefix or "") or opening(answer_key)
         answer_key = digest(options.seed, request.model, conversation, start)
-    whole = answer(options, answer_key, conversation, start)
+    whole = answer(options, answer_key, conversation, start, request.thinking)
     edges, finish_reason = _token_edges(whole, request)
     size = TOKENS_PER_EVENT if request.stream else len(edges)
     pieces: list[Piece] = []

@@ -18,6 +18,7 @@ from filters.table import Rules, apply_rules, with_versions
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.evaluation import Evaluate
+from pipeline.config.mix import ThinkingSwitch
 from pipeline.config.traces import Generate
 from pipeline.engine.scheduler import WorkItem
 from pipeline.engine.stage import Job
@@ -38,10 +39,13 @@ from pipeline.inference.client import Client
 from pipeline.inference.fingerprint import model_settings
 from pipeline.inference.http_errors import RequestFailed
 from pipeline.inference.response import Completion
+from pipeline.inference.thinking import asked_messages
 from pipeline.inference.vllm_server import Server
 from pipeline.rows import Question, Sampling, Split, Trace
 
-_NOT_SAMPLING = frozenset({"prompt", "teacher_prompt", "held_out", "sets"})  # settings recorded elsewhere
+_NOT_SAMPLING = frozenset(
+    {"prompt", "teacher_prompt", "held_out", "sets", "modes"}
+)  # settings recorded elsewhere
 EMPTY_COMPLETION = Completion(None, "", FAILED, None, None)
 PREVIEW_INTERVAL = 0.05  # seconds, at least, between two traces filtered for the progress line only
 
@@ -68,6 +72,7 @@ class SamplingJob:
     filters: Rules  # decide whether a trace counts as kept
     logprobs: int | None = None
     limits: Limits = field(default_factory=Limits)
+    no_think: ThinkingSwitch | None = None  # where the words that switch thinking off stand; None: not sent
 
 
 def settings(sampling: SamplingJob, seed: int) -> dict[str, Any]:
@@ -83,6 +88,7 @@ def settings(sampling: SamplingJob, seed: int) -> dict[str, Any]:
         "prompt": {"name": prompt.name, "text": prompt.text},
         **{k: v for k, v in identity(sampling.table).items() if k not in _NOT_SAMPLING},
         **filtering,
+        **({"no_think": sampling.no_think} if sampling.no_think else {}),
         "split": sampling.split,
         "seed": seed,
     }
@@ -158,7 +164,7 @@ class Sampler:
         self, request: SampleRequest, seed: int, so_far: Completion | None = None
     ) -> Completion:
         completion = await self._clients[request.teacher].complete(
-            self._prompt.render(request.problem),
+            asked_messages(self._prompt.render(request.problem), self._job.no_think, thinking=False),
             self._sampling,
             seed,
             logprobs=self._job.logprobs,

@@ -109,12 +109,15 @@ def _models(run: Run) -> dict[str, str]:
 
 
 def _table(summaries: Sequence[Summary]) -> Table:
-    table = Table("", "prompt", *COLUMNS, box=None)
+    modes = any(s.mode == "plain" for s in summaries)  # only then it matters how a model answers
+    table = Table("", "prompt", *COLUMNS, *(("as asked",) if modes else ()), box=None)
     for s in summaries:
         shares = [percent(share) for share in (s.truncated, s.malformed, s.undecided, s.failed)]
         tokens = "-" if s.tokens is None else f"{s.tokens:.0f}"
         size = f"{s.problems} x {s.samples / s.problems:g}"
-        table.add_row(s.model_role, s.prompt, interval(s.pass_at[1]), *shares, tokens, size)
+        obedient = "-" if s.obedient is None else percent(s.obedient)
+        asked = (obedient,) if modes else ()
+        table.add_row(s.model_role, s.prompt, interval(s.pass_at[1]), *shares, tokens, size, *asked)
     return table
 
 

@@ -72,12 +72,35 @@ def _score(run: Run) -> Iterator[str]:
 
 def _select(run: Run) -> Iterator[str]:
     report = run.report("select")
+    chats = report.get("chat", 0)
     parts = {"to train on": report["train"], "to validate": report["validation"]}
+    if chats or report.get("plain"):
+        parts = {"taught with reasoning": report["reasoning"], "taught without": report["plain"]}
     parts |= {what: report.get(name, 0) for name, what in LEFT_OUT.items()}
     used = " + ".join(f"{n:,} {what}" for what, n in parts.items() if n)
     yield f"{report['kept']:,} kept traces = {used}"
-    if untaught := report.get("reasoning_not_taught"):
+    if chats or report.get("plain"):
+        total = report["train"] + report["validation"]
+        shares = (f"{report[kind]:,} {kind}" for kind in ("reasoning", "plain", "chat"))
+        yield f"{total:,} examples = {' + '.join(shares)}; {report['validation']:,} of them to validate"
+    for name, tally in report.get("chat_sets", {}).items():
+        yield _chat_set(name, tally)
+    if chats:
+        yield f"chat data was compared with {report['chat_checked_against']}"
+    if "pairs" in report:
+        yield f"{report['pairs']:,} examples with an incorrect trace, of {report['incorrect']:,} usable ones"
+    untaught = report.get("reasoning_not_taught", 0) - report.get("plain", 0)
+    if untaught > 0:
         yield f"the reasoning of {untaught:,} examples is not taught, as select.reasoning says"
+
+
+def _chat_set(name: str, tally: dict[str, int]) -> str:
+    """What became of the rows of a set: rows = usable + those left out."""
+    left_out = {k: n for k, n in tally.items() if k not in ("rows", "usable", "wanted", "taken")}
+    reasons = "".join(f", {n:,} left out ({reason})" for reason, n in left_out.items())
+    lacking = "" if tally["taken"] == tally["wanted"] else f" of {tally['wanted']:,} wanted"
+    usable = f"{tally.get('usable', 0):,} of {tally.get('rows', 0):,} rows usable"
+    return f"{name}: {usable}{reasons}; {tally['taken']:,} taken{lacking}"
 
 
 def _train(run: Run) -> Iterator[str]:

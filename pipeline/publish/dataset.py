@@ -17,7 +17,7 @@ from pipeline.filter.verdicts import filtered_batches
 from pipeline.inspect.run import Run
 from pipeline.publish import columns as published_columns
 from pipeline.publish.facts import public
-from pipeline.rows import AnswerType, Message, Row, Sampling, Trace, arrow_schema
+from pipeline.rows import AnswerType, ExampleKind, Message, Row, Sampling, Trace, arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,11 +32,15 @@ _LEFT_OUT = frozenset({"logprobs", "error"})
 
 
 class Published(Row):
-    """A row of the published data set: an example with its problem, its trace and their provenance."""
+    """A row of the published data set: an example with its problem, its trace and their provenance.
+
+    Examples of kind "chat" are of other data sets and stay out.
+    """
 
     id: str  # the trace's id
     problem_id: str
     messages: tuple[Message, ...]  # the last one is the assistant's, as in Example
+    kind: ExampleKind
     question: str
     reference: str | None
     answer_type: AnswerType
@@ -63,6 +67,7 @@ class Written:
     splits: Counter[str] = field(default_factory=Counter)
     by_source: Counter[tuple[str, str]] = field(default_factory=Counter)
     traces: int | None = None  # None: traces are not published
+    chats: int = 0  # examples of other data sets, which are not published
 
 
 def write(run: Run, folder: Path, with_traces: bool) -> Written:
@@ -76,7 +81,10 @@ def write(run: Run, folder: Path, with_traces: bool) -> Written:
         for examples, traces, verdicts in zip(*stages, strict=True):
             table = _joined(examples, filtered_batches(traces, verdicts, _LEFT_OUT), made_by, schema)
             written.by_source.update(zip(*(table[c].to_pylist() for c in ("source", "teacher")), strict=True))
-            splits = examples.column("split")
+            kinds = examples.column("kind")
+            written.chats += kinds.count("chat")
+            pairs = zip(examples.column("split"), kinds, strict=True)
+            splits = [split for split, kind in pairs if kind != "chat"]
             for part in (train, rest):
                 part.write(table.filter([each == part.split for each in splits]))
         written.splits.update({part.split: part.close() for part in (train, rest)})
@@ -99,6 +107,7 @@ def _joined(
     import pyarrow.compute as pc
 
     chosen = pa.Table.from_batches(examples.batches(), arrow_schema(examples.row))
+    chosen = chosen.filter(pc.not_equal(chosen["kind"], "chat"))
     if not len(chosen):
         return schema.empty_table()
     wanted = chosen["id"].combine_chunks()

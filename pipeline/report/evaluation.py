@@ -42,6 +42,7 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
     apart = [_interval(c.set, f"student - {c.other}", c.difference, several) for c in comparisons]
     return {
         "summaries": summaries,
+        "modes": any(s.mode == "plain" for s in summaries),
         "ks": sorted({k for s in summaries for k in s.pass_at if k > 1}),
         "chart": charts.intervals(passed, "pass@1, percent, with 95 % intervals"),
         "comparisons": comparisons,

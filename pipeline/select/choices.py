@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.engine.worker_pool import parallel_map
 from pipeline.filter.verdicts import filtered_traces
-from pipeline.rows import Example, Trace, TraceScore, TraceVerdicts
+from pipeline.rows import Example, ExampleKind, Trace, TraceScore, TraceVerdicts
+from pipeline.select import mix, pairs
 from pipeline.select.choose import NEED_SCORES, choose, solves_as_wanted
-from pipeline.select.example import to_example
+from pipeline.select.example import hash_number, to_example
 from pipeline.select.lengths import Drawn, LengthMix, draw, mix_of
 
 
@@ -25,38 +25,42 @@ class Chosen:
 
     trace: Trace
     pass_rate: float | None  # of its problem
+    kind: ExampleKind
+    rejected: Trace | None  # an incorrect trace of the same problem
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What is left out so that all shards together have the wanted examples."""
+class Prepared:
+    """What is known of all shards before any of them is made."""
 
-    lengths: LengthMix | None = None
+    lengths: LengthMix | None = None  # which examples of each length stay
     wanted: frozenset[str] | None = None  # the ids of the examples to train on; None: all
+    chats: mix.Sampled | None = None  # the chat data to add
 
 
-def limits_of(job: Job) -> Limits:
-    """Finds the limits, in a pass over the traces of all shards for each of the settings that needs one."""
+def prepare(job: Job) -> Prepared:
+    """Reads the traces of all shards once for each of the settings that needs it, and the chat data."""
     lengths, most = _lengths(job), job.recipe.select.max_examples
-    if most is None:
-        return Limits(lengths)
-    ranked = sorted(training_ids(job), key=lambda id: _rank(id, job.recipe.seed))
-    return Limits(lengths, frozenset(ranked[:most]))
+    wanted = None
+    if most is not None:
+        ranked = sorted(training_ids(job), key=lambda id: hash_number("max_examples", id, job.recipe.seed))
+        wanted = frozenset(ranked[:most])
+    return Prepared(lengths, wanted, mix.prepare(job))
 
 
 def training_ids(job: Job) -> list[str]:
-    """The ids of all examples to train on, if select.max_examples were not set."""
-    limits, shards = Limits(_lengths(job)), job.inputs["filter"].shards()
-    examples = (example for shard in shards for example in examples_of(job, shard, limits, Counter()))
+    """The ids of all examples of traces to train on, if select.max_examples were not set."""
+    prepared, shards = Prepared(_lengths(job)), job.inputs["filter"].shards()
+    examples = (example for shard in shards for example in examples_of(job, shard, prepared, Counter()))
     return [example.id for example in examples if example.split == "train"]
 
 
-def examples_of(job: Job, shard: Shard, limits: Limits, counts: Counter[str]) -> Iterator[Example]:
-    """Yields the examples of a shard, problem by problem; counts the kept traces and what is left out."""
+def examples_of(job: Job, shard: Shard, prepared: Prepared, counts: Counter[str]) -> Iterator[Example]:
+    """Yields the examples of a shard's traces; counts the kept traces and what is left out."""
     prompt = prompts.load(job.recipe.select.prompt)
-    for chosen in _chosen(job, shard, limits.lengths, counts):
-        example = to_example(chosen.trace, chosen.pass_rate, prompt, job.recipe)
-        if limits.wanted is None or example.split != "train" or example.id in limits.wanted:
+    for chosen in _chosen(job, shard, prepared.lengths, counts):
+        example = to_example(chosen.trace, chosen.pass_rate, prompt, job.recipe, chosen.kind, chosen.rejected)
+        if prepared.wanted is None or example.split != "train" or example.id in prepared.wanted:
             yield example
         else:
             counts["over_max_examples"] += 1
@@ -82,7 +86,13 @@ def _chosen(job: Job, shard: Shard, lengths: LengthMix | None, counts: Counter[s
         if select.student_pass_rate and not solves_as_wanted(kept, select.student_pass_rate, scores):
             counts["student_pass_rate"] += len(kept)
             continue
-        yield from (Chosen(trace, rate) for trace in choose(kept, select, counts, scores, lengths))
+        plain = mix.is_plain(samples[0].problem_id, select, job.recipe.seed)
+        taught = select.model_copy(update={"reasoning": "none"}) if plain else select
+        chosen = list(choose(kept, taught, counts, scores, lengths))
+        rejected = pairs.rejected_for(chosen, samples, plain, select, counts)
+        kind: ExampleKind = "plain" if plain else "reasoning"
+        for trace, other in zip(chosen, rejected, strict=True):
+            yield Chosen(trace, rate, kind, other)
 
 
 def _lengths(job: Job) -> LengthMix | None:
@@ -98,7 +108,3 @@ def _lengths(job: Job) -> LengthMix | None:
 def _drawn(job: Job, shard: Shard) -> list[Drawn]:
     chosen = _chosen(job, shard, None, Counter())
     return [draw(each.trace, job.recipe.select.lengths, job.recipe.seed) for each in chosen]
-
-
-def _rank(id: str, seed: int) -> str:
-    return hashlib.sha256(f"max_examples {seed} {id}".encode()).hexdigest()

@@ -13,7 +13,7 @@ from typing import Literal
 import prompts
 from filters.rules.length import token_counts
 from pipeline.config import Recipe
-from pipeline.rows import Example, Message, Trace
+from pipeline.rows import Example, ExampleKind, Message, Trace
 
 Reasoning = Literal["tags", "none"]  # select.reasoning
 
@@ -59,27 +59,41 @@ def messages(trace: Trace, prompt: prompts.Prompt) -> tuple[Message, ...]:
     return (*prompt.render(trace), Message(role="assistant", content=assistant_text(trace)))
 
 
-def to_example(trace: Trace, rate: float | None, prompt: prompts.Prompt, recipe: Recipe) -> Example:
-    validation = _position(trace.problem_id, recipe.seed) < recipe.select.validation
+def to_example(
+    trace: Trace,
+    rate: float | None,
+    prompt: prompts.Prompt,
+    recipe: Recipe,
+    kind: ExampleKind = "reasoning",
+    rejected: Trace | None = None,
+) -> Example:
     return Example(
         id=trace.id,
         problem_id=trace.problem_id,
         source=trace.source,
         teacher=trace.teacher,
-        split="validation" if validation else "train",
+        split=split_of(trace.problem_id, recipe),
         pass_rate=rate,
         confidence=confidence(trace),
         tokens=trace.completion_tokens,
         messages=messages(trace, prompt),
+        kind=kind,
+        rejected=assistant_text(rejected) if rejected else None,
     )
 
 
-def _position(problem_id: str, seed: int) -> float:
-    """A number in [0, 1) from the problem's id, so that all examples of a problem get the same split."""
-    return drawn("validation", seed, problem_id) / 2**64
+def split_of(problem_id: str, recipe: Recipe) -> Literal["train", "validation"]:
+    """The split of all examples of a problem."""
+    validation = position("validation", problem_id, recipe.seed) < recipe.select.validation
+    return "validation" if validation else "train"
 
 
-def drawn(purpose: str, seed: int, id: str) -> int:
-    """A 64-bit number that is drawn evenly for an id, and for each purpose anew."""
+def position(purpose: str, id: str, seed: int) -> float:
+    """A number in [0, 1) from an id: the same in every run, and another one for each purpose."""
+    return hash_number(purpose, id, seed) / 2**64
+
+
+def hash_number(purpose: str, id: str, seed: int) -> int:
+    """The same as a 64-bit number, which keeps all bits."""
     text = json.dumps([purpose, seed, id])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

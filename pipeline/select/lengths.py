@@ -16,7 +16,7 @@ from typing import NamedTuple
 from filters.rules.length import token_counts
 from pipeline.config.traces import LengthBand
 from pipeline.rows import Trace
-from pipeline.select.example import drawn
+from pipeline.select.example import hash_number
 
 
 class Drawn(NamedTuple):
@@ -30,7 +30,7 @@ def draw(trace: Trace, bands: Sequence[LengthBand], seed: int) -> Drawn:
     tokens = sum(token_counts(trace))
     limits = [math.inf if band.max_tokens is None else band.max_tokens for band in bands]
     fits = (n for n, limit in enumerate(limits) if tokens <= limit)
-    return Drawn(next(fits, len(bands)), drawn("lengths", seed, trace.id))
+    return Drawn(next(fits, len(bands)), hash_number("lengths", trace.id, seed))
 
 
 def quotas(counts: Sequence[int], shares: Sequence[float]) -> list[int]:

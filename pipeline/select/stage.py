@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import prompts
 from pipeline.config import Recipe
@@ -14,8 +14,9 @@ from pipeline.engine.stage import Job, Stage
 from pipeline.errors import UserError
 from pipeline.filter.stage import FILTER
 from pipeline.generate.stage import GENERATE
-from pipeline.rows import Example
-from pipeline.select.choices import examples_of, limits_of
+from pipeline.rows import Example, ExampleKind
+from pipeline.select import chat, mix, pairs
+from pipeline.select.choices import examples_of, prepare
 from pipeline.select.choose import NEED_SCORES
 
 # Why a kept trace is not an example: key in the report -> words for people.
@@ -34,21 +35,24 @@ LEFT_OUT = {
 def work(job: Job, shards: Iterable[Shard]) -> None:
     """Writes the examples of each shard, and in its counts what became of the kept traces.
 
-    kept = train + validation + each of LEFT_OUT; `reasoning_not_taught` counts examples.
+    kept = reasoning + plain + each of LEFT_OUT; train + validation = reasoning + plain + chat.
     """
     for shard in shards:
         counts: Counter[str] = Counter()
         rows = list(examples_of(job, shard, job.prepared, counts))
+        rows += mix.chat_examples(job.prepared.chats, shard, len(rows), job.recipe, counts)
         counts.update(row.split for row in rows)
+        counts.update(row.kind for row in rows)
         shard.write((row.model_dump() for row in rows), counts)
 
 
 def report(job: Job) -> dict[str, Any]:
     """The counts of all shards. Raises UserError if there is nothing to train on."""
     counts = job.output.report()
-    report = {
-        name: counts[name] for name in ("kept", *LEFT_OUT, "train", "validation", "reasoning_not_taught")
-    }
+    names = ("kept", *LEFT_OUT, *get_args(ExampleKind), "train", "validation", "reasoning_not_taught")
+    report: dict[str, Any] = {name: counts[name] for name in names}
+    report |= mix.report(job.prepared.chats, job.recipe.select, counts)
+    report |= pairs.report(job.recipe.select, counts)
     if not report["train"]:
         raise UserError(f"no example to train on: {_why_none(report, job.recipe.run)}")
     return report
@@ -74,23 +78,29 @@ def _check(recipe: Recipe) -> None:
         raise UserError("select.prefer = 'natural' needs score.local = true")
     if recipe.select.student_pass_rate and not (recipe.score and recipe.score.student_samples):
         raise UserError("select.student_pass_rate needs score.student_samples = 1 or more")
+    for chats in recipe.select.chats:
+        chat.check(chats)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     # A setting that is not set is left out, so runs made before it existed stay as they are
     given = {name: value for name, value in identity(recipe.select).items() if value not in (None, [])}
+    if chats := [chat.fingerprint(chats) for chats in recipe.select.chats]:
+        # Chat data is compared with the evaluation sets, which filter names
+        contamination = recipe.filter.contamination
+        given |= {"chats": chats, "contamination": contamination and identity(contamination)}
     return {**given, "prompt": prompts.load(recipe.select.prompt).text, "seed": recipe.seed}
 
 
 SELECT = Stage(
     name="select",
-    version=5,
+    version=6,  # 6: columns `kind` and `rejected`
     row=Example,
     reads=(GENERATE, FILTER),
     shards_from="filter",
     settings=_settings,
     check=_check,
-    prepare=limits_of,
+    prepare=prepare,
     work=work,
     report=report,
     free=True,

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.config.mix import ThinkingSwitch
 from pipeline.config.training import KDTeacher, Train
 from pipeline.hardware import computes_bf16
 from pipeline.rows import Step
@@ -40,6 +41,8 @@ class TrainJob(BaseModel):
     traces: tuple[Path, ...] = ()  # Parquet files of the Trace rows behind the examples
     teachers: tuple[KDTeacher, ...] = ()  # hub names or folders of the models next to the student
     reasoning: Literal["tags", "none"] = "tags"  # select.reasoning: how the examples hold reasoning
+    mixed: bool = False  # whether prompts ask to think or not, since some examples do not think
+    thinking_switch: ThinkingSwitch | None = None  # how they ask; None: as the student's chat template says
     served_template: str | None = None  # path or text, as vLLM takes it; None: the tokenizer's own
 
     @property
@@ -107,6 +110,7 @@ class Preflight(BaseModel):
     supervised: float  # fraction of the tokens that have loss
     longest: int  # tokens, without those that were left out
     example: str  # an example decoded, loss tokens between >>> and <<<; the first faulty one if there is any
+    thinking_switch: ThinkingSwitch | None = None  # of the student; None: made before it was recorded
 
     @property
     def failed(self) -> tuple[PreflightCheck, ...]:

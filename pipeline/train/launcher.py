@@ -40,6 +40,7 @@ def check(recipe: Recipe) -> None:
     """Checks everything that can be known before any work. Raises UserError."""
     train = recipe.train
     OBJECTIVES[train.objective].check(recipe)
+    _check_mix(recipe)
     if train.weight_by == "confidence":
         recipe.check_logprobs("train.weight_by = 'confidence'")
     for name in train.accelerate:
@@ -55,6 +56,18 @@ def check(recipe: Recipe) -> None:
             raise UserError(f"train.trackers names {tracker}, which is not installed: {hint}")
     teachers(recipe)
     check_relations(train, processes(train.accelerate))
+
+
+def _check_mix(recipe: Recipe) -> None:
+    """Refuses settings that need what mixed examples lack. Raises UserError."""
+    train, select = recipe.train, recipe.select
+    if select.mix and train.objective in ("topk_kd", "on_policy"):
+        needs = "the teacher's stored log-probabilities" if train.objective == "topk_kd" else "prompts alone"
+        raise UserError(f"train.objective = {train.objective!r} learns from {needs}: remove select.mix")
+    if select.chats and train.order != "shuffled":
+        raise UserError(f"train.order = {train.order!r}: chat examples have no pass rate and no token count")
+    if select.chats and train.weight_by:
+        raise UserError(f"train.weight_by = {train.weight_by!r}: chat examples have no confidence")
 
 
 def accumulation_steps(train: Train, processes: int) -> int:

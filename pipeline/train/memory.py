@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from pipeline.config.training import Lora, Train
-from pipeline.train.objectives import terms
+from pipeline.train.objectives import OBJECTIVES, terms
 
 FLOAT, HALF = 4, 2  # bytes of float32, in which weights are trained, and of bfloat16
 # Bytes of optimizer state per parameter; embeddings under an 8-bit optimizer keep float32 moments.
@@ -83,7 +83,8 @@ def needed(
     shards = gpus if sharded else 1
     trained = shape.parameters if train.lora is None else _adapters(shape, train.lora)
     gradient_copies = 2 if gpus > 1 and not sharded else 1  # DDP reduces gradients in a second copy
-    tokens = train.micro_batch_size * train.max_length
+    traces = 2 if OBJECTIVES[train.objective].pairs else 1  # of an example
+    tokens = train.micro_batch_size * train.max_length * traces
     layer = tokens * (5 * shape.intermediate + 10 * shape.hidden) * (HALF if bf16 else FLOAT)
     # The residual stream is float32 under autocast; FSDP2 casts it.
     stream = tokens * shape.hidden * (HALF if bf16 and sharded else FLOAT)

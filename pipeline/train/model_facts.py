@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.config.mix import ThinkingSwitch
 from pipeline.errors import UserError
 from pipeline.train.memory import Shape
 
@@ -27,6 +28,8 @@ class ModelQuery(BaseModel):
     model: str  # hub name or folder
     teach: tuple[dict[str, str], ...] | None = None  # messages of a training example; None: not a student
     reasoning: str = "tags"  # select.reasoning: how the messages hold reasoning
+    mixed: bool = False  # whether it must be able to learn the response without reasoning too
+    thinking_switch: ThinkingSwitch | None = None  # select.thinking_switch
     served_template: str | None = None  # as vLLM takes it; None: the tokenizer's own
 
 

@@ -28,6 +28,8 @@ class ObjectiveSpec:
     """Whether labels come from the top-k log-probabilities stored with the traces."""
     takes_terms: bool = True
     """Whether white-box terms can be added."""
+    pairs: bool = False
+    """Whether it learns from pairs of a kept and a rejected trace of the same problem."""
 
 
 TERMS = ("features", "attention_transfer", "relations")  # names of their tables in [train]
@@ -93,6 +95,23 @@ def _check_on_policy(recipe: Recipe) -> None:
             raise UserError(f"train.{name} has no effect with train.objective = 'on_policy': remove it")
 
 
+def _check_pairs(recipe: Recipe) -> None:
+    """A pair is one example of two traces, and only the kept one has a confidence."""
+    objective = recipe.train.objective
+    if not recipe.select.rejected:
+        raise UserError(
+            f"train.objective = {objective!r} learns from rejected traces: set select.rejected = true"
+        )
+    if recipe.train.weight_by:
+        raise UserError(f"train.weight_by has no effect with train.objective = {objective!r}: remove it")
+
+
+def _check_dpo(recipe: Recipe) -> None:
+    _check_pairs(recipe)
+    if recipe.train.packing:
+        raise UserError("train.packing has no effect with train.objective = 'dpo': TRL pads pairs; remove it")
+
+
 def _logit_kd_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
     return recipe.train.logit_kd.teachers or _objective_teachers(recipe)
 
@@ -129,4 +148,6 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     "topk_kd": ObjectiveSpec(check=_check_topk_kd, needs_top_logprobs=True),
     "logit_kd": ObjectiveSpec(teachers=_logit_kd_teachers),
     "on_policy": ObjectiveSpec(check=_check_on_policy, teachers=_on_policy_teachers, takes_terms=False),
+    "redi": ObjectiveSpec(check=_check_pairs, pairs=True, takes_terms=False),
+    "dpo": ObjectiveSpec(check=_check_dpo, pairs=True, takes_terms=False),
 }

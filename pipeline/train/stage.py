@@ -108,6 +108,8 @@ def _train_job(job: Job) -> TrainJob:
         seed=_seed(job.recipe),
         name=job.recipe.run,
         reasoning=job.recipe.select.reasoning,
+        mixed=bool(job.recipe.select.mix),
+        thinking_switch=job.recipe.select.thinking_switch if job.recipe.select.mix else None,
         served_template=served_template(job.recipe),
     )
 
@@ -124,7 +126,9 @@ def served_template(recipe: Recipe) -> str | None:
 
 
 def _train(job: Job, train_job: TrainJob) -> None:
-    examples = _training_examples(train_job.examples)
+    examples = _training_examples(train_job)
+    if not examples and train_job.objective.pairs:
+        raise UserError("no pair to train on: no example has an incorrect trace of its problem")
     if not examples:
         raise UserError("no example to train on: `retort select` reports what became of the traces")
     steps = math.ceil(math.ceil(examples / train_job.train.batch_size) * train_job.train.epochs)
@@ -224,8 +228,10 @@ def check_room(train_job: TrainJob, folder: Path, checkpoints: int) -> None:
         )
 
 
-def _training_examples(shards: tuple[Path, ...]) -> int:
-    counts = query(shards, ["split"], "select count(*) from rows where split = 'train'")
+def _training_examples(train_job: TrainJob) -> int:
+    wanted = " and rejected is not null" if train_job.objective.pairs else ""
+    condition = f"select count(*) from rows where split = 'train'{wanted}"
+    counts = query(train_job.examples, ["split", "rejected"], condition)
     return counts[0][0] if counts else 0
 
 
@@ -268,6 +274,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "student": student_of(recipe).model,
         "layers": student_of(recipe).layers,
         "seed": _seed(recipe),
+        **({"thinking_switch": recipe.select.thinking_switch} if recipe.select.mix else {}),
     }
 
 

@@ -3,12 +3,12 @@
     python -m tests.benchmarks.objectives [--seeds 3] [--objectives sft,topk_kd,logit_kd,...] [--runs FOLDER]
 
 For each seed the whole demo runs with the teacher's log-probabilities stored. The others train on a copy of
-its examples, so only what differs is sampled again: the student's answers and, for a pruned student, its base's.
-What needs a teacher next to the student has the `sft` student as the teacher of a copy of itself pruned to
---layers layers, since the demo's own teacher answers well only with the examples in its prompt, which the
+its examples, so only what differs is sampled again: the student's answers and, for a pruned student, its
+base's. What needs a teacher next to the student has the `sft` student as the teacher of a copy of itself pruned
+to --layers layers, since the demo's own teacher answers well only with the examples in its prompt, which the
 student does not see. `pruned` is that student trained by cross-entropy alone, with the same steps: the one to
-compare with. The same command resumes; --dry-run only lists the commands. Memory is the highest of a process
-of the training.
+compare with. `redi` and `dpo` train the `sft` student on, with its incorrect traces; it is their base. The same
+command resumes; --dry-run only lists the commands. Memory is the highest of a process of the training.
 """
 
 from __future__ import annotations
@@ -41,12 +41,19 @@ class Variant:
     stages: tuple[str, ...]
 
 
-def variants(layers: int, epochs: int, first: Path) -> dict[str, Variant]:
+def variants(layers: int, epochs: int, rate: float, first: Path) -> dict[str, Variant]:
     """By name. `sft` is the run `first`; a pruned student needs more epochs to recover."""
     sft_student = first.resolve() / "train" / "model"
     pruned = (f"student.model={sft_student}", f"student.layers={layers}", f"train.epochs={epochs}")
     soft = ("train.objective=logit_kd", f'train.logit_kd.teachers=[{{model="{sft_student}"}}]')
     term = (f"train.term_teacher={sft_student}",)
+    further = (
+        "select.rejected=true",
+        f"student.model={sft_student}",
+        "train.epochs=1",
+        f"train.learning_rate={rate}",
+    )
+    graded, anew = ("ingest", "generate", "filter", "evaluate/*/teacher*"), ("select", "train", "evaluate")
     again = ("train", "evaluate")
     whole = ("ingest", "generate", "filter", "select", *again)
     return {
@@ -58,6 +65,8 @@ def variants(layers: int, epochs: int, first: Path) -> dict[str, Variant]:
         "attention_transfer": Variant((*pruned, *term, "train.attention_transfer.weight=1"), SHARED, again),
         "relations": Variant((*pruned, *term, "train.relations.weight=1"), SHARED, again),
         "logit_kd-features": Variant((*soft, *pruned, "train.features.weight=1"), SHARED, again),
+        "redi": Variant(("train.objective=redi", *further), graded, anew),
+        "dpo": Variant(("train.objective=dpo", *further), graded, anew),
     }
 
 
@@ -133,16 +142,17 @@ def table(runs: dict[str, list[Path]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--objectives", default=",".join(variants(0, 0, Path())))
+    parser.add_argument("--objectives", default=",".join(variants(0, 0, 0, Path())))
     parser.add_argument("--layers", type=int, default=24, help="of a pruned student")
     parser.add_argument("--epochs", type=int, default=4, help="of its training")
+    parser.add_argument("--rate", type=float, default=5e-6, help="learning rate of `redi` and `dpo`")
     parser.add_argument("--recipe", type=Path, default=DEMO)
     parser.add_argument("--runs", type=Path, default=Path("data/objectives"))
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     done: dict[str, list[Path]] = {name: [] for name in options.objectives.split(",")}
     for seed in range(1, options.seeds + 1):
-        known = variants(options.layers, options.epochs, options.runs / name_of("sft", seed))
+        known = variants(options.layers, options.epochs, options.rate, options.runs / name_of("sft", seed))
         for name in done:
             run = options.runs / name_of(name, seed)
             complete_run(run, options, seed, known[name])

@@ -18,60 +18,116 @@ import pyarrow.parquet as pq
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.config.mix import ThinkingSwitch
 from pipeline.config.training import Train
 from pipeline.engine.query import query
 from pipeline.errors import UserError
+from pipeline.inference.thinking import asked, thinks
 from pipeline.train.trainer.loss_mask import tokens_of
 
 Splits = dict[str, datasets.Dataset]
 BATCH = 128  # examples tokenized at once
 _KEPT = ("id", "split", "pass_rate", "confidence", "tokens")
+_READ = ["messages", "kind", "rejected"]
+REJECTED = "rejected_"  # begins the names of columns that belong to the rejected trace
 _TOKENS = pa.list_(pa.int32())
 
 
-def partition(files: Sequence[Path], max_parts: int) -> list[Sequence[Path]]:
-    """The files that hold rows, in order, in parts of one file, or of more if there are too many."""
-    filled = [path for path in files if pq.read_metadata(path).num_rows]
+def partition(files: Sequence[Path], max_parts: int, pairs: bool = False) -> list[Sequence[Path]]:
+    """The files that hold rows, in order, in parts of one file, or of more if there are too many.
+
+    `pairs`: only rows with a rejected trace count.
+    """
+    filled = [path for path in files if (_pairs_in(path) if pairs else pq.read_metadata(path).num_rows)]
     size = max(1, math.ceil(len(filled) / max_parts))
     return [filled[first : first + size] for first in range(0, len(filled), size)]
 
 
-def write_tokens(part: Sequence[Path], tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Writes an Arrow stream with _KEPT, prompt, completion, input_ids and labels of the files' rows."""
+def _pairs_in(path: Path) -> int:
+    column = pq.read_table(path, columns=["rejected"])["rejected"]
+    return len(column) - column.null_count
+
+
+def write_tokens(
+    part: Sequence[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    file: Path,
+    switch: ThinkingSwitch | None = None,
+    pairs: bool = False,
+) -> None:
+    """Writes an Arrow stream with _KEPT, prompt, completion, thinking, input_ids and labels of the rows.
+
+    `pairs`: only the rows with a rejected trace, with its completion and tokens under names with REJECTED.
+    """
     writer: Any = None
     with file.open("wb") as out:
         for path in part:
             with pq.ParquetFile(path) as rows:
-                for batch in rows.iter_batches(batch_size=BATCH, columns=[*_KEPT, "messages"]):
-                    tokenized = _tokenize(batch, tokenizer)
+                for batch in rows.iter_batches(batch_size=BATCH, columns=[*_KEPT, *_READ]):
+                    batch = batch.filter(batch["rejected"].is_valid()) if pairs else batch
+                    tokenized = _tokenize(batch, tokenizer, switch, pairs)
                     writer = writer or pa.ipc.new_stream(out, tokenized.schema)
                     writer.write_batch(tokenized)
         writer.close()
 
 
-def _tokenize(batch: pa.RecordBatch, tokenizer: PreTrainedTokenizerBase) -> pa.RecordBatch:
-    messages = batch["messages"].to_pylist()
-    examples = [{"prompt": each[:-1], "completion": each[-1:]} for each in messages]
-    try:
-        tokens = tokens_of(examples, tokenizer)
-    except TemplateError:  # find the example to name it
-        named = zip(batch["id"].to_pylist(), examples, strict=True)
-        tokens = [_tokenize_one(name, example, tokenizer) for name, example in named]
+def _tokenize(
+    batch: pa.RecordBatch, tokenizer: PreTrainedTokenizerBase, switch: ThinkingSwitch | None, pairs: bool
+) -> pa.RecordBatch:
+    examples = [_example(row, switch) for row in batch.select(_READ).to_pylist()]
     columns = {name: batch[name] for name in _KEPT}
-    for name in ("prompt", "completion"):
-        columns[name] = pa.array([example[name] for example in examples], batch["messages"].type)
-    for name in ("input_ids", "labels"):
-        columns[name] = pa.array([each[name] for each in tokens], _TOKENS)
+    columns["thinking"] = pa.array([example["thinking"] for example in examples], pa.bool_())
+    columns["prompt"] = pa.array([example["prompt"] for example in examples], batch["messages"].type)
+    answers = {"": examples}
+    if pairs:
+        contents = batch["rejected"].to_pylist()
+        answers[REJECTED] = [
+            example | {"completion": [{"role": "assistant", "content": content}]}
+            for example, content in zip(examples, contents, strict=True)
+        ]
+    for prefix, given in answers.items():
+        tokens = _tokens_of(batch["id"].to_pylist(), given, tokenizer, switch)
+        completions = [example["completion"] for example in given]
+        columns[f"{prefix}completion"] = pa.array(completions, batch["messages"].type)
+        for name in ("input_ids", "labels"):
+            columns[f"{prefix}{name}"] = pa.array([each[name] for each in tokens], _TOKENS)
     return pa.record_batch(columns)
 
 
-def _tokenize_one(
-    name: str, example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
+def _example(row: Mapping[str, Any], switch: ThinkingSwitch | None) -> dict[str, Any]:
+    """A row of select as prompt and completion, and whether the prompt asks to think."""
+    prompt, completion = row["messages"][:-1], row["messages"][-1:]
+    thinking = switch is None or thinks(row["kind"], completion[0]["content"])
+    return {"prompt": asked(prompt, switch, thinking), "completion": completion, "thinking": thinking}
+
+
+def _tokens_of(
+    names: Sequence[str],
+    examples: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    switch: ThinkingSwitch | None,
+) -> list[dict[str, Any]]:
+    """The tokens of examples. Raises UserError that names the one that the template refuses."""
     try:
-        return tokens_of([example], tokenizer)[0]
-    except TemplateError as e:
-        raise UserError(f"example {name}: the student's chat template refuses its messages: {e}") from None
+        return tokens_of(examples, tokenizer, switch)
+    except TemplateError:  # find the example to name it
+        pass
+    tokens = []
+    for name, example in zip(names, examples, strict=True):
+        try:
+            tokens += tokens_of([example], tokenizer, switch)
+        except TemplateError as e:
+            raise UserError(
+                f"example {name}: the student's chat template refuses its messages: {e}"
+            ) from None
+    return tokens
+
+
+def rejected_answers(rows: datasets.Dataset) -> datasets.Dataset:
+    """The rows as examples whose answers are the rejected traces."""
+    names = [f"{REJECTED}{name}" for name in ("completion", "input_ids", "labels")]
+    view = rows.select_columns(["id", "split", "thinking", "prompt", *names])
+    return view.rename_columns({name: name.removeprefix(REJECTED) for name in names})
 
 
 def first_dialogue(files: Sequence[Path]) -> list[dict[str, str]]:
@@ -91,7 +147,7 @@ def splits(files: Sequence[Path], train: Train) -> Splits:
     """
     datasets.disable_progress_bars()
     rows = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in files])
-    fits = np.concatenate([*lengths(rows)]) <= train.max_length
+    fits = longest_answer(rows) <= train.max_length
     split = np.array(rows["split"][:])
     chosen = {name: np.flatnonzero(fits & (split == name)) for name in ("train", "validation")}
     if train.weight_by:
@@ -100,10 +156,15 @@ def splits(files: Sequence[Path], train: Train) -> Splits:
     return {name: rows.select(numbers) for name, numbers in chosen.items() if len(numbers)}
 
 
-def lengths(rows: datasets.Dataset) -> Iterator[np.ndarray]:
-    """The number of tokens of each row, in batches."""
-    for batch in rows.with_format("arrow", columns=["input_ids"]).iter(batch_size=1024):
-        for chunk in batch["input_ids"].chunks:
+def longest_answer(rows: datasets.Dataset) -> np.ndarray:
+    """The number of tokens of each row, or of the longer one of a pair."""
+    columns = [name for name in ("input_ids", f"{REJECTED}input_ids") if name in rows.column_names]
+    return np.maximum.reduce([np.concatenate([*_lengths(rows, name)]) for name in columns])
+
+
+def _lengths(rows: datasets.Dataset, column: str) -> Iterator[np.ndarray]:
+    for batch in rows.with_format("arrow", columns=[column]).iter(batch_size=1024):
+        for chunk in batch[column].chunks:
             yield np.diff(chunk.offsets.to_numpy())
 
 

@@ -42,7 +42,7 @@ def check(rows: datasets.Dataset, model: PreTrainedModel, job: TrainJob) -> Pref
 
 
 def _measure(rows: datasets.Dataset, model: PreTrainedModel, job: TrainJob) -> PreflightCheck:
-    chosen = _choose(np.concatenate([*data.lengths(rows)]))
+    chosen = _choose(data.longest_answer(rows))
     if len(chosen) < 2:
         return PreflightCheck(name=NAME, value="fewer than two examples", ok=True)
     if any(p.is_meta or hasattr(p, "ds_id") for p in model.parameters()):

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from pipeline.config.training import Train
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
+from pipeline.inference.thinking import switch_of
 from pipeline.train.job import Preflight, PreflightCheck, TrainJob
 from pipeline.train.trainer import data, supervision
 from pipeline.train.trainer.tokens import IGNORED, render
@@ -37,6 +38,7 @@ class Statistics(BaseModel):
     to_train: int = 0
     rows: int = 0
     tokens: int = 0
+    plain: int = 0  # rows whose prompt asks not to think
     supervised: int = 0  # tokens with loss
     longest: int = 0
     faulty: dict[str, int] = {}  # rows, by check
@@ -62,7 +64,10 @@ class Statistics(BaseModel):
         )
 
 
-_ADDED = ("total", "left_out", "to_train", "rows", "tokens", "supervised", "labeled", "label_candidates")
+_ADDED = (
+    *("total", "left_out", "to_train", "rows", "plain", "tokens", "supervised"),
+    *("labeled", "label_candidates"),
+)
 
 
 def inspect(
@@ -70,19 +75,22 @@ def inspect(
 ) -> Statistics:
     """Checks rows (id, split, prompt, completion, input_ids, labels) that are not over max_length.
 
-    `end`: the token that ends a turn. `served`: the server's template; None: the tokenizer's.
+    Both answers of a pair are checked. `end`: the token that ends a turn. `served`: the server's template;
+    None: the tokenizer's.
     """
-    tokens, limit = np.concatenate([*data.lengths(rows)]), job.train.max_length
+    tokens, limit = data.longest_answer(rows), job.train.max_length
     long = np.flatnonzero(tokens > limit)
     found = Statistics(total=len(rows), longest_of_all=int(tokens.max()), left_out=rows.select(long)["id"][:])
     kept = rows.select(np.flatnonzero(tokens <= limit)) if len(long) else rows
     found.to_train = kept["split"][:].count("train")
-    checks = supervision.checks(job.reasoning)
-    for example in supervision.decoded_examples(kept, tokenizer, end, served):
-        faults = supervision.faults(example, checks)
-        if not found.rows or (faults and not found.first):
-            found.example = supervision.marked(example, tokenizer)
-        _count(found, example, faults)
+    checks = supervision.checks(job.reasoning, job.thinking_switch)
+    answers = [kept, data.rejected_answers(kept)] if job.objective.pairs else [kept]
+    for each in answers:
+        for example in supervision.decoded_examples(each, tokenizer, end, served, job.thinking_switch):
+            faults = supervision.faults(example, checks)
+            if not found.rows or (faults and not found.first):
+                found.example = supervision.marked(example, tokenizer)
+            _count(found, example, faults)
     return found
 
 
@@ -91,6 +99,7 @@ def _count(found: Statistics, example: supervision.DecodedExample, faults: Mappi
         found.faulty[name] = found.faulty.get(name, 0) + 1
         found.first.setdefault(name, f"example {example.id}: {fault}")
     found.rows += 1
+    found.plain += not example.thinking
     found.tokens += len(example.ids)
     found.supervised += int((example.labels != IGNORED).sum())
     found.longest = max(found.longest, len(example.ids))
@@ -112,6 +121,7 @@ def report(
         supervised=found.share,
         longest=found.longest,
         example=found.example,
+        thinking_switch=job.thinking_switch or switch_of(tokenizer.get_chat_template()),
     )
 
 
@@ -174,10 +184,13 @@ def _padding(tokenizer: PreTrainedTokenizerBase, end: int) -> PreflightCheck:
 
 def _row_checks(found: Statistics, job: TrainJob) -> Iterator[PreflightCheck]:
     """A line for each check of the rows, then the counts."""
-    for name in supervision.checks(job.reasoning):
+    for name in supervision.checks(job.reasoning, job.thinking_switch):
         faulty = found.faulty.get(name, 0)
         why = f"{found.first[name]} ({faulty} of {found.rows} examples)" if faulty else ""
         value = f"{found.rows - faulty} of {found.rows} examples"
         yield PreflightCheck(name=name, value=value, ok=not faulty, why=why)
+    if switch := job.thinking_switch:
+        value = f"{switch}: on in {found.rows - found.plain} examples, off in {found.plain}"
+        yield PreflightCheck(name="thinking switch", value=value, ok=True)
     yield PreflightCheck(name="tokens with loss", value=f"{found.share:.1%} of {found.tokens:,}", ok=True)
     yield PreflightCheck(name="longest example", value=f"{found.longest:,} tokens", ok=True)

@@ -34,11 +34,12 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.worker_pool import parallel_map
 from pipeline.errors import UserError
+from pipeline.inference.thinking import switch_of
 from pipeline.train import checkpoints
 from pipeline.train.job import PreflightCheck, Prepared, TrainJob
 from pipeline.train.trainer import data, load, preflight, supervision, tokens, topk_kd
 
-VERSION = 3  # raised when the same examples give other tokens or columns, or when checks change
+VERSION = 4  # raised when the same examples give other tokens or columns, or when checks change
 MAX_PARTS = 256  # every training process opens all of them
 SAY_EVERY = 10.0  # seconds
 
@@ -67,7 +68,8 @@ class PartWriter:
         datasets.disable_progress_bars()
         with tempfile.TemporaryDirectory(dir=self.job.cache) as scratch:
             file = Path(scratch) / "tokens.arrow"
-            data.write_tokens(part, self.tokenizer, file)
+            switch, pairs = self.job.thinking_switch, self.job.objective.pairs
+            data.write_tokens(part, self.tokenizer, file, switch, pairs)
             examples = datasets.Dataset.from_file(str(file))
             found = preflight.inspect(examples, self.tokenizer, self.end, self.served, self.job)
             if self.job.objective.needs_top_logprobs:
@@ -92,10 +94,14 @@ def prepare(job: TrainJob) -> None:
     end = tokens.end_of_turn(tokenizer, messages)
     tokens.set_padding(tokenizer, end)
     vocabulary = load.vocabulary(job, tokenizer)
+    if job.mixed and job.thinking_switch is None:
+        job = job.model_copy(update={"thinking_switch": switch_of(tokenizer.get_chat_template())})
     writer = PartWriter(job, tokenizer, end, supervision.read_template(job.served_template), vocabulary)
     _clear_unless(job.cache, _key(writer))
     job.prepared.unlink(missing_ok=True)
-    parts = data.partition(job.examples, MAX_PARTS)
+    parts = data.partition(job.examples, MAX_PARTS, job.objective.pairs)
+    if not parts:
+        raise UserError("there is no pair to train on: no example has an incorrect trace of its problem")
     _write_missing(writer, parts)
     reports = (writer.report_file(n).read_bytes() for n in range(len(parts)))
     found = reduce(add, map(preflight.Statistics.model_validate_json, reports))
@@ -155,6 +161,7 @@ def _key(writer: PartWriter) -> str:
         writer.vocabulary if labels else None,
         _tokenizer_digests(writer.tokenizer),
         (writer.end, writer.served, job.reasoning, job.train.max_length, labels),
+        (job.thinking_switch, job.objective.pairs),
     ]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 

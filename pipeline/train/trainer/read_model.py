@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import datasets
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.config.mix import ThinkingSwitch
 from pipeline.errors import UserError, one_line
 from pipeline.inference import model_files
+from pipeline.inference.thinking import asked, switch_of
 from pipeline.train.model_facts import ModelFacts, ModelQuery
 from pipeline.train.trainer import supervision, tokens
 from pipeline.train.trainer.loss_mask import tokens_of
@@ -68,13 +71,29 @@ def _template_fault(query: ModelQuery) -> str:
             return "" if tokenizer.chat_template else "its tokenizer has no chat template"
         messages = query.teach
         end = tokens.end_of_turn(tokenizer, messages)
-        example: dict[str, Any] = {"id": "example", "prompt": messages[:-1], "completion": messages[-1:]}
-        rows = datasets.Dataset.from_list([example | tokens_of([example], tokenizer)[0]])
+        switch = query.thinking_switch if query.mixed else None
+        if query.mixed and switch is None:
+            switch = switch_of(tokenizer.get_chat_template())
+        examples = [_form(messages, switch, thinking) for thinking in ((True, False) if switch else (True,))]
+        made = zip(examples, tokens_of(examples, tokenizer, switch), strict=True)
+        rows = datasets.Dataset.from_list([example | row for example, row in made])
         served = supervision.read_template(query.served_template)
-        (decoded,) = supervision.decoded_examples(rows, tokenizer, end, served)
+        decoded = list(supervision.decoded_examples(rows, tokenizer, end, served, switch))
     except (OSError, ValueError, ImportError, UserError) as e:
         return one_line(e)
-    return next(iter(supervision.faults(decoded, supervision.checks(query.reasoning)).values()), "")
+    checks = supervision.checks(query.reasoning, switch)
+    return next((fault for each in decoded for fault in supervision.faults(each, checks).values()), "")
+
+
+def _form(
+    messages: Sequence[dict[str, str]], switch: ThinkingSwitch | None, thinking: bool
+) -> dict[str, Any]:
+    """The dialogue as an example that thinks or does not."""
+    answer = messages[-1]
+    if not thinking:
+        answer = answer | {"content": answer["content"].rpartition("</think>")[2].strip()}
+    prompt = asked(messages[:-1], switch, thinking)
+    return {"id": "example", "prompt": prompt, "completion": [answer], "thinking": thinking}
 
 
 def main(file: str) -> None:

@@ -6,6 +6,7 @@ basic first. Texts are compared without white space, which templates trim and so
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,11 +19,14 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from filters.text.turn_marks import TURN_MARKS
+from pipeline.config.mix import ThinkingSwitch
 from pipeline.errors import UserError
+from pipeline.inference.thinking import NO_THINK, arguments
 from pipeline.train.trainer.tokens import IGNORED, common_prefix, last_visible, render
 
 BATCH = 256  # rows read at once
 TAIL = 16  # tokens before the first one with loss, which may hold the template's own <think>
+_EMPTY_BLOCK = re.compile(r"<think>\s*</think>")
 SHOWN = 2000  # characters of each part of an example that is shown
 
 
@@ -38,6 +42,8 @@ class DecodedExample:
     served_prompt: list[int] | str  # the prompt as the server will render it, or why it cannot
     last: int  # the last position that is not white space
     end: int  # id of the token that ends a turn
+    thinking: bool  # whether the prompt asks to think
+    switched: bool  # whether the prompt differs from the one that asks to think; True where it is that one
     marks: tuple[str, ...]  # special tokens with loss before the last position that come from the content
     learned: str  # the tokens with loss, decoded
     before: str  # the few tokens before them, decoded
@@ -47,17 +53,28 @@ Check = Callable[[DecodedExample], str | None]
 
 
 def decoded_examples(
-    examples: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, end: int, served: str | None
+    examples: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    end: int,
+    served: str | None,
+    switch: ThinkingSwitch | None = None,
 ) -> Iterator[DecodedExample]:
-    """Decodes each example once. `served`: the server's template; None: the tokenizer's."""
+    """Decodes each example once. `served`: the server's template; None: the tokenizer's.
+
+    Only with a `switch` the column `thinking` is read; otherwise every prompt is rendered without one.
+    """
     columns = ["id", "prompt", "completion", "input_ids", "labels"]
+    asks = examples["thinking"][:] if switch else [True] * len(examples)
+    at = 0
     special, end_token = _special_ids(tokenizer), tokenizer.convert_ids_to_tokens(end)
     for batch in examples.with_format("arrow", columns=columns).iter(batch_size=BATCH):
         for n in range(len(batch)):
             id_, prompt, completion = (batch[name][n].as_py() for name in columns[:3])
             ids, labels = (batch[name][n].values.to_numpy(zero_copy_only=False) for name in columns[3:])
             content = completion[-1]["content"]
-            opening = render(tokenizer, prompt, opened=True)
+            thinking, at = asks[at], at + 1
+            variables = arguments(switch, thinking)
+            opening = render(tokenizer, prompt, opened=True, variables=variables)
             has_loss = labels != IGNORED
             first = int(has_loss.argmax()) if has_loss.any() else len(ids)
             last = last_visible(tokenizer, ids.tolist())
@@ -69,7 +86,11 @@ def decoded_examples(
                 ids=ids,
                 labels=labels,
                 completion_start=common_prefix(opening, ids),
-                served_prompt=opening if served is None else _render_served(tokenizer, prompt, served),
+                served_prompt=(
+                    opening if served is None else _render_served(tokenizer, prompt, served, variables)
+                ),
+                thinking=thinking,
+                switched=thinking or _is_switched(tokenizer, prompt, opening, switch),
                 last=last,
                 end=end,
                 # The template's own marks (channels, tags) are fine, except an early end.
@@ -100,9 +121,20 @@ def read_template(served: str | None) -> str | None:
         raise UserError(f"student.vllm.chat_template {served}: cannot be read: {e}") from None
 
 
-def _render_served(tokenizer: PreTrainedTokenizerBase, prompt: Any, template: str) -> list[int] | str:
+def _is_switched(
+    tokenizer: PreTrainedTokenizerBase, prompt: Any, opening: list[int], switch: ThinkingSwitch | None
+) -> bool:
+    """Whether a prompt with thinking off can be told from the same one with thinking on."""
+    if variables := arguments(switch, thinking=True):
+        return render(tokenizer, prompt, opened=True, variables=variables) != opening
+    return NO_THINK in str(tokenizer.decode(opening))
+
+
+def _render_served(
+    tokenizer: PreTrainedTokenizerBase, prompt: Any, template: str, variables: Mapping[str, Any]
+) -> list[int] | str:
     try:
-        return render(tokenizer, prompt, opened=True, template=template)
+        return render(tokenizer, prompt, opened=True, template=template, variables=variables)
     except TemplateError as e:
         return f"the template that the student is served with refuses the prompt: {e}"
 
@@ -135,6 +167,8 @@ def _special_token(example: DecodedExample) -> str | None:
 
 
 def _reasoning_dropped(example: DecodedExample) -> str | None:
+    if not example.thinking:
+        return None
     reasoning, tag, _ = example.content.partition("</think>")
     kept = tag and tag in example.learned and _contains(example.learned, reasoning.replace("<think>", ""))
     if not kept:
@@ -142,6 +176,22 @@ def _reasoning_dropped(example: DecodedExample) -> str | None:
     if "<think>" not in example.learned and not example.before.rstrip().endswith("<think>"):
         return "the student's chat template drops <think>, so reasoning and response could not be separated"
     return None
+
+
+def _reasoning_unasked(example: DecodedExample) -> str | None:
+    """An empty <think> block is fine: some templates write one where thinking is off."""
+    if not example.thinking and "think>" in _EMPTY_BLOCK.sub("", example.learned):
+        return "it has reasoning, though its prompt asks for none"
+    return None
+
+
+def _switch_without_effect(example: DecodedExample) -> str | None:
+    if example.switched:
+        return None
+    return (
+        "the student's chat template begins the prompt alike with thinking on and off, so it could not learn "
+        'when to think: set select.thinking_switch to one that it reads, or to "user"'
+    )
 
 
 def _response_changed(example: DecodedExample) -> str | None:
@@ -181,15 +231,21 @@ ROW_CHECKS: dict[str, Check] = {
     "end of turn has loss": _end_without_loss,
     "no special token before the end": _special_token,
     "reasoning survives the template": _reasoning_dropped,
+    "no reasoning where none is asked": _reasoning_unasked,
+    "switch changes the prompt": _switch_without_effect,
     "response is unchanged": _response_changed,
     "whole completion has loss": _completion_without_loss,
     "server renders the same prompt": _served_otherwise,
 }
 
 
-def checks(reasoning: str) -> dict[str, Check]:
-    """The checks for a value of select.reasoning: with "none" there is no reasoning to look for."""
-    skipped = {_reasoning_dropped} if reasoning == "none" else set()
+def checks(reasoning: str, switch: ThinkingSwitch | None = None) -> dict[str, Check]:
+    """The checks for a value of select.reasoning: with "none" there is no reasoning to look for.
+
+    `switch`: how prompts ask to think or not; None where every example is of the same form.
+    """
+    skipped: set[Check] = {_reasoning_dropped} if reasoning == "none" else set()
+    skipped |= set() if switch else {_reasoning_unasked, _switch_without_effect}
     return {name: check for name, check in ROW_CHECKS.items() if check not in skipped}
 
 

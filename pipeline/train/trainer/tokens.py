@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,10 @@ def render(
     messages: Sequence[Mapping[str, str]],
     opened: bool = False,
     template: str | None = None,
+    variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[int]:
     """Token ids of messages by the chat template; `opened` adds the generation prompt."""
-    return render_all(tokenizer, [messages], opened, template)[0]
+    return render_all(tokenizer, [messages], opened, template, variables)[0]
 
 
 def render_all(
@@ -67,11 +69,12 @@ def render_all(
     dialogues: Sequence[Sequence[Mapping[str, str]]],
     opened: bool = False,
     template: str | None = None,
+    variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[list[int]]:
-    """render() of several dialogues in one call, which is faster."""
+    """render() of several dialogues in one call, which is faster. `variables`: of the chat template."""
     plain = [[dict(message) for message in messages] for messages in dialogues]
     encoded: Any = tokenizer.apply_chat_template(
-        plain, chat_template=template, add_generation_prompt=opened, return_dict=True
+        plain, chat_template=template, add_generation_prompt=opened, return_dict=True, **variables
     )
     return [list(ids) for ids in encoded["input_ids"]]
 

@@ -90,10 +90,13 @@ class Setup:
     callbacks: Sequence[TrainerCallback] = ()
 
 
-def student_trainer(setup: Setup, objective: Objective) -> StudentTrainer:
+def student_trainer(
+    setup: Setup, objective: Objective, trainer: Callable[..., StudentTrainer] | None = None
+) -> StudentTrainer:
     """The trainer of an objective on the examples, with the recipe's teachers and white-box terms.
 
-    Raises UserError for settings that TRL rejects, and as teachers.load() and terms.build() do.
+    trainer: its class. Raises UserError for settings that TRL rejects, and as teachers.load() and
+    terms.build() do.
     """
     train = setup.job.train
     dtype = torch.bfloat16 if setup.job.bf16 else torch.float32
@@ -103,7 +106,7 @@ def student_trainer(setup: Setup, objective: Objective) -> StudentTrainer:
     ]
     added = terms.build(train, setup.model, beside[0].model) if objectives.terms(train) else []
     with user_error("train", ValueError):
-        return StudentTrainer(
+        return (trainer or StudentTrainer)(
             objective=objective,
             teachers=beside,
             terms=added,

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.traces import Select
+from pipeline.inspect.run import open_run
+from pipeline.rows import Trace, Verdict
+from pipeline.select.pairs import is_usable, rejected_for
+from tests.unit.pipeline.select.test_mix import run_select
+from tests.unit.pipeline.select.test_stage import trace
+
+
+def graded(sample: int, outcome: str, *others: str, **changes: Any) -> Trace:
+    verdicts = [Verdict(filter="correct", version=1, outcome=outcome, reason="")]  # type: ignore[arg-type]
+    verdicts += [Verdict(filter="length", version=1, outcome=o, reason="") for o in others]  # type: ignore[arg-type]
+    return trace("a", sample, f"r{sample}").model_copy(update={"verdicts": tuple(verdicts)} | changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "usable"),
+    [
+        (graded(0, "failed", "passed"), True),
+        (graded(0, "passed", "passed"), False),
+        (graded(0, "undecided", "passed"), False),
+        (graded(0, "failed", "failed"), False),
+        (graded(0, "failed", "undecided"), False),
+        (graded(0, "failed", finish_reason="length"), False),
+        (graded(0, "failed", response=" "), False),
+        (graded(0, "failed", reasoning=None), False),
+        (trace("a", 0), False),
+    ],
+)
+def test_only_a_finished_trace_that_is_incorrect_and_nothing_else_is_rejected(
+    given: Trace, usable: bool
+) -> None:
+    assert is_usable(given, reasoning=True) == usable
+
+
+def test_rejected_traces_are_used_in_turn() -> None:
+    select, counts = Select(rejected=True), Counter[str]()
+    right, wrong = [graded(n, "passed") for n in range(3)], [graded(n, "failed") for n in (3, 4)]
+    found = rejected_for(right, [*right, *wrong], False, select, counts)
+    assert [t.sample for t in found if t] == [3, 4, 3]
+    assert counts == {"pairs": 3, "incorrect": 2, "incorrect_used": 2}
+    assert rejected_for(right, right, False, select, counts) == [None] * 3
+    assert rejected_for(right, [*right, *wrong], False, Select(), counts) == [None] * 3
+    (plain, *_) = rejected_for(right[:1], wrong, True, select, counts)
+    assert plain is not None
+    assert plain.reasoning is None
+
+
+def test_select_stores_an_incorrect_trace_next_to_each_example(tmp_path: Path) -> None:
+    examples = run_select(tmp_path, kept=1, rejected=True)
+    assert {e.rejected.endswith("The answer is -1.") for e in examples if e.rejected} == {True}
+    assert all(e.rejected and e.rejected.startswith("<think>\n") for e in examples)
+    report = open_run(tmp_path / "run").report("select")
+    assert (report["pairs"], report["incorrect"]) == (len(examples), 2 * len(examples))
+    assert {e.rejected for e in run_select(tmp_path / "without", kept=1)} == {None}
