@@ -191,7 +191,9 @@ def _lead(sizes: Counter[str], sure: bool) -> tuple[float, str]:
     return lead, f"majority {first}/{votes}, margin {lead:.2f}, entropy {entropy:.2f} nats"
 
 
-def _result(answer: str | None, class_of: dict[str, str], winner: str | None, evidence: str) -> FilterResult:
+def _result(
+    answer: str | None, class_of: Mapping[str, str], winner: str | None, evidence: str
+) -> FilterResult:
     evidence = evidence if answer is None else f"{evidence}: {answer}"
     if winner is None:
         return undecided("no_majority", evidence)

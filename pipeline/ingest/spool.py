@@ -20,7 +20,7 @@ from pipeline.rows import Problem, Question, Trace
 
 FOLDER = "traces"  # in the folder of ingest
 GIVEN = "given"  # in the id of a trace, in place of the teacher's position
-BUFFER = 64 * 2**20  # bytes held before they are appended to their files
+BUFFER = 64 * 2**20  # bytes
 KEPT, HELD_OUT, DUPLICATES = "traces", "held_out_traces", "duplicates"  # what becomes of a trace
 
 _UNKNOWN = {name: f.get_default() for name, f in Trace.model_fields.items() if not f.is_required()}
@@ -31,8 +31,9 @@ _QUESTION = set(Question.model_fields) - {"source"}
 class Spool:
     """The unsorted traces in a folder, a file for each shard of problems."""
 
-    def __init__(self, folder: Path, shard_size: int) -> None:
-        self._folder, self._shard_size = folder, shard_size
+    def __init__(self, folder: Path, shard_size: int, buffer: int = BUFFER) -> None:
+        """buffer: bytes held before they are appended to their files."""
+        self._folder, self._shard_size, self._buffer = folder, shard_size, buffer
         self._lines: dict[int, list[bytes]] = defaultdict(list)
         self._bytes = 0
 
@@ -41,7 +42,7 @@ class Spool:
         line = f"{problem_id} {source} {sample.key} {json.dumps(list(vars(sample).values()))}\n".encode()
         self._lines[position // self._shard_size].append(line)
         self._bytes += len(line)
-        if self._bytes > BUFFER:
+        if self._bytes > self._buffer:
             self.flush()
 
     def flush(self) -> None:

@@ -1,7 +1,8 @@
 """The ingest stage: reads all sources, keeps each question once, splits train from held-out, writes shards.
 
-Held-out sources are read first, so a question that a training source repeats stays held out. Evaluation reads
-its sets with `write_problems`, `settings` and `check` too.
+Held-out sources are read first, so a question that a training source repeats stays held out. Given traces are
+sorted by the shard of their problem, for generate (`spool.py`). Evaluation reads its sets with
+`write_problems`, `settings` and `check` too.
 """
 
 from __future__ import annotations

@@ -446,3 +446,12 @@ def test_traces_of_held_out_problems_train_no_student(tmp_path: Path) -> None:
     assert counts["held_out_traces"] == 2 * counts["held_out"] > 0
     held_out = {p.id for p in run.problems if p.split == "held_out"}
     assert held_out.isdisjoint(trace.problem_id for trace in run.traces)
+
+
+def test_what_a_killed_ingest_left_is_not_read(tmp_path: Path) -> None:
+    given = recipe(as_given(tmp_path / "given.jsonl", rows_of(SUMS)))
+    left = tmp_path / "test" / "ingest" / "traces" / "shard-00000.unsorted"
+    left.parent.mkdir(parents=True)
+    left.write_text("0000000000000000 given key [")
+    assert report(work(given, tmp_path))["traces"] == 2 * len(SUMS)
+    assert not left.exists()

@@ -223,3 +223,18 @@ def test_settings_that_do_not_agree_are_named(settings: dict[str, Any], expected
     with pytest.raises(UserError) as error:
         parse_recipe(data, (), "recipe")
     assert expected in str(error.value)
+
+
+def test_a_data_set_is_read_by_the_datasets_library(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    chat = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "<think>so</think>42"}]
+    Dataset.from_list([{"conversations": chat, "answer": "42"}]).save_to_disk(tmp_path / "data")
+    settings = {"reader": "datasets", "messages": "conversations", "reference": "answer"}
+    given = source(tmp_path / "data", **settings)
+    sources.check(given)
+    assert "sha256" in sources.fingerprint(given)
+    (found,) = read(given, held_out=0, seed=0)
+    assert isinstance(found, GivenRow)
+    assert (found.problem.reference, found.problem.origin) == ("42", f"{tmp_path}/data train row 1")
+    assert [s.response for s in found.samples if isinstance(s, GivenSample)] == ["42"]
