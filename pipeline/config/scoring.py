@@ -30,4 +30,5 @@ class Scoring(RecipeTable):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of weights and computation; auto takes bf16 where the hardware computes in it."""
     batch_tokens: NotIdentity[PositiveInt] = 8192
-    """Tokens that the model reads at once, padding included. Lower it if memory runs out."""
+    """Tokens that the model reads at once, padding included. Lower it if memory runs out; the scores are the
+    same up to rounding."""
