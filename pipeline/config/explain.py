@@ -10,9 +10,13 @@ from pydantic_core import ErrorDetails
 from pipeline.config import Recipe
 from pipeline.config.base import ENV_NAME, NAME, RecipeTable, tables_in
 from pipeline.config.ingest import IngestSource
+from pipeline.config.mix import Mix
 from pipeline.errors import nearest
 
-_SOURCES = {get_args(table.model_fields["kind"].annotation)[0]: table for table in tables_in(IngestSource)}
+_SOURCES, _MIXES = (
+    {get_args(table.model_fields["kind"].annotation)[0]: table for table in tables_in(union)}
+    for union in (IngestSource, Mix)
+)
 # What people call a setting that has another name.
 _SYNONYMS = {"answer": "reference", "gold": "reference"}
 # The types of pydantic's errors begin with these words.
@@ -50,11 +54,12 @@ def explain(error: ValidationError, one_teacher: bool) -> str:
 
 def _place(error: ErrorDetails, one_teacher: bool) -> str:
     """Returns the dotted key that an error is about, as the user wrote it."""
-    steps = error["loc"]  # the kind of a source follows its position
+    steps = error["loc"]  # the kind of a table follows its position
+    kinds = _kinds(steps)
     loc = [
         str(b)
         for a, b in zip(("", *steps), steps, strict=False)
-        if not (isinstance(a, int) and b in _SOURCES)
+        if not (isinstance(a, int) and b in kinds)
     ]
     if one_teacher and loc[:2] == ["teacher", "0"]:
         del loc[1]  # it was written as [teacher]
@@ -71,9 +76,9 @@ def _message(error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     match error["type"]:
         case "union_tag_not_found":
-            return f"kind is missing: one of {', '.join(_SOURCES)}"
+            return f"kind is missing: one of {', '.join(_kinds(error['loc']))}"
         case "union_tag_invalid":
-            return f"kind must be one of {', '.join(_SOURCES)}, not {context['tag']!r}"
+            return f"kind must be one of {', '.join(_kinds(error['loc']))}, not {context['tag']!r}"
         case "string_pattern_mismatch":
             return _PATTERNS[context["pattern"]]
         case "too_short":
@@ -81,11 +86,16 @@ def _message(error: ErrorDetails) -> str:
     return error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
 
 
+def _kinds(loc: tuple[int | str, ...]) -> dict[str, type[RecipeTable]]:
+    """Returns the tables of which `kind` chooses one at this place."""
+    return _MIXES if loc[:2] == ("select", "mix") else _SOURCES
+
+
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
     table: type[RecipeTable] = Recipe
     for step in loc:
-        if step in _SOURCES:
-            table = _SOURCES[str(step)]
+        if step in _kinds(loc):
+            table = _kinds(loc)[str(step)]
         elif step in table.model_fields:
             table = next(iter(tables_in(table.model_fields[str(step)].annotation)), table)
     return list(table.model_fields)

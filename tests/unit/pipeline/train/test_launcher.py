@@ -119,6 +119,30 @@ def test_settings_that_need_logprobs_are_checked_before_sampling(
     assert message in complaint(**settings)
 
 
+CHAT = {"kind": "chat", "name": "a", "path": "a.jsonl", "count": 5}
+PLAIN = {"kind": "plain", "share": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("train", "select", "message"),
+    [
+        ({"objective": "redi"}, {}, "set select.rejected = true"),
+        ({"objective": "dpo"}, {}, "set select.rejected = true"),
+        ({"objective": "dpo", "packing": True}, {"rejected": True}, "train.packing has no effect"),
+        ({"objective": "redi", "weight_by": "confidence"}, {"rejected": True}, "weight_by has no effect"),
+        ({"objective": "on_policy"}, {"mix": [PLAIN]}, "learns from prompts alone: remove select.mix"),
+        ({"order": "easy_first"}, {"mix": [CHAT]}, "chat examples have no pass rate"),
+    ],
+)
+def test_settings_that_mixed_examples_or_pairs_cannot_have_are_rejected(
+    train: dict[str, Any], select: dict[str, Any], message: str
+) -> None:
+    recipe = tiny_student.recipe(**{"on_policy": {"teacher": "org/other"}} | train)
+    recipe = recipe.model_validate(recipe.model_dump() | {"select": select})
+    with pytest.raises(UserError, match=message):
+        launcher.check(recipe)
+
+
 def test_the_recipe_sets_the_number_of_processes_on_gpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

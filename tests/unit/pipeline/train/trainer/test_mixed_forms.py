@@ -120,3 +120,58 @@ def test_a_reasoning_example_without_reasoning_is_refused(tmp_path: Path) -> Non
     strips = SWITCHED.replace("{{ message['content']", "{{ message['content'].split('</think>')[-1]")
     with pytest.raises(UserError, match="example p0-0: the student's chat template drops the reasoning"):
         prepared(tmp_path, strips, mixed())
+
+
+def test_both_traces_of_a_pair_are_checked_and_only_pairs_are_taken(tmp_path: Path) -> None:
+    examples = [tiny_student.example(n, paired=n < 3) for n in range(4)]
+    train = tiny_student.job(tmp_path, objective="redi").train
+    job, rows, tokenizer = prepared(tmp_path, SWITCHED, examples, mixed=False, train=train)
+    assert sorted(rows) == ["p0-0", "p1-0", "p2-0"]
+    rejected = {name: rows["p1-0"][f"rejected_{name}"] for name in ("input_ids", "labels")}
+    prompt, learned = parts(rejected, tokenizer)
+    assert prompt == parts(rows["p1-0"], tokenizer)[0]
+    assert learned == "<think>\nCount 1 up from 2.\n</think>\n\n\\boxed{4}<|im_end|>\n"
+    preflight = read_preflight(job.preflight)
+    assert preflight is not None
+    assert preflight.examples == 6
+    spoilt = examples[1].model_copy(update={"rejected": "<think>\nx\n</think>\n\n<|im_end|>4"})
+    (tmp_path / "bad").mkdir()
+    with pytest.raises(UserError, match=r"example p1-0: the completion contains '<|im_end|>'"):
+        prepared(tmp_path / "bad", SWITCHED, [examples[0], spoilt], mixed=False, train=train)
+
+
+def test_a_pair_is_left_out_if_either_trace_is_too_long(tmp_path: Path) -> None:
+    long = tiny_student.example(1, paired=True)
+    long = long.model_copy(update={"rejected": f"{long.rejected} and so on" * 20})
+    train = tiny_student.job(tmp_path, objective="redi", max_length=200, max_overlong_fraction=0.5).train
+    job, rows, _ = prepared(
+        tmp_path, CHATML, [tiny_student.example(0, paired=True), long], mixed=False, train=train
+    )
+    assert list(rows) == ["p0-0"]
+    preflight = read_preflight(job.preflight)
+    assert preflight is not None
+    assert preflight.left_out == ("p1-0",)
+
+
+def test_without_any_pair_the_training_is_refused(tmp_path: Path) -> None:
+    train = tiny_student.job(tmp_path, objective="redi").train
+    with pytest.raises(UserError, match="there is no pair to train on"):
+        prepared(tmp_path, CHATML, [tiny_student.example(0)], mixed=False, train=train)
+
+
+@pytest.mark.parametrize(
+    ("template", "switch", "fault"),
+    [(SWITCHED, None, ""), (CHATML, None, ""), (CHATML, "thinking", "alike with thinking on and off")],
+)
+def test_check_finds_a_switch_that_the_template_does_not_read(
+    template: str, switch: Any, fault: str, tmp_path: Path
+) -> None:
+    from pipeline.train.model_facts import ModelQuery
+    from pipeline.train.trainer.read_model import read_model
+
+    student = tiny_student.save(tmp_path / "student", template=template)
+    teach = tuple(message.model_dump() for message in tiny_student.example(0).messages)
+    query = ModelQuery(name="student", model=str(student), teach=teach, mixed=True, thinking_switch=switch)
+    found = read_model(query).template_fault
+    assert fault in found
+    assert bool(fault) == bool(found)
