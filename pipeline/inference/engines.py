@@ -185,8 +185,8 @@ def _files(engine: Engine) -> str:
 
 def lines(by_model: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Says which engines made the scores of the models, and whether they are different ones."""
-    if not by_model:
-        return []
+    if not by_model:  # an evaluation from before engines were recorded
+        return [f"engine: {UNKNOWN}"]
     words = {model: words_of(engines) for model, engines in by_model.items()}
     if len(set(words.values())) == 1:
         several = any(len(_without_model(engines)) > 1 for engines in by_model.values())
