@@ -1,4 +1,4 @@
-"""The part of the hub's HTTP API that an upload and a look at a model need."""
+"""The part of the hub's HTTP API that an upload, a look at a model and a data set of JSONL files need."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 
+def _repository(name: str) -> str:
+    """The key in `files` of a repository as the paths of its files name it."""
+    return name if name.startswith("datasets/") else f"models/{name}"
+
+
 class Hub:
     """A server on a free port. Records the repositories `made`, their `files` and the `tokens` received."""
 
@@ -17,6 +22,7 @@ class Hub:
         self.files: dict[str, dict[str, bytes]] = {}
         self.sizes: dict[str, int] = {}  # of files reported as larger than they are
         self.tokens: set[str] = set()
+        self.asked: list[str] = []  # the paths of GET and HEAD
         self.refuse = refuse
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -86,11 +92,12 @@ class Hub:
                 self.do_GET()
 
             def do_GET(self) -> None:
+                hub.asked.append(self.path)
                 name, resolve, path = self.path.lstrip("/").partition("/resolve/")
                 path = path.partition("/")[2]  # the path after the revision
                 if not resolve:
                     self._send(200, hub.look(self.path))
-                elif (data := hub.files.get(f"models/{name}", {}).get(path)) is not None:
+                elif (data := hub.files.get(_repository(name), {}).get(path)) is not None:
                     self._send_file(data)
                 else:
                     self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})

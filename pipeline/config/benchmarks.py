@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         "revision": "563bb8404243c5f09de6ec262f2db674fe5bce9b",
         "dataset_split": "test",
         "question": "problem",
+        "licence": "apache-2.0",
     },
     "math500": _MATH
     | {
@@ -79,9 +80,9 @@ def expanded(given: Any) -> Any:
     """
     if not isinstance(given, dict) or given.get("benchmark") is None:
         return given
-    name = given["benchmark"]
+    name = str(given["benchmark"])
     if name not in BENCHMARKS:
-        raise ValueError(f"no benchmark {name!r}{nearest(str(name), BENCHMARKS)}")
+        raise ValueError(f"no benchmark {name!r}{nearest(name, BENCHMARKS)}")
     own = {key: value for key, value in given.items() if key != "benchmark" and value is not None}
     preset = {"name": name, "split": "held_out"} | BENCHMARKS[name]
     if "path" in own:
@@ -97,8 +98,8 @@ def sets_of(text: str) -> list[dict[str, Any]]:
     Raises UserError for a name that is no benchmark.
     """
     sets: list[dict[str, Any]] = []
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        name, _, path = item.partition("=")
+    for item in text.split(","):
+        name, _, path = item.strip().partition("=")
         if name not in BENCHMARKS:
             raise UserError(f"--problems: no benchmark {name!r}{nearest(name, BENCHMARKS)}")
         sets.append({"benchmark": name} | ({"path": path} if path else {}))

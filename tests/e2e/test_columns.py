@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import open_run
+from pipeline.config.benchmarks import BENCHMARKS
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import retort
+from tests.stand_in_hub import Hub
 
 PROMPT = "[user]\nA question of level {{ level }} about {{ columns.topic }}:\n{{ question }}\n"
 RECIPE = """
@@ -126,3 +128,26 @@ def test_copies_of_benchmarks_are_scored_as_sets(tmp_path: Path, fake_server: St
     assert (wrong.returncode, "did you mean 'gpqa_diamond'?" in wrong.stderr) == (2, True), wrong.stderr
     missing = retort(tmp_path, "evaluate", recipe, "--problems", f"math500={tmp_path}/none.jsonl")
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1), missing.stderr
+
+
+def test_a_benchmark_is_read_from_the_hub_at_its_commit(tmp_path: Path, fake_server: StartFakeServer) -> None:
+    server = fake_server("--correct", "1", "--malformed", "0", "--truncated", "0")
+    name = "datasets/HuggingFaceH4/MATH-500"
+    rows = [
+        {"problem": f"What is {a} + {b}?", "answer": str(a + b), "subject": "Sums", "level": 1}
+        for a, b in SUMS
+    ]
+    words = ("evaluate", "--model", "fake", "--base-url", server.url, "--problems", "math500")
+    env = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    with Hub() as hub:
+        hub.files[name] = {"test.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}
+        done = retort(tmp_path, *words, "evaluate.samples=1", env=env | {"HF_ENDPOINT": hub.url})
+        revision = BENCHMARKS["math500"]["revision"]
+        assert f"/api/{name}/revision/{revision}" in hub.asked
+    assert done.returncode == 0, done.stderr
+    scores = list(open_run(tmp_path / "fake-math500").scores)
+    assert {(s.set, s.correct) for s in scores} == {("math500", 1)}
+    assert len(scores) == len(SUMS)
+    offline = retort(tmp_path, *words, "run=other", env=env | {"HF_HUB_OFFLINE": "1"})
+    assert (offline.returncode, offline.stderr.count("\n")) == (2, 1), offline.stderr
+    assert "data set HuggingFaceH4/MATH-500: " in offline.stderr

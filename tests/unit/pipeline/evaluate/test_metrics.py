@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluate.metrics import comparisons, ks, majority, pass_at_k, summarise
+from pipeline.evaluate.metrics import comparisons, ks, lost, lost_sentence, majority, pass_at_k, summarise
 from pipeline.evaluate.metrics import score as score_of
 from pipeline.rows import Score, Trace, Verdict
 from tests.unit.filters.test_table import a_trace
@@ -93,3 +93,17 @@ def test_a_difference_and_the_retention_are_paired_problem_by_problem() -> None:
 
 def test_without_a_student_nothing_is_compared() -> None:
     assert comparisons([score("teacher", "a", 1)]) == []
+
+
+def test_a_set_on_which_the_student_is_worse_than_the_base_is_lost() -> None:
+    def in_set(name: str, role: str, correct: int) -> list[Score]:
+        rows = [score(role, f"p{i}", correct) for i in range(30)]
+        return [row.model_copy(update={"set": name, "id": f"{name}/{row.id}"}) for row in rows]
+
+    won = in_set("math500", "base", 1) + in_set("math500", "student", 3)
+    down = in_set("gpqa_diamond", "base", 3) + in_set("gpqa_diamond", "student", 1)
+    same = in_set("aime24", "base", 2) + in_set("aime24", "student", 2) + in_set("aime24", "teacher", 4)
+    assert [c.set for c in lost(comparisons(won + down + same))] == ["gpqa_diamond"]
+    assert lost_sentence(comparisons(won + down)) == "lost by training: gpqa_diamond (-50.0 points)"
+    assert lost_sentence(comparisons(won + same)) == "lost by training: nothing that these sets show"
+    assert lost_sentence(comparisons(down)) == ""
