@@ -66,7 +66,7 @@ def _hf_faults(export: Path, student: Path) -> Iterator[str]:
     for name in _IDS:
         if ours.get(name) != theirs.get(name):
             yield f"config.json: {name} is {theirs.get(name)}, the student's {ours.get(name)}"
-    if "quantization_config" not in _read(export / "config.json"):
+    if not isinstance(_read(export / "config.json").get("quantization_config"), dict):
         yield "config.json has no quantization_config, so the weights are not compressed"
 
 
@@ -93,8 +93,7 @@ def _gguf_faults(file: Path, student: Path) -> Iterator[str]:
         yield "its chat template differs from the student's"
     if end not in student_end_ids(student):
         yield f"its end-of-text token is {end}, not one of {sorted(student_end_ids(student))}"
-    added = added_tokens(student)  # whose text the converter may normalize; the prompt's check covers them
-    known = {text: number for text, number in vocabulary(student).items() if text not in added}
+    known = _vocabulary(student)  # the prompt of the check tells whether added tokens are right
     wrong = sum(tokens[number : number + 1] != [text] for text, number in known.items())
     if wrong:
         yield f"{wrong} tokens of its vocabulary differ from the student's"
@@ -127,20 +126,16 @@ def chat_template(student: Path) -> str:
     return template
 
 
-def added_tokens(student: Path) -> dict[str, int]:
-    """Token -> id of the tokens added to the vocabulary, such as those that end a turn."""
-    return {token["content"]: token["id"] for token in _tokenizer(student).get("added_tokens", [])}
-
-
-def vocabulary(student: Path) -> dict[str, int]:
-    """Token -> id, added tokens included; {} for a tokenizer without tokenizer.json."""
-    found = _tokenizer(student).get("model", {}).get("vocab", {})
-    return (found if isinstance(found, dict) else {}) | added_tokens(student)
-
-
-def _tokenizer(student: Path) -> dict[str, Any]:
-    file = student / "tokenizer.json"
-    return _read(file) if file.is_file() else {}
+def _vocabulary(student: Path) -> dict[str, int]:
+    """Token -> id, without added tokens, whose text the converter may normalize; {} if there is no list."""
+    if not (student / "tokenizer.json").is_file():
+        return {}
+    document = _read(student / "tokenizer.json")
+    added = {token["content"] for token in document.get("added_tokens", [])}
+    vocabulary = document.get("model", {}).get("vocab", {})
+    if not isinstance(vocabulary, dict):
+        return {}
+    return {token: number for token, number in vocabulary.items() if token not in added}
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,21 +7,22 @@ SCHEME.part that is renamed when the check has passed; a killed stage makes at m
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.compress import asking, calibration, form, interpreter
+from pipeline.compress import asking, calibration, exports, form, interpreter
 from pipeline.compress.asking import Reference, Reply
+from pipeline.compress.exports import Export
 from pipeline.compress.models import FOLDER, export_folder, export_path
 from pipeline.compress.schemes import SCHEMES
 from pipeline.compress.tool import Tools
 from pipeline.config import Recipe
 from pipeline.config.compression import SchemeName
 from pipeline.engine import previous
-from pipeline.engine.atomic_files import sync_files, write_atomic
+from pipeline.engine.atomic_files import write_atomic
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.errors import UserError
@@ -49,7 +50,7 @@ def _served_here(scheme: SchemeName) -> bool:
 
 
 def prepare(job: Job) -> Reference | None:
-    """Names the shards, and takes over exports of the same student that were made with the same settings.
+    """Names the shards, and takes over exports of earlier results that are still valid.
 
     Returns the whole student's answer to the question of the checks, unless no export is left to make.
     """
@@ -57,8 +58,12 @@ def prepare(job: Job) -> Reference | None:
     assert manifest is not None, "execute() saves it first"
     job.output.save(manifest.model_copy(update={"shards": job.recipe.compress.schemes}))
     for scheme in job.recipe.compress.schemes:
-        _take_over(job, scheme)
-    if all(export_folder(job.run_dir, scheme).exists() for scheme in job.recipe.compress.schemes):
+        final = export_folder(job.run_dir, scheme)
+        for earlier in previous.earlier_outputs(job.run_dir, FOLDER, CompressedModel):
+            folder = earlier.folder / final.relative_to(job.output.folder)
+            exports.take_over(final, folder, exports.made_from(manifest, scheme))
+    previous.remove_old(job.stage, job.run_dir)
+    if all(_finished(job, scheme) for scheme in job.recipe.compress.schemes):
         return None
     return _reference(job, _tools(job))
 
@@ -67,10 +72,19 @@ def work(job: Job, shards: Iterable[Shard]) -> None:
     """Makes and checks the model of each shard, and writes its row."""
     for shard in shards:
         scheme = cast(SchemeName, shard.name)
-        if not export_folder(job.run_dir, scheme).exists():
-            assert job.prepared is not None, "an export was there in prepare() and is gone"
-            _make(job, scheme, _tools(job), job.prepared)
-        shard.write([json.loads(_row_file(job.run_dir, scheme).read_bytes())])
+        row = _finished(job, scheme) or _make(job, scheme, _tools(job), job.prepared)
+        shard.write([row.model_dump()])
+
+
+def _finished(job: Job, scheme: SchemeName) -> CompressedModel | None:
+    """The row of an export that is there and valid."""
+    return exports.row(export_folder(job.run_dir, scheme), _made_from(job, scheme))
+
+
+def _made_from(job: Job, scheme: SchemeName) -> dict[str, Any]:
+    manifest = job.output.manifest()
+    assert manifest is not None, "execute() saves it first"
+    return exports.made_from(manifest, scheme)
 
 
 def _tools(job: Job) -> Tools:
@@ -86,19 +100,24 @@ def _reference(job: Job, tools: Tools) -> Reference:
             f"{job.output.folder}: not enough disk space to compress: {ROOM * whole / 1e9:.1f} GB needed, "
             f"{free / 1e9:.1f} GB free"
         )
-    kept = tools.jobs / "reference.json"
-    if kept.is_file():
+    most = job.recipe.compress.calibration_examples
+    manifest = job.output.manifest()
+    wanted = json.dumps({"inputs": manifest.inputs if manifest else {}, "examples": most}).encode()
+    kept, made_from = tools.jobs / "reference.json", tools.jobs / "made_from.json"
+    if kept.is_file() and made_from.is_file() and made_from.read_bytes() == wanted:
         return Reference.model_validate_json(kept.read_bytes())
-    tools.jobs.mkdir(parents=True, exist_ok=True)
-    calibration.write(examples, job.recipe.compress.calibration_examples, tools.jobs / "calibration.jsonl")
+    shutil.rmtree(tools.jobs, ignore_errors=True)
+    tools.jobs.mkdir(parents=True)
+    write_atomic(made_from, wanted)
+    calibration.write(examples, most, tools.jobs / "calibration.jsonl")
     job.say("asking the whole student the question of the checks")
     reference = asking.ask_student(model.absolute(), calibration.shortest_prompt(examples), tools)
     write_atomic(kept, reference.model_dump_json(indent=2).encode())
     return reference
 
 
-def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> None:
-    """Makes an export in SCHEME.part, checks it, writes its row, and renames the folder."""
+def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> CompressedModel:
+    """Makes an export in SCHEME.part, checks it, renames the folder, and returns its row."""
     final = export_folder(job.run_dir, scheme)
     part = final.with_name(f"{final.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -108,9 +127,8 @@ def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> N
     student = model_folder(job.run_dir)
     if SCHEMES[scheme].format != "gguf":
         form.copy_tokenizer(student, part)
-    for path in filter(
-        Path.is_file, part.rglob("*")
-    ):  # llm-compressor writes weights that only their owner can read
+    # llm-compressor writes weights that only their owner can read
+    for path in filter(Path.is_file, part.rglob("*")):
         shutil.copymode(student / "config.json", path)
     _refuse(scheme, form.faults(SCHEMES[scheme].format, part, student), part)
     checked_by = asking.program(scheme, job.recipe)
@@ -119,9 +137,8 @@ def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> N
     reply = asking.ask(scheme, path.absolute(), reference, job, tools)
     _refuse(scheme, list(asking.faults(reply, reference)), part)
     row = _row(job, scheme, size(part), counts, checked_by, reply, reference)
-    sync_files(part)
-    write_atomic(_row_file(job.run_dir, scheme), row.model_dump_json(indent=2).encode())
-    part.rename(final)
+    exports.finish(part, final, Export(made_from=_made_from(job, scheme), row=row))
+    return row
 
 
 def _tool_job(job: Job, scheme: SchemeName, part: Path, tools: Tools) -> dict[str, Any]:
@@ -178,33 +195,15 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _row_file(run_dir: Path, scheme: SchemeName) -> Path:
-    """The row of an export, written before the folder gets its name."""
-    return export_folder(run_dir, scheme).with_name(f"{scheme}.json")
-
-
-def _take_over(job: Job, scheme: SchemeName) -> None:
-    """Links an export that an earlier result of this stage has, if student and settings are the same."""
-    now = job.output.manifest()
-    final = export_folder(job.run_dir, scheme)
-    for earlier in previous.earlier_outputs(job.run_dir, FOLDER, CompressedModel):
-        then = earlier.manifest()
-        folder = earlier.folder / final.relative_to(job.output.folder)
-        if final.exists() or now is None or then is None or not folder.exists():
-            continue
-        same_settings = then.settings["schemes"].get(scheme) == now.settings["schemes"][scheme]
-        if same_settings and (then.inputs, then.version) == (now.inputs, now.version):
-            part = final.with_name(f"{final.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(folder, part, copy_function=os.link)
-            shutil.copyfile(folder.with_name(f"{scheme}.json"), _row_file(job.run_dir, scheme))
-            part.rename(final)
-
-
 def report(job: Job) -> dict[str, Any]:
     """The bytes of each compressed student, and of the whole one."""
     rows: list[CompressedModel] = list(job.output.rows())
     return {"whole_bytes": rows[0].whole_bytes, "bytes": {row.id: row.bytes for row in rows}}
+
+
+def _nothing_contradicts(found: Manifest, wanted: Manifest) -> str:
+    """Exports that are still valid are taken over, the others are made; those before stay in previous/."""
+    return ""
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -229,5 +228,5 @@ COMPRESS = Stage(
     prepare=prepare,
     work=work,
     report=report,
-    free=True,
+    contradiction=_nothing_contradicts,
 )

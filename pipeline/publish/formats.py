@@ -65,7 +65,7 @@ def write(run: Run, row: CompressedModel, folder: Path) -> bool:
     if row.format != "gguf":
         return False
     try:
-        text = ollama.modelfile(model_folder(run.path), Path(row.path).name, run.recipe.evaluate)
+        text = ollama.modelfile(model_folder(run.path), run.path / row.path, run.recipe.evaluate)
     except UserError as e:
         say(f"warning: no {MODELFILE} for {row.id}: {e}")
         return False

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.compress import form
 from pipeline.config.evaluation import Evaluate
-from pipeline.errors import UserError, one_line
+from pipeline.errors import UserError, one_line, user_error
 
 Messages = Sequence[tuple[str, str]]  # (role, text)
 
@@ -35,14 +35,14 @@ _GO = """{{- range $i, $m := .Messages -}}
 {{- end -}}"""
 
 
-def modelfile(student: Path, gguf: str, sampling: Evaluate) -> str:
+def modelfile(student: Path, gguf: Path, sampling: Evaluate) -> str:
     """Returns the Modelfile for a GGUF file. Raises UserError if Ollama cannot have the template."""
-    joints = {name: json.dumps(text, ensure_ascii=False) for name, text in template(student).items()}
-    stops = [token for token, id in form.vocabulary(student).items() if id in form.student_end_ids(student)]
+    texts = template(student, adds_start(gguf))
+    joints = {name: json.dumps(text, ensure_ascii=False) for name, text in texts.items()}
     lines = [
-        f"FROM ./{gguf}",
+        f"FROM ./{gguf.name}",
         f'TEMPLATE """{_GO % joints}"""',
-        *(f"PARAMETER stop {json.dumps(token, ensure_ascii=False)}" for token in sorted(stops)),
+        *(f"PARAMETER stop {json.dumps(token, ensure_ascii=False)}" for token in _ends(student)),
         f"PARAMETER temperature {sampling.temperature:g}",
         f"PARAMETER top_p {sampling.top_p:g}",
         "PARAMETER top_k 0",
@@ -51,14 +51,26 @@ def modelfile(student: Path, gguf: str, sampling: Evaluate) -> str:
     return "\n".join(lines) + "\n"
 
 
-def template(student: Path) -> dict[str, str]:
+def adds_start(gguf: Path) -> bool:
+    """Whether llama.cpp puts the file's first token before a text by itself. Raises UserError."""
+    from gguf import GGUFReader
+
+    with user_error(f"{gguf} cannot be read", OSError, ValueError, IndexError):
+        fields = GGUFReader(gguf).fields
+        if (said := fields.get("tokenizer.ggml.add_bos_token")) is not None:
+            return bool(said.contents())
+        return fields["tokenizer.ggml.model"].contents() == "llama"  # as llama.cpp does for SentencePiece
+
+
+def template(student: Path, adds_start: bool) -> dict[str, str]:
     """Returns the texts between the messages of a conversation, by the names that _GO uses.
 
-    Raises UserError if the student's chat template does more than join messages.
+    adds_start: the program adds the token that begins a text, so it is left out. Raises UserError if the
+    student's chat template does more than join messages.
     """
     from jinja2 import TemplateError
 
-    source, config = form.chat_template(student), _config(student)
+    source, config = form.chat_template(student), _read(student / "tokenizer_config.json")
     talk = [("system", _SYSTEM), ("user", _QUESTION), ("assistant", _ANSWER), ("user", _NEXT)]
     try:
         found = _between(_render(source, config, talk))
@@ -69,7 +81,8 @@ def template(student: Path) -> dict[str, str]:
             raise ValueError("it does more than join messages")
     except (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
         raise UserError(f"{student}: its chat template has no equal in Ollama: {one_line(e)}") from None
-    return _without_start(joints, config)
+    start = _token(config, "bos_token") if adds_start else ""
+    return joints | {name: joints[name].removeprefix(start) for name in ("system", "begin")}
 
 
 def _between(text: str) -> list[str]:
@@ -87,14 +100,6 @@ def _joined(joints: Mapping[str, str], talk: Messages) -> str:
         text += joints["system"] if role == "system" else ""
         text += said + joints["answer" if i == len(talk) - 1 else f"after_{role}"]
     return text
-
-
-def _without_start(joints: dict[str, str], config: Mapping[str, Any]) -> dict[str, str]:
-    """Leaves out the token that begins a text, where the tokenizer adds it by itself."""
-    start = _token(config, "bos_token")
-    if not start or not config.get("add_bos_token", True):
-        return joints
-    return joints | {name: joints[name].removeprefix(start) for name in ("system", "begin")}
 
 
 def _render(source: str, config: Mapping[str, Any], talk: Messages) -> str:
@@ -122,9 +127,18 @@ def _token(config: Mapping[str, Any], name: str) -> str:
     return str(token.get("content", "") if isinstance(token, dict) else token)
 
 
-def _config(student: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((student / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError) as e:
-        raise UserError(f"{student}/tokenizer_config.json cannot be read: {one_line(e)}") from None
+def _ends(student: Path) -> list[str]:
+    """The tokens that end an answer, as text, sorted. Raises UserError for one that has none."""
+    tokenizer, wanted = _read(student / "tokenizer.json"), form.student_end_ids(student)
+    vocabulary = tokenizer.get("model", {}).get("vocab", {})
+    known = {number: text for text, number in vocabulary.items()} if isinstance(vocabulary, dict) else {}
+    known |= {added["id"]: added["content"] for added in tokenizer.get("added_tokens", [])}
+    if missing := wanted - known.keys():
+        raise UserError(f"{student}/tokenizer.json has no text for the end token {min(missing)}")
+    return sorted(known[number] for number in wanted)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with user_error(f"{file} cannot be read", OSError, ValueError):
+        found: dict[str, Any] = json.loads(file.read_bytes())
     return found

@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 def ask(job: dict[str, Any]) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(job["path"])
-    model = AutoModelForCausalLM.from_pretrained(job["path"], dtype="auto").to(device).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(job["path"])
+    model: Any = AutoModelForCausalLM.from_pretrained(job["path"], dtype="auto")
+    model = model.to(device).eval()
     if device == "cpu":
         model = model.float()  # many processors compute slowly in bfloat16
     rendered = tokenizer.apply_chat_template(job["messages"], add_generation_prompt=True, return_dict=True)

@@ -25,8 +25,8 @@ PRESETS = {"fp8": "FP8_DYNAMIC", "nvfp4": "NVFP4"}
 
 def quantize(job: dict[str, Any]) -> dict[str, int | None]:
     """Writes the quantized model; returns how many examples and tokens it was calibrated on."""
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
+    tokenizer: Any = AutoTokenizer.from_pretrained(job["model"])
+    model: Any = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
     modifier = _modifier(job["scheme"], model, job["group_size"])
     if job["calibration"] is None:
         oneshot(model=model, recipe=[modifier], tokenizer=tokenizer)

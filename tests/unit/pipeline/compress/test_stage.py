@@ -1,6 +1,7 @@
 """The compress stage with a stand-in for its interpreter: rows, resuming, refusals, taking over."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -110,7 +111,7 @@ def test_an_export_that_was_whole_when_the_process_died_is_not_made_again(run: P
     compress(run, tools, ["fp8"])
     first = standin.calls(tools)
     (run / "compress" / "fp8.parquet").unlink()
-    row = json.loads((run / "compress" / "models" / "fp8.json").read_text())
+    row = json.loads((run / "compress" / "models" / "fp8.json").read_text())["row"]
     compress(run, tools, ["fp8"])
     assert standin.calls(tools) == first
     assert [model.model_dump(mode="json") for model in compressed_models(run)] == [
@@ -164,6 +165,27 @@ def test_a_new_scheme_takes_over_those_that_are_there(run: Path, tools: Path) ->
     assert [call for call in again if not call.startswith("ask")] == ["onnx onnx", "quantize nvfp4"]
     assert [row.id for row in compressed_models(run)] == ["onnx", "fp8", "nvfp4"]
     assert (run / "previous" / "compress" / "0001" / "models" / "fp8" / "config.json").exists()
+
+
+def test_what_an_unfinished_attempt_made_outlives_a_change_of_the_schemes(run: Path, tools: Path) -> None:
+    standin.interpreter(tools, fails=["onnx"])
+    with pytest.raises(Stopped):
+        compress(run, tools)
+    first = standin.calls(tools)
+    compress(run, tools, ["nvfp4", "fp8"])
+    assert standin.calls(tools)[len(first) :] == []
+    assert [row.id for row in compressed_models(run)] == ["nvfp4", "fp8"]
+
+
+def test_another_student_is_asked_and_compressed_again(run: Path, tools: Path) -> None:
+    standin.interpreter(tools)
+    compress(run, tools, ["fp8"])
+    first = standin.calls(tools)
+    for stage_before in ("select", "train"):
+        shutil.rmtree(run / stage_before)
+    given = standin.job(run, tools / "python", examples=4, schemes=["fp8"])
+    assert execute(COMPRESS, given.recipe, run) == DONE
+    assert standin.calls(tools) == first * 2
 
 
 def test_too_little_disk_space_is_found_first(

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 
 from pipeline.config.evaluation import Evaluate
 from pipeline.errors import UserError
-from pipeline.publish.ollama import modelfile, template
+from pipeline.publish.ollama import adds_start, modelfile, template
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -33,7 +35,7 @@ def student(folder: Path, chat_template: str, **config: object) -> Path:
 
 
 def test_the_texts_between_messages_are_those_of_the_chat_template(tmp_path: Path) -> None:
-    assert template(student(tmp_path, CHATML)) == {
+    assert template(student(tmp_path, CHATML), False) == {
         "begin": "<|im_start|>user\n",
         "system": "<|im_start|>system\n",
         "after_system": "<|im_end|>\n<|im_start|>user\n",
@@ -44,14 +46,38 @@ def test_the_texts_between_messages_are_those_of_the_chat_template(tmp_path: Pat
 
 
 def test_a_system_message_that_the_template_adds_is_kept(tmp_path: Path) -> None:
-    found = template(student(tmp_path, WITH_DEFAULT + CHATML))
+    found = template(student(tmp_path, WITH_DEFAULT + CHATML), False)
     assert found["begin"] == "<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\n"
     assert found["system"] == "<|im_start|>system\n"
 
 
 def test_the_token_that_the_tokenizer_adds_is_not_written_twice(tmp_path: Path) -> None:
-    assert template(student(tmp_path, LLAMA2))["begin"] == "[INST] "
-    assert template(student(tmp_path, LLAMA2, add_bos_token=False))["begin"] == "<s>[INST] "
+    assert template(student(tmp_path, LLAMA2), True)["begin"] == "[INST] "
+    assert template(student(tmp_path, LLAMA2), False)["begin"] == "<s>[INST] "
+
+
+def gguf(folder: Path, kind: str, adds_bos: bool | None) -> Path:
+    """Writes a GGUF file with a tokenizer's fields and one tensor."""
+    writer = GGUFWriter(folder / "model.gguf", "llama")
+    writer.add_tokenizer_model(kind)
+    if adds_bos is not None:
+        writer.add_add_bos_token(adds_bos)
+    writer.add_tensor("x", np.zeros(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return folder / "model.gguf"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "adds"),
+    [("gpt2", None, False), ("llama", None, True), ("gpt2", True, True), ("llama", False, False)],
+)
+def test_a_file_says_whether_its_first_token_is_added(
+    tmp_path: Path, kind: str, said: bool | None, adds: bool
+) -> None:
+    assert adds_start(gguf(tmp_path, kind, said)) is adds
 
 
 @pytest.mark.parametrize(
@@ -66,11 +92,11 @@ def test_the_token_that_the_tokenizer_adds_is_not_written_twice(tmp_path: Path) 
 )
 def test_a_template_that_does_more_than_join_is_refused(tmp_path: Path, chat_template: str) -> None:
     with pytest.raises(UserError, match="has no equal in Ollama"):
-        template(student(tmp_path, chat_template))
+        template(student(tmp_path, chat_template), False)
 
 
 def test_the_modelfile_names_the_file_the_stops_and_the_sampling(tmp_path: Path) -> None:
-    text = modelfile(student(tmp_path, CHATML), "model.gguf", Evaluate(temperature=0.7))
+    text = modelfile(student(tmp_path, CHATML), gguf(tmp_path, "gpt2", None), Evaluate(temperature=0.7))
     assert text.startswith('FROM ./model.gguf\nTEMPLATE """{{- range $i, $m := .Messages -}}\n')
     assert '{{- "<|im_end|>\\n<|im_start|>assistant\\n" -}}' in text
     assert text.count("{{-") == text.count("-}}")
