@@ -57,9 +57,7 @@ def _place(error: ErrorDetails, one_teacher: bool) -> str:
     steps = error["loc"]  # the kind of a table follows its position
     kinds = _kinds(steps)
     loc = [
-        str(b)
-        for a, b in zip(("", *steps), steps, strict=False)
-        if not (isinstance(a, int) and b in kinds)
+        str(b) for a, b in zip(("", *steps), steps, strict=False) if not (isinstance(a, int) and b in kinds)
     ]
     if one_teacher and loc[:2] == ["teacher", "0"]:
         del loc[1]  # it was written as [teacher]

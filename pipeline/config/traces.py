@@ -200,6 +200,7 @@ class Select(RecipeTable):
         if not open_ended and sum(band.share for band in self.lengths) < 1:
             raise ValueError("lengths: the shares of all bands add up to less than 1, so no example fits")
         return self
+
     mix: tuple[Mix, ...] = ()
     """Further examples, each kind a table [[select.mix]]. Default: none, only kept traces with reasoning."""
     thinking_switch: ThinkingSwitch | None = None

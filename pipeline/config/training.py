@@ -127,6 +127,8 @@ class Relations(RecipeTable):
     """What is kept: distances of pairs, angles of triples, or the matrix of inner products."""
     layers: LayerPairs = ()
     """Pairs of a layer of the student and one of the teacher, counted from 1. Default: the last of each."""
+
+
 class Redi(RecipeTable):
     """Settings of `objective = "redi"`: learning from rejected traces too (Xu et al. 2025)."""
 

@@ -20,9 +20,9 @@ MOST_CHECKPOINTS = 3  # two are kept, and the oldest is deleted only when a new 
 NF4 = 0.52  # bytes of a 4-bit weight with its scales
 TILE = 4096 * 32768  # logits that TRL's fused loss holds at once
 SLICE = 2**26  # logits that trainer/tiles.py makes at once: 256 MiB for each float32 copy
-# Bytes per logit of a slice at the peak of its backward pass: without a teacher, and more for each one.
-# Measured on a CPU: python -m tests.benchmarks.loss_memory.
-SLICE_BYTES, SLICE_TEACHER = 26.0, 14.0
+# Bytes per logit of a slice at the peak of its backward pass, and more for each teacher after the first. The
+# former is measured (python -m tests.benchmarks.loss_memory), the latter its three float32 copies.
+SLICE_BYTES, FURTHER_TEACHER = 20, 12
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,13 @@ def _loss(shape: Shape, train: Train, tokens: int, teachers: int) -> float:
     """Head and loss; no objective holds the logits of all tokens.
 
     The head's float32 gradient, and the hidden states in both precisions. TRL's loss, of plain `sft`, adds
-    tiles of logits; the others a bfloat16 head with its gradient, and slices of logits.
+    tiles of logits; the others a bfloat16 head, and slices of logits.
     """
     head = shape.vocabulary * shape.hidden
     common = FLOAT * head * (train.lora is None) + (FLOAT + HALF) * tokens * shape.hidden
     if train.objective in ("sft", "on_policy") and train.weight_by is None and not terms(train):
         return common + (FLOAT + HALF) * TILE
-    return common + 2 * HALF * head + (SLICE_BYTES + SLICE_TEACHER * teachers) * SLICE
+    return common + HALF * head + (SLICE_BYTES + FURTHER_TEACHER * max(0, teachers - 1)) * SLICE
 
 
 def _terms(shape: Shape, train: Train, tokens: int) -> float:

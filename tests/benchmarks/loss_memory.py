@@ -1,36 +1,66 @@
 """Measures the peak memory of each loss over a vocabulary, and scales it to the size of a real training.
 
-    python -m tests.benchmarks.loss_memory [--scale 8] [--losses cross_entropy,topk_kd,logit_kd]
+    python -m tests.benchmarks.loss_memory [--scale 16] [--losses cross_entropy,topk_kd,logit_kd]
 
 Every large tensor of a loss is a product of two of tokens N, vocabulary V and hidden size h, or a slice of
 logits. With all three divided by --scale and the slice by its square, memory is that of the real sizes
-divided by the square; Python and small buffers add a little. "all logits" is what the losses did before: the output
-layer's product for all N tokens, then the loss in slices that are recomputed. Weights are float32, products
-bfloat16. Weights, their gradients, hidden states, and the teacher's weights are there before and not counted.
+divided by the square. Counted are the bytes of all living tensors, as PyTorch makes and frees them, above
+those that are there before: weights, their gradients, hidden states, the teacher's weights. Weights are
+float32, products bfloat16. "all logits" is what the losses did before: the output layer's product for all N
+tokens, then the loss in slices that are recomputed. What kernels allocate inside is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from pathlib import Path
+import weakref
 from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.train.trainer import losses, tiles
+from pipeline.train.trainer.heads import Head
 
 N, V, H = 32_768, 152_064, 3_584  # Qwen2.5-7B at 32k tokens
 K = 20
 WAYS = ("all logits", "slices")
+SLICE = tiles.SLICE
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes of living tensors, without those that are known at the start."""
+
+    def __init__(self, known: list[Any]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return made
+
+    def _add(self, storage: Any) -> None:
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
 
 
 def peak(losses_name: str, way: str, scale: int) -> int:
     """Bytes at the peak of forward and backward pass above what was there before."""
-    import torch
-
-    from pipeline.train.trainer import tiles
-    from pipeline.train.trainer.heads import Head
-
     tokens, vocabulary, hidden_size = N // scale, V // scale, H // scale
-    tiles.SLICE = tiles.SLICE // scale**2
+    tiles.SLICE = SLICE // scale**2
     torch.manual_seed(0)
     weight = torch.randn(vocabulary, hidden_size).mul_(0.05).requires_grad_()
     weight.grad = torch.zeros_like(weight)
@@ -38,17 +68,16 @@ def peak(losses_name: str, way: str, scale: int) -> int:
     hidden.grad = torch.zeros_like(hidden)
     others = inputs(losses_name, tokens, vocabulary, hidden_size)
     head = Head(weight, None)
-    before = reset_peak()
-    with torch.autocast("cpu", torch.bfloat16):
+    known = [weight, weight.grad, hidden, hidden.grad, *others, *TEACHER]
+    with Living(known) as living, torch.autocast("cpu", torch.bfloat16):
         of = whole if way == "all logits" else tiles.tiled
         of(of_slice(losses_name, whole=way == "all logits"), hidden, head, *others).sum().backward()
-    return status("VmHWM") - before
+    return living.peak
 
 
 def inputs(losses_name: str, tokens: int, vocabulary: int, hidden_size: int) -> list[Any]:
     """Targets; of a teacher its stored top-k, or its hidden states, with its head for `of_slice`."""
-    import torch
-
+    TEACHER.clear()
     targets = torch.randint(vocabulary, (tokens,))
     if losses_name == "topk_kd":
         ids = torch.randint(vocabulary, (tokens, K))
@@ -64,7 +93,6 @@ TEACHER: list[Any] = []  # its output layer
 
 def of_slice(losses_name: str, whole: bool) -> Any:
     """The loss of a slice of logits; `whole`: the teacher's logits are given instead of its hidden states."""
-    from pipeline.train.trainer import losses
 
     def topk(logits: Any, targets: Any, ids: Any, logprobs: Any) -> Any:
         return losses.combine(
@@ -80,11 +108,6 @@ def of_slice(losses_name: str, whole: bool) -> Any:
 
 def whole(of_slice: Any, hidden: Any, head: Any, *others: Any) -> Any:
     """The loss from all logits, in slices of half the size, each recomputed for the gradient."""
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
-    from pipeline.train.trainer import tiles
-
     logits = torch.nn.functional.linear(hidden, head.weight).float()  # accelerate converts a model's output
     others = tuple(x @ TEACHER[0].T if x.is_floating_point() and TEACHER else x for x in others)
     rows = max(1, tiles.SLICE // 2 // logits.shape[-1])
@@ -92,34 +115,15 @@ def whole(of_slice: Any, hidden: Any, head: Any, *others: Any) -> Any:
     return torch.cat([checkpoint(of_slice, *parts, use_reentrant=False) for parts in slices])
 
 
-def status(name: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
-def reset_peak() -> int:
-    """Starts a new peak of this process's memory at what it holds now, which is returned."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return status("VmRSS")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--scale", type=int, default=8)
+    parser.add_argument("--scale", type=int, default=16)
     parser.add_argument("--losses", default="cross_entropy,topk_kd,logit_kd")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(peak(*options.one, options.scale))
-        return
     print(f"N = {N:,}, V = {V:,}, h = {H:,}, from 1/{options.scale} of each")
     print("| loss | all logits | slices |\n| --- | --- | --- |")
     for name in options.losses.split(","):
-        line = [sys.executable, "-m", "tests.benchmarks.loss_memory", "--scale", str(options.scale), "--one"]
-        found = [
-            int(subprocess.run([*line, name, way], check=True, capture_output=True, text=True).stdout)
-            for way in WAYS
-        ]
+        found = [peak(name, way, options.scale) for way in WAYS]
         print(f"| {name} | " + " | ".join(f"{x * options.scale**2 / 1e9:.1f} GB" for x in found) + " |")
 
 

@@ -4,11 +4,12 @@
 
 For each seed the whole demo runs with the teacher's log-probabilities stored. The others train on a copy of
 its examples, so only what differs is sampled again: the student's answers and, for a pruned student, its
-base's. What needs a teacher next to the student has the `sft` student as the teacher of a copy of itself pruned
-to --layers layers, since the demo's own teacher answers well only with the examples in its prompt, which the
-student does not see. `pruned` is that student trained by cross-entropy alone, with the same steps: the one to
-compare with. `redi` and `dpo` train the `sft` student on, with its incorrect traces; it is their base. The same
-command resumes; --dry-run only lists the commands. Memory is the highest of a process of the training.
+base's. What needs a teacher next to the student has the `sft` student as the teacher of a copy of itself
+pruned to --layers layers, since the demo's own teacher answers well only with the examples in its prompt,
+which the student does not see. `pruned` is that student trained by cross-entropy alone, with the same steps:
+the one to compare with. `redi` and `dpo` train the `sft` student on, with its incorrect traces; it is their
+base. The same command resumes; --dry-run only lists the commands. Memory is the highest of a process of the
+training.
 """
 
 from __future__ import annotations

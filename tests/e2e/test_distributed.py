@@ -94,11 +94,16 @@ TERMS: dict[str, Any] = {
 }
 
 
-def test_two_processes_train_white_box_terms_as_one(student: Path, tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    alone = trained(tmp_path / "one", student, 8, {}, **TERMS)
-    job = trained(tmp_path / "two", student, 4, {"num_processes": 2}, **TERMS)
+@pytest.fixture(scope="module")
+def alone_with_terms(student: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
+    return trained(tmp_path_factory.mktemp("terms"), student, 8, {}, **TERMS)
+
+
+def test_two_processes_train_white_box_terms_as_one(
+    student: Path, alone_with_terms: TrainJob, tmp_path: Path
+) -> None:
+    alone = alone_with_terms
+    job = trained(tmp_path, student, 4, {"num_processes": 2}, **TERMS)
     assert_ends_alike(job, alone, 1e-2)
     for name in ("loss_features", "loss_attention_transfer", "loss_relations"):
         ours, theirs = ([getattr(s, name) for s in read_steps(j.log)] for j in (job, alone))
@@ -158,14 +163,12 @@ def test_two_processes_with_fsdp_train_as_one(student: Path, alone: TrainJob, tm
     assert [s.tokens for s in read_steps(job.log)] == [s.tokens for s in read_steps(alone.log)]
 
 
-def test_a_teacher_is_sharded_with_fsdp(student: Path, tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    alone = trained(tmp_path / "one", student, 8, {}, **TERMS)
+def test_a_teacher_is_sharded_with_fsdp(student: Path, alone_with_terms: TrainJob, tmp_path: Path) -> None:
+    alone = alone_with_terms
     fsdp2 = str(Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "fsdp2.yaml")
-    job = job_of(tmp_path / "two", student, 4, {"config_file": fsdp2, "num_processes": 2}, **TERMS)
+    job = job_of(tmp_path, student, 4, {"config_file": fsdp2, "num_processes": 2}, **TERMS)
     run_as(SHARED, job.model_copy(update={"teachers": alone.teachers}))
-    log = (tmp_path / "two" / "train.log").read_text()
+    log = (tmp_path / "train.log").read_text()
     assert log.count("sharded ") == 2 * (2 + 4 + 2 * 3)  # layers of student and teacher, both ends, the rest
     assert_ends_alike(job, alone, 1e-2)
 

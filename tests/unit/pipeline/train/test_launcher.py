@@ -199,7 +199,7 @@ def test_settings_without_effect_on_policy_are_rejected(settings: dict[str, Any]
         ),
         (
             {"relations": {}, "term_teacher": "m", "micro_batch_size": 1},
-            "train.relations compares the examples of one micro batch: 1 on 1 device(s), at least 3 are needed",
+            "train.relations compares the examples of one micro batch: 1 on 1 device(s), at least 3",
         ),
     ],
     ids=str,
