@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,9 +92,13 @@ def chat_examples(
 
 
 def report(sampled: Sampled | None, select: Select, counts: Mapping[str, int]) -> dict[str, Any]:
-    """What became of the rows of each set, and what they were compared with; {} without chat data."""
+    """What became of the rows of each set, and what they were compared with; {} without chat data.
+
+    Called when all shards are sealed, so it removes the slices.
+    """
     if sampled is None:
         return {}
+    shutil.rmtree(sampled.folder, ignore_errors=True)
     sets = {
         mix.name: sampled.tallies[mix.name]
         | {"wanted": mix.count or counts[f"wanted {mix.name}"], "taken": counts[f"taken {mix.name}"]}

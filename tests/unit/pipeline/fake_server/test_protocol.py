@@ -218,3 +218,16 @@ def test_log_probabilities_come_only_on_request() -> None:
     assert answer_of()["logprobs"] is None
     assert answer_of(top_logprobs=3)["logprobs"] is None
     assert {len(token["top_logprobs"]) for token in logprobs_of()} == {0}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"chat_template_kwargs": {"thinking": False}},
+        {"messages": [{"role": "user", "content": "1 + 1 /no_think"}]},
+    ],
+)
+def test_with_thinking_switched_off_it_says_the_response_alone(fields: dict[str, Any]) -> None:
+    assert answer_of(*CORRECT, **fields)["message"]["content"] == "The answer is 2."
+    assert "<think>" in answer_of(*CORRECT, chat_template_kwargs={"thinking": True})["message"]["content"]

@@ -57,6 +57,7 @@ def test_chat_examples_reach_their_share_and_all_counts_add_up(tmp_path: Path) -
     assert report["train"] + report["validation"] == len(examples)
     left_out = ("without_reasoning", "without_answer", "same_text", "over_per_problem")
     assert report["kept"] == report["reasoning"] + report["plain"] + sum(report[name] for name in left_out)
+    assert not (tmp_path / "run/select/mix").exists()
     words = report["chat_sets"]["words"]
     assert words["rows"] == words["usable"] == 40
     assert words["wanted"] == words["taken"] == counts["chat"]
