@@ -1,11 +1,14 @@
 """The whole pipeline with a real vLLM, the small model and a training, reduced to a few minutes."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline import open_run
-from tests.e2e.runs import ROOT, retort
+from tests.e2e.runs import ROOT, retort, start
 
 SMALL = (
     "ingest.sources.0.limit=24",
@@ -56,3 +59,23 @@ def test_the_demo_recipe_runs_from_problems_to_the_table(tmp_path: Path) -> None
     assert again.returncode == 0
     assert again.stderr.count("done already") == 6
     assert again.stdout == done.stdout
+    answers_over_http(tmp_path)
+
+
+def answers_over_http(runs: Path) -> None:
+    """The student is served, answers a question from a pipe, and the server ends at Ctrl-C."""
+    server = start(runs, "serve", "demo", "--port", "0")
+    try:
+        assert server.stdout
+        url = server.stdout.readline().split()[1]
+        words = [sys.executable, "-m", "pipeline", "--runs", str(runs), "chat", "demo", "--base-url", url]
+        asked = subprocess.run(
+            words, cwd=ROOT, input="What is 2 + 3?", capture_output=True, text=True, timeout=120
+        )
+        assert asked.returncode == 0, asked.stderr
+        assert (asked.stdout + asked.stderr).strip()  # the answer, or its reasoning
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.communicate()
