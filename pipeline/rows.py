@@ -1,4 +1,4 @@
-"""The rows that stages write, as frozen pydantic types, and the Arrow schemas derived from them.
+"""The rows that stages write, as frozen pydantic types; arrow_schema.py derives their Arrow schemas.
 
 Every row explains itself: a trace carries its question, reference, teacher, sampling settings, prompt hash,
 finish reason, token counts and verdicts. No row but a training Step holds a time or a host name, so a
@@ -8,14 +8,10 @@ deterministic teacher gives the same bytes in every run.
 from __future__ import annotations
 
 import json
-import types
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 AnswerType = Literal["math", "number", "choice", "text", "yes_no", "json", "python", "free", "reasoning_gym"]
 Split = Literal["train", "held_out"]
@@ -274,35 +270,3 @@ class Score(Row):
     completion_tokens: int | None  # of all samples; None if the server did not count one of them
     mode: Mode = "reasoning"  # whether the model was asked to think
     with_reasoning: int | None = None  # samples that have reasoning; None: not counted
-
-
-def arrow_schema(row: type[Row]) -> pa.Schema:
-    """Returns the Arrow schema of a row type; a field is nullable only if its type admits None."""
-    import pyarrow as pa
-
-    return pa.schema([_arrow_field(name, f.annotation) for name, f in row.model_fields.items()])
-
-
-def _arrow_field(name: str, annotation: Any) -> pa.Field:
-    import pyarrow as pa
-
-    nullable = get_origin(annotation) in (Union, types.UnionType)
-    if nullable:
-        (annotation,) = (a for a in get_args(annotation) if a is not type(None))
-    return pa.field(name, _arrow_type(annotation), nullable=nullable)
-
-
-def _arrow_type(annotation: Any) -> pa.DataType:
-    import pyarrow as pa
-
-    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    plain |= {Int32: pa.int32(), Float32: pa.float32()}
-    if annotation in plain:
-        return plain[annotation]
-    if get_origin(annotation) is Literal:
-        return pa.string()
-    if get_origin(annotation) is tuple:
-        return pa.list_(_arrow_field("item", get_args(annotation)[0]))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return pa.struct([_arrow_field(n, f.annotation) for n, f in annotation.model_fields.items()])
-    raise TypeError(f"no Arrow type for {annotation!r}")

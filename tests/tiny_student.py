@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.config import Recipe
 from pipeline.config.training import Train
 from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job
-from pipeline.rows import Example, ExampleKind, Message, arrow_schema
+from pipeline.rows import Example, ExampleKind, Message
 from pipeline.train.job import TrainJob
 from pipeline.train.stage import TRAIN
 

@@ -16,10 +16,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.engine import sealed_file
 from pipeline.engine.shard import Shard
 from pipeline.errors import UserError
-from pipeline.rows import VERDICT_FIELDS, Row, arrow_schema
+from pipeline.rows import VERDICT_FIELDS, Row
 
 if TYPE_CHECKING:
     import duckdb

@@ -24,11 +24,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.engine import atomic_files, owner, sealed_file
 from pipeline.engine.checksums import intact, parse
 from pipeline.engine.journal import end_of_last_line, journals_in
 from pipeline.errors import Stopped
-from pipeline.rows import Row, arrow_schema
+from pipeline.rows import Row
 
 if TYPE_CHECKING:
     import pyarrow as pa

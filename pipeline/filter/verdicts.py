@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.engine.shard import BATCH_ROWS, Shard
 from pipeline.errors import UserError
-from pipeline.rows import VERDICT_FIELDS, Trace, TraceVerdicts, arrow_schema
+from pipeline.rows import VERDICT_FIELDS, Trace, TraceVerdicts
 
 if TYPE_CHECKING:
     import pyarrow as pa

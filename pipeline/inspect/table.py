@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.engine.query import SHARD, Part, connect, reading, rows_of
 from pipeline.errors import UserError, nearest
-from pipeline.rows import Row, Trace, Verdict, arrow_schema
+from pipeline.rows import Row, Trace, Verdict
 
 if TYPE_CHECKING:
     import datasets

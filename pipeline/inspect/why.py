@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from rich.table import Table
 
 from filters.table import apply_rules
+from pipeline.arrow_schema import arrow_schema
 from pipeline.engine.progress import plain
 from pipeline.errors import UserError
 from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.format import one_line, percent
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
-from pipeline.rows import Row, Trace, TraceVerdicts, arrow_schema
+from pipeline.rows import Row, Trace, TraceVerdicts
 
 WIDTH = 120  # characters of an example's text
 PREVIEWED = 1000  # most traces of a preview, sampled uniformly

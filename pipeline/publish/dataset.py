@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.engine.shard import Shard
 from pipeline.filter.verdicts import filtered_batches
 from pipeline.inspect.run import Run
 from pipeline.publish import columns as published_columns
 from pipeline.publish.facts import public
-from pipeline.rows import AnswerType, ExampleKind, Message, Row, Sampling, Trace, arrow_schema
+from pipeline.rows import AnswerType, ExampleKind, Message, Row, Sampling, Trace
 
 if TYPE_CHECKING:
     import pyarrow as pa

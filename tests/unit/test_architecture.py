@@ -19,6 +19,7 @@ HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "duckdb")
 TIERS = (
     ("filters.errors",),
     ("pipeline.errors", "pipeline.install_hints", "pipeline.hardware", "pipeline.rows"),
+    ("pipeline.arrow_schema",),
     ("filters.policy", "filters.result", "filters.limits", "filters.text"),
     ("filters.formula", "filters.isolated", "filters.sandbox"),
     ("filters.extract",),

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.engine.journal import done_line, failed_line
 from pipeline.engine.shard import Counts, Shard
-from pipeline.rows import Problem, Trace, arrow_schema
+from pipeline.rows import Problem, Trace
 
 
 def problem(name: str) -> Problem:

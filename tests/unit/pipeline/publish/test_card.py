@@ -2,10 +2,11 @@
 
 import pytest
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.publish.card import fenced, hub_licence, md
 from pipeline.publish.dataset import _without_errors
 from pipeline.publish.facts import Licensed, public
-from pipeline.rows import Trace, arrow_schema
+from pipeline.rows import Trace
 
 
 @pytest.mark.parametrize(

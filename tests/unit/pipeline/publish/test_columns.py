@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.arrow_schema import arrow_schema
 from pipeline.publish import columns
 from pipeline.publish.dataset import write
-from pipeline.rows import Trace, arrow_schema
+from pipeline.rows import Trace
 from tests.small_run import HOSTILE, PROBLEMS, SHARDS, write_run
 
 
