@@ -156,3 +156,37 @@ def _without_frame(answer: str, marks: Marks) -> str:
     if last and answer.rstrip().endswith(last):
         answer = answer.rstrip().removesuffix(last)
     return answer
+
+
+def split_reasoning(
+    content: str, reasoning: str, *, truncated: bool = False, families: Sequence[Marks] = MARKS
+) -> tuple[str | None, str, bool]:
+    """Returns reasoning, response, and whether the reasoning was never closed, however the server sent them.
+
+    Reasoning in a field of its own is stripped of marks that a parser left. Otherwise text with unambiguous
+    marks is split (dialects.py); any other text stays whole in the response, for a filter to reject.
+    `truncated`: the end of the text is kept verbatim because its continuation depends on it; so is truncated
+    reasoning that does not begin with our own opening mark.
+    """
+    strip = str.lstrip if truncated else str.strip
+    if reasoning.strip():
+        reasoning, content, thinking = _from_own_field(reasoning, content, families)
+    elif split := split_by_marks(content, families):
+        thinking = not split.closed
+        if not (thinking and truncated and split.marks and split.marks.begin != OPEN):
+            reasoning, content = split.reasoning, split.answer
+    else:
+        thinking = False
+    reasoning = strip(reasoning) if thinking else reasoning.strip()
+    return reasoning or None, strip(content), thinking and bool(reasoning)
+
+
+def _from_own_field(reasoning: str, content: str, families: Sequence[Marks]) -> tuple[str, str, bool]:
+    """Removes the marks that a parser left in the reasoning field or in the content."""
+    if (rest := split_by_marks(content, families)) and rest.closed and not rest.reasoning.strip():
+        content = rest.answer
+    split = split_by_marks(reasoning, families)
+    if split is None or (content.strip() and split.answer.strip()):
+        return reasoning, content, not content
+    open_ = not split.closed and not content
+    return split.reasoning, content if content.strip() else split.answer, open_

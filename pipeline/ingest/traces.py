@@ -20,9 +20,9 @@ from pipeline.inference.dialects import (
     REASONING_FIELDS,
     Marks,
     canonical_finish_reason,
+    split_reasoning,
     text_of,
 )
-from pipeline.inference.response import split_reasoning
 from pipeline.ingest import sources
 from pipeline.ingest.files import BadRow, Number, Record
 from pipeline.ingest.sources import UnusableRow, checked_text, kind_of, lookup

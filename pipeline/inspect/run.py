@@ -26,6 +26,7 @@ from pipeline.engine.shard import Counts, Shard
 from pipeline.engine.store import Output
 from pipeline.errors import UserError, nearest
 from pipeline.filter.funnel import Funnel, funnel
+from pipeline.inspect.problem_traces import ProblemTraces
 from pipeline.inspect.table import RowTable, Verdicts
 from pipeline.rows import Example, Problem, Row, Score, Trace, TraceScore, TraceVerdicts
 
@@ -42,18 +43,6 @@ class Event(Row):
     exit_code: int
     rows: int
     failed: int
-
-
-class ProblemTraces(Row):
-    """A problem and its traces by stage: "filter", "evaluate/held_out/student/filter"."""
-
-    problem: Problem
-    traces: dict[str, tuple[Trace, ...]]
-
-    def _repr_html_(self) -> str:
-        from pipeline.inspect import notebook
-
-        return notebook.problem(self.problem, self.traces)
 
 
 class Run:

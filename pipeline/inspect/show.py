@@ -13,7 +13,8 @@ from rich.text import Text
 
 from pipeline.engine.progress import plain
 from pipeline.errors import UserError
-from pipeline.inspect.run import ProblemTraces, Run
+from pipeline.inspect.problem_traces import ProblemTraces
+from pipeline.inspect.run import Run
 from pipeline.rows import Row, Trace
 
 LONG = 80  # characters from which a field gets lines of its own

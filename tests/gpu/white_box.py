@@ -4,7 +4,8 @@
 
 Losses and attention have the sizes of Qwen2.5-7B in bfloat16; two trainings of the tiny student, plain and
 with FSDP2 on one device, have all white-box terms and must end alike. By estimate it takes below eight
-minutes on one H100; it needs 24 GB, torch 2.11 and transformers 5.17 or later. Not run yet, for want of a GPU.
+minutes on one H100; it needs 24 GB, torch 2.11 and transformers 5.17 or later. It was not run yet: no GPU was
+at hand.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.inference.credentials import MAX_MESSAGE
+from pipeline.inference.dialects import split_reasoning
 from pipeline.inference.http_errors import RequestFailed, Retry
-from pipeline.inference.response import Completion, CompletionReader, can_continue, split_reasoning
+from pipeline.inference.response import Completion, CompletionReader, can_continue
 from tests.serving import answered, chat, complete, events, stop, usage
 
 if TYPE_CHECKING:
