@@ -126,23 +126,6 @@ def test_select_takes_what_suits_the_student(made: Path, run: Run, prefer: str) 
     )
 
 
-def test_diverse_traces_and_a_mix_of_lengths_add_up(made: Path, run: Run) -> None:
-    recipe = str(made / "recipe.toml")
-    assert retort(made, "select", recipe, "select.diverse=0.3", "select.validation=0").returncode == 0
-    report = run.report("select")
-    left_out = {"near_identical", "same_text", "over_per_problem", "over_share", "train"}
-    assert report["kept"] == sum(report[name] for name in left_out)
-    tokens = sorted(example.tokens for example in run.examples)
-    middle = tokens[len(tokens) // 2]
-    mix = f"select.lengths=[{{max_tokens={middle}, share=0.3}}]"
-    assert retort(made, "select", recipe, "select.diverse=0.3", "select.validation=0", mix).returncode == 0
-    mixed = run.report("select")
-    assert mixed["over_share"] > 0
-    assert mixed["train"] + mixed["over_share"] == report["train"]
-    short = sum(example.tokens <= middle for example in run.examples)
-    assert short == int(0.3 * mixed["train"])
-
-
 def test_teachers_are_ranked_and_reported(made: Path, run: Run) -> None:
     document = json.loads(retort(made, "teachers", "test", "--json").stdout)
     (line,) = document["teachers"]
