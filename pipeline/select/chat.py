@@ -107,7 +107,8 @@ def _turn(turn: Any) -> Message:
 def _message(role: Role, content: Any) -> Message:
     if isinstance(content, list):  # OpenAI's parts
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        content = "\n".join(parts) if parts and all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "\n".join(texts) if len(texts) == len(parts) else None
     if not isinstance(content, str) or isinstance(content, files.Number):
         raise NoDialogue("not_text")
     if not content.strip():
