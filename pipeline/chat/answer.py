@@ -37,12 +37,13 @@ class Display:
 
     def __init__(
         self,
-        out: TextIO = sys.stdout,
-        err: TextIO = sys.stderr,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self._out, self._err = out, err
-        self._streams = out.isatty()
+        """Default: the process's own stdout and stderr."""
+        self._out, self._err = out or sys.stdout, err or sys.stderr
+        self._streams = self._out.isatty()
         self._dims = self._streams and "NO_COLOR" not in environment and environment.get("TERM") != "dumb"
         self._shown = 0  # characters of reasoning and answer
         self._line = ""  # end of what was shown
