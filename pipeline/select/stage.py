@@ -83,13 +83,16 @@ def _check(recipe: Recipe) -> None:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    # A setting that is not set is left out, so runs made before it existed stay as they are
-    given = {name: value for name, value in identity(recipe.select).items() if value not in (None, [])}
-    if chats := [chat.fingerprint(chats) for chats in recipe.select.chats]:
-        # Chat data is compared with the evaluation sets, which filter names
-        contamination = recipe.filter.contamination
-        given |= {"chats": chats, "contamination": contamination and identity(contamination)}
-    return {**given, "prompt": prompts.load(recipe.select.prompt).text, "seed": recipe.seed}
+    chats = [chat.fingerprint(chats) for chats in recipe.select.chats]
+    # Chat data is compared with the evaluation sets, which filter names
+    contamination = recipe.filter.contamination if chats else None
+    return {
+        **identity(recipe.select),
+        "prompt": prompts.load(recipe.select.prompt).text,
+        "seed": recipe.seed,
+        "chats": chats,
+        "contamination": contamination and identity(contamination),
+    }
 
 
 SELECT = Stage(

@@ -51,11 +51,11 @@ def attention_loss(
     values = [rows.new_zeros(0, dtype=torch.float32)]
     for document in found:
         inside = rows[document.row, document.start : document.end].nonzero().squeeze(1)
-        sides = [_sides(kind, x, document, relation_heads) for x in (student, teacher)]
-        heads = max(side.a.shape[0] for pair in sides for side in pair)
+        ours, theirs = (_sides(kind, x, document, relation_heads) for x in (student, teacher))
+        heads = max(side.a.shape[0] for side in (*ours, *theirs))
         per_block = max(1, BLOCK // (heads * max(1, document.end - document.start)))
         for block in inside.split(per_block) if len(inside) else ():
-            values.append(_of_block(kind, *sides, block))
+            values.append(_of_block(kind, ours, theirs, block))
     return torch.cat(values)
 
 

@@ -42,7 +42,7 @@ class Capture:
         self._recording = False
         self._name, self._attention = type(model).__name__, set(attention)
         chosen = set(hidden)
-        layers = layers_of(model) if chosen or self._attention else []
+        layers: Any = layers_of(model) if chosen or self._attention else []
         for number in chosen:
             layers[number - 1].register_forward_hook(self._hidden_recorder(number))
         if self._attention:

@@ -51,7 +51,8 @@ class Head:
 
     def whole(self) -> AbstractContextManager[Any]:
         """Gathers a weight that ZeRO-3 has sharded; does nothing elsewhere."""
-        context: AbstractContextManager[Any] = maybe_gather_lm_head_ctx(self.weight, self.bias)
+        parameters: Any = self.weight, self.bias
+        context: AbstractContextManager[Any] = maybe_gather_lm_head_ctx(*parameters)
         return context
 
 

@@ -24,7 +24,7 @@ def tiled(of_slice: Callable[..., Tensor], hidden: Tensor, head: Head, *others: 
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    made: Any = _Tiles.apply(of_slice, head, dtype, hidden, head.weight, head.bias, *others)  # type: ignore[no-untyped-call]
+    made: Any = _Tiles.apply(of_slice, head, dtype, hidden, head.weight, head.bias, *others)
     return torch.as_tensor(made)
 
 

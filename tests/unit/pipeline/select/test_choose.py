@@ -73,8 +73,3 @@ def test_scores_that_would_be_missing_are_refused_before_any_work(
     recipe = tiny_student.recipe()
     with pytest.raises(UserError, match=message):
         SELECT.check(type(recipe).model_validate(recipe.model_dump() | given))
-
-
-def test_settings_that_are_not_set_leave_earlier_runs_as_they_are() -> None:
-    names = {"per_problem", "prefer", "reasoning", "validation", "prompt", "seed"}
-    assert set(SELECT.settings(tiny_student.recipe())) == names
