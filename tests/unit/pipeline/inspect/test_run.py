@@ -74,7 +74,7 @@ def test_where_reads_the_columns_of_the_source(run: Run) -> None:
 def test_show_takes_conditions(run: Run) -> None:
     shown = show.first(run, "filter", None, None, None, 50, ("columns->>'level' = '1'", "sample = 0"))
     assert len(shown.rows) == SHARDS
-    with pytest.raises(UserError, match=r"no field .no_such_field"):
+    with pytest.raises(UserError, match=r"no field 'no_such_field'"):
         show.first(run, "filter", None, None, None, 5, ("no_such_field = 1",))
 
 
