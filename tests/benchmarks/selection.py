@@ -42,7 +42,8 @@ def take(run: Path, to: Path) -> Path:
 
 def command(options: argparse.Namespace, stage: str, run: str, *settings: str) -> list[str]:
     line = [sys.executable, "-m", "pipeline", "--runs", str(options.runs), stage, str(options.recipe)]
-    return [*line, f"run={run}", "score.precision=auto", *settings, *options.settings]
+    score = ("score.precision=auto",) if options.scores else ()
+    return [*line, f"run={run}", *score, *settings, *options.settings]
 
 
 def cell_commands(options: argparse.Namespace, name: str, prefer: str, seed: int) -> list[list[str]]:
@@ -112,11 +113,12 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     names = options.prefer.split(",")
+    options.scores = any(name in NEED_SCORES for name in names)
     scored: Path = options.runs / f"{options.run.name}-scored"
     if not options.dry_run and not scored.exists():
         options.runs.mkdir(parents=True, exist_ok=True)
         take(options.run, scored)
-    if any(name in NEED_SCORES for name in names):
+    if options.scores:
         run_all([command(options, "score", scored.name)], options.dry_run)
     seeds = range(1, options.seeds + 1)
     cells = {name: [complete_cell(options, scored, name, seed) for seed in seeds] for name in names}
