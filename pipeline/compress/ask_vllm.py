@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.engine.stage import Job
 from pipeline.errors import Stopped, UserError, one_line
-from pipeline.inference.http import ResponseLimits, Transport
+from pipeline.inference.http import CHAT, COMPLETIONS, ResponseLimits, Transport
 from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry
 from pipeline.inference.vllm_server import serving
 from pipeline.train.stage import student_of
@@ -43,14 +43,14 @@ async def _ask(base_url: str, name: str, question: Mapping[str, Any]) -> dict[st
     common = {"model": name, "temperature": 0}
     chat = {"messages": question["messages"], "max_tokens": question["max_tokens"]}
     measured = {"prompt": prompt + answer, "max_tokens": 1, "prompt_logprobs": 0}
-    async with Transport(base_url) as below, Transport(base_url.removesuffix("/v1")) as root:
-        tokens = await _post(root, "/tokenize", {"model": name, "messages": question["messages"]})
-        (own,) = (await _post(below, "/chat/completions", common | chat))["choices"]
-        (found,) = (await _post(below, "/completions", common | measured))["choices"]
+    async with Transport(base_url) as server:
+        tokens = await _post(server, "/tokenize", {"model": name, "messages": question["messages"]})
+        (own,) = (await _post(server, CHAT, common | chat))["choices"]
+        (found,) = (await _post(server, COMPLETIONS, common | measured))["choices"]
         stops = None
         if question["answer_ended"]:
             rest = {"prompt": prompt + answer[:-1], "max_tokens": AFTER_THE_END}
-            (after,) = (await _post(below, "/completions", common | rest))["choices"]
+            (after,) = (await _post(server, COMPLETIONS, common | rest))["choices"]
             stops = after["finish_reason"] == "stop" and not after["text"].strip()
     positions = zip(found["prompt_logprobs"][len(prompt) :], answer, strict=True)
     logprobs = [position[str(token)]["logprob"] for position, token in positions]
