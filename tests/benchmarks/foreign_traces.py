@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,7 @@ def main() -> None:
         size = (recipe.parent / "given.jsonl").stat().st_size
         print(f"{options.traces:,} traces, {size / 1e6:,.0f} MB")
         for stage in STAGES:
-            began, peak = time.perf_counter(), 0.0
+            began, peak, used = time.perf_counter(), 0.0, _cpu_seconds()
             command = [sys.executable, "-m", "pipeline", "--runs", temporary, stage, str(recipe)]
             process = subprocess.Popen([*command, *options.settings])
             while process.poll() is None:
@@ -70,7 +71,14 @@ def main() -> None:
                 time.sleep(0.2)
             if process.returncode:
                 sys.exit(process.returncode)
-            print(f"{stage}: {time.perf_counter() - began:.0f} s, {peak:,.0f} MiB")
+            seconds, cpu = time.perf_counter() - began, _cpu_seconds() - used
+            print(f"{stage}: {seconds:.0f} s, {cpu:.0f} s of CPU, {peak:,.0f} MiB")
+
+
+def _cpu_seconds() -> float:
+    """CPU time of all processes that have ended; on a shared machine it says more than the clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":
