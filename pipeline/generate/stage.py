@@ -56,8 +56,6 @@ def take_over_traces(sampling: SamplingJob, job: Job, render: Callable[[Question
     earlier = earlier_traces(job)
     if earlier is None:
         return
-    if not sampling.models:
-        return
     taken = 0
     for traces in job.share():
         if not traces.sealed:
@@ -238,7 +236,8 @@ def _check(recipe: Recipe) -> None:
 
 def _prepare(job: Job) -> None:
     take_over_given(job)
-    prepare(training_job(job.recipe), job)
+    if (sampling := training_job(job.recipe)).models:
+        prepare(sampling, job)
 
 
 def _work(job: Job, shards: Iterable[Shard]) -> None:
