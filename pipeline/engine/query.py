@@ -96,6 +96,7 @@ def connect(paths: Iterable[Path], **settings: Any) -> duckdb.DuckDBPyConnection
     connection = duckdb.connect(":memory:", config=safe | settings)
     connection.execute(f"set allowed_paths = [{_listed(paths)}]")
     connection.execute("set enable_external_access = false")
+    connection.execute("set enable_progress_bar = false")  # it would go to stdout, into what a command prints
     connection.execute("set lock_configuration = true")
     return connection
 

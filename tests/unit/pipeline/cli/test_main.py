@@ -55,7 +55,7 @@ def test_status_of_a_run_has_the_same_content_as_json_and_as_text(runs: Path) ->
     status = document(runs, "status", "first")
     assert list(status) == [
         *("run", "folder", "stages", "progress", "filtered", "costs", "usage", "requests", "limits"),
-        *("scores", "comparisons"),
+        *("scores", "comparisons", "compression"),
     ]
     assert {s["stage"]: s["rows"] for s in status["stages"]}["generate"] == TRACES
     assert status["filtered"]["rejected"] == {"correct: incorrect": TRACES * 2 // SAMPLES}

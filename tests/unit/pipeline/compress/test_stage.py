@@ -54,9 +54,8 @@ def test_a_recipe_without_schemes_has_no_such_stage() -> None:
 
 def test_the_stage_runs_between_training_and_evaluation(tools: Path) -> None:
     names = list(stages_of(standin.recipe(schemes=["w8a8"])))
-    assert (
-        names == list(STAGES) == ["ingest", "generate", "filter", "select", "train", "compress", "evaluate"]
-    )
+    assert names == [name for name in STAGES if name != "score"]
+    assert names[-3:] == ["train", "compress", "evaluate"]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,11 @@ def test_what_does_not_fit_into_memory_goes_to_a_private_folder_that_is_removed(
     assert not Path(folder).exists()
 
 
+def test_a_slow_query_writes_nothing_to_the_terminal() -> None:
+    with connect(()) as connection:
+        assert connection.execute("select current_setting('enable_progress_bar')").fetchone() == (False,)
+
+
 @pytest.mark.parametrize(
     "text",
     [
