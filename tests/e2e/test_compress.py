@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(_missing()), reason=_mi
 
 
 def trained_run(run_dir: Path, schemes: tuple[str, ...]) -> Recipe:
-    """A run whose student is SmolLM2 as it is; with fewer layers its answers are noise, which rounding changes."""
+    """A run with SmolLM2 as student, whole: with fewer layers its answers are noise that rounding changes."""
     plain = tiny_student.recipe(SMOLLM2).model_dump(mode="json", exclude_defaults=True)
     plain["student"]["vllm"] = VLLM
     plain["compress"] = {"schemes": schemes, "calibration_examples": 8}
