@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.arrow_schema import arrow_schema
 from pipeline.config import Recipe
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job
 from pipeline.rows import Example, ExampleKind, Message

@@ -17,9 +17,9 @@ import re
 
 from filters.formula.tree import TooLarge
 from filters.grade.choice import names_choice, parse_choice
+from filters.grade.compare_structure import Comparison, strip_spaces
 from filters.grade.decision import MAX_CHARS, Decision, Undecided
 from filters.grade.numbers import equal_numbers, parse_quantity
-from filters.grade.structural import Comparison, strip_spaces
 from filters.policy import Policy
 from filters.text.normalize import normalize, normalize_words
 

@@ -24,7 +24,7 @@ from filters.formula.tree import (
 from filters.grade.decision import Undecided
 from filters.grade.floats import is_printed_float
 from filters.grade.numbers import Number, rounds_to, split_unit
-from filters.grade.structure import strip_brackets
+from filters.grade.split_structure import strip_brackets
 from filters.policy import Policy
 from filters.text.measurement_units import UNITS
 

@@ -12,7 +12,7 @@ from filters.formula.equivalence import distant_points, is_piecewise, sample_poi
 from filters.formula.evaluate import Values, evaluate, find_root
 from filters.formula.parser import parse_formula
 from filters.formula.tree import Budget, Tree, UnsupportedFormula, canonical_form, variables
-from filters.grade.structure import Structure, complement, parse_structure
+from filters.grade.split_structure import Structure, complement, parse_structure
 
 TOLERANCE = 1e-9  # relative
 APPROXIMATE = 0.02  # relative: 0.57 ≈ 0.577

@@ -18,9 +18,9 @@ from pipeline.compress import serving
 from pipeline.compress.models import compressed_models, export_path
 from pipeline.compress.schemes import SCHEMES
 from pipeline.config import Recipe
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.config.endpoints import Endpoint
-from pipeline.config.evaluation import Evaluate
+from pipeline.config.evaluate import Evaluate
 from pipeline.engine.progress import say
 from pipeline.errors import UserError
 from pipeline.inference import endpoint as endpoints

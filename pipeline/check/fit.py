@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pipeline import hardware
 from pipeline.config.endpoints import Endpoint
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.inference import kv_cache, model_cache
 from pipeline.train import launcher, memory
 from pipeline.train.model_facts import ModelFacts

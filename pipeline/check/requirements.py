@@ -27,7 +27,7 @@ from pipeline.publish.target import Target, check_writable
 from pipeline.publish.upload import check_access
 from pipeline.report import build as report
 from pipeline.rows import Message, Trace
-from pipeline.select.example import assistant_text
+from pipeline.select.chat_format import assistant_text
 from pipeline.stages import stages_of
 from pipeline.train import model_facts, objectives
 from pipeline.train.job import in_bf16

@@ -18,7 +18,7 @@ from pipeline.compress import ask_vllm, interpreter
 from pipeline.compress.schemes import SCHEMES
 from pipeline.compress.tool import Tools
 from pipeline.config import Recipe
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.engine.stage import Job
 from pipeline.hardware import has_gpu
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline import install_hints
 from pipeline.compress.schemes import SCHEMES
-from pipeline.config.compression import Compress
+from pipeline.config.compress import Compress
 from pipeline.errors import UserError
 from pipeline.hardware import has_gpu
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.compress.schemes import SCHEMES
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.engine.store import Output
 from pipeline.rows import CompressedModel
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.rows import ExportFormat, ServedBy
 
 Tool = Literal["quantize", "gguf", "onnx"]  # a script in pipeline/compress/tools

@@ -16,7 +16,7 @@ from pipeline.compress import interpreter
 from pipeline.compress.schemes import SCHEMES
 from pipeline.compress.tool import SCRIPTS, environment
 from pipeline.config import Recipe
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.config.endpoints import Endpoint, Student
 from pipeline.engine.subprocess_guard import Child
 from pipeline.hardware import has_gpu

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.compress import asking, calibration, exports, form, interpreter
+from pipeline.compress import asking, calibration, export_files, exports, interpreter
 from pipeline.compress.asking import Reference, Reply
 from pipeline.compress.exports import Export
 from pipeline.compress.models import FOLDER, export_folder, export_path
 from pipeline.compress.schemes import SCHEMES
 from pipeline.compress.tool import Tools
 from pipeline.config import Recipe
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.engine import previous
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.manifest import Manifest
@@ -121,11 +121,11 @@ def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> C
     counts = tools.run(SCHEMES[scheme].tool, scheme, _tool_job(job, scheme, part, tools), f"making {scheme}")
     student = model_folder(job.run_dir)
     if SCHEMES[scheme].format != "gguf":
-        form.copy_tokenizer(student, part)
+        export_files.copy_tokenizer(student, part)
     # llm-compressor writes weights that only their owner can read
     for path in filter(Path.is_file, part.rglob("*")):
         shutil.copymode(student / "config.json", path)
-    _refuse(scheme, form.faults(SCHEMES[scheme].format, part, student), part)
+    _refuse(scheme, export_files.faults(SCHEMES[scheme].format, part, student), part)
     checked_by = asking.program(scheme, job.recipe)
     job.say(f"checking {scheme} in {checked_by}")
     path = part / export_path(job.run_dir, scheme).relative_to(final)

@@ -12,14 +12,16 @@ from pydantic import BeforeValidator, model_validator
 
 from pipeline.config.base import Name, NotIdentity, RecipeTable
 from pipeline.config.cluster import Ray
-from pipeline.config.compression import Compress
+from pipeline.config.compress import Compress
 from pipeline.config.endpoints import Judge, Student, Teacher
-from pipeline.config.evaluation import Evaluate
+from pipeline.config.evaluate import Evaluate
+from pipeline.config.filters import Filter
+from pipeline.config.generate import Generate
 from pipeline.config.ingest import Ingest, TracesSource
-from pipeline.config.scoring import Scoring
+from pipeline.config.score import Scoring
+from pipeline.config.select import Select
 from pipeline.config.sources import free_text_source
-from pipeline.config.traces import Filter, Generate, Select
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.errors import UserError
 from pipeline.rows import Mode
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from filters.table import check_names
 from pipeline.config import Recipe
 from pipeline.config.explain import explain
+from pipeline.config.filters import Filter
 from pipeline.config.redaction import HIDDEN, redact
-from pipeline.config.traces import Filter
 from pipeline.errors import UserError
 
 MAX_DEPTH = 20  # of tables within tables

@@ -19,14 +19,14 @@ from pipeline.compress import serving
 from pipeline.compress.models import export_path
 from pipeline.compress.stage import COMPRESS
 from pipeline.config import Recipe
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.config.endpoints import Endpoint
-from pipeline.config.evaluation import HELD_OUT, Evaluate, EvaluationSet
+from pipeline.config.evaluate import HELD_OUT, Evaluate, EvaluationSet
+from pipeline.config.filters import Filter
 from pipeline.config.ingest import Ingest
 from pipeline.config.load import REASONING_OPTIONAL
 from pipeline.config.mix import ThinkingSwitch
 from pipeline.config.sources import free_text_source
-from pipeline.config.traces import Filter
 from pipeline.engine.layout import OutputPath
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import Job, Stage

@@ -21,7 +21,7 @@ from pipeline.compress import serving
 from pipeline.compress.schemes import SCHEMES
 from pipeline.config import Recipe
 from pipeline.config.base import identity
-from pipeline.config.evaluation import HELD_OUT
+from pipeline.config.evaluate import HELD_OUT
 from pipeline.engine.execute import complete
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage

@@ -17,8 +17,8 @@ from filters.dataset.majority import majority
 from filters.policy import Policy
 from filters.result import FilterResult
 from filters.table import as_verdict, decide, verdicts_of
+from pipeline.config.filters import Filter
 from pipeline.config.sources import GymSource, Source
-from pipeline.config.traces import Filter
 from pipeline.engine.shard import Shard
 from pipeline.errors import UserError
 from pipeline.filter.judge_verdict import results_by_key, verdict_key

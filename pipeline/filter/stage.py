@@ -15,7 +15,7 @@ from typing import Any
 from filters.table import check_rules, with_versions
 from pipeline.config import Recipe
 from pipeline.config.base import identity
-from pipeline.config.traces import Filter
+from pipeline.config.filters import Filter
 from pipeline.engine import layout
 from pipeline.engine.execute import complete
 from pipeline.engine.shard import Shard

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from filters.dataset.majority import Tally, count_votes
 from filters.policy import Policy
-from pipeline.config.traces import Filter, Majority
+from pipeline.config.filters import Filter, Majority
 from pipeline.engine.query import query
 from pipeline.engine.shard import Shard
 from pipeline.filter.apply import policy_of

@@ -17,9 +17,9 @@ import prompts
 from filters.table import Rules, apply_rules, with_versions
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Endpoint
-from pipeline.config.evaluation import Evaluate
+from pipeline.config.evaluate import Evaluate
+from pipeline.config.generate import Generate
 from pipeline.config.mix import ThinkingSwitch
-from pipeline.config.traces import Generate
 from pipeline.engine.scheduler import WorkItem
 from pipeline.engine.stage import Job
 from pipeline.errors import Stopped

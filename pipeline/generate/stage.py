@@ -17,7 +17,7 @@ import prompts
 from filters.table import check_rules
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Teacher
-from pipeline.config.traces import Generate
+from pipeline.config.generate import Generate
 from pipeline.engine.asynchronous import run_async
 from pipeline.engine.earlier_rows import results, take_over
 from pipeline.engine.query import query

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.config.endpoints import Endpoint, Judge
-from pipeline.config.evaluation import Evaluate
-from pipeline.config.traces import Generate
+from pipeline.config.evaluate import Evaluate
+from pipeline.config.generate import Generate
 from pipeline.engine.stage import Job
 from pipeline.inference import model_files, vllm_server
 from pipeline.inference.client import Client

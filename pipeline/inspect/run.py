@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Recipe
-from pipeline.config.evaluation import HELD_OUT
+from pipeline.config.evaluate import HELD_OUT
 from pipeline.engine import checksums, layout, previous
 from pipeline.engine.layout import ROWS, OutputPath
 from pipeline.engine.query import Part

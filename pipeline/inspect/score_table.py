@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.config.evaluation import HELD_OUT
+from pipeline.config.evaluate import HELD_OUT
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, lost_sentence, summarise, trained_on
 from pipeline.inference import engines
 from pipeline.inspect.compression import Compression, ModelCost, compression_of

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.compress import form
+from pipeline.compress import export_files
 from pipeline.compress.models import compressed_models, export_folder
 from pipeline.compress.schemes import SCHEMES
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.engine.progress import say
 from pipeline.errors import UserError, nearest
 from pipeline.inspect.run import Run
@@ -50,7 +50,7 @@ def _check(run: Run, row: CompressedModel) -> None:
     folder = _folder(run, row)
     if not folder.is_dir():
         raise UserError(f"{folder} is gone: `retort compress` makes it again")
-    if faults := form.faults(row.format, folder, model_folder(run.path)):
+    if faults := export_files.faults(row.format, folder, model_folder(run.path)):
         raise UserError(f"{folder} is broken and is not published: {faults[0]}")
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.compress import form
-from pipeline.config.evaluation import Evaluate
+from pipeline.compress import export_files
+from pipeline.config.evaluate import Evaluate
 from pipeline.errors import UserError, one_line, user_error
 
 Messages = Sequence[tuple[str, str]]  # (role, text)
@@ -70,7 +70,7 @@ def template(student: Path, adds_start: bool) -> dict[str, str]:
     """
     from jinja2 import TemplateError
 
-    source, config = form.chat_template(student), _read(student / "tokenizer_config.json")
+    source, config = export_files.chat_template(student), _read(student / "tokenizer_config.json")
     talk = [("system", _SYSTEM), ("user", _QUESTION), ("assistant", _ANSWER), ("user", _NEXT)]
     try:
         found = _between(_render(source, config, talk))
@@ -129,7 +129,7 @@ def _token(config: Mapping[str, Any], name: str) -> str:
 
 def _ends(student: Path) -> list[str]:
     """The tokens that end an answer, as text, sorted. Raises UserError for one that has none."""
-    tokenizer, wanted = _read(student / "tokenizer.json"), form.student_end_ids(student)
+    tokenizer, wanted = _read(student / "tokenizer.json"), export_files.student_end_ids(student)
     vocabulary = tokenizer.get("model", {}).get("vocab", {})
     known = {number: text for text, number in vocabulary.items()} if isinstance(vocabulary, dict) else {}
     known |= {added["id"]: added["content"] for added in tokenizer.get("added_tokens", [])}

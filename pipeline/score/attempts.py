@@ -15,8 +15,8 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Student
-from pipeline.config.evaluation import Evaluate
-from pipeline.config.traces import Filter
+from pipeline.config.evaluate import Evaluate
+from pipeline.config.filters import Filter
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config.scoring import Scoring
+from pipeline.config.score import Scoring
 from pipeline.rows import TraceScore
 
 

@@ -20,7 +20,7 @@ import prompts
 from pipeline import install_hints
 from pipeline.config import Recipe
 from pipeline.config.base import identity
-from pipeline.config.scoring import Scoring
+from pipeline.config.score import Scoring
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.execute import complete
 from pipeline.engine.progress import Progress

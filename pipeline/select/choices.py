@@ -14,8 +14,8 @@ from pipeline.engine.worker_pool import parallel_map
 from pipeline.filter.verdicts import filtered_traces
 from pipeline.rows import Example, ExampleKind, Trace, TraceScore, TraceVerdicts
 from pipeline.select import mix, pairs
+from pipeline.select.chat_format import hash_number, to_example
 from pipeline.select.choose import NEED_SCORES, choose, solves_as_wanted
-from pipeline.select.example import hash_number, to_example
 from pipeline.select.lengths import Drawn, LengthMix, draw, mix_of
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from filters.dataset.minhash import Hashes32, jaccard, text_shingles
 from filters.rules.length import token_counts
-from pipeline.config.traces import PassRates, Select
+from pipeline.config.select import PassRates, Select
 from pipeline.errors import UserError
 from pipeline.rows import Trace, TraceScore
-from pipeline.select.example import confidence, response_only, untaught
+from pipeline.select.chat_format import confidence, response_only, untaught
 from pipeline.select.lengths import LengthMix
 
 Scores = Mapping[str, TraceScore]  # by the trace's id

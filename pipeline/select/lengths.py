@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from filters.rules.length import token_counts
-from pipeline.config.traces import LengthBand
+from pipeline.config.select import LengthBand
 from pipeline.rows import Trace
-from pipeline.select.example import hash_number
+from pipeline.select.chat_format import hash_number
 
 
 class Drawn(NamedTuple):

@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.config.mix import ChatMix
-from pipeline.config.traces import Select
+from pipeline.config.select import Select
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
@@ -31,8 +31,9 @@ from pipeline.filter.apply import contamination_index
 from pipeline.ingest.sources import name_of, problem_id
 from pipeline.ingest.stage import INGEST
 from pipeline.rows import Example, Message
-from pipeline.select import chat
-from pipeline.select.example import position, split_of
+from pipeline.select import chat_data
+from pipeline.select.chat_data import Dialogue
+from pipeline.select.chat_format import position, split_of
 
 BATCH = 1000  # dialogues compared with evaluation sets at once
 
@@ -110,7 +111,7 @@ def report(sampled: Sampled | None, select: Select, counts: Mapping[str, int]) -
 def _example(mix: ChatMix, messages: Sequence[Message], recipe: Recipe) -> Example:
     problem = _problem_of(messages)
     return Example(
-        id=chat.dialogue_id(tuple(messages)),
+        id=chat_data.dialogue_id(tuple(messages)),
         problem_id=problem,
         source=mix.name,
         teacher=mix.name,
@@ -141,7 +142,7 @@ def _most_examples(verdicts: Shard, per_problem: int) -> int:
     return sum(min(count, per_problem) for count in kept.values())
 
 
-def _slices(dialogues: Sequence[chat.Dialogue], weights: Sequence[int]) -> Iterator[Sequence[chat.Dialogue]]:
+def _slices(dialogues: Sequence[Dialogue], weights: Sequence[int]) -> Iterator[Sequence[Dialogue]]:
     """Splits the dialogues into one part for each weight, in proportion to it."""
     done, total, ends = 0, max(1, sum(weights)), [0]
     for weight in weights:
@@ -154,20 +155,18 @@ def _file(sampled: Sampled, shard: Shard, mix: ChatMix) -> Path:
     return sampled.folder / f"{shard.name}-{mix.name}.json"
 
 
-def _sample(mix: ChatMix, job: Job, wanted: int, seen: set[str], tally: Counter[str]) -> list[chat.Dialogue]:
+def _sample(mix: ChatMix, job: Job, wanted: int, seen: set[str], tally: Counter[str]) -> list[Dialogue]:
     """The usable dialogues with the lowest hashes, at most `wanted`, in the order of their hashes."""
     usable = _usable(mix, job, seen, tally)
     ranked = ((position("chat", id, job.recipe.seed), id, messages) for id, messages in usable)
     return [messages for _, _, messages in heapq.nsmallest(wanted, ranked, key=lambda each: each[:2])]
 
 
-def _usable(
-    mix: ChatMix, job: Job, seen: set[str], tally: Counter[str]
-) -> Iterator[tuple[str, chat.Dialogue]]:
+def _usable(mix: ChatMix, job: Job, seen: set[str], tally: Counter[str]) -> Iterator[tuple[str, Dialogue]]:
     """Yields the dialogues that may be learned; counts all rows by what became of them."""
     held_out = _held_out_problems(job)
     index = contamination_index(job.recipe.filter)
-    batch: list[tuple[str, chat.Dialogue]] = []
+    batch: list[tuple[str, Dialogue]] = []
     for found in _distinct(mix, seen, held_out, tally):
         batch.append(found)
         if len(batch) == BATCH:
@@ -178,12 +177,12 @@ def _usable(
 
 def _distinct(
     mix: ChatMix, seen: set[str], held_out: set[str], tally: Counter[str]
-) -> Iterator[tuple[str, chat.Dialogue]]:
-    for row in chat.read(mix):
+) -> Iterator[tuple[str, Dialogue]]:
+    for row in chat_data.read(mix):
         tally["rows"] += 1
         if isinstance(row, str):
             tally[row] += 1
-        elif (id := chat.dialogue_id(row)) in seen:
+        elif (id := chat_data.dialogue_id(row)) in seen:
             tally["same_text"] += 1
         elif held_out and any(problem_id(m.content) in held_out for m in row if m.role == "user"):
             tally["held_out_problem"] += 1
@@ -193,8 +192,8 @@ def _distinct(
 
 
 def _clean(
-    batch: Sequence[tuple[str, chat.Dialogue]], index: Any, tally: Counter[str]
-) -> Iterator[tuple[str, chat.Dialogue]]:
+    batch: Sequence[tuple[str, Dialogue]], index: Any, tally: Counter[str]
+) -> Iterator[tuple[str, Dialogue]]:
     """Yields the dialogues that share no n-gram with an evaluation set."""
     texts = [message.content for _, messages in batch for message in messages]
     found = iter(index.matches(texts) if index and texts else [None] * len(texts))

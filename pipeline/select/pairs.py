@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.config.traces import Select
+from pipeline.config.select import Select
 from pipeline.rows import Trace
-from pipeline.select.example import response_only
+from pipeline.select.chat_format import response_only
 
 GRADERS = ("correct", "majority")  # the rules that compare an answer with the reference or the vote
 

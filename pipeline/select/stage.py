@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.filter.stage import FILTER
 from pipeline.generate.stage import GENERATE
 from pipeline.rows import Example, ExampleKind
-from pipeline.select import chat, mix, pairs
+from pipeline.select import chat_data, mix, pairs
 from pipeline.select.choices import examples_of, prepare
 from pipeline.select.choose import NEED_SCORES
 
@@ -79,11 +79,11 @@ def _check(recipe: Recipe) -> None:
     if recipe.select.student_pass_rate and not (recipe.score and recipe.score.student_samples):
         raise UserError("select.student_pass_rate needs score.student_samples = 1 or more")
     for chats in recipe.select.chats:
-        chat.check(chats)
+        chat_data.check(chats)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    chats = [chat.fingerprint(chats) for chats in recipe.select.chats]
+    chats = [chat_data.fingerprint(chats) for chats in recipe.select.chats]
     # Chat data is compared with the evaluation sets, which filter names
     contamination = recipe.filter.contamination if chats else None
     return {

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config.mix import ThinkingSwitch
-from pipeline.config.training import KDTeacher, Train
+from pipeline.config.train import KDTeacher, Train
 from pipeline.hardware import computes_bf16
 from pipeline.rows import Step
 from pipeline.train.objectives import OBJECTIVES, ObjectiveSpec

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pipeline import install_hints
 from pipeline.config import Recipe
 from pipeline.config.base import Scalar
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.engine.stage import Place
 from pipeline.errors import UserError
 from pipeline.hardware import cores, has_gpu

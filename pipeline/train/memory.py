@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from pipeline.config.training import Lora, Train
+from pipeline.config.train import Lora, Train
 from pipeline.train.objectives import OBJECTIVES, terms
 
 FLOAT, HALF = 4, 2  # bytes of float32, in which weights are trained, and of bfloat16

@@ -1,9 +1,9 @@
 """The training objectives, the white-box terms that can be added to one, and what each needs of a recipe.
 
 Light to import: `trainer/` computes the losses. To add an objective: its settings in
-pipeline/config/training.py, an entry in OBJECTIVES, and a module of its name in pipeline/train/trainer/
+pipeline/config/train.py, an entry in OBJECTIVES, and a module of its name in pipeline/train/trainer/
 with a function `build(setup)` that returns the trainer. To add a term: a table of its name in the settings,
-a name in TERMS, a column in rows.Step, and a class in pipeline/train/trainer/terms.py.
+a name in TERMS, a column in rows.Step, and a class in pipeline/train/trainer/loss_terms.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.config import Recipe
-from pipeline.config.training import KDTeacher, Train
+from pipeline.config.train import KDTeacher, Train
 from pipeline.errors import UserError
 
 

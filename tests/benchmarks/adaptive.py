@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import Recipe
-from pipeline.config.traces import Generate
+from pipeline.config.generate import Generate
 from pipeline.engine.execute import execute
 from pipeline.inspect.run import open_run
 from pipeline.rows import Trace

@@ -12,7 +12,7 @@ from pipeline.compress import interpreter
 from pipeline.compress.models import compressed_models
 from pipeline.compress.stage import COMPRESS
 from pipeline.config import Recipe
-from pipeline.config.compression import Compress
+from pipeline.config.compress import Compress
 from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.execute import DONE, execute
 from pipeline.errors import UserError

@@ -25,7 +25,7 @@ from pipeline.compress.models import export_folder, export_path
 from pipeline.compress.schemes import SCHEMES
 from pipeline.compress.stage import COMPRESS, size
 from pipeline.config import Recipe
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.config.load import load_recipe
 from pipeline.engine.execute import execute
 from pipeline.engine.shard import Shard

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.base import Scalar
-from pipeline.config.training import KDTeacher
+from pipeline.config.train import KDTeacher
 from pipeline.engine.subprocess_guard import Child
 from pipeline.hardware import has_gpu
 from pipeline.train.job import TrainJob, read_steps

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.train import launcher
 from pipeline.train.job import TrainJob
 from tests.conftest import StartFakeServer

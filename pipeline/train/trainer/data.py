@@ -19,7 +19,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.mix import ThinkingSwitch
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.engine.query import query
 from pipeline.errors import UserError
 from pipeline.inference.thinking import asked, thinks

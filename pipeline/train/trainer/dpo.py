@@ -23,7 +23,7 @@ from trl import DPOConfig, DPOTrainer
 from pipeline.errors import UserError, user_error
 from pipeline.train.trainer import load
 from pipeline.train.trainer.data import REJECTED
-from pipeline.train.trainer.tokens import IGNORED
+from pipeline.train.trainer.special_tokens import IGNORED
 from pipeline.train.trainer.trainer import Setup
 
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, Trainer
 from pipeline.errors import UserError
 from pipeline.train import checkpoints
 from pipeline.train.job import Prepared, TrainJob
-from pipeline.train.trainer import callbacks, data, load, packing, preflight, tokens
+from pipeline.train.trainer import callbacks, data, load, packing, preflight, special_tokens
 from pipeline.train.trainer.arguments import TIMEOUT, arguments
 from pipeline.train.trainer.save import save
 from pipeline.train.trainer.trainer import Setup
@@ -40,8 +40,8 @@ def train(job: TrainJob) -> bool:
     prepared = Prepared.model_validate_json(job.prepared.read_bytes())
     splits = data.splits(prepared.files, job.train)
     tokenizer, model = load.tokenizer(job), load.student(job)
-    tokens.set_padding(tokenizer, prepared.end)
-    tokens.fit_embeddings(model, tokenizer)
+    special_tokens.set_padding(tokenizer, prepared.end)
+    special_tokens.fit_embeddings(model, tokenizer)
     if job.train.packing:
         _check_packing(splits, model, prepared, job)
     stop = callbacks.StopOnSigterm()

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.errors import user_error
 from pipeline.train.job import TrainJob
 from pipeline.train.trainer.attention import for_packing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pipeline.config.training import LogitKD
+from pipeline.config.train import LogitKD
 from pipeline.errors import UserError
 from pipeline.train.trainer import losses
 from pipeline.train.trainer.tiles import tiled

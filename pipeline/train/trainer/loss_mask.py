@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.mix import ThinkingSwitch
 from pipeline.inference.thinking import arguments
-from pipeline.train.trainer.tokens import IGNORED, common_prefix, render_all
+from pipeline.train.trainer.special_tokens import IGNORED, common_prefix, render_all
 
 
 def tokens_of(

@@ -21,7 +21,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from pipeline.train.job import PreflightCheck, TrainJob
 from pipeline.train.trainer import data
-from pipeline.train.trainer.tokens import IGNORED
+from pipeline.train.trainer.special_tokens import IGNORED
 
 NAME = "packed examples are isolated"
 MAX_EXAMPLES, MAX_TOKENS = 8, 4096  # packed for the measurement; always two, however long they are

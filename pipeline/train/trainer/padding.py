@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 
-from pipeline.train.trainer.tokens import IGNORED
+from pipeline.train.trainer.special_tokens import IGNORED
 
 
 def with_blank_rows(rows: datasets.Dataset, padding: int, multiple: int) -> datasets.Dataset:

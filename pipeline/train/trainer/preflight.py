@@ -18,13 +18,13 @@ import numpy as np
 from pydantic import BaseModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
 from pipeline.inference.thinking import switch_of
 from pipeline.train.job import Preflight, PreflightCheck, TrainJob
-from pipeline.train.trainer import data, supervision
-from pipeline.train.trainer.tokens import IGNORED, render
+from pipeline.train.trainer import data, example_checks
+from pipeline.train.trainer.special_tokens import IGNORED, render
 
 MAX_NAMED = 5  # ids named in one line
 
@@ -83,18 +83,18 @@ def inspect(
     found = Statistics(total=len(rows), longest_of_all=int(tokens.max()), left_out=rows.select(long)["id"][:])
     kept = rows.select(np.flatnonzero(tokens <= limit)) if len(long) else rows
     found.to_train = kept["split"][:].count("train")
-    checks = supervision.checks(job.reasoning, job.thinking_switch)
+    checks = example_checks.checks(job.reasoning, job.thinking_switch)
     answers = [kept, data.rejected_answers(kept)] if job.objective.pairs else [kept]
     for each in answers:
-        for example in supervision.decoded_examples(each, tokenizer, end, served, job.thinking_switch):
-            faults = supervision.faults(example, checks)
+        for example in example_checks.decoded_examples(each, tokenizer, end, served, job.thinking_switch):
+            faults = example_checks.faults(example, checks)
             if not found.rows or (faults and not found.first):
-                found.example = supervision.marked(example, tokenizer)
+                found.example = example_checks.marked(example, tokenizer)
             _count(found, example, faults)
     return found
 
 
-def _count(found: Statistics, example: supervision.DecodedExample, faults: Mapping[str, str]) -> None:
+def _count(found: Statistics, example: example_checks.DecodedExample, faults: Mapping[str, str]) -> None:
     for name, fault in faults.items():
         found.faulty[name] = found.faulty.get(name, 0) + 1
         found.first.setdefault(name, f"example {example.id}: {fault}")
@@ -184,7 +184,7 @@ def _padding(tokenizer: PreTrainedTokenizerBase, end: int) -> PreflightCheck:
 
 def _row_checks(found: Statistics, job: TrainJob) -> Iterator[PreflightCheck]:
     """A line for each check of the rows, then the counts."""
-    for name in supervision.checks(job.reasoning, job.thinking_switch):
+    for name in example_checks.checks(job.reasoning, job.thinking_switch):
         faulty = found.faulty.get(name, 0)
         why = f"{found.first[name]} ({faulty} of {found.rows} examples)" if faulty else ""
         value = f"{found.rows - faulty} of {found.rows} examples"

@@ -37,7 +37,7 @@ from pipeline.errors import UserError
 from pipeline.inference.thinking import switch_of
 from pipeline.train import checkpoints
 from pipeline.train.job import PreflightCheck, Prepared, TrainJob
-from pipeline.train.trainer import data, load, preflight, supervision, tokens, topk_kd
+from pipeline.train.trainer import data, example_checks, load, preflight, special_tokens, topk_kd
 
 VERSION = 4  # raised when the same examples give other tokens or columns, or when checks change
 MAX_PARTS = 256  # every training process opens all of them
@@ -91,12 +91,12 @@ def prepare(job: TrainJob) -> None:
     checkpoints.remove_incomplete(job.checkpoints, lambda line: print(line, flush=True))
     messages = data.first_dialogue(job.examples)
     tokenizer = load.tokenizer(job)
-    end = tokens.end_of_turn(tokenizer, messages)
-    tokens.set_padding(tokenizer, end)
+    end = special_tokens.end_of_turn(tokenizer, messages)
+    special_tokens.set_padding(tokenizer, end)
     vocabulary = load.vocabulary(job, tokenizer)
     if job.mixed and job.thinking_switch is None:
         job = job.model_copy(update={"thinking_switch": switch_of(tokenizer.get_chat_template())})
-    writer = PartWriter(job, tokenizer, end, supervision.read_template(job.served_template), vocabulary)
+    writer = PartWriter(job, tokenizer, end, example_checks.read_template(job.served_template), vocabulary)
     _clear_unless(job.cache, _key(writer))
     job.prepared.unlink(missing_ok=True)
     parts = data.partition(job.examples, MAX_PARTS, job.objective.pairs)

@@ -24,7 +24,7 @@ from pipeline.errors import UserError, one_line
 from pipeline.inference import model_files
 from pipeline.inference.thinking import asked, switch_of
 from pipeline.train.model_facts import ModelFacts, ModelQuery
-from pipeline.train.trainer import supervision, tokens
+from pipeline.train.trainer import example_checks, special_tokens
 from pipeline.train.trainer.loss_mask import tokens_of
 
 
@@ -70,19 +70,19 @@ def _template_fault(query: ModelQuery) -> str:
         if query.teach is None:
             return "" if tokenizer.chat_template else "its tokenizer has no chat template"
         messages = query.teach
-        end = tokens.end_of_turn(tokenizer, messages)
+        end = special_tokens.end_of_turn(tokenizer, messages)
         switch = query.thinking_switch if query.mixed else None
         if query.mixed and switch is None:
             switch = switch_of(tokenizer.get_chat_template())
         examples = [_form(messages, switch, thinking) for thinking in ((True, False) if switch else (True,))]
         made = zip(examples, tokens_of(examples, tokenizer, switch), strict=True)
         rows = datasets.Dataset.from_list([example | row for example, row in made])
-        served = supervision.read_template(query.served_template)
-        decoded = list(supervision.decoded_examples(rows, tokenizer, end, served, switch))
+        served = example_checks.read_template(query.served_template)
+        decoded = list(example_checks.decoded_examples(rows, tokenizer, end, served, switch))
     except (OSError, ValueError, ImportError, UserError) as e:
         return one_line(e)
-    checks = supervision.checks(query.reasoning, switch)
-    return next((fault for each in decoded for fault in supervision.faults(each, checks).values()), "")
+    checks = example_checks.checks(query.reasoning, switch)
+    return next((fault for each in decoded for fault in example_checks.faults(each, checks).values()), "")
 
 
 def _form(

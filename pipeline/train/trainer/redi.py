@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.train.trainer.data import REJECTED
 from pipeline.train.trainer.padding import has_loss
-from pipeline.train.trainer.tokens import IGNORED
+from pipeline.train.trainer.special_tokens import IGNORED
 from pipeline.train.trainer.trainer import CrossEntropy, Rows, Setup, StudentTrainer, student_trainer
 
 COLUMNS = ("input_ids", "labels")

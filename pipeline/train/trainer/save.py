@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from pipeline.engine.atomic_files import sync_files
 from pipeline.train.job import TrainJob
+from pipeline.train.trainer.loss_terms import PROJECTIONS
 from pipeline.train.trainer.preflight import check_saved
-from pipeline.train.trainer.terms import PROJECTIONS
 
 
 def save(

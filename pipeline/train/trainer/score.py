@@ -30,19 +30,19 @@ from jinja2.exceptions import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import prompts
-from pipeline.config.scoring import Scoring
+from pipeline.config.score import Scoring
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.filter.verdicts import filtered_traces
 from pipeline.rows import Trace, TraceScore, TraceVerdicts
 from pipeline.score.job import ScoreJob, ShardScores
-from pipeline.select.example import messages, response_only, untaught
+from pipeline.select.chat_format import messages, response_only, untaught
 from pipeline.train.trainer import load
 from pipeline.train.trainer.loss_mask import tokens_of
-from pipeline.train.trainer.reading import Text, read
+from pipeline.train.trainer.special_tokens import IGNORED
 from pipeline.train.trainer.steps import Step, steps
-from pipeline.train.trainer.tokens import IGNORED
+from pipeline.train.trainer.surprisal import Text, read
 
 GROUP = 64  # traces read at once, with the windows of all their steps
 

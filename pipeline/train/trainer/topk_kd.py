@@ -19,11 +19,11 @@ import pyarrow.dataset
 import torch
 from torch import Tensor
 
-from pipeline.config.training import TopkKD
+from pipeline.config.train import TopkKD
 from pipeline.errors import UserError
 from pipeline.train.trainer import losses
+from pipeline.train.trainer.special_tokens import IGNORED, common_prefix
 from pipeline.train.trainer.tiles import tiled
-from pipeline.train.trainer.tokens import IGNORED, common_prefix
 from pipeline.train.trainer.trainer import (
     Objective,
     Rows,

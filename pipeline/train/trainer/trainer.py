@@ -23,15 +23,15 @@ from trl import SFTConfig, SFTTrainer
 from pipeline.errors import user_error
 from pipeline.train import objectives
 from pipeline.train.job import TrainJob
-from pipeline.train.trainer import heads, load, losses, teachers, terms
+from pipeline.train.trainer import heads, load, loss_terms, losses, teachers
 from pipeline.train.trainer.data import Splits
 from pipeline.train.trainer.documents import documents
 from pipeline.train.trainer.heads import Head
+from pipeline.train.trainer.loss_terms import Batch, Term, captures
 from pipeline.train.trainer.padding import has_loss, with_blank_rows, without_blank_rows
+from pipeline.train.trainer.special_tokens import IGNORED
 from pipeline.train.trainer.teachers import Teacher
-from pipeline.train.trainer.terms import Batch, Term, captures
 from pipeline.train.trainer.tiles import tiled
-from pipeline.train.trainer.tokens import IGNORED
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -96,7 +96,7 @@ def student_trainer(
     """The trainer of an objective on the examples, with the recipe's teachers and white-box terms.
 
     trainer: its class. Raises UserError for settings that TRL rejects, and as teachers.load() and
-    terms.build() do.
+    loss_terms.build() do.
     """
     train = setup.job.train
     dtype = torch.bfloat16 if setup.job.bf16 else torch.float32
@@ -104,7 +104,7 @@ def student_trainer(
         Teacher(teachers.load(teacher.model, setup.model, setup.tokenizer, dtype))
         for teacher in setup.job.teachers
     ]
-    added = terms.build(train, setup.model, beside[0].model) if objectives.terms(train) else []
+    added = loss_terms.build(train, setup.model, beside[0].model) if objectives.terms(train) else []
     with user_error("train", ValueError):
         return (trainer or StudentTrainer)(
             objective=objective,

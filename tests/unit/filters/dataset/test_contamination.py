@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from filters.dataset.contamination import ContaminationIndex
-from pipeline.config.traces import Filter
+from pipeline.config.filters import Filter
 from pipeline.errors import UserError
 from pipeline.filter.apply import FilterContext, contamination_index, questions_only
 from pipeline.ingest.sources import check

@@ -8,7 +8,7 @@ import pytest
 from filters.dataset.difficulty import difficulty
 from filters.dataset.majority import majority
 from filters.policy import Policy
-from pipeline.config.traces import Filter, Majority
+from pipeline.config.filters import Filter, Majority
 from pipeline.filter.apply import FilterContext, verdicts_on_problem
 from pipeline.rows import Verdict
 from tests.unit.filters.test_table import a_trace

@@ -11,7 +11,7 @@ import pytest
 from pipeline import hardware
 from pipeline.check import fit
 from pipeline.config.endpoints import Student, Teacher
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.train.model_facts import ModelFacts
 
 QWEN3_32B = ModelFacts(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compress import interpreter
-from pipeline.config.compression import Compress
+from pipeline.config.compress import Compress
 from pipeline.errors import UserError
 from tests.unit.pipeline.compress import standin
 

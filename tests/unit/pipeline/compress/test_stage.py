@@ -13,7 +13,7 @@ from pipeline.compress.models import compressed_models, export_folder, export_pa
 from pipeline.compress.schemes import SCHEMES
 from pipeline.compress.stage import COMPRESS
 from pipeline.config import Recipe
-from pipeline.config.compression import SchemeName
+from pipeline.config.compress import SchemeName
 from pipeline.engine.execute import DONE, execute
 from pipeline.engine.stage import Job
 from pipeline.errors import Stopped, UserError

@@ -2,7 +2,7 @@
 
 import random
 
-from pipeline.config.traces import Filter
+from pipeline.config.filters import Filter
 from pipeline.engine.atomic_files import remove_leftovers
 from pipeline.engine.shard import Shard
 from pipeline.filter.apply import FilterContext

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.scoring import Scoring
+from pipeline.config.score import Scoring
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.inspect import teachers

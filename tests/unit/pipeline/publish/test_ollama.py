@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from pipeline.config.evaluation import Evaluate
+from pipeline.config.evaluate import Evaluate
 from pipeline.errors import UserError
 from pipeline.publish.ollama import adds_start, modelfile, template
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import Recipe
-from pipeline.config.scoring import Scoring
+from pipeline.config.score import Scoring
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
 from pipeline.score.job import ScoreJob, ShardScores

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.config.traces import Select
+from pipeline.config.select import Select
 from pipeline.errors import UserError
 from pipeline.rows import Trace, TraceScore
 from pipeline.select.choose import choose

@@ -3,7 +3,7 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config.traces import LengthBand, Select
+from pipeline.config.select import LengthBand, Select
 from pipeline.rows import Trace
 from pipeline.select.lengths import draw, mix_of, quotas
 from tests.unit.pipeline.select.test_stage import trace

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.traces import Select
+from pipeline.config.select import Select
 from pipeline.inspect.run import open_run
 from pipeline.rows import Trace, Verdict
 from pipeline.select.pairs import is_usable, rejected_for

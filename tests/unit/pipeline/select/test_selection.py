@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.traces import Select
+from pipeline.config.select import Select
 from pipeline.engine import worker_pool
 from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job

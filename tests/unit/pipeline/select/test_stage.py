@@ -1,11 +1,11 @@
 import pytest
 
-from pipeline.config.traces import Select
+from pipeline.config.select import Select
 from pipeline.errors import UserError
 from pipeline.rows import Logprobs, Sampling, Trace, Verdict
+from pipeline.select.chat_format import assistant_text, confidence, response_only
 from pipeline.select.choices import pass_rate
 from pipeline.select.choose import choose
-from pipeline.select.example import assistant_text, confidence, response_only
 from pipeline.select.stage import LEFT_OUT, SELECT
 from tests import tiny_student
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import install_hints
-from pipeline.config.training import KDTeacher
+from pipeline.config.train import KDTeacher
 from pipeline.errors import UserError
 from pipeline.hardware import has_gpu
 from pipeline.train import launcher

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from pipeline.config.training import Optimizer, Train
+from pipeline.config.train import Optimizer, Train
 from pipeline.train.memory import OPTIMIZER, Memory, Shape, needed
 
 SMALL = Shape(1_543_714_304, 28, 1536, 8960, 151_936, tied=True)  # Qwen2.5-1.5B

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.errors import UserError
 from tests import tiny_student
 

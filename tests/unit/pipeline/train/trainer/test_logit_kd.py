@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import KDTeacher, LogitKD
+from pipeline.config.train import KDTeacher, LogitKD
 from pipeline.errors import UserError
 from tests import tiny_student
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import KDTeacher
+from pipeline.config.train import KDTeacher
 from pipeline.errors import UserError
 from tests import tiny_student
 
@@ -25,7 +25,7 @@ def saved(folder: Path, tokenizer: Any = None, size: int = 259) -> str:
 def trainer_of(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **arguments: Any) -> Any:
     import datasets
 
-    from pipeline.train.trainer import on_policy, tokens
+    from pipeline.train.trainer import on_policy, special_tokens
     from pipeline.train.trainer.trainer import Setup
 
     prompts = [{"prompt": [{"role": "user", "content": f"{n} + 1?"}], "id": str(n)} for n in range(16)]
@@ -50,7 +50,9 @@ def trainer_of(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **ar
     job = job.model_copy(update={"teachers": (KDTeacher(model=teacher),)})
     rows = {"train": datasets.Dataset.from_list(prompts)}
     model, tokenizer = tiny_student.model(), tiny_student.tokenizer(pad_token="<|endoftext|>")
-    end = tokens.end_of_turn(tokenizer, [*prompts[0]["prompt"], {"role": "assistant", "content": "."}])
+    end = special_tokens.end_of_turn(
+        tokenizer, [*prompts[0]["prompt"], {"role": "assistant", "content": "."}]
+    )
     return on_policy.build(Setup(job, rows, model, tokenizer, end, given | arguments))
 
 

@@ -38,10 +38,10 @@ def prepared(
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    from pipeline.train.trainer import tokens
+    from pipeline.train.trainer import special_tokens
 
     tokenizer, model = tiny_student.tokenizer(template), tiny_student.model()
-    tokens.set_padding(tokenizer, END)
+    special_tokens.set_padding(tokenizer, END)
     examples = [tiny_student.example(n).model_dump() for n in range(6)]
     for message in (e["messages"][-1] for e in examples if plain):
         message["content"] = message["content"].replace("<think>\n", "").replace("</think>\n", "")
@@ -76,10 +76,10 @@ def sound() -> tuple[Any, Any, Any]:
 
 
 def run_preflight(job: TrainJob, examples: tuple[Any, Any, Any], *extra: PreflightCheck) -> None:
-    from pipeline.train.trainer import packing, preflight, supervision
+    from pipeline.train.trainer import example_checks, packing, preflight
 
     rows, model, tokenizer = examples
-    served = supervision.read_template(job.served_template)
+    served = example_checks.read_template(job.served_template)
     half = len(rows) // 2  # checked in two parts, as by two processes
     halves = [rows.select(range(half)), rows.select(range(half, len(rows)))]
     first, second = (preflight.inspect(part, tokenizer, END, served, job) for part in halves)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import Train
+from pipeline.config.train import Train
 from pipeline.errors import UserError
 from pipeline.train.job import Prepared, TrainJob, read_preflight
 from tests import tiny_student

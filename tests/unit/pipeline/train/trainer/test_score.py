@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from pipeline.config.scoring import Scoring
+from pipeline.config.score import Scoring
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.errors import UserError

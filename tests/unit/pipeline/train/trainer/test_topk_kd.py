@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.arrow_schema import arrow_schema
-from pipeline.config.training import TopkKD
+from pipeline.config.train import TopkKD
 from pipeline.errors import UserError
 from pipeline.rows import Logprobs, Sampling, Trace
 from tests import tiny_student

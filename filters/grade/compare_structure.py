@@ -25,7 +25,7 @@ from filters.grade.relations import (
     without_conditions,
     without_names,
 )
-from filters.grade.structure import Structure, expand_signs, parse_structure, vector
+from filters.grade.split_structure import Structure, expand_signs, parse_structure, vector
 from filters.policy import Policy
 from filters.text.latex_tables import UNION
 

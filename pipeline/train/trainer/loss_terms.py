@@ -15,7 +15,7 @@ from accelerate.utils import gather
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.config.training import AttentionTransfer, Features, Relations, Train
+from pipeline.config.train import AttentionTransfer, Features, Relations, Train
 from pipeline.errors import UserError
 from pipeline.train.trainer import attention_transfer, features, layers, relations
 from pipeline.train.trainer.capture import Capture

@@ -12,8 +12,8 @@ pytest.importorskip("transformers")
 
 import torch
 
-from pipeline.train.trainer import reading
-from pipeline.train.trainer.reading import Reading, Text, read, surprisals_and_ranks
+from pipeline.train.trainer import surprisal
+from pipeline.train.trainer.surprisal import Reading, Text, read, surprisals_and_ranks
 from tests import tiny_student
 
 
@@ -46,7 +46,7 @@ def by_definition(model: Any, text: Text) -> Reading:
 def test_any_batch_and_any_chunk_give_the_plain_definition(
     model: Any, batch_tokens: int, logits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LOGITS", logits)  # 259: one token of one text at a time
+    monkeypatch.setattr(surprisal, "LOGITS", logits)  # 259: one token of one text at a time
     given = texts()
     found = dict(read(model, given, batch_tokens))
     assert sorted(found) == list(range(len(given)))
@@ -60,7 +60,7 @@ def test_slices_of_the_logits_give_the_same_as_all_at_once(monkeypatch: pytest.M
     torch.manual_seed(0)
     logits, targets = torch.randn(23, 259), torch.randint(259, (23,))
     whole = surprisals_and_ranks(logits, targets)
-    monkeypatch.setattr(reading, "SLICE", 259 * 4)
+    monkeypatch.setattr(surprisal, "SLICE", 259 * 4)
     for ours, expected in zip(surprisals_and_ranks(logits, targets), whole, strict=True):
         assert torch.equal(ours, expected)
 

@@ -14,29 +14,29 @@ NO_END = CHATML.replace("<|im_end|>\n", "\n")
 
 
 def end_of_turn(template: str | None = CHATML, **special: str) -> int:
-    from pipeline.train.trainer import tokens
+    from pipeline.train.trainer import special_tokens
 
     messages = [m.model_dump() for m in tiny_student.example(0).messages]
-    return tokens.end_of_turn(tiny_student.tokenizer(template, **special), messages)
+    return special_tokens.end_of_turn(tiny_student.tokenizer(template, **special), messages)
 
 
 def test_padding_that_is_the_end_of_turn_is_replaced_by_an_existing_token() -> None:
-    from pipeline.train.trainer import tokens
+    from pipeline.train.trainer import special_tokens
 
     tokenizer = tiny_student.tokenizer()
-    tokens.set_padding(tokenizer, end=2)
+    special_tokens.set_padding(tokenizer, end=2)
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
 
 
 def test_a_padding_token_is_added_with_its_embedding_when_none_exists() -> None:
-    from pipeline.train.trainer import tokens
+    from pipeline.train.trainer import special_tokens
 
     tokenizer, model = tiny_student.tokenizer(), tiny_student.model()
-    tokens.set_padding(tokenizer, end=tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    special_tokens.set_padding(tokenizer, end=tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     assert tokenizer.pad_token == "<|im_end|>"  # not the end here, so it is kept
     tokenizer.pad_token = "<|endoftext|>"
-    tokens.set_padding(tokenizer, end=0)
-    tokens.fit_embeddings(model, tokenizer)
+    special_tokens.set_padding(tokenizer, end=0)
+    special_tokens.fit_embeddings(model, tokenizer)
     assert tokenizer.pad_token == "<|pad|>"
     assert model.get_input_embeddings().num_embeddings == len(tokenizer) == 260
 

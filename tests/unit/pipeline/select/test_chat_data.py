@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config.mix import ChatMix
 from pipeline.errors import UserError
-from pipeline.select.chat import check, dialogue_id, read
+from pipeline.select.chat_data import check, dialogue_id, read
 
 
 def mix(path: Path | str, **settings: Any) -> ChatMix:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gguf import GGUFWriter
 
-from pipeline.compress import form
+from pipeline.compress import export_files
 from pipeline.errors import UserError
 from tests.tiny_student import CHATML
 from tests.unit.pipeline.compress import standin
@@ -25,7 +25,7 @@ def export(student: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(standin.CONFIG | {"quantization_config": {}}))
     (folder / "genai_config.json").write_text(json.dumps({"model": {"eos_token_id": 2}}))
-    form.copy_tokenizer(student, folder)
+    export_files.copy_tokenizer(student, folder)
     return folder
 
 
@@ -35,43 +35,43 @@ def change(file: Path, **values: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["hf", "onnx"])
 def test_an_export_with_the_students_files_has_no_fault(kind: Any, student: Path, export: Path) -> None:
-    assert form.faults(kind, export, student) == []
+    assert export_files.faults(kind, export, student) == []
 
 
 @pytest.mark.parametrize("kind", ["hf", "onnx"])
 def test_a_missing_chat_template_is_found(kind: Any, student: Path, export: Path) -> None:
     (export / "chat_template.jinja").unlink()
-    assert form.faults(kind, export, student) == ["chat_template.jinja is missing"]
+    assert export_files.faults(kind, export, student) == ["chat_template.jinja is missing"]
 
 
 def test_a_changed_tokenizer_is_found(student: Path, export: Path) -> None:
     change(export / "tokenizer.json", added_tokens=[])
-    assert form.faults("hf", export, student) == ["tokenizer.json differs from the student's"]
+    assert export_files.faults("hf", export, student) == ["tokenizer.json differs from the student's"]
 
 
 def test_a_wrong_end_of_text_is_found_in_each_file_that_servers_read(student: Path, export: Path) -> None:
     change(export / "generation_config.json", eos_token_id=0)
     change(export / "config.json", eos_token_id=0)
     change(export / "genai_config.json", model={"eos_token_id": [0]})
-    assert form.faults("hf", export, student) == [
+    assert export_files.faults("hf", export, student) == [
         "generation_config.json has other eos_token_id than the student's",
         "config.json: eos_token_id is 0, the student's 2",
     ]
-    assert form.faults("onnx", export, student) == ["genai_config.json: eos_token_id is [0], not [2]"]
+    assert export_files.faults("onnx", export, student) == ["genai_config.json: eos_token_id is [0], not [2]"]
 
 
 def test_weights_that_are_not_compressed_are_found(student: Path, export: Path) -> None:
     (export / "config.json").write_text(json.dumps(standin.CONFIG))
-    (fault,) = form.faults("hf", export, student)
+    (fault,) = export_files.faults("hf", export, student)
     assert "no quantization_config" in fault
 
 
 def test_the_students_files_replace_what_a_tool_wrote(student: Path, export: Path) -> None:
     (export / "added_tokens.json").write_text("{}")
     change(export / "generation_config.json", eos_token_id=0)
-    form.copy_tokenizer(student, export)
+    export_files.copy_tokenizer(student, export)
     assert not (export / "added_tokens.json").exists()
-    assert form.faults("hf", export, student) == []
+    assert export_files.faults("hf", export, student) == []
 
 
 def gguf(
@@ -91,7 +91,7 @@ def gguf(
 
 
 def test_a_gguf_file_with_the_students_tokens_has_no_fault(student: Path, tmp_path: Path) -> None:
-    assert form.faults("gguf", gguf(tmp_path / "g"), student) == []
+    assert export_files.faults("gguf", gguf(tmp_path / "g"), student) == []
 
 
 @pytest.mark.parametrize(
@@ -105,18 +105,18 @@ def test_a_gguf_file_with_the_students_tokens_has_no_fault(student: Path, tmp_pa
     ],
 )
 def test_a_broken_gguf_file_is_found(wrong: Any, fault: str, student: Path, tmp_path: Path) -> None:
-    assert form.faults("gguf", gguf(tmp_path / "g", **wrong), student) == [fault]
+    assert export_files.faults("gguf", gguf(tmp_path / "g", **wrong), student) == [fault]
 
 
 def test_a_file_that_cannot_be_read_is_one_line(student: Path, tmp_path: Path) -> None:
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match="cannot be read"):
-        form.faults("gguf", tmp_path / "g", student)
+        export_files.faults("gguf", tmp_path / "g", student)
 
 
 def test_a_student_that_names_no_end_is_refused(student: Path) -> None:
     (student / "generation_config.json").unlink()
     (student / "config.json").write_text("{}")
     with pytest.raises(UserError, match="eos_token_id"):
-        form.student_end_ids(student)
+        export_files.student_end_ids(student)

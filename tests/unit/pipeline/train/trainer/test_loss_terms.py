@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.training import KDTeacher, Train
+from pipeline.config.train import KDTeacher, Train
 from pipeline.errors import UserError
 from tests import tiny_student
 

@@ -22,7 +22,7 @@ from filters.text.turn_marks import TURN_MARKS
 from pipeline.config.mix import ThinkingSwitch
 from pipeline.errors import UserError
 from pipeline.inference.thinking import NO_THINK, arguments
-from pipeline.train.trainer.tokens import IGNORED, common_prefix, last_visible, render
+from pipeline.train.trainer.special_tokens import IGNORED, common_prefix, last_visible, render
 
 BATCH = 256  # rows read at once
 TAIL = 16  # tokens before the first one with loss, which may hold the template's own <think>
