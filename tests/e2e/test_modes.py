@@ -16,7 +16,7 @@ from pipeline.config.mix import ThinkingSwitch
 from pipeline.engine.execute import execute
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
-from pipeline.evaluate.models import eval_models, sampling_stage
+from pipeline.evaluate.models import eval_models, sampling_stages
 from pipeline.inference.vllm_server import Server
 from pipeline.inspect.score_table import print_table
 from pipeline.stages import STAGES
@@ -45,7 +45,8 @@ def trained(recipe: Recipe, folder: Path, switch: ThinkingSwitch | None) -> None
 def evaluate(recipe: Recipe, folder: Path, url: str) -> None:
     reached = Server(base_urls=(url,), model="fake")
     for model in eval_models(recipe, folder):
-        assert execute(sampling_stage(model, recipe, lambda job: nullcontext(reached)), recipe, folder) == 0
+        for stage in sampling_stages(model, recipe, lambda job: nullcontext(reached)):
+            assert execute(stage, recipe, folder) == 0
     assert execute(replace(STAGES["evaluate"], reads=(STAGES["ingest"],)), recipe, folder) == 0
 
 

@@ -15,11 +15,16 @@ from torch.utils.checkpoint import checkpoint
 CHUNK = 4096  # tokens at once: float32 copies of their hidden states exist only for them
 
 
-def projections(count: int, student: int, teacher: int) -> torch.nn.ModuleList:
-    """A map for each pair of layers, from one width to the other; none where the widths are equal."""
+def projections(count: int, student: int, teacher: int, seed: int) -> torch.nn.ModuleList:
+    """A map for each pair of layers, from one width to the other; none where the widths are equal.
+
+    Equal seeds give equal maps; the random state stays as it is.
+    """
     if student == teacher:
         return torch.nn.ModuleList()
-    return torch.nn.ModuleList(torch.nn.Linear(student, teacher, bias=False) for _ in range(count))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.ModuleList(torch.nn.Linear(student, teacher, bias=False) for _ in range(count))
 
 
 def feature_loss(kind: str, student: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:

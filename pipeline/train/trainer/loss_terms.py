@@ -126,7 +126,7 @@ def of_all_devices(x: Tensor, size: int) -> Tensor:
     return torch.cat(parts)
 
 
-def build(train: Train, student: Any, teacher: Any) -> list[Term]:
+def build(train: Train, student: Any, teacher: Any, seed: int) -> list[Term]:
     """The terms that the recipe turns on; adds trainable projections to the student where features need them.
 
     Raises UserError for layers that are not there.
@@ -141,7 +141,7 @@ def build(train: Train, student: Any, teacher: Any) -> list[Term]:
                 f"train.features: hidden states of {widths[0]} and {widths[1]} numbers need a projection, "
                 "which adapters cannot hold: remove train.lora, or train.features"
             )
-        setattr(student, PROJECTIONS, features.projections(len(pairs), *widths))
+        setattr(student, PROJECTIONS, features.projections(len(pairs), *widths, seed))
         made.append(FeatureTerm(train.features, pairs, student))
     if train.attention_transfer:
         pairs = layers.paired("attention_transfer", train.attention_transfer.layers, *depths, default="last")

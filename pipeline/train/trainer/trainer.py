@@ -104,7 +104,9 @@ def student_trainer(
         Teacher(teachers.load(teacher.model, setup.model, setup.tokenizer, dtype))
         for teacher in setup.job.teachers
     ]
-    added = loss_terms.build(train, setup.model, beside[0].model) if objectives.terms(train) else []
+    added = []
+    if objectives.terms(train):
+        added = loss_terms.build(train, setup.model, beside[0].model, setup.job.seed)
     with user_error("train", ValueError):
         return (trainer or StudentTrainer)(
             objective=objective,

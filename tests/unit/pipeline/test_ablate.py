@@ -16,7 +16,6 @@ from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.inference.engines import Engine
 from pipeline.rows import Score
-from pipeline.select.stage import SELECT
 from pipeline.train.stage import TRAIN
 
 RECIPE: dict[str, Any] = {
@@ -70,9 +69,8 @@ def test_each_training_is_a_run_that_reuses_the_paid_traces() -> None:
     assert off.filter.rules == given.filter.rules  # applied all the same
 
 
-def test_new_settings_at_their_defaults_leave_stages_as_they_are() -> None:
+def test_the_seed_of_the_training_is_the_recipe_s_unless_it_is_set() -> None:
     given = recipe()
-    assert "max_examples" not in SELECT.settings(given)
     assert TRAIN.settings(given)["seed"] == given.seed
     assert TRAIN.settings(recipe(train={"seed": 5}))["seed"] == 5
 
