@@ -28,7 +28,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             if faults:
-                counted = attack_workers(Path(folder), server, faults, 2 * problems, options.workers)
+                counted = attack_workers(Path(folder), server, faults, 4 * problems, options.workers)
             else:
                 counted = kill_again_and_again(Path(folder), server, options.kills, problems)
     finally:

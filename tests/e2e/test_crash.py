@@ -132,7 +132,7 @@ def attack_workers(
     """Attacks workers on one folder; compares with an uninterrupted run. Returns what it counted."""
     attack, rows = Attack(folder, server, workers, problems), problems * SAMPLES
     attack.run(faults)
-    done = retort(attack.attacked, "generate", attack.recipe)
+    done = retort(attack.attacked, "generate", attack.recipe, "generate.concurrency=128", seconds=1200)
     assert done.returncode == 0, done.stderr
     assert sealed(attack.output.folder) == sealed(attack.whole / "test" / "generate")
     assert len({trace.id for trace in attack.output.rows()}) == attack.output.counts().rows == rows
