@@ -107,6 +107,8 @@ def _sample_and_grade(job: Job, sharing: list[EvalModel]) -> None:
 
 def _reach(model: EvalModel, job: Job) -> contextlib.AbstractContextManager[Server]:
     if model.scheme is not None:
+        if not Path(model.weights).exists():
+            raise UserError(f"the student has no form {model.scheme} yet: run `retort compress` first")
         program = SCHEMES[model.scheme].served_by.replace(".", "")
         log = job.logs / f"{program}-{model.role}.log"
         return serving.serving(model.scheme, Path(model.weights), model.role, job.recipe, log, job.say)
