@@ -18,6 +18,7 @@ from pipeline.inference.vllm_server import Server
 from pipeline.inspect.run import Run
 from pipeline.rows import TraceVerdicts
 from pipeline.score import attempts
+from pipeline.select.stage import LEFT_OUT
 from tests import tiny_student
 from tests.conftest import FakeServer
 from tests.e2e.runs import retort, sealed, write_recipe
@@ -93,9 +94,7 @@ def test_problems_that_the_student_solves_are_left_out(made: Path, run: Run) -> 
     report = run.report("select")
     solved = sum(rates.get(row.problem_id, 0) > 0.9 for row in rows)
     assert report["student_pass_rate"] == solved > 0
-    assert report["kept"] == sum(
-        n for name, n in report.items() if name not in ("kept", "reasoning_not_taught")
-    )
+    assert report["kept"] == sum(report[name] for name in ("train", "validation", *LEFT_OUT))
     student = run.report("score")["student"]
     assert student == {"problems": len(rates), "pass_rate": pytest.approx(sum(rates.values()) / len(rates))}
     assert run.counts()["score/attempts"].rows == PROBLEMS * SAMPLES
@@ -121,9 +120,7 @@ def test_select_takes_what_suits_the_student(made: Path, run: Run, prefer: str) 
         best[row.problem_id] = min(best.get(row.problem_id, (9e9, "")), (value, row.id))
     assert {e.id for e in run.examples} == {id for _, id in best.values()}
     report = run.report("select")
-    assert report["kept"] == sum(
-        n for name, n in report.items() if name not in ("kept", "reasoning_not_taught")
-    )
+    assert report["kept"] == sum(report[name] for name in ("train", "validation", *LEFT_OUT))
 
 
 def test_teachers_are_ranked_and_reported(made: Path, run: Run) -> None:
