@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import shell_completion
+from pipeline.engine.progress import say
 
 if TYPE_CHECKING:
     from pipeline.inspect.run import Run
@@ -130,6 +131,8 @@ def show_rows(
     else:
         found = show.by_id(opened, stage, wanted)
     (show.print_json if as_json else show.print_rows)(found)
+    if not found.rows:
+        say("no row matches")
 
 
 @click.command()

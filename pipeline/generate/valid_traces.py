@@ -29,6 +29,10 @@ def contradiction(found: Manifest, wanted: Manifest) -> str:
     """
     if not (_teachers(found) and _teachers(wanted)):  # without samples there is nothing to contradict
         return ""
+    return _difference(found, wanted)
+
+
+def _difference(found: Manifest, wanted: Manifest) -> str:
     names = _teachers(found).keys() & _teachers(wanted).keys()
     before, now = (_that_matter(manifest, names) for manifest in (found, wanted))
     # More continuations go on where a trace was truncated, fewer would have truncated it before
@@ -46,7 +50,7 @@ def earlier_traces(job: Job) -> EarlierRows | None:
         if moved := _positions(found, wanted):
             valid.append((output, partial(_moved, moved)))
         else:
-            job.say(f"{job.stage.name}: no trace in {output.folder} is valid: {contradiction(found, wanted)}")
+            job.say(f"{job.stage.name}: no trace in {output.folder} is valid: {_difference(found, wanted)}")
     return EarlierRows("problem_id", valid) if valid else None
 
 
@@ -82,7 +86,7 @@ def _moved(positions: Mapping[int, int], trace: Trace) -> Trace | None:
 
 def _positions(found: Manifest, wanted: Manifest) -> dict[int, int]:
     """Position in the earlier list of teachers -> position now, of the teachers whose traces are valid."""
-    if contradiction(_without_teachers(found), _without_teachers(wanted)):
+    if _difference(_without_teachers(found), _without_teachers(wanted)):
         return {}
     now = _teachers(wanted)
     order = list(now)

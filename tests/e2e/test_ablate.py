@@ -7,7 +7,7 @@ from pipeline.config.load import load_recipe
 from pipeline.engine.stage import Job
 from pipeline.run_stages import run_stage
 from pipeline.select.choices import training_ids
-from pipeline.select.stage import SELECT
+from pipeline.select.stage import LEFT_OUT, SELECT
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import retort, write_recipe
 
@@ -36,9 +36,7 @@ def test_arms_have_equally_many_examples_of_the_same_traces(
         report = run.report("select")
         assert report["train"] == size == sum(e.split == "train" for e in run.examples)
         assert report["over_max_examples"] == sizes[arm] - size
-        assert report["kept"] == sum(
-            report[name] for name in report if name not in ("kept", "reasoning_not_taught")
-        )
+        assert report["kept"] == sum(report[name] for name in ("train", "validation", *LEFT_OUT))
     off = runs["correct"]
     verdicts = {t.id: {v.filter: v.outcome for v in t.verdicts}["correct"] for t in off.traces}
     assert {verdicts[e.id] for e in off.examples} == {

@@ -38,6 +38,7 @@ RUN = (
     "status demo",
     "why demo",
     "show demo",
+    "teachers demo",
     "report demo",
     "diff demo other",
     "completion bash",
@@ -48,11 +49,17 @@ RUN = (
 CHECKED = (
     "check pipeline/recipes/",
     "run pipeline/recipes/",
+    "run recipe.toml",
+    "compress",
     "evaluate --model Qwen/Qwen3-32B",
+    "evaluate recipe.toml",
+    "ablate my.toml",
     "publish demo --to hub:OWNER/NAME",
+    "chat",
+    "serve demo",
 )
 PLACEHOLDERS = ("RECIPE", "ARGS", "WORDS")
-SCRIPT = ("", "test", "setup")  # commands of run.sh itself
+SCRIPT = ("", "test", "setup", "setup compress")  # commands of run.sh itself
 BASE = """
 run = "readme"
 [[ingest.sources]]
@@ -74,7 +81,8 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[str]:
     """The arguments of ./run.sh, in blocks and in the text."""
-    lines = [line for text in blocks("bash") for line in text.splitlines() if line.strip()]
+    text = "\n".join(blocks("bash")).replace("\\\n", "")  # a backslash continues a line
+    lines = [line for line in text.splitlines() if line.strip()]
     lines += [span for span in SPANS if span.startswith("./run.sh") and not span.endswith(PLACEHOLDERS)]
     lines = [re.sub(r'^eval "\$\((.*?)\)"', r"\1", line) for line in lines]
     return [" ".join(line.split("  #")[0].split()).removeprefix("./run.sh").strip() for line in lines]
@@ -140,7 +148,7 @@ def test_a_command_runs(command: str, folder: Path, server: FakeServer) -> None:
 def test_a_command_that_is_not_run_parses_and_its_recipe_loads(command: str) -> None:
     name, *words = shlex.split(command)
     context = cli.commands[name].make_context(name, words, parent=click.Context(cli, **cli.context_settings))
-    for path in (word for word in words if word.endswith(".toml")):
+    for path in (word for word in words if word.endswith(".toml") and "/" in word):
         load_recipe(ROOT / path, context.params["overrides"])
 
 
