@@ -124,8 +124,8 @@ def _work(job: Job, shards: Iterable[Shard]) -> None:
         _apply_rules(job, shards)
         return
     each, duplicates = job.prepared
+    ignored = FilterContext(job.recipe.filter).ignored
     for shard in shards:
-        ignored = FilterContext(job.recipe.filter).ignored
         dedup.add_duplicate_verdicts(each.shard(shard.name), shard, duplicates.of(shard.name), ignored)
 
 

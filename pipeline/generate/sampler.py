@@ -43,9 +43,8 @@ from pipeline.inference.thinking import asked_messages
 from pipeline.inference.vllm_server import Server
 from pipeline.rows import Question, Sampling, Split, Trace
 
-_NOT_SAMPLING = frozenset(
-    {"prompt", "teacher_prompt", "held_out", "sets", "modes"}
-)  # settings recorded elsewhere
+# Settings recorded elsewhere
+_NOT_SAMPLING = frozenset({"prompt", "teacher_prompt", "held_out", "sets", "modes"})
 EMPTY_COMPLETION = Completion(None, "", FAILED, None, None)
 PREVIEW_INTERVAL = 0.05  # seconds, at least, between two traces filtered for the progress line only
 

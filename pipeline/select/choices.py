@@ -43,14 +43,19 @@ def prepare(job: Job) -> Prepared:
     lengths, most = _lengths(job), job.recipe.select.max_examples
     wanted = None
     if most is not None:
-        ranked = sorted(training_ids(job), key=lambda id: hash_number("max_examples", id, job.recipe.seed))
+        ids = _training_ids(job, lengths)
+        ranked = sorted(ids, key=lambda id: hash_number("max_examples", id, job.recipe.seed))
         wanted = frozenset(ranked[:most])
     return Prepared(lengths, wanted, mix.prepare(job))
 
 
 def training_ids(job: Job) -> list[str]:
     """The ids of all examples of traces to train on, if select.max_examples were not set."""
-    prepared, shards = Prepared(_lengths(job)), job.inputs["filter"].shards()
+    return _training_ids(job, _lengths(job))
+
+
+def _training_ids(job: Job, lengths: LengthMix | None) -> list[str]:
+    prepared, shards = Prepared(lengths), job.inputs["filter"].shards()
     examples = (example for shard in shards for example in examples_of(job, shard, prepared, Counter()))
     return [example.id for example in examples if example.split == "train"]
 
