@@ -155,24 +155,29 @@ ensure() {
 }
 
 run_tests() {
-    (
-        choose compress
-        ensure
-    )
     "$VENV/bin/ruff" check .
     "$VENV/bin/ruff" format --check .
     "$VENV/bin/mypy"
     if [ $# -gt 0 ]; then
         "$VENV/bin/pytest" "$@"
-    else # in parallel, except those that need the whole machine
-        "$VENV/bin/pytest" -n 4 --dist worksteal -m "not alone"
-        "$VENV/bin/pytest" -m alone
+    else # file by file, whose tests share runs; in their order: those of whole commands first
+        "$VENV/bin/pytest" -n 4 --dist loadfile --no-loadscope-reorder -m "not alone"
+        "$VENV/bin/pytest" -n 2 --dist loadfile --no-loadscope-reorder -m alone # on cores of their own
     fi
 }
 
 find_kind
 choose
-ensure
+if [ "${1:-}" = test ]; then # both at the same time: pip uses one core
+    (
+        choose compress
+        ensure
+    ) &
+    ensure
+    wait $!
+else
+    ensure
+fi
 
 case "${1:-}" in
 setup)

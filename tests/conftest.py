@@ -64,8 +64,19 @@ def fake_server() -> Iterator[StartFakeServer]:
         yield start
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives each worker that runs what is alone cores of its own, also for the processes that it starts.
+
+    Two trainings or servers on the same cores would slow each other down: their threads wait in loops.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker and config.option.markexpr == "alone":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[int(worker["workerid"][2:]) :: worker["workercount"]] or cores)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks tests that run whole commands, or need the whole machine, as slow."""
+    """Marks tests that run whole commands, or need cores of their own, as slow."""
     for item in items:
         if "e2e" in item.path.parts or item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.slow)

@@ -180,6 +180,19 @@ def test_a_second_set_up_waits_for_the_first(clone: Path) -> None:
     assert asked(clone).count(" torch==2.13.0+cpu") == 1
 
 
+def test_both_folders_are_installed_at_the_same_time_for_the_tests(clone: Path) -> None:
+    (clone / "hold").touch()
+    process = start(clone, "test")
+    while not ((called := clone / "asked").exists() and len(called.read_text().splitlines()) == 2):
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert {line.split("/")[0] for line in asked(clone).splitlines()} == {".venv", ".venv-compress"}
+    (clone / "hold").unlink()
+    _, said = process.communicate(timeout=60)
+    assert said.splitlines()[-1].endswith(".venv/bin/ruff: No such file or directory")
+    assert all((clone / name / "complete").exists() for name in (".venv", ".venv-compress"))
+
+
 def test_pip_installs_no_cpu_build_for_gpus(clone: Path) -> None:
     for version in ("2.13.0", "2.13.0+cpu"):
         with zipfile.ZipFile(clone / f"torch-{version}-py3-none-any.whl", "w") as wheel:
