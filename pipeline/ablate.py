@@ -29,7 +29,7 @@ from pipeline.inspect.format import interval, percent
 from pipeline.inspect.run import Run, open_run
 from pipeline.inspect.show import console, print_lines
 from pipeline.rows import Row, Score
-from pipeline.run_stages import execute_all
+from pipeline.run_stages import exit_code
 from pipeline.select.choices import training_ids
 from pipeline.stages import stages_of
 
@@ -87,6 +87,7 @@ def ablate(recipe: Recipe, rules: Sequence[str], seeds: int, runs: Path) -> tupl
 
 
 def check(recipe: Recipe, rules: Sequence[str]) -> None:
+    recipe.check_single()
     if recipe.student is None:
         raise UserError("ablate trains students: add a table [student] to the recipe")
     on = [name for name in recipe.filter.names if name not in recipe.filter.ignored]
@@ -197,8 +198,7 @@ def print_ablation(found: Ablation) -> None:
 
 
 def _execute(recipe: Recipe, names: Sequence[str], runs: Path) -> int:
-    codes = [code for _, code in execute_all(recipe, names, runs, NO_OPTIONS, whole=False)]
-    return codes[-1]
+    return exit_code(recipe, names, runs, NO_OPTIONS, whole=False)
 
 
 def _arm_name(arm: str) -> str:

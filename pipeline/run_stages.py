@@ -62,6 +62,7 @@ def execute_all(
 
     All stages are checked before the first one writes; with `whole`, everything that they need is checked.
     """
+    recipe.check_single()
     wanted, folder = stages_of(recipe), runs / recipe.run
     stages = STAGES | wanted
     if whole:
@@ -82,6 +83,11 @@ def execute_all(
             say(line)
     if "evaluate" in names:
         score_table.print_table(open_run(folder))
+
+
+def exit_code(recipe: Recipe, names: Sequence[str], runs: Path, options: Options, whole: bool) -> int:
+    """Runs stages as `execute_all` does; returns the exit code of the last one."""
+    return [code for _, code in execute_all(recipe, names, runs, options, whole)][-1]
 
 
 def _run(recipe: Recipe, names: Sequence[str], runs: Path, options: Options, whole: bool) -> Run:

@@ -55,6 +55,7 @@ def student_of(
     `scheme`: its compressed form. `base_url`: another program serves it, as `retort serve` does. Raises
     UserError if it cannot be served.
     """
+    run.recipe.check_single()
     recipe, made = run.recipe, run.output("select").manifest()
     if recipe.student is None:
         raise UserError(f"{run.path}: its recipe has no [student]; `retort chat --model` takes any model")

@@ -114,13 +114,17 @@ def _endpoints(recipe: Recipe, todo: list[str]) -> Iterator[Requirement]:
     """Checks that the servers under `base_url` answer, accept the key and have the model."""
     used: list[tuple[str, Endpoint]] = []
     sampling = "generate" in todo and recipe.samples_problems
-    if sampling or "evaluate" in todo:
+    if sampling or _scores_teachers(recipe, todo):
         used += [("generate" if sampling else "evaluate", teacher) for teacher in recipe.teacher]
     if recipe.judge is not None and ("filter" in todo or "evaluate" in todo):
         used.append(("filter" if "filter" in todo else "evaluate", recipe.judge))
     for stage, endpoint in used:
         if endpoint.base_urls:
             yield _checked(stage, endpoint.model, partial(_reach, endpoint))
+
+
+def _scores_teachers(recipe: Recipe, todo: list[str]) -> bool:
+    return "evaluate" in todo and "teacher" in recipe.evaluate.models
 
 
 def _reach(endpoint: Endpoint) -> None:
@@ -133,8 +137,11 @@ def _reach(endpoint: Endpoint) -> None:
 
 def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirement]:
     """Checks that models served or trained here exist, have a usable chat template, and fit."""
-    asking = ("generate", "evaluate") if recipe.samples_problems else ("evaluate",)
-    serving = next((name for name in asking if name in todo), None)
+    asking = {
+        "generate": recipe.samples_problems and "generate" in todo,
+        "evaluate": _scores_teachers(recipe, todo),
+    }
+    serving = next((name for name, asks in asking.items() if asks), None)
     served = [teacher for teacher in recipe.teacher if teacher.serve] if serving else []
     student = recipe.student if {"train", "evaluate"} & set(todo) else None
     scoring = objectives.teachers(recipe) if student and "train" in todo else ()

@@ -61,13 +61,15 @@ def check(runs: Path, recipe: Path, overrides: tuple[str, ...], gpus: str | None
     Checks settings, sources, packages, keys, servers, models, chat template, GPU memory and disk. The exit
     code is 2 if something is missing.
     """
-    from pipeline import hardware
+    from pipeline import chain, hardware
     from pipeline.check import requirements
 
     if gpus is not None:
         hardware.assume(*_gpus(gpus))
     loaded = load(recipe, overrides)
-    found = requirements.find(loaded, runs / loaded.run, to)
+    found = chain.requirements_of(loaded, runs, to)
+    for line in chain.gaps(loaded):
+        say(line)
     requirements.print_table(found)
     return 2 if any(each.state == "missing" for each in found) else 0
 

@@ -69,6 +69,8 @@ def script(
     from pipeline.train import launcher
 
     loaded = load(recipe, overrides)
+    if loaded.chain and nodes > 1:
+        raise UserError("--nodes: the steps of [rounds] and [[cascade]] run on one node")
     if not re.fullmatch(r"\d+(-\d+)?(:\d+){0,2}", time):
         raise UserError(f"--time {time}: write it as Slurm does, e.g. 24:00:00 or 2-00:00:00")
     if nodes > 1 and loaded.student is not None:
@@ -84,6 +86,6 @@ def script(
         time=time,
         runs=shlex.quote(str(runs)),
         recipe=words,
-        stages=" ".join(stages_of(loaded)),
+        stages="run" if loaded.chain else " ".join(stages_of(loaded)),
     )
     return head + BODY.read_text(encoding="utf-8")

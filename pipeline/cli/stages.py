@@ -154,12 +154,17 @@ def run(
     """Run or resume all stages and print the scores.
 
     Starts only if everything that the stages need is there, as `retort check` finds it. Without a [student]
-    in RECIPE nothing is trained and evaluate scores the teachers.
+    in RECIPE nothing is trained and evaluate scores the teachers. With [rounds] or [[cascade]] each step is a
+    run of its own, and all of them are run.
     """
     from pipeline.stages import stages_of
 
     loaded = load(recipe, overrides)
     options, words = _options(partial, again, ray=ray), (str(recipe), *overrides)
+    if loaded.chain:
+        from pipeline.chain import run_chain
+
+        return run_chain(loaded, runs, options)
     return _execute(tuple(stages_of(loaded)), runs, loaded, options, words, whole=True)
 
 
@@ -224,12 +229,11 @@ def _execute(
     from pipeline.config.load import redacted_override
     from pipeline.engine.execute import DONE
     from pipeline.inspect import stage_summary
-    from pipeline.run_stages import execute_all
+    from pipeline.run_stages import exit_code
     from pipeline.stages import stages_of
 
-    for _, code in execute_all(recipe, names, runs, options, whole):
-        if code != DONE:
-            return code
+    if (code := exit_code(recipe, names, runs, options, whole)) != DONE:
+        return code
     if options.part is not None:
         return DONE
     wanted = list(stages_of(recipe))

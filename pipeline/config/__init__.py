@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, model_validator
 
+from pipeline.config import chain
 from pipeline.config.base import Name, NotIdentity, RecipeTable
+from pipeline.config.chain import Assistant, Parent, Rounds
 from pipeline.config.cluster import Ray
 from pipeline.config.compress import Compress
 from pipeline.config.endpoints import Judge, Student, Teacher
@@ -48,7 +50,8 @@ class Recipe(RecipeTable):
     """Name of the run. Its folder is data/runs/NAME, or NAME in the folder that `--runs` gives."""
     reuse: NotIdentity[Name | None] = None
     """Name of another run in the same folder. Traces of it that are valid here are taken over, not paid
-    again: those of the same model, prompt and sampling settings. Default: none."""
+    again: those of the same model, prompt and sampling settings. Problems of the same sources are taken over,
+    too. Default: none."""
     seed: int = 0
     """Seed of the samples, the split into examples for training and validation, and the training."""
     ingest: Ingest
@@ -74,6 +77,13 @@ class Recipe(RecipeTable):
     """Which smaller forms of the trained student are made."""
     evaluate: Evaluate = Evaluate()
     """How base, student and teacher are compared."""
+    rounds: Rounds | None = None
+    """Several rounds, in which students become teachers. Default: off, one run."""
+    cascade: tuple[Assistant, ...] = ()
+    """Students between the teacher and [student], the largest first, each a table [[cascade]]. Each step is a
+    run of its own, NAME-step-1 and so on. Default: none."""
+    parent: Parent | None = None
+    """The run before this one in a chain of rounds or of a cascade, which `retort run` records here."""
     ray: Ray = Ray()
     """The workers of each stage on a Ray cluster, for `--ray`."""
 
@@ -90,6 +100,24 @@ class Recipe(RecipeTable):
         if self.compress.schemes and self.student is None:
             raise ValueError("compress.schemes needs a student: add a table [student] with model = ...")
         return self
+
+    @model_validator(mode="after")
+    def _a_chain_can_run(self) -> Recipe:
+        chain.check(self)
+        return self
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The names of the runs of its rounds or its cascade, in their order; () for a single run."""
+        return chain.names(self)
+
+    def check_single(self) -> None:
+        """Raises UserError for a recipe of several runs."""
+        if self.chain:
+            names = ", ".join(self.chain)
+            raise UserError(
+                f"{self.run} is a chain, which `retort run` does as a whole; its runs: {names}"
+            )
 
     @property
     def samples_problems(self) -> bool:

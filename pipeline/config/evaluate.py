@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -11,6 +11,7 @@ from pipeline.config.sources import Source
 from pipeline.rows import Mode
 
 HELD_OUT = "held_out"
+Role = Literal["teacher", "base", "student"]
 
 
 class EvaluationSet(RecipeTable):
@@ -51,6 +52,8 @@ class Evaluate(SamplingSettings):
     """Evaluate on the problems that ingest holds out, as a set named held_out."""
     sets: tuple[EvaluationSet, ...] = ()
     """More sets, each a table [[evaluate.sets]]. Default: none."""
+    models: Annotated[tuple[Role, ...], Field(min_length=1)] = ("teacher", "base", "student")
+    """Which models are scored. Without "teacher" a paid teacher is not asked again."""
     prompt: str | None = None
     """Prompt of base and student. Default: `select.prompt`."""
     teacher_prompt: str | None = None

@@ -74,7 +74,8 @@ def claim(job: Job, wanted: Manifest) -> None:
     """Makes the folder that of the wanted manifest; sets aside what it holds of other settings or inputs."""
     stage, output, found = job.stage, job.output, job.output.manifest()
     if found is None or not output.has_output:
-        if not (stage.free and previous.bring_back(stage, job.run_dir, wanted)):
+        back = stage.free and previous.bring_back(stage, job.run_dir, wanted)
+        if not (back or previous.copy_problems(stage, job.run_dir, wanted, job.recipe.reuse)):
             output.save(wanted)
         return
     same = found.identity == wanted.identity

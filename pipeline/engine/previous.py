@@ -1,5 +1,7 @@
 """Results of earlier settings, kept in RUN/previous/STAGE/0001 and so on, and brought back if wanted.
 
+Problems are also taken from the run to reuse, so that the sources of several runs are read once.
+
 A stage that is made again starts in an empty folder; what was there is moved here first. Paid rows are taken
 over from here (`earlier_rows.py`), and `retort diff` compares with the newest.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from pipeline.engine.atomic_files import sync_files
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import Output
@@ -54,6 +57,24 @@ def bring_back(stage: Stage, run_dir: Path, wanted: Manifest) -> bool:
             remove(output)
             return True
     return False
+
+
+def copy_problems(stage: Stage, run_dir: Path, wanted: Manifest, reuse: str | None) -> bool:
+    """Whether the run to reuse read the same sources; what it read is then copied, and they are not read."""
+    if stage.reads or reuse is None:
+        return False
+    other, output = stage.output(run_dir.parent / reuse), stage.output(run_dir)
+    found = other.manifest()
+    if not (found and found.identity == wanted.identity and other.complete):
+        return False
+    for path in _own_files(other.folder)[:-1]:  # the manifest comes last, when the rest is on disk
+        if path.is_dir():
+            shutil.copytree(path, output.folder / path.name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(path, output.folder / path.name)
+    sync_files(output.folder)
+    output.save(found)
+    return True
 
 
 def remove_old(stage: Stage, run_dir: Path) -> None:

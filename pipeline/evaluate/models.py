@@ -100,8 +100,8 @@ def _of_set(
     prompt: str,
     teacher_prompt: str,
 ) -> Iterator[EvalModel]:
-    several = len(recipe.teacher) > 1
-    for t in recipe.teacher:
+    wanted, several = recipe.evaluate.models, len(recipe.teacher) > 1
+    for t in recipe.teacher if "teacher" in wanted else ():
         role = f"teacher-{model_files.label(t.display_name)}" if several else "teacher"
         yield EvalModel(name, uses_judge, role, t.display_name, t.model, t, teacher_prompt)
     if base := recipe.student:
@@ -111,9 +111,10 @@ def _of_set(
             EvalModel(name, uses_judge, "base", model, base.model, base, prompt, layers=base.layers),
             EvalModel(name, uses_judge, "student", student, folder, base, prompt, trained=True),
         )
+        scored = [model for model in both if model.role in wanted]
         for mode in dict.fromkeys(recipe.modes):
-            yield from (in_mode(model, mode, recipe, run_dir) for model in both)
-        for scheme in served_schemes(recipe):
+            yield from (in_mode(model, mode, recipe, run_dir) for model in scored)
+        for scheme in served_schemes(recipe) if "student" in wanted else ():
             folder, role = str(export_path(run_dir, scheme)), f"student-{scheme}"
             endpoint = serving.endpoint_of(scheme, base)
             compressed = EvalModel(

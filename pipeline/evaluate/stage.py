@@ -175,7 +175,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 def _check(recipe: Recipe) -> None:
     models = eval_models(recipe, Path())
-    if not (recipe.teacher or recipe.student):
+    if not models:
         raise UserError("evaluate has no model to score: add a table [student] or [teacher]")
     folders = [model.folder("generate") for model in models]
     for model in models:

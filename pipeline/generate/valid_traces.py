@@ -50,7 +50,8 @@ def earlier_traces(job: Job) -> EarlierRows | None:
         if moved := _positions(found, wanted):
             valid.append((output, partial(_moved, moved)))
         else:
-            job.say(f"{job.stage.name}: no trace in {output.folder} is valid: {_difference(found, wanted)}")
+            why = _difference(found, wanted) or "they are of other teachers"
+            job.say(f"{job.stage.name}: no trace in {output.folder} is valid: {why}")
     return EarlierRows("problem_id", valid) if valid else None
 
 

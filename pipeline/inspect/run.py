@@ -59,7 +59,12 @@ class Run:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The names of the stages that commands run; score and compress only where the recipe has them."""
+        """The names of the stages that commands run; score and compress only where the recipe has them.
+
+        The run of a chain's own name has only the problems of its steps.
+        """
+        if self.recipe.chain:
+            return ("ingest",)
         unused = {"score"} if self.recipe.score is None else set()
         unused |= set() if self.recipe.compress.schemes else {"compress"}
         return tuple(name for name in ROWS if name not in unused)

@@ -16,7 +16,8 @@ from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summaris
 from pipeline.filter.funnel import Yield
 from pipeline.generate import usage
 from pipeline.generate.limits import limits_of
-from pipeline.inspect import score_table
+from pipeline.inspect import chain_table, score_table
+from pipeline.inspect.chain_table import ChainStep
 from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.costs import Cost, costs, total_spend
 from pipeline.inspect.format import at_least, count, money
@@ -102,6 +103,7 @@ class Status(Row):
     scores: tuple[Summary, ...]  # empty before evaluate is complete
     comparisons: tuple[Comparison, ...]
     compression: Compression | None  # of a run whose compressed students are evaluated
+    chain: tuple[ChainStep, ...]  # the runs of its rounds or its cascade
 
 
 def runs_of(folder: Path) -> Runs:
@@ -134,6 +136,7 @@ def status_of(run: Run) -> Status:
         scores=tuple(summaries),
         comparisons=tuple(comparisons(scores)),
         compression=compression_of(run, summaries) if scores else None,
+        chain=tuple(chain_table.steps_of(run.recipe, run.path.parent)),
     )
 
 
@@ -148,6 +151,9 @@ def print_document(document: Runs | Status) -> None:
     if document.scores:
         run = open_run(document.folder)
         score_table.print_scores(run, document.scores, document.comparisons, document.compression)
+    if document.chain:
+        print_lines("")
+        chain_table.print_chain(open_run(document.folder).recipe, document.chain)
 
 
 def _print_runs(document: Runs) -> None:

@@ -30,6 +30,7 @@ def publish(
     ALL. private: new repositories are private. Raises UserError when the run has no examples yet, lacks a
     format, or the target cannot be replaced.
     """
+    run.recipe.check_single()
     target = Target.read(to)
     folder = target.folder or run.path / "published"
     check_writable(folder, run.path.name)

@@ -16,6 +16,7 @@ from pipeline import __version__, install_hints
 from pipeline.config.redaction import redact
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
+from pipeline.inspect import chain_table
 from pipeline.inspect.run import Run
 from pipeline.inspect.teachers import teachers_of
 from pipeline.report import about, curves, evaluation, page, sample, yields
@@ -72,10 +73,26 @@ def gather(run: Run) -> dict[str, Any]:
         "preflight": about.preflight(run),
         "training": curves.training(run),
         "evaluation": evaluation.gather(run, scores) if scores else None,
+        "chain": _chain(run) if run.recipe.chain else None,
         "data": {
             "traces": _sample(run, scores),
             "problems": problems[: evaluation.MOST],
             "unlisted": max(0, len(problems) - evaluation.MOST),
+        },
+    }
+
+
+def _chain(run: Run) -> dict[str, Any]:
+    """The steps of a chain: the table of the terminal, and a chart of their students for each set."""
+    steps = chain_table.steps_of(run.recipe, run.path.parent)
+    scored = [(step, score) for step in steps for score in step.scores]
+    return {
+        "columns": chain_table.COLUMNS,
+        "rows": chain_table.rows(steps),
+        "lines": list(chain_table.lines(run.recipe, steps)),
+        "charts": {
+            name: evaluation.chart((step.run, score.pass_at_1) for step, score in scored if score.set == name)
+            for name in dict.fromkeys(score.set for _, score in scored)
         },
     }
 

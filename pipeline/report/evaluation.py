@@ -26,6 +26,7 @@ from pipeline.rows import Score, Trace
 FIXED, BROKEN, BOTH, NEITHER = "fixed", "broken", "solved by both", "solved by neither"
 CHANGES = (FIXED, BROKEN, BOTH, NEITHER)
 MOST = 1_500  # problems that are listed; those that changed come first
+PASSED = "pass@1, percent, with 95 % intervals"
 _QUESTION = 240  # characters
 _QUESTIONS = """
 select problem_id, any_value(question), any_value(reference)
@@ -44,7 +45,7 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
         "summaries": summaries,
         "modes": any(s.mode == "plain" for s in summaries),
         "ks": sorted({k for s in summaries for k in s.pass_at if k > 1}),
-        "chart": charts.intervals(passed, "pass@1, percent, with 95 % intervals"),
+        "chart": charts.intervals(passed, PASSED),
         "comparisons": comparisons,
         "lost": metrics.lost_sentence(comparisons),
         "differences": charts.intervals(apart, "points of pass@1", zero=True) if apart else None,
@@ -55,6 +56,11 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
         "trained_on": run.report("evaluate").get("trained_on", {}),
         "engines": engines.lines(score_table.engines_of(run)),
     }
+
+
+def chart(students: Iterable[tuple[str, Estimate]]) -> Markup:
+    """The chart of the students of several runs on one set."""
+    return charts.intervals([_interval("", name, passed, False) for name, passed in students], PASSED)
 
 
 def answers_of(run: Run) -> dict[str, str]:

@@ -172,8 +172,11 @@ def _with_models(job: Job, train_job: TrainJob) -> TrainJob:
         teacher.model_copy(update={"model": model_files.resolve(teacher.model, job.say)})
         for teacher in teachers(job.recipe)
     )
-    student = student_of(job.recipe)
-    model = model_files.resolve(student.model, job.say, student.layers)
+    student, parent = student_of(job.recipe), job.recipe.parent
+    if parent and parent.start:
+        model = str(model_folder(job.run_dir.parent / parent.run).absolute())
+    else:
+        model = model_files.resolve(student.model, job.say, student.layers)
     return train_job.model_copy(update={"model": model, "teachers": resolved})
 
 
@@ -275,6 +278,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "layers": student_of(recipe).layers,
         "seed": _seed(recipe),
         **({"thinking_switch": recipe.select.thinking_switch} if recipe.select.mix else {}),
+        **({"start": recipe.parent.model_dump()} if recipe.parent and recipe.parent.start else {}),
     }
 
 

@@ -39,7 +39,7 @@ TIERS = (
     ("pipeline.report", "pipeline.publish", "pipeline.chat"),
     ("pipeline.check",),
     ("pipeline.run_stages",),
-    ("pipeline.ablate",),
+    ("pipeline.ablate", "pipeline.chain"),
     ("pipeline.cli",),
     ("pipeline.fake_server",),  # nothing of the product may need it
 )
