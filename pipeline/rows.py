@@ -96,6 +96,9 @@ class Trace(Question):
     problem_id: str
     sample: int
     teacher: str
+    teacher_generation: str | None = (
+        None  # "1", or "1+" for at least 1 (pipeline/generations.py); None: unknown
+    )
     prompt: str | None
     prompt_hash: str | None
     sampling: Sampling | None

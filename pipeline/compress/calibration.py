@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.store import Output
-from pipeline.errors import UserError
+from pipeline.select.spaced import chosen
 
 _SCANNED = 1024  # examples among which the shortest one is looked for
 
@@ -18,27 +17,6 @@ def write(examples: Output, most: int, target: Path) -> None:
     """Writes the dialogues of at most `most` training examples, evenly spaced, as JSON lines."""
     lines = (json.dumps(dialogue, ensure_ascii=False) + "\n" for dialogue in chosen(examples, most))
     write_atomic(target, "".join(lines).encode())
-
-
-def chosen(examples: Output, most: int) -> Iterator[list[dict[str, str]]]:
-    """Yields the messages of at most `most` training examples, evenly spaced over all shards."""
-    shards = [(shard, shard.column("split")) for shard in examples.shards()]
-    total = sum(splits.count("train") for _, splits in shards)
-    if not total:
-        raise UserError("there is no training example to calibrate on: run `retort select` first")
-    wanted = {i * total // most for i in range(most)} if total > most else set(range(total))
-    number = 0
-    for shard, splits in shards:
-        here = splits.count("train")
-        if wanted.isdisjoint(range(number, number + here)):
-            number += here
-            continue
-        for record in shard.records(("split", "messages")):
-            if record["split"] != "train":
-                continue
-            if number in wanted:
-                yield record["messages"]
-            number += 1
 
 
 def shortest_prompt(examples: Output) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from pipeline.config.base import EnvName, Fraction, Name, NotIdentity, RecipeTable, Scalar, TopP
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+LayersBy = Literal["spacing", "block_influence"]
 BatchRequests = Annotated[int, Field(ge=1, le=50_000)]  # what OpenAI takes in one file
 
 
@@ -84,6 +85,9 @@ class Teacher(Endpoint):
     """What the licence or the provider says about training on outputs, or its URL; printed on the cards."""
     name: Name | None = None
     """Name of the teacher in every trace. Default: `model`."""
+    generation: NonNegativeInt | None = None
+    """How often the model, or those it learned from, was trained on texts of models: 0 for an original model,
+    1 for its student. Default: as a folder that retort made says, else unknown."""
     share: PositiveFloat | None = None
     """Weight among the teachers that share out the problems. Default: this teacher gets every problem."""
     batch: NotIdentity[bool] = False
@@ -113,8 +117,26 @@ class Student(Endpoint):
     """The only way to serve a student."""
     licence: NotIdentity[str | None] = None
     """Licence of the model before training, for the card that `retort publish` writes."""
+    generation: NotIdentity[NonNegativeInt | None] = None
+    """Generation of the model before training, written as `teacher.generation`. Default: as a folder that
+    retort made says, else unknown."""
     layers: PositiveInt | None = None
-    """Keep only this many of the model's layers, evenly spaced, before training. Default: all."""
+    """Keep only this many of the model's layers before training. Default: all."""
+    layers_by: LayersBy = "spacing"
+    """Which layers stay: evenly spaced ones with the first and the last, or those with the most block
+    influence (Men et al. 2024), measured on training examples."""
+    heads: PositiveInt | None = None
+    """Keep only this many attention heads of each layer, those that are most active on training examples
+    (Muralidharan et al. 2024). Heads that share a key-value head stay or go together. Default: all."""
+    intermediate_size: PositiveInt | None = None
+    """Keep only this many channels of each layer's MLP, those that are most active on training examples.
+    Default: all."""
+
+    @model_validator(mode="after")
+    def _a_way_to_choose_needs_a_choice(self) -> Student:
+        if self.layers is None and self.layers_by != "spacing":
+            raise ValueError("layers_by needs layers, the number of layers that stay")
+        return self
 
 
 class Judge(Endpoint):

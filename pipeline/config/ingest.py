@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.config.base import Fraction, RecipeTable
 from pipeline.config.benchmarks import expanded
@@ -57,6 +57,12 @@ class TracesSource(DatasetSource):
     """Name of the model that made the traces. Set this or `teacher_column`."""
     teacher_column: str | None = None
     """Column with the name of the model."""
+    generation: NonNegativeInt | None = None
+    """Generation of the models that made the traces, where no column says it: 0 for people and original
+    models, 1 for their students. Default: unknown."""
+    generation_column: str | None = None
+    """Column with the generation of a trace's model. Default: "teacher_generation", where traces have it, as
+    those that retort published do."""
     finish_reason: str | None = None
     """Column that tells how a response ended: a server's finish reason, or true if it is complete and false
     if it was truncated. Default, and for empty values: "stop", or "length" if the reasoning never ends."""
@@ -89,7 +95,7 @@ class TracesSource(DatasetSource):
     def used_columns(self) -> tuple[str, ...]:
         """The columns that are read as parts of a problem or of its traces."""
         texts = (self.messages, self.response, self.reasoning)
-        about = (self.teacher_column, self.finish_reason, self.tokens, self.trace_id)
+        about = (self.teacher_column, self.generation_column, self.finish_reason, self.tokens, self.trace_id)
         return tuple(filter(None, (*super().used_columns, *texts, *about)))
 
 

@@ -193,6 +193,9 @@ class Train(RecipeTable):
     weight_by: Literal["confidence"] | None = None
     """Set to "confidence" to weight examples by the teacher's geometric-mean token probability. Needs
     `generate.logprobs`."""
+    max_generation: NotIdentity[PositiveInt] = 3
+    """Deepest generation that the student may have: 1 learns from original models, 2 from their students, and
+    so on. A deeper one is refused before sampling and training."""
     seed: int | None = None
     """Seed of the training alone, to repeat it on the same examples. Default: the recipe's `seed`."""
     batch_size: PositiveInt = 16

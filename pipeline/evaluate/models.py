@@ -37,10 +37,12 @@ from pipeline.generate.sample_plan import SampleBudget
 from pipeline.generate.sampler import Model, SamplingJob
 from pipeline.generate.valid_traces import TRACE_KEY, contradiction
 from pipeline.inference import model_files, thinking
+from pipeline.inference.cuts import Cut, cut_of
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import stage as ingest
 from pipeline.ingest.stage import INGEST
 from pipeline.rows import Mode, Problem, Trace
+from pipeline.select.stage import SELECT
 from pipeline.train.job import read_preflight
 from pipeline.train.stage import TRAIN, model_folder
 
@@ -59,7 +61,7 @@ class EvalModel:
     endpoint: Endpoint
     prompt: str
     trained: bool = False  # by this run
-    layers: int | None = None  # number of layers that remain after pruning; None: all
+    cut: Cut | None = None  # of the base; None: it is whole
     scheme: SchemeName | None = None  # by which it was compressed
     mode: Mode = "reasoning"
     switch: ThinkingSwitch | None = None  # how it is asked for that; None: as the prompt alone asks
@@ -68,10 +70,10 @@ class EvalModel:
         return str(OutputPath(kind, self.set, self.role))
 
     @property
-    def server_key(self) -> tuple[str, int | None, str]:
+    def server_key(self) -> tuple[str, Cut | None, str]:
         """Models with equal keys can share a server."""
         settings = self.endpoint.model_dump_json(include=set(Endpoint.model_fields) - {"model"})
-        return self.weights, self.layers, settings
+        return self.weights, self.cut, settings
 
 
 def eval_models(recipe: Recipe, run_dir: Path) -> list[EvalModel]:
@@ -105,10 +107,11 @@ def _of_set(
         role = f"teacher-{model_files.label(t.display_name)}" if several else "teacher"
         yield EvalModel(name, uses_judge, role, t.display_name, t.model, t, teacher_prompt)
     if base := recipe.student:
-        model = f"{base.model} cut to {base.layers} layers" if base.layers else base.model
+        cut = cut_of(base, run_dir)
+        model = f"{base.model} cut to {cut.words}" if cut else base.model
         student, folder = f"{recipe.run} student", str(model_folder(run_dir))
         both = (
-            EvalModel(name, uses_judge, "base", model, base.model, base, prompt, layers=base.layers),
+            EvalModel(name, uses_judge, "base", model, base.model, base, prompt, cut=cut),
             EvalModel(name, uses_judge, "student", student, folder, base, prompt, trained=True),
         )
         scored = [model for model in both if model.role in wanted]
@@ -192,7 +195,7 @@ def _sampling_stage(model: EvalModel, recipe: Recipe, reach: Reach, kind: str, t
         name=model.folder(kind),
         version=generate.GENERATE.version,
         row=Trace,
-        reads=(problems, TRAIN) if model.trained else (problems,),
+        reads=(problems, *_made_from(model)),
         shards_from=problems.name,
         settings=partial(_sampling_settings, sampling, model.scheme),
         check=_checked_by_evaluate,
@@ -203,6 +206,13 @@ def _sampling_stage(model: EvalModel, recipe: Recipe, reach: Reach, kind: str, t
         contradiction=contradiction if model.scheme is None else _contradiction_of_compressed,
         key=TRACE_KEY,
     )
+
+
+def _made_from(model: EvalModel) -> tuple[Stage, ...]:
+    """The stages whose results decide the model's weights."""
+    if model.trained:
+        return (TRAIN,)
+    return (SELECT,) if model.cut and model.cut.measured else ()
 
 
 def _sampling_settings(sampling: SamplingJob, scheme: SchemeName | None, recipe: Recipe) -> dict[str, Any]:

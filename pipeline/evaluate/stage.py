@@ -40,6 +40,7 @@ from pipeline.filter import llm_judge
 from pipeline.filter import stage as filtering
 from pipeline.filter.verdicts import filtered_traces
 from pipeline.inference import endpoint, model_files
+from pipeline.inference.cuts import Cut
 from pipeline.inference.fingerprint import model_settings
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import sources
@@ -59,7 +60,7 @@ def prepare(job: Job) -> None:
             "evaluate.modes: the training of this run did not record how the student is asked not to think: "
             "set select.thinking_switch"
         )
-    by_server: dict[tuple[str, int | None, str], list[EvalModel]] = {}
+    by_server: dict[tuple[str, Cut | None, str], list[EvalModel]] = {}
     for model in models:
         by_server.setdefault(model.server_key, []).append(model)
     for sharing in by_server.values():
@@ -113,7 +114,7 @@ def _reach(model: EvalModel, job: Job) -> contextlib.AbstractContextManager[Serv
         log = job.logs / f"{program}-{model.role}.log"
         return serving.serving(model.scheme, Path(model.weights), model.role, job.recipe, log, job.say)
     name = "student" if model.trained else model_files.label(model.weights)
-    return endpoint.reach(model.endpoint, model.weights, name, job, job.recipe.evaluate, layers=model.layers)
+    return endpoint.reach(model.endpoint, model.weights, name, job, job.recipe.evaluate, cut=model.cut)
 
 
 def _substages(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:

@@ -45,6 +45,7 @@ from pipeline.rows import Question, Sampling, Split, Trace
 
 # Settings recorded elsewhere
 _NOT_SAMPLING = frozenset({"prompt", "teacher_prompt", "held_out", "sets", "modes"})
+GENERATION = "generation"  # the setting of a model, which changes no response
 EMPTY_COMPLETION = Completion(None, "", FAILED, None, None)
 PREVIEW_INTERVAL = 0.05  # seconds, at least, between two traces filtered for the progress line only
 
@@ -57,6 +58,7 @@ class Model:
     endpoint: Endpoint
     reach: Callable[[Job], AbstractContextManager[Server]]
     share: float | None = None  # of the problems, relative to the other models' shares; None: all problems
+    generation: int | None = None  # as the recipe states it
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def settings(sampling: SamplingJob, seed: int) -> dict[str, Any]:
     if sampling.budget.target_kept is not None:
         filtering = {"rules": with_versions(sampling.filters)}
     return {
-        "teachers": [model_settings(m.name, m.endpoint) | {"share": m.share} for m in sampling.models],
+        "teachers": [_model_settings(model) for model in sampling.models],
         "prompt": {"name": prompt.name, "text": prompt.text},
         **{k: v for k, v in identity(sampling.table).items() if k not in _NOT_SAMPLING},
         **filtering,
@@ -93,12 +95,24 @@ def settings(sampling: SamplingJob, seed: int) -> dict[str, Any]:
     }
 
 
+def _model_settings(model: Model) -> dict[str, Any]:
+    stated = {} if model.generation is None else {GENERATION: model.generation}
+    return {**model_settings(model.name, model.endpoint), "share": model.share, **stated}
+
+
 class Sampler:
     """Processes work items: requests a sample, continues a truncated one, or filters one."""
 
     def __init__(
-        self, job: SamplingJob, clients: Sequence[Client | BatchClient], usage: UsageLog, seed: int
+        self,
+        job: SamplingJob,
+        clients: Sequence[Client | BatchClient],
+        usage: UsageLog,
+        seed: int,
+        generations: Sequence[str | None],
     ) -> None:
+        """clients, generations: of the job's models."""
+        self._generations = generations
         self._job, self._clients, self._usage, self._seed = job, clients, usage, seed
         self._prompt = prompts.load(job.prompt)
         self._sampling = Sampling(
@@ -195,6 +209,7 @@ class Sampler:
             sample=request.sample,
             **problem.model_dump(include=set(Question.model_fields)),
             teacher=self._job.models[request.teacher].name,
+            teacher_generation=self._generations[request.teacher],
             prompt=self._prompt.name,
             prompt_hash=self._prompt.hash,
             sampling=_sent(self._sampling, completion),

@@ -134,7 +134,8 @@ async def _sample_all(
             UsageMeter(m.name, m.endpoint, c.pool) for m, c in zip(sampling.models, clients, strict=True)
         ]
         usage = UsageLog(job.output.folder, meters, servers=servers)
-        worker = Sampler(sampling, clients, usage, job.recipe.seed)
+        made_by_models = [_generation(*pair) for pair in zip(sampling.models, servers, strict=True)]
+        worker = Sampler(sampling, clients, usage, job.recipe.seed, made_by_models)
         progress = stack.enter_context(job.progress(expected.total()))
         await stack.enter_async_context(usage.reporting(progress, expected.total))
         await stack.enter_async_context(batches.sending(clients, worker.active))
@@ -154,6 +155,13 @@ async def _sample_all(
             ),
         )
         batches.saved(clients)
+
+
+def _generation(model: Model, server: Server) -> str | None:
+    """As the recipe states it, or as the folder of a model served here does."""
+    if model.generation is not None:
+        return str(model.generation)
+    return model_files.generation(server.path) if server.path else None
 
 
 def _plan(problems: Shard, traces: Shard, sampling: SamplingJob, on_finished: Callable[[int], None]) -> Plan:
@@ -212,7 +220,7 @@ def training_job(recipe: Recipe) -> SamplingJob:
 def _model(teacher: Teacher, table: Generate) -> Model:
     label = model_files.label(teacher.display_name)
     reach = partial(endpoint.reach, teacher, teacher.model, label, sampling=table, logprobs=table.logprobs)
-    return Model(teacher.display_name, teacher, reach, teacher.share)
+    return Model(teacher.display_name, teacher, reach, teacher.share, teacher.generation)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -256,7 +264,7 @@ def report(job: Job) -> dict[str, Any]:
 
 GENERATE = Stage(
     name="generate",
-    version=5,  # 5: traces keep their problem's columns; prompt and sampling may be unknown
+    version=6,  # 6: traces keep the generation of their teacher
     row=Trace,
     reads=(INGEST,),
     shards_from="ingest",

@@ -7,7 +7,7 @@ made at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.engine.manifest import Manifest, settings_difference
 from pipeline.engine.stage import Job
 from pipeline.generate.given_traces import is_given
 from pipeline.generate.sample_plan import FAILED, trace_id
+from pipeline.generate.sampler import GENERATION
 from pipeline.rows import Problem, Question, Trace
 
 TRACE_KEY = ("problem_id", "teacher", "sample")  # identifies a trace whatever the teacher's position is
@@ -48,7 +49,8 @@ def earlier_traces(job: Job) -> EarlierRows | None:
     valid = []
     for output, found in results(job):
         if moved := _positions(found, wanted):
-            valid.append((output, partial(_moved, moved)))
+            stated = [each.get(GENERATION) for each in wanted.settings["teachers"]]
+            valid.append((output, partial(_moved, moved, stated)))
         else:
             why = _difference(found, wanted) or "they are of other teachers"
             job.say(f"{job.stage.name}: no trace in {output.folder} is valid: {why}")
@@ -69,12 +71,12 @@ def for_problems(
             yield now
 
 
-def _moved(positions: Mapping[int, int], trace: Trace) -> Trace | None:
+def _moved(positions: Mapping[int, int], stated: Sequence[int | None], trace: Trace) -> Trace | None:
     """The trace under its teacher's present position; None if the teacher is gone or never answered.
 
     A trace that a source gave is None, too: ingest has those that are still given.
 
-    The outcome is that of filters, so it is not taken over.
+    The outcome is that of filters, so it is not taken over. The generation is as stated now, if it is.
     """
     if is_given(trace.id):
         return None
@@ -82,7 +84,8 @@ def _moved(positions: Mapping[int, int], trace: Trace) -> Trace | None:
     if teacher is None or trace.finish_reason == FAILED:
         return None
     id = trace_id(trace.problem_id, teacher, trace.sample)
-    return trace.model_copy(update={"id": id, "outcome": "unfiltered"})
+    restated = {} if (now := stated[teacher]) is None else {"teacher_generation": str(now)}
+    return trace.model_copy(update={"id": id, "outcome": "unfiltered", **restated})
 
 
 def _positions(found: Manifest, wanted: Manifest) -> dict[int, int]:
@@ -106,9 +109,9 @@ def _that_matter(manifest: Manifest, names: Collection[str]) -> dict[str, Any]:
 
 
 def _teachers(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """Name -> settings of each teacher, without its share of the problems."""
+    """Name -> settings of each teacher that change its responses."""
     return {
-        each["name"]: {key: value for key, value in each.items() if key != "share"}
+        each["name"]: {key: value for key, value in each.items() if key not in ("share", GENERATION)}
         for each in manifest.settings["teachers"]
     }
 

@@ -17,18 +17,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import install_hints
-from pipeline.errors import UserError, user_error
+from pipeline import generations, install_hints
+from pipeline.errors import UserError
 from pipeline.inference import model_cache
+from pipeline.inference.cuts import CUT_VERSION, Cut
 
 CONVERT_VERSION = 1  # raised when convert_gguf.py writes different files: older folders are then ignored
-CUT_VERSION = 1  # the same for prune.py
 MAX_BF16_PER_BYTE = 11  # 16 bits over 1.56, the smallest GGUF quantization (IQ1_S)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
-def check(model: str, layers: int | None = None) -> None:
+def check(model: str, cut: Cut | None = None) -> None:
     """Raises UserError for missing or malformed models, missing libraries, or no room to build."""
     path = _local(model)
     if path is None:
@@ -37,15 +37,15 @@ def check(model: str, layers: int | None = None) -> None:
     if path.is_file():
         folder = _converted_folder(path)
         _check_convertible(path, folder)
-    if layers is not None and folder.exists():
-        _check_prunable(str(folder), layers, _pruned_folder(str(folder), layers))
+    if cut is not None and folder.exists():
+        _check_prunable(str(folder), cut, _pruned_folder(str(folder), cut))
 
 
-def resolve(model: str, say: Callable[[str], None] | None = None, layers: int | None = None) -> str:
+def resolve(model: str, say: Callable[[str], None] | None = None, cut: Cut | None = None) -> str:
     """Returns the hub name unchanged, or the absolute path of a model folder, built first if necessary.
 
-    `layers`: a folder with the model pruned to this many layers. A hub model is pruned once, even if the
-    hub's files change later. Raises UserError.
+    `cut`: a folder with the model pruned like this. A hub model is pruned once, even if the hub's files
+    change later. Raises UserError.
     """
     say = say or (lambda _text: None)
     path = _local(model)
@@ -58,37 +58,57 @@ def resolve(model: str, say: Callable[[str], None] | None = None, layers: int | 
         _check_convertible(path, folder)
         doing = f"converting {path} to a model folder"
         whole = model_cache.build_once(folder, ["convert_gguf", str(path)], doing, say)
-    if layers is None:
+    if cut is None:
         return whole
-    folder = _pruned_folder(whole, layers)
-    _check_prunable(whole, layers, folder)
-    doing = f"cutting {layers} layers from {whole}"
-    return model_cache.build_once(folder, ["prune", whole, str(layers)], doing, say)
+    folder = _pruned_folder(whole, cut)
+    _check_prunable(whole, cut, folder)
+    if cut.measured and not cut.content:
+        raise UserError("what is cut from the student is measured on examples: run `retort select` first")
+    doing = f"cutting {whole} to {cut.words}"
+    return model_cache.build_once(folder, ["prune", whole, cut.model_dump_json()], doing, say)
 
 
-def existing(model: str, layers: int | None = None) -> str | None:
+def existing(model: str, cut: Cut | None = None) -> str | None:
     """Returns what `resolve` returns; None where it would have to build that. Raises UserError."""
     path = _local(model)
     whole = path and (path if path.is_dir() else _converted_folder(path))
     if whole and not whole.exists():
         return None
-    if layers is None:
+    if cut is None:
         return str(whole or model)
-    folder = _pruned_folder(str(whole or model), layers)
+    folder = _pruned_folder(str(whole or model), cut)
     return str(folder) if folder.exists() else None
 
 
 def sizes(model: str) -> tuple[dict[str, Any], int] | None:
     """Returns the text model's config and the bytes of the weights of a resolved model; None if unknown."""
+    found, _ = weights(model)
+    config = _config(model, download=True)
+    text = config.get("text_config", config)
+    return (text, found) if found and isinstance(text, dict) else None
+
+
+def generation(model: str, download: bool = False) -> str | None:
+    """Returns the generation that a model's config.json says; None if unknown, as for a GGUF file.
+
+    `download`: read that of a hub model even if it is not here yet.
+    """
+    return generations.read(_config(model, download).get(generations.MARK))
+
+
+def _config(model: str, download: bool) -> dict[str, Any]:
+    """Returns config.json of a folder or a hub model; {} if it cannot be read."""
     from huggingface_hub import hf_hub_download
 
-    found, _ = weights(model)
     try:
-        file = f"{model}/config.json" if os.path.isdir(model) else hf_hub_download(model, "config.json")
+        if os.path.isdir(folder := os.path.expanduser(model)):
+            file = f"{folder}/config.json"
+        else:
+            file = hf_hub_download(model, "config.json", local_files_only=not download)
         config = json.loads(Path(file).read_bytes())
-        return (config.get("text_config", config), found) if found else None
-    except (OSError, ValueError, AttributeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def weights(model: str) -> tuple[int | None, bool]:
@@ -186,12 +206,12 @@ def _converted_folder(gguf: Path) -> Path:
     return model_cache.folder(label(str(gguf)), f"{content} convert {CONVERT_VERSION}")
 
 
-def _pruned_folder(whole: str, layers: int) -> Path:
+def _pruned_folder(whole: str, cut: Cut) -> Path:
     """Returns the folder of the pruned model, keyed by hub name, or by path, size and age of its files."""
     files = sorted(path for path in Path(whole).glob("*") if path.is_file()) if os.path.isdir(whole) else []
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = f"{whole} {stats} cut {layers} {CUT_VERSION}"
-    return model_cache.folder(f"{label(whole)}-{layers}-layers", key)
+    key = f"{whole} {stats} cut {cut.settings} {cut.content} {CUT_VERSION}"
+    return model_cache.folder(f"{label(whole)}-{cut.name}", key)
 
 
 def _check_convertible(gguf: Path, target: Path) -> None:
@@ -206,27 +226,15 @@ def _check_convertible(gguf: Path, target: Path) -> None:
     model_cache.check_room(f"convert {gguf.name}", needed, target.parent)
 
 
-def _check_prunable(whole: str, layers: int, target: Path) -> None:
-    """Checks libraries, layers and room; the last two only for a local model."""
-    if layers < 1:
-        raise UserError(f"student.layers = {layers}: a model needs 1 layer at least")
+def _check_prunable(whole: str, cut: Cut, target: Path) -> None:
+    """Checks sizes, libraries and room; the last only for a local model."""
+    cut.check(whole)
     if target.exists():
         return
-    _check_libraries(f"{whole}: cutting layers from it", ("torch", "transformers"))
+    _check_libraries(f"{whole}: cutting it", ("torch", "transformers"))
     if os.path.isdir(whole):
-        has = _layers_of(Path(whole))
-        if has is not None and layers > has:
-            raise UserError(f"student.layers = {layers}: {whole} has {has} layers")
         weights = sum(path.stat().st_size for path in Path(whole).glob("*.safetensors"))
-        model_cache.check_room(f"cut {layers} layers from {whole}", weights, target.parent)
-
-
-def _layers_of(folder: Path) -> int | None:
-    """Returns the number of layers; None if the config has another name for them."""
-    with user_error(f"{folder}/config.json cannot be read", OSError, ValueError, AttributeError):
-        config = json.loads((folder / "config.json").read_bytes())
-        found = config.get("text_config", config).get("num_hidden_layers")
-    return found if isinstance(found, int) else None
+        model_cache.check_room(f"cut {whole} to {cut.words}", weights, target.parent)
 
 
 def _check_libraries(what: str, names: Sequence[str]) -> None:

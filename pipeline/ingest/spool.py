@@ -129,6 +129,7 @@ def _rows(
                 "sample": number,
                 "source": source.decode(),
                 "teacher": sample.teacher,
+                "teacher_generation": sample.teacher_generation,
                 "reasoning": sample.reasoning,
                 "response": sample.response,
                 "finish_reason": sample.finish_reason,

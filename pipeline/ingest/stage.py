@@ -271,7 +271,7 @@ def _prepare(job: Job) -> dict[str, Any]:
 
 INGEST = Stage(
     name="ingest",
-    version=2,  # 2: problems keep the other columns of their source
+    version=3,  # 3: given traces keep the generation of their teacher
     row=Problem,
     settings=_settings,
     check=_check,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from filters.text.turn_marks import strip_end_marks
+from pipeline import generations
 from pipeline.config.ingest import TracesSource
 from pipeline.inference.dialects import (
     FORMATS,
@@ -47,6 +48,7 @@ class GivenSample:
     finish_reason: str
     completion_tokens: int | None
     key: str  # equal for rows that are one trace, if they have one question
+    teacher_generation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class Reader:
         if not teacher:
             raise UnusableRow("no teacher")
         found, answer, unclosed = self._split(text, reasoning, truncated=finish_reason == "length")
+        generation = column(source.generation_column or generations.COLUMN)
+        stated = None if source.generation is None else str(source.generation)
         if found is None and not answer:
             raise UnusableRow("no response")
         return GivenSample(
@@ -111,6 +115,7 @@ class Reader:
             key=_key(column(source.trace_id), number)
             if source.trace_id
             else _hash(teacher, found or "", answer),
+            teacher_generation=generations.read(generation) or stated,
         )
 
     def _split(self, text: str, reasoning: str, truncated: bool) -> tuple[str | None, str, bool]:

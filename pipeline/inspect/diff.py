@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from pipeline import generations
 from pipeline.engine.layout import ROWS
 from pipeline.engine.manifest import flat, shown
 from pipeline.engine.progress import plain
@@ -20,7 +21,9 @@ from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate
 from pipeline.evaluate.metrics import by_set, paired
 from pipeline.inference import engines
+from pipeline.inspect import diversity
 from pipeline.inspect.costs import costs, total_spend
+from pipeline.inspect.diversity import Change, RunDiversity
 from pipeline.inspect.format import at_least, count, money, percent
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
@@ -48,6 +51,8 @@ class Side(Row):
     uncounted: int  # traces without token counts: tokens and spend are then lower bounds
     spend: float | None  # None when the recipe gives no price
     seconds: dict[str, float]  # stage -> over all attempts
+    diversity: RunDiversity | None  # of the traces; None without any
+    generation: str | None  # of the student; None: unknown, or not trained
 
 
 class ScoreDiff(Row):
@@ -70,6 +75,7 @@ class Diff(Row):
     settings: tuple[Setting, ...]
     same: tuple[str, ...]  # stages that hold the same rows in both runs
     scores: tuple[ScoreDiff, ...]
+    diversity: tuple[Change, ...]  # of the traces of problems in both
 
 
 def diff_of(a: Run, b: Run) -> Diff:
@@ -81,6 +87,7 @@ def diff_of(a: Run, b: Run) -> Diff:
             stage for stage in ROWS if _digests(a, stage) and _digests(a, stage) == _digests(b, stage)
         ),
         scores=tuple(_scores(a, b)),
+        diversity=tuple(diversity.changes(a, b)),
     )
 
 
@@ -93,6 +100,8 @@ def print_diff(diff: Diff) -> None:
         print_lines(f"the same rows: {', '.join(diff.same)}")
     print_lines("")
     console().print(_yields(diff))
+    less = (diversity.sentence(change) for change in diff.diversity if change.less_diverse)
+    print_lines(*(f"warning: {plain(diff.b.run)} is less diverse: {plain(line)}" for line in less))
     print_lines(*map(_sentence, diff.scores))
     if not diff.scores:
         print_lines("no problem was answered by the same model of both")
@@ -147,6 +156,8 @@ def _side(run: Run) -> Side:
         uncounted=sum(c.uncounted for c in spent),
         spend=total_spend(spent),
         seconds=dict(run.seconds()),
+        diversity=diversity.diversity_of(run),
+        generation=run.report("train").get("generation"),
     )
 
 
@@ -191,6 +202,10 @@ def _yields(diff: Diff) -> Table:
         for reason in dict.fromkeys((*in_a, *in_b)):
             counts = _share(in_a.get(reason, 0), a), _share(in_b.get(reason, 0), b)
             table.add_row(f"{outcome}, {plain(reason)}", *counts)
+    for name in ("kept", "all"):
+        for field, label in diversity.LABELS.items():
+            table.add_row(f"{label}, {name} traces", *(_measure(s, name, field) for s in (a, b)))
+    table.add_row("student's generation", *(generations.words(s.generation) for s in (a, b)))
     table.add_row("completion tokens", *(at_least(count(s.completion_tokens), s.uncounted) for s in (a, b)))
     table.add_row("spent", *(at_least(money(s.spend), s.uncounted) for s in (a, b)))
     table.add_row("spent per kept trace", *(at_least(money(_per_kept(s)), s.uncounted) for s in (a, b)))
@@ -199,6 +214,10 @@ def _yields(diff: Diff) -> Table:
             continue  # neither recipe has it
         table.add_row(f"seconds of {stage}", *(f"{s.seconds.get(stage, 0):.0f}" for s in (a, b)))
     return table
+
+
+def _measure(side: Side, name: str, field: str) -> str:
+    return diversity.text(getattr(side.diversity, name, None), field)
 
 
 def _per_kept(side: Side) -> float | None:

@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pipeline import generations
 from pipeline.engine.progress import plain
+from pipeline.inspect import diversity
 from pipeline.inspect.costs import costs, total_spend
 from pipeline.inspect.format import at_least, money, percent
 from pipeline.inspect.run import Run
@@ -46,7 +48,7 @@ def _generate(run: Run) -> Iterator[str]:
 
 
 def _filter(run: Run) -> Iterator[str]:
-    """A line on each rule on its own, and a line on the kept traces."""
+    """A line on each rule on its own, and lines on the kept traces and how different they are."""
     funnel = run.report("filter")
     rules = []
     for name, rule in funnel["rules"].items():
@@ -55,6 +57,8 @@ def _filter(run: Run) -> Iterator[str]:
     yield f"rejected by each rule: {', '.join(rules)}"
     share = f" ({percent(funnel['kept'] / funnel['traces'])})" if funnel["traces"] else ""
     yield f"kept {funnel['kept']:,} of {funnel['traces']:,} traces{share}"
+    if found := diversity.diversity_of(run):
+        yield from diversity.lines(found)
     if suspects := funnel.get("suspects"):
         yield f"{suspects:,} problems whose reference may be wrong: `retort why {run.name} --suspects`"
 
@@ -108,7 +112,8 @@ def _train(run: Run) -> Iterator[str]:
     losses = {"last loss": "last_loss", "first": "first_loss", "validation": "validation_loss"}
     parts = [f"{what} {report[name]:.3f}" for what, name in losses.items() if report.get(name) is not None]
     if parts:
-        yield f"{', '.join(parts)}, after {report['steps']:,} steps"
+        generation = generations.words(report.get("generation"))
+        yield f"{', '.join(parts)}, after {report['steps']:,} steps; the student's generation: {generation}"
 
 
 def _compress(run: Run) -> Iterator[str]:

@@ -10,16 +10,18 @@ from pathlib import Path
 
 from rich.table import Table
 
+from pipeline import generations
 from pipeline.engine.progress import duration, plain
 from pipeline.errors import UserError
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summarise
 from pipeline.filter.funnel import Yield
 from pipeline.generate import usage
 from pipeline.generate.limits import limits_of
-from pipeline.inspect import chain_table, score_table
+from pipeline.inspect import chain_table, diversity, score_table
 from pipeline.inspect.chain_table import ChainStep
 from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.costs import Cost, costs, total_spend
+from pipeline.inspect.diversity import RunDiversity, diversity_of
 from pipeline.inspect.format import at_least, count, money
 from pipeline.inspect.run import Run, open_run
 from pipeline.inspect.show import console, print_lines
@@ -104,6 +106,8 @@ class Status(Row):
     comparisons: tuple[Comparison, ...]
     compression: Compression | None  # of a run whose compressed students are evaluated
     chain: tuple[ChainStep, ...]  # the runs of its rounds or its cascade
+    diversity: RunDiversity | None  # of the traces; None before filtering
+    generation: str | None  # of the student: "1", or "1+" for at least 1; None: unknown
 
 
 def runs_of(folder: Path) -> Runs:
@@ -137,6 +141,8 @@ def status_of(run: Run) -> Status:
         comparisons=tuple(comparisons(scores)),
         compression=compression_of(run, summaries) if scores else None,
         chain=tuple(chain_table.steps_of(run.recipe, run.path.parent)),
+        diversity=diversity_of(run) if report else None,
+        generation=run.report("train").get("generation"),
     )
 
 
@@ -146,6 +152,8 @@ def print_document(document: Runs | Status) -> None:
         return
     _print_stages(document)
     print_lines(*document.progress, *_limit_lines(document), *_yield_lines(document))
+    if document.generation:
+        print_lines(f"the student is of generation {generations.words(document.generation)}")
     if document.costs:
         _print_costs(document)
     if document.scores:
@@ -257,3 +265,5 @@ def _yield_lines(s: Status) -> Iterator[str]:
         yield f"\n{s.filtered.traces} traces: {s.filtered.kept} kept; `retort why` shows examples"
         yield from (f"  {n:>6} rejected, {reason}" for reason, n in s.filtered.rejected.items())
         yield from (f"  {n:>6} undecided, {reason}" for reason, n in s.filtered.undecided.items())
+    if s.diversity:
+        yield from map(plain, diversity.lines(s.diversity))

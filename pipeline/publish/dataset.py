@@ -27,7 +27,7 @@ PART_BYTES = 512 * 2**20  # of a file's rows in Arrow; compressed to a third of 
 TRAIN, VALIDATION = "train", "validation"
 _OF_TRACE = (
     *("question", "reference", "answer_type", "reasoning", "response"),
-    *("prompt_hash", "sampling", "seed", "columns"),
+    *("teacher_generation", "prompt_hash", "sampling", "seed", "columns"),
 )
 _LEFT_OUT = frozenset({"logprobs", "error"})
 
@@ -53,6 +53,7 @@ class Published(Row):
     confidence: float | None
     tokens: int | None
     teacher: str
+    teacher_generation: str | None  # "1", or "1+" for at least 1 (pipeline/generations.py); None: unknown
     prompt_hash: str | None  # of the teacher's prompt; None as the sampling: of a trace that a source gave
     sampling: Sampling | None
     seed: int | None  # None: not sent

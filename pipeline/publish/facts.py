@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pipeline import generations
 from pipeline.config import Recipe
 from pipeline.config.sources import GymSource, Source
 from pipeline.errors import UserError
@@ -32,6 +33,10 @@ INPUTS = {
     "evaluate": "train",
 }
 NOT_STATED = "not stated"
+_GENERATIONS = """
+select teacher, list(teacher_generation order by teacher_generation)
+from (select distinct teacher, teacher_generation from rows) group by teacher
+"""
 _GIVEN = "select distinct teacher, source from rows where sampling is null order by teacher, source"
 
 
@@ -71,6 +76,8 @@ class Facts(Row):
     comparisons: tuple[Comparison, ...]
     compression: Compression | None  # of a run whose compressed students are evaluated
     trained_on: dict[str, int]  # set -> its problems among the training examples
+    generations: dict[str, str]  # teacher -> its generation in words
+    generation: str  # of the student
 
 
 def public(name: str) -> str:
@@ -138,6 +145,8 @@ def gather(run: Run) -> Facts:
         comparisons=tuple(metrics.comparisons(scores)),
         compression=compression_of(run, summaries) if scores else None,
         trained_on=run.report("evaluate").get("trained_on", {}),
+        generations=_generations(run),
+        generation=generations.words(run.report("train").get("generation")),
     )
 
 
@@ -151,6 +160,12 @@ def _teachers(run: Run) -> Iterator[Licensed]:
         stated = [licences.get(source) for _, source in found]
         licence = ", ".join(dict.fromkeys(filter(None, stated))) if all(stated) else None
         yield Licensed(name=public(teacher), licence=licence)
+
+
+def _generations(run: Run) -> dict[str, str]:
+    """Teacher -> the generation that its traces say, in words; all of them where they differ."""
+    found = run.rows("generate").query(("teacher", generations.COLUMN), _GENERATIONS)
+    return {public(teacher): " or ".join(map(generations.words, each)) for teacher, each in found}
 
 
 def _manifest(run: Run, stage: str) -> dict[str, Any]:

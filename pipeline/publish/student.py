@@ -28,7 +28,8 @@ def settings(run: Run) -> dict[str, str]:
     """The settings and the report of the training, as text by dotted name."""
     manifest = run.output("train").manifest()
     assert manifest is not None, "the student is trained"
-    found = _flat("", manifest.settings) + _flat("", manifest.report)
+    report = {name: value for name, value in manifest.report.items() if name != "pruned"}  # too long
+    found = _flat("", manifest.settings) + _flat("", report)
     return {name: public(value) for name, value in found}
 
 

@@ -66,6 +66,7 @@ def gather(run: Run) -> dict[str, Any]:
         "lengths": yields.lengths(traces),
         "sources": yields.sources(traces) if traces.traces else None,
         "hits": yields.hits(run) if filtered else None,
+        "diversity": yields.diversity(run),
         "costs": about.cost(run, stages),
         "teachers": teachers_of(run) if run.trace_scores.parts else None,
         "examples": examples,

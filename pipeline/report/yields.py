@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.filter.funnel import Funnel
+from pipeline.inspect import diversity as diverse
 from pipeline.inspect.run import Run
 from pipeline.report import charts
 from pipeline.report import tally as tallies
@@ -66,6 +67,22 @@ def lengths(traces: Tally) -> dict[str, Any] | None:
         },
         "uncounted": traces.uncounted,
     }
+
+
+def diversity(run: Run) -> dict[str, Any] | None:
+    """How different the traces are, beside the parent run where there is one; None without traces."""
+    found = diverse.diversity_of(run)
+    if found is None:
+        return None
+    sides = [("kept", found.kept), ("all", found.all)]
+    rows = [
+        (f"{label}, {name} traces", diverse.text(each, field))
+        for name, each in sides
+        for field, label in diverse.LABELS.items()
+    ]
+    changes = [(diverse.sentence(change), change.less_diverse) for change in found.changes]
+    counts = [(name, each.traces, each.problems) for name, each in sides if each]
+    return {"rows": rows, "counts": counts, "parent": found.parent, "changes": changes}
 
 
 def sources(traces: Tally) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from pipeline.filter.stage import FILTER
 from pipeline.generate.stage import GENERATE
 from pipeline.hardware import computes_bf16
 from pipeline.inference import model_files
+from pipeline.inference.cuts import Cut, cut_of
 from pipeline.rows import TraceScore
 from pipeline.score import attempts
 from pipeline.score.job import ScoreJob, ShardScores
@@ -48,14 +49,20 @@ def scoring(recipe: Recipe) -> Scoring:
     return recipe.score
 
 
-def model_of(recipe: Recipe) -> tuple[str, int | None]:
-    """The model that reads, and its number of layers if it is pruned. Raises UserError for none."""
+def model_of(recipe: Recipe) -> tuple[str, Cut | None]:
+    """The model that reads, and how it is pruned. Raises UserError for none."""
     table = scoring(recipe)
     if table.model is not None:
         return table.model, None
     if recipe.student is None:
         raise UserError("score needs a model: set score.model, or add a table [student]")
-    return recipe.student.model, recipe.student.layers
+    cut = cut_of(recipe.student)
+    if cut and cut.measured:
+        raise UserError(
+            f"score comes before the examples on which a cut to {cut.words} is measured: set score.model, "
+            "such as to the whole model"
+        )
+    return recipe.student.model, cut
 
 
 def work(job: Job, shards: Iterable[Shard]) -> None:
@@ -96,9 +103,9 @@ def _rows(found: ShardScores, graded: Output | None, shard: str) -> Iterator[dic
 
 def _score_job(job: Job, shards: list[Shard], cache: Path) -> ScoreJob:
     recipe, table = job.recipe, scoring(job.recipe)
-    model, layers = model_of(recipe)
+    model, cut = model_of(recipe)
     return ScoreJob(
-        model=model_files.resolve(model, job.say, layers),
+        model=model_files.resolve(model, job.say, cut),
         bf16=computes_bf16() if table.precision == "auto" else table.precision == "bf16",
         settings=table,
         reasoning=recipe.select.reasoning,
@@ -147,22 +154,22 @@ def report(job: Job) -> dict[str, Any]:
 
 def check(recipe: Recipe) -> None:
     """Checks everything that can be known before any work. Raises UserError."""
-    model, layers = model_of(recipe)
+    model, cut = model_of(recipe)
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"score needs {', '.join(missing)}: {install_hints.extra('train')}")
     prompts.load(recipe.select.prompt)
-    model_files.check(model, layers)
+    model_files.check(model, cut)
     if attempts.wanted(recipe):
         attempts.check(recipe)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    model, layers = model_of(recipe)
+    model, cut = model_of(recipe)
     return {
         **identity(scoring(recipe)),
         "model": model,
-        "layers": layers,
+        "layers": cut.layers if cut else None,
         "reasoning": recipe.select.reasoning,
         "prompt": prompts.load(recipe.select.prompt).text,
         **(attempts.settings(recipe) if attempts.wanted(recipe) else {}),

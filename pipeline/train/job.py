@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config.mix import ThinkingSwitch
 from pipeline.config.train import KDTeacher, Train
+from pipeline.engine.progress import plain
 from pipeline.hardware import computes_bf16
 from pipeline.rows import Step
 from pipeline.train.objectives import OBJECTIVES, ObjectiveSpec
@@ -37,6 +38,7 @@ class TrainJob(BaseModel):
     checkpoints: Path  # deleted by the stage once the model is complete
     train: Train
     seed: int = 0
+    generation: str | None = None  # of the trained student
     name: str = ""  # of the run, for trackers
     traces: tuple[Path, ...] = ()  # Parquet files of the Trace rows behind the examples
     teachers: tuple[KDTeacher, ...] = ()  # hub names or folders of the models next to the student
@@ -130,6 +132,17 @@ class Prepared(BaseModel):
 def read_preflight(path: Path) -> Preflight | None:
     """Reads a preflight report; None while there is none."""
     return Preflight.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def preflight_lines(preflight: Preflight) -> Iterator[str]:
+    """The report for people: its checks, then one example with its loss tokens marked."""
+    width = max(len(check.name) for check in preflight.checks)
+    yield "preflight: checks of the tokenized examples"
+    for check in preflight.checks:
+        yield f"  {'ok  ' if check.ok else 'FAIL'} {check.name:{width}}  {plain(check.value)}"
+    if preflight.example:
+        yield "  one example, tokens with loss between >>> and <<<:"
+        yield from (f"    {line}" for line in plain(preflight.example).splitlines())
 
 
 def read_steps(log: Path) -> list[Step]:

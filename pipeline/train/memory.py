@@ -41,10 +41,12 @@ class Shape:
         """Parameters of embeddings and head."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
-    def pruned_to(self, layers: int) -> Shape:
-        """The sizes with only this many layers."""
-        per_layer = (self.parameters - self.embeddings) // self.layers
-        return replace(self, parameters=self.parameters - per_layer * (self.layers - layers), layers=layers)
+    def pruned_to(self, layers: int, intermediate: int, heads: float) -> Shape:
+        """The sizes with fewer layers, MLP channels, and parameters for `heads` less in each layer."""
+        whole = (self.parameters - self.embeddings) // self.layers
+        layer = int(whole - 3 * self.hidden * (self.intermediate - intermediate) - heads)
+        parameters = self.parameters - whole * self.layers + layer * layers
+        return replace(self, parameters=parameters, layers=layers, intermediate=intermediate)
 
 
 @dataclass(frozen=True)

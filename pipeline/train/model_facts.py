@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.mix import ThinkingSwitch
 from pipeline.errors import UserError
+from pipeline.inference.cuts import Cut
 from pipeline.train.memory import Shape
 
 TIMEOUT = 600  # seconds: a slow disk and a slow hub
@@ -52,13 +53,23 @@ class ModelFacts(BaseModel):
     downloaded: bool = False
     template_fault: str = ""  # why its chat template cannot render a prompt or the dialogue to learn
 
-    def shape(self, layers: int | None = None) -> Shape | None:
-        """The sizes of the model, or of the model pruned to `layers`; None when one is unknown."""
+    def shape(self, cut: Cut | None = None) -> Shape | None:
+        """The sizes of the model, or of what is left after a cut; None when one is unknown."""
         sizes = (self.parameters, self.layers, self.hidden, self.intermediate, self.vocabulary)
         if None in sizes:
             return None
         whole = Shape(*sizes, tied=self.tied)  # type: ignore[arg-type]
-        return whole if layers is None else whole.pruned_to(layers)
+        if cut is None:
+            return whole
+        layers, intermediate = cut.layers or whole.layers, cut.intermediate_size or whole.intermediate
+        return whole.pruned_to(layers, intermediate, self._of_heads(cut.heads) if cut.heads else 0)
+
+    def _of_heads(self, kept: int) -> float:
+        """The parameters of the other heads in a layer: queries and outputs, and shared keys and values."""
+        heads = self.config.get("num_attention_heads") or kept
+        groups = self.config.get("num_key_value_heads") or heads
+        size = self.config.get("head_dim") or (self.hidden or 0) // heads
+        return 2 * (self.hidden or 0) * size * (heads + groups) * (1 - kept / heads)
 
 
 def read_facts(queries: Sequence[ModelQuery]) -> list[ModelFacts]:

@@ -11,28 +11,29 @@ import importlib.util
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import install_hints
+from pipeline import generations, install_hints
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Student
 from pipeline.engine.atomic_files import write_atomic
-from pipeline.engine.progress import Progress, plain
+from pipeline.engine.progress import Progress
 from pipeline.engine.query import query
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Place, Stage
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
 from pipeline.generate.stage import GENERATE
-from pipeline.inference import model_files
+from pipeline.inference import cuts, model_files
+from pipeline.inference.cuts import cut_of
 from pipeline.rows import Step
 from pipeline.select.stage import SELECT
-from pipeline.train import checkpoints, launcher, memory, nodes
-from pipeline.train.job import Preflight, TrainJob, last_step, read_preflight, read_steps
+from pipeline.train import checkpoints, generation, launcher, memory, nodes
+from pipeline.train.job import TrainJob, last_step, preflight_lines, read_preflight, read_steps
 from pipeline.train.objectives import OBJECTIVES, teachers
 
 POLL_SECONDS = 0.5
@@ -65,7 +66,8 @@ def check(recipe: Recipe) -> None:
         raise UserError(f"training needs {', '.join(missing)}: {install_hints.extra('train')}")
     launcher.check(recipe)
     student = student_of(recipe)
-    model_files.check(student.model, student.layers)
+    generation.check(recipe)
+    model_files.check(student.model, cut_of(student))
     for teacher in teachers(recipe):
         model_files.check(teacher.model)
 
@@ -132,7 +134,9 @@ def _train(job: Job, train_job: TrainJob) -> None:
     if not examples:
         raise UserError("no example to train on: `retort select` reports what became of the traces")
     steps = math.ceil(math.ceil(examples / train_job.train.batch_size) * train_job.train.epochs)
-    train_job = _with_models(job, train_job)
+    found = generation.of_student(job.recipe, job.inputs)
+    job.say(f"train: the student will be of generation {generations.words(found)}")
+    train_job = _with_models(job, train_job).model_copy(update={"generation": found})
     folder = train_job.output.parent
     check_room(train_job, folder, math.ceil(steps / train_job.train.save_steps))
     content = train_job.model_dump_json(indent=2).encode() + b"\n"
@@ -176,7 +180,7 @@ def _with_models(job: Job, train_job: TrainJob) -> TrainJob:
     if parent and parent.start:
         model = str(model_folder(job.run_dir.parent / parent.run).absolute())
     else:
-        model = model_files.resolve(student.model, job.say, student.layers)
+        model = model_files.resolve(student.model, job.say, cut_of(student, job.run_dir))
     return train_job.model_copy(update={"model": model, "teachers": resolved})
 
 
@@ -206,17 +210,6 @@ def _follow(
             time.sleep(POLL_SECONDS)
 
 
-def preflight_lines(preflight: Preflight) -> Iterator[str]:
-    """The report for people: its checks, then one example with its loss tokens marked."""
-    width = max(len(check.name) for check in preflight.checks)
-    yield "preflight: checks of the tokenized examples"
-    for check in preflight.checks:
-        yield f"  {'ok  ' if check.ok else 'FAIL'} {check.name:{width}}  {plain(check.value)}"
-    if preflight.example:
-        yield "  one example, tokens with loss between >>> and <<<:"
-        yield from (f"    {line}" for line in plain(preflight.example).splitlines())
-
-
 def check_room(train_job: TrainJob, folder: Path, checkpoints: int) -> None:
     """Raises UserError when checkpoints and model do not fit on the disk. Hub names are not checked."""
     if not Path(train_job.model).is_dir() or (sizes := model_files.sizes(train_job.model)) is None:
@@ -239,7 +232,7 @@ def _training_examples(train_job: TrainJob) -> int:
 
 
 def report(job: Job) -> dict[str, Any]:
-    """Losses, tokens, and what the preflight found."""
+    """Losses, tokens, what the preflight found, and what was cut from the student."""
     train_job = _train_job(job)
     steps: list[Step] = list(job.output.rows())
     preflight = read_preflight(train_job.preflight)
@@ -260,7 +253,17 @@ def report(job: Job) -> dict[str, Any]:
             "supervised": round(preflight.supervised, 4),
             "longest": preflight.longest,
         },
+        "generation": model_files.generation(str(train_job.output)),
+        **_dropped(job),
     }
+
+
+def _dropped(job: Job) -> dict[str, Any]:
+    """What was cut from the student and the scores that decided it; {} where nothing was."""
+    student = student_of(job.recipe)
+    cut = cut_of(student, job.run_dir)
+    folder = model_files.existing(student.model, cut) if cut else None
+    return {"pruned": cuts.dropped(Path(folder))} if folder else {}
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -276,6 +279,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "teachers": [teacher.model_dump() for teacher in teachers(recipe)],
         "student": student_of(recipe).model,
         "layers": student_of(recipe).layers,
+        **(cut.settings if (cut := cut_of(student_of(recipe))) else {}),
         "seed": _seed(recipe),
         **({"thinking_switch": recipe.select.thinking_switch} if recipe.select.mix else {}),
         **({"start": recipe.parent.model_dump()} if recipe.parent and recipe.parent.start else {}),

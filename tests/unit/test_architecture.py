@@ -18,7 +18,13 @@ HEAVY = ("torch", "transformers", "vllm", "trl", "datasets", "duckdb")
 # Which of our modules may import which; a module belongs to the tier with the longest name for it.
 TIERS = (
     ("filters.errors",),
-    ("pipeline.errors", "pipeline.install_hints", "pipeline.hardware", "pipeline.rows"),
+    (
+        "pipeline.errors",
+        "pipeline.generations",
+        "pipeline.install_hints",
+        "pipeline.hardware",
+        "pipeline.rows",
+    ),
     ("pipeline.arrow_schema",),
     ("filters.policy", "filters.result", "filters.limits", "filters.text"),
     ("filters.formula", "filters.isolated", "filters.sandbox"),

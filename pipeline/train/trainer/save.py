@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from pipeline import generations
 from pipeline.engine.atomic_files import sync_files
 from pipeline.train.job import TrainJob
 from pipeline.train.trainer.loss_terms import PROJECTIONS
@@ -40,6 +41,7 @@ def save(
         model.save_pretrained(job.adapter, state_dict=state)
         model = _merged(job, model.get_base_model())
         state = model.state_dict()
+    setattr(model.config, generations.MARK, job.generation)
     _write(model, state, dtype, part)
     tokenizer.save_pretrained(part)
     check_saved(part, tokenizer, messages)

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config.train import KDTeacher, Train
 from pipeline.errors import UserError
+from pipeline.inference import model_files
 from tests import tiny_student
 
 torch = pytest.importorskip("torch")
@@ -142,9 +143,12 @@ def test_the_saved_student_has_no_projection(tmp_path: Path) -> None:
     it = trainer(tmp_path, TERMS)
     it.train()
     messages = [m.model_dump() for m in tiny_student.example(0).messages]
-    job = tiny_student.job(tmp_path, precision="fp32")
+    job = tiny_student.job(tmp_path, precision="fp32").model_copy(update={"generation": "2+"})
     save(it, it.processing_class, messages, job)
     loaded: Any = AutoModelForCausalLM.from_pretrained(job.output, output_loading_info=True)
+    loaded[0].save_pretrained(tmp_path / "again")
+    for folder in (job.output, tmp_path / "again"):  # by any tool that keeps the config
+        assert model_files.generation(str(folder)) == "2+"
     assert not any(loaded[1][kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for name, weight in loaded[0].state_dict().items():
         torch.testing.assert_close(weight, it.model.state_dict()[name])

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.inference import model_files
+from pipeline.inference.cuts import Cut
 from tests import tiny_student
 
 pytest.importorskip("transformers")
@@ -65,11 +66,11 @@ def test_a_pruned_model_computes_what_its_layers_computed_before(whole: Path, ow
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     printed: list[str] = []
-    folder = Path(model_files.resolve(str(whole), printed.append, 3))
+    folder = Path(model_files.resolve(str(whole), printed.append, Cut(layers=3)))
     assert folder.parent == own_cache
-    assert model_files.resolve(str(whole), printed.append, 3) == str(folder)
+    assert model_files.resolve(str(whole), printed.append, Cut(layers=3)) == str(folder)
     assert len(printed) == 1
-    assert printed[0].startswith(f"cutting 3 layers from {whole}, once")
+    assert printed[0].startswith(f"cutting {whole} to 3 layers, once")
     pruned, before = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.bfloat16) for f in (folder, whole))
     tokens = torch.tensor([[1, 7, 30, 99, 2]])
     with torch.no_grad():
@@ -90,7 +91,7 @@ def test_a_pruned_model_computes_what_its_layers_computed_before(whole: Path, ow
 def test_config_lists_with_an_entry_per_layer_are_pruned_too(tmp_path: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from pipeline.train.trainer.prune import drop_layers
+    from pipeline.train.trainer.prune import drop_layers, evenly_spaced
 
     kinds = ["full_attention" if n % 3 == 2 else "sliding_attention" for n in range(LAYERS)]
     config = Qwen3Config(
@@ -107,31 +108,32 @@ def test_config_lists_with_an_entry_per_layer_are_pruned_too(tmp_path: Path) -> 
         eos_token_id=[1] * LAYERS,
     )
     model = Qwen3ForCausalLM(config)
-    assert drop_layers(model, 3) == (0, 2, 5)
+    drop_layers(model, evenly_spaced(3, LAYERS))
     assert model.config.layer_types == ["sliding_attention", "full_attention", "full_attention"]
     assert model.config.eos_token_id == [1] * LAYERS
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2]
 
 
 def test_an_impossible_number_of_layers_is_rejected_before_any_work(whole: Path, own_cache: Path) -> None:
-    for ask in (model_files.check, lambda model, layers: model_files.resolve(model, None, layers)):
+    for ask in (model_files.check, lambda model, cut: model_files.resolve(model, None, cut)):
         with pytest.raises(UserError, match=r"^student\.layers = 7: .* has 6 layers$"):
-            ask(str(whole), 7)
-        with pytest.raises(UserError, match=r"^student\.layers = 0: a model needs 1 layer at least$"):
-            ask(str(whole), 0)
+            ask(str(whole), Cut(layers=7))
+        with pytest.raises(UserError, match=r"^student\.layers = 0: a model needs 1 at least$"):
+            ask(str(whole), Cut(layers=0))
     assert not own_cache.exists()
-    model_files.check(str(whole), 6)
+    model_files.check(str(whole), Cut(layers=6))
 
 
 def test_an_unreadable_config_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1")
     with pytest.raises(UserError, match=r"config\.json cannot be read: Expecting"):
-        model_files.check(str(tmp_path), 1)
+        model_files.check(str(tmp_path), Cut(layers=1))
 
 
 @pytest.mark.slow
 def test_the_program_fails_with_one_line(whole: Path, tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "pipeline.train.trainer.prune", str(whole), "7", str(tmp_path / "out")]
+    arguments = [str(whole), Cut(layers=7).model_dump_json(), str(tmp_path / "out")]
+    line = [sys.executable, "-m", "pipeline.train.trainer.prune", *arguments]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "the model has 6 layers: 7 of them cannot be kept"
@@ -142,10 +144,10 @@ def test_the_program_fails_with_one_line(whole: Path, tmp_path: Path) -> None:
 def test_a_gguf_file_is_converted_and_then_pruned(own_cache: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = model_files.resolve(SMOLLM2, None, 24)
+    folder = model_files.resolve(SMOLLM2, None, Cut(layers=24))
     pruned = AutoModelForCausalLM.from_pretrained(folder)
     assert (len(pruned.model.layers), pruned.config.num_hidden_layers) == (24, 24)
     assert pruned.generation_config.eos_token_id == 2
     assert "<|im_start|>" in AutoTokenizer.from_pretrained(folder).chat_template
     with pytest.raises(UserError, match="has 30 layers"):
-        model_files.check(SMOLLM2, 31)
+        model_files.check(SMOLLM2, Cut(layers=31))

@@ -1,0 +1,89 @@
+"""The generation of a student, from its base and from all that it learns from; refuses what is too deep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from pipeline import generations
+from pipeline.config import Recipe
+from pipeline.engine.query import Part, reading, rows_of
+from pipeline.engine.store import Output
+from pipeline.errors import UserError
+from pipeline.inference import model_files
+from pipeline.rows import Example, Trace
+from pipeline.train.objectives import OBJECTIVES, teachers
+
+
+class Source(NamedTuple):
+    """A model that the student learns from, by its traces or next to it."""
+
+    name: str
+    generation: str | None
+
+
+def of_student(recipe: Recipe, inputs: Mapping[str, Output]) -> str:
+    """The generation that the student will have. Raises UserError above `train.max_generation`."""
+    return _checked(recipe, [*_behind_examples(recipe, inputs), *_beside(recipe, True)], True)
+
+
+def check(recipe: Recipe) -> None:
+    """Raises UserError for a student that would be too deep, as far as that is known before any trace."""
+    asked = [
+        Source(t.display_name, _generation(t.model, t.generation, t.serve is not None, False))
+        for t in (recipe.teacher if recipe.samples_problems else ())
+    ]
+    if sources := [*asked, *_beside(recipe, False)]:
+        _checked(recipe, sources, False)
+
+
+def _checked(recipe: Recipe, sources: list[Source], download: bool) -> str:
+    student, most = recipe.student, recipe.train.max_generation
+    assert student is not None, "train checks it"
+    base = _generation(student.model, student.generation, True, download)
+    found = generations.of_student(base, {source.generation for source in sources})
+    if generations.least(found) > most:
+        first = Source(f"its base {student.model}", base)
+        deepest = max([first, *sources], key=lambda source: generations.least(source.generation))
+        own, theirs = generations.words(found), generations.words(deepest.generation)
+        raise UserError(
+            f"the student would be of generation {own}, over train.max_generation = {most}: {deepest.name} "
+            f"is of generation {theirs}. Models that learn from models lose rare answers (docs/training.md, "
+            "Generations): take a teacher of an earlier generation, or raise the limit"
+        )
+    return found
+
+
+def _generation(model: str, stated: int | None, here: bool, download: bool) -> str | None:
+    """As the recipe states it, or as the model's folder does; a model behind a URL has none here."""
+    if stated is not None:
+        return str(stated)
+    return model_files.generation(model, download) if here else None
+
+
+def _beside(recipe: Recipe, download: bool) -> Iterator[Source]:
+    """The models that are loaded next to the student."""
+    stated = {teacher.model: teacher.generation for teacher in recipe.teacher}
+    for teacher in teachers(recipe):
+        yield Source(teacher.model, _generation(teacher.model, stated.get(teacher.model), True, download))
+
+
+def _behind_examples(recipe: Recipe, inputs: Mapping[str, Output]) -> Iterator[Source]:
+    """The teachers of the examples' traces; with pairs also those of the problems' other traces.
+
+    Dialogues of other data sets are of unknown models.
+    """
+    traces, examples = ([Part(shard) for shard in inputs[name].shards()] for name in ("generate", "select"))
+    key = "problem_id" if OBJECTIVES[recipe.train.objective].pairs else "id"
+    with reading([path for part in (*traces, *examples) for path in part.paths]) as connection:
+        columns = (key, "teacher", generations.COLUMN)
+        made, used = (
+            rows_of(connection, row, parts, names)
+            for row, parts, names in ((Trace, traces, columns), (Example, examples, (key, "kind")))
+        )
+        distinct = f"select distinct teacher, {generations.COLUMN}"
+        found = f"{distinct} from ({made}) semi join ({used}) using ({key}) order by all"
+        for name, generation in connection.execute(found).fetchall():
+            yield Source(name, generation)
+        if connection.execute(f"select 1 from ({used}) where kind = 'chat' limit 1").fetchall():
+            yield Source("the chat data", None)
