@@ -114,7 +114,7 @@ def check_rules(rules: Rules) -> None:
             try:
                 TypeAdapter(types[key]).validate_python(value, strict=True)
             except ValidationError as e:
-                raise UserError(f"{where}.{key}: {e.errors()[0]['msg']} (found {value!r})") from None
+                raise UserError(f"{where}.{key}: {_must(e)} (found {value!r})") from None
         _check_bounds(name, parameters)
         _check_required(name, parameters)
 
@@ -124,6 +124,10 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if name not in FILTERS:
             raise UserError(f"filter.rules: unknown filter {name!r}{nearest(name, FILTERS)}")
+
+
+def _must(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].replace("Input should be", "must be")
 
 
 def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""Generates three pages of docs/: the command line's help, the settings of a recipe, and the filters.
+"""Generates three pages of docs/ (the command line's help, the settings of a recipe, the filters), and the
+JSON schema of a recipe for editors.
 
 `python -m tests.docs --write` writes the pages; tests/unit/test_docs.py fails where one is out of date.
 """
@@ -21,6 +22,7 @@ from pipeline.cli.main import cli
 from pipeline.config import Recipe
 from pipeline.config.base import RecipeTable, tables_in
 from pipeline.config.endpoints import Endpoint
+from pipeline.config.schema import recipe_schema
 from pipeline.filter.apply import VERSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +85,17 @@ def filters() -> str:
     return "\n\n".join([*parts, across, _grid(("filter", "version"), versions)]) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": command_line, "recipe.md": recipe, "filters.md": filters}
+def schema() -> str:
+    """Returns the JSON schema of a recipe, which the first lines of the shipped recipes name."""
+    return json.dumps(recipe_schema(), indent=1) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": command_line,
+    "recipe.md": recipe,
+    "filters.md": filters,
+    "../pipeline/recipes/recipe.schema.json": schema,
+}
 
 
 def tables() -> Iterator[tuple[str, type[RecipeTable]]]:

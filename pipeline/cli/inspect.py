@@ -188,7 +188,9 @@ def report(runs: Path, run: Path, out: Path | None) -> None:
 @click.argument("shell", type=click.Choice(shell_completion.SHELLS))
 @click.pass_context
 def print_completion(context: click.Context, shell: str) -> None:
-    """Print the completion script for bash or zsh, for use as eval "$(retort completion bash)"."""
+    """Print the completion script of a shell: eval "$(retort completion bash)", or the same with zsh.
+
+    For fish: retort completion fish > ~/.config/fish/completions/retort.fish"""
     click.echo(shell_completion.script(context.find_root().command, shell))
 
 

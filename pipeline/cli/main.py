@@ -12,13 +12,13 @@ import click
 
 from pipeline import __version__
 from pipeline.cli import inspect, shell_completion, stages, talk
+from pipeline.cli.init import ANSWER_TYPES, init
 from pipeline.cli.sbatch import sbatch
 from pipeline.cli.sections import Sections
 from pipeline.cli.stages import load, overrides_argument, recipe_argument
-from pipeline.engine.progress import say
+from pipeline.engine.progress import plain, say
 from pipeline.errors import Stopped, UserError, of_system
 
-ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # graded from two texts alone
 EXIT_CODES = (
     "Exit codes: 0 done; 2 a mistake to correct, told in one line; 3 some items failed, run the same command "
     "to retry them; 130 interrupted, run the same command to resume."
@@ -54,24 +54,42 @@ def cli(context: click.Context, runs: Path) -> None:
 @overrides_argument
 @click.option("--gpus", metavar="N x GB", help="Check for a machine with these GPUs, e.g. 8x80.")
 @click.option("--to", metavar="FOLDER|hub:OWNER/NAME", help="Also check this target of `retort publish`.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Ask each teacher for this many samples, which are paid for and not stored.",
+)
 @click.pass_obj
-def check(runs: Path, recipe: Path, overrides: tuple[str, ...], gpus: str | None, to: str | None) -> int:
-    """List what RECIPE's unfinished stages need and what is missing. Nothing is started or paid for.
+def check(
+    runs: Path, recipe: Path, overrides: tuple[str, ...], gpus: str | None, to: str | None, samples: int
+) -> int:
+    """List all mistakes in RECIPE, what its unfinished stages need, what is missing, and what will be sent.
 
-    Checks settings, sources, packages, keys, servers, models, chat template, GPU memory and disk. The exit
-    code is 2 if something is missing.
+    Checks settings, sources, packages, keys, servers, models, chat template, GPU memory and disk. Prints the
+    first request and the tokens and cost of generate: upper bounds or, with --samples, an estimate. Without
+    --samples nothing is paid for. The exit code is 2 if something is missing.
     """
     from pipeline import chain, hardware
-    from pipeline.check import requirements
+    from pipeline.check import preview, requirements
+    from pipeline.config.load import RecipeError
 
     if gpus is not None:
         hardware.assume(*_gpus(gpus))
-    loaded = load(recipe, overrides)
+    try:
+        loaded = load(recipe, overrides)
+    except RecipeError as e:
+        print("\n".join(map(plain, e.mistakes)))
+        print(f"{len(e.mistakes)} to correct in the recipe; its needs are checked after that")
+        return 2
     found = chain.requirements_of(loaded, runs, to)
     for line in chain.gaps(loaded):
         say(line)
     requirements.print_table(found)
-    return 2 if any(each.state == "missing" for each in found) else 0
+    missing = {each.stage for each in found if each.state == "missing"}
+    if not missing & {"ingest", "generate"}:
+        preview.print_preview(loaded, runs / loaded.run, samples)
+    return 2 if missing else 0
 
 
 def _gpus(text: str) -> tuple[int, float]:
@@ -138,7 +156,7 @@ def verify(
         raise UserError("verify needs --gold and --pred, or --pairs FILE.jsonl")
 
 
-for _command in (*stages.COMMANDS, *inspect.COMMANDS, *talk.COMMANDS, sbatch):
+for _command in (*stages.COMMANDS, *inspect.COMMANDS, *talk.COMMANDS, init, sbatch):
     cli.add_command(_command)
 
 

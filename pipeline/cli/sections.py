@@ -4,8 +4,11 @@ import click
 
 # Every command with its short help (at most 40 characters), in the order of --help.
 SECTIONS = {
+    "Start": {
+        "init": "Write a recipe for your data",
+        "check": "Look for mistakes, needs and cost",
+    },
     "Stages": {
-        "check": "Look for what the recipe needs",
         "sbatch": "Print a Slurm script for the recipe",
         "run": "Run all stages",
         "ingest": "Read and split the problems",
@@ -38,7 +41,7 @@ SECTIONS = {
         "completion": "Print the shell's completion script",
     },
 }
-STAGE_NAMES = list(SECTIONS["Stages"])[3:]
+STAGE_NAMES = list(SECTIONS["Stages"])[2:]
 DIVIDED = ("generate", "filter", "select")  # stages whose shards several commands can share
 
 

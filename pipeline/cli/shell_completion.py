@@ -1,4 +1,4 @@
-"""Shell completion of runs, stages, reasons, sources and recipes, from small files only.
+"""Shell completion of runs, stages, reasons, sources, recipes and settings, from small files only.
 
 click writes the script and asks for the words. A file that cannot be read gives no words and no error.
 """
@@ -14,7 +14,16 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class, split_arg_string
 
-SHELLS = ("bash", "zsh")
+SHELLS = ("bash", "zsh", "fish")
+# click ends each word with a blank; one that goes on, as `generate.`, must not get it. fish knows such words.
+_GOES_ON = {
+    "bash": ("COMPREPLY+=($value)", "COMPREPLY+=($value); [[ $value == *[.=/] ]] && compopt -o nospace"),
+    "zsh": (
+        'completions+=("$key")',
+        """[[ "$key" == *[.=/] ]] && compadd -U -S '' -- "$key" || completions+=("$key")""",
+    ),
+}
+RECIPES = Path(__file__).parents[1] / "recipes"
 VARIABLE = "_RETORT_COMPLETE"  # set by the script when it asks for words
 
 
@@ -22,7 +31,8 @@ def script(command: click.Command, shell: str) -> str:
     """Returns the script for a shell to evaluate."""
     kind = get_completion_class(shell)
     assert kind is not None, shell
-    return kind(command, {}, "retort", VARIABLE).source()
+    source = kind(command, {}, "retort", VARIABLE).source()
+    return source.replace(*_GOES_ON[shell]) if shell in _GOES_ON else source
 
 
 def runs(context: click.Context, _: click.Parameter, word: str) -> list[CompletionItem]:
@@ -33,10 +43,31 @@ def runs(context: click.Context, _: click.Parameter, word: str) -> list[Completi
 
 
 def recipes(_: click.Context, __: click.Parameter, word: str) -> list[CompletionItem]:
-    """TOML files and folders."""
+    """TOML files, folders and the names of shipped recipes."""
     folder = Path(word) if word.endswith("/") else Path(word).parent
     found = [p for p in folder.glob("[!.]*") if p.suffix == ".toml" or p.is_dir()]
-    return _matching(word.removeprefix("./"), (f"{p}/" if p.is_dir() else str(p) for p in found))
+    named = [p.stem for p in RECIPES.glob("*.toml")]
+    return _matching(word.removeprefix("./"), [*(f"{p}/" if p.is_dir() else str(p) for p in found), *named])
+
+
+def overrides(_: click.Context, __: click.Parameter, word: str) -> list[CompletionItem]:
+    """Settings, a table at a time, and the values of those that have few."""
+    from pipeline.config import names
+
+    setting, equals, _value = word.partition("=")
+    if equals:
+        return _matching(word, (f"{setting}={value}" for value in names.values(setting)))
+    words = split_arg_string(os.environ.get("COMP_WORDS", ""))
+    position = os.environ.get("COMP_CWORD", "")  # the word itself in fish
+    before = words[: int(position) + (not word)] if position.isdecimal() else []
+    if len(before) > 1 and before[-1] == "=":  # bash ends a word before and after it
+        return _matching(word, names.values(before[-2]))
+    return _matching(word, names.below(word.rpartition(".")[0]))
+
+
+def recipe_or_override(context: click.Context, parameter: click.Parameter, word: str) -> list[CompletionItem]:
+    """For a command whose recipe is optional: the first word is one."""
+    return (overrides if context.params.get("words") else recipes)(context, parameter, word)
 
 
 def stages(context: click.Context, _: click.Parameter, word: str) -> list[CompletionItem]:

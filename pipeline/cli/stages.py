@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 recipe_argument = click.argument(
     "recipe", type=click.Path(path_type=Path), shell_complete=shell_completion.recipes
 )
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+overrides_argument = click.argument(
+    "overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=shell_completion.overrides
+)
 
 
 def _part(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -91,7 +93,9 @@ def _stage_command(name: str) -> click.Command:
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...", shell_complete=shell_completion.recipes)
+@click.argument(
+    "words", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...", shell_complete=shell_completion.recipe_or_override
+)
 @click.option("--model", help="Score this model without a recipe; vLLM serves it, or --base-url.")
 @click.option(
     "--problems", metavar="NAMES", help="Benchmarks, such as aime24,math500; for --model also a file."

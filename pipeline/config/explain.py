@@ -1,4 +1,4 @@
-"""Describes a recipe's validation errors in one line of plain words."""
+"""Describes a recipe's validation errors in plain words, each in one line."""
 
 from __future__ import annotations
 
@@ -28,28 +28,32 @@ _PATTERNS = {
 }
 
 
-def explain(error: ValidationError, one_teacher: bool) -> str:
-    """Describes the first mistake in one line, and counts the others."""
+def explain(error: ValidationError, one_teacher: bool) -> dict[str, str]:
+    """Returns the dotted key of each mistake, as the user wrote it, and what is wrong there."""
     by_place: dict[str, list[ErrorDetails]] = {}
     for each in error.errors():
         if each["type"] == "too_short" and each["input"]:
             continue  # a list is also called empty where an item of it has a mistake
         by_place.setdefault(_place(each, one_teacher), []).append(each)
-    (place, (first, *same)), *others = by_place.items()
+    return {place: _explain(place, errors) for place, errors in by_place.items()}
+
+
+def _explain(place: str, errors: list[ErrorDetails]) -> str:
+    first = errors[0]
     if first["type"] == "extra_forbidden":
         key, known = str(first["loc"][-1]), _known_keys(first["loc"][:-1])
         meant = _SYNONYMS.get(key, "")
-        what = f"unknown key {place!r}{nearest(meant if meant in known else key, known)}"
-    elif first["type"] == "missing":
-        what = f"missing key {place!r}"
-    else:
-        # Where a setting may have several types, each that does not fit has an error.
-        messages = dict.fromkeys(_message(each) for each in (first, *same))
-        what = (f"{place}: " if place else "") + " or ".join(messages).replace(" or must be ", " or ")
-        # Somebody may have put the key itself where its variable's name belongs.
-        secret = place.endswith("api_key_env") or ".env." in place
-        what += "" if secret or isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
-    return what + (f" (and {len(others)} more)" if others else "")
+        return f"unknown key {place!r}{nearest(meant if meant in known else key, known)}"
+    if first["type"] == "missing":
+        return f"missing key {place!r}"
+    # Where a setting may have several types, each that does not fit has an error.
+    messages = dict.fromkeys(_message(each) for each in errors)
+    what = (f"{place}: " if place else "") + " or ".join(messages).replace(" or must be ", " or ")
+    # Somebody may have put the key itself where its variable's name belongs.
+    secret = place.endswith("api_key_env") or ".env." in place
+    return what + (
+        "" if secret or isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
+    )
 
 
 def _place(error: ErrorDetails, one_teacher: bool) -> str:

@@ -15,9 +15,11 @@ from pipeline.config import Recipe
 from pipeline.config.explain import explain
 from pipeline.config.filters import Filter
 from pipeline.config.redaction import HIDDEN, redact
-from pipeline.errors import UserError
+from pipeline.config.toml_lines import lines_of
+from pipeline.errors import UserError, nearest
 
 MAX_DEPTH = 20  # of tables within tables
+SHIPPED = Path(__file__).parents[1] / "recipes"
 
 # Parameters of filters under select.reasoning = "none", where the recipe does not set them.
 REASONING_OPTIONAL: dict[str, dict[str, Any]] = {
@@ -26,24 +28,46 @@ REASONING_OPTIONAL: dict[str, dict[str, Any]] = {
 }
 
 
+class RecipeError(UserError):
+    """Mistakes in a recipe: the first in one line, and all of them."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        more = f" (and {len(mistakes) - 1} more: `retort check` lists them)" if mistakes[1:] else ""
+        super().__init__(mistakes[0] + more)
+        self.mistakes = tuple(mistakes)
+
+
 def load_recipe(
     path: Path, overrides: Sequence[str] = (), more_sets: Sequence[dict[str, Any]] = ()
 ) -> Recipe:
-    """Reads and validates a recipe. Raises UserError, one line, naming the key and the nearest known one.
+    """Reads and validates a recipe, given by its path or the name of one that is shipped.
 
+    Raises UserError, one line, naming the key and the nearest known one; RecipeError for several mistakes.
     `more_sets`: tables of [[evaluate.sets]] that are added to those of the recipe.
     """
+    path = find_recipe(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe") from None
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise UserError(f"{path}: not a TOML recipe: {e}") from None
     except RecursionError:
         raise UserError(f"{path}: not a TOML recipe: nested too deeply") from None
     if more_sets:
         _add_sets(data, more_sets, str(path))
-    return parse_recipe(data, overrides, str(path))
+    return parse_recipe(data, overrides, str(path), text)
+
+
+def find_recipe(path: Path) -> Path:
+    """Returns the path, or that of the shipped recipe with this name. Raises UserError for neither."""
+    if path.exists():
+        return path
+    shipped = {file.stem: file for file in SHIPPED.glob("*.toml")}
+    if path.name != str(path) or path.suffix:
+        raise UserError(f"{path}: no such recipe")
+    if path.name not in shipped:
+        raise UserError(f"{path}: no such recipe{nearest(path.name, shipped)}")
+    return shipped[path.name]
 
 
 def _add_sets(data: dict[str, Any], more_sets: Sequence[dict[str, Any]], where: str) -> None:
@@ -54,8 +78,11 @@ def _add_sets(data: dict[str, Any], more_sets: Sequence[dict[str, Any]], where: 
     evaluate["sets"] = [*sets, *more_sets]
 
 
-def parse_recipe(data: dict[str, Any], overrides: Sequence[str], where: str) -> Recipe:
-    """Validates a parsed recipe. Raises UserError, one line, that begins with `where` it comes from."""
+def parse_recipe(data: dict[str, Any], overrides: Sequence[str], where: str, text: str = "") -> Recipe:
+    """Validates a parsed recipe. Raises UserError, one line, that begins with `where` it comes from.
+
+    `text`: the document, for the lines of mistakes.
+    """
     for override in overrides:
         _apply(data, override)
     _check_values(data, where)
@@ -63,8 +90,13 @@ def parse_recipe(data: dict[str, Any], overrides: Sequence[str], where: str) -> 
     try:
         return Recipe.model_validate(data)
     except ValidationError as e:
-        one_teacher = isinstance(data.get("teacher"), dict)
-        raise UserError(f"{where}: {explain(e, one_teacher)}") from None
+        found = explain(e, isinstance(data.get("teacher"), dict))
+        changed = {override.partition("=")[0].strip() for override in overrides}
+        lines = lines_of(text, found.keys() - changed)
+        places = sorted(found, key=lambda key: lines.get(key, 0))
+        raise RecipeError(
+            [f"{where}{f':{lines[key]}' if key in lines else ''}: {found[key]}" for key in places]
+        ) from None
 
 
 def redacted_override(override: str) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
-from filters.table import apply_rules
+from filters.table import Rules, apply_rules
 from pipeline.arrow_schema import arrow_schema
+from pipeline.config.filters import Filter
 from pipeline.engine.progress import plain
 from pipeline.errors import UserError
 from pipeline.filter.funnel import Funnel, funnel
@@ -70,10 +71,7 @@ def _preview(run: Run, stage: str, examples: int) -> Why:
     table, rows = run.recipe.filter, []
     found: dict[str, list[ExampleTrace]] = {}
     for trace in traces.sample(PREVIEWED):
-        # Graded by the judge or by a vote of all samples, not by the rule `correct`:
-        otherwise = trace.answer_type == "free" or (table.majority and trace.reference is None)
-        rules = {name: given for name, given in table.rules.items() if name != "correct" or not otherwise}
-        filtered = apply_rules(trace, rules)
+        filtered = apply_rules(trace, rules_of_one(table, trace))
         rows.append(filtered.model_dump(include=set(TraceVerdicts.model_fields)))
         of_reason = found.setdefault(filtered.reason, [])
         if filtered.reason and len(of_reason) < examples:
@@ -86,6 +84,12 @@ def _preview(run: Run, stage: str, examples: int) -> Why:
         preview_of=so_far,
         left_out=tuple(_left_out(run, stage)),
     )
+
+
+def rules_of_one(table: Filter, trace: Trace) -> Rules:
+    """The rules that decide about a trace without the LLM judge and its problem's other traces."""
+    otherwise = trace.answer_type == "free" or (table.majority and trace.reference is None)
+    return {name: given for name, given in table.rules.items() if name != "correct" or not otherwise}
 
 
 def _left_out(run: Run, stage: str) -> Iterator[str]:

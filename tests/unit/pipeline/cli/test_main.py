@@ -15,6 +15,7 @@ from pipeline.cli.sections import SECTIONS
 from pipeline.errors import UserError
 from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
 
+OBJECTIVES = ["logit_kd", "on_policy", "redi", "sft", "topk_kd"]
 TRACES = SHARDS * PROBLEMS * SAMPLES
 
 
@@ -172,11 +173,41 @@ def test_the_shell_completes_names_from_the_runs(runs: Path) -> None:
     assert completed(runs, "run", "pipeline/recipes/de") == ["pipeline/recipes/demo.toml"]
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_shell_completes_recipes_settings_and_values(runs: Path) -> None:
+    assert completed(runs, "check", "gsm") == ["gsm8k"]
+    assert "generate." in completed(runs, "run", "demo", "")
+    assert completed(runs, "run", "demo", "generate.sa") == ["generate.samples="]
+    assert completed(runs, "run", "demo", "ingest.sources.0.kin") == ["ingest.sources.0.kind="]
+    assert completed(runs, "run", "demo", "filter.rules.no_l") == ["filter.rules.no_leak="]
+    # bash ends a word at "=", zsh and fish do not.
+    assert completed(runs, "run", "demo", "train.packing", "=", "t") == ["true"]
+    assert completed(runs, "run", "demo", "train.objective", "=") == ["dpo", *OBJECTIVES]
+    assert completed(runs, "run", "demo", "train.objective=d") == ["train.objective=dpo"]
+    assert completed(runs, "run", "demo", "generate.nothing=") == []
+
+
+def test_bash_adds_no_blank_to_a_setting(runs: Path) -> None:
+    script = """
+        eval "$(retort completion bash)"; compopt() { echo "$2"; }
+        COMP_WORDS=(retort run demo generate.sa); COMP_CWORD=3; _retort_completion retort; echo "$COMPREPLY"
+        COMPREPLY=(); COMP_WORDS=(retort run dem); COMP_CWORD=2; _retort_completion retort; echo "$COMPREPLY"
+    """
+    retort = runs / "retort"
+    retort.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipeline "$@"\n')
+    retort.chmod(0o755)
+    path = f"{runs}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["nospace", "generate.samples=", "demo"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script_for_the_shell(runs: Path, shell: str) -> None:
     script = text(runs, "completion", shell)
     assert "_RETORT_COMPLETE" in script
     assert f"{shell}_complete" in script
+    assert ("[.=/]" in script) == (shell != "fish")  # words that go on; fish knows them
 
 
 def test_help_fits_80_columns_and_no_short_help_is_shortened() -> None:

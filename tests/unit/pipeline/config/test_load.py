@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.config import Recipe
 from pipeline.config.base import identity
-from pipeline.config.load import load_recipe
+from pipeline.config.load import RecipeError, load_recipe
 from pipeline.errors import UserError
 from pipeline.filter.stage import FILTER
 
@@ -100,6 +100,31 @@ def test_missing_keys_tables_and_files_are_named(tmp_path: Path) -> None:
     assert "missing key 'generate.prompt'" in mistake(tmp_path, text=RECIPE.replace("[generate]", "[select]"))
     with pytest.raises(UserError, match="no such recipe"):
         load_recipe(tmp_path / "nowhere.toml")
+
+
+def test_all_mistakes_are_kept_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    text = RECIPE.replace('"teacher"', "3").replace('kind = "file"', "") + "[train]\nepoch = 3\n"
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, "generate.samples=many", text=text)
+    path = tmp_path / "recipe.toml"
+    assert caught.value.mistakes == (
+        f"{path}: generate.samples: must be a whole number (found 'many')",  # not of a line of the file
+        f"{path}:3: ingest.sources.0: kind is missing: one of file, dataset, reasoning_gym, traces",
+        f"{path}:7: teacher.model: must be text (found 3)",
+        f"{path}:14: unknown key 'train.epoch'; did you mean 'epochs'?",
+    )
+    assert str(caught.value).endswith("(and 3 more: `retort check` lists them)")
+
+
+def test_a_shipped_recipe_is_found_by_its_name_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(Path("gsm8k")).run == "gsm8k"
+    with pytest.raises(UserError, match="no such recipe; did you mean 'demo'"):
+        load_recipe(Path("demoo"))
+    with pytest.raises(UserError, match=r"gsm8k.toml: no such recipe$"):
+        load_recipe(Path("gsm8k.toml"))
 
 
 def test_broken_toml_is_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""What `retort check` prints about the mistakes of a recipe, its first request, tokens and cost."""
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from pipeline.cli.main import cli
+from tests.conftest import StartFakeServer
+from tests.e2e.runs import SAMPLES, write_recipe
+
+PRICES = ("teacher.price_per_mtok_in=1", "teacher.price_per_mtok_out=2", "generate.max_tokens=1000")
+
+
+def check(folder: Path, *words: str) -> tuple[int, str]:
+    """Runs the command on a recipe without a student, whose model would have to be looked at."""
+    recipe = folder / "recipe.toml"
+    recipe.write_text(recipe.read_text().partition("[student]")[0])
+    words = ("--runs", str(folder), "check", str(recipe), "ingest.sources.0.split=train", *words)
+    done = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
+    return done.return_value, done.stdout
+
+
+def test_mistakes_are_listed_before_anything_else(tmp_path: Path) -> None:
+    write_recipe(tmp_path, "http://127.0.0.1:9/v1")
+    code, printed = check(tmp_path, "seed=a", "run=b/")
+    assert code == 2
+    first, second, last = printed.splitlines()
+    assert "run: must have only letters" in first
+    assert "seed: must be a whole number" in second
+    assert "2 to correct" in last
+
+
+def test_the_first_request_and_upper_bounds_are_printed_and_nothing_is_asked(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server()
+    write_recipe(tmp_path, server.url, count=30)
+    _, printed = check(tmp_path, *PRICES, 'teacher.extra_body={api_key="sk-0123456789"}')
+    assert "    What is 1 + 1?\n" in printed
+    assert "api_key = ***" in printed
+    assert f"30 problems, {30 * SAMPLES} samples" in printed
+    assert f"at most {30 * SAMPLES * 1000:,} completion tokens; at most 0.2" in printed
+    assert server.stats()["requests"] == 0
+
+
+def test_samples_are_asked_for_and_give_an_estimate_but_leave_no_run(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server = fake_server()
+    write_recipe(tmp_path, server.url, count=30)
+    _, printed = check(tmp_path, *PRICES, "--samples", "3")
+    assert server.stats()["requests"] == 3
+    assert "3 samples of " in printed
+    assert " completion tokens; about " in printed
+    assert not (tmp_path / "test").exists()
+
+
+def test_nothing_is_sampled_while_what_generate_needs_is_missing(tmp_path: Path) -> None:
+    write_recipe(tmp_path, "http://127.0.0.1:9/v1")
+    code, printed = check(tmp_path, "--samples", "3")
+    assert code == 2
+    assert "missing  generate  fake" in printed
+    assert "the first request" not in printed
