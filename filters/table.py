@@ -9,6 +9,8 @@ To add a filter:
 2. Add a line to FILTERS. Raise its version whenever a trace might get another verdict than before.
 3. Add cases to `tests/cases/filters.jsonl`: traces that must pass, and near misses that must not.
 
+A filter of the user's own needs no line here: a recipe names its file or module, see `filters/own.py`.
+
 A filter sees one trace. Of `pipeline` it imports only `rows` and `errors`. A filter that raises an exception
 leaves the trace undecided.
 """
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from filters import limits
+from filters import limits, own
 from filters.result import FilterResult, undecided
 from filters.rules.columns import columns
 from filters.rules.consistency import consistency
@@ -49,7 +51,7 @@ FILTERS: dict[str, FilterSpec] = {
     "finished": FilterSpec(finished, 2),
     "single_reasoning": FilterSpec(single_reasoning, 2),
     "final_answer": FilterSpec(final_answer, 4),
-    "correct": FilterSpec(correct, 6),
+    "correct": FilterSpec(correct, 7),
     "length": FilterSpec(length, 1),
     "one_language": FilterSpec(one_language, 3),
     "paragraphs": FilterSpec(paragraphs, 3),
@@ -57,7 +59,7 @@ FILTERS: dict[str, FilterSpec] = {
     "no_repetition": FilterSpec(no_repetition, 2),
     "no_refusal": FilterSpec(no_refusal, 2),
     "no_leak": FilterSpec(no_leak, 2),
-    "consistency": FilterSpec(consistency, 3),
+    "consistency": FilterSpec(consistency, 4),
     "confidence": FilterSpec(confidence, 1),
     "columns": FilterSpec(columns, 1),
 }
@@ -65,6 +67,15 @@ FILTERS: dict[str, FilterSpec] = {
 _ANY_SIZE = frozenset(
     ("finished", "length", "confidence", "columns")
 )  # fast and meaningful on text of any size
+
+
+def spec_of(name: str) -> FilterSpec:
+    """Returns a filter of the table, or of the user's own. Raises UserError for an unknown one."""
+    if name in FILTERS:
+        return FILTERS[name]
+    if ":" in name:
+        return FilterSpec(*own.load(name))
+    raise UserError(f"filter.rules: unknown filter {name!r}{nearest(name, FILTERS)}")
 
 
 def apply_rules(trace: Trace, rules: Rules) -> Trace:
@@ -80,7 +91,7 @@ def verdicts_of(
     """Yields one verdict per rule; for filters in `known`, that result instead of applying the filter."""
     for name, parameters in rules.items():
         result = known[name] if name in known else _apply(name, trace, parameters)
-        yield as_verdict(name, FILTERS[name].version, result)
+        yield as_verdict(name, spec_of(name).version, result)
 
 
 def decide(verdicts: Iterable[Verdict], ignored: Collection[str] = ()) -> tuple[Outcome, str]:
@@ -99,14 +110,14 @@ def decide(verdicts: Iterable[Verdict], ignored: Collection[str] = ()) -> tuple[
 
 def with_versions(rules: Rules) -> dict[str, dict[str, Any]]:
     """The rules with their filters' versions: everything that determines their verdicts."""
-    return {name: {"version": FILTERS[name].version, **given} for name, given in rules.items()}
+    return {name: {"version": spec_of(name).version, **given} for name, given in rules.items()}
 
 
 def check_rules(rules: Rules) -> None:
     """Raises UserError for an unknown filter, a parameter that is unknown or missing, or a wrong type."""
     check_names(rules)
     for name, parameters in rules.items():
-        types = _parameter_types(FILTERS[name].function)
+        types = _parameter_types(spec_of(name).function)
         for key, value in parameters.items():
             where = f"filter.rules.{name}"
             if key not in types:
@@ -120,10 +131,9 @@ def check_rules(rules: Rules) -> None:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raises UserError for an unknown filter."""
+    """Raises UserError for an unknown filter, or one of the user's own that cannot be loaded."""
     for name in names:
-        if name not in FILTERS:
-            raise UserError(f"filter.rules: unknown filter {name!r}{nearest(name, FILTERS)}")
+        spec_of(name)
 
 
 def _must(error: ValidationError) -> str:
@@ -132,7 +142,7 @@ def _must(error: ValidationError) -> str:
 
 def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:
     """Raises UserError where a minimum exceeds its maximum, defaults included."""
-    defaults = {p.name: p.default for p in inspect.signature(FILTERS[name].function).parameters.values()}
+    defaults = {p.name: p.default for p in inspect.signature(spec_of(name).function).parameters.values()}
     values = defaults | dict(parameters)
     for low in (key for key in values if key.startswith("min_")):
         high = f"max_{low.removeprefix('min_')}"
@@ -144,7 +154,7 @@ def _check_bounds(name: str, parameters: Mapping[str, Any]) -> None:
 
 def _check_required(name: str, parameters: Mapping[str, Any]) -> None:
     """Raises UserError where a parameter without a default is not given."""
-    for p in inspect.signature(FILTERS[name].function).parameters.values():
+    for p in inspect.signature(spec_of(name).function).parameters.values():
         if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in parameters:
             raise UserError(f"filter.rules.{name} needs the parameter {p.name!r}, see docs/filters.md")
 
@@ -153,9 +163,13 @@ def _apply(name: str, trace: Trace, parameters: Mapping[str, Any]) -> FilterResu
     """Applies one filter within the limits of `filters.limits`; its exception becomes an undecided result."""
     if name not in _ANY_SIZE and len(trace.reasoning or "") + len(trace.response) > limits.TEXT:
         return undecided("too_long")
+    function = spec_of(name).function
     try:
         with limits.cpu_seconds(limits.SECONDS):
-            return FILTERS[name].function(trace, **parameters)
+            result = function(trace, **parameters)
+            if not isinstance(result, FilterResult):
+                raise TypeError(f"it returned {result!r:.80} instead of passed(), failed() or undecided()")
+            return result
     except limits.TooSlow:
         return undecided("too_slow")
     except (Stopped, UserError):  # no checking process or no sandbox: not the trace's fault
@@ -174,6 +188,9 @@ def as_verdict(name: str, version: int, result: FilterResult) -> Verdict:
 
 def _parameter_types(function: Callable[..., FilterResult]) -> dict[str, Any]:
     """Name -> type of the keyword-only parameters."""
-    types = get_type_hints(function, localns={"Trace": Trace}, include_extras=True)
+    try:
+        types = get_type_hints(function, localns={"Trace": Trace}, include_extras=True)
+    except NameError as e:  # of a type that the user's module imports for type checkers only
+        raise UserError(f"filter.rules: {function.__module__}.{function.__name__}: {e}") from e
     parameters = inspect.signature(function).parameters.values()
     return {p.name: types[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}

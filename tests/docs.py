@@ -1,4 +1,4 @@
-"""Generates three pages of docs/ (the command line's help, the settings of a recipe, the filters), and the
+"""Generates pages of docs/ (the command line's help, the settings of a recipe, the filters, the columns), and the
 JSON schema of a recipe for editors.
 
 `python -m tests.docs --write` writes the pages; tests/unit/test_docs.py fails where one is out of date.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -18,12 +19,16 @@ import click
 from pydantic.fields import FieldInfo
 
 from filters.table import FILTERS
+from pipeline import rows
+from pipeline.arrow_schema import arrow_schema
 from pipeline.cli.main import cli
 from pipeline.config import Recipe
 from pipeline.config.base import RecipeTable, tables_in
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.schema import recipe_schema
+from pipeline.engine.layout import ROWS
 from pipeline.filter.apply import VERSIONS
+from pipeline.rows import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -40,6 +45,10 @@ The filters `finished`, `single_reasoning`, `final_answer` and `correct` apply t
 that a recipe adds under `[filter.rules]`. A trace is kept if it passes all of them. `NAME = true` adds a
 filter, `NAME = false` removes one, and a table `[filter.rules.NAME]` sets parameters. No filter requires
 reasoning with `select.reasoning = "none"`. A filter's version increases whenever its results may change."""
+COLUMNS = """\
+Every stage writes Parquet shards of one row type, with the columns below.
+[resuming.md](resuming.md#files-of-a-run) has the folders, [python.md](python.md) the ways to read them. A column
+that may be null is null where the value is not known; there is never a 0 in its place."""
 
 
 def command_line() -> str:
@@ -87,7 +96,40 @@ def filters() -> str:
 
 def schema() -> str:
     """Returns the JSON schema of a recipe, which the first lines of the shipped recipes name."""
-    return json.dumps(recipe_schema(), indent=1) + "\n"
+    return json.dumps(recipe_schema()) + "\n"
+
+
+def columns() -> str:
+    """Returns the page with the columns of every row type, as Arrow stores them."""
+    types = [row for row in vars(rows).values() if isinstance(row, type) and issubclass(row, Row)]
+    parts = ["# Columns", MADE, COLUMNS]
+    for row in (each for each in types if not each.__subclasses__()):
+        fields = arrow_schema(row)
+        stages = [f"`{folder}`" for folder, written in ROWS.items() if written is row]
+        parts.append(f"## {row.__name__}" + (f": shards of {', '.join(stages)}" if stages else ""))
+        parts.append(" ".join((row.__doc__ or "").split()).replace("<", "&lt;"))
+        meanings = {name: text for base in reversed(row.__mro__) for name, text in _comments(base).items()}
+        cells = ((f"`{f.name}`", _arrow_words(f), meanings.get(f.name, "")) for f in fields)
+        parts.append(_grid(("column", "type", "meaning"), cells))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _comments(row: type) -> dict[str, str]:
+    """The comment of each field: on its line, or on the lines above it."""
+    found, above = {}, []
+    for line in inspect.getsource(row).splitlines() if issubclass(row, Row) else ():
+        code, _, comment = line.partition("# ")
+        if field := re.match(r"    (\w+): ", code):
+            found[field[1]] = " ".join([*above, comment]).strip().replace("<", "&lt;")
+        above = [*above, comment] if comment and not code.strip() else []
+    return found
+
+
+def _arrow_words(field: Any) -> str:
+    words = re.sub(r": (\w+)", r" \1", re.sub(r"list<item: (.*)>", r"list of \1", str(field.type)))
+    if "struct" in words:
+        words = "list of structs" if words.startswith("list") else "struct"
+    return words.replace(" not null", "") + (" or null" if field.nullable else "")
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -95,6 +137,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "recipe.md": recipe,
     "filters.md": filters,
     "../pipeline/recipes/recipe.schema.json": schema,
+    "columns.md": columns,
 }
 
 

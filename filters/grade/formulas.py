@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from filters.formula.equivalence import equivalent
 from filters.formula.evaluate import evaluate
+from filters.formula.lexer import FUNCTIONS
 from filters.formula.parser import parse_formula
 from filters.formula.rational import exact_value
 from filters.formula.tree import (
@@ -32,6 +33,7 @@ _ONE: Tree = ("num", Fraction(1))
 _TIME = re.compile(
     r"(?P<hours>[01]?\d|2[0-4]):(?P<minutes>[0-5]\d)(?:\s?(?P<half>[ap])\.?\s?m\.?)?", re.IGNORECASE
 )
+_APART = re.compile(r"(?<!\S)[a-z]{3,}(?!\S)", re.IGNORECASE)
 _TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 
 
@@ -69,7 +71,20 @@ def equal_formulas(
         return True  # 0.64N and 0.640 N
     if equal is None or _equal_in_another_reading(x, y, budget):
         raise Undecided("ambiguous")
+    if _equal_without_words(reference, answer, budget):
+        raise Undecided("ambiguous")
     return False
+
+
+def _equal_without_words(reference: str, answer: str, budget: Budget) -> bool:
+    """Whether two texts are equal if letters that stand apart are words: "now 5" is not n*o*w*5 but 5."""
+    a, b = (
+        _APART.sub(lambda word: word[0] if word[0].lower() in FUNCTIONS else " ", text).strip()
+        for text in (reference, answer)
+    )
+    if (a, b) == (reference, answer) or not a or not b:
+        return False
+    return bool(equivalent(_parse(a, "ambiguous"), _parse(b, "ambiguous"), budget))
 
 
 def parse_with_unit(text: str, reason: str) -> tuple[Tree, str]:

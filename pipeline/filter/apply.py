@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # Raised whenever a filter may give another result than before.
 VERSIONS = {
     "contamination": 2,
-    "majority": 3,
+    "majority": 4,
     "difficulty": 1,
     "duplicate_problem": 2,
     "duplicate_trace": 2,

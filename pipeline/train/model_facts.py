@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.mix import ThinkingSwitch
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError
 from pipeline.inference.cuts import Cut
 from pipeline.train.memory import Shape
 
@@ -73,7 +73,10 @@ class ModelFacts(BaseModel):
 
 
 def read_facts(queries: Sequence[ModelQuery]) -> list[ModelFacts]:
-    """The facts of each query's model, in order. Raises UserError where transformers is not installed."""
+    """The facts of each query's model, in order. Raises UserError where transformers is not installed.
+
+    Raises Stopped after TIMEOUT.
+    """
     if not queries:
         return []
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -81,7 +84,11 @@ def read_facts(queries: Sequence[ModelQuery]) -> list[ModelFacts]:
         file.flush()
         program = [sys.executable, "-P", "-m", "pipeline.train.trainer.read_model", file.name]
         environment = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+        try:
+            done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            slow = "a slow disk or hub, or a busy machine; try again"
+            raise Stopped(f"the models were not read within {TIMEOUT} s: {slow}") from None
     try:
         return [ModelFacts.model_validate(facts) for facts in json.loads(done.stdout.splitlines()[-1])]
     except (ValueError, IndexError):

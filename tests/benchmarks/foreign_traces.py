@@ -1,4 +1,4 @@
-"""Traces that exist already, from ingest to select: seconds and memory of each stage, all processes together.
+"""Traces that exist already, from ingest to publish: seconds and memory of all processes, by stage.
 
     python -m tests.benchmarks.foreign_traces [--traces 1000000]
 
@@ -63,16 +63,24 @@ def main() -> None:
         size = (recipe.parent / "given.jsonl").stat().st_size
         print(f"{options.traces:,} traces, {size / 1e6:,.0f} MB")
         for stage in STAGES:
-            began, peak, used = time.perf_counter(), 0.0, _cpu_seconds()
-            command = [sys.executable, "-m", "pipeline", "--runs", temporary, stage, str(recipe)]
-            process = subprocess.Popen([*command, *options.settings])
-            while process.poll() is None:
-                peak = max(peak, memory(process.pid))
-                time.sleep(0.2)
-            if process.returncode:
-                sys.exit(process.returncode)
-            seconds, cpu = time.perf_counter() - began, _cpu_seconds() - used
-            print(f"{stage}: {seconds:.0f} s, {cpu:.0f} s of CPU, {peak:,.0f} MiB")
+            measure(stage, temporary, str(recipe), *options.settings)
+        published = Path(temporary, "published")
+        measure("publish", temporary, "given", "--to", str(published), "--with-traces")
+        written = sum(file.stat().st_size for file in published.rglob("*.parquet"))
+        print(f"published: {written / 1e6:,.0f} MB")
+
+
+def measure(command: str, runs: str, *arguments: str) -> None:
+    """Runs one command and prints what it took; ends the benchmark if it fails."""
+    began, peak, used = time.perf_counter(), 0.0, _cpu_seconds()
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", "--runs", runs, command, *arguments])
+    while process.poll() is None:
+        peak = max(peak, memory(process.pid))
+        time.sleep(0.2)
+    if process.returncode:
+        sys.exit(process.returncode)
+    seconds, cpu = time.perf_counter() - began, _cpu_seconds() - used
+    print(f"{command}: {seconds:.0f} s, {cpu:.0f} s of CPU, {peak:,.0f} MiB")
 
 
 def _cpu_seconds() -> float:
