@@ -157,12 +157,17 @@ ensure() {
 run_tests() {
     "$VENV/bin/ruff" check .
     "$VENV/bin/ruff" format --check .
-    "$VENV/bin/mypy"
     if [ $# -gt 0 ]; then
+        "$VENV/bin/mypy"
         "$VENV/bin/pytest" "$@"
     else # file by file, whose tests share runs; in their order: those of whole commands first
+        local types workers=1 # a server takes the whole memory of a GPU
+        if [ "$KIND" = cpu ]; then workers=2; fi # each on cores of its own
+        "$VENV/bin/mypy" & # on one core, for more than a minute
+        types=$!
         "$VENV/bin/pytest" -n 4 --dist loadfile --no-loadscope-reorder -m "not alone"
-        "$VENV/bin/pytest" -n 2 --dist loadfile --no-loadscope-reorder -m alone # on cores of their own
+        wait "$types" || die "mypy found errors: see above"
+        "$VENV/bin/pytest" -n "$workers" --dist loadfile --no-loadscope-reorder -m alone
     fi
 }
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline import run_stage
 from tests.conftest import FakeServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,12 @@ def retort(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def run_stages(runs: Path, recipe: Path | str, *stages: str, settings: tuple[str, ...] = ()) -> None:
+    """Runs stages within this process, which takes a tenth of a command's time, for what comes after them."""
+    for stage in stages:
+        run_stage(stage, recipe, *settings, runs=runs)
+
+
 def sealed(folder: Path) -> dict[str, bytes]:
     """The bytes of each sealed shard in a stage's folder."""
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
@@ -77,8 +84,7 @@ def sampled_run(folder: Path, write: Callable[[Path, str], Path], *flags: str) -
     server = FakeServer(*flags)
     try:
         recipe = write(folder, server.url)
-        for stage in ("ingest", "generate"):
-            assert retort(folder, stage, str(recipe)).returncode == 0
+        run_stages(folder, recipe, "ingest", "generate")
     finally:
         server.stop()
     return folder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FakeServer, StartFakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, run_stages, sealed, start, write_recipe
 
 BATCH = ("teacher.batch=true",)
 QUICK = ("--batch-seconds", "0.5")
@@ -17,7 +17,7 @@ ALL = PROBLEMS * SAMPLES
 
 
 def ingested(runs: Path, recipe: Path) -> Path:
-    assert retort(runs, "ingest", str(recipe)).returncode == 0
+    run_stages(runs, recipe, "ingest")
     return runs
 
 
@@ -61,7 +61,7 @@ def test_batches_give_the_same_bytes_as_single_requests(
     if "target_kept" in words[0]:
         recipe.write_text(recipe.read_text().replace(f"samples = {SAMPLES}\n", ""))
     single, batched = (ingested(tmp_path / name, recipe) for name in ("single", "batched"))
-    generate(single, recipe, *words)
+    run_stages(single, recipe, "generate", settings=words)
     assert "test/batches" not in {str(path) for path in single.rglob("*")}
     generate(batched, recipe, *words, *BATCH)
     assert sealed(batched / "test/generate") == sealed(single / "test/generate") != {}

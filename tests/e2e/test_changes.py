@@ -12,7 +12,7 @@ import pytest
 from pipeline import Run, open_run, run_recipe, run_stage
 from pipeline.errors import Stopped, UserError
 from tests.conftest import FakeServer, StartFakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, run_stages, sealed, write_recipe
 
 HALF = PROBLEMS // 2
 
@@ -25,9 +25,7 @@ def server(fake_server: StartFakeServer) -> FakeServer:
 def made(folder: Path, recipe: Path, *settings: str, through: str = "generate") -> Path:
     """The run's folder after ingest and generate, and with `through` later stages."""
     stages = ("ingest", "generate", "filter", "select")
-    for stage in stages[: stages.index(through) + 1]:
-        done = retort(folder, stage, str(recipe), *settings)
-        assert done.returncode == 0, done.stderr
+    run_stages(folder, recipe, *stages[: stages.index(through) + 1], settings=settings)
     return folder / "test"
 
 

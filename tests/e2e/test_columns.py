@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline import open_run
 from pipeline.config.benchmarks import BENCHMARKS
 from tests.conftest import StartFakeServer
-from tests.e2e.runs import retort
+from tests.e2e.runs import retort, run_stages
 from tests.stand_in_hub import Hub
 
 PROMPT = "[user]\nA question of level {{ level }} about {{ columns.topic }}:\n{{ question }}\n"
@@ -74,9 +74,7 @@ def test_columns_reach_prompts_rules_queries_and_the_published_set(
 ) -> None:
     server = fake_server("--correct", "1", "--malformed", "0", "--truncated", "0")
     recipe = write_inputs(tmp_path, server.url)
-    for stage in ("ingest", "generate", "filter", "select"):
-        done = retort(tmp_path, stage, recipe)
-        assert done.returncode == 0, done.stderr
+    run_stages(tmp_path, recipe, "ingest", "generate", "filter", "select")
     run = open_run(tmp_path / "test")
     kept = run.traces.where(outcome="kept")
     assert {trace.column_values["level"] for trace in kept} == {2, 3}
@@ -101,7 +99,7 @@ def test_a_column_that_some_problems_lack_stops_before_the_first_request(
     server = fake_server()
     recipe = write_inputs(tmp_path, server.url)
     (tmp_path / "levels.txt").write_text("[user]\n{{ question }} {{ difficulty }}\n")
-    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     done = retort(tmp_path, "generate", recipe)
     assert (done.returncode, done.stderr.strip().count("\n")) == (2, 0), done.stderr
     counted = f"{len(SUMS)} of {len(SUMS)} problems"
@@ -112,7 +110,7 @@ def test_a_column_that_some_problems_lack_stops_before_the_first_request(
 def test_copies_of_benchmarks_are_scored_as_sets(tmp_path: Path, fake_server: StartFakeServer) -> None:
     server = fake_server("--correct", "1", "--malformed", "0", "--truncated", "0")
     recipe = write_inputs(tmp_path, server.url)
-    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     names = f"gpqa_diamond={tmp_path}/gpqa.csv,mmlu_pro={tmp_path}/mmlu_pro"
     settings = ("evaluate.held_out=false", "evaluate.max_tokens=64")
     done = retort(tmp_path, "evaluate", recipe, "--problems", names, *settings)

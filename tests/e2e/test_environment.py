@@ -16,7 +16,7 @@ import pytest
 from pipeline.engine.store import Output
 from pipeline.rows import Trace
 from tests.conftest import FakeServer, StartFakeServer
-from tests.e2e.runs import ROOT, retort, sealed, start, write_recipe
+from tests.e2e.runs import ROOT, retort, run_stages, sealed, start, write_recipe
 from tests.small_run import write_run
 
 STAGES = ("ingest", "generate", "filter", "select")
@@ -64,8 +64,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Fake
     server = FakeServer()
     try:
         recipe = str(write_recipe(folder, server.url, 8))
-        for stage in STAGES:
-            assert retort(folder, stage, recipe).returncode == 0
+        run_stages(folder, recipe, *STAGES)
         yield folder, server
     finally:
         server.stop()
@@ -132,7 +131,7 @@ def test_a_run_moved_during_sampling_ends_in_one_line_and_resumes_once_it_is_bac
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     recipe = str(write_recipe(tmp_path, fake_server("--latency", "0.3").url, 8))
-    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     sampling = start(tmp_path, "generate", recipe, "generate.concurrency=2")
     output = Output(tmp_path / "test" / "generate", Trace)
     while output.counts().rows < 4:

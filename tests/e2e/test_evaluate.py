@@ -21,7 +21,7 @@ from pipeline.inference.vllm_server import Server
 from pipeline.rows import Example, Problem
 from pipeline.stages import STAGES
 from tests.conftest import StartFakeServer
-from tests.e2e.runs import retort, write_recipe
+from tests.e2e.runs import retort, run_stages, write_recipe
 
 PROBLEMS = 10
 EVALUATE = ("evaluate.samples=4", "evaluate.max_tokens=64")
@@ -165,7 +165,7 @@ def test_an_evaluation_with_failed_requests_repeats_only_these(
 ) -> None:
     server = fake_server("--too-long", "What is 14 + 11?")
     recipe = without_student(tmp_path, server.url, one=problems(tmp_path, "first", 11))
-    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     first = retort(tmp_path, "evaluate", recipe, "evaluate.held_out=false", *EVALUATE)
     assert first.returncode == 3
     assert "evaluate/one/teacher-fake/generate is incomplete" in first.stderr
@@ -185,8 +185,7 @@ def test_free_answers_of_a_set_are_judged_by_a_model_and_training_traces_are_not
 ) -> None:
     server, judge = fake_server("--correct", "0.5"), fake_server("--correct", "0.8")
     recipe = Path(without_student(tmp_path, server.url, one=problems(tmp_path, "first", 11)))
-    for stage in ("ingest", "generate", "filter"):
-        assert retort(tmp_path, stage, str(recipe)).returncode == 0
+    run_stages(tmp_path, recipe, "ingest", "generate", "filter")
     recipe.write_text(recipe.read_text() + 'answer_type = "free"\n')
     without = retort(tmp_path, "evaluate", str(recipe))
     assert without.returncode == 2

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.rows import Trace
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sampled_run, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, run_stages, sampled_run, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,8 @@ def test_without_a_reference_the_majority_vote_decides(tmp_path: Path) -> None:
     try:
         recipe = write_recipe(tmp_path, server.url)
         recipe.write_text(recipe.read_text().replace("[teacher]", 'reference = ""\n[teacher]'))
-        for stage in ("ingest", "generate", "filter"):
-            words = ("filter.majority.margin=0.5",) if stage == "filter" else ()
-            done = retort(tmp_path, stage, str(recipe), *words)
-            assert done.returncode == 0, done.stderr
+        run_stages(tmp_path, recipe, "ingest", "generate")
+        run_stages(tmp_path, recipe, "filter", settings=("filter.majority.margin=0.5",))
     finally:
         server.stop()
     traces = list(open_run(tmp_path / "test").rows("filter"))

@@ -15,14 +15,14 @@ from pipeline.generate import usage
 from pipeline.inspect.costs import costs
 from pipeline.rows import Trace
 from tests.conftest import StartFakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, sealed, start, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, run_stages, sealed, start, write_recipe
 
 ADAPTIVE = ("generate.target_kept=2", "generate.max_samples=8")
 
 
 def generate(runs: Path, recipe: Path, *words: str, code: int = 0) -> str:
     """Runs ingest and generate. Returns stderr."""
-    assert retort(runs, "ingest", str(recipe)).returncode == 0
+    run_stages(runs, recipe, "ingest")
     done = retort(runs, "generate", str(recipe), *words)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -63,7 +63,7 @@ def test_a_killed_adaptive_run_ends_like_an_uninterrupted_one(
     recipe = adaptive_recipe(tmp_path, server.url)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     generate(whole, recipe, *ADAPTIVE)
-    assert retort(killed, "ingest", str(recipe)).returncode == 0
+    run_stages(killed, recipe, "ingest")
     output = Output(killed / "test" / "generate", Trace)
     for _ in range(4):
         process = start(
@@ -162,7 +162,7 @@ def test_several_endpoints_share_the_load_and_a_dead_one_is_skipped(
     first, second = fake_server("--latency", "0.05"), fake_server("--latency", "0.05")
     recipe = write_recipe(tmp_path, first.url)
     urls = f'teacher.base_url=["{first.url}", "{second.url}", "http://127.0.0.1:9/v1"]'
-    assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     process = start(tmp_path, "generate", str(recipe), urls)
     while second.stats()["requests"] < 20 and process.poll() is None:
         time.sleep(0.01)
@@ -180,7 +180,7 @@ def test_a_server_that_stays_unreachable_stops_the_run_and_nothing_is_lost(
 ) -> None:
     server = fake_server("--latency", "0.2")
     recipe = write_recipe(tmp_path, server.url)
-    assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     process = start(
         tmp_path, "generate", str(recipe), "generate.concurrency=4", "teacher.unavailable_timeout=2"
     )
@@ -228,7 +228,7 @@ def test_status_shows_the_cost_of_a_run_during_and_after_it(
     server = fake_server("--latency", "0.1")
     recipe = write_recipe(tmp_path, server.url)
     prices = ("teacher.price_per_mtok_in=1.0", "teacher.price_per_mtok_out=5.0")
-    assert retort(tmp_path, "ingest", str(recipe)).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     process = start(tmp_path, "generate", str(recipe), *prices, "generate.concurrency=3")
     folder = tmp_path / "test" / "generate"
     while not usage.read_attempts(folder) and process.poll() is None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pipeline import open_run
 from tests.conftest import StartFakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, start, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, run_stages, start, write_recipe
 
 
 def test_a_run_is_read_while_it_samples_and_after_its_process_is_killed(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
     recipe = str(write_recipe(tmp_path, fake_server("--latency", "0.4").url))
-    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     process = start(tmp_path, "generate", recipe, "generate.concurrency=4")
     run_dir = tmp_path / "test"
     run = open_run(run_dir)

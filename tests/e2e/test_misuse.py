@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartFakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, start, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, run_stages, start, write_recipe
 
 
 def refusal(runs: Path, *words: str, env: dict[str, str] | None = None) -> str:
@@ -42,7 +42,7 @@ def test_a_server_that_is_absent_or_rejects_the_key_stops_the_stage_at_once(
 ) -> None:
     server = fake_server("--key-env", "FAKE_KEY", env={"FAKE_KEY": "right-key-123456"})
     recipe = str(write_recipe(tmp_path, server.url))
-    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     with_key = ("generate", recipe, "teacher.api_key_env=KEY")
     message = refusal(tmp_path, *with_key, env={"KEY": "wrong-key-abcdef"})
     assert "wrong-key-abcdef" not in message
@@ -62,7 +62,7 @@ def test_failed_items_end_with_3_and_a_count_and_the_same_command_retries_them(
 ) -> None:
     server = fake_server("--too-long", "What is 3 + 2?")
     recipe = str(write_recipe(tmp_path, server.url))
-    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     first = retort(tmp_path, "generate", recipe)
     assert first.returncode == 3
     assert f"{SAMPLES} failed, {(PROBLEMS - 1) * SAMPLES} done" in first.stderr
@@ -80,7 +80,7 @@ def test_failed_items_end_with_3_and_a_count_and_the_same_command_retries_them(
 
 def test_a_second_process_on_the_same_stage_is_refused(tmp_path: Path, fake_server: StartFakeServer) -> None:
     recipe = str(write_recipe(tmp_path, fake_server("--latency", "1").url))
-    assert retort(tmp_path, "ingest", recipe).returncode == 0
+    run_stages(tmp_path, recipe, "ingest")
     first = start(tmp_path, "generate", recipe)
     try:
         while not (tmp_path / "test/generate/manifest.json").exists():

@@ -17,7 +17,7 @@ from pipeline.train.job import TrainJob, read_preflight
 from pipeline.train.stage import TRAIN, model_folder
 from tests import tiny_student
 from tests.conftest import FakeServer
-from tests.e2e.runs import PROBLEMS, retort, write_recipe
+from tests.e2e.runs import PROBLEMS, run_stages, write_recipe
 from tests.tiny_student import CHATML, SWITCHED
 
 pytest.importorskip("trl")
@@ -46,9 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [[{k: v.replace("{n}", str(n)) for k, v in turn.items()} for turn in turns] for n in range(60)]
     (made / "chat.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     recipe.write_text(recipe.read_text() + MIX.format(chat=made / "chat.jsonl"))
-    for stage in ("ingest", "generate", "filter", "select"):
-        done = retort(made, stage, str(recipe))
-        assert done.returncode == DONE, done.stderr
+    run_stages(made, recipe, "ingest", "generate", "filter", "select")
     server.stop()
     return made
 

@@ -26,7 +26,7 @@ from pipeline.cli.main import cli
 from pipeline.config.load import load_recipe, parse_recipe
 from tests import docs
 from tests.conftest import FakeServer
-from tests.e2e.runs import ROOT, retort
+from tests.e2e.runs import ROOT, retort, run_stages
 
 WRITTEN = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in docs.PAGES]
 TEXT = "\n".join(path.read_text() for path in (ROOT / "README.md", *WRITTEN))
@@ -109,9 +109,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, server: FakeServer) -> Path
         r"(?s)\[teacher\].*", f'[teacher]\nmodel = "fake"\nbase_url = "{server.url}"\n\n', teacher
     )
     (folder / "demo.toml").write_text(f"{teacher}[generate]{rest}")
-    for stage in ("ingest", "generate", "filter", "select"):
-        done = retort_in(folder, f"{stage} {folder / 'demo.toml'} ingest.sources.0.limit=20")
-        assert done.returncode == 0, done.stderr
+    runs, settings = folder / "data" / "runs", ("ingest.sources.0.limit=20",)
+    run_stages(runs, folder / "demo.toml", "ingest", "generate", "filter", "select", settings=settings)
     run = folder / "data" / "runs" / "demo"
     for stage in ("generate", "filter"):  # as if the student had answered
         shutil.copytree(run / stage, run / "evaluate" / "held_out" / "student" / stage)
@@ -132,7 +131,7 @@ def test_every_command_is_in_one_table() -> None:
         assert found.count(True) == 1, f"./run.sh {command}: add it to a table of this file"
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if named(c, RUN)])
+@pytest.mark.parametrize("command", [c for c in dict.fromkeys(commands()) if named(c, RUN)])
 def test_a_command_runs(command: str, folder: Path, server: FakeServer) -> None:
     command = command.replace("pipeline/recipes/demo.toml", f"{folder}/demo.toml ingest.sources.0.limit=20")
     command = command.replace("--model NAME", "--model fake")

