@@ -1,5 +1,5 @@
-"""Generates pages of docs/ (the command line's help, the settings of a recipe, the filters, the columns), and the
-JSON schema of a recipe for editors.
+"""Generates four pages of docs/ (the command line's help, settings, filters, columns), and a recipe's JSON
+schema for editors.
 
 `python -m tests.docs --write` writes the pages; tests/unit/test_docs.py fails where one is out of date.
 """
@@ -47,8 +47,8 @@ filter, `NAME = false` removes one, and a table `[filter.rules.NAME]` sets param
 reasoning with `select.reasoning = "none"`. A filter's version increases whenever its results may change."""
 COLUMNS = """\
 Every stage writes Parquet shards of one row type, with the columns below.
-[resuming.md](resuming.md#files-of-a-run) has the folders, [python.md](python.md) the ways to read them. A column
-that may be null is null where the value is not known; there is never a 0 in its place."""
+[resuming.md](resuming.md#files-of-a-run) has the folders, [python.md](python.md) the ways to read them. A
+column that may be null is null where the value is not known; there is never a 0 in its place."""
 
 
 def command_line() -> str:

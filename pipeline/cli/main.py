@@ -83,12 +83,12 @@ def check(
         print(f"{len(e.mistakes)} to correct in the recipe; its needs are checked after that")
         return 2
     found = chain.requirements_of(loaded, runs, to)
-    for line in chain.gaps(loaded):
-        say(line)
     requirements.print_table(found)
     missing = {each.stage for each in found if each.state == "missing"}
     if not missing & {"ingest", "generate"}:
         preview.print_preview(loaded, runs / loaded.run, samples)
+    for line in chain.gaps(loaded):
+        print(line)
     return 2 if missing else 0
 
 

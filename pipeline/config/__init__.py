@@ -115,9 +115,7 @@ class Recipe(RecipeTable):
         """Raises UserError for a recipe of several runs."""
         if self.chain:
             names = ", ".join(self.chain)
-            raise UserError(
-                f"{self.run} is a chain, which `retort run` does as a whole; its runs: {names}"
-            )
+            raise UserError(f"{self.run} is a chain, which `retort run` does as a whole; its runs: {names}")
 
     @property
     def samples_problems(self) -> bool:

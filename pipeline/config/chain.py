@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from pipeline.config.base import Name, NotIdentity, RecipeTable
+from pipeline.config.base import Name, NotIdentity, RecipeTable, Scalar
 
 if TYPE_CHECKING:
     from pipeline.config import Recipe
@@ -39,7 +39,7 @@ class Assistant(RecipeTable):
     """The model to fine-tune, written as `student.model`. Default: the student's."""
     layers: PositiveInt | None = None
     """Keep only this many of its layers, evenly spaced, before training. Default: all."""
-    vllm: NotIdentity[dict[str, Any] | None] = None
+    vllm: NotIdentity[dict[str, Scalar | dict[str, Any] | list[Any]] | None] = None
     """Engine arguments of vLLM for it, written as `student.vllm`. Default: the student's."""
     teacher: Literal["student", "both"] = "student"
     """The teacher of the next student: this one alone, or also the recipe's own teacher."""

@@ -73,9 +73,9 @@ class ModelFacts(BaseModel):
 
 
 def read_facts(queries: Sequence[ModelQuery]) -> list[ModelFacts]:
-    """The facts of each query's model, in order. Raises UserError where transformers is not installed.
+    """The facts of each query's model, in order.
 
-    Raises Stopped after TIMEOUT.
+    Raises UserError where transformers is not installed, and Stopped after TIMEOUT.
     """
     if not queries:
         return []

@@ -25,7 +25,7 @@ NAMES = ("gsm8k", "r1-math", "api", "traces")
 OF_DATASETS = ("subset", "dataset_split", "revision", "reader")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "demo"])
+@pytest.mark.parametrize("name", [*NAMES, "demo", "rounds"])
 def test_a_recipe_loads_and_is_explained_line_by_line(name: str) -> None:
     path = FOLDER / f"{name}.toml"
     assert load_recipe(path).run == name
