@@ -32,10 +32,14 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 _READ = ("problem_id", "id", "outcome", "answer_type", "reference", "reasoning", "response", "finish_reason")
 _IDS = "select problem_id from rows group by 1 order by md5(problem_id) limit $most"
 _TRACES = """
-select problem_id, outcome = 'kept', left(concat_ws(' ', reasoning, response), $most),
-    length(concat_ws(' ', reasoning, response)), answer_type, reference, right(response, $most), finish_reason
-from rows where finish_reason <> 'failed'
-qualify row_number() over (partition by problem_id, outcome = 'kept' order by id) <= $samples
+with short as (
+    select problem_id, id, outcome = 'kept' as kept, left(concat_ws(' ', reasoning, response), $most) as said,
+        length(concat_ws(' ', reasoning, response)) as characters, answer_type, reference,
+        right(response, $most) as response, finish_reason
+    from rows where finish_reason <> 'failed'
+)
+select * exclude (id) from short
+qualify row_number() over (partition by problem_id, kept order by id) <= $samples
 order by problem_id, id
 """
 
@@ -168,8 +172,8 @@ def sentence(c: Change) -> str:
 def _problems(run: Run) -> list[str]:
     """The ids of some problems with traces, from shards that are evenly spaced."""
     parts = run.traces.parts
-    step = max(1, len(parts) // SHARDS)
-    some = replace(run.traces, parts=parts[::step][:SHARDS])
+    read = min(SHARDS, len(parts))
+    some = replace(run.traces, parts=[parts[i * len(parts) // read] for i in range(read)])
     return [id for (id,) in some.query(("problem_id",), _IDS, most=PROBLEMS)]
 
 

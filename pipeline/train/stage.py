@@ -28,13 +28,14 @@ from pipeline.engine.stage import Job, Place, Stage
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
 from pipeline.generate.stage import GENERATE
-from pipeline.inference import cuts, model_files
+from pipeline.inference import model_files
 from pipeline.inference.cuts import cut_of
 from pipeline.rows import Step
 from pipeline.select.stage import SELECT
 from pipeline.train import checkpoints, generation, launcher, memory, nodes
 from pipeline.train.job import TrainJob, last_step, preflight_lines, read_preflight, read_steps
 from pipeline.train.objectives import OBJECTIVES, teachers
+from pipeline.train.report import report
 
 POLL_SECONDS = 0.5
 STOP_TIMEOUT = 600.0  # seconds to finish a step and save a checkpoint after SIGTERM
@@ -229,41 +230,6 @@ def _training_examples(train_job: TrainJob) -> int:
     condition = f"select count(*) from rows where split = 'train'{wanted}"
     counts = query(train_job.examples, ["split", "rejected"], condition)
     return counts[0][0] if counts else 0
-
-
-def report(job: Job) -> dict[str, Any]:
-    """Losses, tokens, what the preflight found, and what was cut from the student."""
-    train_job = _train_job(job)
-    steps: list[Step] = list(job.output.rows())
-    preflight = read_preflight(train_job.preflight)
-    if not steps:
-        return {}
-    losses = [s.loss for s in steps if s.loss is not None]
-    validation = [s.validation_loss for s in steps if s.validation_loss is not None]
-    return {
-        "steps": steps[-1].steps,
-        "tokens": steps[-1].tokens,
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "validation_loss": validation[-1] if validation else None,
-        "preflight": preflight
-        and {
-            "examples": preflight.examples,
-            "left_out": len(preflight.left_out),
-            "supervised": round(preflight.supervised, 4),
-            "longest": preflight.longest,
-        },
-        "generation": model_files.generation(str(train_job.output)),
-        **_dropped(job),
-    }
-
-
-def _dropped(job: Job) -> dict[str, Any]:
-    """What was cut from the student and the scores that decided it; {} where nothing was."""
-    student = student_of(job.recipe)
-    cut = cut_of(student, job.run_dir)
-    folder = model_files.existing(student.model, cut) if cut else None
-    return {"pruned": cuts.dropped(Path(folder))} if folder else {}
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

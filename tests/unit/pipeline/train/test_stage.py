@@ -15,7 +15,8 @@ from pipeline.errors import UserError
 from pipeline.rows import Step
 from pipeline.train.job import Preflight, PreflightCheck, TrainJob, last_step, preflight_lines, read_steps
 from pipeline.train.launcher import command, environment
-from pipeline.train.stage import check, check_room, model_folder, report, work
+from pipeline.train.report import report
+from pipeline.train.stage import check, check_room, model_folder, work
 from tests import tiny_student
 from tests.tiny_student import recipe, train_job
 
