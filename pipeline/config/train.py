@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -219,5 +219,9 @@ class Train(RecipeTable):
     """Steps between checkpoints. A killed training loses at most this many steps."""
     trackers: NotIdentity[tuple[Literal["tensorboard", "trackio", "wandb"], ...]] = ()
     """Experiment trackers to report to, in addition to the run's own log."""
+    trl: dict[str, Any] = {}
+    """More arguments for TRL's SFTConfig (DPOConfig for "dpo", DistillationConfig for "on_policy"), such as
+    { neftune_noise_alpha = 5 }. Those that retort sets are refused, but for `optim` and `lr_scheduler_type`,
+    which take the place of `optimizer` and `schedule`."""
     accelerate: NotIdentity[dict[str, Scalar]] = {}
     """Arguments of `accelerate launch`, such as { num_processes = 8 }. Default: one process."""

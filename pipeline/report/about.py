@@ -16,7 +16,7 @@ from pipeline.report import charts
 from pipeline.train.job import Preflight, read_preflight
 
 _GENERATE = ("prompt", "samples", "temperature", "top_p", "max_tokens", "target_kept")
-_TRAIN = ("objective", "epochs", "learning_rate", "schedule", "batch_size", "max_length", "order")
+_TRAIN = ("objective", "epochs", "learning_rate", "schedule", "batch_size", "max_length", "order", "trl")
 
 
 def settings(run: Run) -> list[tuple[str, str]]:
@@ -44,7 +44,7 @@ def settings(run: Run) -> list[tuple[str, str]]:
 
 
 def _listed(table: dict[str, Any], names: Collection[str]) -> str:
-    chosen = {name: value for name, value in table.items() if name in names and value is not None}
+    chosen = {name: value for name, value in table.items() if name in names and value not in (None, {})}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items())
 
 

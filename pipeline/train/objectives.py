@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.config import Recipe
 from pipeline.config.train import KDTeacher, Train
@@ -30,6 +31,8 @@ class ObjectiveSpec:
     """Whether white-box terms can be added."""
     pairs: bool = False
     """Whether it learns from pairs of a kept and a rejected trace of the same problem."""
+    config: Literal["SFTConfig", "DPOConfig", "DistillationConfig"] = "SFTConfig"
+    """TRL's configuration, which [train.trl] adds to."""
 
 
 TERMS = ("features", "attention_transfer", "relations")  # names of their tables in [train]
@@ -147,7 +150,12 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     "sft": ObjectiveSpec(),
     "topk_kd": ObjectiveSpec(check=_check_topk_kd, needs_top_logprobs=True),
     "logit_kd": ObjectiveSpec(teachers=_logit_kd_teachers),
-    "on_policy": ObjectiveSpec(check=_check_on_policy, teachers=_on_policy_teachers, takes_terms=False),
+    "on_policy": ObjectiveSpec(
+        check=_check_on_policy,
+        teachers=_on_policy_teachers,
+        takes_terms=False,
+        config="DistillationConfig",
+    ),
     "redi": ObjectiveSpec(check=_check_pairs, pairs=True, takes_terms=False),
-    "dpo": ObjectiveSpec(check=_check_dpo, pairs=True, takes_terms=False),
+    "dpo": ObjectiveSpec(check=_check_dpo, pairs=True, takes_terms=False, config="DPOConfig"),
 }

@@ -32,7 +32,7 @@ from pipeline.inference import model_files
 from pipeline.inference.cuts import cut_of
 from pipeline.rows import Step
 from pipeline.select.stage import SELECT
-from pipeline.train import checkpoints, generation, launcher, memory, nodes
+from pipeline.train import checkpoints, generation, launcher, memory, nodes, trl_arguments
 from pipeline.train.job import TrainJob, last_step, preflight_lines, read_preflight, read_steps
 from pipeline.train.objectives import OBJECTIVES, teachers
 from pipeline.train.report import report
@@ -66,6 +66,7 @@ def check(recipe: Recipe) -> None:
     if missing:
         raise UserError(f"training needs {', '.join(missing)}: {install_hints.extra('train')}")
     launcher.check(recipe)
+    trl_arguments.check(recipe.train)
     student = student_of(recipe)
     generation.check(recipe)
     model_files.check(student.model, cut_of(student))
@@ -234,7 +235,7 @@ def _training_examples(train_job: TrainJob) -> int:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that change what is learned; of the objectives' tables only the chosen one's."""
-    unused = OBJECTIVES.keys() - {recipe.train.objective}
+    unused = OBJECTIVES.keys() - {recipe.train.objective} | (set() if recipe.train.trl else {"trl"})
     batch = {}
     if recipe.train.relations:  # compares the examples that are in memory at once
         processes = launcher.processes(recipe.train.accelerate)

@@ -56,4 +56,5 @@ def arguments(job: TrainJob, examples: Mapping[str, Sized], processes: int) -> d
         "run_name": job.name,
         "project": "retort",
         "disable_tqdm": True,
+        **train.trl,  # pipeline/train/trl_arguments.py has refused what must not change
     }
