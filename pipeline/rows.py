@@ -135,6 +135,15 @@ class TraceVerdicts(Row):
     verdicts: tuple[Verdict, ...]
 
 
+class Duplicate(Row):
+    """A problem or trace that repeats an earlier one."""
+
+    id: str  # the problem's or the trace's
+    rule: str  # "duplicate_problem" or "duplicate_trace"
+    reason: str
+    evidence: str | None
+
+
 class JudgeVerdict(Row):
     """The LLM judge's verdict on a free-text response. Traces of a shard with the same texts share one."""
 

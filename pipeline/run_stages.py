@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.check import requirements
 from pipeline.config import Recipe
+from pipeline.config.cluster import Ray
 from pipeline.config.load import load_recipe
 from pipeline.engine.changed_settings import check_settings
 from pipeline.engine.execute import DONE, execute
@@ -63,6 +64,8 @@ def execute_all(
     All stages are checked before the first one writes; with `whole`, everything that they need is checked.
     """
     recipe.check_single()
+    if options.hand_out is None:
+        recipe = recipe.model_copy(update={"ray": Ray()})  # not used by this command, nor its GPUs
     wanted, folder = stages_of(recipe), runs / recipe.run
     stages = STAGES | wanted
     if whole:

@@ -133,6 +133,22 @@ def publish(
 
 
 @cli.command()
+@inspect.run_argument
+@click.option("--dry-run", is_flag=True, help="Delete nothing; print what would be deleted.")
+@click.option("--paid", is_flag=True, help="Delete also rows that models were asked for.")
+@click.pass_obj
+def clean(runs: Path, run: Path, dry_run: bool, paid: bool) -> None:
+    """Delete the results of earlier settings that RUN keeps in previous/, and print what that frees.
+
+    `retort diff` can then not compare with them, and changing a setting back repeats its stage.
+    """
+    from pipeline.clean import clean as cleaning
+
+    for line in cleaning(inspect.open_named(runs, run), dry_run, paid):
+        print(line)
+
+
+@cli.command()
 @click.option("--gold", help="The reference answer, or a solution that ends with it.")
 @click.option("--pred", help="The response to grade.")
 @click.option("--pairs", type=click.Path(path_type=Path), help='JSONL whose rows have "gold" and "pred".')

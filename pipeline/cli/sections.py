@@ -35,6 +35,9 @@ SECTIONS = {
         "chat": "Talk to the student in the terminal",
         "serve": "Serve the student, OpenAI-compatible",
     },
+    "Tidy": {
+        "clean": "Delete earlier results of a run",
+    },
     "Share": {
         "report": "Write a run as one HTML file",
         "publish": "Write or upload data set and student",

@@ -14,7 +14,7 @@ from pipeline.engine.options import NO_OPTIONS, Options
 from pipeline.engine.progress import say
 from pipeline.engine.shard import MISSING
 from pipeline.engine.stage import Job, ShareDone, Stage
-from pipeline.engine.store import Output
+from pipeline.engine.store import InUse, Output
 from pipeline.errors import Stopped, UserError, of_system
 
 DONE, BUG, USER_ERROR, ITEMS_FAILED, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes
@@ -45,10 +45,22 @@ def execute(stage: Stage, recipe: Recipe, run_dir: Path, options: Options = NO_O
 
 
 def complete(stage: Stage, job: Job) -> Output:
-    """Completes a stage nested in the job's. Raises Stopped if some of its items failed."""
-    if execute(stage, job.recipe, job.run_dir, job.options) != DONE:
-        raise Stopped(f"{stage.name} is incomplete; the same command continues it")
+    """Completes a stage nested in the job's. Raises Stopped if some of its items failed.
+
+    Raises ShareDone if other parts of the job still work on it.
+    """
     output = stage.output(job.run_dir)
+    if is_current(stage, job.recipe, job.run_dir):
+        return output
+    options = replace(job.options, part=None) if stage.one_worker else job.options
+    try:
+        code = execute(stage, job.recipe, job.run_dir, options)
+    except InUse:
+        if job.options.part is None:
+            raise
+        raise ShareDone from None
+    if code != DONE:
+        raise Stopped(f"{stage.name} is incomplete; the same command continues it")
     if not output.complete:
         raise ShareDone
     return output

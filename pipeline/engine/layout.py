@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.rows import (
     CompressedModel,
+    Duplicate,
     Example,
     JudgeVerdict,
     Problem,
@@ -41,6 +42,7 @@ _KINDS: dict[str, tuple[str | None, str | None, type[Row]]] = {
     "greedy": (None, "evaluate/{set}/{role}/greedy", Trace),
     "judge": ("filter/judge", "evaluate/{set}/{role}/filter/judge", JudgeVerdict),
     "each": ("filter/each", None, TraceVerdicts),
+    "duplicates": ("filter/duplicates", None, Duplicate),
     "attempts": ("score/attempts", None, Trace),
     "graded": ("score/graded", None, TraceVerdicts),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from pipeline.engine import layout
 from pipeline.engine.atomic_files import sync_files
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.stage import Stage
@@ -25,6 +26,13 @@ def earlier_outputs(run_dir: Path, name: str, row: type[Row]) -> list[Output]:
     """The results of a stage that were set aside, newest first."""
     folders = sorted((run_dir / FOLDER / name).glob("[0-9]*"), reverse=True)
     return [Output(folder, row) for folder in folders if (folder / "manifest.json").exists()]
+
+
+def all_results(run_dir: Path) -> list[Output]:
+    """The results of all stages that were set aside. A move that was interrupted is none yet."""
+    root = run_dir / FOLDER
+    results = [manifest.parent for manifest in sorted(root.rglob("[0-9][0-9][0-9][0-9]/manifest.json"))]
+    return [Output(f, layout.parse(str(f.parent.relative_to(root))).row) for f in results]
 
 
 def set_aside(stage: Stage, run_dir: Path) -> Path | None:

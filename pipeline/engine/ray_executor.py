@@ -6,15 +6,14 @@ on them. Ray says which workers are lost; their shards are handed out again. The
 a driver that is lost is started again and goes on.
 
 A lost worker may be alive, frozen or cut off. It cannot harm what is stored, because every owner of a shard
-writes files of its own. `fence.py` keeps it from asking for more than what was in flight: it starts no item
-later than FENCE_SECONDS after it last reached the arbiter, and nobody else gets its shards sooner.
+writes files of its own. By these files it sees that another one has begun with its shards, and then starts no
+further item (`scheduler.py`); so at most what was in flight is asked for twice.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,14 +22,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.config.cluster import Workers
-from pipeline.engine import fence, ray_cluster, ray_nodes
+from pipeline.engine import ray_cluster, ray_nodes
 from pipeline.engine.executor import run_here
 from pipeline.engine.progress import Progress, say
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.errors import Stopped, UserError, one_line
 
-FENCE_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 NAME_SECONDS = 15.0  # in which Ray ends what a killed driver left
 MAX_LOSSES = 5  # of workers in a row, with no shard sealed meanwhile
@@ -54,16 +52,9 @@ class Arbiter:
         self._held.setdefault(worker, []).append(shard)
         return shard
 
-    def holds(self, worker: str) -> bool:
-        """Whether the worker still owns its shards."""
-        return worker not in self._lost
-
-    def lose(self, worker: str) -> None:
-        """Takes a worker for lost: it gets no shard any more."""
+    def lose(self, worker: str) -> list[str]:
+        """Takes a worker for lost: it gets no shard any more. Returns those that it was handed."""
         self._lost.add(worker)
-
-    def take_back(self, worker: str) -> list[str]:
-        """The shards that a lost worker was handed."""
         return self._held.pop(worker, [])
 
     def put_back(self, shards: Sequence[str]) -> None:
@@ -94,7 +85,6 @@ class Worker:
         """Works until no shard is left. `prepared`: the value of the stage's `prepare`."""
         assert job.stage.work is not None
         job.prepared = prepared
-        threading.Thread(target=_keep_in_touch, args=(arbiter, name), daemon=True).start()
         try:
             job.stage.work(job, _pulled(job, arbiter, name))
         except UserError as e:
@@ -111,20 +101,6 @@ def _pulled(job: Job, arbiter: Any, name: str) -> Iterator[Shard]:
     shards = {shard.name: shard for shard in job.output.shards()}
     while (next_name := ray.get(arbiter.next_shard.remote(name))) is not None:
         yield shards[next_name]
-
-
-def _keep_in_touch(arbiter: Any, name: str) -> None:
-    """Moves the fence as long as the arbiter answers that the worker holds its shards."""
-    import ray
-
-    while True:
-        sent = time.monotonic()  # an answer from before a freeze may be read after it
-        with suppress(ray.exceptions.RayError):
-            if not ray.get(arbiter.holds.remote(name), timeout=FENCE_SECONDS):
-                fence.allow_until(sent)
-                return
-            fence.allow_until(sent + FENCE_SECONDS)
-        time.sleep(BEAT_SECONDS)
 
 
 def hand_out(address: str, job: Job, shards: Sequence[Shard]) -> None:
@@ -164,7 +140,6 @@ class _Driver:
         self._prepared = ray.put(job.prepared)
         self._arbiter = _start_arbiter(f"{folder}/{job.stage.name}", list(self._open))
         self._running: dict[Any, _Running] = {}  # by the reference to the outcome
-        self._lost: list[tuple[float, _Running]] = []  # with the time at which it has stopped by itself
         self._started = self._losses = self._sealed = 0
         self._next_count = 0.0
 
@@ -176,13 +151,9 @@ class _Driver:
             self._start(replica)
         patience = time.monotonic() + ROOM_SECONDS
         while not self._nothing_left():
-            if self._running:
-                ended, _ = ray.wait(list(self._running), timeout=BEAT_SECONDS)
-                for outcome in ended:
-                    self._collect(outcome)
-            else:
-                time.sleep(BEAT_SECONDS)  # until a lost worker has stopped by itself
-            self._replace_lost()
+            ended, _ = ray.wait(list(self._running), timeout=BEAT_SECONDS)
+            for outcome in ended:
+                self._collect(outcome)
             if time.monotonic() > self._next_count:
                 self._count(progress)
             if time.monotonic() > patience and not ray.get(self._arbiter.state.remote())[1]:
@@ -216,7 +187,7 @@ class _Driver:
         import ray
 
         waiting, holders = ray.get(self._arbiter.state.remote())
-        return not waiting and not self._lost and holders.isdisjoint(w.name for w in self._running.values())
+        return not waiting and holders.isdisjoint(worker.name for worker in self._running.values())
 
     def _collect(self, reference: Any) -> None:
         """Takes the outcome of a worker that ended."""
@@ -239,21 +210,17 @@ class _Driver:
                     f"{MAX_LOSSES} workers ended before any sealed a shard, the last: {outcome.why}"
                 )
             say(f"{worker.name}: {outcome.why}; its shards are handed out again")
-            ray.get(self._arbiter.lose.remote(worker.name))
-            self._lost.append((time.monotonic() + FENCE_SECONDS, worker))
+            self._replace(worker)
         ray.kill(worker.actor)
 
-    def _replace_lost(self) -> None:
-        """Hands out again what lost workers held, once they have stopped, and starts others for them."""
+    def _replace(self, lost: _Running) -> None:
+        """Hands out again what a lost worker held, and starts another one for it."""
         import ray
 
-        due = [worker for moment, worker in self._lost if moment <= time.monotonic()]
-        self._lost = [(moment, worker) for moment, worker in self._lost if worker not in due]
-        for worker in due:
-            held = ray.get(self._arbiter.take_back.remote(worker.name))
-            ray.get(self._arbiter.put_back.remote([name for name in held if not self._open[name].sealed]))
-            if ray.get(self._arbiter.state.remote())[0]:
-                self._start(worker.replica)
+        held = ray.get(self._arbiter.lose.remote(lost.name))
+        ray.get(self._arbiter.put_back.remote([name for name in held if not self._open[name].sealed]))
+        if ray.get(self._arbiter.state.remote())[0]:
+            self._start(lost.replica)
 
     def _count(self, progress: Progress) -> None:
         """Counts the sealed shards, by one listing of the folder, which may be on a slow disk."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from pipeline.engine import fence, sealed_file
+from pipeline.engine import sealed_file
 from pipeline.engine.journal import done_line, failed_line, journals_in
 from pipeline.engine.journal_writer import JournalWriter
 from pipeline.engine.progress import Progress, say
@@ -228,8 +228,6 @@ class _WorkerPool:
                 group.create_task(self._run_one(group, *taken))
 
     async def _run_one(self, group: asyncio.TaskGroup, plan: Plan, item: WorkItem) -> None:
-        if fence.passed():
-            raise Stopped("this worker was out of touch; another one may be asking for the same")
         try:
             row = await self._process(item)
         except (UserError, Stopped, OSError, MemoryError):  # the last two are the machine's, not the item's

@@ -27,6 +27,10 @@ from pipeline.errors import Stopped, UserError
 from pipeline.rows import Row
 
 
+class InUse(UserError):
+    """Another process works on the folder."""
+
+
 class Output:
     """One stage's folder: a manifest, shards, and a lock held by the process that works on it."""
 
@@ -148,7 +152,7 @@ class Output:
             if locked is None:
                 say(f"{self.folder}: this file system has no locks; run no other command on it meanwhile")
             elif not locked:
-                raise UserError(f"{self.folder}: {_holders(file)}; wait or stop it")
+                raise InUse(f"{self.folder}: {_holders(file)}; wait or stop it")
             if alone:
                 file.truncate(0)
             file.write(_this_process() + "\n")

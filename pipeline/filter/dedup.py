@@ -1,4 +1,6 @@
-"""Marks duplicates among all traces of a run. The shards are read twice, in parallel, and compared in order.
+"""Finds duplicates among all traces of a run, in a nested stage of filter that one process runs.
+
+The shards are read twice, in parallel, and compared in order.
 
 Only traces that no other rule rejects are compared, so a rejected trace cannot displace a good one. How texts
 are compared is in `filters/dataset/duplicates.py`.
@@ -6,21 +8,20 @@ are compared is in `filters/dataset/duplicates.py`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filters.result import FilterResult, passed
+from filters.result import failed, passed
 from filters.table import as_verdict
-from pipeline.engine.owner import this_owner
+from pipeline.config import Recipe
 from pipeline.engine.shard import Shard
+from pipeline.engine.stage import Job, Stage
 from pipeline.engine.worker_pool import parallel_map
 from pipeline.filter.apply import VERSIONS, FilterContext, decided
 from pipeline.filter.verdicts import filtered_batches
-from pipeline.rows import Trace, TraceVerdicts, Verdict
+from pipeline.rows import Duplicate, Trace, TraceVerdicts, Verdict
 
 if TYPE_CHECKING:
     from filters.dataset.minhash import Hashes32
@@ -29,46 +30,50 @@ if TYPE_CHECKING:
 SHORT_WORDS = 50  # a trace of at most this many words is compared within its own problem only
 PROBLEM, TRACE = "duplicate_problem", "duplicate_trace"  # names of the rules
 _FIELDS = {"id", "problem_id", "question", "reasoning", "response", "outcome"}
-DuplicateResults = dict[str, dict[str, FilterResult]]  # rule -> id of a problem or trace -> its failed result
 
 
-@dataclass(frozen=True)
-class ResultsFile:
-    """The failed results of all shards, in a temporary file that any process can read."""
+def search_stage(traces: Stage, verdicts: Stage) -> Stage:
+    """The stage that finds the duplicates among the traces that these verdicts do not reject."""
+    return Stage(
+        name="filter/duplicates",
+        version=1,
+        row=Duplicate,
+        reads=(traces, verdicts),
+        shards_from=verdicts.name,
+        settings=settings,
+        check=verdicts.check,
+        work=_search,
+        one_worker=True,
+        free=True,
+    )
 
-    path: Path
-    offsets: dict[str, int]  # of the line of each shard, by its name
 
-    def of(self, shard: str) -> DuplicateResults:
-        with self.path.open("rb") as file:
-            file.seek(self.offsets[shard])
-            by_rule = json.loads(file.readline())
-        return {
-            name: {key: FilterResult(*result) for key, result in results.items()}
-            for name, results in by_rule.items()
-        }
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """What is compared, and how."""
+    table = recipe.filter.duplicates
+    assert table is not None
+    return table.model_dump() | {"versions": {name: VERSIONS[name] for name in (PROBLEM, TRACE)}}
+
+
+def _search(job: Job, shards: Iterable[Shard]) -> None:
+    """Searches all shards, as one text may repeat any other, and writes those that are open."""
+    open_shards = {shard.name: shard for shard in shards}
+    traces, verdicts = job.inputs.values()
+    pairs = [(traces.shard(s.name), verdicts.shard(s.name)) for s in job.output.shards()]
+    context, rows = FilterContext(job.recipe.filter), verdicts.counts().rows
+    found = find_duplicates(context, pairs, rows, job.output.folder)
+    for (shard, _), duplicates in zip(pairs, found, strict=True):
+        if shard.name in open_shards:
+            open_shards[shard.name].write(row.model_dump() for row in duplicates)
 
 
 def find_duplicates(
     context: FilterContext, shards: Sequence[tuple[Shard, Shard]], rows: int, folder: Path
-) -> ResultsFile:
-    """Finds the problems and traces that repeat an earlier one, in shards of traces with their verdicts.
+) -> Iterator[list[Duplicate]]:
+    """Yields the problems and traces of each shard that repeat an earlier one.
 
-    The shards have this number of `rows`. Temporary files are in `folder`, whose lock the caller holds; the
-    results are one of them, to be deleted by the caller.
+    The shards of traces with their verdicts have this number of `rows`. Temporary files are in `folder`.
     """
-    found = ResultsFile(folder / f".duplicates.{this_owner()}.tmp", {})
-    with found.path.open("wb") as file:
-        for (shard, _), results in zip(shards, _results(context, shards, rows, folder), strict=True):
-            found.offsets[shard.name] = file.tell()
-            file.write(json.dumps(results).encode() + b"\n")
-    return found
-
-
-def _results(
-    context: FilterContext, shards: Sequence[tuple[Shard, Shard]], rows: int, folder: Path
-) -> Iterator[DuplicateResults]:
-    """Yields the results of each shard, in order."""
     from filters.dataset.duplicates import DuplicateIndex
 
     with ExitStack() as stack:
@@ -84,26 +89,33 @@ def _results(
         shared = ({name: index.shared(i) for name, index in indexes.items()} for i in range(len(shards)))
         arguments = ((*pair, chosen) for pair, chosen in zip(shards, shared, strict=True))
         for i, texts in enumerate(parallel_map(_shingles_of, context, arguments, rows)):
-            yield {name: index.compare(i, *texts[name]) for name, index in indexes.items()}
+            yield [
+                Duplicate(id=key, rule=name, reason=result.reason, evidence=result.evidence)
+                for name, index in indexes.items()
+                for key, result in index.compare(i, *texts[name]).items()
+            ]
 
 
-def add_duplicate_verdicts(
-    filtered: Shard, written: Shard, duplicates: DuplicateResults, ignored: Collection[str] = ()
-) -> int:
-    """Writes a shard of verdicts with those on duplicates added; returns the number of traces."""
+def add_duplicate_verdicts(context: FilterContext, filtered: Shard, found: Shard, written: Shard) -> None:
+    """Writes a shard of verdicts with those on duplicates added."""
+    duplicates = {(row.rule, row.id): row for row in found.rows()}
     rows = [
-        decided(row.id, row.problem_id, _all_verdicts(row, duplicates), ignored) for row in filtered.rows()
+        decided(row.id, row.problem_id, _all_verdicts(context, row, duplicates), context.ignored)
+        for row in filtered.rows()
     ]
     written.write(row.model_dump() for row in rows)
-    return len(rows)
 
 
-def _all_verdicts(row: TraceVerdicts, duplicates: DuplicateResults) -> Iterator[Verdict]:
+def _all_verdicts(
+    context: FilterContext, row: TraceVerdicts, duplicates: Mapping[tuple[str, str], Duplicate]
+) -> Iterator[Verdict]:
     yield from row.verdicts
-    if row.outcome != "rejected":  # rejected traces were not compared
-        for name, key in ((PROBLEM, row.problem_id), (TRACE, row.id)):
-            if name in duplicates:
-                yield as_verdict(name, VERSIONS[name], duplicates[name].get(key, passed()))
+    if row.outcome == "rejected":  # it was not compared
+        return
+    for rule in _thresholds(context):
+        found = duplicates.get((rule, row.problem_id if rule == PROBLEM else row.id))
+        result = failed(found.reason, found.evidence) if found else passed()
+        yield as_verdict(rule, VERSIONS[rule], result)
 
 
 def _thresholds(context: FilterContext) -> dict[str, float]:

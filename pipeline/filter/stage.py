@@ -1,8 +1,8 @@
 """filter: applies every rule to every trace. It stores the verdicts alone; the traces stay where they are.
 
 Rules that see one trace or one problem run shard by shard. If duplicates are searched, these verdicts are
-first written to filter/each, because only traces that no rule rejects are compared. Verdicts of the LLM judge
-on free-text answers are in filter/judge before any rule runs.
+first written to filter/each, because only traces that no rule rejects are compared; filter/duplicates has
+what was found. Verdicts of the LLM judge on free-text answers are in filter/judge before any rule runs.
 """
 
 from __future__ import annotations
@@ -97,43 +97,32 @@ def _funnel_of(job: Job) -> Funnel:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    duplicates = recipe.filter.duplicates
     common = settings(recipe.filter, bool(recipe.judged_source), recipe)
-    if duplicates is None:
-        return common
-    versions = {name: VERSIONS[name] for name in (dedup.PROBLEM, dedup.TRACE)}
-    return common | {"duplicates": duplicates.model_dump() | {"versions": versions}}
+    return common | ({"duplicates": dedup.settings(recipe)} if recipe.filter.duplicates else {})
 
 
 def _prepare(job: Job) -> Any:
-    """Completes what is nested and, with `duplicates`, finds them among all traces."""
+    """Completes what is nested."""
     table = job.recipe.filter
     _announce_rules(job, table)
-    (nested,) = _substages(job.recipe, job.run_dir) or (None,)
+    nested = _substages(job.recipe, job.run_dir)
     if table.duplicates is None:
-        return _prepare_rules(table, nested, job)
-    assert nested is not None
-    each = complete(nested, job)
-    shards = list(zip(job.inputs["generate"].shards(), each.shards(), strict=True))
-    rows = each.counts().rows
-    return each, dedup.find_duplicates(FilterContext(table), shards, rows, job.output.folder)
+        return _prepare_rules(table, nested[0] if nested else None, job)
+    return [complete(stage, job) for stage in nested]
 
 
 def _work(job: Job, shards: Iterable[Shard]) -> None:
     if job.recipe.filter.duplicates is None:
         _apply_rules(job, shards)
         return
-    each, duplicates = job.prepared
-    ignored = FilterContext(job.recipe.filter).ignored
+    context = FilterContext(job.recipe.filter)
     for shard in shards:
-        dedup.add_duplicate_verdicts(each.shard(shard.name), shard, duplicates.of(shard.name), ignored)
+        each, duplicates = (output.shard(shard.name) for output in job.prepared)
+        dedup.add_duplicate_verdicts(context, each, duplicates, shard)
 
 
 def _report(job: Job) -> dict[str, Any]:
     """The funnel. Raises UserError if one rule rejects nearly all traces."""
-    if job.recipe.filter.duplicates is not None:
-        _, duplicates = job.prepared
-        duplicates.path.unlink(missing_ok=True)
     counted = _funnel_of(job)
     table = job.recipe.filter
     check_rejections(counted, table.max_rejected_fraction, FilterContext(table).ignored)
@@ -158,7 +147,8 @@ def _announce_rules(job: Job, table: Filter) -> None:
 def _substages(recipe: Recipe, run_dir: Path) -> Sequence[Stage]:
     uses_judge = bool(recipe.judged_source)
     if recipe.filter.duplicates is not None:
-        return (rules_stage("filter/each", GENERATE, recipe.filter, uses_judge),)
+        each = rules_stage("filter/each", GENERATE, recipe.filter, uses_judge)
+        return each, dedup.search_stage(GENERATE, each)
     return (_judge_stage("filter", GENERATE),) if uses_judge else ()
 
 

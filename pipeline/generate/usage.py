@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.inference.vllm_server import Server
 
 SAVE_INTERVAL = 2.0  # seconds
+SILENT = 5 * SAVE_INTERVAL  # a process that saved nothing for so long has ended
 READ_INTERVAL = 20.0  # seconds between two looks at what other processes use
 
 
@@ -198,6 +199,14 @@ def read_attempts(folder: Path) -> tuple[Attempt, ...]:
     Raises UserError if a file is damaged, since the cost of earlier attempts is then unknown.
     """
     return tuple(attempt for path in _files(folder) for attempt in _read(path).attempts)
+
+
+def running(folder: Path) -> tuple[Attempt, ...]:
+    """The attempts that are at work, of a folder that is worked on: those saved as lately as the last one."""
+    saved = {path: path.stat().st_mtime for path in _files(folder)}
+    latest = max(saved.values(), default=0)
+    found = (_read(path).attempts[-1:] for path, at in saved.items() if latest - at < SILENT)
+    return tuple(attempt for last in found for attempt in last)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -5,13 +5,14 @@ A document is made from the folder first, then printed as tables or as JSON, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from pipeline import generations
 from pipeline.engine.progress import duration, plain
+from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, summarise
 from pipeline.filter.funnel import Yield
@@ -96,7 +97,7 @@ class Status(Row):
     run: str
     folder: str
     stages: tuple[StageLine, ...]
-    progress: tuple[str, ...]  # the last line of progress of each stage that is sampling now
+    progress: tuple[str, ...]  # the progress of each stage that is sampling now; the sum of its workers
     filtered: Yield | None  # None before filtering
     costs: tuple[Cost, ...]
     usage: tuple[StageUsage, ...]
@@ -215,9 +216,30 @@ def _line(folder: Path) -> RunLine:
 
 def _progress(run: Run) -> Iterator[str]:
     for stage in ("generate", *run.answer_stages()):
-        attempts = usage.read_attempts(run.output(stage).folder) if run.output(stage).busy else ()
-        if attempts:
-            yield attempts[-1].line
+        output = run.output(stage)
+        attempts = usage.running(output.folder) if output.busy else ()
+        if len(attempts) > 1:
+            yield _sum_line(stage, output, attempts)
+        elif attempts:
+            yield attempts[0].line
+
+
+def _sum_line(stage: str, output: Output, workers: Sequence[usage.Attempt]) -> str:
+    """What several workers do together; spent is what all attempts have spent."""
+    counts = output.counts()
+    speeds = [sum(each.completion_tokens for each in w.endpoints) / max(w.seconds, 1) for w in workers]
+    _, retries = usage.count_requests(workers)
+    used = [each for attempt in usage.read_attempts(output.folder) for each in attempt.endpoints]
+    spent, uncounted = total_spend(used), sum(each.uncounted for each in used)
+    parts = (
+        f"{len(workers)} workers",
+        f"{counts.rows:,} rows",
+        f"{counts.failed:,} failed" if counts.failed else "",
+        f"{at_least(f'{sum(speeds):,.0f}', uncounted)} tokens/s",
+        f"{retries.total():,} retries" if retries else "",
+        f"{at_least(money(spent), uncounted)} spent" if spent is not None else "",
+    )
+    return f"{stage}: " + ", ".join(filter(None, parts))
 
 
 def _usage(run: Run) -> Iterator[StageUsage]:

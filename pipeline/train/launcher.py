@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pipeline import install_hints
 from pipeline.config import Recipe
 from pipeline.config.base import Scalar
+from pipeline.config.cluster import Ray
 from pipeline.config.train import Train
 from pipeline.engine.stage import Place
 from pipeline.errors import UserError
@@ -47,9 +48,11 @@ def check(recipe: Recipe) -> None:
         if not _ARGUMENT.fullmatch(name):
             raise UserError(f"train.accelerate.{name}: write arguments like num_processes = 8")
     accumulation_steps(train, processes(train.accelerate))
-    _check_sharding(train)
-    _check_bitsandbytes(train)
-    _check_attention(train)
+    nodes = recipe.ray.train
+    gpu = has_gpu() if nodes is None else nodes.gpus > 0  # each node looks at its own again
+    _check_sharding(train, gpu)
+    _check_bitsandbytes(train, gpu)
+    _check_attention(train, gpu)
     for tracker in train.trackers:
         if importlib.util.find_spec(tracker) is None:
             hint = install_hints.package(tracker)
@@ -81,16 +84,16 @@ def accumulation_steps(train: Train, processes: int) -> int:
     return steps
 
 
-def _check_sharding(train: Train) -> None:
+def _check_sharding(train: Train, gpu: bool) -> None:
     framework = sharding(train.accelerate)
     if framework == "DEEPSPEED":
         _require("deepspeed", "train.accelerate: DeepSpeed", "deepspeed")
-    elif framework == "FSDP" and not has_gpu():
+    elif framework == "FSDP" and not gpu:
         # Without GPUs accelerate 1.15 silently gives every process the whole model.
         raise UserError("train.accelerate: FSDP needs GPUs, and there is none; num_processes works without")
 
 
-def _check_bitsandbytes(train: Train) -> None:
+def _check_bitsandbytes(train: Train, gpu: bool) -> None:
     """8-bit and 4-bit computation needs a GPU and bitsandbytes; its optimizers cannot be sharded."""
     used = [f'train.optimizer = "{train.optimizer}"'] if "8bit" in train.optimizer else []
     if used and sharding(train.accelerate):
@@ -101,12 +104,12 @@ def _check_bitsandbytes(train: Train) -> None:
     if train.lora is not None and train.lora.quantize is not None:
         used.append(f'train.lora.quantize = "{train.lora.quantize}"')
     for setting in used:
-        if not has_gpu():
+        if not gpu:
             raise UserError(f"{setting} needs a GPU, and there is none")
         _require("bitsandbytes", setting, "qlora")
 
 
-def _check_attention(train: Train) -> None:
+def _check_attention(train: Train, gpu: bool) -> None:
     """Checks that the attention is installed: transformers would fail only after the traces were paid for."""
     name = train.attention
     if name is None or name in BUILT_IN:
@@ -115,7 +118,7 @@ def _check_attention(train: Train) -> None:
     instead = "or remove the line: PyTorch's own attention needs no package, also for packing"
     if name not in FLASH and "/" not in name:
         raise UserError(f"{setting} is none of {', '.join((*BUILT_IN, *FLASH))}; {instead}")
-    if not has_gpu():
+    if not gpu:
         raise UserError(f"{setting} needs a GPU, and there is none; remove the line")
     packages = FLASH.get(name, ("kernels",))  # a name with a slash is a kernel on the hub
     if not any(_installed(package) for package in packages):
@@ -167,7 +170,7 @@ def placed(recipe: Recipe, place: Place) -> Recipe:
     if place.count > 1:
         arguments |= Nodes(place.count, place.rank, place.host, place.port).arguments
     train = recipe.train.model_copy(update={"accelerate": arguments})
-    return recipe.model_copy(update={"train": train})
+    return recipe.model_copy(update={"train": train, "ray": Ray()})
 
 
 def _of_nodes(arguments: Mapping[str, Scalar]) -> dict[str, Any]:

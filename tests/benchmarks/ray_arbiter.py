@@ -1,9 +1,10 @@
 """How many shards one driver's arbiter hands out a second to 10, 100 and 1,000 workers, and its memory.
+Then what being handed a shard takes a real worker: Ray's overhead of a shard, without the start of workers.
 
     python -m tests.benchmarks.ray_arbiter [--shards 20000]
 
-The workers are simulated: a process holds one open call for each of them, and asks again when it is answered.
-So this measures the arbiter and Ray, not the work. On a busy machine only the CPU time says something.
+The many workers are simulated: a process holds one open call for each of them, and asks again when it is
+answered. So this measures the arbiter and Ray, not the work. On a busy machine only the CPU time counts.
 """
 
 from __future__ import annotations
@@ -42,8 +43,21 @@ def pull_all(arbiter: Any, workers: int) -> int:
     return pulled
 
 
+class Puller:
+    """A worker that does nothing with its shards. An actor."""
+
+    def pull(self, arbiter: Any) -> tuple[int, float, float]:
+        """The number of shards, and the seconds of CPU and of time until it had them all."""
+        import ray
+
+        cpu, began, pulled = time.process_time(), time.perf_counter(), 0
+        while ray.get(arbiter.next_shard.remote("worker")) is not None:
+            pulled += 1
+        return pulled, time.process_time() - cpu, time.perf_counter() - began
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--shards", type=int, default=20_000)
     shards = parser.parse_args().shards
     ray_cluster.connect("local")
@@ -62,6 +76,10 @@ def main() -> None:
             f"{each:.2f} ms of CPU a shard for the arbiter, {memory / 2**20:.0f} MiB"
         )
         ray.kill(arbiter)
+    arbiter = ray.remote(Arbiter).options(num_cpus=0).remote([f"shard-{i:05}" for i in range(shards)])
+    pulled, cpu, seconds = ray.get(ray.remote(Puller).remote().pull.remote(arbiter))
+    each = f"{1000 * cpu / pulled:.2f} ms of CPU and {1000 * seconds / pulled:.2f} ms of time"
+    print(f"a worker is handed a shard in {each}")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from pipeline import open_run
 from pipeline.config.load import load_recipe
 from pipeline.engine import worker_pool
 from pipeline.engine.execute import execute
+from pipeline.engine.options import Options
+from pipeline.engine.store import Output
 from pipeline.errors import UserError
-from pipeline.rows import Trace
+from pipeline.rows import Duplicate, Trace, TraceVerdicts
 from pipeline.stages import STAGES
 from tests.conftest import FakeServer
-from tests.e2e.runs import PROBLEMS, SAMPLES, retort, run_stages, sampled_run, write_recipe
+from tests.e2e.runs import PROBLEMS, SAMPLES, retort, run_stages, sampled_run, sealed, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,34 @@ def test_a_duplicate_trace_is_rejected_and_names_the_kept_one(sampled: Path, tmp
         == PROBLEMS * SAMPLES
         == funnel.kept + sum([*funnel.rejected.values(), *funnel.undecided.values()])
     )
+
+
+def test_parts_of_a_filter_search_for_duplicates_once(sampled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text((sampled / "recipe.toml").read_text() + "[filter.duplicates]\n")
+    recipe = load_recipe(path)
+    for name in ("whole", "parts"):
+        shutil.copytree(sampled / "test", tmp_path / name)
+    whole, parts = tmp_path / "whole" / "filter", tmp_path / "parts" / "filter"
+    assert execute(STAGES["filter"], recipe, whole.parent) == 0
+
+    def part(number: int) -> int:
+        return execute(STAGES["filter"], recipe, parts.parent, Options(part=(number, 2)))
+
+    assert part(0) == 0
+    assert not (parts / "duplicates").exists()  # part 1 has not applied its rules
+    with Output(parts / "duplicates", Duplicate).lock():  # another part searches
+        assert part(1) == 0
+    assert sealed(parts / "each") == sealed(whole / "each")
+    assert sealed(parts) == {}
+    assert part(1) == 0
+    found = {path.name: path.stat().st_mtime_ns for path in (parts / "duplicates").glob("*.parquet")}
+    assert 0 < len(sealed(parts)) < len(found) == len(sealed(whole))
+    assert part(0) == 0
+    assert execute(STAGES["filter"], recipe, parts.parent) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (parts / "duplicates").glob("*.parquet")} == found
+    assert sealed(parts) == sealed(whole)
+    assert Output(parts, TraceVerdicts).complete
 
 
 def test_traces_that_contain_an_evaluation_problem_are_rejected_with_the_shared_words(

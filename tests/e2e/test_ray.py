@@ -32,7 +32,7 @@ LATE = 5  # seconds in which a woken worker may finish what was in flight
 class Nodes:
     """A cluster with the driver's node, which runs no worker, and some nodes of one worker each."""
 
-    def __init__(self, temporary: Path) -> None:
+    def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
         from pipeline.engine.ray_cluster import QUICK
@@ -46,7 +46,10 @@ class Nodes:
 
     def grow(self, count: int) -> None:
         while len(self.nodes) < count:
-            self.nodes.append(self.cluster.add_node(num_cpus=1, **self._node))
+            self.add()
+
+    def add(self) -> None:
+        self.nodes.append(self.cluster.add_node(num_cpus=1, **self._node))
 
     @property
     def address(self) -> str:
@@ -54,8 +57,8 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    started = Nodes(tmp_path_factory.mktemp("ray"))
+def nodes() -> Iterator[Nodes]:
+    started = Nodes()
     yield started
     started.cluster.shutdown()
 
@@ -111,21 +114,33 @@ def open_files(pid: int) -> set[Path]:
 
 
 def busy_workers() -> list[int]:
-    return sorted(processes_of("ray::Worker.work"))
+    """The workers of the raylets that this process has started."""
+    found = []
+    for pid in processes_of("ray::Worker.work"):
+        with suppress(OSError):
+            if parent_of(raylet_of(pid)) == os.getpid():
+                found.append(pid)
+    return sorted(found)
 
 
-def raylet_of(worker: int) -> int:
-    """The raylet that started this worker."""
-    stat = Path(f"/proc/{worker}/stat").read_text()
+def parent_of(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[1])
+
+
+raylet_of = parent_of  # of a worker, which it started
 
 
 def kill_worker(stack: ExitStack) -> None:
     os.kill(busy_workers()[0], signal.SIGKILL)
 
 
-def kill_raylet(stack: ExitStack) -> None:
-    raylet = raylet_of(busy_workers()[0])
+def kill_first_raylet(stack: ExitStack) -> None:
+    kill_raylet(busy_workers()[0])
+
+
+def kill_raylet(worker: int) -> None:
+    raylet = raylet_of(worker)
     os.kill(raylet, signal.SIGKILL)
     with suppress(ChildProcessError):
         os.waitpid(raylet, 0)  # its workers take one that is not reaped for alive
@@ -156,7 +171,7 @@ def wake(pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("fault", [kill_worker, kill_raylet, freeze_node, freeze_worker])
+@pytest.mark.parametrize("fault", [kill_worker, kill_first_raylet, freeze_node, freeze_worker])
 def test_a_lost_worker_costs_what_was_in_flight(
     fault: Callable[[ExitStack], None], nodes: Nodes, local: tuple[FakeServer, str, Path], tmp_path: Path
 ) -> None:
@@ -231,10 +246,7 @@ def test_a_training_goes_on_without_a_lost_node(nodes: Nodes, tmp_path: Path) ->
     wait_for(lambda: steps_done(run) >= 6, driver)
     log = run / "logs" / "train-node-1.log"
     (follower,) = (pid for pid in processes_of("ray::_work") if log in open_files(pid))
-    raylet = raylet_of(follower)
-    os.kill(raylet, signal.SIGKILL)
-    with suppress(ChildProcessError):
-        os.waitpid(raylet, 0)
+    kill_raylet(follower)
     _, out = driver.communicate(timeout=300)
     assert driver.returncode == 0, out
     assert "starting again on the nodes that are left" in out

@@ -42,7 +42,7 @@ TIERS = (
     ("pipeline.evaluate",),
     ("pipeline.stages",),
     ("pipeline.inspect",),
-    ("pipeline.report", "pipeline.publish", "pipeline.chat"),
+    ("pipeline.report", "pipeline.publish", "pipeline.chat", "pipeline.clean"),
     ("pipeline.check", "pipeline.init"),
     ("pipeline.run_stages",),
     ("pipeline.ablate", "pipeline.chain"),

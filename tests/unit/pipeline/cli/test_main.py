@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ from click.testing import CliRunner
 
 from pipeline.cli.main import cli
 from pipeline.cli.sections import SECTIONS
+from pipeline.engine import checksums
+from pipeline.engine.store import Output
 from pipeline.errors import UserError
+from pipeline.generate import usage
+from pipeline.rows import Trace, TraceVerdicts
 from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
 
 OBJECTIVES = ["logit_kd", "on_policy", "redi", "sft", "topk_kd"]
@@ -50,6 +56,47 @@ def test_status_of_a_folder_has_a_line_for_each_run_readable_or_not(runs: Path) 
     assert lines["second"]["kept"] == 2 * TRACES // SAMPLES
     assert "not of this version" in lines["old"]["unreadable"]
     assert "not of this version" in text(runs, "status")
+
+
+def test_the_progress_of_several_workers_is_their_sum(tmp_path: Path) -> None:
+    write_run(tmp_path / "several")
+    folder = tmp_path / "several" / "generate"
+    used = usage.EndpointUsage(
+        teacher="t", requests=9, retries={"429": 2}, prompt_tokens=1, completion_tokens=500, spend=1.5
+    )
+    attempt = usage.Attempt(began="", seconds=10, line="generate: 1/2", endpoints=(used,))
+    for number, age in enumerate((0, 1, 60)):  # the last one has ended
+        path = folder / f"usage.{number}.json"
+        path.write_bytes(checksums.document(json.dumps({"attempts": [attempt.model_dump()]}).encode()))
+        os.utime(path, (time.time() - age,) * 2)
+    said = f"generate: 2 workers, {TRACES} rows, 100 tokens/s, 4 retries, 4.50 spent"
+    with Output(folder, Trace).lock():
+        assert document(tmp_path, "status", "several")["progress"] == [said]
+    assert document(tmp_path, "status", "several")["progress"] == []
+
+
+def test_clean_deletes_earlier_results_but_paid_rows_only_if_told_to(tmp_path: Path) -> None:
+    write_run(tmp_path / "old")
+    earlier = [tmp_path / "old" / "previous" / name / "0001" for name in ("filter", "generate")]
+    for folder in earlier:
+        shutil.copytree(tmp_path / "old" / folder.parent.name, folder)
+    begun = tmp_path / "old" / "previous" / "select" / "0001"  # of an interrupted move
+    begun.mkdir(parents=True)
+    foretold = text(tmp_path, "clean", "old", "--dry-run").splitlines()
+    assert all(folder.exists() for folder in earlier)
+    with (
+        Output(tmp_path / "old" / "filter", TraceVerdicts).lock(),
+        pytest.raises(UserError, match="works on"),
+    ):
+        text(tmp_path, "clean", "old")
+    filtered, sampled, freed = text(tmp_path, "clean", "old").splitlines()
+    assert foretold == [filtered, sampled, freed.replace("are", "would be")]
+    assert [filtered[:21], sampled[:23]] == ["previous/filter/0001:", "previous/generate/0001:"]
+    assert "--paid" in sampled
+    assert [folder.exists() for folder in earlier] == [False, True]
+    text(tmp_path, "clean", "old", "--paid")
+    assert [folder.exists() for folder in (*earlier, begun)] == [False, False, True]
+    assert text(tmp_path, "clean", "old").splitlines() == ["0 MB are freed"]
 
 
 def test_status_of_a_run_has_the_same_content_as_json_and_as_text(runs: Path) -> None:

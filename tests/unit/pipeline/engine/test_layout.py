@@ -10,6 +10,7 @@ NAMES = (
     *ROWS,
     "filter/judge",
     "filter/each",
+    "filter/duplicates",
     "score/attempts",
     "score/graded",
     "evaluate/held_out/problems",

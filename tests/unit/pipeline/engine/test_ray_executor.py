@@ -1,34 +1,22 @@
 """Who owns a shard, without Ray; the workers themselves are in tests/e2e/test_ray.py."""
 
-from pathlib import Path
-
 import pytest
 
-from pipeline.engine import fence, ray_cluster
+from pipeline.engine import ray_cluster
 from pipeline.engine.ray_executor import Arbiter
-from pipeline.errors import Stopped, UserError
-from tests.unit.pipeline.engine.test_scheduler import Bench
+from pipeline.errors import UserError
 
 
 def test_a_shard_has_one_owner_until_it_is_handed_out_again() -> None:
     arbiter = Arbiter(["a", "b", "c"])
     assert [arbiter.next_shard("one"), arbiter.next_shard("two")] == ["a", "b"]
     assert arbiter.state() == (1, {"one", "two"})
-    arbiter.lose("one")
-    assert not arbiter.holds("one")
+    held = arbiter.lose("one")
     assert arbiter.next_shard("one") is None
     assert arbiter.next_shard("two") == "c"
-    arbiter.put_back(arbiter.take_back("one"))
+    arbiter.put_back(held)
     assert arbiter.state() == (1, {"two"})
     assert [arbiter.next_shard("three"), arbiter.next_shard("three")] == ["a", None]
-
-
-def test_behind_the_fence_no_item_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fence, "_until", 0.0)
-    bench = Bench(tmp_path)
-    with pytest.raises(Stopped, match="out of touch"):
-        bench.work()
-    assert bench.processed == []
 
 
 def test_without_ray_the_option_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

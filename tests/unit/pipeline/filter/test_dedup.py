@@ -3,7 +3,6 @@
 import random
 
 from pipeline.config.filters import Filter
-from pipeline.engine.atomic_files import remove_leftovers
 from pipeline.engine.shard import Shard
 from pipeline.filter.apply import FilterContext
 from pipeline.filter.dedup import find_duplicates
@@ -27,15 +26,14 @@ def a_sample(number, **changes):
 
 
 def found(folder, *shards, rows=1, **settings):
-    """The failed results of each shard."""
+    """The duplicates of each shard."""
     settings = {"problems": None, **settings}
-    results = find_duplicates(FilterContext(Filter(duplicates=settings)), shards, rows, folder)
-    return [results.of(shard.name) for shard, _ in shards]
+    return list(find_duplicates(FilterContext(Filter(duplicates=settings)), shards, rows, folder))
 
 
 def reasons(folder, *traces):
-    (by_rule,) = found(folder, a_shard(folder, "s", *traces))
-    return {key: result.reason for key, result in by_rule["duplicate_trace"].items()}
+    (duplicates,) = found(folder, a_shard(folder, "s", *traces))
+    return {row.id: row.reason for row in duplicates}
 
 
 def test_a_long_shared_question_makes_no_duplicates(tmp_path):
@@ -76,13 +74,6 @@ def test_results_of_several_processes_are_those_of_one(tmp_path):
     shards.append(a_shard(tmp_path, "s6"))
     alone = found(tmp_path, *shards, problems=0.8)
     assert found(tmp_path, *shards, problems=0.8, rows=PARALLEL) == alone
-    assert all(results["duplicate_problem"] and results["duplicate_trace"] for results in alone[1:6])
-    assert alone[6] == {"duplicate_problem": {}, "duplicate_trace": {}}
-
-
-def test_the_next_command_removes_leftovers(tmp_path):
-    shard = a_shard(tmp_path, "s", a_sample(1))
-    found(tmp_path, shard)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".parquet", ".tmp"}
-    remove_leftovers(tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}
+    for rows in alone[1:6]:
+        assert {row.rule for row in rows} == {"duplicate_problem", "duplicate_trace"}
+    assert alone[6] == []

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline import install_hints
+from pipeline.config import Recipe
 from pipeline.config.train import KDTeacher
+from pipeline.engine.stage import Place
 from pipeline.errors import UserError
 from pipeline.hardware import has_gpu
 from pipeline.train import launcher
@@ -104,6 +106,20 @@ def test_missing_deepspeed_is_reported_with_an_install_hint(settings: dict[str, 
 @pytest.mark.parametrize("settings", [{"config_file": FSDP2}, {"use_fsdp": True}])
 def test_fsdp_without_gpus_is_rejected(settings: dict[str, Any]) -> None:
     assert "FSDP needs GPUs" in complaint(micro_batch_size=2, accelerate={"num_processes": 8} | settings)
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_of_a_training_on_ray_the_gpus_of_its_nodes_count_and_each_node_looks_again() -> None:
+    sharded = tiny_student.recipe(micro_batch_size=2, accelerate={"use_fsdp": True, "num_processes": 8})
+
+    def on_ray(gpus: int) -> Recipe:
+        ray = {"train": {"replicas": 2, "gpus": gpus}}
+        return Recipe.model_validate(sharded.model_dump() | {"ray": ray})
+
+    launcher.check(on_ray(4))
+    for without in (on_ray(0), launcher.placed(on_ray(4), Place(2, 0, "10.0.0.1", 29500, gpus=4))):
+        with pytest.raises(UserError, match="FSDP needs GPUs"):
+            launcher.check(without)
 
 
 @pytest.mark.parametrize(
