@@ -13,6 +13,7 @@ import click
 
 from pipeline.cli import shell_completion
 from pipeline.engine.progress import say
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.inspect.run import Run
@@ -184,6 +185,27 @@ def report(runs: Path, run: Path, out: Path | None) -> None:
     print(write_report(opened, out or opened.path / "report.html"))
 
 
+@click.command()
+@click.argument("run", required=False, **_RUN)
+@click.argument("other", required=False, **_RUN)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on; default: a free one."
+)
+@click.option("--open", "browser", is_flag=True, help="Open the page in this machine's browser.")
+@click.pass_obj
+def view(runs: Path, run: Path | None, other: Path | None, port: int, browser: bool) -> None:
+    """Show every trace of RUN in a local web page, also while the run works; with OTHER, next to that run.
+
+    Without RUN, the run in which a stage began last. The page sorts, filters and searches, shows the samples
+    of a problem side by side, and saves marks and notes in RUN/keep.jsonl and RUN/notes.jsonl. Only this
+    machine can reach it. Ctrl-C ends it.
+    """
+    from pipeline.view.server import serve
+
+    named = [run or _latest(runs), *([other] if other else [])]
+    serve([open_named(runs, each) for each in named], port, browser)
+
+
 @click.command(name="completion")
 @click.argument("shell", type=click.Choice(shell_completion.SHELLS))
 @click.pass_context
@@ -194,7 +216,7 @@ def print_completion(context: click.Context, shell: str) -> None:
     click.echo(shell_completion.script(context.find_root().command, shell))
 
 
-COMMANDS = (status, why, show_rows, teachers, diff, report, print_completion)
+COMMANDS = (status, why, show_rows, teachers, diff, view, report, print_completion)
 
 
 def open_named(runs: Path, run: Path) -> Run:
@@ -202,3 +224,11 @@ def open_named(runs: Path, run: Path) -> Run:
     from pipeline.inspect.run import open_run
 
     return open_run(run if (run / "recipe.json").exists() else runs / run)
+
+
+def _latest(runs: Path) -> Path:
+    """The run whose recipe was written last."""
+    found = sorted(runs.glob("*/recipe.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"{runs}: no run there")
+    return found[-1].parent

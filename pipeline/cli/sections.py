@@ -27,6 +27,7 @@ SECTIONS = {
         "status": "Show the progress of runs",
         "why": "Show why traces were rejected",
         "show": "Print traces and other rows",
+        "view": "Show every trace in a local web page",
         "teachers": "Rank the teachers before training",
         "diff": "Compare two runs",
         "verify": "Grade an answer, or a file of answers",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.config.base import Fraction, RecipeTable
+from pipeline.config.base import Fraction, NotIdentity, RecipeTable
 from pipeline.config.filters import Similarity
 from pipeline.config.mix import ChatMix, Mix, PlainMix, ThinkingSwitch
 
@@ -31,6 +31,16 @@ class PassRates(RecipeTable):
     """Maximum fraction. Lower it to leave out problems that the student solves already."""
 
 
+class Marks(RecipeTable):
+    """Marks that people gave traces in `retort view`."""
+
+    path: str
+    """Path of the marks: keep.jsonl in the folder of the run."""
+    use: Literal["drop", "prefer", "only"] = "prefer"
+    """What marks do. "drop" leaves out the kept traces that are marked "drop". "prefer" does so too, and
+    takes those marked "keep" before the others of their problem. "only" takes those marked "keep" alone."""
+
+
 class Select(RecipeTable):
     per_problem: PositiveInt = 4
     """Maximum training examples per problem."""
@@ -49,6 +59,8 @@ class Select(RecipeTable):
     student_pass_rate: PassRates | None = None
     """Leave out the problems that the untrained student solves too often or too seldom. It needs
     `score.student_samples`. A problem without a graded sample stays. Default: off."""
+    marks: NotIdentity[Marks | None] = None  # select/stage.py adds the content of the file to the identity
+    """Use the marks that people gave kept traces in `retort view`. Default: no marks are read."""
     reasoning: Literal["tags", "none"] = "tags"
     """With "tags" the student learns to reason inside <think> tags before it answers. With "none" it learns
     the response alone, for teachers that reason in plain text; then no rule requires separate reasoning."""

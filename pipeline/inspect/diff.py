@@ -86,7 +86,7 @@ def diff_of(a: Run, b: Run) -> Diff:
         same=tuple(
             stage for stage in ROWS if _digests(a, stage) and _digests(a, stage) == _digests(b, stage)
         ),
-        scores=tuple(_scores(a, b)),
+        scores=tuple(score_diffs(a, b)),
         diversity=tuple(diversity.changes(a, b)),
     )
 
@@ -166,7 +166,7 @@ def _sum(counts: list[int | None]) -> int | None:
     return sum(known) if known or not counts else None
 
 
-def _scores(a: Run, b: Run) -> Iterator[ScoreDiff]:
+def score_diffs(a: Run, b: Run) -> Iterator[ScoreDiff]:
     other = by_set(b.scores)
     for name, models in by_set(a.scores).items():
         for role, scores in models.items():

@@ -19,6 +19,7 @@ Values = Sequence[dict[str, Any]]
 Spec = dict[str, Any]
 
 WIDTH = 520
+IN_WORDS = 40  # values in the text alternative of a chart
 COLOURS = {
     **dict.fromkeys(("correct", "kept"), "var(--good)"),
     **dict.fromkeys(("incorrect", "rejected"), "var(--bad)"),
@@ -60,19 +61,19 @@ def histogram(values: Values, title: str) -> Markup:
     """Rows {begin, end, what, traces}: a bar for each bin, divided by `what`."""
     x = _number("begin", title, ticks=8) | {"bin": {"binned": True}}
     encoding = {"x": x, "x2": {"field": "end"}, "y": _number("traces", "traces"), **_divided(values)}
-    return _draw(BAR, values, encoding, 180, "{what}, {begin:,} up to {end:,}: {traces:,}")
+    return _draw(BAR, values, encoding, 180, title, "{what}, {begin:,} up to {end:,}: {traces:,}")
 
 
 def stacked(values: Values, title: str, order: Sequence[str]) -> Markup:
     """Rows {name, what, traces}: a horizontal bar for each name, in this order, divided by `what`."""
     encoding = {"y": _names(order), "x": _number("traces", title), **_divided(values)}
-    return _draw(BAR, values, encoding, max(60, 26 * len(order)), "{name}, {what}: {traces:,}")
+    return _draw(BAR, values, encoding, max(60, 26 * len(order)), title, "{name}, {what}: {traces:,}")
 
 
 def bars(values: Values, title: str, number: str = ",") -> Markup:
     """Rows {name, value}: a horizontal bar for each, in the given order."""
     encoding = {"y": _names([row["name"] for row in values]), "x": _number("value", title)}
-    return _draw(BAR, values, encoding, max(60, 26 * len(values)), f"{{name}}: {{value:{number}}}")
+    return _draw(BAR, values, encoding, max(60, 26 * len(values)), title, f"{{name}}: {{value:{number}}}")
 
 
 def lines(values: Values, x: str, number: str = "~g", height: int = 170) -> Markup:
@@ -84,7 +85,7 @@ def lines(values: Values, x: str, number: str = "~g", height: int = 170) -> Mark
         "y": _number("y", "") | {"scale": {"zero": False}, "axis": {"format": number, "title": None}},
         "color": _colour(list(counts), ["var(--accent)", "var(--warm)"]),
     }
-    return _draw(LINES, sized, encoding, height, f"{{what}}, {x} {{x:,}}: {{y:.4g}}")
+    return _draw(LINES, sized, encoding, height, f"values by {x}", f"{{what}}, {x} {{x:,}}: {{y:.4g}}")
 
 
 def intervals(values: Values, title: str, zero: bool = False) -> Markup:
@@ -97,7 +98,7 @@ def intervals(values: Values, title: str, zero: bool = False) -> Markup:
     ]
     spec = {"layer": [ZERO, *layers] if zero else layers}
     label = "{name}: {mean:.1f}, 95 % from {low:.1f} to {high:.1f}"
-    return _draw(spec, values, {}, max(50, 30 * len(values)), label)
+    return _draw(spec, values, {}, max(50, 30 * len(values)), title, label)
 
 
 def sizes(values: Values) -> Markup:
@@ -112,10 +113,10 @@ def sizes(values: Values) -> Markup:
         {"mark": name, "encoding": {"y": _number("mean", ""), "text": {"field": "name"}, **common}},
     ]
     label = "{name}: {megabytes:,.0f} MB, {mean:.1f}, 95 % from {low:.1f} to {high:.1f}"
-    return _draw({"layer": layers}, values, {}, 240, label)
+    return _draw({"layer": layers}, values, {}, 240, "size and pass@1", label)
 
 
-def _draw(spec: Spec, values: Values, encoding: Spec, height: int, label: str) -> Markup:
+def _draw(spec: Spec, values: Values, encoding: Spec, height: int, title: str, label: str) -> Markup:
     """Draws the values; `label` formats the text of a mark for pointers and screen readers."""
     import vl_convert
 
@@ -135,7 +136,14 @@ def _draw(spec: Spec, values: Values, encoding: Spec, height: int, label: str) -
     }
     if encoding:
         whole["encoding"] = encoding | _LABEL
-    return only_drawing(vl_convert.vegalite_to_svg(whole))
+    return only_drawing(vl_convert.vegalite_to_svg(whole), _in_words(title, [row["label"] for row in rows]))
+
+
+def _in_words(title: str, labels: Sequence[str]) -> str:
+    """The text alternative of a chart: its values, or some of them, evenly spread, where there are many."""
+    every = max(1, -(-len(labels) // IN_WORDS))
+    left_out = f" (one value of {every})" if every > 1 else ""
+    return f"Chart of {title}{left_out}. {'; '.join(labels[::every])}."
 
 
 def _series(values: Values) -> list[Any]:
@@ -166,13 +174,18 @@ def _colour(series: Sequence[str], colours: Sequence[str]) -> Spec:
     return {"field": "what", "type": "nominal", "scale": scale, "legend": legend}
 
 
-def only_drawing(svg: str) -> Markup:
-    """The SVG without elements and attributes that do more than draw, and with a size that can shrink."""
+def only_drawing(svg: str, text: str) -> Markup:
+    """The SVG without elements and attributes that do more than draw, with a size that can shrink.
+
+    `text` is read in its place.
+    """
     root = ElementTree.fromstring(svg)
     _strip(root)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     width = root.get("viewBox", "").split()[2]
+    root.set("role", "img")
+    root.set("aria-label", text)
     root.set("style", f"max-width:{float(width):g}px")
     ElementTree.register_namespace("", _SVG[1:-1])
     return Markup(ElementTree.tostring(root, encoding="unicode"))

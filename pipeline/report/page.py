@@ -43,14 +43,13 @@ def render(report: dict[str, Any]) -> str:
     environment.filters |= {"money": money, "count": count, "at_least": at_least}
     environment.filters |= {"estimate": estimate, "interval": interval, "percent": percent, "pretty": _pretty}
     environment.filters |= {"megabytes": megabytes, "speed": speed, "share": share}
-    names = ("templates/report.css", "templates/report.js", "vendor/temml.min.js")
-    style, script, temml = map(_text, names)
+    style, *scripts = map(asset, ("report.css", "temml.min.js", "trace.js", "report.js"))
     return environment.get_template("report.html").render(
         report,
         style=Markup(style),
-        scripts=[Markup(temml), Markup(script)],
-        licence=_text("vendor/temml.LICENSE"),
-        policy=policy(style, [temml, script]),
+        scripts=list(map(Markup, scripts)),
+        licence=asset("temml.LICENSE"),
+        policy=policy(style, scripts),
         json=in_script(report["data"]),
     )
 
@@ -81,5 +80,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _text(path: str) -> str:
-    return files("pipeline.report").joinpath(path).read_text(encoding="utf-8")
+def asset(name: str) -> str:
+    """The text of a style or script of the report; `retort view` serves the same."""
+    folder = "vendor" if name.startswith("temml") else "templates"
+    return files("pipeline.report").joinpath(folder, name).read_text(encoding="utf-8")

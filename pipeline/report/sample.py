@@ -22,7 +22,7 @@ SHORT, TEXT = 600, 8_000  # characters that are shown
 _CLIPPED = {"reason": SHORT, "reference": SHORT, "error": SHORT, "question": TEXT, "response": TEXT}
 _CLIPPED["reasoning"] = 2 * TEXT
 _WHOLE = ("id", "problem_id", "source", "teacher", "outcome", "finish_reason", "completion_tokens")
-_COLUMNS = (*_WHOLE, *_CLIPPED, "verdicts")
+COLUMNS = (*_WHOLE, *_CLIPPED, "verdicts")
 _STRATA = """
 select source, outcome, reason, min_by(id, md5(id), $each) from rows group by source, outcome, reason
 """
@@ -69,18 +69,19 @@ def read(
     rows: dict[Place, dict[str, Any]] = {}
     for stage in {place.stage for place in places}:
         found = tables[stage].where(id=[place.id for place in places if place.stage == stage])
-        for batch in found.batches(_COLUMNS, size=64):
-            rows |= {Place(stage, record["id"]): _shown(stage, record) for record in batch.to_pylist()}
-    shown, spent = [], 0
+        records = (record for batch in found.batches(COLUMNS, size=64) for record in batch.to_pylist())
+        rows |= {Place(stage, record["id"]): shown(stage, record, _CLIPPED) for record in records}
+    fitting, spent = [], 0
     for place in places:
         size = len(json.dumps(rows[place], ensure_ascii=False).encode()) + 64
         if spent + size <= budget:
-            shown.append(rows[place])
+            fitting.append(rows[place])
             spent += size
-    return shown
+    return fitting
 
 
-def _shown(stage: str, row: dict[str, Any]) -> dict[str, Any]:
+def shown(stage: str, row: Mapping[str, Any], limits: Mapping[str, int]) -> dict[str, Any]:
+    """A trace in the form that the browser takes; texts are clipped to the characters in `limits`."""
     grade = next((v for v in row["verdicts"] if v["filter"] == "correct"), None)
     verdicts = [
         [v["filter"], v["outcome"], clip(v["reason"], SHORT), clip(v["evidence"], SHORT)]
@@ -89,7 +90,7 @@ def _shown(stage: str, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "stage": stage,
         **{name: row[name] for name in _WHOLE},
-        **{name: clip(row[name], most) for name, most in _CLIPPED.items()},
+        **{name: clip(row[name], limits[name]) if name in limits else row[name] for name in _CLIPPED},
         "answer": clip(grade["evidence"], SHORT) if grade else None,
         "correct": grade["outcome"] if grade else None,
         "verdicts": verdicts,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
+from pathlib import Path
 
 import prompts
 from pipeline.engine.shard import Shard
@@ -17,6 +18,7 @@ from pipeline.select import mix, pairs
 from pipeline.select.chat_format import hash_number, to_example
 from pipeline.select.choose import NEED_SCORES, choose, solves_as_wanted
 from pipeline.select.lengths import Drawn, LengthMix, draw, mix_of
+from pipeline.select.marks import Mark, read_marks
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Chosen:
 class Prepared:
     """What is known of all shards before any of them is made."""
 
+    marks: Mapping[str, Mark] = field(default_factory=dict)  # by the trace's id, with select.marks
     lengths: LengthMix | None = None  # which examples of each length stay
     wanted: frozenset[str] | None = None  # the ids of the examples to train on; None: all
     chats: mix.Sampled | None = None  # the chat data to add
@@ -40,22 +43,29 @@ class Prepared:
 
 def prepare(job: Job) -> Prepared:
     """Reads the traces of all shards once for each of the settings that needs it, and the chat data."""
-    lengths, most = _lengths(job), job.recipe.select.max_examples
+    prepared, most = _prepare(job), job.recipe.select.max_examples
     wanted = None
     if most is not None:
-        ids = _training_ids(job, lengths)
+        ids = _training_ids(job, prepared)
         ranked = sorted(ids, key=lambda id: hash_number("max_examples", id, job.recipe.seed))
         wanted = frozenset(ranked[:most])
-    return Prepared(lengths, wanted, mix.prepare(job))
+    return replace(prepared, wanted=wanted, chats=mix.prepare(job))
 
 
 def training_ids(job: Job) -> list[str]:
     """The ids of all examples of traces to train on, if select.max_examples were not set."""
-    return _training_ids(job, _lengths(job))
+    return _training_ids(job, _prepare(job))
 
 
-def _training_ids(job: Job, lengths: LengthMix | None) -> list[str]:
-    prepared, shards = Prepared(lengths), job.inputs["filter"].shards()
+def _prepare(job: Job) -> Prepared:
+    """Reads the marks, then draws the mix of lengths among the traces that they leave."""
+    given = job.recipe.select.marks
+    prepared = Prepared(marks=read_marks(Path(given.path)) if given else {})
+    return replace(prepared, lengths=_lengths(job, prepared))
+
+
+def _training_ids(job: Job, prepared: Prepared) -> list[str]:
+    shards = job.inputs["filter"].shards()
     examples = (example for shard in shards for example in examples_of(job, shard, prepared, Counter()))
     return [example.id for example in examples if example.split == "train"]
 
@@ -63,7 +73,7 @@ def _training_ids(job: Job, lengths: LengthMix | None) -> list[str]:
 def examples_of(job: Job, shard: Shard, prepared: Prepared, counts: Counter[str]) -> Iterator[Example]:
     """Yields the examples of a shard's traces; counts the kept traces and what is left out."""
     prompt = prompts.load(job.recipe.select.prompt)
-    for chosen in _chosen(job, shard, prepared.lengths, counts):
+    for chosen in _chosen(job, shard, prepared, counts):
         example = to_example(chosen.trace, chosen.pass_rate, prompt, job.recipe, chosen.kind, chosen.rejected)
         if prepared.wanted is None or example.split != "train" or example.id in prepared.wanted:
             yield example
@@ -78,7 +88,7 @@ def pass_rate(traces: Iterable[Trace | TraceVerdicts]) -> float | None:
     return graded.count("passed") / len(graded) if graded else None
 
 
-def _chosen(job: Job, shard: Shard, lengths: LengthMix | None, counts: Counter[str]) -> Iterator[Chosen]:
+def _chosen(job: Job, shard: Shard, prepared: Prepared, counts: Counter[str]) -> Iterator[Chosen]:
     select, scores = job.recipe.select, dict[str, TraceScore]()
     if select.prefer in NEED_SCORES or select.student_pass_rate:
         scores = {row.id: row for row in job.input_shard(shard, "score").rows()}
@@ -93,23 +103,23 @@ def _chosen(job: Job, shard: Shard, lengths: LengthMix | None, counts: Counter[s
             continue
         plain = mix.is_plain(samples[0].problem_id, select, job.recipe.seed)
         taught = select.model_copy(update={"reasoning": "none"}) if plain else select
-        chosen = list(choose(kept, taught, counts, scores, lengths))
+        chosen = list(choose(kept, taught, counts, scores, prepared.lengths, prepared.marks))
         rejected = pairs.rejected_for(chosen, samples, plain, select, counts)
         kind: ExampleKind = "plain" if plain else "reasoning"
         for trace, other in zip(chosen, rejected, strict=True):
             yield Chosen(trace, rate, kind, other)
 
 
-def _lengths(job: Job) -> LengthMix | None:
+def _lengths(job: Job, prepared: Prepared) -> LengthMix | None:
     """Which examples of each length stay; None without select.lengths."""
     if not job.recipe.select.lengths:
         return None
     shards = job.inputs["filter"].shards()
     rows = sum(shard.count().rows for shard in shards)
-    examples = parallel_map(_drawn, job, [(shard,) for shard in shards], rows)
+    examples = parallel_map(_drawn, job, [(shard, prepared) for shard in shards], rows)
     return mix_of(chain.from_iterable(examples), job.recipe.select.lengths, job.recipe.seed)
 
 
-def _drawn(job: Job, shard: Shard) -> list[Drawn]:
-    chosen = _chosen(job, shard, None, Counter())
+def _drawn(job: Job, shard: Shard, prepared: Prepared) -> list[Drawn]:
+    chosen = _chosen(job, shard, prepared, Counter())
     return [draw(each.trace, job.recipe.select.lengths, job.recipe.seed) for each in chosen]

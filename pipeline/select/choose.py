@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from filters.dataset.minhash import Hashes32, jaccard, text_shingles
 from filters.rules.length import token_counts
@@ -12,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.rows import Trace, TraceScore
 from pipeline.select.chat_format import confidence, response_only, untaught
 from pipeline.select.lengths import LengthMix
+from pipeline.select.marks import Mark
 
 Scores = Mapping[str, TraceScore]  # by the trace's id
 NEED_SCORES = ("natural", "ratio")
@@ -23,15 +25,21 @@ def choose(
     counts: dict[str, int],
     scores: Scores | None = None,
     mix: LengthMix | None = None,
+    marks: Mapping[str, Mark] = MappingProxyType({}),
 ) -> Iterator[Trace]:
     """Yields the preferred distinct traces of a problem, without what is not taught; counts the others."""
     seen: set[tuple[str | None, str]] = set()
     alike = NearIdentical(select.diverse)
     with_reasoning = {trace.id for trace in kept if (trace.reasoning or "").strip()}
     taught = kept if select.reasoning == "tags" else [response_only(trace) for trace in kept]
-    for trace in sorted(taught, key=lambda trace: _sort_key(trace, select.prefer, scores or {})):
+    preferred = sorted(taught, key=lambda trace: _sort_key(trace, select.prefer, scores or {}))
+    if select.marks and select.marks.use == "prefer":
+        preferred.sort(key=lambda trace: marks.get(trace.id) != "keep")
+    for trace in preferred:
         text = (trace.reasoning, trace.response)
-        if why := untaught(trace, select.reasoning):
+        if not _wanted(marks.get(trace.id), select):
+            counts["marks"] += 1
+        elif why := untaught(trace, select.reasoning):
             counts[why] += 1
         elif text in seen:
             counts["same_text"] += 1
@@ -71,6 +79,12 @@ def solves_as_wanted(kept: Sequence[Trace], bounds: PassRates, scores: Scores) -
     rates = (scores[trace.id].student_pass_rate for trace in kept if trace.id in scores)
     known = next((rate for rate in rates if rate is not None), None)
     return known is None or bounds.min <= known <= bounds.max
+
+
+def _wanted(mark: Mark | None, select: Select) -> bool:
+    """Whether select.marks lets a trace with this mark be an example."""
+    only = select.marks is not None and select.marks.use == "only"
+    return mark == "keep" if only else select.marks is None or mark != "drop"
 
 
 def _sort_key(trace: Trace, prefer: str, scores: Scores) -> float:

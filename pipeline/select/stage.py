@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, get_args
 
 import prompts
@@ -18,9 +19,11 @@ from pipeline.rows import Example, ExampleKind
 from pipeline.select import chat_data, mix, pairs
 from pipeline.select.choices import examples_of, prepare
 from pipeline.select.choose import NEED_SCORES
+from pipeline.select.marks import MARKS, marks_hash
 
 # Why a kept trace is not an example: key in the report -> words for people.
 LEFT_OUT = {
+    "marks": "left out by select.marks",
     "without_reasoning": "without reasoning",
     "without_answer": "without an answer",
     "same_text": "of the same text as another",
@@ -80,10 +83,13 @@ def _check(recipe: Recipe) -> None:
         raise UserError("select.student_pass_rate needs score.student_samples = 1 or more")
     for chats in recipe.select.chats:
         chat_data.check(chats)
+    if (given := recipe.select.marks) and not Path(given.path).is_file():
+        raise UserError(f"select.marks: {given.path}: no such file; `retort view RUN` writes RUN/{MARKS}")
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     chats = [chat_data.fingerprint(chats) for chats in recipe.select.chats]
+    marks = recipe.select.marks
     # Chat data is compared with the evaluation sets, which filter names
     contamination = recipe.filter.contamination if chats else None
     return {
@@ -92,6 +98,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "chats": chats,
         "contamination": contamination and identity(contamination),
+        **({"marks": {"use": marks.use, "hash": marks_hash(Path(marks.path))}} if marks else {}),
     }
 
 

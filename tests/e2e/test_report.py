@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.rows import Score, Step, Trace, TraceVerdicts
 from tests.conftest import FakeServer
+from tests.e2e.browser import opened, until
 from tests.e2e.runs import retort, run_stages, write_recipe
 from tests.unit.pipeline.report.test_report import HOSTILE, score
 
@@ -98,7 +97,7 @@ def test_the_report_loads_nothing_and_contains_no_markup_of_a_model(run: Path) -
     assert len(page.encode()) < 5_000_000
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror" in page
-    assert page.count("</script>") == 3
+    assert page.count("</script>") == 4
     block = page.partition('type="application/json">')[2].partition("</script>")[0]
     assert any(trace["id"] == HOSTILE for trace in json.loads(block)["traces"])
 
@@ -112,24 +111,9 @@ def test_a_path_that_cannot_be_written_is_reported_in_one_line(run: Path) -> Non
 
 @pytest.fixture(scope="module")
 def browser(run: Path) -> Iterator[Any]:
-    binary = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no Chromium with its driver here (Debian: apt install chromium chromium-driver)")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,900"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        opened.get(f"file://{run / 'report.html'}")
-        yield opened
-    finally:
-        opened.quit()
+    with opened() as browser:
+        browser.get(f"file://{run / 'report.html'}")
+        yield browser
 
 
 def chosen(browser: Any, field: str, value: str) -> None:
@@ -141,13 +125,6 @@ def chosen(browser: Any, field: str, value: str) -> None:
 def listed(browser: Any) -> list[str]:
     found = browser.execute_script("return [...document.querySelectorAll('#list li')].map(e => e.innerText)")
     return list(found)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < ends, "it did not come to hold"
-        time.sleep(0.05)
 
 
 def test_filters_select_traces_and_clear_shows_all(browser: Any) -> None:
@@ -163,27 +140,27 @@ def test_filters_select_traces_and_clear_shows_all(browser: Any) -> None:
 
 def test_a_search_finds_a_hostile_trace_and_shows_it_as_text_with_its_formulas(browser: Any) -> None:
     browser.find_element("id", "f-clear").click()
-    browser.find_element("id", "f-search").send_keys("the needle")
+    browser.find_element("id", "search").send_keys("needle THE")
     marks = "return [...document.querySelectorAll('#trace mark')].map(e => e.textContent)"
-    until(lambda: "the needle" in browser.execute_script(marks))  # the whole text is typed and searched
+    until(lambda: {"the", "needle"} <= set(browser.execute_script(marks)))  # all is typed and searched
     assert len(listed(browser)) == 1
     shown = browser.find_element("id", "trace")
     assert shown.find_element("tag name", "code").text.startswith("</script><img src=x onerror=alert(1)>")
     assert not shown.find_elements("css selector", "img, script")
-    assert shown.find_element("id", "reasoning").get_attribute("open")
-    assert len(shown.find_elements("css selector", "#reasoning math mfrac")) == 2
-    assert "{{{{" in shown.find_element("id", "reasoning").text
+    assert shown.find_element("css selector", ".fold").get_attribute("open")
+    assert len(shown.find_elements("css selector", ".fold math mfrac")) == 2
+    assert "{{{{" in shown.find_element("css selector", ".fold").text
 
 
 def test_the_reasoning_is_folded_until_a_click_or_key(browser: Any) -> None:
     browser.find_element("id", "f-clear").click()
     chosen(browser, "f-outcome", "kept")
-    reasoning = browser.find_element("id", "reasoning")
+    reasoning = browser.find_element("css selector", ".fold")
     assert not reasoning.get_attribute("open")
     reasoning.find_element("tag name", "summary").click()
-    until(lambda: bool(browser.find_elements("css selector", "#reasoning .reasoning")))
+    until(lambda: bool(browser.find_elements("css selector", ".fold .reasoning")))
     browser.find_element("id", "list").send_keys("t")
-    assert not browser.find_element("id", "reasoning").get_attribute("open")
+    assert not browser.find_element("css selector", ".fold").get_attribute("open")
 
 
 def test_keys_move_through_the_list_and_focus_the_search(browser: Any) -> None:
@@ -195,7 +172,7 @@ def test_keys_move_through_the_list_and_focus_the_search(browser: Any) -> None:
     browser.find_element("id", "list").send_keys("k")
     assert browser.find_element("css selector", "#trace code").text == first
     browser.find_element("id", "list").send_keys("/")
-    assert browser.switch_to.active_element.get_attribute("id") == "f-search"
+    assert browser.switch_to.active_element.get_attribute("id") == "search"
 
 
 def test_problems_can_be_filtered_and_link_to_their_traces(browser: Any) -> None:
@@ -205,8 +182,41 @@ def test_problems_can_be_filtered_and_link_to_their_traces(browser: Any) -> None
     button = browser.find_element("css selector", f"{rows} button")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
     button.click()
-    until(lambda: browser.find_element("id", "f-search").get_attribute("value") != "")
+    until(lambda: browser.find_element("id", "search").get_attribute("value") != "")
     assert any("evaluate/held_out/student" in line for line in listed(browser))
+
+
+def test_a_link_opens_its_trace_and_a_search_without_a_match_says_so(browser: Any, run: Path) -> None:
+    browser.find_element("id", "search").send_keys("nothing like this")
+    until(lambda: "No trace of the sample matches" in browser.find_element("id", "trace").text)
+    last = browser.execute_script("return DATA.traces.at(-1).id")
+    browser.get(f"file://{run / 'report.html'}#trace={last}")
+    until(lambda: browser.find_element("css selector", "#trace code").text == last)
+    browser.get(f"file://{run / 'report.html'}#trace=elsewhere")
+    until(lambda: "elsewhere is not in this sample" in browser.find_element("id", "trace").text)
+    browser.find_element("id", "f-clear").click()
+
+
+def test_the_headline_has_scores_yield_and_cost_before_anything_else(browser: Any) -> None:
+    text = browser.find_element("css selector", "main > section").text
+    for shown in ("student, held_out: pass@1", "95 % from", "traces kept", "tokens sampled"):
+        assert shown in text
+
+
+def test_charts_are_read_as_text_and_headers_have_a_scope(browser: Any) -> None:
+    count = "return document.querySelectorAll(arguments[0]).length"
+    assert browser.execute_script(count, "figure svg[role=img][aria-label]") > 5
+    assert browser.execute_script(count, "figure svg:not([aria-label]), th:not([scope])") == 0
+
+
+def test_a_narrow_screen_shows_the_whole_page_width(browser: Any) -> None:
+    narrow = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
+    try:
+        until(lambda: browser.execute_script("return innerWidth") == 390)
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_themes_change_and_ids_are_copied(browser: Any) -> None:
@@ -216,8 +226,8 @@ def test_themes_change_and_ids_are_copied(browser: Any) -> None:
         browser.find_element("id", "theme").click()
         seen.add(browser.execute_script(back))
     assert len(seen) == 2
-    browser.find_element("id", "copy").click()
-    until(lambda: browser.find_element("id", "copy").text == "Copied")
+    browser.find_element("css selector", ".copy").click()
+    until(lambda: browser.find_element("css selector", ".copy").text == "Copied")
 
 
 def test_the_page_logs_no_error_and_uses_no_network(browser: Any) -> None:

@@ -43,7 +43,7 @@ TIERS = (
     ("pipeline.stages",),
     ("pipeline.inspect",),
     ("pipeline.report", "pipeline.publish", "pipeline.chat", "pipeline.clean"),
-    ("pipeline.check", "pipeline.init"),
+    ("pipeline.check", "pipeline.init", "pipeline.view"),
     ("pipeline.run_stages",),
     ("pipeline.ablate", "pipeline.chain"),
     ("pipeline.cli",),

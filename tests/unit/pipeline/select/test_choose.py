@@ -4,6 +4,7 @@ from pipeline.config.select import Select
 from pipeline.errors import UserError
 from pipeline.rows import Trace, TraceScore
 from pipeline.select.choose import choose
+from pipeline.select.marks import Mark
 from pipeline.select.stage import LEFT_OUT, SELECT
 from tests import tiny_student
 from tests.unit.pipeline.select.test_stage import trace
@@ -73,3 +74,23 @@ def test_scores_that_would_be_missing_are_refused_before_any_work(
     recipe = tiny_student.recipe()
     with pytest.raises(UserError, match=message):
         SELECT.check(type(recipe).model_validate(recipe.model_dump() | given))
+
+
+MARKED: dict[str, Mark] = {"a-1": "drop", "a-3": "keep"}
+
+
+@pytest.mark.parametrize(
+    ("use", "ids", "left_out"),
+    [
+        ("drop", ["a-0", "a-2", "a-3"], {"marks": 1}),
+        ("prefer", ["a-3", "a-0", "a-2"], {"marks": 1}),
+        ("only", ["a-3"], {"marks": 3}),
+    ],
+)
+def test_marks_of_people_drop_prefer_or_choose_traces(
+    use: str, ids: list[str], left_out: dict[str, int]
+) -> None:
+    select = Select.model_validate({"marks": {"path": "keep.jsonl", "use": use}})
+    report = dict.fromkeys(LEFT_OUT, 0) | {"reasoning_not_taught": 0}
+    assert [trace.id for trace in choose(TRACES, select, report, marks=MARKED)] == ids
+    assert {name: n for name, n in report.items() if n} == left_out
