@@ -219,6 +219,25 @@ class TraceScore(Row):
     student_pass_rate: float | None = None
 
 
+class SoftLabels(Row):
+    """The teacher's k likeliest tokens at each of the n tokens of an example that have loss."""
+
+    id: str  # of the example
+    digest: str  # of all tokens that the teacher read, and of how many have loss
+    k: int
+    tokens: tuple[Int32, ...]  # n ids: those with loss; none if every request failed
+    logprobs: tuple[Float32, ...]  # n: natural log-probabilities of these
+    top_tokens: tuple[Int32, ...]  # n * k ids, by position, likeliest first; padded with -1
+    top_logprobs: tuple[Float32, ...]  # n * k
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    error: str | None = None  # why the teacher gave no answer
+
+    @staticmethod
+    def reached(record: dict[str, Any]) -> tuple[int, ...]:
+        return (record["error"] is None,)
+
+
 class Step(Row):
     """One logged step of a training."""
 
@@ -236,6 +255,9 @@ class Step(Row):
     loss_features: float | None = None  # of white-box terms, without their weights; None where off
     loss_attention_transfer: float | None = None
     loss_relations: float | None = None
+    sample_tokens: float | None = None  # of on_policy: mean length of the student's samples
+    truncated: float | None = None  # share of them that reached max_tokens
+    special: float | None = None  # share of them with special tokens before their end
 
 
 class CompressedModel(Row):

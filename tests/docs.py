@@ -96,14 +96,16 @@ def filters() -> str:
 
 def schema() -> str:
     """Returns the JSON schema of a recipe, which the first lines of the shipped recipes name."""
-    return json.dumps(recipe_schema()) + "\n"
+    return json.dumps(recipe_schema(), indent=1) + "\n"
 
 
 def columns() -> str:
     """Returns the page with the columns of every row type, as Arrow stores them."""
     types = [row for row in vars(rows).values() if isinstance(row, type) and issubclass(row, Row)]
     parts = ["# Columns", MADE, COLUMNS]
-    for row in (each for each in types if not each.__subclasses__()):
+    for row in types:
+        if any(row in other.__bases__ for other in types):
+            continue
         fields = arrow_schema(row)
         stages = [f"`{folder}`" for folder, written in ROWS.items() if written is row]
         parts.append(f"## {row.__name__}" + (f": shards of {', '.join(stages)}" if stages else ""))

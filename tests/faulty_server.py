@@ -173,7 +173,6 @@ class FaultyServer(Server):
             *routes,
             web.post("/tokenize", self.tokenize),
             web.post("/detokenize", self.detokenize),
-            web.post("/v1/completions", self.chat),
         ]
 
     async def tokenize(self, http: web.Request) -> web.StreamResponse:
@@ -192,7 +191,7 @@ class FaultyServer(Server):
 
     def parse(self, http: web.Request, body: bytes) -> ChatRequest:
         options = self.options
-        completes_text = http.path.endswith("/v1/completions")
+        completes_text = options.template and http.path.endswith("/v1/completions")
         request = parse_text_request(body) if completes_text else super().parse(http, body)
         for name in options.refuse:
             if name in json.loads(body):

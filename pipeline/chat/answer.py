@@ -15,10 +15,10 @@ from pydantic_core import to_json
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.engine.progress import plain
-from pipeline.inference.chat_request import ChatRequest, chat_body
+from pipeline.inference.chat_request import chat_request
 from pipeline.inference.credentials import Redactor, read_key
 from pipeline.inference.dialects import MARKS
-from pipeline.inference.http import ResponseLimits, Transport
+from pipeline.inference.http import Transport
 from pipeline.inference.http_errors import ErrorStatus, FieldRefused, RequestFailed, Retry, classify
 from pipeline.inference.response import Completion, CompletionReader
 from pipeline.inference.vllm_server import PROBE_LIMITS, Server
@@ -146,12 +146,10 @@ async def request(
     async with Transport(server.base_urls[0], key) as transport:
         room = await _room(transport, server.model, messages, sampling.max_tokens)
         sampling = sampling.model_copy(update={"max_tokens": room})
-        fields = chat_body(endpoint, server.model, messages, sampling, seed, None, None)
-        limits = ResponseLimits(endpoint.stall_timeout, room)
-        asked = ChatRequest(fields, limits, None, None)
+        asked = chat_request(endpoint, server.model, messages, sampling, seed, None, None)
         while True:
             try:
-                await transport.send(asked.body(unsent), into, limits)
+                await transport.send(asked.body(unsent), into, asked.limits)
                 return into.completion()
             except Retry as e:
                 raise RequestFailed(redactor.clean(e.reason)) from None

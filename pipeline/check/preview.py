@@ -134,7 +134,8 @@ async def _ask_one(recipe: Recipe, number: int, chosen: Sequence[Problem]) -> li
             await client.check(say)
             meters = [UsageMeter(each.display_name, each, client.pool) for each in recipe.teacher]
             clients = [client] * len(recipe.teacher)
-            sampler = Sampler(job, clients, UsageLog(Path(folder), meters), recipe.seed)
+            unknown = [None] * len(recipe.teacher)  # generations, which these traces do not need
+            sampler = Sampler(job, clients, UsageLog(Path(folder), meters), recipe.seed, unknown)
             items = [WorkItem(problem.id, SampleRequest(problem, number, 0)) for problem in chosen]
             return await asyncio.gather(*(_sample(sampler, recipe, item) for item in items))
 

@@ -30,7 +30,7 @@ from pipeline.report import build as report
 from pipeline.rows import Message, Trace
 from pipeline.select.chat_format import assistant_text
 from pipeline.stages import stages_of
-from pipeline.train import model_facts, objectives
+from pipeline.train import labels, model_facts, objectives
 from pipeline.train.job import in_bf16
 from pipeline.train.model_facts import ModelFacts, ModelQuery
 from pipeline.train.stage import served_template
@@ -119,6 +119,9 @@ def _endpoints(recipe: Recipe, todo: list[str]) -> Iterator[Requirement]:
         used += [("generate" if sampling else "evaluate", teacher) for teacher in recipe.teacher]
     if recipe.judge is not None and ("filter" in todo or "evaluate" in todo):
         used.append(("filter" if "filter" in todo else "evaluate", recipe.judge))
+    if "train" in todo:
+        remote = labels.reader(recipe) if labels.wanted(recipe) else objectives.remote_teacher(recipe)
+        used += [("train", remote)] if remote else []
     for stage, endpoint in used:
         if endpoint.base_urls:
             yield _checked(stage, endpoint.model, partial(_reach, endpoint))

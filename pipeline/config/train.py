@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipeline.config.base import Fraction, NotIdentity, RecipeTable, Scalar
+from pipeline.config.endpoints import Endpoint
 
 Mixture = Annotated[float, Field(gt=0, lt=1)]
 Schedule = Literal[
@@ -37,12 +38,22 @@ class Lora(RecipeTable):
 
 
 class TopkKD(RecipeTable):
-    """Settings of `objective = "topk_kd"`: stored log-probabilities as soft labels (Hinton et al. 2015)."""
+    """Settings of `objective = "topk_kd"`: the teacher's likeliest tokens (Hinton et al. 2015).
+
+    Before the training the teacher reads each selected example once, by the `prompt_logprobs` of vLLM."""
 
     alpha: Fraction = 0.5
     """Weight of the divergence; the rest is the weight of the cross-entropy on the teacher's text."""
     temperature: PositiveFloat = 1
     """Temperature that softens both distributions before they are compared."""
+    top_k: PositiveInt = 20
+    """Tokens at each position whose log-probabilities are stored; all others count as one more."""
+    prompt: Literal["student", "teacher"] = "student"
+    """The prompt before the answer that the teacher reads: that of the example, as the student is trained, or
+    that of `generate.prompt`, with its worked examples. Both are rendered by the student's chat template."""
+    teacher: Endpoint | None = None
+    """The model that reads, with the settings of a [teacher]. It needs the student's tokenizer. Default: the
+    recipe's teacher."""
 
 
 class KDTeacher(RecipeTable):
@@ -75,10 +86,23 @@ class OnPolicy(RecipeTable):
     """Settings of `objective = "on_policy"`: the student's own samples, scored by a teacher (Agarwal et al.
     2023)."""
 
-    teacher: str | None = None
-    """The teacher, written as `teacher.model`. Default: the recipe's teacher."""
+    teacher: str | Endpoint | None = None
+    """The teacher that is loaded next to the student, written as `teacher.model`; or a table with `base_url`
+    of a server that reads the samples, by the `prompt_logprobs` of vLLM. Default: the recipe's teacher."""
     beta: Fraction = 1
-    """Divergence: 0 is the forward KL, 1 the reverse KL, and between them the generalized Jensen-Shannon."""
+    """Divergence: 0 is the forward KL, 1 the reverse KL, between them the generalized Jensen-Shannon. With a
+    teacher behind a URL it is 0 or 1."""
+    top_k: PositiveInt = 20
+    """With a teacher behind a URL and `beta = 0`: tokens at each position that are compared; all others count
+    as one more."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """What samples from the student. vLLM is much faster; it needs a GPU, and gets the student's new weights
+    at each step."""
+    sampler_url: NotIdentity[str | None] = None
+    """With `sampler = "vllm"`: URL of a server on other GPUs, started by `trl vllm-serve --model STUDENT`.
+    Default: an engine in each training process."""
+    sampler_memory: NotIdentity[Fraction] = 0.3
+    """Share of a GPU's memory for the engine in a training process."""
     temperature: PositiveFloat = 1
     """Temperature of the student's sampling and of the divergence."""
     max_tokens: PositiveInt = 512

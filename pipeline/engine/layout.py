@@ -18,6 +18,7 @@ from pipeline.rows import (
     Problem,
     Row,
     Score,
+    SoftLabels,
     Step,
     Trace,
     TraceScore,
@@ -45,6 +46,7 @@ _KINDS: dict[str, tuple[str | None, str | None, type[Row]]] = {
     "duplicates": ("filter/duplicates", None, Duplicate),
     "attempts": ("score/attempts", None, Trace),
     "graded": ("score/graded", None, TraceVerdicts),
+    "labels": ("train/labels", None, SoftLabels),
 }
 
 

@@ -44,6 +44,7 @@ class ChatRequest:
     include_usage: bool  # at the end of a stream
     top_logprobs: int | None  # candidates per token; None: no log-probabilities
     token_ids: bool  # "token_id:17" instead of the token's text
+    scored: tuple[int, ...] = ()  # tokens of a prompt whose top_logprobs are requested in place of an answer
     thinking: bool = True  # False: switched off by a variable of the chat template, or by /no_think
 
     @property
@@ -92,6 +93,19 @@ def parse_request(body: bytes) -> ChatRequest:
     )
 
 
+def parse_prompt(body: bytes) -> ChatRequest:
+    """Parses a request to /v1/completions for the log-probabilities of a prompt's tokens."""
+    try:
+        fields = json.loads(body)
+        model, prompt, k = str(fields["model"]), tuple(map(int, fields["prompt"])), fields["prompt_logprobs"]
+    except (ValueError, KeyError, TypeError):
+        raise BadRequest("a prompt of tokens and prompt_logprobs are needed") from None
+    if not (isinstance(k, int) and 0 <= k <= 20) or not prompt:
+        raise BadRequest("prompt_logprobs must be a whole number from 0 to 20")
+    text = [{"role": "user", "content": " ".join(map(str, prompt))}]
+    return ChatRequest(model, text, None, 0, 1, False, False, top_logprobs=k, token_ids=True, scored=prompt)
+
+
 def _template_thinks(fields: dict[str, Any]) -> bool:
     variables = fields.get("chat_template_kwargs") or {}
     return not isinstance(variables, dict) or False not in (
@@ -115,6 +129,8 @@ def _continues(fields: dict[str, Any], messages: Messages) -> bool:
 
 def complete(options: argparse.Namespace, request: ChatRequest, key: str) -> Completion:
     """Answers the request; `key` is its hash."""
+    if request.scored:
+        return Completion(f"cmpl-{key[:24]}", [({"content": " "}, None)], "length", len(request.scored), 1)
     # The message to continue is not part of the question: a continuation needs the same answer.
     conversation = request.messages if request.prefix is None else request.messages[:-1]
     start = None
@@ -172,10 +188,8 @@ def _logprobs(key: str, text: str, edges: list[int], request: ChatRequest) -> di
 
 
 def _token(key: str, word: str, request: ChatRequest) -> dict[str, Any]:
-    """A token and its candidates. Probabilities fall geometrically with rank; the rank is sampled."""
-    likeliest = 0.35 + 0.6 * int(key[:13], 16) / 16**13
-    first, step = log(likeliest), log(1 - likeliest)
-    rank = int(log(1 - int(key[13:26], 16) / 16**13) / step)
+    """A token and its candidates."""
+    rank, first, step = _sampled(key)
     number = zlib.crc32(word.encode())
 
     def candidate(at: int) -> dict[str, Any]:
@@ -189,6 +203,33 @@ def _token(key: str, word: str, request: ChatRequest) -> dict[str, Any]:
     return candidate(rank) | {"bytes": list(word.encode()), "top_logprobs": [candidate(at) for at in ranks]}
 
 
+def _sampled(key: str) -> tuple[int, float, float]:
+    """The rank of a token, the log-probability of the likeliest one, and its fall with each rank."""
+    likeliest = 0.35 + 0.6 * int(key[:13], 16) / 16**13
+    first, step = log(likeliest), log(1 - likeliest)
+    return int(log(1 - int(key[13:26], 16) / 16**13) / step), first, step
+
+
+def _prompt_logprobs(request: ChatRequest) -> list[dict[str, Any] | None]:
+    """What vLLM sends for a prompt: nothing for the first token, then the likeliest and the token itself."""
+    found: list[dict[str, Any] | None] = [None]
+    vocabulary = max(*request.scored, 255) + 1
+    for at, token in enumerate(request.scored[1:], 1):
+        rank, first, step = _sampled(digest(request.model, at, request.scored[at - 1], token))
+        ranks = {*range(request.top_logprobs or 0), rank}
+        found.append(
+            {
+                str((token + other - rank) % vocabulary): {
+                    "logprob": first + other * step,
+                    "rank": other + 1,
+                    "decoded_token": None,
+                }
+                for other in sorted(ranks)
+            }
+        )
+    return found
+
+
 def encode(request: ChatRequest, completion: Completion) -> list[bytes]:
     """Encodes the answer as one JSON object, or as server-sent events whose last chunk ends the stream."""
     head = {"id": completion.id, "created": 0, "model": request.model}
@@ -199,6 +240,8 @@ def encode(request: ChatRequest, completion: Completion) -> list[bytes]:
         [(fields, logprobs)] = completion.pieces
         choice = {"index": 0, "message": {"role": "assistant"} | fields, "logprobs": logprobs}
         choices = [choice | {"finish_reason": completion.finish_reason}]
+        if request.scored and request.top_logprobs is not None:
+            choices[0]["prompt_logprobs"] = _prompt_logprobs(request)
         return [to_json(head | {"object": "chat.completion", "choices": choices, "usage": reported})]
     head["object"] = "chat.completion.chunk"
 

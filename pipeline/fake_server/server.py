@@ -24,6 +24,7 @@ from pipeline.fake_server.protocol import (
     Completion,
     complete,
     encode,
+    parse_prompt,
     parse_request,
 )
 
@@ -47,6 +48,7 @@ class Server:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post("/v1/chat/completions", self.chat),
+            web.post("/v1/completions", self.chat),
             web.get("/v1/models", self.models),
             web.get("/health", self.health),
             web.get("/stats", self.stats),
@@ -76,7 +78,7 @@ class Server:
         return await self.respond(http, key, request)
 
     def parse(self, http: web.Request, body: bytes) -> ChatRequest:
-        return parse_request(body)
+        return parse_request(body) if http.path.endswith("/chat/completions") else parse_prompt(body)
 
     async def respond(self, http: web.Request, key: str, request: ChatRequest) -> web.StreamResponse:
         shares = dict.fromkeys(ERRORS, self.options.errors / len(ERRORS))

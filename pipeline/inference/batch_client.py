@@ -232,7 +232,7 @@ class BatchClient:
         except ErrorStatus as e:
             raise self._refusal(e) from None
         except NoLogprobs as e:
-            raise RequestFailed(f"the response cannot be used for generate.logprobs: {e}") from None
+            raise RequestFailed(f"the response cannot be used: {e}") from None
         except Retry:
             if batch.cancelled:
                 raise Stopped(

@@ -1,31 +1,48 @@
-"""Builds the body of a chat completion request, also of one that continues a truncated response."""
+"""Builds the request for a chat completion, also for one that continues a truncated response."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_json
 
 from pipeline.config.endpoints import Endpoint
-from pipeline.inference.http import ResponseLimits
+from pipeline.inference.http import CHAT, ResponseLimits
 from pipeline.inference.logprobs import logprob_fields
-from pipeline.inference.response import Completion, partial_message
+from pipeline.inference.response import Completion, CompletionReader, partial_message
 from pipeline.rows import Message, Sampling
 
 
 @dataclass(frozen=True)
-class ChatRequest:
+class Request:
     """A request of the client, with all its optional fields."""
 
     fields: dict[str, Any]  # of the body
     limits: ResponseLimits
-    logprobs: int | None
-    before: Completion | None  # the truncated completion that it continues
+    reader: Callable[[], CompletionReader]  # makes a reader of the response, for each attempt
+    before: Completion | None = None  # the truncated completion that it continues
+    path: str = CHAT
 
     def body(self, unsent: frozenset[str]) -> bytes:
         return to_json({name: value for name, value in self.fields.items() if name not in unsent})
+
+
+def chat_request(
+    endpoint: Endpoint,
+    model: str,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    seed: int,
+    logprobs: int | None,
+    before: Completion | None,
+) -> Request:
+    """A request for a chat completion; see chat_body()."""
+    fields = chat_body(endpoint, model, messages, sampling, seed, logprobs, before)
+    candidates = 0 if logprobs is None else logprobs + 2
+    limits = ResponseLimits(endpoint.stall_timeout, sampling.max_tokens, candidates)
+    return Request(fields, limits, lambda: CompletionReader(logprobs), before)
 
 
 def chat_body(

@@ -14,11 +14,11 @@ from functools import partial
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.errors import Stopped, UserError
-from pipeline.inference.chat_request import ChatRequest, chat_body
+from pipeline.inference.chat_request import Request, chat_request
 from pipeline.inference.concurrency import INITIAL_LIMIT, EndpointPool, PooledEndpoint, Slot
 from pipeline.inference.continuation import Fetch, as_completion, needs_completions
 from pipeline.inference.credentials import Redactor, check_base_url, read_key
-from pipeline.inference.http import CHAT, COMPLETIONS, ResponseLimits, Transport
+from pipeline.inference.http import COMPLETIONS, ResponseLimits, Transport
 from pipeline.inference.http_errors import (
     ErrorStatus,
     FatalError,
@@ -29,6 +29,7 @@ from pipeline.inference.http_errors import (
 )
 from pipeline.inference.logprobs import NoLogprobs
 from pipeline.inference.model_list import ModelListError, find_model
+from pipeline.inference.prompt_logprobs import prompt_request
 from pipeline.inference.rate_limit import RateLimiter
 from pipeline.inference.response import Completion, CompletionReader
 from pipeline.inference.retry import RetryBudget, backoff
@@ -141,12 +142,17 @@ class Client:
         RequestFailed if this request has no response, UserError if none would have one, Stopped if no
         endpoint gave a good response for `unavailable_timeout` seconds.
         """
-        settings, unsent = self._settings, self.unsent
-        fields = chat_body(settings, self.model, messages, sampling, seed, logprobs, before)
-        candidates = 0 if logprobs is None else logprobs + 2
-        limits = ResponseLimits(settings.stall_timeout, sampling.max_tokens, candidates, self._own_server)
-        request = ChatRequest(fields, limits, logprobs, before)
-        budget = RetryBudget(settings.max_retries, self._responses)
+        request = chat_request(self._settings, self.model, messages, sampling, seed, logprobs, before)
+        return await self._complete(request)
+
+    async def read(self, tokens: Sequence[int], last: int, k: int) -> Completion:
+        """Returns how the model reads the last tokens of a prompt. Raises what complete() raises."""
+        return await self._complete(prompt_request(self._settings, self.model, tokens, last, k))
+
+    async def _complete(self, request: Request) -> Completion:
+        request = replace(request, limits=replace(request.limits, own_server=self._own_server))
+        fields, unsent = request.fields, self.unsent
+        budget = RetryBudget(self._settings.max_retries, self._responses)
         while True:
             slot = await self.pool.acquire()
             try:
@@ -167,13 +173,13 @@ class Client:
             self.pool.retries[failure.cause] += 1
             await self._back_off(failure, budget.failed)
 
-    async def _attempt(self, slot: Slot, request: ChatRequest, unsent: frozenset[str]) -> Completion:
+    async def _attempt(self, slot: Slot, request: Request, unsent: frozenset[str]) -> Completion:
         """Sends the request once, and records the outcome with the endpoint and the rate limiter."""
         endpoint, clock, max_tokens = slot.endpoint, asyncio.get_running_loop().time, request.limits.tokens
         while wait := self._rate_limiter.wait(max_tokens, clock()):
             await asyncio.sleep(min(wait, 1.0))  # responses shorter than estimated shorten the wait
         estimate = self._rate_limiter.take(max_tokens, clock())
-        started, reader = clock(), CompletionReader(request.logprobs)
+        started, reader = clock(), request.reader()
         self.pool.requests += 1
         try:
             completion = await self._send(slot, request.body(unsent), request, reader)
@@ -188,16 +194,14 @@ class Client:
         endpoint.record_success()
         self._failing_since = None
         self._responses += 1
-        self._gave_logprobs |= completion.logprobs is not None
+        self._gave_logprobs |= (completion.logprobs or completion.prompt_logprobs) is not None
         self._learn_unsent(unsent, frozenset(request.fields))
         clean = self._redactor.without_key
         reasoning = completion.reasoning and clean(completion.reasoning)
         return replace(completion, reasoning=reasoning, response=clean(completion.response), unsent=unsent)
 
-    async def _send(
-        self, slot: Slot, body: bytes, request: ChatRequest, reader: CompletionReader
-    ) -> Completion:
-        endpoint, before, path = slot.endpoint, request.before, CHAT
+    async def _send(self, slot: Slot, body: bytes, request: Request, reader: CompletionReader) -> Completion:
+        endpoint, before, path = slot.endpoint, request.before, request.path
         try:
             if before and self._by_completions:
                 body, path = await as_completion(self._fetch(endpoint), body, before), COMPLETIONS
@@ -208,9 +212,8 @@ class Client:
             raise self._refusal(e, endpoint, before is not None, reader.began) from None
         except NoLogprobs as e:
             if self._gave_logprobs:
-                raise RequestFailed(f"the response cannot be used for generate.logprobs: {e}") from None
-            why = f"{e}, which generate.logprobs needs; vLLM gives them"
-            raise UserError(f"{endpoint.name}: model {self.model!r}: {why}") from None
+                raise RequestFailed(f"the response cannot be used: {e}") from None
+            raise UserError(f"{endpoint.name}: model {self.model!r}: {e}; vLLM gives them") from None
 
     def _learn_unsent(self, unsent: frozenset[str], fields: frozenset[str]) -> None:
         """Leaves fields out of all further requests if only a request without them got a response."""
@@ -259,8 +262,7 @@ class Client:
         """Waits until the next attempt. Raises Stopped or RequestFailed after unavailable_timeout."""
         # After a refused connection the endpoint is in cooldown; others need no backoff.
         wait = 0.0 if failure.refused else max(backoff(failed - 1), failure.after or 0.0)
-        settings = self._settings
-        timeout = settings.unavailable_timeout
+        settings, timeout = self._settings, self._settings.unavailable_timeout
         if failure.cause == "stalled":  # a request that stalls at each attempt has to fail alone
             timeout = max(timeout, settings.stall_timeout * (settings.max_retries + 1))
         if wait > timeout and not self._capped:
@@ -283,8 +285,7 @@ class Client:
         if left > 0:
             return left
         names = ", ".join(endpoint.name for endpoint in self.pool.endpoints)
-        reason = self._redactor.clean(failure.reason)
-        why = f"{names}: no good response for {timeout:g} s; the last: {reason}"
+        why = f"{names}: no good response for {timeout:g} s; the last: {self._redactor.clean(failure.reason)}"
         if failure.refused or not (self._answered or self._responses):
             raise Stopped(why)
         # The server is up and answered others, so it may be this request that it cannot answer. If it is the

@@ -57,13 +57,13 @@ class TokenLogprobs:
     def _add(self, token: dict[str, Any]) -> None:
         name, raw = token["token"], token.get("bytes")
         self._ids.append(_token_id(name))
-        self._logprobs.append(_rounded(token["logprob"]))
+        self._logprobs.append(rounded(token["logprob"]))
         text = b"" if name.startswith(ID_PREFIX) else name.encode(errors="replace")
         self._text += text if raw is None else bytes([*raw])  # as a list: bytes(10**12) would allocate that
         self._ends.append(len(self._text))
         if self._k:
             candidates = token.get("top_logprobs") or ()
-            top = [(_rounded(other["logprob"]), _token_id(other["token"])) for other in candidates]
+            top = [(rounded(other["logprob"]), _token_id(other["token"])) for other in candidates]
             top.sort(key=lambda pair: -pair[0])
             top += [(MIN_LOGPROB, -1)] * (self._k - len(top))
             self._top_logprobs.extend(pair[0] for pair in top[: self._k])
@@ -75,9 +75,9 @@ class TokenLogprobs:
         `reasoning`, `response` and `thinking` (the reasoning was never closed) describe the whole completion.
         """
         if not self._ids and (reasoning or response) and before is None:
-            raise NoLogprobs("it sends no log-probabilities")
+            raise NoLogprobs("it sends no log-probabilities, which generate.logprobs needs")
         if self._k and -1 in self._ids:
-            raise NoLogprobs("its log-probabilities do not name tokens by their ids")
+            raise NoLogprobs("its log-probabilities lack token ids, which generate.logprobs needs")
         old = before or Logprobs(
             k=self._k, reasoning_tokens=0, tokens=(), logprobs=(), top_tokens=(), top_logprobs=()
         )
@@ -114,7 +114,8 @@ def _token_id(name: str) -> int:
     return int(digits)
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """A log-probability as it is stored. Raises ValueError for what is none."""
     if isinstance(value, bool) or not value < 1:  # infinity and NaN are not below 1
         raise ValueError("not a number")
     return max(round(value, 5), MIN_LOGPROB) if value > MIN_LOGPROB else MIN_LOGPROB

@@ -28,6 +28,15 @@ MAX_BF16_PER_BYTE = 11  # 16 bits over 1.56, the smallest GGUF quantization (IQ1
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
+def environment(*models: str) -> dict[str, str]:
+    """The environment of a process that loads models: our defaults, overridden by this process's."""
+    # No process may import a module from the current folder
+    defaults = {"DO_NOT_TRACK": "1", "PYTHONSAFEPATH": "1"}
+    if all(map(os.path.isdir, models)):
+        defaults["HF_HUB_OFFLINE"] = "1"
+    return defaults | dict(os.environ)
+
+
 def check(model: str, cut: Cut | None = None) -> None:
     """Raises UserError for missing or malformed models, missing libraries, or no room to build."""
     path = _local(model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -34,6 +35,16 @@ MAX_QUOTED = 1000  # characters of an unexpected body that are quoted
 
 
 @dataclass(frozen=True)
+class PromptLogprobs:
+    """How a model reads the last n tokens of a prompt."""
+
+    logprobs: Sequence[float]  # n, of the tokens themselves
+    top_tokens: Sequence[int]  # n * k ids, by position, likeliest first; padded with -1
+    top_logprobs: Sequence[float]  # n * k
+    texts: Sequence[str | None]  # n, the tokens themselves as the server decodes them; None: not told
+
+
+@dataclass(frozen=True)
 class Completion:
     reasoning: str | None  # None if the server sent none that can be told apart
     response: str  # the text after the reasoning
@@ -43,6 +54,7 @@ class Completion:
     logprobs: Logprobs | None = None
     thinking: bool = False  # the reasoning was never closed
     unsent: frozenset[str] = frozenset()  # sampling fields left out of the request
+    prompt_logprobs: PromptLogprobs | None = None  # only where they were requested
 
 
 def can_continue(completion: Completion) -> bool:

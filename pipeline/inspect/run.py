@@ -228,7 +228,7 @@ class Run:
     def answer_stages(self) -> list[str]:
         """The stages other than `generate` that asked a model: LLM judges, models in evaluate and score."""
         begun = layout.begun(self.path)
-        asked = ("judge", "greedy", "attempts")
+        asked = ("judge", "greedy", "attempts", "labels")
         return [str(path) for path in begun if path.kind in asked or (path.kind == "generate" and path.set)]
 
     def filtered_stage(self) -> str:

@@ -16,6 +16,8 @@ _SMALL = (  # field, title, number format
     ("loss_features", "hidden states (train.features)", "~g"),
     ("loss_attention_transfer", "attention (train.attention_transfer)", "~g"),
     ("loss_relations", "relations (train.relations)", "~g"),
+    ("sample_tokens", "tokens of the student's samples", ",~f"),
+    ("truncated", "share of the samples that were truncated", "~%"),
     ("learning_rate", "learning rate", "~e"),
     ("grad_norm", "gradient norm", "~g"),
     ("tokens_per_second", "tokens per second", ",~f"),

@@ -8,7 +8,6 @@ shard as soon as it is read. Each trace gets a TraceScore. select can then prefe
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sys
 import time
@@ -79,7 +78,7 @@ def work(job: Job, shards: Iterable[Shard]) -> None:
     command = [sys.executable, "-P", "-m", "pipeline.train.trainer.score", str(score_job.file)]
     with (
         Progress("score", kept) as progress,
-        Child(command, log, environment(score_job)) as child,
+        Child(command, log, model_files.environment(score_job.model)) as child,
     ):
         for shard in open_shards:
             found = _wait(child, score_job, shard.name)
@@ -131,14 +130,6 @@ def _wait(child: Child, job: ScoreJob, shard: str) -> ShardScores:
         if not ended:
             time.sleep(POLL_SECONDS)
     return ShardScores.model_validate_json(path.read_bytes())
-
-
-def environment(job: ScoreJob) -> dict[str, str]:
-    """The environment of the process: our defaults, overridden by this process's environment."""
-    defaults = {"TOKENIZERS_PARALLELISM": "true", "DO_NOT_TRACK": "1", "PYTHONSAFEPATH": "1"}
-    if os.path.isdir(job.model):
-        defaults["HF_HUB_OFFLINE"] = "1"
-    return defaults | dict(os.environ)
 
 
 def report(job: Job) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.config.endpoints import Endpoint
 from pipeline.config.mix import ThinkingSwitch
 from pipeline.config.train import KDTeacher, Train
 from pipeline.engine.progress import plain
@@ -40,8 +41,9 @@ class TrainJob(BaseModel):
     seed: int = 0
     generation: str | None = None  # of the trained student
     name: str = ""  # of the run, for trackers
-    traces: tuple[Path, ...] = ()  # Parquet files of the Trace rows behind the examples
+    labels: tuple[Path, ...] = ()  # Parquet files of SoftLabels rows, with the names of the examples' files
     teachers: tuple[KDTeacher, ...] = ()  # hub names or folders of the models next to the student
+    remote_teacher: Endpoint | None = None  # of on_policy, asked over HTTP
     reasoning: Literal["tags", "none"] = "tags"  # select.reasoning: how the examples hold reasoning
     mixed: bool = False  # whether prompts ask to think or not, since some examples do not think
     thinking_switch: ThinkingSwitch | None = None  # how they ask; None: as the student's chat template says
@@ -90,6 +92,27 @@ class TrainJob(BaseModel):
     def prepared(self) -> Path:
         """A Prepared as JSON, written last into the cache."""
         return self.cache / "prepared.json"
+
+
+class LabelJob(BaseModel):
+    """What the process that tokenizes the examples for the teacher needs to know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str  # the student: hub name or folder
+    prompt: str | None  # name or path of the prompt before the answers; None: the examples' own
+    examples: tuple[Path, ...]  # Parquet files of Example rows
+    traces: Path  # folder of generate
+    cache: Path  # where the tokens are written
+
+    @property
+    def file(self) -> Path:
+        """This job as JSON."""
+        return self.cache / "job.json"
+
+    @property
+    def refusal(self) -> Path:
+        """The one-line reason why the process refused."""
+        return self.cache / "refused.txt"
 
 
 class PreflightCheck(BaseModel):

@@ -22,6 +22,7 @@ from pipeline.config.train import Train
 from pipeline.engine.stage import Place
 from pipeline.errors import UserError
 from pipeline.hardware import cores, has_gpu
+from pipeline.inference import model_files
 from pipeline.train import nodes
 from pipeline.train.job import TrainJob
 from pipeline.train.nodes import Nodes
@@ -65,7 +66,7 @@ def _check_mix(recipe: Recipe) -> None:
     """Refuses settings that need what mixed examples lack. Raises UserError."""
     train, select = recipe.train, recipe.select
     if select.mix and train.objective in ("topk_kd", "on_policy"):
-        needs = "the teacher's stored log-probabilities" if train.objective == "topk_kd" else "prompts alone"
+        needs = "soft labels of every token" if train.objective == "topk_kd" else "prompts alone"
         raise UserError(f"train.objective = {train.objective!r} learns from {needs}: remove select.mix")
     if select.chats and train.order != "shuffled":
         raise UserError(f"train.order = {train.order!r}: chat examples have no pass rate and no token count")
@@ -244,12 +245,9 @@ def _device_arguments(processes: int, on_this_node: int) -> dict[str, Scalar]:
 
 def environment(job: TrainJob) -> dict[str, str]:
     """The environment of the training processes: our defaults, overridden by this process's environment."""
-    defaults = {"TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1", "WANDB_PROJECT": "retort"}
-    defaults["PYTHONSAFEPATH"] = "1"  # no process may import a module from the current folder
+    defaults = {"TOKENIZERS_PARALLELISM": "false", "WANDB_PROJECT": "retort"}
     defaults["TENSORBOARD_LOGGING_DIR"] = str(job.output.parent / "tensorboard")
-    if all(os.path.isdir(model) for model in (job.model, *(teacher.model for teacher in job.teachers))):
-        defaults["HF_HUB_OFFLINE"] = "1"
-    env = defaults | dict(os.environ)
+    env = defaults | model_files.environment(job.model, *(teacher.model for teacher in job.teachers))
     if has_gpu() and processes_per_node(job.train.accelerate) == 1:
         # One process that sees several GPUs would split each batch over them (DataParallel).
         env["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config import Recipe
+from pipeline.config.endpoints import Endpoint
 from pipeline.config.train import KDTeacher, Train
 from pipeline.errors import UserError
 
@@ -25,8 +26,8 @@ class ObjectiveSpec:
     """Raises UserError where the recipe lacks something."""
     teachers: Callable[[Recipe], tuple[KDTeacher, ...]] = lambda recipe: ()
     """The models that are loaded next to the student."""
-    needs_top_logprobs: bool = False
-    """Whether labels come from the top-k log-probabilities stored with the traces."""
+    soft_labels: bool = False
+    """Whether a teacher reads the examples before the training (labels.py)."""
     takes_terms: bool = True
     """Whether white-box terms can be added."""
     pairs: bool = False
@@ -41,6 +42,26 @@ TERMS = ("features", "attention_transfer", "relations")  # names of their tables
 def terms(train: Train) -> tuple[str, ...]:
     """The names of the white-box terms that are on."""
     return tuple(name for name in TERMS if getattr(train, name) is not None)
+
+
+def remote_teacher(recipe: Recipe) -> Endpoint | None:
+    """The teacher of on_policy that is asked over HTTP; None where one is loaded next to the student."""
+    if recipe.train.objective != "on_policy":
+        return None
+    named = recipe.train.on_policy.teacher
+    if isinstance(named, Endpoint):
+        if not named.base_urls:
+            raise UserError("train.on_policy.teacher: give base_url, or name a model to load here")
+        return named
+    only = recipe.teacher[0] if len(recipe.teacher) == 1 else None
+    return only if named is None and only is not None and only.base_urls else None
+
+
+def without_endpoints(train: Train) -> Train:
+    """The settings without the models that are asked over HTTP, whose tables may hold secrets."""
+    none = {"teacher": None}
+    tables = {"topk_kd": train.topk_kd.model_copy(update=none)}
+    return train.model_copy(update=tables | {"on_policy": train.on_policy.model_copy(update=none)})
 
 
 def teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
@@ -85,13 +106,16 @@ def check_relations(train: Train, processes: int) -> None:
         )
 
 
-def _check_topk_kd(recipe: Recipe) -> None:
-    """It learns from stored log-probabilities; 20 at each position are usual."""
-    recipe.check_logprobs("train.objective = 'topk_kd'", least=1)
-
-
 def _check_on_policy(recipe: Recipe) -> None:
     """The student's own samples have no stored confidence, and TRL shuffles and pads them."""
+    settings = recipe.train.on_policy
+    if remote_teacher(recipe) and (settings.beta not in (0, 1) or settings.temperature != 1):
+        raise UserError(
+            "train.on_policy: a teacher behind a URL gives the log-probabilities of few tokens, at "
+            "temperature 1: set beta to 0 or 1, and temperature to 1"
+        )
+    if settings.sampler_url and settings.sampler != "vllm":
+        raise UserError('train.on_policy.sampler_url has no effect without sampler = "vllm": remove it')
     defaults = Train()
     for name in ("order", "weight_by", "packing"):
         if getattr(recipe.train, name) != getattr(defaults, name):
@@ -120,7 +144,10 @@ def _logit_kd_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
 
 
 def _on_policy_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:
+    if remote_teacher(recipe):
+        return ()
     if named := recipe.train.on_policy.teacher:
+        assert isinstance(named, str)
         return (KDTeacher(model=named),)
     found = _objective_teachers(recipe)
     if len(found) > 1:
@@ -148,7 +175,7 @@ def _local_teachers(recipe: Recipe, what: str, setting: str) -> tuple[KDTeacher,
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     "sft": ObjectiveSpec(),
-    "topk_kd": ObjectiveSpec(check=_check_topk_kd, needs_top_logprobs=True),
+    "topk_kd": ObjectiveSpec(soft_labels=True),
     "logit_kd": ObjectiveSpec(teachers=_logit_kd_teachers),
     "on_policy": ObjectiveSpec(
         check=_check_on_policy,

@@ -30,12 +30,14 @@ from pipeline.errors import Stopped, UserError
 from pipeline.generate.stage import GENERATE
 from pipeline.inference import model_files
 from pipeline.inference.cuts import cut_of
+from pipeline.inference.fingerprint import model_settings
 from pipeline.rows import Step
 from pipeline.select.stage import SELECT
-from pipeline.train import checkpoints, generation, launcher, memory, nodes, trl_arguments
+from pipeline.train import checkpoints, generation, labels, launcher, memory, nodes, trl_arguments
 from pipeline.train.job import TrainJob, last_step, preflight_lines, read_preflight, read_steps
-from pipeline.train.objectives import OBJECTIVES, teachers
+from pipeline.train.objectives import OBJECTIVES, remote_teacher, teachers, without_endpoints
 from pipeline.train.report import report
+from pipeline.train.sample_watch import SampleWatch
 
 POLL_SECONDS = 0.5
 STOP_TIMEOUT = 600.0  # seconds to finish a step and save a checkpoint after SIGTERM
@@ -72,6 +74,7 @@ def check(recipe: Recipe) -> None:
     model_files.check(student.model, cut_of(student))
     for teacher in teachers(recipe):
         model_files.check(teacher.model)
+    labels.check(recipe)
 
 
 def work(job: Job, shards: Iterable[Shard]) -> None:
@@ -99,16 +102,16 @@ def work_on_node(job: Job, place: Place) -> None:
 
 def _train_job(job: Job) -> TrainJob:
     """The job, but for models: they are resolved only when there is something to train."""
-    examples, traces = (
-        tuple(shard.path.absolute() for shard in job.inputs[name].shards()) for name in ("select", "generate")
-    )
+    outputs, remote = (job.inputs["select"], job.prepared), remote_teacher(job.recipe)
+    examples, soft_labels = (tuple(s.path.absolute() for s in o.shards()) if o else () for o in outputs)
     return TrainJob(
         model="",
         examples=examples,
-        traces=traces,
+        labels=soft_labels,
         output=model_folder(job.run_dir).absolute(),
         checkpoints=(job.run_dir / "train" / "checkpoints").absolute(),
-        train=job.recipe.train,
+        train=without_endpoints(job.recipe.train),
+        remote_teacher=remote and remote.model_copy(update={"env": {}}),
         seed=_seed(job.recipe),
         name=job.recipe.run,
         reasoning=job.recipe.select.reasoning,
@@ -193,7 +196,7 @@ def _follow(
 
     Raises Stopped when another node fails.
     """
-    running, shown = True, False
+    running, shown, watch = True, False, SampleWatch(say)
     while running:
         running = child.poll() is None
         if not shown and (preflight := read_preflight(train_job.preflight)):
@@ -201,7 +204,7 @@ def _follow(
             for line in preflight_lines(preflight):
                 say(line)
         if (step := last_step(train_job.log)) and step.step != progress.done:
-            progress.note = f"loss {step.loss:.3f}" if step.loss is not None else ""
+            progress.note = watch.note(step)
             progress.update(done=step.step - progress.done)
         if running:
             if train_job.prepared.exists():
@@ -236,7 +239,7 @@ def _training_examples(train_job: TrainJob) -> int:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that change what is learned; of the objectives' tables only the chosen one's."""
     unused = OBJECTIVES.keys() - {recipe.train.objective} | (set() if recipe.train.trl else {"trl"})
-    batch = {}
+    batch, remote = {}, remote_teacher(recipe)
     if recipe.train.relations:  # compares the examples that are in memory at once
         processes = launcher.processes(recipe.train.accelerate)
         batch = {"relation_batch": recipe.train.micro_batch_size * processes}
@@ -250,18 +253,22 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "seed": _seed(recipe),
         **({"thinking_switch": recipe.select.thinking_switch} if recipe.select.mix else {}),
         **({"start": recipe.parent.model_dump()} if recipe.parent and recipe.parent.start else {}),
+        **({"labels": labels.settings(recipe)} if labels.wanted(recipe) else {}),
+        **({"remote_teacher": model_settings(remote.model, remote)} if remote else {}),
     }
 
 
 TRAIN = Stage(
     name="train",
-    version=5,  # 5: losses multiply the output layer slice by slice, so their last digits differ
+    version=6,  # 6: steps have columns about the student's own samples
     row=Step,
     reads=(GENERATE, SELECT),
     shards=("steps",),
     settings=_settings,
     check=check,
+    prepare=labels.prepare,
     work=work,
     work_on_node=work_on_node,
     report=report,
+    substages=labels.stages,
 )

@@ -20,6 +20,8 @@ from pipeline.train.checkpoints import mark_complete
 from pipeline.train.job import read_steps
 from pipeline.train.objectives import TERMS
 
+SPECIAL = "completions/special_ratio"  # a metric of our own among TRL's of the student's samples
+
 
 class StepLog(TrainerCallback):
     """Appends a line for each step and each validation; ends a training whose loss is not finite."""
@@ -54,6 +56,9 @@ class StepLog(TrainerCallback):
             tokens_per_second=self._speed(state) if "loss" in logs else None,
             validation_loss=logs.get("eval_loss"),
             **{f"loss_{name}": logs.get(f"loss_{name}") for name in TERMS},
+            sample_tokens=logs.get("completions/mean_length"),
+            truncated=logs.get("completions/clipped_ratio"),
+            special=logs.get(SPECIAL),
         )
         for value in (step.loss, step.grad_norm, step.validation_loss):
             if value is not None and not math.isfinite(value):

@@ -2,7 +2,8 @@
 
 Only the last message, the assistant's, has loss. Trained weights and optimizer state are float32, matrix
 products bfloat16 where the hardware supports it. Resumes from the newest complete checkpoint.
-Exit codes: 0 the model is complete; 2 refused, with one line; 143 stopped by SIGTERM with a checkpoint.
+Exit codes: 0 the model is complete; 2 refused, with one line; 3 it can be tried
+again; 143 stopped by SIGTERM with a checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from accelerate import PartialState
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel, Trainer
 
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError
 from pipeline.train import checkpoints
 from pipeline.train.job import Prepared, TrainJob
 from pipeline.train.trainer import callbacks, data, load, packing, preflight, special_tokens
@@ -83,6 +84,9 @@ def main(job_file: str) -> int:
     job = TrainJob.model_validate_json(Path(job_file).read_bytes())
     try:
         return 0 if train(job) else STOPPED
+    except Stopped as e:
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        return 3
     except UserError as e:
         if PartialState().is_main_process:
             job.refusal.write_text(f"{e}\n", encoding="utf-8")

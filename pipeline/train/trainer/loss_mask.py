@@ -32,6 +32,12 @@ def tokens_of(
     return [rows[n] for n in range(len(examples))]
 
 
+def loss_tokens(row: Mapping[str, Any]) -> np.ndarray:
+    """The ids (n,) of a row's tokens with loss, without its first token, which nothing predicts."""
+    ids, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
+    return ids[1:][labels[1:] != IGNORED]
+
+
 def _tokens_of(
     examples: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]
 ) -> list[dict[str, Any]]:

@@ -72,11 +72,10 @@ class PartWriter:
             data.write_tokens(part, self.tokenizer, file, switch, pairs)
             examples = datasets.Dataset.from_file(str(file))
             found = preflight.inspect(examples, self.tokenizer, self.end, self.served, self.job)
-            if self.job.objective.needs_top_logprobs:
-                names = {path.name for path in part}  # a shard of examples is made from that of its traces
-                traces = [path for path in self.job.traces if path.name in names]
-                tags = self.job.reasoning == "tags"
-                labels = topk_kd.add_labels(examples, traces, self.vocabulary, Path(scratch), tags)
+            if self.job.objective.soft_labels:
+                names = {path.name for path in part}
+                files = [path for path in self.job.labels if path.name in names]
+                labels = topk_kd.add_labels(examples, files, self.vocabulary, Path(scratch))
                 found.labeled, found.label_candidates = topk_kd.counts(labels)
                 file = Path(labels.cache_files[0]["filename"])
             with file.open("rb") as written:
@@ -116,7 +115,7 @@ def prepare(job: TrainJob) -> None:
 
 def _label_checks(job: TrainJob, found: preflight.Statistics) -> Iterator[PreflightCheck]:
     """The check of top-k labels, where the objective needs them. Raises UserError for too few labels."""
-    if job.objective.needs_top_logprobs:
+    if job.objective.soft_labels:
         topk_kd.check(found.labeled, found.label_candidates)
         value = f"{found.labeled / found.label_candidates:.1%} of the tokens with loss"
         yield PreflightCheck(name="top-k labels", value=value, ok=True)
@@ -151,13 +150,13 @@ def _clear_unless(cache: Path, key: str) -> None:
 def _key(writer: PartWriter) -> str:
     """A hash of everything that determines tokens, labels and checks."""
     job = writer.job
-    labels = job.objective.needs_top_logprobs
+    labels = job.objective.soft_labels
     inputs: list[Any] = [
         VERSION,
         MAX_PARTS,
         (transformers.__version__, tokenizers.__version__),
         [_digest(path) for path in job.examples],
-        [_stamp(path) for path in job.traces] if labels else [],
+        [_stamp(path) for path in job.labels] if labels else [],
         writer.vocabulary if labels else None,
         _tokenizer_digests(writer.tokenizer),
         (writer.end, writer.served, job.reasoning, job.train.max_length, labels),

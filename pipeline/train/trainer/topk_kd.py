@@ -1,28 +1,25 @@
-"""objective = "topk_kd": distills the top-k log-probabilities that were stored with the traces.
+"""objective = "topk_kd": distills the top-k log-probabilities that a teacher gave to the examples' tokens.
 
-Aligns the teacher's sampled tokens with the student's tokenization of the same text (add_labels). At aligned
-positions the loss compares the stored top-k distribution; elsewhere it is plain cross-entropy. The stored
-log-probabilities are taken as the teacher's distribution at temperature 1, which vLLM returns whatever the
-sampling parameters.
+The teacher read the very tokens that the student is trained on (pipeline/train/labels.py), so each token with
+loss has a label. The loss compares the top-k distribution there; where the teacher gave no answer it is plain
+cross-entropy. The log-probabilities are the teacher's distribution at temperature 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.dataset
 import torch
 from torch import Tensor
 
 from pipeline.config.train import TopkKD
 from pipeline.errors import UserError
 from pipeline.train.trainer import losses
-from pipeline.train.trainer.special_tokens import IGNORED, common_prefix
+from pipeline.train.trainer.loss_mask import loss_tokens
 from pipeline.train.trainer.tiles import tiled
 from pipeline.train.trainer.trainer import (
     Objective,
@@ -33,8 +30,6 @@ from pipeline.train.trainer.trainer import (
     student_trainer,
 )
 
-WINDOW = 128  # tokens of each text that are searched for a match after the texts diverge
-MIN_RUN = 4  # consecutive equal tokens that count as a match
 MAX_EXCESS = 1e-3  # by which rounded probabilities of a position may sum to more than 1
 MIN_LABELED = 0.5  # fraction of the tokens with loss that need a label
 BATCH_ROWS = 32  # a long trace with its top 20 tokens takes megabytes
@@ -94,26 +89,23 @@ class TopkKDObjective(Objective):
 
 
 def add_labels(
-    rows: datasets.Dataset, traces: Sequence[Path], vocabulary: int, scratch: Path, reasoning: bool = True
+    rows: datasets.Dataset, labels: Sequence[Path], vocabulary: int, scratch: Path
 ) -> datasets.Dataset:
-    """Adds COLUMNS to rows (id, input_ids, labels), from the filter stage's Parquet files.
+    """Adds COLUMNS to rows (id, input_ids, labels), from Parquet files of SoftLabels.
 
     `vocabulary`: the number of the student's logits. `scratch`: an empty folder for intermediate files, so
-    that nothing has to fit into memory. `reasoning`: whether the examples hold the traces' reasoning or only
-    the responses. Raises UserError for a token id that the student lacks.
+    that nothing has to fit into memory. Raises UserError for a token id that the student lacks, and for
+    labels of other tokens than those of the example.
     """
     stored = datasets.Dataset.from_parquet(
-        [str(path) for path in traces],
-        columns=["id", "logprobs"],
-        filters=pyarrow.dataset.field("id").isin(rows["id"][:]),
+        [str(path) for path in labels],
+        columns=["id", "k", "tokens", "top_tokens", "top_logprobs"],
         batch_size=BATCH_ROWS,
         cache_dir=str(scratch),
     ).with_format("numpy")
     index = {name: n for n, name in enumerate(stored["id"][:])}
     return rows.map(
-        lambda row: _labels(
-            row, stored[index[row["id"]]]["logprobs"] if row["id"] in index else None, vocabulary, reasoning
-        ),
+        lambda row: _labels(row, stored[index[row["id"]]] if row["id"] in index else None, vocabulary),
         features=datasets.Features({**rows.features, **COLUMNS}),
         writer_batch_size=BATCH_ROWS,
         cache_file_name=str(scratch / "labeled.arrow"),
@@ -122,76 +114,42 @@ def add_labels(
 
 
 def counts(rows: datasets.Dataset) -> tuple[int, int]:
-    """Of rows made by add_labels(): the tokens with a label, and all tokens with loss."""
-    return sum(rows["labeled_tokens"][:]), sum(rows["loss_tokens"][:])
+    """Of rows to train on, made by add_labels(): the tokens with a label, and all tokens with loss."""
+    columns = (rows[name][:] for name in ("split", "labeled_tokens", "loss_tokens"))
+    counted = [each[1:] for each in zip(*columns, strict=True) if each[0] == "train"]
+    return sum(labeled for labeled, _ in counted), sum(tokens for _, tokens in counted)
 
 
 def check(labeled: int, tokens: int) -> None:
     """Raises UserError where too few of the tokens with loss have a label."""
     if (share := labeled / max(1, tokens)) >= MIN_LABELED:
         return
-    why = "the teacher needs the student's tokenizer"
-    if not labeled:
-        why = f"set generate.logprobs = 20 before sampling; {why}"
     raise UserError(
-        f"topk_kd: {share:.1%} of the tokens with loss have a label, {MIN_LABELED:.0%} are needed: {why}"
+        f"topk_kd: {share:.1%} of the tokens with loss have a label, {MIN_LABELED:.0%} are needed: "
+        "lower generate.max_failed_fraction, so that failed requests are tried again"
     )
 
 
-def loss_tokens(row: Mapping[str, Any]) -> np.ndarray:
-    """The ids (n,) of a row's tokens with loss, without its first token, which nothing predicts."""
-    ids, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
-    return ids[1:][labels[1:] != IGNORED]
-
-
-def align(wanted: np.ndarray, sampled: np.ndarray) -> np.ndarray:
-    """For each id wanted (n,) its position in `sampled` (m,), or -1: (n,).
-
-    Walks along both. Where they diverge, matches runs of MIN_RUN or more tokens within the next WINDOW of
-    each, so the time is linear in the length, whatever the texts.
-    """
-    position = np.full(len(wanted), -1)
-    i = j = 0
-    while i < len(wanted) and j < len(sampled):
-        if run := common_prefix(wanted[i:], sampled[j:]):
-            position[i : i + run] = np.arange(j, j + run)
-            i, j = i + run, j + run
-            continue
-        windows = wanted[i : i + WINDOW].tolist(), sampled[j : j + WINDOW].tolist()
-        matches = SequenceMatcher(None, *windows, autojunk=False).get_matching_blocks()
-        blocks = [block for block in matches if block.size >= MIN_RUN]
-        for block in blocks:
-            position[i + block.a : i + block.a + block.size] = np.arange(block.size) + j + block.b
-        if blocks:
-            last = blocks[-1]
-            i, j = i + last.a + last.size, j + last.b + last.size
-        else:
-            i, j = i + WINDOW // 2, j + WINDOW // 2
-    return position
-
-
-def _labels(
-    row: Mapping[str, Any], stored: Mapping[str, Any] | None, vocabulary: int, reasoning: bool
-) -> dict[str, Any]:
-    """COLUMNS of one row; `stored` is its trace's Logprobs, None where none were kept."""
-    wanted = loss_tokens(row)
-    k = int(stored["k"]) if stored else 0
-    tokens = np.full((len(wanted), max(k, 1)), NO_TOKEN, np.int32)
-    logprobs = np.zeros(tokens.shape, np.float32)
-    if stored and k:
+def _labels(row: Mapping[str, Any], stored: Mapping[str, Any] | None, vocabulary: int) -> dict[str, Any]:
+    """COLUMNS of one row; `stored` is its SoftLabels, None or without tokens where there was no answer."""
+    wanted, k = loss_tokens(row), int(stored["k"]) if stored else 1
+    top = np.full((len(wanted), k), NO_TOKEN, np.int32)
+    logprobs = np.zeros(top.shape, np.float32)
+    if stored and len(stored["tokens"]):
+        if not np.array_equal(wanted, stored["tokens"]):
+            raise UserError(
+                f"example {row['id']}: its soft labels are of other tokens than it has now: make them again "
+                "with --again"
+            )
         top = np.asarray(stored["top_tokens"], np.int32).reshape(-1, k)
-        top_logprobs = np.asarray(stored["top_logprobs"], np.float32).reshape(-1, k)
+        logprobs = np.asarray(stored["top_logprobs"], np.float32).reshape(-1, k)
         _check_ids(row["id"], top, vocabulary)
-        start = 0 if reasoning else int(stored["reasoning_tokens"])
-        position = align(wanted, np.asarray(stored["tokens"])[start:])
-        position[position >= 0] += start
-        labeled = np.flatnonzero(position >= 0)
-        labeled = labeled[_is_distribution(top, top_logprobs)[position[labeled]]]
-        tokens[labeled], logprobs[labeled] = top[position[labeled]], top_logprobs[position[labeled]]
+        none = ~_is_distribution(top, logprobs)[:, None]
+        top, logprobs = np.where(none, NO_TOKEN, top), np.where(none, 0, logprobs)
     return {
-        "topk_tokens": tokens.reshape(-1),
+        "topk_tokens": top.reshape(-1),
         "topk_logprobs": logprobs.reshape(-1),
-        "labeled_tokens": int((tokens != NO_TOKEN).any(-1).sum()),
+        "labeled_tokens": int((top != NO_TOKEN).any(-1).sum()),
         "loss_tokens": len(wanted),
     }
 

@@ -142,7 +142,7 @@ def test_an_empty_response_has_no_log_probabilities() -> None:
     ("body", "missing"),
     [
         ({"choices": [{"message": {"content": "so"}}]}, "sends no log-probabilities"),
-        (chat([{"token": "so", "logprob": -1, "top_logprobs": []}], content="so"), "by their ids"),
+        (chat([{"token": "so", "logprob": -1, "top_logprobs": []}], content="so"), "lack token ids"),
         (chat([token(1, None), token(2, None)], reasoning="why", content="so"), "lack the tokens' bytes"),
     ],
 )

@@ -120,19 +120,24 @@ def test_of_a_training_on_ray_the_gpus_of_its_nodes_count_and_each_node_looks_ag
     for without in (on_ray(0), launcher.placed(on_ray(4), Place(2, 0, "10.0.0.1", 29500, gpus=4))):
         with pytest.raises(UserError, match="FSDP needs GPUs"):
             launcher.check(without)
+def test_settings_that_need_logprobs_are_checked_before_sampling() -> None:
+    assert "generate.logprobs = 0" in complaint(weight_by="confidence")
+
+
+REMOTE = {"model": "m", "base_url": "http://127.0.0.1:1/v1"}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "topk_kd"}, "generate.logprobs = 1 or more"),
-        ({"weight_by": "confidence"}, "generate.logprobs = 0"),
+        ({"teacher": REMOTE, "beta": 0.5}, "set beta to 0 or 1, and temperature to 1"),
+        ({"temperature": 0.9}, "set beta to 0 or 1, and temperature to 1"),  # the recipe's teacher has a URL
+        ({"teacher": {"model": "m", "serve": "vllm"}}, "give base_url, or name a model to load here"),
+        ({"sampler_url": "http://127.0.0.1:1"}, 'no effect without sampler = "vllm"'),
     ],
 )
-def test_settings_that_need_logprobs_are_checked_before_sampling(
-    settings: dict[str, Any], message: str
-) -> None:
-    assert message in complaint(**settings)
+def test_settings_of_on_policy_are_checked(settings: dict[str, Any], message: str) -> None:
+    assert message in complaint(objective="on_policy", on_policy=settings)
 
 
 CHAT = {"kind": "chat", "name": "a", "path": "a.jsonl", "count": 5}

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from pipeline.config.endpoints import Endpoint
 from pipeline.config.train import KDTeacher
 from pipeline.errors import UserError
 from tests import tiny_student
+from tests.serving import served
 
 pytest.importorskip("trl")
 
@@ -22,7 +25,9 @@ def saved(folder: Path, tokenizer: Any = None, size: int = 259) -> str:
     return str(folder)
 
 
-def trainer_of(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **arguments: Any) -> Any:
+def trainer_of(
+    teacher: str, folder: Path, steps: int = 4, beta: float = 1, url: str = "", **arguments: Any
+) -> Any:
     import datasets
 
     from pipeline.train.trainer import on_policy, special_tokens
@@ -47,7 +52,8 @@ def trainer_of(teacher: str, folder: Path, steps: int = 4, beta: float = 1, **ar
         "seed": 3,
     }
     job = tiny_student.job(folder, on_policy={"beta": beta, "max_tokens": 8})
-    job = job.model_copy(update={"teachers": (KDTeacher(model=teacher),)})
+    remote = Endpoint(model="fake", base_url=url) if url else None
+    job = job.model_copy(update={"teachers": (KDTeacher(model=teacher),), "remote_teacher": remote})
     rows = {"train": datasets.Dataset.from_list(prompts)}
     model, tokenizer = tiny_student.model(), tiny_student.tokenizer(pad_token="<|endoftext|>")
     end = special_tokens.end_of_turn(
@@ -67,6 +73,42 @@ def test_training_brings_the_student_closer_to_its_teacher(tmp_path: Path, beta:
     assert len(losses) == 30
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert not trainer.teacher_model.training
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("beta", [0, 1])
+def test_a_teacher_behind_a_url_teaches_as_well(tmp_path: Path, beta: float) -> None:
+    import torch
+
+    teacher = tiny_student.model(1).eval()
+
+    async def read(http: web.Request) -> web.Response:
+        """Answers as vLLM does, with all tokens of the vocabulary."""
+        asked = await http.json()
+        with torch.no_grad():
+            values = teacher(torch.tensor([asked["prompt"]])).logits[0].log_softmax(-1)[:-1].tolist()
+        entries = [{str(n): {"logprob": value} for n, value in enumerate(row)} for row in values]
+        choice = {"text": " ", "finish_reason": "length", "prompt_logprobs": [None, *entries]}
+        return web.json_response({"choices": [choice], "usage": None})
+
+    with served(read) as url:
+        trainer = trainer_of("", tmp_path / "out", 40, beta, url, learning_rate=3e-3)
+        student, ids = trainer.model, torch.arange(3, 120)[None]
+        before = distance(student, teacher, ids)
+        trainer.train()
+    assert distance(student, teacher, ids) < 0.8 * before
+    logged = [line for line in trainer.state.log_history if "loss" in line]
+    assert all(0 <= line["completions/clipped_ratio"] <= 1 for line in logged)
+    assert all(0 <= line["completions/special_ratio"] <= 1 for line in logged)
+
+
+def distance(student: Any, teacher: Any, ids: Any) -> float:
+    """The mean KL(student || teacher) at the tokens of a text."""
+    import torch
+
+    with torch.no_grad():
+        log_q, log_p = (model.eval()(ids).logits[0].log_softmax(-1) for model in (student, teacher))
+    return float((log_q.exp() * (log_q - log_p)).sum(-1).mean())
 
 
 @pytest.mark.alone

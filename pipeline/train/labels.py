@@ -1,0 +1,283 @@
+"""labels: the teacher reads the selected examples once, for topk_kd. A stage nested in train.
+
+A subprocess tokenizes the examples as they are trained on (trainer/label_tokens.py). The teacher gets these
+very tokens, so its labels need no alignment. It is asked as in generate: a row is on disk before it counts,
+and the same command asks for what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import prompts
+from pipeline.config import Recipe
+from pipeline.config.endpoints import Endpoint
+from pipeline.engine.asynchronous import run_async
+from pipeline.engine.atomic_files import write_atomic
+from pipeline.engine.earlier_rows import EarlierRows, results, take_over
+from pipeline.engine.execute import complete
+from pipeline.engine.manifest import Manifest, settings_difference
+from pipeline.engine.scheduler import Plan, ShardPlans, WorkItem, run_items
+from pipeline.engine.shard import Shard
+from pipeline.engine.stage import Job, Stage
+from pipeline.engine.store import Output
+from pipeline.engine.subprocess_guard import Child
+from pipeline.errors import Stopped, UserError
+from pipeline.generate.stage import GENERATE
+from pipeline.generate.usage import UsageLog, UsageMeter
+from pipeline.inference import endpoint, fingerprint, model_files
+from pipeline.inference.client import Client
+from pipeline.inference.http_errors import RequestFailed
+from pipeline.inference.prompt_logprobs import check_texts
+from pipeline.inference.vllm_server import Server
+from pipeline.rows import SoftLabels
+from pipeline.select.stage import SELECT
+from pipeline.train.job import LabelJob
+from pipeline.train.objectives import OBJECTIVES
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Text:
+    """An example in tokens."""
+
+    id: str
+    context: np.ndarray  # int32: the prompt
+    answer: np.ndarray  # int32: the tokens with loss
+    texts: list[str] | None  # of the answer's tokens; only of one example of a shard
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.context.tobytes() + b"|" + self.answer.tobytes()).hexdigest()[:32]
+
+
+def reader(recipe: Recipe) -> Endpoint:
+    """The model that reads the examples. Raises UserError where the recipe does not name one."""
+    if named := recipe.train.topk_kd.teacher:
+        return named
+    if len(recipe.teacher) == 1:
+        return recipe.teacher[0]
+    have = "has none" if not recipe.teacher else f"has {len(recipe.teacher)}"
+    raise UserError(
+        f"train.objective = 'topk_kd' needs a teacher that reads the examples, and the recipe {have}: "
+        "add a table [train.topk_kd.teacher]"
+    )
+
+
+def wanted(recipe: Recipe) -> bool:
+    return OBJECTIVES[recipe.train.objective].soft_labels
+
+
+def stages(recipe: Recipe, run_dir: Path) -> tuple[Stage, ...]:
+    """The stage, where the recipe's objective needs it."""
+    return (LABELS,) if wanted(recipe) else ()
+
+
+def prepare(job: Job) -> Output | None:
+    """Completes the labels of a training that needs them."""
+    return complete(LABELS, job) if wanted(job.recipe) else None
+
+
+def check(recipe: Recipe) -> None:
+    """Raises UserError for mistakes that can be found before any work."""
+    if not wanted(recipe):
+        return
+    endpoint.check(reader(recipe))
+    if recipe.train.topk_kd.prompt == "teacher" and recipe.generate.prompt is None:
+        raise UserError("train.topk_kd.prompt = 'teacher' needs generate.prompt")
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """Everything that changes the labels of given examples."""
+    table, teacher = recipe.train.topk_kd, reader(recipe)
+    assert recipe.student is not None, "checked by train"
+    prompt = prompts.load(recipe.generate.prompt or "").text if table.prompt == "teacher" else None
+    return {
+        "teacher": fingerprint.model_settings(teacher.model, teacher),
+        "top_k": table.top_k,
+        "prompt": prompt,
+        "student": recipe.student.model,  # its tokenizer and chat template
+    }
+
+
+def _contradiction(found: Manifest, wanted: Manifest) -> str:
+    """Labels of other examples stay valid, those of another teacher do not."""
+    return settings_difference(found.settings, wanted.settings)
+
+
+def _prepare(job: Job) -> None:
+    """Tokenizes the examples, then takes over the labels of the same tokens from earlier results."""
+    _tokenize(job)
+    wanted = job.output.manifest()
+    assert wanted is not None
+    valid = [(output, _valid) for output, found in results(job) if not _contradiction(found, wanted)]
+    earlier = EarlierRows("id", valid)
+    for shard in job.share() if valid else ():
+        if not shard.sealed:
+            digests = {text.id: text.digest for text in _texts(job, shard)}
+            take_over(shard, (row for row in earlier.of(digests) if row.digest == digests[row.id]))
+
+
+def _valid(row: SoftLabels) -> SoftLabels | None:
+    return row if row.error is None else None
+
+
+def _tokenize(job: Job) -> None:
+    """Writes the tokens of each open shard into the cache. Raises UserError."""
+    recipe, cache = job.recipe, job.output.folder / "cache"
+    assert recipe.student is not None
+    open_shards = [shard for shard in job.share() if not shard.sealed]
+    label_job = LabelJob(
+        model=model_files.resolve(recipe.student.model, job.say),
+        prompt=recipe.generate.prompt if recipe.train.topk_kd.prompt == "teacher" else None,
+        examples=tuple(job.input_shard(shard).path.absolute() for shard in open_shards),
+        traces=GENERATE.output(job.run_dir).folder.absolute(),
+        cache=cache.absolute(),
+    )
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(parents=True)
+    write_atomic(label_job.file, label_job.model_dump_json(indent=2).encode() + b"\n")
+    command = [sys.executable, "-P", "-m", "pipeline.train.trainer.label_tokens", str(label_job.file)]
+    with Child(command, job.logs / "labels.log", model_files.environment(label_job.model)) as child:
+        while (code := child.poll()) is None:
+            time.sleep(POLL_SECONDS)
+        if label_job.refusal.exists():
+            raise UserError(label_job.refusal.read_text("utf-8").strip())
+        if code:
+            raise Stopped(f"the examples were not tokenized; the last lines of the log:\n{child.log_tail()}")
+
+
+def _texts(job: Job, shard: Shard) -> list[Text]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(job.output.folder / "cache" / f"{shard.name}.parquet")
+    ids, texts = table["id"].to_pylist(), table["texts"].to_pylist()
+    tokens = ([each.values.to_numpy() for each in table[name]] for name in ("context", "answer"))
+    return [Text(*columns) for columns in zip(ids, *tokens, texts, strict=True)]
+
+
+def _work(job: Job, shards: Iterable[Shard]) -> None:
+    plans = ((shard, partial(_plan, job, shard)) for shard in shards if not shard.sealed)
+    for shard, plan in plans:
+        if plan().items:
+            _read_from(job, chain([(shard, plan)], plans), _texts(job, shard))
+            return
+        plan().seal()  # needs no server
+
+
+def _plan(job: Job, shard: Shard) -> Plan:
+    texts, journal = _texts(job, shard), shard.read_journal()
+    items = [
+        WorkItem(text.id, text, length=len(text.context) + len(text.answer))
+        for text in texts
+        if text.id not in journal.rows
+    ]
+    return Plan(shard, [text.id for text in texts], set(journal.rows), items)
+
+
+def _read_from(job: Job, plans: ShardPlans, texts: list[Text]) -> None:
+    teacher, k = reader(job.recipe), job.recipe.train.topk_kd.top_k
+    reach = endpoint.reach(teacher, teacher.model, "labels", job, job.recipe.generate, logprobs=k)
+    with reach as server:
+        run_async(_read_all(job, teacher, server, plans, next(text for text in texts if text.texts)))
+
+
+async def _read_all(job: Job, teacher: Endpoint, server: Server, plans: ShardPlans, first: Text) -> None:
+    table = job.recipe.generate
+    shards = job.share()
+    total = sum(shard.count().rows if shard.sealed else len(_texts(job, shard)) for shard in shards)
+    async with endpoint.client_for(teacher, server, table.concurrency) as client:
+        await client.check(job.say)
+        usage = UsageLog(job.output.folder, [UsageMeter(teacher.model, teacher, client.pool)])
+        worker = _Worker(client, usage.meters[0], job.recipe.train.topk_kd.top_k)
+        await worker.check(first, job)
+        with job.progress(total) as progress:
+            async with usage.reporting(progress, lambda: total):
+                await run_items(
+                    plans,
+                    worker.process,
+                    worker.fallback_row,
+                    slots={"": table.concurrency},
+                    max_failed=lambda: int(table.max_failed_fraction * total),
+                    progress=progress,
+                    health_check=server.died,
+                )
+
+
+class _Worker:
+    """Processes work items: has an example read."""
+
+    def __init__(self, client: Client, meter: UsageMeter, k: int) -> None:
+        self._client, self._meter, self._k = client, meter, k
+
+    async def check(self, text: Text, job: Job) -> None:
+        """Has one example read before all are paid for. Raises UserError where the teacher is of no use."""
+        try:
+            completion = await self._ask(text)
+        except (RequestFailed, UserError) as e:
+            raise UserError(f"topk_kd: {e}; prompt_logprobs on /v1/completions are needed") from None
+        found = completion.prompt_logprobs
+        assert found
+        assert text.texts is not None
+        if not check_texts("topk_kd", text.answer.tolist(), text.texts, found.texts):
+            job.say("labels: cannot verify that the teacher has the student's tokenizer")
+
+    async def process(self, item: WorkItem) -> SoftLabels:
+        completion = await self._ask(item.payload)
+        found = completion.prompt_logprobs
+        assert found
+        return self._row(
+            item.payload,
+            tokens=item.payload.answer.tolist(),
+            logprobs=found.logprobs,
+            top_tokens=found.top_tokens,
+            top_logprobs=found.top_logprobs,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+        )
+
+    def fallback_row(self, item: WorkItem, error: str) -> SoftLabels:
+        empty: dict[str, Any] = dict.fromkeys(("tokens", "logprobs", "top_tokens", "top_logprobs"), ())
+        return self._row(item.payload, **empty, prompt_tokens=None, completion_tokens=None, error=error)
+
+    async def _ask(self, text: Text) -> Any:
+        tokens = np.concatenate([text.context, text.answer]).tolist()
+        completion = await self._client.read(tokens, len(text.answer), self._k)
+        self._meter.add(completion)
+        return completion
+
+    def _row(self, text: Text, **fields: Any) -> SoftLabels:
+        return SoftLabels(id=text.id, digest=text.digest, k=self._k, **fields)
+
+
+def report(job: Job) -> dict[str, Any]:
+    shutil.rmtree(job.output.folder / "cache")
+    return {}
+
+
+LABELS = Stage(
+    name="train/labels",
+    version=1,
+    row=SoftLabels,
+    reads=(SELECT,),
+    shards_from="select",
+    settings=settings,
+    check=check,
+    prepare=_prepare,
+    work=_work,
+    report=report,
+    asks_models=True,
+    contradiction=_contradiction,
+)
