@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline.engine.execute import DONE, execute
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
-from pipeline.evaluate.models import eval_models
+from pipeline.evaluate.models import eval_models, sampling_stages
 from pipeline.ingest.stage import INGEST
 from pipeline.inspect.chain_table import print_chain, steps_of, stopped_after
 from pipeline.inspect.run import open_run
@@ -100,6 +101,17 @@ def test_the_student_of_a_round_teaches_the_next_one_with_its_own_prompt(tmp_pat
     }  # fmt: skip
     assert "start" not in TRAIN.settings(second)
     assert {m.role for m in eval_models(second, tmp_path)} == {"base", "student"}
+
+
+def test_the_answers_of_the_base_are_valid_in_the_next_round(tmp_path: Path) -> None:
+    train(tmp_path / "r-round-1")
+    settings = []
+    for i in (0, 1):
+        step = step_recipe(rounds(), i, tmp_path)
+        [base] = (model for model in eval_models(step, tmp_path / step.run) if model.role == "base")
+        [stage] = sampling_stages(base, step, nullcontext)
+        settings.append(stage.settings(step))
+    assert settings[0] == settings[1]
 
 
 def test_a_student_that_was_trained_again_is_another_teacher(tmp_path: Path) -> None:
