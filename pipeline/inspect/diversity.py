@@ -134,7 +134,7 @@ def lines(found: RunDiversity) -> Iterator[str]:
     for name, measured in (("kept", found.kept), ("all", found.all)):
         if measured and measured.traces:
             numbers = ", ".join(f"{label} {text(measured, field)}" for field, label in LABELS.items())
-            of = f"{measured.traces:,} of {measured.problems:,} problems"
+            of = f"{measured.traces:,} traces of {measured.problems:,} problems"
             yield f"diversity of {name} traces: {numbers} ({of})"
     for each in found.changes:
         if each.less_diverse:
