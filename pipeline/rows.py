@@ -260,6 +260,19 @@ class Step(Row):
     special: float | None = None  # share of them with special tokens before their end
 
 
+class Recovered(Row):
+    """What a training after the rounding brought, compared with the whole student on examples of the run."""
+
+    steps: int
+    measured_on: Literal["validation", "train"]  # train: the run has no validation examples
+    examples: int
+    divergence_before: float  # KL(whole || compressed), mean over the tokens, in nats
+    divergence: float
+    same_before: float  # share of the tokens at which both find the same token likeliest
+    same: float
+    kept: bool  # whether the divergence fell; else the export stayed as it was before
+
+
 class CompressedModel(Row):
     """One compressed form of the student, which was loaded back and compared with the whole one."""
 
@@ -277,9 +290,23 @@ class CompressedModel(Row):
     logprob: float  # mean natural log-probability of the whole student's greedy answer, per token
     whole_logprob: float  # the same under the whole student
     answer: str  # its own greedy answer to the question of the check
+    recovered: Recovered | None = None  # of w4a16 with compress.recovery
 
 
 Mode = Literal["reasoning", "plain"]
+
+
+class DraftScore(Row):
+    """How a model would do as a teacher's draft in speculative decoding, on one answer of the teacher."""
+
+    id: str  # "<set>/<teacher>/<draft>/<problem id>"
+    set: str
+    teacher: str  # its role
+    model_role: str  # of the draft
+    problem_id: str
+    tokens: int  # of the answer
+    accepted: float  # sum over them of the probability that the teacher accepts what the draft proposes
+    same: int  # tokens at which both find the same token likeliest
 
 
 class Score(Row):

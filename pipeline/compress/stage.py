@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.compress import asking, calibration, export_files, exports, interpreter
+from pipeline.compress import asking, calibration, export_files, exports, interpreter, recovery
 from pipeline.compress.asking import Reference, Reply
 from pipeline.compress.exports import Export
 from pipeline.compress.models import FOLDER, export_folder, export_path
 from pipeline.compress.schemes import SCHEMES
 from pipeline.compress.tool import Tools
 from pipeline.config import Recipe
+from pipeline.config.base import identity
 from pipeline.config.compress import SchemeName
 from pipeline.engine import previous
 from pipeline.engine.atomic_files import write_atomic
@@ -42,6 +43,8 @@ def check(recipe: Recipe) -> None:
     interpreter.check(recipe.compress)
     if any(asking.by_vllm(scheme) for scheme in recipe.compress.schemes):
         vllm_server.check(student)
+    if recipe.compress.recovery:
+        recovery.check(recipe)
 
 
 def prepare(job: Job) -> Reference | None:
@@ -125,6 +128,8 @@ def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> C
     # llm-compressor writes weights that only their owner can read
     for path in filter(Path.is_file, part.rglob("*")):
         shutil.copymode(student / "config.json", path)
+    wanted = job.recipe.compress.recovery if scheme == "w4a16" else None
+    recovered = recovery.recover(job, wanted, part) if wanted else None
     _refuse(scheme, export_files.faults(SCHEMES[scheme].format, part, student), part)
     checked_by = asking.program(scheme, job.recipe)
     job.say(f"checking {scheme} in {checked_by}")
@@ -132,6 +137,7 @@ def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> C
     reply = asking.ask(scheme, path.absolute(), reference, job, tools)
     _refuse(scheme, list(asking.faults(reply, reference)), part)
     row = _row(job, scheme, size(part), counts, checked_by, reply, reference)
+    row = row.model_copy(update={"recovered": recovered})
     exports.finish(part, final, Export(made_from=_made_from(job, scheme), row=row))
     return row
 
@@ -193,7 +199,12 @@ def size(folder: Path) -> int:
 def report(job: Job) -> dict[str, Any]:
     """The bytes of each compressed student, and of the whole one."""
     rows: list[CompressedModel] = list(job.output.rows())
-    return {"whole_bytes": rows[0].whole_bytes, "bytes": {row.id: row.bytes for row in rows}}
+    recovered = {row.id: row.recovered.model_dump() for row in rows if row.recovered}
+    return {
+        "whole_bytes": rows[0].whole_bytes,
+        "bytes": {row.id: row.bytes for row in rows},
+        **({"recovered": recovered} if recovered else {}),
+    }
 
 
 def _nothing_contradicts(found: Manifest, wanted: Manifest) -> str:
@@ -210,12 +221,13 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
             settings |= {"examples": table.calibration_examples, "max_length": table.max_length}
         if scheme == "w4a16":
             settings["group_size"] = table.group_size
+            settings |= {"recovery": identity(table.recovery)} if table.recovery else {}
     return {"schemes": schemes}
 
 
 COMPRESS = Stage(
     name=FOLDER,
-    version=1,
+    version=2,  # 2: column `recovered`
     row=CompressedModel,
     reads=(SELECT, TRAIN),
     settings=_settings,

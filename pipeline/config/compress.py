@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from pipeline.config.base import NotIdentity, RecipeTable
 
 SchemeName = Literal[
     "w8a8", "w4a16", "fp8", "nvfp4", "gguf-f16", "gguf-q8_0", "gguf-q4_k_m", "onnx", "onnx-int4"
 ]
+
+
+class Recovery(RecipeTable):
+    """A short training of the rounded student; the whole student is its teacher, on the training examples."""
+
+    epochs: PositiveFloat = 1
+    """Passes over the examples; it may be a fraction. Batch size and all else are those of [train]."""
+    learning_rate: PositiveFloat = 2e-5
+    """Peak learning rate."""
 
 
 class Compress(RecipeTable):
@@ -24,6 +33,9 @@ class Compress(RecipeTable):
     group_size: PositiveInt | None = None
     """Weights of w4a16 that share a scale. Default: the largest of 128, 64 and 32 that divides the widths of
     all layers."""
+    recovery: Recovery | None = None
+    """Train the student of w4a16 after the rounding, to answer as the whole one. Default: off; an empty table
+    [compress.recovery] turns it on."""
     python: NotIdentity[str | None] = None
     """Python interpreter with the tools that compress. Default: the environment variable
     RETORT_COMPRESS_PYTHON, or the interpreter that `./run.sh setup compress` installs."""
@@ -35,3 +47,9 @@ class Compress(RecipeTable):
             if schemes.count(scheme) > 1:
                 raise ValueError(f"{scheme!r} is listed twice")
         return schemes
+
+    @model_validator(mode="after")
+    def _recovery_has_its_scheme(self) -> Compress:
+        if self.recovery and "w4a16" not in self.schemes:
+            raise ValueError("recovery is for the scheme w4a16, which schemes does not list")
+        return self

@@ -63,6 +63,9 @@ class Evaluate(SamplingSettings):
     off (`select.thinking_switch`). Default: both if [[select.mix]] has plain examples, else reasoning."""
     samples: PositiveInt = 4
     """Samples per problem and model. More samples narrow the confidence intervals; pass@k needs k of them."""
+    draft_tokens: PositiveInt | None = None
+    """Also measure what base and student are worth as drafts of the teacher in speculative decoding, for this
+    many proposed tokens. Needs the teacher's weights, with the student's vocabulary. Default: off."""
 
     @model_validator(mode="after")
     def _sets_have_different_names(self) -> Evaluate:

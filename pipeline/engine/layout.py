@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.rows import (
     CompressedModel,
+    DraftScore,
     Duplicate,
     Example,
     JudgeVerdict,
@@ -41,6 +42,7 @@ _KINDS: dict[str, tuple[str | None, str | None, type[Row]]] = {
     "generate": ("generate", "evaluate/{set}/{role}/generate", Trace),
     "filter": ("filter", "evaluate/{set}/{role}/filter", TraceVerdicts),
     "greedy": (None, "evaluate/{set}/{role}/greedy", Trace),
+    "drafts": (None, "evaluate/{set}/{role}/drafts", DraftScore),
     "judge": ("filter/judge", "evaluate/{set}/{role}/filter/judge", JudgeVerdict),
     "each": ("filter/each", None, TraceVerdicts),
     "duplicates": ("filter/duplicates", None, Duplicate),

@@ -27,7 +27,7 @@ from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
-from pipeline.evaluate import compressed, metrics
+from pipeline.evaluate import acceptance, compressed, drafts, metrics
 from pipeline.evaluate.models import (
     EvalModel,
     eval_models,
@@ -60,11 +60,14 @@ def prepare(job: Job) -> None:
             "evaluate.modes: the training of this run did not record how the student is asked not to think: "
             "set select.thinking_switch"
         )
+    drafts.check_vocabularies(job)
     by_server: dict[tuple[str, Cut | None, str], list[EvalModel]] = {}
     for model in models:
         by_server.setdefault(model.server_key, []).append(model)
     for sharing in by_server.values():
         _sample_and_grade(job, sharing)
+    for stage in _draft_stages(job.recipe, job.run_dir):
+        complete(stage, job)
 
 
 def work(job: Job, shards: Iterable[Shard]) -> None:
@@ -85,7 +88,22 @@ def report(job: Job) -> dict[str, Any]:
         "trained_on": _trained_on(job, scores),
         "engines": {f"{m.set}/{m.role}": _engines(job, m) for m in eval_models(job.recipe, job.run_dir)},
         **compressed.report(job, eval_models(job.recipe, job.run_dir), scores),
+        **_drafts(job),
     }
+
+
+def _drafts(job: Job) -> dict[str, Any]:
+    """The manifest's part on drafts; {} where they are not measured."""
+    if (draft_tokens := job.recipe.evaluate.draft_tokens) is None:
+        return {}
+    rows = [
+        row for stage in _draft_stages(job.recipe, job.run_dir) for row in stage.output(job.run_dir).rows()
+    ]
+    return {"drafts": [line.model_dump(mode="json") for line in acceptance.table(rows, draft_tokens)]}
+
+
+def _draft_stages(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
+    return drafts.stages(recipe, run_dir, lambda model: _sampling_stages(model, recipe)[0])
 
 
 def _sample_and_grade(job: Job, sharing: list[EvalModel]) -> None:
@@ -123,6 +141,7 @@ def _substages(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
         sampled = _sampling_stages(model, recipe)
         yield from sampled
         yield grading_stage(model, recipe, sampled[0])
+    yield from _draft_stages(recipe, run_dir)
 
 
 def _sampling_stages(model: EvalModel, recipe: Recipe) -> list[Stage]:
@@ -189,6 +208,8 @@ def _check(recipe: Recipe) -> None:
             serving.check(model.scheme, recipe)
         elif not model.trained:
             endpoint.check(model.endpoint)
+    if drafts.wanted(recipe):
+        drafts.check(recipe)
     check_rules(recipe.filter.rules)
     if any(model.uses_judge for model in models):
         llm_judge.check(recipe)

@@ -44,7 +44,7 @@ from pipeline.inference.vllm_server import Server
 from pipeline.rows import Question, Sampling, Split, Trace
 
 # Settings recorded elsewhere
-_NOT_SAMPLING = frozenset({"prompt", "teacher_prompt", "held_out", "sets", "models", "modes"})
+_NOT_SAMPLING = frozenset({"prompt", "teacher_prompt", "held_out", "sets", "models", "modes", "draft_tokens"})
 GENERATION = "generation"  # the setting of a model, which changes no response
 EMPTY_COMPLETION = Completion(None, "", FAILED, None, None)
 PREVIEW_INTERVAL = 0.05  # seconds, at least, between two traces filtered for the progress line only

@@ -13,10 +13,11 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.config.evaluate import HELD_OUT
+from pipeline.evaluate.acceptance import DraftQuality
 from pipeline.evaluate.metrics import Comparison, Summary, comparisons, lost_sentence, summarise, trained_on
 from pipeline.inference import engines
 from pipeline.inspect.compression import Compression, ModelCost, compression_of
-from pipeline.inspect.format import interval, megabytes, percent, share, speed
+from pipeline.inspect.format import estimate, interval, megabytes, percent, share, speed
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import console, print_lines
 
@@ -61,6 +62,8 @@ def print_scores(
         print_lines(*(text for c in differences if c.set == name for text in _sentences(c)))
         if compression:
             console().print(_costs([cost for cost in compression.models if cost.set == name]))
+        if drafts := [draft for draft in drafts_of(run) if draft.set == name]:
+            console().print(_drafts(drafts))
     if sentence := lost_sentence(differences):
         print_lines(sentence)
     for each in compression.not_evaluated if compression else ():
@@ -75,6 +78,11 @@ def engines_of(run: Run) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = run.report("evaluate").get("engines", {})
     one_set = len({name.partition("/")[0] for name in found}) == 1
     return {name.partition("/")[2] if one_set else name: made_by for name, made_by in found.items()}
+
+
+def drafts_of(run: Run) -> list[DraftQuality]:
+    """What models are worth as drafts of a teacher; [] where it was not measured."""
+    return [DraftQuality.model_validate(each) for each in run.report("evaluate").get("drafts", ())]
 
 
 def sampling_of(run: Run) -> dict[str, str]:
@@ -128,6 +136,15 @@ def _costs(models: Sequence[ModelCost]) -> Table:
         points = interval(m.difference, "") if m.difference else "-"
         cells = (megabytes(m.bytes), interval(m.pass_at_1), points, share(m.greedy_agreement))
         table.add_row(m.model_role, *cells, speed(m.tokens_per_second), megabytes(m.memory))
+    return table
+
+
+def _drafts(drafts: Sequence[DraftQuality]) -> Table:
+    """What each model is worth as a draft of the teacher in speculative decoding."""
+    per_pass = f"tokens/pass, {drafts[0].draft_tokens} proposed"
+    table = Table("as draft", "of", "accepted [95 %]", per_pass, "same likeliest token", box=None)
+    for d in drafts:
+        table.add_row(d.model_role, d.teacher, interval(d.acceptance), estimate(d.accepted), percent(d.same))
     return table
 
 

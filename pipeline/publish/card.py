@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.inspect.format import count, interval, megabytes, percent, share, speed
+from pipeline.inspect.format import count, estimate, interval, megabytes, percent, share, speed
 from pipeline.publish.dataset import TRAIN, VALIDATION, Written
 from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub
 from pipeline.rows import CompressedModel, ExportFormat
@@ -120,7 +120,7 @@ def _templates() -> Environment:
         autoescape=False,  # Markdown: texts of a recipe go through md or fenced
     )
     environment.filters |= {"md": md, "fenced": fenced, "count": count}
-    environment.filters |= {"percent": percent, "interval": interval}
+    environment.filters |= {"percent": percent, "interval": interval, "estimate": estimate}
     environment.filters |= {"megabytes": megabytes, "share": share, "speed": speed}
     return environment
 

@@ -16,12 +16,13 @@ from pipeline.config import Recipe
 from pipeline.config.sources import GymSource, Source
 from pipeline.errors import UserError
 from pipeline.evaluate import metrics
+from pipeline.evaluate.acceptance import DraftQuality
 from pipeline.evaluate.metrics import Comparison, Summary
 from pipeline.filter.funnel import Funnel
 from pipeline.ingest import sources
 from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.run import Run
-from pipeline.inspect.score_table import sampling_of
+from pipeline.inspect.score_table import drafts_of, sampling_of
 from pipeline.rows import Row, Score
 
 # Stage -> the input that it must have been made from
@@ -75,6 +76,7 @@ class Facts(Row):
     summaries: tuple[Summary, ...]  # empty before evaluate is complete, as are the comparisons
     comparisons: tuple[Comparison, ...]
     compression: Compression | None  # of a run whose compressed students are evaluated
+    drafts: tuple[DraftQuality, ...]  # empty where they were not measured
     trained_on: dict[str, int]  # set -> its problems among the training examples
     generations: dict[str, str]  # teacher -> its generation in words
     generation: str  # of the student
@@ -144,6 +146,7 @@ def gather(run: Run) -> Facts:
         summaries=tuple(summaries),
         comparisons=tuple(metrics.comparisons(scores)),
         compression=compression_of(run, summaries) if scores else None,
+        drafts=tuple(drafts_of(run)),
         trained_on=run.report("evaluate").get("trained_on", {}),
         generations=_generations(run),
         generation=generations.words(run.report("train").get("generation")),

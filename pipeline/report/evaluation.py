@@ -52,6 +52,7 @@ def gather(run: Run, scores: Sequence[Score]) -> dict[str, Any]:
         "changes": matrix(scores),
         "names": CHANGES,
         "compression": compression,
+        "drafts": score_table.drafts_of(run),
         "sizes": _sizes(compression, several) if compression else None,
         "trained_on": run.report("evaluate").get("trained_on", {}),
         "engines": engines.lines(score_table.engines_of(run)),

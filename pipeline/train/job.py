@@ -48,6 +48,7 @@ class TrainJob(BaseModel):
     mixed: bool = False  # whether prompts ask to think or not, since some examples do not think
     thinking_switch: ThinkingSwitch | None = None  # how they ask; None: as the student's chat template says
     served_template: str | None = None  # path or text, as vLLM takes it; None: the tokenizer's own
+    quantized: Path | None = None  # an export of the student by w4a16, whose rounded weights are trained
 
     @property
     def bf16(self) -> bool:

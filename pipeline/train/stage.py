@@ -63,11 +63,7 @@ def student_of(recipe: Recipe) -> Student:
 
 def check(recipe: Recipe) -> None:
     """Checks everything that can be known before any work. Raises UserError."""
-    libraries = ("torch", "transformers", "trl", "accelerate")
-    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"training needs {', '.join(missing)}: {install_hints.extra('train')}")
-    launcher.check(recipe)
+    check_environment(recipe)
     trl_arguments.check(recipe.train)
     student = student_of(recipe)
     generation.check(recipe)
@@ -77,11 +73,22 @@ def check(recipe: Recipe) -> None:
     labels.check(recipe)
 
 
+def check_environment(recipe: Recipe) -> None:
+    """Raises UserError where libraries are missing, or accelerate cannot start what the recipe says."""
+    libraries = ("torch", "transformers", "trl", "accelerate")
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"training needs {', '.join(missing)}: {install_hints.extra('train')}")
+    launcher.check(recipe)
+
+
 def work(job: Job, shards: Iterable[Shard]) -> None:
     """Trains the student unless its folder exists, and writes the step log as rows of the only shard."""
-    train_job = _train_job(job)
+    train_job = job_of(job)
     if not train_job.output.exists():
-        _train(job, train_job)
+        found = generation.of_student(job.recipe, job.inputs)
+        job.say(f"train: the student will be of generation {generations.words(found)}")
+        train(job, _with_models(job, train_job).model_copy(update={"generation": found}))
     for folder in (train_job.checkpoints, train_job.cache):
         shutil.rmtree(folder, ignore_errors=True)
     for shard in shards:
@@ -100,7 +107,7 @@ def work_on_node(job: Job, place: Place) -> None:
     work(replace(job, recipe=recipe), job.share())
 
 
-def _train_job(job: Job) -> TrainJob:
+def job_of(job: Job) -> TrainJob:
     """The job, but for models: they are resolved only when there is something to train."""
     outputs, remote = (job.inputs["select"], job.prepared), remote_teacher(job.recipe)
     examples, soft_labels = (tuple(s.path.absolute() for s in o.shards()) if o else () for o in outputs)
@@ -132,16 +139,17 @@ def served_template(recipe: Recipe) -> str | None:
     return None if template is None else str(template)
 
 
-def _train(job: Job, train_job: TrainJob) -> None:
+def train(job: Job, train_job: TrainJob, name: str = "train") -> None:
+    """Trains a model, from its last checkpoint if there is one. `name`: of the log and the progress.
+
+    Raises UserError for a mistake of the recipe, Stopped for other failures.
+    """
     examples = _training_examples(train_job)
     if not examples and train_job.objective.pairs:
         raise UserError("no pair to train on: no example has an incorrect trace of its problem")
     if not examples:
         raise UserError("no example to train on: `retort select` reports what became of the traces")
     steps = math.ceil(math.ceil(examples / train_job.train.batch_size) * train_job.train.epochs)
-    found = generation.of_student(job.recipe, job.inputs)
-    job.say(f"train: the student will be of generation {generations.words(found)}")
-    train_job = _with_models(job, train_job).model_copy(update={"generation": found})
     folder = train_job.output.parent
     check_room(train_job, folder, math.ceil(steps / train_job.train.save_steps))
     content = train_job.model_dump_json(indent=2).encode() + b"\n"
@@ -149,14 +157,14 @@ def _train(job: Job, train_job: TrainJob) -> None:
     for stale in (train_job.refusal, train_job.preflight, train_job.prepared):
         stale.unlink(missing_ok=True)
     checkpoints.remove_incomplete(train_job.checkpoints, job.say)
-    log = job.logs / "train.log"
+    log = job.logs / f"{name}.log"
     resumed = last_step(train_job.log)
     job.say(f"training the student on {examples} examples, {steps} steps (log: {log})")
     place = launcher.placement(train_job.train.accelerate)
     command = launcher.command(train_job.train.accelerate | place.arguments, train_job.file)
     with (
         nodes.Driver(place, nodes.digest(content)) as others,
-        Progress("train", steps, resumed.step if resumed else 0) as progress,
+        Progress(name, steps, resumed.step if resumed else 0) as progress,
         Child(command, log, launcher.environment(train_job), STOP_TIMEOUT) as child,
     ):
         try:

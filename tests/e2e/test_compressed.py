@@ -36,7 +36,7 @@ from pipeline.inference.vllm_server import Server
 from pipeline.inspect import compression
 from pipeline.publish import publish
 from pipeline.report.build import write_report
-from pipeline.rows import CompressedModel
+from pipeline.rows import CompressedModel, Recovered
 from pipeline.stages import STAGES, stages_of
 from pipeline.train.stage import model_folder
 from tests import fake_interpreter, tiny_student
@@ -44,6 +44,16 @@ from tests.conftest import FakeServer
 from tests.e2e.runs import ROOT, retort, start, write_recipe
 
 pytest.importorskip("torch")
+RECOVERED = Recovered(
+    steps=7,
+    measured_on="validation",
+    examples=8,
+    divergence_before=0.05,
+    divergence=0.06,
+    same_before=0.95,
+    same=0.94,
+    kept=False,
+)
 SCHEMES_MADE: tuple[SchemeName, ...] = ("w8a8", "gguf-q8_0", "fp8")
 
 
@@ -70,6 +80,7 @@ def export(job: Job, scheme: SchemeName) -> CompressedModel:
         logprob=-0.2,
         whole_logprob=-0.1,
         answer="5",
+        recovered=RECOVERED if kind.calibrated else None,
     )
 
 
@@ -179,6 +190,8 @@ def test_each_form_is_published_with_a_card_that_serves_it(folder: Path, tmp_pat
     card = (tmp_path / "out/student-w8a8/README.md").read_text()
     assert "vllm serve ." in card
     assert "calibrated on 128 of its own training examples" in card
+    assert "trained for 7 steps to answer as the whole student; that brought nothing" in card
+    assert "0.0500 nats per token before, 0.0600 after" in card
     assert "| held\\_out | student-w8a8 |" in card
     assert not (tmp_path / "out/student").exists()
     assert (tmp_path / "out/student-w8a8/tokenizer.json").is_file()

@@ -19,6 +19,7 @@ from transformers import (
 from pipeline.config.train import Train
 from pipeline.errors import user_error
 from pipeline.train.job import TrainJob
+from pipeline.train.trainer import quantized
 from pipeline.train.trainer.attention import for_packing
 
 
@@ -32,14 +33,30 @@ def with_fsdp() -> bool:
 
 def tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:
     """The student's tokenizer, unchanged. Raises UserError."""
-    with loading(f"student.model {job.model}"):
-        return AutoTokenizer.from_pretrained(job.model)
+    return tokenizer_of(job.model, "student.model")
+
+
+def tokenizer_of(model: str, what: str = "model") -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, unchanged. Raises UserError."""
+    with loading(f"{what} {model}"):
+        return AutoTokenizer.from_pretrained(model)
 
 
 def student(job: TrainJob) -> PreTrainedModel:
     """The student. Trained weights are float32; frozen ones have the dtype of the computation."""
     with loading(f"student.model {job.model}"):
-        return AutoModelForCausalLM.from_pretrained(job.model, **_options(job))
+        model = AutoModelForCausalLM.from_pretrained(job.model, **_options(job))
+    if job.quantized:
+        quantized.put_in(model, job.quantized)
+    return model
+
+
+def for_reading(model: str, dtype: torch.dtype, what: str = "model") -> PreTrainedModel:
+    """A model in eval mode on the first accelerator, else the processor. Raises UserError."""
+    with loading(f"{what} {model}"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return loaded.to(accelerator or torch.device("cpu")).eval()
 
 
 def vocabulary(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from pipeline import generations
 from pipeline.engine.atomic_files import sync_files
 from pipeline.train.job import TrainJob
+from pipeline.train.trainer import quantized
 from pipeline.train.trainer.loss_terms import PROJECTIONS
 from pipeline.train.trainer.preflight import check_saved
 
@@ -24,7 +25,8 @@ def save(
 
     `messages`: a dialogue of the training. Raises UserError unless the saved tokenizer renders it as the
     training did. Weights have the dtype of the computation: bfloat16 after bf16, float32 after fp32, where
-    rounding would lose part of what was learned (a fifth of the change, after 40 steps at 5e-5).
+    rounding would lose part of what was learned (a fifth of the change, after 40 steps at 5e-5). A quantized
+    student is written as the export that it was made from.
     """
     dtype = torch.bfloat16 if trainer.args.bf16 else torch.float32
     # From the wrapped model: only DeepSpeed's engine can gather the weights that it sharded.
@@ -37,6 +39,11 @@ def save(
         state = {name: w for name, w in state.items() if not name.startswith(f"{PROJECTIONS}.")}
     part = job.output.with_name(job.output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
+    if job.quantized:
+        quantized.write(state, job.quantized, part)
+        sync_files(part)
+        part.rename(job.output)
+        return
     if job.train.lora:
         model.save_pretrained(job.adapter, state_dict=state)
         model = _merged(job, model.get_base_model())

@@ -20,14 +20,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
 
 import numpy as np
 import torch
 from jinja2.exceptions import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import prompts
 from pipeline.config.score import Scoring
@@ -55,15 +55,12 @@ class Reader(NamedTuple):
 
 
 def reader(job: ScoreJob) -> Reader:
-    """Loads the model onto the first accelerator, else the processor. Raises UserError."""
-    with load.loading(f"score.model {job.model}"):
-        tokenizer = AutoTokenizer.from_pretrained(job.model)
-        dtype = torch.bfloat16 if job.bf16 else torch.float32
-        model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype)
+    """Loads the model. Raises UserError."""
+    tokenizer = load.tokenizer_of(job.model, "score.model")
     if not tokenizer.chat_template:
         raise UserError(f"score.model {job.model}: its tokenizer has no chat template: use an instruct model")
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return Reader(model.to(accelerator or torch.device("cpu")).eval(), tokenizer)
+    dtype = torch.bfloat16 if job.bf16 else torch.float32
+    return Reader(load.for_reading(job.model, dtype, "score.model"), tokenizer)
 
 
 def score_shard(job: ScoreJob, shard: str, it: Reader) -> ShardScores:

@@ -93,21 +93,26 @@ def placed(teacher: Any, accelerator: Accelerator) -> Any:
 
 
 def shared_tokens(model: str, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> int:
-    """The highest token id + 1. Raises UserError unless each token has the same id in both vocabularies.
+    """The highest token id + 1. Raises UserError unless each token has the same id in both vocabularies."""
+    if differ := differing_tokens(teacher, student):
+        raise UserError(
+            f"teacher {model}: its vocabulary is not the student's: {len(differ)} tokens differ, among them "
+            f'{differ[0]!r}: use models of one family, or train.objective = "sft"'
+        )
+    known = dict(teacher.get_vocab())
+    return max(id for token, id in dict(student.get_vocab()).items() if token in known) + 1
+
+
+def differing_tokens(one: PreTrainedTokenizerBase, another: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens that do not have the same id in both vocabularies, sorted.
 
     A padding token that one of them lacks is ignored: no text holds it.
     """
-    ours, theirs = dict(student.get_vocab()), dict(teacher.get_vocab())
-    for tokenizer, own, other in ((student, ours, theirs), (teacher, theirs, ours)):
+    ours, theirs = dict(one.get_vocab()), dict(another.get_vocab())
+    for tokenizer, own, other in ((one, ours, theirs), (another, theirs, ours)):
         if tokenizer.pad_token not in other:
             own.pop(tokenizer.pad_token, None)
-    if ours == theirs:
-        return max(ours.values()) + 1
-    differ = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
-    raise UserError(
-        f"teacher {model}: its vocabulary is not the student's: {len(differ)} tokens differ, among them "
-        f'{differ[0]!r}: use models of one family, or train.objective = "sft"'
-    )
+    return sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
 
 
 def vocabulary(model: PreTrainedModel) -> int:

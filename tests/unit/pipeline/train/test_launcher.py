@@ -120,6 +120,8 @@ def test_of_a_training_on_ray_the_gpus_of_its_nodes_count_and_each_node_looks_ag
     for without in (on_ray(0), launcher.placed(on_ray(4), Place(2, 0, "10.0.0.1", 29500, gpus=4))):
         with pytest.raises(UserError, match="FSDP needs GPUs"):
             launcher.check(without)
+
+
 def test_settings_that_need_logprobs_are_checked_before_sampling() -> None:
     assert "generate.logprobs = 0" in complaint(weight_by="confidence")
 

@@ -1,0 +1,109 @@
+"""Recovers quality after 4 bits: trains the rounded weights of an export to answer as the whole student.
+
+The training is that of the stage train, with its checkpoints, so a stopped one resumes. An export that the
+training did not bring nearer to the whole student stays as it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from pipeline.config import Recipe
+from pipeline.config.compress import Recovery
+from pipeline.config.train import KDTeacher, LogitKD, Train
+from pipeline.engine.stage import Job
+from pipeline.errors import UserError
+from pipeline.rows import Recovered
+from pipeline.select.spaced import chosen
+from pipeline.train import comparison, launcher
+from pipeline.train import stage as training
+from pipeline.train.comparison import Compared, CompareJob, Dialogue, Likeness
+from pipeline.train.job import TrainJob, read_steps
+
+NAME = "recovery"  # of its folder and logs
+MEASURED = 128  # examples
+
+
+def check(recipe: Recipe) -> None:
+    """Raises UserError where the student cannot be trained here."""
+    training.check_environment(recipe)
+    if launcher.placement(recipe.train.accelerate).count > 1:
+        raise UserError("compress.recovery trains on one machine: run `retort compress` on one, without srun")
+
+
+def recover(job: Job, settings: Recovery, export: Path) -> Recovered:
+    """Trains the weights of an export, a folder, and replaces its files if that brought it nearer."""
+    folder = job.output.folder / NAME
+    given = training.job_of(replace(job, stage=training.TRAIN))
+    student = str(training.model_folder(job.run_dir).absolute())
+    train_job = given.model_copy(
+        update={
+            "model": student,
+            "output": (folder / "model").absolute(),
+            "checkpoints": (folder / "checkpoints").absolute(),
+            "train": _train(given.train, settings),
+            "teachers": (KDTeacher(model=student),),
+            "quantized": export.absolute(),
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not train_job.output.exists():
+        training.train(job, train_job, f"compress-{NAME}")
+    found = _measured(job, train_job, export)
+    if found.kept:
+        shutil.copytree(train_job.output, export, dirs_exist_ok=True)
+    else:
+        job.say("the recovery brought nothing: the export before it is kept")
+    shutil.rmtree(folder)
+    return found
+
+
+def _train(table: Train, settings: Recovery) -> Train:
+    """The training's settings, with the forward KL from the whole student as the only loss."""
+    off = dict.fromkeys(("lora", "features", "attention_transfer", "relations", "weight_by"))
+    changes = {"objective": "logit_kd", "logit_kd": LogitKD(), "trl": {}, **off, **settings.model_dump()}
+    return table.model_copy(update=changes)
+
+
+def _measured(job: Job, train_job: TrainJob, export: Path) -> Recovered:
+    """How like the whole student the export is before and after, on validation examples if there are any."""
+    split: Literal["validation", "train"] = "validation"
+    if not (messages := list(chosen(job.inputs["select"], MEASURED, split))):
+        split = "train"
+        messages = list(chosen(job.inputs["select"], MEASURED, split))
+    dialogues = [
+        Dialogue.model_validate({"id": f"{split} example {n}", "messages": dialogue})
+        for n, dialogue in enumerate(messages)
+    ]
+    compare_job = CompareJob(
+        model=train_job.model,
+        others=tuple(Compared(model=train_job.model, quantized=q) for q in (export, train_job.output)),
+        temperature=1,
+        bf16=train_job.bf16,
+        folder=train_job.output.parent / "comparison",
+    )
+    log = job.logs / f"compress-{NAME}-comparison.log"
+    before, after = comparison.compare(compare_job, dialogues, log)
+    tokens = sum(each.tokens for each in before)
+
+    def mean(of: list[Likeness], name: str) -> float:
+        return float(sum(getattr(each, name) for each in of) / tokens)
+
+    found = Recovered(
+        steps=max(step.step for step in read_steps(train_job.log)),
+        measured_on=split,
+        examples=len(dialogues),
+        divergence_before=mean(before, "divergence"),
+        divergence=mean(after, "divergence"),
+        same_before=mean(before, "same"),
+        same=mean(after, "same"),
+        kept=mean(after, "divergence") < mean(before, "divergence"),
+    )
+    job.say(
+        f"recovery: KL from the whole student {found.divergence_before:.4f} -> {found.divergence:.4f} nats "
+        f"per token, same likeliest token {found.same_before:.1%} -> {found.same:.1%} ({split} examples)"
+    )
+    return found

@@ -1,0 +1,116 @@
+"""Compares how models predict the same texts, in a process of its own: trainer/compare.py.
+
+The stages `compress` and `evaluate` call it. Light to import.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline import install_hints
+from pipeline.engine.atomic_files import write_atomic
+from pipeline.engine.subprocess_guard import Child
+from pipeline.errors import Stopped, UserError
+from pipeline.rows import Message
+
+
+class Dialogue(BaseModel):
+    """A text to read; only the last message counts."""
+
+    model_config = ConfigDict(frozen=True)
+    id: str
+    messages: tuple[Message, ...]
+
+
+class Compared(BaseModel):
+    """A model that is compared with the first."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str  # hub name or folder
+    quantized: Path | None = None  # a folder as w4a16 makes them, whose weights replace the model's
+
+
+class CompareJob(BaseModel):
+    """What the process needs to know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str  # hub name or folder of the model whose predictions are p
+    others: tuple[Compared, ...]  # of each the predictions are q
+    temperature: float  # of both; 0: all probability on the likeliest token
+    bf16: bool
+    folder: Path  # of the files below
+
+    @property
+    def file(self) -> Path:
+        """This job as JSON."""
+        return self.folder / "job.json"
+
+    @property
+    def dialogues(self) -> Path:
+        """A Dialogue as a JSON line for each text."""
+        return self.folder / "dialogues.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """The Likenesses of each of the others, as JSON."""
+        return self.folder / "result.json"
+
+    @property
+    def refusal(self) -> Path:
+        """The one-line reason why the process refused."""
+        return self.folder / "refused.txt"
+
+
+class Likeness(BaseModel):
+    """How alike two models predict one text; sums over its tokens."""
+
+    model_config = ConfigDict(frozen=True)
+    id: str
+    tokens: int
+    overlap: float  # sum over the vocabulary of min(p, q)
+    divergence: float  # KL(p || q), in nats, at temperature 1
+    same: int  # tokens at which both find the same token likeliest
+
+
+def check(setting: str) -> None:
+    """Raises UserError where the libraries are missing that a setting needs."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{setting} needs {', '.join(missing)}: {install_hints.extra('train')}")
+
+
+def compare(job: CompareJob, dialogues: Iterable[Dialogue], log: Path) -> list[list[Likeness]]:
+    """How each of the others is like the model on each text. Raises UserError or Stopped."""
+    shutil.rmtree(job.folder, ignore_errors=True)
+    job.folder.mkdir(parents=True)
+    lines = (dialogue.model_dump_json() + "\n" for dialogue in dialogues)
+    write_atomic(job.dialogues, "".join(lines).encode())
+    write_atomic(job.file, job.model_dump_json(indent=2).encode())
+    command = [sys.executable, "-P", "-m", "pipeline.train.trainer.compare", str(job.file.absolute())]
+    with Child(command, log, environment([job.model, *(other.model for other in job.others)])) as child:
+        child.wait()
+        if job.refusal.exists():
+            raise UserError(job.refusal.read_text("utf-8").strip())
+        if not job.result.exists():
+            raise Stopped(
+                f"the comparison of models ended early; the last lines of {log}:\n{child.log_tail()}"
+            )
+    found = json.loads(job.result.read_bytes())
+    shutil.rmtree(job.folder)
+    return [[Likeness.model_validate(each) for each in of_one] for of_one in found]
+
+
+def environment(models: Sequence[str]) -> dict[str, str]:
+    """The environment of a process that reads models: our defaults, overridden by this process's."""
+    defaults = {"TOKENIZERS_PARALLELISM": "true", "DO_NOT_TRACK": "1", "PYTHONSAFEPATH": "1"}
+    if all(os.path.isdir(model) for model in models):
+        defaults["HF_HUB_OFFLINE"] = "1"
+    return defaults | dict(os.environ)

@@ -1,0 +1,88 @@
+"""When the trained weights of an export are taken; the training itself is in tests/e2e/test_recovery.py."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.compress import recovery
+from pipeline.compress.stage import COMPRESS
+from pipeline.config.compress import Recovery
+from pipeline.engine.stage import Job
+from pipeline.errors import UserError
+from pipeline.rows import Step
+from pipeline.train.stage import model_folder
+from tests import tiny_student
+from tests.unit.pipeline.compress import standin
+from tests.unit.pipeline.train.trainer.test_quantized import export
+
+pytest.importorskip("trl")
+
+
+def test_recovery_needs_its_scheme() -> None:
+    with pytest.raises(ValidationError, match="recovery is for the scheme w4a16"):
+        standin.recipe(schemes=["w8a8"], recovery={})
+
+
+def test_recovery_changes_its_own_scheme_alone() -> None:
+    def settings(**more: Any) -> Any:
+        return COMPRESS.settings(standin.recipe(schemes=["w8a8", "w4a16"], **more))["schemes"]
+
+    without, with_it = settings(), settings(recovery={"epochs": 2})
+    assert with_it["w8a8"] == without["w8a8"]
+    assert with_it["w4a16"] == without["w4a16"] | {"recovery": {"epochs": 2.0, "learning_rate": 2e-5}}
+
+
+def test_only_the_divergence_from_the_whole_student_is_trained_on() -> None:
+    given = tiny_student.recipe(objective="dpo", lora={}, relations={}, weight_by="confidence", batch_size=4)
+    made = recovery._train(given.train, Recovery(epochs=0.5, learning_rate=1e-3))
+    assert (made.objective, made.logit_kd.alpha, made.logit_kd.divergence) == ("logit_kd", 1, "forward_kl")
+    assert (made.lora, made.relations, made.weight_by) == (None, None, None)
+    assert (made.epochs, made.learning_rate, made.batch_size) == (0.5, 1e-3, 4)
+
+
+def test_several_machines_are_refused() -> None:
+    given = standin.recipe(schemes=["w4a16"], recovery={})
+    nodes = {"num_machines": 2, "machine_rank": 0, "main_process_ip": "127.0.0.1", "main_process_port": 1}
+    changes = {"accelerate": nodes | {"num_processes": 2}, "micro_batch_size": 8}
+    train = given.train.model_copy(update=changes)
+    with pytest.raises(UserError, match=r"compress\.recovery trains on one machine"):
+        recovery.check(given.model_copy(update={"train": train}))
+
+
+def prepared(run_dir: Path) -> tuple[Job, Path, Path]:
+    """A job, an export that rounds the student to the nearest, and one of another student."""
+    student = tiny_student.save(model_folder(run_dir))
+    job = standin.job(run_dir, Path("unused"), schemes=["w4a16"], recovery={})
+    job.output.folder.mkdir(parents=True, exist_ok=True)
+    job.logs.mkdir(exist_ok=True)
+    near = export(student, run_dir / "near")
+    tiny_student.model(seed=1).save_pretrained(run_dir / "other")
+    return job, near, export(run_dir / "other", run_dir / "far")
+
+
+def after_training(job: Job, result: Path) -> None:
+    """Makes the folder of a finished training whose result was not taken yet."""
+    folder = job.output.folder / "recovery"
+    shutil.copytree(result, folder / "model")
+    unknown = dict.fromkeys(Step.model_fields) | {"id": "7", "step": 7, "steps": 7, "epoch": 1.0, "loss": 0.1}
+    (folder / "log.jsonl").write_text(Step.model_validate(unknown).model_dump_json() + "\n")
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_trained_weights_are_taken_only_if_they_are_nearer(tmp_path: Path, better: bool) -> None:
+    job, near, far = prepared(tmp_path)
+    before, after = (far, near) if better else (near, far)
+    expected, trained = (f / "model.safetensors" for f in (near, after))
+    kept, result = expected.read_bytes(), trained.read_bytes()
+    assert (kept == result) == better
+    after_training(job, after)
+    found = recovery.recover(job, Recovery(), before)
+    assert (found.kept, found.steps, found.measured_on, found.examples) == (better, 7, "train", 5)
+    assert (found.divergence < found.divergence_before) == better
+    assert (before / "model.safetensors").read_bytes() == kept
+    assert not (job.output.folder / "recovery").exists()
