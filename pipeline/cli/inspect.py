@@ -189,7 +189,11 @@ def report(runs: Path, run: Path, out: Path | None) -> None:
 @click.argument("run", required=False, **_RUN)
 @click.argument("other", required=False, **_RUN)
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on; default: a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option("--open", "browser", is_flag=True, help="Open the page in this machine's browser.")
 @click.pass_obj

@@ -131,7 +131,7 @@ def serve(runs: Sequence[Run], port: int, browser: bool) -> None:
     try:
         listener = socket.create_server((HOST, port))
     except OSError as e:
-        raise UserError(f"--port {port}: {e.strerror}; without --port, a free one is taken") from None
+        raise UserError(f"--port {port}: {os.strerror(e.errno or 0)}; 0 takes a free port") from None
     port = listener.getsockname()[1]
     address = f"http://{HOST}:{port}/{token}/"
     print(address, flush=True)

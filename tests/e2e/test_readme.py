@@ -57,6 +57,7 @@ CHECKED = (
     "publish demo --to hub:OWNER/NAME",
     "chat",
     "serve demo",
+    "view demo",
 )
 PLACEHOLDERS = ("RECIPE", "ARGS", "WORDS")
 SCRIPT = ("", "test", "setup", "setup compress")  # commands of run.sh itself

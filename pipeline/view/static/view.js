@@ -5,7 +5,11 @@ const FACETS = ["outcome", "reason", "source", "teacher", "finish_reason", "spli
 const CONTROLS = ["run", "stage", "q", ...FACETS, "sort", "down", "rule", "verdict", "min_tokens", "max_tokens", "where"];
 const DEFAULTS = { run: "0", stage: "filter", verdict: "failed" };
 const POLL = 5000; // milliseconds
-let about, state, total = null, found = null, rows = [], at = -1, asked = 0, folded = true;
+let about, state; // the runs; the address after #
+let rows = [], at = -1; // the page of the list, and the line that is open
+let asked = 0; // number of the newest list that was asked for: answers to older ones are dropped
+let seen = null; // numbers of traces by outcome, as the header has them
+let folded = true; // the reasoning
 
 const words = () => words_of(state.get("q") ?? "");
 const here = () => ({ run: state.get("run") ?? "0", stage: state.get("stage") ?? "filter" });
@@ -43,7 +47,6 @@ function change(values) {
 async function follow() {
   state = new URLSearchParams(location.hash.slice(1));
   fill($("stage"), (about.runs[here().run] ?? about.runs[0]).stages.map((name) => [name]));
-  $("rule").dataset.filled = "";
   for (const name of CONTROLS) {
     if ($(name).type === "checkbox") $(name).checked = state.has(name);
     else set($(name), state.get(name) ?? DEFAULTS[name] ?? "");
@@ -101,7 +104,6 @@ function facts_of(row) {
 }
 
 function range(first, counted) {
-  found = counted;
   const to = first + rows.length, of = counted === null ? "..." : counted.toLocaleString("en");
   $("range").textContent = rows.length ? `${(first + 1).toLocaleString("en")}-${to.toLocaleString("en")} of ${of}` : `${of === "..." ? 0 : of} traces`;
   $("before").disabled = first === 0;
@@ -118,8 +120,8 @@ async function facets() {
   const working = now.running.length ? ` - ${now.running.join(" and ")} running` : "";
   $("counts").textContent = `${now.total.toLocaleString("en")} traces${outcomes ? `: ${outcomes}` : ""}${working}`;
   $("counts").title = $("counts").textContent;
-  if (total !== null && total !== `${outcomes}`) refresh(asked, false);
-  total = outcomes;
+  if (seen !== null && seen !== outcomes) refresh(asked, false);
+  seen = outcomes;
 }
 
 // Opens a line of the list. `moved`: by the user, so the address names it.
@@ -271,7 +273,7 @@ async function begin() {
     const control = $(name);
     const apply = async () => {
       change({ [name]: control.type === "checkbox" ? (control.checked ? "true" : "") : control.value.trim(), at: null, trace: null, problem: null });
-      if (name === "run" || name === "stage") { total = null; return follow(); }
+      if (name === "run" || name === "stage") { seen = null; return follow(); }
       return refresh(++asked, true);
     };
     control.addEventListener(control.matches("input:not([type=checkbox])") ? "input" : "change", control.matches("input") ? later(apply, 250) : apply);
