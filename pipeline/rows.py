@@ -73,17 +73,10 @@ class Sampling(Row):
 
 
 class Logprobs(Row):
-    """The teacher's natural log-probabilities of its n tokens, and of the k likeliest at each position.
+    """The teacher's natural log-probabilities of the tokens that it sampled."""
 
-    Takes 9.6 bytes per token and candidate at k = 5, before compression.
-    """
-
-    k: int
-    reasoning_tokens: int  # the first tokens of the n that are reasoning, its tags included
-    tokens: tuple[Int32, ...]  # n ids; -1 where the server sent none
-    logprobs: tuple[Float32, ...]  # n
-    top_tokens: tuple[Int32, ...]  # n * k ids, by position, likeliest first; padded with -1
-    top_logprobs: tuple[Float32, ...]  # n * k
+    reasoning_tokens: int  # the first tokens that are reasoning, its tags included
+    logprobs: tuple[Float32, ...]
 
 
 class Trace(Question):

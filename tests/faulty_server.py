@@ -202,7 +202,7 @@ class FaultyServer(Server):
             raise BadRequest("This model's maximum context length is 16 tokens: the prompt is longer.")
         if options.no_continue and request.prefix is not None:
             raise BadRequest("Continuing a message is not supported.")
-        return replace(request, top_logprobs=None) if options.no_logprobs else request
+        return replace(request, logprobs=False) if options.no_logprobs else request
 
     async def respond(self, http: web.Request, key: str, request: ChatRequest) -> web.StreamResponse:
         attempt, fault = self.attempts[key], None

@@ -146,7 +146,7 @@ async def request(
     async with Transport(server.base_urls[0], key) as transport:
         room = await _room(transport, server.model, messages, sampling.max_tokens)
         sampling = sampling.model_copy(update={"max_tokens": room})
-        asked = chat_request(endpoint, server.model, messages, sampling, seed, None, None)
+        asked = chat_request(endpoint, server.model, messages, sampling, seed, False, None)
         while True:
             try:
                 await transport.send(asked.body(unsent), into, asked.limits)

@@ -125,18 +125,15 @@ class Recipe(RecipeTable):
             for source in self.ingest.sources
         )
 
-    def check_logprobs(self, setting: str, least: int = 0) -> None:
-        """Raises UserError if some traces to train on lack log-probabilities, which a setting needs.
-
-        least: of how many tokens at each position.
-        """
+    def check_logprobs(self, setting: str) -> None:
+        """Raises UserError if some traces to train on lack log-probabilities, which a setting needs."""
         given = next((s for s in self.ingest.sources if isinstance(s, TracesSource)), None)
         if given is not None:
             raise UserError(
                 f"{setting} needs log-probabilities, which the traces of {given.name or given.path} lack"
             )
-        if self.generate.logprobs is None or self.generate.logprobs < least:
-            raise UserError(f"{setting} needs generate.logprobs = {least} or more")
+        if not self.generate.logprobs:
+            raise UserError(f"{setting} needs generate.logprobs = true")
 
     @model_validator(mode="after")
     def _a_teacher_has_a_prompt(self) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, StrictBool, model_validator
 
 from pipeline.config.base import NotIdentity, SamplingSettings
 
@@ -19,9 +19,8 @@ class Generate(SamplingSettings):
     """Maximum traces per problem and teacher with `target_kept`."""
     max_continuations: NonNegativeInt = 0
     """How often reasoning that is truncated at `max_tokens` may be continued; 0 leaves it truncated."""
-    logprobs: NonNegativeInt | None = None
-    """Log-probabilities to store: those of the k likeliest tokens at each position, or with 0 only the means.
-    Needed by `topk_kd` (k of 1 or more), and by the settings that use confidence. Default: none."""
+    logprobs: StrictBool = False
+    """Store the log-probability of each sampled token. Needed by the settings that use confidence."""
 
     max_cost: NotIdentity[PositiveFloat | None] = None
     """Stop once this much is spent, over all attempts; every teacher needs prices. Requests in flight are

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import zlib
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import log
@@ -20,7 +19,6 @@ from pydantic_core import to_json
 from pipeline.fake_server.answers import OPEN, Answer, Messages, answer, digest, opening, opening_of
 
 TOKENS_PER_EVENT = 3
-VOCABULARY = 50_000  # token ids
 # The opening tag belongs to the first word, so an answer has as many tokens in every reasoning style.
 _TOKEN = re.compile(r"(?:<think>)?\s*\S+")
 
@@ -42,9 +40,9 @@ class ChatRequest:
     max_tokens: int | None
     stream: bool
     include_usage: bool  # at the end of a stream
-    top_logprobs: int | None  # candidates per token; None: no log-probabilities
-    token_ids: bool  # "token_id:17" instead of the token's text
-    scored: tuple[int, ...] = ()  # tokens of a prompt whose top_logprobs are requested in place of an answer
+    logprobs: bool  # of the tokens of the answer, or of those of `scored`
+    scored: tuple[int, ...] = ()  # tokens of a prompt that is read in place of an answer
+    candidates: int = 0  # of each of these tokens
     thinking: bool = True  # False: switched off by a variable of the chat template, or by /no_think
 
     @property
@@ -76,9 +74,6 @@ def parse_request(body: bytes) -> ChatRequest:
     limit = fields.get("max_completion_tokens", fields.get("max_tokens"))
     if limit is not None and not (isinstance(limit, int) and limit > 0):
         raise BadRequest("max_tokens must be a whole number above 0")
-    top = (fields.get("top_logprobs") or 0) if fields.get("logprobs") else None
-    if top is not None and not (isinstance(top, int) and 0 <= top <= 20):
-        raise BadRequest("top_logprobs must be a whole number from 0 to 20")
     return ChatRequest(
         model=model,
         messages=messages,
@@ -87,8 +82,7 @@ def parse_request(body: bytes) -> ChatRequest:
         max_tokens=limit,
         stream=bool(fields.get("stream")),
         include_usage=bool(stream_options.get("include_usage")),
-        top_logprobs=top,
-        token_ids=bool(fields.get("return_tokens_as_token_ids")),
+        logprobs=bool(fields.get("logprobs")),
         thinking=not any("/no_think" in content for content in contents) and _template_thinks(fields),
     )
 
@@ -103,7 +97,7 @@ def parse_prompt(body: bytes) -> ChatRequest:
     if not (isinstance(k, int) and 0 <= k <= 20) or not prompt:
         raise BadRequest("prompt_logprobs must be a whole number from 0 to 20")
     text = [{"role": "user", "content": " ".join(map(str, prompt))}]
-    return ChatRequest(model, text, None, 0, 1, False, False, top_logprobs=k, token_ids=True, scored=prompt)
+    return ChatRequest(model, text, None, 0, 1, False, False, True, scored=prompt, candidates=k)
 
 
 def _template_thinks(fields: dict[str, Any]) -> bool:
@@ -182,25 +176,15 @@ def _message_fields(style: str, whole: Answer, start: int, end: int) -> dict[str
 
 
 def _logprobs(key: str, text: str, edges: list[int], request: ChatRequest) -> dict[str, Any] | None:
-    if request.top_logprobs is None:
+    if not request.logprobs:
         return None
-    return {"content": [_token(digest(key, a), text[a:b], request) for a, b in pairwise(edges)]}
+    return {"content": [_token(digest(key, a), text[a:b]) for a, b in pairwise(edges)]}
 
 
-def _token(key: str, word: str, request: ChatRequest) -> dict[str, Any]:
-    """A token and its candidates."""
+def _token(key: str, word: str) -> dict[str, Any]:
     rank, first, step = _sampled(key)
-    number = zlib.crc32(word.encode())
-
-    def candidate(at: int) -> dict[str, Any]:
-        token = (number + at - rank) % VOCABULARY
-        name = f"token_id:{token}" if request.token_ids else word if at == rank else f" w{token}"
-        return {"token": name, "logprob": round(first + at * step, 5), "bytes": list(name.encode())}
-
-    # vLLM's order: the sampled token, then the likeliest others.
-    top = request.top_logprobs or 0
-    ranks = [rank, *(at for at in range(top) if at != rank)][:top]
-    return candidate(rank) | {"bytes": list(word.encode()), "top_logprobs": [candidate(at) for at in ranks]}
+    logprob = round(first + rank * step, 5)
+    return {"token": word, "logprob": logprob, "bytes": list(word.encode()), "top_logprobs": []}
 
 
 def _sampled(key: str) -> tuple[int, float, float]:
@@ -216,7 +200,7 @@ def _prompt_logprobs(request: ChatRequest) -> list[dict[str, Any] | None]:
     vocabulary = max(*request.scored, 255) + 1
     for at, token in enumerate(request.scored[1:], 1):
         rank, first, step = _sampled(digest(request.model, at, request.scored[at - 1], token))
-        ranks = {*range(request.top_logprobs or 0), rank}
+        ranks = {*range(request.candidates), rank}
         found.append(
             {
                 str((token + other - rank) % vocabulary): {
@@ -240,7 +224,7 @@ def encode(request: ChatRequest, completion: Completion) -> list[bytes]:
         [(fields, logprobs)] = completion.pieces
         choice = {"index": 0, "message": {"role": "assistant"} | fields, "logprobs": logprobs}
         choices = [choice | {"finish_reason": completion.finish_reason}]
-        if request.scored and request.top_logprobs is not None:
+        if request.scored and request.logprobs:
             choices[0]["prompt_logprobs"] = _prompt_logprobs(request)
         return [to_json(head | {"object": "chat.completion", "choices": choices, "usage": reported})]
     head["object"] = "chat.completion.chunk"

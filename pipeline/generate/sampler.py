@@ -71,7 +71,7 @@ class SamplingJob:
     table: Generate | Evaluate  # temperature, top_p, max_tokens, concurrency, max_failed_fraction
     budget: SampleBudget
     filters: Rules  # decide whether a trace counts as kept
-    logprobs: int | None = None
+    logprobs: bool = False
     limits: Limits = field(default_factory=Limits)
     no_think: ThinkingSwitch | None = None  # where the words that switch thinking off stand; None: not sent
 

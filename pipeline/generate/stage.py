@@ -219,7 +219,7 @@ def training_job(recipe: Recipe) -> SamplingJob:
 
 def _model(teacher: Teacher, table: Generate) -> Model:
     label = model_files.label(teacher.display_name)
-    reach = partial(endpoint.reach, teacher, teacher.model, label, sampling=table, logprobs=table.logprobs)
+    reach = partial(endpoint.reach, teacher, teacher.model, label, sampling=table)
     return Model(teacher.display_name, teacher, reach, teacher.share, teacher.generation)
 
 
@@ -264,7 +264,7 @@ def report(job: Job) -> dict[str, Any]:
 
 GENERATE = Stage(
     name="generate",
-    version=6,  # 6: traces keep the generation of their teacher
+    version=6,  # 6: the generation of the teacher; log-probabilities of sampled tokens alone
     row=Trace,
     reads=(INGEST,),
     shards_from="ingest",

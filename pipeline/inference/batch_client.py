@@ -99,7 +99,7 @@ class BatchClient:
             self._say(f"{self._name}: {hint}; its first batch will tell whether it has {self.model!r}")
         await self._runner.api.check()
 
-    async def check_continuing(self, logprobs: int | None) -> None:
+    async def check_continuing(self, logprobs: bool) -> None:
         """Raises UserError if truncated responses cannot be continued by requests of a batch."""
         limits = ResponseLimits(self._settings.stall_timeout, 1)
 
@@ -145,12 +145,12 @@ class BatchClient:
         sampling: Sampling,
         seed: int,
         *,
-        logprobs: int | None = None,
+        logprobs: bool = False,
         before: Completion | None = None,
     ) -> Completion:
         """Returns one completion; raises what `Client.complete` raises."""
         fields = chat_body(self._settings, self.model, messages, sampling, seed, logprobs, before)
-        candidates = 0 if logprobs is None else logprobs + 2
+        candidates = 2 * logprobs
         self._runner.limits = ResponseLimits(batch_api.STALL, sampling.max_tokens, candidates)
         name, tried, failed = request_name(fields), set[Batch](), 0
         while True:
@@ -216,7 +216,7 @@ class BatchClient:
         batch: Batch,
         name: str,
         fields: dict[str, object],
-        logprobs: int | None,
+        logprobs: bool,
         before: Completion | None,
     ) -> Completion:
         """Reads the request's result."""

@@ -51,7 +51,7 @@ def index(paths: Sequence[Path], requests: frozenset[str], longest: int) -> Resu
     return results
 
 
-def completion_of(record: dict[str, Any], logprobs: int | None, before: Completion | None) -> Completion:
+def completion_of(record: dict[str, Any], logprobs: bool, before: Completion | None) -> Completion:
     """Reads a result as the response to a request would be read.
 
     Raises ErrorStatus for the error of a request, and whatever CompletionReader raises.

@@ -10,7 +10,6 @@ from pydantic_core import to_json
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.inference.http import CHAT, ResponseLimits
-from pipeline.inference.logprobs import logprob_fields
 from pipeline.inference.response import Completion, CompletionReader, partial_message
 from pipeline.rows import Message, Sampling
 
@@ -35,13 +34,12 @@ def chat_request(
     messages: Sequence[Message],
     sampling: Sampling,
     seed: int,
-    logprobs: int | None,
+    logprobs: bool,
     before: Completion | None,
 ) -> Request:
     """A request for a chat completion; see chat_body()."""
     fields = chat_body(endpoint, model, messages, sampling, seed, logprobs, before)
-    candidates = 0 if logprobs is None else logprobs + 2
-    limits = ResponseLimits(endpoint.stall_timeout, sampling.max_tokens, candidates)
+    limits = ResponseLimits(endpoint.stall_timeout, sampling.max_tokens, candidates=2 * logprobs)
     return Request(fields, limits, lambda: CompletionReader(logprobs), before)
 
 
@@ -51,12 +49,12 @@ def chat_body(
     messages: Sequence[Message],
     sampling: Sampling,
     seed: int,
-    logprobs: int | None,
+    logprobs: bool,
     before: Completion | None,
 ) -> dict[str, Any]:
     """Returns the fields of a request, including optional ones that a server may refuse.
 
-    `logprobs`: candidates per token; `before`: the truncated completion to continue.
+    `before`: the truncated completion to continue.
     """
     sent: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
     body: dict[str, Any] = endpoint.extra_body | {
@@ -69,8 +67,8 @@ def chat_body(
     }
     if endpoint.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    if logprobs is not None:
-        body |= logprob_fields(logprobs)
+    if logprobs:
+        body["logprobs"] = True
     if before:
         sent.append({"role": "assistant", "content": partial_message(before)})
         if endpoint.continue_by == "reasoning_content" and before.thinking:

@@ -101,7 +101,7 @@ class Client:
             if problem:
                 self._set_aside(endpoint, problem)
 
-    async def check_continuing(self, logprobs: int | None) -> None:
+    async def check_continuing(self, logprobs: bool) -> None:
         """Finds out how truncated responses are continued. Raises UserError if they cannot be."""
         endpoint = min(self.pool.endpoints, key=lambda endpoint: endpoint.cooldown_until)
         found = await needs_completions(self._fetch(endpoint), self.model, self._settings, logprobs)
@@ -132,15 +132,15 @@ class Client:
         sampling: Sampling,
         seed: int,
         *,
-        logprobs: int | None = None,
+        logprobs: bool = False,
         before: Completion | None = None,
     ) -> Completion:
         """Returns one completion, or the truncated completion `before` joined with its continuation.
 
-        `logprobs`: how many of the likeliest tokens to keep at each position. An optional field that the
-        server refuses is left out; of this request alone if other requests had it accepted. Raises
-        RequestFailed if this request has no response, UserError if none would have one, Stopped if no
-        endpoint gave a good response for `unavailable_timeout` seconds.
+        `logprobs`: whether to keep those of the sampled tokens. An optional field that the server refuses is
+        left out; of this request alone if other requests had it accepted. Raises RequestFailed if this
+        request has no response, UserError if none would have one, Stopped if no endpoint gave a good response
+        for `unavailable_timeout` seconds.
         """
         request = chat_request(self._settings, self.model, messages, sampling, seed, logprobs, before)
         return await self._complete(request)

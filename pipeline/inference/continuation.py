@@ -39,16 +39,14 @@ _OTHER_MARKS = (
 _CHAT_FIELDS = ("messages", "continue_final_message", "add_generation_prompt", "chat_template_kwargs")
 
 
-async def needs_completions(
-    fetch: Fetch, model: str, endpoint: Endpoint, logprobs: int | None
-) -> bool | None:
+async def needs_completions(fetch: Fetch, model: str, endpoint: Endpoint, logprobs: bool) -> bool | None:
     """Whether continuations have to go to /v1/completions; None if the server does not tell.
 
     Raises UserError if truncated responses cannot be continued faithfully.
     """
     if endpoint.continue_by in ("prefix", "reasoning_content"):
         return False
-    if endpoint.continue_by == "completions" and logprobs is not None:
+    if endpoint.continue_by == "completions" and logprobs:
         raise _cannot_continue(model, "completions and generate.logprobs are set")
     try:
         return await _renders_differently(fetch, model, endpoint, logprobs)
@@ -56,9 +54,7 @@ async def needs_completions(
         return None
 
 
-async def _renders_differently(
-    fetch: Fetch, model: str, endpoint: Endpoint, logprobs: int | None
-) -> bool | None:
+async def _renders_differently(fetch: Fetch, model: str, endpoint: Endpoint, logprobs: bool) -> bool | None:
     options = _template_options(model, endpoint.extra_body)
     prompt = await _render(fetch, options, _PROBE)
     if prompt is None:
@@ -71,7 +67,7 @@ async def _renders_differently(
         message = {"role": "assistant", "content": partial_message(truncated)}
         tokens = await _render(fetch, options, [*_PROBE, message], continued=True)
         if tokens is None or await _detokenize(fetch, model, tokens) != text + _after_prompt(text, truncated):
-            if logprobs is not None:
+            if logprobs:
                 why = "its chat template closes truncated reasoning, and generate.logprobs is set"
                 raise _cannot_continue(model, why)
             return True

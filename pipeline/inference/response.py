@@ -147,7 +147,7 @@ class CompletionReader:
     Both raise Retry, ErrorStatus or RequestFailed if the bytes are not a valid response.
     """
 
-    def __init__(self, logprobs: int | None = None) -> None:
+    def __init__(self, logprobs: bool = False) -> None:
         self._parser = BodyParser(self._take)
         self._choices: dict[int, _Choice] = {}
         self._usage: tuple[int | None, int | None] = (None, None)  # prompt and completion tokens
@@ -207,8 +207,8 @@ class CompletionReader:
             content = strip_end_marks(content)
         reasoning, response, thinking = split_reasoning(content, raw_reasoning, truncated=truncated)
         logprobs = None
-        if self._logprobs is not None:
-            tokens = tokens or TokenLogprobs(self._logprobs)
+        if self._logprobs:
+            tokens = tokens or TokenLogprobs()
             logprobs = tokens.row(reasoning, response, thinking, before.logprobs if before else None)
         return Completion(reasoning, response, finish_reason, prompt, completion, logprobs, thinking)
 
@@ -235,8 +235,8 @@ class CompletionReader:
 
     def _take_choice(self, index: int, choice: dict[str, Any]) -> None:
         self.began |= self._choices.setdefault(index, _Choice()).take(choice)
-        if self._logprobs is not None and (logprobs := choice.get("logprobs")):
-            self._tokens.setdefault(index, TokenLogprobs(self._logprobs)).take(logprobs)
+        if self._logprobs and (logprobs := choice.get("logprobs")):
+            self._tokens.setdefault(index, TokenLogprobs()).take(logprobs)
 
     def _quote(self) -> str:
         """Quotes what came in place of a response: some servers explain it in fields of their own."""

@@ -99,7 +99,7 @@ def _sort_key(trace: Trace, prefer: str, scores: Scores) -> float:
     if value is None:
         raise UserError(
             f'select.prefer = "confident", but trace {trace.id} has no log-probabilities: set '
-            "generate.logprobs (0 keeps their mean alone)"
+            "generate.logprobs = true"
         )
     return -value
 

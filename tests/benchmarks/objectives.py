@@ -76,7 +76,7 @@ def name_of(objective: str, seed: int) -> str:
 
 
 def commands(recipe: Path, runs: Path, name: str, seed: int, variant: Variant) -> list[list[str]]:
-    settings = [f"run={name}", f"seed={seed}", "generate.logprobs=20", *variant.settings]
+    settings = [f"run={name}", f"seed={seed}", *variant.settings]
     line = [sys.executable, "-m", "pipeline", "--runs", str(runs)]
     return [[*line, stage, str(recipe), *settings] for stage in variant.stages]
 

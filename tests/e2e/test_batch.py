@@ -48,7 +48,7 @@ def assert_paid_once(server: FakeServer, requests: int = ALL) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--errors", "0.2", "--reasoning", "reasoning_content"), ("generate.logprobs=2",)),
+        (("--errors", "0.2", "--reasoning", "reasoning_content"), ("generate.logprobs=true",)),
         (("--words", "40", "--truncated", "0.2"), ("generate.max_tokens=30", "generate.max_continuations=2")),
         (("--spread", "--correct", "0.5"), ("generate.target_kept=1", "generate.max_samples=3")),
     ],

@@ -189,6 +189,6 @@ def _values(rows: datasets.Dataset, numbers: np.ndarray, column: str, setting: s
     values = np.array(rows[column][:], dtype=float)[numbers]  # None becomes nan
     missing = int(np.isnan(values).sum())
     if missing:
-        hint = "; set generate.logprobs (0 keeps their mean alone)" if column == "confidence" else ""
+        hint = "; set generate.logprobs = true" if column == "confidence" else ""
         raise UserError(f"{setting}: {missing} of {len(values)} examples have no {column}{hint}")
     return values

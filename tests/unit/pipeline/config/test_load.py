@@ -208,7 +208,7 @@ def test_difficulty_accepts_majority_votes(tmp_path: Path) -> None:
 
 
 def test_confidence_needs_log_probabilities(tmp_path: Path) -> None:
-    FILTER.check(load(tmp_path, "filter.rules.confidence={}", "generate.logprobs=0"))
+    FILTER.check(load(tmp_path, "filter.rules.confidence={}", "generate.logprobs=true"))
     with pytest.raises(UserError, match=r"confidence needs generate\.logprobs"):
         FILTER.check(load(tmp_path, "filter.rules.confidence={}"))
 

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
 import pytest
 
 from pipeline.fake_server.answers import digest
 from pipeline.fake_server.options import REASONING_STYLES, parse
-from pipeline.fake_server.protocol import BadRequest, complete, encode, parse_request
+from pipeline.fake_server.protocol import BadRequest, complete, encode, parse_prompt, parse_request
 from tests.faulty_server import wordless
 
 QUESTION = {"role": "user", "content": "1 + 1"}
@@ -161,7 +160,6 @@ def test_truncated_reasoning_is_continued_to_its_end() -> None:
         {"messages": [QUESTION, {"role": "assistant", "content": "<think>"}], "continue_final_message": True},
         {"messages": [{"role": "user"}]},
         {"max_tokens": 0},
-        {"logprobs": True, "top_logprobs": 21},
     ],
 )
 def test_requests_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
@@ -179,45 +177,52 @@ def logprobs_of(*flags: str, **fields: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("style", ["inline", "opened"])
 def test_each_token_has_its_log_probabilities(style: str) -> None:
     flags = (*CORRECT, f"--reasoning={style}", "--words=100")
-    tokens, whole = logprobs_of(*flags, top_logprobs=4), answer_of(*flags)
+    tokens, whole = logprobs_of(*flags), answer_of(*flags)
     assert len(tokens) == whole["usage"]["completion_tokens"]
     assert b"".join(bytes(t["bytes"]) for t in tokens).decode() == whole["message"]["content"]
-    likeliest = 0
-    for token in tokens:
-        candidates = {c["token"]: c["logprob"] for c in token["top_logprobs"]}
-        assert len(candidates) == 4
-        assert candidates[token["token"]] == token["logprob"]
-        assert sum(math.exp(logprob) for logprob in candidates.values()) < 1.0001
-        likeliest += token["logprob"] == max(candidates.values())
-    assert 50 < likeliest < len(tokens)
+    assert all(token["logprob"] < 0 for token in tokens)
 
 
-def test_tokens_are_named_by_their_ids_on_request() -> None:
-    words = logprobs_of(top_logprobs=2)
-    ids = logprobs_of(top_logprobs=2, return_tokens_as_token_ids=True)
-    for word, token in zip(words, ids, strict=True):
-        assert (word["bytes"], word["logprob"]) == (token["bytes"], token["logprob"])
-        assert bytes(word["bytes"]).decode() == word["token"]
-        names = [token["token"], *(c["token"] for c in token["top_logprobs"])]
-        assert all(re.fullmatch(r"token_id:\d{1,5}", name) for name in names)
-    assert len({token["token"] for token in ids}) == len({word["token"] for word in words})
+def prompt_logprobs(prompt: list[int], k: int) -> list[Any]:
+    request = parse_prompt(json.dumps({"model": "fake", "prompt": prompt, "prompt_logprobs": k}).encode())
+    (body,) = encode(request, complete(parse([]), request, "key"))
+    return json.loads(body)["choices"][0]["prompt_logprobs"]
+
+
+def test_a_prompt_s_tokens_have_the_likeliest_at_their_positions() -> None:
+    prompt = [3, 5, 7] * 40
+    first, *rest = prompt_logprobs(prompt, 4)
+    assert first is None
+    for token, position in zip(prompt[1:], rest, strict=True):
+        assert 4 <= len(position) <= 5
+        assert str(token) in position
+        assert sum(math.exp(other["logprob"]) for other in position.values()) < 1.0001
+        ranks = {other["rank"]: other["logprob"] for other in position.values()}
+        assert sorted(ranks.values(), reverse=True) == [ranks[rank] for rank in sorted(ranks)]
+    assert {len(position) for position in prompt_logprobs(prompt, 0)[1:]} == {1}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "text"}, {"prompt": []}, {"prompt_logprobs": None}, {"prompt_logprobs": 21}]
+)
+def test_prompts_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        parse_prompt(json.dumps({"model": "fake", "prompt": [1], "prompt_logprobs": 1} | fields).encode())
 
 
 def test_log_probabilities_are_the_same_in_a_stream_and_in_parts() -> None:
     flags = (*CORRECT, "--reasoning=reasoning")
-    whole = logprobs_of(*flags, top_logprobs=2)
-    events = events_of(*flags, logprobs=True, top_logprobs=2)
+    whole = logprobs_of(*flags)
+    events = events_of(*flags, logprobs=True)
     streamed = [event["choices"][0]["logprobs"] for event in events]
     assert [token for part in streamed if part for token in part["content"]] == whole
     truncated = answer_of(*flags, max_tokens=5)["message"]["reasoning"]
-    rest = continuation(truncated, *flags, logprobs=True, top_logprobs=2)
+    rest = continuation(truncated, *flags, logprobs=True)
     assert rest["logprobs"]["content"] == whole[5:]
 
 
 def test_log_probabilities_come_only_on_request() -> None:
     assert answer_of()["logprobs"] is None
-    assert answer_of(top_logprobs=3)["logprobs"] is None
-    assert {len(token["top_logprobs"]) for token in logprobs_of()} == {0}
 
 
 @pytest.mark.parametrize(

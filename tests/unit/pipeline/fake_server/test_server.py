@@ -123,7 +123,7 @@ def test_answers_without_content_are_counted_as_answered(fake_server: StartFakeS
 
 
 def test_a_request_for_log_probabilities_can_be_ignored(fake_server: StartFakeServer) -> None:
-    answer = json.loads(post(fake_server("--no-logprobs"), "1 + 1", logprobs=True, top_logprobs=3))
+    answer = json.loads(post(fake_server("--no-logprobs"), "1 + 1", logprobs=True))
     assert answer["choices"][0]["logprobs"] is None
 
 

@@ -644,16 +644,16 @@ def test_continued_reasoning_equals_untruncated_reasoning(
         long = SAMPLING.model_copy(update={"max_tokens": 1000})
         message = [Message(role="user", content="What is 12 + 30?")]
         async with client(server.url, continue_by=by) as teacher:
-            whole = await teacher.complete(message, long, 1, logprobs=2)
-            truncated = await teacher.complete(message, SAMPLING, 1, logprobs=2)
+            whole = await teacher.complete(message, long, 1, logprobs=True)
+            truncated = await teacher.complete(message, SAMPLING, 1, logprobs=True)
             assert can_continue(truncated)
-            joined = await teacher.complete(message, SAMPLING, 1, logprobs=2, before=truncated)
+            joined = await teacher.complete(message, SAMPLING, 1, logprobs=True, before=truncated)
         assert (joined.reasoning, joined.response) == (whole.reasoning, whole.response)
         assert joined.completion_tokens == whole.completion_tokens
         assert joined.logprobs
         assert whole.logprobs
         assert joined.logprobs.reasoning_tokens == whole.logprobs.reasoning_tokens
-        assert len(joined.logprobs.tokens) == len(whole.logprobs.tokens)
+        assert len(joined.logprobs.logprobs) == len(whole.logprobs.logprobs)
 
     asyncio.run(ask())
 

@@ -58,7 +58,7 @@ class Templated(Script):
 def continue_(script: Script, truncated: Completion, **settings: Any) -> tuple[Completion, list[str]]:
     """The continued completion, and the messages of the client."""
     said: list[str] = []
-    logprobs = settings.pop("logprobs", None)
+    logprobs = settings.pop("logprobs", False)
 
     async def ask() -> Completion:
         async with serving(script) as url, client(url, max_retries=0, **settings) as teacher:
@@ -106,7 +106,7 @@ def test_if_the_template_renders_another_text_the_prompt_is_completed(
 
 def test_if_the_template_renders_the_same_text_the_message_is_continued() -> None:
     script = Templated(chat(content="2.</think>It is 2."))
-    completion, said = continue_(script, TRUNCATED, logprobs=None)
+    completion, said = continue_(script, TRUNCATED, logprobs=False)
     assert script.paths == ["/v1/chat/completions"]
     assert script.asked[-1]["messages"][-1] == {"role": "assistant", "content": "<think>\nI count: 1, "}
     assert (completion.reasoning, completion.response) == ("I count: 1, 2.", "It is 2.")
@@ -116,8 +116,8 @@ def test_if_the_template_renders_the_same_text_the_message_is_continued() -> Non
 def test_impossible_continuations_are_refused_before_any_request() -> None:
     for script, settings, why in (
         (Templated(TEXT, marks=("<|channel|>",)), {}, r"it marks reasoning with <\|channel\|>"),
-        (Templated(TEXT, before=CLOSED), {"logprobs": 0}, "generate.logprobs is set"),
-        (Templated(TEXT), {"logprobs": 0, "continue_by": "completions"}, "generate.logprobs are set"),
+        (Templated(TEXT, before=CLOSED), {"logprobs": True}, "generate.logprobs is set"),
+        (Templated(TEXT), {"logprobs": True, "continue_by": "completions"}, "generate.logprobs are set"),
         (Script(TEXT), {"continue_by": "completions"}, "needs /tokenize"),
     ):
         with pytest.raises(UserError, match=why) as refused:

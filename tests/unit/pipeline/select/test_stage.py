@@ -61,10 +61,7 @@ def test_reasoning_that_is_not_taught_does_not_affect_the_preference() -> None:
 
 
 def sure(sample: int, *logprobs: float) -> Trace:
-    tokens = len(logprobs)
-    kept = Logprobs(
-        k=0, reasoning_tokens=1, tokens=(5,) * tokens, logprobs=logprobs, top_tokens=(), top_logprobs=()
-    )
+    kept = Logprobs(reasoning_tokens=1, logprobs=logprobs)
     return trace("a", sample, reasoning=f"reasoning {sample}").model_copy(update={"logprobs": kept})
 
 
@@ -106,7 +103,7 @@ def test_the_pass_rate_ignores_undecided_samples() -> None:
 def test_preferring_confident_traces_without_log_probabilities_is_refused_before_any_request() -> None:
     recipe = tiny_student.recipe()
     confident = recipe.model_copy(update={"select": Select(prefer="confident")})
-    with pytest.raises(UserError, match=r"generate\.logprobs = 0"):
+    with pytest.raises(UserError, match=r"generate\.logprobs = true"):
         SELECT.check(confident)
-    kept = recipe.generate.model_copy(update={"logprobs": 0})
+    kept = recipe.generate.model_copy(update={"logprobs": True})
     SELECT.check(confident.model_copy(update={"generate": kept}))

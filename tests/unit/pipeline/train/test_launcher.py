@@ -123,7 +123,7 @@ def test_of_a_training_on_ray_the_gpus_of_its_nodes_count_and_each_node_looks_ag
 
 
 def test_settings_that_need_logprobs_are_checked_before_sampling() -> None:
-    assert "generate.logprobs = 0" in complaint(weight_by="confidence")
+    assert "generate.logprobs = true" in complaint(weight_by="confidence")
 
 
 REMOTE = {"model": "m", "base_url": "http://127.0.0.1:1/v1"}
