@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +76,6 @@ def assert_ends_alike(job: TrainJob, alone: TrainJob, tolerance: float) -> None:
         assert torch.allclose(tensor, expected[name], atol=tolerance), name
 
 
-def test_two_processes_train_as_one(student: Path, alone: TrainJob, tmp_path: Path) -> None:
-    job = trained(tmp_path, student, 4, {"num_processes": 2})
-    assert {path.name for path in (job.checkpoints / "checkpoint-10").glob("rng_state*")} == {
-        "rng_state_0.pth",
-        "rng_state_1.pth",
-    }
-    assert_ends_alike(job, alone, 1e-2)
-
-
 TERMS: dict[str, Any] = {
     "objective": "logit_kd",
     "features": {},
@@ -104,6 +94,8 @@ def test_two_processes_train_white_box_terms_as_one(
 ) -> None:
     alone = alone_with_terms
     job = trained(tmp_path, student, 4, {"num_processes": 2}, **TERMS)
+    states = (job.checkpoints / "checkpoint-10").glob("rng_state*")
+    assert {path.name for path in states} == {"rng_state_0.pth", "rng_state_1.pth"}
     assert_ends_alike(job, alone, 1e-2)
     for name in ("loss_features", "loss_attention_transfer", "loss_relations"):
         ours, theirs = ([getattr(s, name) for s in read_steps(j.log)] for j in (job, alone))
@@ -142,6 +134,8 @@ def watched(module, **settings):
 def unsynced(*_):
     raise AssertionError("gradients would be unsharded")
 PartialState.__init__, fsdp.fully_shard, Accelerator.no_sync = as_gpus, watched, unsynced
+from pipeline.train.trainer import data
+data.write_tokens = None  # only prepare.py writes tokens: one of these processes would let the others wait
 from pipeline.train.trainer.launch import main
 sys.exit(main(sys.argv[1]))
 """
@@ -181,32 +175,3 @@ def run_as(script: str, job: TrainJob) -> None:
     line = [*line[: line.index("pipeline.train.trainer.launch") - 1], str(folder / "script.py"), line[-1]]
     with Child(line, folder / "train.log", environment(job)) as child:
         assert child.wait(timeout=1200) == 0, child.log_tail(50)
-
-
-SHORT = """
-# The training with a timeout of {seconds} s between processes, whatever is set.
-import datetime, sys
-import torch.distributed as dist
-begin = dist.init_process_group
-def with_timeout(*args, **settings):
-    settings["timeout"] = datetime.timedelta(seconds={seconds})
-    begin(*args, **settings)
-dist.init_process_group = with_timeout
-from pipeline.train.trainer.launch import main
-sys.exit(main(sys.argv[1]))
-"""
-# Two seconds or more to render each dialogue.
-SLOW = "{% for _ in range(30000 if messages[1:] else 0) %}{% for _ in range(1000) %}{% endfor %}{% endfor %}"
-TIMEOUT = 20  # seconds
-
-
-def test_processes_do_not_wait_for_tokenization(tmp_path: Path) -> None:
-    """Tokenizing these examples takes longer than the timeout between processes."""
-    student = tiny_student.save(tmp_path / "slow")
-    (student / "chat_template.jinja").write_text(SLOW + tiny_student.CHATML)
-    job = job_of(tmp_path, student, 4, {"num_processes": 2}, epochs=1)
-    run_as(SHORT.format(seconds=TIMEOUT), job)
-    took = re.search(r"37 examples checked in (\S+) s", (tmp_path / "train.log").read_text())
-    assert took
-    assert float(took[1]) > TIMEOUT
-    assert job.output.exists()
