@@ -82,6 +82,12 @@ def check(recipe: Recipe) -> None:
             f'{table} compares students that reason: evaluate.models needs "base" and "student", and '
             'evaluate.modes "reasoning"'
         )
+    deepest, most = len(names(recipe)), recipe.train.max_generation
+    if deepest > most and not (recipe.rounds and recipe.rounds.teacher == "first"):
+        raise ValueError(
+            f"{table}: the last of {deepest} students would be of generation {deepest}, over "
+            f"train.max_generation = {most}; raise it (docs/training.md, Generations)"
+        )
     if recipe.rounds and recipe.rounds.teacher == "first" and recipe.rounds.start == "base":
         raise ValueError(
             'rounds.teacher = "first" with start = "base" repeats the same run: set start = "last", or '

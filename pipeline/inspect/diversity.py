@@ -110,12 +110,13 @@ def diversity_of(run: Run) -> RunDiversity | None:
 
 
 def parent_of(run: Run) -> Run | None:
-    """The run whose student is this run's teacher or base, or whose traces it reuses; None without one."""
+    """The run before it in a chain, or whose student is its teacher or base, or whose traces it reuses."""
     recipe = run.recipe
     models = [teacher.model for teacher in recipe.teacher] + (
         [recipe.student.model] if recipe.student else []
     )
-    folders = [path.parents[1] for path in map(Path, models) if path.parts[-2:] == ("train", "model")]
+    folders = [run.path.parent / recipe.parent.run] if recipe.parent else []
+    folders += [path.parents[1] for path in map(Path, models) if path.parts[-2:] == ("train", "model")]
     folders += [run.path.parent / recipe.reuse] if recipe.reuse else []
     found = (f for f in folders if (f / "recipe.json").exists() and f.absolute() != run.path.absolute())
     return next((open_run(folder) for folder in found), None)

@@ -22,9 +22,12 @@ class Source(NamedTuple):
     generation: str | None
 
 
-def of_student(recipe: Recipe, inputs: Mapping[str, Output]) -> str:
-    """The generation that the student will have. Raises UserError above `train.max_generation`."""
-    return _checked(recipe, [*_behind_examples(recipe, inputs), *_beside(recipe, True)], True)
+def of_student(recipe: Recipe, inputs: Mapping[str, Output], start: str) -> str:
+    """The generation that the student will have. Raises UserError above `train.max_generation`.
+
+    `start`: the model with whose weights the training starts.
+    """
+    return _checked(recipe, start, [*_behind_examples(recipe, inputs), *_beside(recipe, True)], True)
 
 
 def check(recipe: Recipe) -> None:
@@ -33,17 +36,19 @@ def check(recipe: Recipe) -> None:
         Source(t.display_name, _generation(t.model, t.generation, t.serve is not None, False))
         for t in (recipe.teacher if recipe.samples_problems else ())
     ]
+    assert recipe.student is not None, "train checks it"
     if sources := [*asked, *_beside(recipe, False)]:
-        _checked(recipe, sources, False)
+        _checked(recipe, recipe.student.model, sources, False)
 
 
-def _checked(recipe: Recipe, sources: list[Source], download: bool) -> str:
+def _checked(recipe: Recipe, start: str, sources: list[Source], download: bool) -> str:
     student, most = recipe.student, recipe.train.max_generation
     assert student is not None, "train checks it"
-    base = _generation(student.model, student.generation, True, download)
+    stated = student.generation if start == student.model else None
+    base = _generation(start, stated, True, download)
     found = generations.of_student(base, {source.generation for source in sources})
     if generations.least(found) > most:
-        first = Source(f"its base {student.model}", base)
+        first = Source(f"its base {start}", base)
         deepest = max([first, *sources], key=lambda source: generations.least(source.generation))
         own, theirs = generations.words(found), generations.words(deepest.generation)
         raise UserError(

@@ -86,7 +86,7 @@ def work(job: Job, shards: Iterable[Shard]) -> None:
     """Trains the student unless its folder exists, and writes the step log as rows of the only shard."""
     train_job = job_of(job)
     if not train_job.output.exists():
-        found = generation.of_student(job.recipe, job.inputs)
+        found = generation.of_student(job.recipe, job.inputs, _start_of(job))
         job.say(f"train: the student will be of generation {generations.words(found)}")
         train(job, _with_models(job, train_job).model_copy(update={"generation": found}))
     for folder in (train_job.checkpoints, train_job.cache):
@@ -183,17 +183,25 @@ def train(job: Job, train_job: TrainJob, name: str = "train") -> None:
             )
 
 
+def _start_of(job: Job) -> str:
+    """The model with whose weights the training starts: the recipe's, or the student of the run before."""
+    parent = job.recipe.parent
+    if parent and parent.start:
+        return str(model_folder(job.run_dir.parent / parent.run).absolute())
+    return student_of(job.recipe).model
+
+
 def _with_models(job: Job, train_job: TrainJob) -> TrainJob:
     """The job with hub names or folders of student and teachers; may convert or prune a model."""
     resolved = tuple(
         teacher.model_copy(update={"model": model_files.resolve(teacher.model, job.say)})
         for teacher in teachers(job.recipe)
     )
-    student, parent = student_of(job.recipe), job.recipe.parent
-    if parent and parent.start:
-        model = str(model_folder(job.run_dir.parent / parent.run).absolute())
-    else:
-        model = model_files.resolve(student.model, job.say, cut_of(student, job.run_dir))
+    student = student_of(job.recipe)
+    start = _start_of(job)
+    model = (
+        model_files.resolve(start, job.say, cut_of(student, job.run_dir)) if start == student.model else start
+    )
     return train_job.model_copy(update={"model": model, "teachers": resolved})
 
 

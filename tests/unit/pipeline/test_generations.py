@@ -107,12 +107,16 @@ def test_only_the_traces_that_are_taught_count(tmp_path: Path) -> None:
     original = {"student": {"generation": 0}}
     example = tiny_student.example(3)  # of the trace p3-0
     given = inputs(tmp_path / "a", [trace("p3", 0, "0"), trace("p3", 1, "1"), trace("p4", 0, "7")], [example])
-    assert generation.of_student(recipe(**original), given) == "1"
+    assert generation.of_student(recipe(**original), given, "org/base") == "1"
     pairs = {"train": {"objective": "redi"}, "select": {"rejected": True}}
-    assert generation.of_student(recipe(**original, **pairs), given) == "2"
+    assert generation.of_student(recipe(**original, **pairs), given, "org/base") == "2"
     chat = tiny_student.example(5, kind="chat")
     mixed = inputs(tmp_path / "b", [trace("p3", 0, "0")], [example, chat])
-    assert generation.of_student(recipe(**original), mixed) == "1+"
+    assert generation.of_student(recipe(**original), mixed, "org/base") == "1+"
     deep = inputs(tmp_path / "c", [trace("p3", 0, "3+")], [example])
     with pytest.raises(UserError, match=r"4 or more, .* = 3: teacher 3\+ is of generation 3 or more\."):
-        generation.of_student(recipe(**original), deep)
+        generation.of_student(recipe(**original), deep, "org/base")
+    last = tmp_path / "last"  # the student of an earlier round, with which this one starts
+    last.mkdir()
+    (last / "config.json").write_text('{"retort_generation": "2"}')
+    assert generation.of_student(recipe(**original), given, str(last)) == "2"
