@@ -27,7 +27,7 @@ from pipeline.evaluate.metrics import by_set
 from pipeline.inference import engines
 from pipeline.inspect.format import interval, percent
 from pipeline.inspect.run import Run, open_run
-from pipeline.inspect.show import console, print_lines
+from pipeline.inspect.show import print_grid, print_lines
 from pipeline.rows import Row, Score
 from pipeline.run_stages import exit_code
 from pipeline.select.choices import training_ids
@@ -187,7 +187,7 @@ def print_ablation(found: Ablation) -> None:
         by_seed = " ".join(f"{100 * each:+.1f}" for each in e.by_seed)
         kept = f"{e.examples_on:,} and {e.examples_off:,}"
         table.add_row(e.set, e.rule, percent(e.on), percent(e.off), interval(e.difference, ""), by_seed, kept)
-    console().print(table)
+    print_grid(table)
     several = f"each of {found.seeds} seeds" if found.seeds > 1 else "one seed"
     print_lines(
         f"pass@1 of the student; {found.examples:,} examples in each training, {several}; the intervals are "

@@ -20,10 +20,8 @@ from pipeline.engine.options import Options
 from pipeline.engine.progress import say
 from pipeline.errors import Stopped, UserError, nearest
 from pipeline.inspect import score_table, stage_summary
-from pipeline.inspect.run import Run, open_run
+from pipeline.inspect.run import RUNS, Run, open_run
 from pipeline.stages import STAGES, stages_of
-
-RUNS = Path("data/runs")
 
 
 def run_recipe(

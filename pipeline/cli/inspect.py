@@ -86,8 +86,8 @@ def why(runs: Path, run: Path, stage: str | None, examples: int, suspects: bool,
     shell_complete=shell_completion.stages,
 )
 @click.option("--id", "wanted", help="Only the row with this id; for a problem's id, all of its traces.")
-@click.option("--kept", "outcome", flag_value="kept", help="Only kept traces.")
-@click.option("--rejected", "outcome", flag_value="rejected", help="Only rejected traces.")
+@click.option("--kept", is_flag=True, help="Only kept traces.")
+@click.option("--rejected", is_flag=True, help="Only rejected traces.")
 @click.option(
     "--reason",
     help='Only traces decided by this rule, or by "rule: code" as `retort why` prints it.',
@@ -101,6 +101,13 @@ def why(runs: Path, run: Path, stage: str | None, examples: int, suspects: bool,
     multiple=True,
     help="Only rows for which this holds, such as \"columns->>'level' = '5'\"; may be repeated.",
 )
+@click.option(
+    "--sort",
+    metavar="FIELD",
+    help='Largest first: a field, or "length" of the text. "-length": shortest first.',
+)
+@click.option("--fields", metavar="NAMES", help="Only these fields, e.g. id,response.")
+@click.option("--long", "whole", is_flag=True, help="All fields, also empty ones.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=5, show_default=True, help="Number of rows.")
 @_json
 @click.pass_obj
@@ -109,31 +116,66 @@ def show_rows(
     run: Path,
     stage: str | None,
     wanted: str | None,
-    outcome: str | None,
+    kept: bool,
+    rejected: bool,
     reason: str | None,
     source: str | None,
     conditions: tuple[str, ...],
+    sort: str | None,
+    fields: str | None,
+    whole: bool,
     count: int,
     as_json: bool,
 ) -> None:
-    """Print rows of RUN as text, in full, from the first trace on, while a stage still runs.
+    """Print rows of RUN as text, from the first trace on, while a stage still runs.
 
     JSON: Shown of pipeline/inspect/show.py.
     """
     from pipeline.inspect import show
 
-    opened = open_named(runs, run)
+    opened, outcome = open_named(runs, run), _outcome(kept, rejected)
     if wanted is None:
-        found = show.first(opened, stage, outcome, reason, source, count, conditions)
-    elif outcome or reason or source or conditions:
+        found = show.first(opened, stage, outcome, reason, source, count, conditions, sort)
+    elif outcome or reason or source or conditions or sort:
         raise click.UsageError(
-            "--id cannot be combined with --kept, --rejected, --reason, --source or --where"
+            "--id cannot be combined with --kept, --rejected, --reason, --source, --where or --sort"
         )
     else:
         found = show.by_id(opened, stage, wanted)
+    if fields is not None:
+        found = show.only(found, [name.strip() for name in fields.split(",")])
+    elif not whole and not as_json:
+        found = show.short(found)
     (show.print_json if as_json else show.print_rows)(found)
     if not found.rows:
         say("no row matches")
+
+
+def _outcome(kept: bool, rejected: bool) -> str | None:
+    if kept and rejected:
+        raise click.UsageError("--kept and --rejected: give one of them, or neither for all traces")
+    return "kept" if kept else "rejected" if rejected else None
+
+
+@click.command()
+@run_argument
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="The file to write: .jsonl.")
+@click.option("--traces", is_flag=True, help="All traces with their verdicts, in place of the examples.")
+@click.option("--kept", is_flag=True, help="With --traces: only kept ones.")
+@click.option("--rejected", is_flag=True, help="With --traces: only rejected ones.")
+@click.pass_obj
+def export(runs: Path, run: Path, to: Path, traces: bool, kept: bool, rejected: bool) -> None:
+    """Write RUN's training examples, or its traces, as JSON lines.
+
+    The file is complete, or not there. `retort publish` writes Parquet with a card instead.
+    """
+    from pipeline.inspect.export import write
+
+    outcome = _outcome(kept, rejected)
+    if outcome and not traces:
+        raise click.UsageError(f"--{outcome} is for --traces: examples are made of kept traces")
+    opened = open_named(runs, run)
+    print(write(opened, to, traces, outcome))
 
 
 @click.command()
@@ -220,7 +262,7 @@ def print_completion(context: click.Context, shell: str) -> None:
     click.echo(shell_completion.script(context.find_root().command, shell))
 
 
-COMMANDS = (status, why, show_rows, teachers, diff, view, report, print_completion)
+COMMANDS = (status, why, show_rows, export, teachers, diff, view, report, print_completion)
 
 
 def open_named(runs: Path, run: Path) -> Run:

@@ -148,28 +148,32 @@ def clean(runs: Path, run: Path, dry_run: bool, paid: bool) -> None:
         print(line)
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True})  # an answer may begin with a minus
 @click.option("--gold", help="The reference answer, or a solution that ends with it.")
 @click.option("--pred", help="The response to grade.")
 @click.option("--pairs", type=click.Path(path_type=Path), help='JSONL whose rows have "gold" and "pred".')
 @click.option("--type", "answer_type", type=click.Choice(ANSWER_TYPES), default="math", show_default=True)
-@click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[REFERENCE RESPONSE] [NAME=VALUE]...")
 def verify(
-    gold: str | None, pred: str | None, pairs: Path | None, answer_type: str, settings: tuple[str, ...]
+    gold: str | None, pred: str | None, pairs: Path | None, answer_type: str, words: tuple[str, ...]
 ) -> None:
     """Grade a response as the filter `correct` does, or each row of a file.
+
+    For example: retort verify 1/2 0.5
 
     --pairs writes each row to stdout as a JSON line, with verdict (correct, incorrect, undecided), reason,
     layer and ms added. Settings are the parameters of `correct`, e.g. rounding_digits=3.
     """
     from pipeline.cli import verify as verifying
 
+    if pairs is None and gold is None and pred is None and len(words) > 1:
+        gold, pred, *words = words  # type: ignore[assignment]
     if pairs is not None and gold is None and pred is None:
-        verifying.grade_pairs(pairs, answer_type, settings)
+        verifying.grade_pairs(pairs, answer_type, words)
     elif pairs is None and gold is not None and pred is not None:
-        verifying.print_verdict(gold, pred, answer_type, settings)
+        verifying.print_verdict(gold, pred, answer_type, words)
     else:
-        raise UserError("verify needs --gold and --pred, or --pairs FILE.jsonl")
+        raise UserError("verify needs a reference and a response, or --pairs FILE.jsonl")
 
 
 for _command in (*stages.COMMANDS, *inspect.COMMANDS, *talk.COMMANDS, init, sbatch):

@@ -41,6 +41,7 @@ SECTIONS = {
     },
     "Share": {
         "report": "Write a run as one HTML file",
+        "export": "Write examples or traces as JSON lines",
         "publish": "Write or upload data set and student",
         "completion": "Print the shell's completion script",
     },

@@ -35,22 +35,27 @@ class Progress:
         if sys.stderr.isatty():
             from rich import progress as rich
             from rich.console import Console
+            from rich.table import Column
 
+            whole = Column(no_wrap=True, overflow="ignore")  # a narrow terminal shortens the note alone
+            rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
             columns = (
-                rich.TextColumn("{task.description}"),
-                rich.BarColumn(),
-                rich.MofNCompleteColumn(),
-                rich.TextColumn("{task.fields[note]}"),
-                rich.TimeElapsedColumn(),
-                rich.TimeRemainingColumn(),
+                rich.TextColumn("{task.description}", table_column=whole),
+                rich.BarColumn(bar_width=10, table_column=whole),
+                rich.MofNCompleteColumn(table_column=whole),
+                rich.TimeElapsedColumn(table_column=whole),
+                rich.TimeRemainingColumn(table_column=whole),
+                rich.TextColumn("{task.fields[note]}", table_column=rest),
             )
-            self._bar = rich.Progress(*columns, console=Console(stderr=True))
+            self._bar = rich.Progress(*columns, console=Console(stderr=True), expand=True)
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, note="")
             self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
+            if self.total is None:
+                self._bar.update(self._task, total=self.done)  # or the bar would go on pulsing
             self._bar.stop()
         else:
             say(self.line())

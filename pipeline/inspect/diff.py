@@ -7,6 +7,7 @@ follow. Scores are compared problem by problem.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
@@ -26,7 +27,7 @@ from pipeline.inspect.costs import costs, total_spend
 from pipeline.inspect.diversity import Change, RunDiversity
 from pipeline.inspect.format import at_least, count, money, percent
 from pipeline.inspect.run import Run
-from pipeline.inspect.show import console, print_lines
+from pipeline.inspect.show import print_grid, print_lines
 from pipeline.rows import Row
 
 
@@ -93,13 +94,16 @@ def diff_of(a: Run, b: Run) -> Diff:
 
 def print_diff(diff: Diff) -> None:
     for where, settings in groupby(diff.settings, key=lambda s: s.where):
-        print_lines(f"{where}:", *(f"  {s.setting}: {shown(s.a)} -> {shown(s.b)}" for s in settings))
+        print_lines(f"{where}:", *(f"  {_in_words(s)}" for s in settings))
     if not diff.settings:
         print_lines("no setting differs")
+    if set(diff.same) >= {*diff.a.complete, *diff.b.complete} and diff.same:
+        print_lines("the runs are identical: all of their rows are the same")
+        return
     if diff.same:
         print_lines(f"the same rows: {', '.join(diff.same)}")
     print_lines("")
-    console().print(_yields(diff))
+    print_grid(_yields(diff))
     less = (diversity.sentence(change) for change in diff.diversity if change.less_diverse)
     print_lines(*(f"warning: {plain(diff.b.run)} is less diverse: {plain(line)}" for line in less))
     print_lines(*map(_sentence, diff.scores))
@@ -107,14 +111,29 @@ def print_diff(diff: Diff) -> None:
         print_lines("no problem was answered by the same model of both")
 
 
+def _in_words(s: Setting) -> str:
+    """A difference as users know it; a rule is recorded with the version of its filter."""
+    rule = re.fullmatch(r"(.+\.)?rules\.(\w+)\.version", s.setting)
+    if rule and None in (s.a, s.b):
+        return f"the rule {rule[2]}: {'off -> on' if s.a is None else 'on -> off'}"
+    a, b = ("not set" if value is None else shown(value) for value in (s.a, s.b))
+    return f"{s.setting}: {a} -> {b}"
+
+
 def _settings(a: Run, b: Run) -> Iterator[Setting]:
     found: list[tuple[str, str, Any, Any]] = []
+    named: set[tuple[str, str]] = set()
     for stage in ROWS:
         for name, old, new in _differing(_stage_settings(a, stage), _stage_settings(b, stage)):
+            if name.startswith("rules.") and ("filter", name) in named:
+                continue  # evaluate has the same rules
             found.append((stage, name.rpartition(".")[2], old, new))
+            named.add((stage, name))
             yield Setting(where=stage, setting=name, a=old, b=new)
     for name, old, new in _differing(_recipe(a), _recipe(b)):
         table, last = name.partition(".")[0], name.rpartition(".")[2]
+        if (table, f"{name.removeprefix(f'{table}.')}.version") in named:
+            continue  # a rule
         # A setting that a stage has shown is left out; of a stage's own table, if that stage has.
         stages = (table,) if table in ROWS else tuple(ROWS)
         if name != "run" and not any((stage, last, old, new) in found for stage in stages):
@@ -210,8 +229,8 @@ def _yields(diff: Diff) -> Table:
     table.add_row("spent", *(at_least(money(s.spend), s.uncounted) for s in (a, b)))
     table.add_row("spent per kept trace", *(at_least(money(_per_kept(s)), s.uncounted) for s in (a, b)))
     for stage in ROWS:
-        if stage == "score" and not (stage in a.seconds or stage in b.seconds):
-            continue  # neither recipe has it
+        if not (stage in a.seconds or stage in b.seconds):
+            continue  # neither run has it
         table.add_row(f"seconds of {stage}", *(f"{s.seconds.get(stage, 0):.0f}" for s in (a, b)))
     return table
 

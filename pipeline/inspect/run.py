@@ -1,6 +1,6 @@
 """Read-only access to a run, from Python and for the command line. Opening one reads one small file.
 
-run = open_run("data/runs/demo")
+run = open_run("demo")              # its name in data/runs, or a folder
 run.counts()                        # rows, failures and shards of each stage
 run.why()                           # the funnel: kept, rejected by reason, what each rule rejects alone
 run.traces.where(source="words").to_pandas()  # also problems, verdicts, trace_scores, examples, scores
@@ -32,6 +32,9 @@ from pipeline.rows import Example, Problem, Row, Score, Trace, TraceScore, Trace
 
 if TYPE_CHECKING:
     import duckdb
+
+
+RUNS = Path("data/runs")  # of the current folder
 
 
 class Event(Row):
@@ -283,8 +286,10 @@ def _readable(output: Output) -> list[Shard]:
 
 
 def open_run(path: str | Path) -> Run:
-    """Opens a run's folder. Raises UserError when there is none."""
+    """Opens a run by its folder, or by its name in data/runs. Raises UserError when there is none."""
     path = Path(path)
+    if path.name == str(path) and not path.exists():
+        path = RUNS / path
     if not (path / "recipe.json").exists():
         near = sorted(p.parent.name for p in path.parent.glob("*/recipe.json"))
         raise UserError(

@@ -19,7 +19,7 @@ from pipeline.inference import engines
 from pipeline.inspect.compression import Compression, ModelCost, compression_of
 from pipeline.inspect.format import estimate, interval, megabytes, percent, share, speed
 from pipeline.inspect.run import Run
-from pipeline.inspect.show import console, print_lines
+from pipeline.inspect.show import print_grid, print_lines
 
 COLUMNS = (
     "pass@1 [95 %]",
@@ -54,16 +54,16 @@ def print_scores(
         lines = list(group)
         if not only_held_out:
             print_lines(f"{name}:")
-        console().print(_table(lines))
+        print_grid(_table(lines))
         if max(s.samples / s.problems for s in lines) > 1:
-            console().print(_several_samples(lines))
+            print_grid(_several_samples(lines))
         if name in learned:
             print_lines(trained_on(name, learned[name]))
         print_lines(*(text for c in differences if c.set == name for text in _sentences(c)))
         if compression:
-            console().print(_costs([cost for cost in compression.models if cost.set == name]))
+            print_grid(_costs([cost for cost in compression.models if cost.set == name]))
         if drafts := [draft for draft in drafts_of(run) if draft.set == name]:
-            console().print(_drafts(drafts))
+            print_grid(_drafts(drafts))
     if sentence := lost_sentence(differences):
         print_lines(sentence)
     for each in compression.not_evaluated if compression else ():

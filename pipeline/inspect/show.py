@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.engine.progress import plain
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.inspect.problem_traces import ProblemTraces
 from pipeline.inspect.run import Run
+from pipeline.inspect.table import RowTable
 from pipeline.rows import Row, Trace
 
 LONG = 80  # characters from which a field gets lines of its own
+MAX_WIDTH = 100_000  # of a line that is not for a terminal
+LENGTH = "length"  # --sort: the characters of a response with its reasoning
+# Of a trace, without --long and --fields; what is empty is left out, too.
+OF_TRACE = (
+    *("id", "source", "teacher", "question", "reference", "reasoning", "response", "finish_reason"),
+    *("completion_tokens", "outcome", "reason", "verdicts", "error"),
+)
+STYLES = {"kept": "green", "passed": "green", "rejected": "red", "failed": "red", "undecided": "yellow"}
 
 
 class ShownRow(Row):
@@ -40,10 +51,12 @@ def first(
     source: str | None,
     count: int,
     conditions: Sequence[str] = (),
+    sort: str | None = None,
 ) -> Shown:
     """The first rows of a stage with these values, for which the conditions of SQL hold.
 
-    Raises UserError when the stage's rows have no such field.
+    `sort`: a field, or "length" for that of the text: largest first or, after "-", smallest first. Raises
+    UserError when the stage's rows have no such field.
 
     Without a stage: filtered traces or, before there are any, the traces so far.
     """
@@ -64,7 +77,37 @@ def first(
         values["reason"] = run.reasons(reason, stage)
     given = {name: value for name, value in values.items() if value is not None}
     chosen = rows.where(*conditions, **given)
-    return Shown(run=run.path.name, rows=tuple(_shown(stage, row) for row in chosen.head(count)))
+    found = chosen.head(count) if sort is None else _sorted(chosen, sort, count)
+    return Shown(run=run.path.name, rows=tuple(_shown(stage, row) for row in found))
+
+
+def _sorted(rows: RowTable[Any], sort: str, count: int) -> list[Any]:
+    field, known = sort.removeprefix("-"), rows.row.model_fields
+    expression = field
+    if field == LENGTH and rows.row is Trace:
+        expression = "length(coalesce(reasoning, '')) + length(response)"
+    elif field not in known:
+        raise UserError(f"--sort {field}: {rows.row.__name__} has no such field{nearest(field, known)}")
+    return rows.top(count, expression, smallest=sort.startswith("-"))
+
+
+def only(shown: Shown, fields: Sequence[str]) -> Shown:
+    """The same rows with these fields alone. Raises UserError for one that a row lacks."""
+    for one in shown.rows:
+        if unknown := next((name for name in fields if name not in one.row), None):
+            raise UserError(f"--fields: {one.stage} has no field {unknown!r}{nearest(unknown, one.row)}")
+    kept = (one.model_copy(update={"row": {n: one.row[n] for n in fields}}) for one in shown.rows)
+    return shown.model_copy(update={"rows": tuple(kept)})
+
+
+def short(shown: Shown) -> Shown:
+    """The same rows without what is rarely read, and without empty fields."""
+    kept = []
+    for one in shown.rows:
+        names = OF_TRACE if "teacher" in one.row and "verdicts" in one.row else tuple(one.row)
+        row = {name: one.row[name] for name in names if one.row[name] not in (None, [], "")}
+        kept.append(one.model_copy(update={"row": row}))
+    return shown.model_copy(update={"rows": tuple(kept)})
 
 
 def by_id(run: Run, stage: str | None, id: str) -> Shown:
@@ -93,15 +136,51 @@ def print_json(document: Row) -> None:
 
 
 def console() -> Console:
-    """The terminal; in a file or a pipe, lines have up to 160 characters."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    """The terminal. A file or a pipe gets whole lines, without blanks at their ends."""
+    return Console() if sys.stdout.isatty() else Console(width=MAX_WIDTH, file=cast(IO[str], _Unpadded()))
+
+
+class _Unpadded:
+    """Standard output without the blanks that fill up the last column of a table."""
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(re.sub(r" +(?=\n)", "", text))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def print_grid(table: Table) -> None:
+    """Prints a table; where a terminal is too narrow, in parts that begin with the first column again."""
+    screen = console()
+    wide = screen.options.update(max_width=MAX_WIDTH)
+    first, *rest = table.columns
+    parts: list[list[Column]] = [[]]
+    for column in rest:
+        if parts[-1] and (
+            screen.measure(_part(table, [first, *parts[-1], column]), options=wide).maximum > screen.width
+        ):
+            parts.append([])
+        parts[-1].append(column)
+    for columns in parts:
+        screen.print(_part(table, [first, *columns]), markup=False)
+
+
+def _part(table: Table, columns: Sequence[Column]) -> Table:
+    part = Table(*(str(column.header) for column in columns), box=None, pad_edge=table.pad_edge)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        part.add_row(*row)
+    return part
 
 
 def print_lines(*lines: str) -> None:
-    """Prints lines that may hold text of a model or a recipe."""
+    """Prints lines that may hold text of a model or a recipe; outcomes after a number are coloured."""
     screen = console()
     for line in lines:
-        screen.print(plain(line), markup=False, highlight=False)
+        text = Text(plain(line))
+        for outcome, style in STYLES.items():
+            text.highlight_regex(rf"(?<=\d |% ){outcome}\b", style)
+        screen.print(text, soft_wrap=not sys.stdout.isatty())
 
 
 def _everywhere(run: Run, id: str) -> Iterator[tuple[str, Row]]:
@@ -126,7 +205,8 @@ def _lines(name: str, value: Any) -> Iterator[Text | Padding]:
     if name == "verdicts":
         for v in value:
             evidence = f" ({v['evidence']})" if v["evidence"] else ""
-            yield _indented(f"{v['outcome']:9} {v['filter']} {v['reason']}{evidence}")
+            style = STYLES.get(v["outcome"], "")
+            yield _indented(f"{v['outcome']:9} {v['filter']} {v['reason']}{evidence}", style)
     elif name == "messages":
         for message in value:
             yield Text(f"[{message['role']}]", style="bold")
@@ -135,8 +215,8 @@ def _lines(name: str, value: Any) -> Iterator[Text | Padding]:
         yield Text(f"{name}:")
         yield _indented(value)
     else:
-        yield Text(f"{name}: {plain(str(value))}")
+        yield Text(f"{name}: ").append(plain(str(value)), STYLES.get(str(value), ""))
 
 
-def _indented(text: str) -> Padding:
-    return Padding(Text(plain(text), overflow="fold"), (0, 0, 0, 2), expand=False)
+def _indented(text: str, style: str = "") -> Padding:
+    return Padding(Text(plain(text), style, overflow="fold"), (0, 0, 0, 2), expand=False)

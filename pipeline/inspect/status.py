@@ -25,7 +25,7 @@ from pipeline.inspect.costs import Cost, costs, total_spend
 from pipeline.inspect.diversity import RunDiversity, diversity_of
 from pipeline.inspect.format import at_least, count, money
 from pipeline.inspect.run import Run, open_run
-from pipeline.inspect.show import console, print_lines
+from pipeline.inspect.show import print_grid, print_lines
 from pipeline.rows import Row
 
 COST_COLUMNS = (
@@ -170,16 +170,16 @@ def _print_runs(document: Runs) -> None:
     for r in document.runs:
         note = r.unreadable or ", ".join(r.working_on) or "-"
         table.add_row(plain(r.run), f"{len(r.complete)}/{r.stages or '?'}", plain(note), count(r.kept))
-    console().print(table, markup=False)
+    print_grid(table)
 
 
 def _print_stages(s: Status) -> None:
-    table = Table("stage", "state", "rows", "failed", "shards sealed", "seconds", box=None)
+    table = Table("stage", "state", "rows", "failed", "sealed", "seconds", box=None)
     for line in s.stages:
         shards = f"{line.sealed}/{line.shards}" if line.shards else "-"
         time = "-" if line.seconds is None else f"{line.seconds:.0f}"
         table.add_row(line.stage, line.state, f"{line.rows:,}", f"{line.failed:,}", shards, time)
-    console().print(table)
+    print_grid(table)
 
 
 def _print_costs(s: Status) -> None:
@@ -190,7 +190,7 @@ def _print_costs(s: Status) -> None:
         *used, per_kept = (at_least(amount, c.uncounted) for amount in amounts)
         table.add_row(plain(c.teacher), plain(c.source), f"{c.traces:,}", *used, count(c.kept), per_kept)
     print_lines("")
-    console().print(table)
+    print_grid(table)
     for u in s.usage:
         tokens, spent = (at_least(a, u.uncounted) for a in (count(u.completion_tokens), money(u.spend)))
         print_lines(f"{u.stage}: {u.requests} requests, {tokens} completion tokens, {spent} spent")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -110,10 +110,17 @@ class RowTable(Generic[R]):
     def to_pandas(self) -> pd.DataFrame:
         return self.to_arrow().to_pandas()
 
-    def to_datasets(self) -> datasets.Dataset:
+    def to_datasets(self) -> datasets.Dataset | datasets.DatasetDict:
+        """All rows as a Dataset of the library `datasets`; rows with a split as a DatasetDict of splits."""
         import datasets
+        import pyarrow.compute as pc
 
-        return datasets.Dataset(self.to_arrow())
+        rows = self.to_arrow()
+        if "split" not in self.row.model_fields:
+            return datasets.Dataset(rows)
+        splits = rows["split"].unique().to_pylist()
+        parts = {split: rows.filter(pc.equal(rows["split"], split)) for split in splits}
+        return datasets.DatasetDict({split: datasets.Dataset(part) for split, part in parts.items()})
 
     def head(self, count: int = 5) -> list[R]:
         """The first rows."""
@@ -127,6 +134,15 @@ class RowTable(Generic[R]):
         )
         condition = f"{key} in (select unnest($keys))"
         return replace(self, conditions=(condition,), values={"keys": [key for (key,) in drawn]})
+
+    def top(self, n: int, expression: str, smallest: bool = False) -> list[R]:
+        """The `n` rows with the largest values of an expression of SQL over the fields, largest first."""
+        key = f"concat_ws(' ', {', '.join(self.key)})"
+        read = [name for name in self.row.model_fields if name in self.key or name in expression]
+        order = f"{expression} {'asc' if smallest else 'desc'} nulls last, 1"
+        keys = [found for (found,) in self.query(read, f"select {key} from rows order by {order} limit {n}")]
+        rows = replace(self, conditions=(f"{key} in (select unnest($keys))",), values={"keys": keys})
+        return sorted(rows, key=lambda row: keys.index(" ".join(str(getattr(row, k)) for k in self.key)))
 
     def __iter__(self) -> Iterator[R]:
         for batch in self.batches(size=BATCH):
@@ -201,7 +217,10 @@ class RowTable(Generic[R]):
             try:
                 TypeAdapter(kind | None).validate_python(each)
             except ValidationError as e:
-                raise UserError(f"where: {name} = {each!r}: {e.errors()[0]['msg']}") from None
+                known = get_args(kind)
+                what = nearest(str(each), known) if known and all(isinstance(k, str) for k in known) else ""
+                why = what.removeprefix("; ") or e.errors()[0]["msg"]
+                raise UserError(f"where: {name} = {each!r}: {why}") from None
         return values
 
     def _checked(self, condition: str) -> str:

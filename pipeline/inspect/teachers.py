@@ -19,7 +19,7 @@ from pipeline.evaluate.bootstrap import Estimate
 from pipeline.inspect.costs import Cost, costs, total_spend
 from pipeline.inspect.format import at_least, count, estimate, money, percent
 from pipeline.inspect.run import Run
-from pipeline.inspect.show import console, print_lines
+from pipeline.inspect.show import print_grid, print_lines
 from pipeline.rows import Row
 
 By = Literal["teacher", "source"]
@@ -101,7 +101,7 @@ def _print_lines(by: By, lines: Sequence[Line]) -> None:
         used = (at_least(amount, line.uncounted) for amount in amounts)
         scored = f"{line.suits.traces:,}" if line.suits else "-"
         table.add_row(_shown(line.name), f"{line.traces:,}", kept, scored, *used)
-    console().print(table, markup=False)
+    print_grid(table)
     if any(line.suits for line in lines):
         _print_scores(by, lines)
 
@@ -113,7 +113,7 @@ def _print_scores(by: By, lines: Sequence[Line]) -> None:
         numbers = map(estimate, (it.surprisal, it.ratio, it.naturalness)) if it else ("-",) * 3
         table.add_row(_shown(line.name), *numbers)
     print_lines("")
-    console().print(table, markup=False)
+    print_grid(table)
 
 
 def _table(*columns: str) -> Table:

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.format import one_line, percent
 from pipeline.inspect.run import Run
-from pipeline.inspect.show import console, print_lines
+from pipeline.inspect.show import print_grid, print_lines
 from pipeline.rows import Row, Trace, TraceVerdicts
 
 WIDTH = 120  # characters of an example's text
@@ -112,7 +112,7 @@ def print_why(why: Why) -> None:
     for name, rule in funnel.rules.items():
         table.add_row(plain(name), f"{rule.failed:,}", f"{rule.failed_alone:,}", f"{rule.undecided:,}")
     print_lines("")
-    console().print(table)
+    print_grid(table)
 
 
 def _about_preview(why: Why) -> Iterator[str]:

@@ -178,7 +178,7 @@ def test_a_changed_filter_makes_filter_and_select_again_and_costs_nothing(
     assert "no example to train on" in done.stderr
     assert sealed(run / "previous" / "select" / "0001") == first
     compared = retort(tmp_path, "diff", "test").stdout
-    assert "rules.length.max_response: null -> 1" in compared
+    assert "rules.length.max_response: not set -> 1" in compared
     assert "test before" in compared
     done = retort(tmp_path, "select", str(recipe))
     assert done.returncode == 0

@@ -72,7 +72,7 @@ def test_tables_convert_to_arrow_pandas_and_datasets(run: Run) -> None:
     assert run.traces.to_arrow().num_rows == PROBLEMS * SAMPLES
     frame = run.problems.to_pandas()
     assert frame["question"].iloc[0] == "What is 1 + 1?"
-    assert run.examples.to_datasets()[0]["messages"][-1]["role"] == "assistant"
+    assert run.examples.to_datasets()["train"][0]["messages"][-1]["role"] == "assistant"
     why = run.why()
     assert why.model_dump() == run.report("filter")
     fails = [v.filter for v in run.verdicts if v.outcome == "failed"]

@@ -76,7 +76,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 def test_a_missing_file_and_a_wrong_setting_are_mistakes_in_one_line(tmp_path):
     for arguments, message in (
         (["--pairs", str(tmp_path / "none.jsonl")], "none.jsonl: No such file"),
-        (["--gold", "1"], "--gold and --pred, or --pairs"),
+        (["--gold", "1"], "a reference and a response, or --pairs"),
         (["--gold", "1", "--pred", "1", "rounding_digit=3"], "did you mean 'rounding_digits'?"),
         (["--gold", "1", "--pred", "1", "rounding_digits"], "NAME=VALUE"),
         (["--gold", "1", "--pred", "1", "code_seconds=2"], "no program is run here"),

@@ -42,9 +42,26 @@ def test_tables_are_counted_iterated_and_converted(run: Run) -> None:
     assert len(run.traces) == TRACES == len(list(run.traces)) == run.traces.to_arrow().num_rows
     assert len(run.problems.to_pandas()) == SHARDS * PROBLEMS
     assert run.examples.columns(["id", "tokens"]).column_names == ["id", "tokens"]
-    assert run.examples.to_datasets().num_rows == len(run.examples) == SHARDS * PROBLEMS
+    splits = run.examples.to_datasets()
+    assert sum(splits.num_rows.values()) == len(run.examples) == SHARDS * PROBLEMS
+    assert all(set(rows["split"]) == {name} for name, rows in splits.items())
     assert {score.model_role for score in run.scores} == {"teacher"}
     assert f"{TRACES} rows of Trace in 3 shards" in repr(run.traces)
+
+
+def test_a_run_is_opened_by_its_name_in_data_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "data" / "runs" / "named")
+    monkeypatch.chdir(tmp_path)
+    assert open_run("named").name == "named"
+    with pytest.raises(UserError, match="data/runs/nome: no run there; runs in that folder: named"):
+        open_run("nome")
+
+
+def test_the_largest_rows_come_first(run: Run) -> None:
+    found = run.traces.where(source="others").top(4, "sample")
+    assert [trace.sample for trace in found] == [2, 2, 2, 1]
+    assert {trace.source for trace in found} == {"others"}
+    assert [trace.sample for trace in run.traces.top(2, "sample", smallest=True)] == [0, 0]
 
 
 def test_where_takes_values_lists_none_and_conditions_of_sql(run: Run) -> None:
@@ -207,7 +224,7 @@ def test_sql_of_an_empty_run_finds_nothing(run: Run, tmp_path: Path) -> None:
 def test_mistakes_are_reported_in_one_line(run: Run) -> None:
     with pytest.raises(UserError, match=r"no field 'sourc'; did you mean 'source'"):
         run.traces.where(sourc="sums")
-    with pytest.raises(UserError, match="outcome = 'keptt': Input should be 'unfiltered', 'kept'"):
+    with pytest.raises(UserError, match=r"outcome = 'keptt': did you mean 'kept'\?"):
         run.traces.where(outcome="keptt")
     with pytest.raises(UserError, match="seed = 'x'"):
         run.traces.where(seed=[1, "x"])
