@@ -14,7 +14,7 @@ from pipeline.evaluate.bootstrap import Estimate
 from pipeline.evaluate.metrics import by_set, paired
 from pipeline.inspect.format import count, interval
 from pipeline.inspect.run import Run, open_run
-from pipeline.inspect.show import console, print_lines
+from pipeline.inspect.show import print_grid, print_lines
 from pipeline.rows import Row, Score
 
 COLUMNS = (
@@ -83,7 +83,7 @@ def print_chain(recipe: Recipe, steps: Sequence[ChainStep]) -> None:
     table = Table(*COLUMNS, box=None)
     for row in rows(steps):
         table.add_row(*row)
-    console().print(table, markup=False)
+    print_grid(table)
     print_lines(*lines(recipe, steps))
 
 
