@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.inspect.run import Run, open_run
-    from pipeline.rows import Example, Problem, Score, Trace, Verdict
+    from pipeline.model_rows import Score
+    from pipeline.rows import Example, Problem, Trace, Verdict
     from pipeline.run_stages import run_recipe, run_stage
 
 __version__ = "0.1.0"
 _MODULES = {
-    **dict.fromkeys(("Example", "Problem", "Score", "Trace", "Verdict"), "pipeline.rows"),
+    **dict.fromkeys(("Example", "Problem", "Trace", "Verdict"), "pipeline.rows"),
+    "Score": "pipeline.model_rows",
     **dict.fromkeys(("Run", "open_run"), "pipeline.inspect.run"),
     **dict.fromkeys(("run_recipe", "run_stage"), "pipeline.run_stages"),
 }

@@ -28,7 +28,8 @@ from pipeline.inference import engines
 from pipeline.inspect.format import interval, percent
 from pipeline.inspect.run import Run, open_run
 from pipeline.inspect.show import print_grid, print_lines
-from pipeline.rows import Row, Score
+from pipeline.model_rows import Score
+from pipeline.rows import Row
 from pipeline.run_stages import exit_code
 from pipeline.select.choices import training_ids
 from pipeline.stages import stages_of

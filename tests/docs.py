@@ -19,7 +19,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from filters.table import FILTERS
-from pipeline import rows
+from pipeline import model_rows, rows
 from pipeline.arrow_schema import arrow_schema
 from pipeline.cli.main import cli
 from pipeline.config import Recipe
@@ -101,7 +101,8 @@ def schema() -> str:
 
 def columns() -> str:
     """Returns the page with the columns of every row type, as Arrow stores them."""
-    types = [row for row in vars(rows).values() if isinstance(row, type) and issubclass(row, Row)]
+    named = vars(rows) | vars(model_rows)
+    types = [row for row in named.values() if isinstance(row, type) and issubclass(row, Row)]
     parts = ["# Columns", MADE, COLUMNS]
     for row in types:
         if any(row in other.__bases__ for other in types):

@@ -11,7 +11,7 @@ from pipeline.engine.execute import DONE, execute
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.inspect.run import Run
-from pipeline.rows import Score, Step
+from pipeline.model_rows import Score, Step
 from pipeline.stages import STAGES
 from tests import tiny_student
 from tests.conftest import FakeServer

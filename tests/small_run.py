@@ -17,7 +17,8 @@ from pipeline.generate.stage import GENERATE
 from pipeline.ingest.sources import problem_id
 from pipeline.ingest.stage import INGEST
 from pipeline.inspect.run import Run, open_run
-from pipeline.rows import Example, Message, Problem, Row, Sampling, Score, Trace, TraceVerdicts, Verdict
+from pipeline.model_rows import Score
+from pipeline.rows import Example, Message, Problem, Row, Sampling, Trace, TraceVerdicts, Verdict
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e"
 HELD_OUT = "How many legs has a spider?"

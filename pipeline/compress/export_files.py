@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, user_error
-from pipeline.rows import ExportFormat
+from pipeline.model_rows import ExportFormat
 
 # Files beside the weights that a server reads to turn messages into tokens and to end an answer
 TOKENIZER_FILES = (

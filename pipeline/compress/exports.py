@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.engine.atomic_files import sync_files, write_atomic
 from pipeline.engine.manifest import Manifest
-from pipeline.rows import CompressedModel
+from pipeline.model_rows import CompressedModel
 
 
 class Export(BaseModel):

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.compress.schemes import SCHEMES
 from pipeline.config.compress import SchemeName
 from pipeline.engine.store import Output
-from pipeline.rows import CompressedModel
+from pipeline.model_rows import CompressedModel
 
 FOLDER = "compress"  # of the stage, in the run's folder
 

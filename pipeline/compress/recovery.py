@@ -16,7 +16,7 @@ from pipeline.config.compress import Recovery
 from pipeline.config.train import KDTeacher, LogitKD, Train
 from pipeline.engine.stage import Job
 from pipeline.errors import UserError
-from pipeline.rows import Recovered
+from pipeline.model_rows import Recovered
 from pipeline.select.spaced import chosen
 from pipeline.train import comparison, launcher
 from pipeline.train import stage as training

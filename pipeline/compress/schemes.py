@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.compress import SchemeName
-from pipeline.rows import ExportFormat, ServedBy
+from pipeline.model_rows import ExportFormat, ServedBy
 
 Tool = Literal["quantize", "gguf", "onnx"]  # a script in pipeline/compress/tools
 

@@ -28,7 +28,7 @@ from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.errors import UserError
 from pipeline.inference import vllm_server
-from pipeline.rows import CompressedModel
+from pipeline.model_rows import CompressedModel
 from pipeline.select.stage import SELECT
 from pipeline.train.stage import TRAIN, model_folder, student_of
 

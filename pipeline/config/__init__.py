@@ -25,7 +25,7 @@ from pipeline.config.select import Select
 from pipeline.config.sources import free_text_source
 from pipeline.config.train import Train
 from pipeline.errors import UserError
-from pipeline.rows import Mode
+from pipeline.model_rows import Mode
 
 # The stage that each table of the recipe belongs to. recipe.json keeps a table as its stage was made.
 TABLES = {

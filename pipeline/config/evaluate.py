@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config.base import Name, NotIdentity, RecipeTable, SamplingSettings
 from pipeline.config.sources import Source
-from pipeline.rows import Mode
+from pipeline.model_rows import Mode
 
 HELD_OUT = "held_out"
 Role = Literal["teacher", "base", "student"]

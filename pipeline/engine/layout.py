@@ -10,17 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.model_rows import CompressedModel, DraftScore, Score, Step
 from pipeline.rows import (
-    CompressedModel,
-    DraftScore,
     Duplicate,
     Example,
     JudgeVerdict,
     Problem,
     Row,
-    Score,
     SoftLabels,
-    Step,
     Trace,
     TraceScore,
     TraceVerdicts,

@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate
-from pipeline.rows import DraftScore, Row
+from pipeline.model_rows import DraftScore
+from pipeline.rows import Row
 
 
 class DraftQuality(Row):

@@ -16,7 +16,8 @@ from pipeline.evaluate import metrics
 from pipeline.evaluate.models import EvalModel
 from pipeline.generate.sample_plan import FAILED
 from pipeline.inference import model_files
-from pipeline.rows import Score, Trace
+from pipeline.model_rows import Score
+from pipeline.rows import Trace
 
 
 def report(job: Job, models: Sequence[EvalModel], scores: Sequence[Score]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from pipeline.errors import UserError
 from pipeline.evaluate.models import EvalModel, eval_models
 from pipeline.hardware import computes_bf16
 from pipeline.inference import model_files
-from pipeline.rows import DraftScore, Trace
+from pipeline.model_rows import DraftScore
+from pipeline.rows import Trace
 from pipeline.select.chat_format import messages
 from pipeline.train import comparison
 from pipeline.train.comparison import Compared, CompareJob, Dialogue

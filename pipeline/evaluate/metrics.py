@@ -13,7 +13,8 @@ import numpy as np
 from filters.dataset.majority import classes, vote
 from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate, Floats
-from pipeline.rows import Mode, Row, Score, Trace
+from pipeline.model_rows import Mode, Score
+from pipeline.rows import Row, Trace
 
 COMPRESSED = "student-"  # begins the role of a compressed student; its scheme follows
 FORM = ("single_reasoning", "final_answer")  # a trace that fails one of these rules untruncated is malformed

@@ -41,7 +41,8 @@ from pipeline.inference.cuts import Cut, cut_of
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import stage as ingest
 from pipeline.ingest.stage import INGEST
-from pipeline.rows import Mode, Problem, Trace
+from pipeline.model_rows import Mode
+from pipeline.rows import Problem, Trace
 from pipeline.select.stage import SELECT
 from pipeline.train.job import read_preflight
 from pipeline.train.stage import TRAIN, model_folder

@@ -46,7 +46,8 @@ from pipeline.inference.vllm_server import Server
 from pipeline.ingest import sources
 from pipeline.ingest import stage as ingest
 from pipeline.ingest.stage import INGEST
-from pipeline.rows import Example, Score, Trace, TraceVerdicts
+from pipeline.model_rows import Score
+from pipeline.rows import Example, Trace, TraceVerdicts
 from pipeline.train.stage import TRAIN
 
 

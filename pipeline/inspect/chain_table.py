@@ -15,7 +15,8 @@ from pipeline.evaluate.metrics import by_set, paired
 from pipeline.inspect.format import count, interval
 from pipeline.inspect.run import Run, open_run
 from pipeline.inspect.show import print_grid, print_lines
-from pipeline.rows import Row, Score
+from pipeline.model_rows import Score
+from pipeline.rows import Row
 
 COLUMNS = (
     "run",

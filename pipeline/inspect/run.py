@@ -28,7 +28,8 @@ from pipeline.errors import UserError, nearest
 from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.problem_traces import ProblemTraces
 from pipeline.inspect.table import RowTable, Verdicts
-from pipeline.rows import Example, Problem, Row, Score, Trace, TraceScore, TraceVerdicts
+from pipeline.model_rows import Score
+from pipeline.rows import Example, Problem, Row, Trace, TraceScore, TraceVerdicts
 
 if TYPE_CHECKING:
     import duckdb

@@ -12,10 +12,10 @@ from pathlib import Path
 from pipeline.engine.progress import say
 from pipeline.errors import UserError
 from pipeline.inspect.run import Run
+from pipeline.model_rows import CompressedModel
 from pipeline.publish import card, dataset, facts, formats, student, upload
 from pipeline.publish.formats import ALL, WHOLE
 from pipeline.publish.target import Target, check_writable, staged
-from pipeline.rows import CompressedModel
 from pipeline.train.stage import model_folder
 
 STUDENT = "student"  # the model's folder inside the published folder

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.inspect.format import count, estimate, interval, megabytes, percent, share, speed
+from pipeline.model_rows import CompressedModel, ExportFormat
 from pipeline.publish.dataset import TRAIN, VALIDATION, Written
 from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub
-from pipeline.rows import CompressedModel, ExportFormat
 
 if TYPE_CHECKING:
     from jinja2 import Environment

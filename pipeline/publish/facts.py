@@ -23,7 +23,8 @@ from pipeline.ingest import sources
 from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import drafts_of, sampling_of
-from pipeline.rows import Row, Score
+from pipeline.model_rows import Score
+from pipeline.rows import Row
 
 # Stage -> the input that it must have been made from
 INPUTS = {

@@ -15,8 +15,8 @@ from pipeline.config.compress import SchemeName
 from pipeline.engine.progress import say
 from pipeline.errors import UserError, nearest
 from pipeline.inspect.run import Run
+from pipeline.model_rows import CompressedModel
 from pipeline.publish import ollama, student
-from pipeline.rows import CompressedModel
 from pipeline.train.stage import model_folder
 
 WHOLE, ALL = "whole", "all"

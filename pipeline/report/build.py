@@ -19,9 +19,9 @@ from pipeline.errors import UserError
 from pipeline.inspect import chain_table
 from pipeline.inspect.run import Run
 from pipeline.inspect.teachers import teachers_of
+from pipeline.model_rows import Score
 from pipeline.report import about, curves, evaluation, page, sample, yields
 from pipeline.report.tally import tally
-from pipeline.rows import Score
 from pipeline.select.stage import LEFT_OUT
 
 ANSWERS = 4  # in the browser, of each source, outcome and reason of an evaluated model

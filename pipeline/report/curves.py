@@ -7,8 +7,8 @@ from math import isfinite
 from typing import Any
 
 from pipeline.inspect.run import Run
+from pipeline.model_rows import Step
 from pipeline.report import charts
-from pipeline.rows import Step
 from pipeline.train.job import read_steps
 
 POINTS = 400  # most points of a curve

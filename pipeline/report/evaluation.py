@@ -20,8 +20,9 @@ from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.format import clip
 from pipeline.inspect.run import Run
 from pipeline.inspect.table import RowTable
+from pipeline.model_rows import Score
 from pipeline.report import charts
-from pipeline.rows import Score, Trace
+from pipeline.rows import Trace
 
 FIXED, BROKEN, BOTH, NEITHER = "fixed", "broken", "solved by both", "solved by neither"
 CHANGES = (FIXED, BROKEN, BOTH, NEITHER)

@@ -18,7 +18,7 @@ from pipeline.config.mix import ThinkingSwitch
 from pipeline.config.train import KDTeacher, Train
 from pipeline.engine.progress import plain
 from pipeline.hardware import computes_bf16
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 from pipeline.train.objectives import OBJECTIVES, ObjectiveSpec
 
 _TAIL_BYTES = 16 * 1024

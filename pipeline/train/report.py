@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.engine.stage import Job
 from pipeline.inference import cuts, model_files
 from pipeline.inference.cuts import cut_of
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 from pipeline.train.job import read_preflight
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 
 MAX_TRUNCATED = MAX_SPECIAL = 0.5  # shares of a step's samples
 MAX_GROWTH = 2.0  # of the mean length since the first step that was seen

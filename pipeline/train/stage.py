@@ -31,7 +31,7 @@ from pipeline.generate.stage import GENERATE
 from pipeline.inference import model_files
 from pipeline.inference.cuts import cut_of
 from pipeline.inference.fingerprint import model_settings
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 from pipeline.select.stage import SELECT
 from pipeline.train import checkpoints, generation, labels, launcher, memory, nodes, trl_arguments
 from pipeline.train.job import TrainJob, last_step, preflight_lines, read_preflight, read_steps

@@ -29,7 +29,7 @@ from pathlib import Path
 from pipeline.engine.store import Output
 from pipeline.evaluate.bootstrap import mean
 from pipeline.inspect.run import open_run
-from pipeline.rows import Score
+from pipeline.model_rows import Score
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
 SHARED = ("ingest", "generate", "filter", "select", "evaluate/*/teacher*")

@@ -26,7 +26,8 @@ from rich.table import Table
 
 from pipeline.config.load import load_recipe
 from pipeline.inference import model_files
-from pipeline.rows import Example, Message, Step
+from pipeline.model_rows import Step
+from pipeline.rows import Example, Message
 from pipeline.train.job import TrainJob, read_steps
 from pipeline.train.launcher import command, environment
 from tests import tiny_student

@@ -34,9 +34,9 @@ from pipeline.evaluate.models import eval_models, sampling_stages
 from pipeline.evaluate.stage import _reach
 from pipeline.inference.vllm_server import Server
 from pipeline.inspect import compression
+from pipeline.model_rows import CompressedModel, Recovered
 from pipeline.publish import publish
 from pipeline.report.build import write_report
-from pipeline.rows import CompressedModel, Recovered
 from pipeline.stages import STAGES, stages_of
 from pipeline.train.stage import model_folder
 from tests import fake_interpreter, tiny_student

@@ -12,7 +12,7 @@ import pytest
 from pipeline import open_run
 from pipeline.engine.execute import DONE, execute
 from pipeline.engine.options import Options
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 from pipeline.train.job import TrainJob, read_preflight
 from pipeline.train.stage import TRAIN, model_folder
 from tests import tiny_student

@@ -12,7 +12,8 @@ import pytest
 from pipeline import open_run
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
-from pipeline.rows import Score, Step, Trace, TraceVerdicts
+from pipeline.model_rows import Score, Step
+from pipeline.rows import Trace, TraceVerdicts
 from tests.conftest import FakeServer
 from tests.e2e.browser import opened, until
 from tests.e2e.runs import retort, run_stages, write_recipe

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from pipeline.engine.execute import DONE, execute
-from pipeline.rows import Example, Step
+from pipeline.model_rows import Step
+from pipeline.rows import Example
 from pipeline.train.job import TrainJob, last_step, read_steps
 from pipeline.train.launcher import command, environment
 from pipeline.train.stage import TRAIN, model_folder

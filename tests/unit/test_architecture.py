@@ -25,7 +25,7 @@ TIERS = (
         "pipeline.hardware",
         "pipeline.rows",
     ),
-    ("pipeline.arrow_schema",),
+    ("pipeline.arrow_schema", "pipeline.model_rows"),
     ("filters.policy", "filters.result", "filters.limits", "filters.text"),
     ("filters.formula", "filters.isolated", "filters.sandbox"),
     ("filters.extract",),

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 from pipeline.train.checkpoints import mark_complete
 from pipeline.train.job import read_steps
 from pipeline.train.objectives import TERMS

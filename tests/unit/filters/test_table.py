@@ -117,15 +117,15 @@ def test_valid_rules_are_accepted(monkeypatch):
         ({"finished": {"x": 1}}, "filter.rules.finished: unknown parameter 'x'; none is known"),
         (
             {"correct": {"timeout": "3"}},
-            "filter.rules.correct.timeout: Input should be a valid number (found '3')",
+            "filter.rules.correct.timeout: must be a valid number (found '3')",
         ),
         (
             {"correct": {"timeout": 0}},
-            "filter.rules.correct.timeout: Input should be greater than 0 (found 0)",
+            "filter.rules.correct.timeout: must be greater than 0 (found 0)",
         ),
         (
             {"correct": {"timeout": float("inf")}},
-            "filter.rules.correct.timeout: Input should be less than or equal to 3600 (found inf)",
+            "filter.rules.correct.timeout: must be less than or equal to 3600 (found inf)",
         ),
         (
             {"length": {"min_reasoning": 100, "max_reasoning": 10}},

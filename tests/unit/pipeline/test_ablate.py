@@ -15,7 +15,7 @@ from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.inference.engines import Engine
-from pipeline.rows import Score
+from pipeline.model_rows import Score
 from pipeline.train.stage import TRAIN
 
 RECIPE: dict[str, Any] = {

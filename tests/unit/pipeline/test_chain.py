@@ -22,9 +22,9 @@ from pipeline.ingest.stage import INGEST
 from pipeline.inspect.chain_table import print_chain, steps_of, stopped_after
 from pipeline.inspect.run import open_run
 from pipeline.inspect.status import status_of
+from pipeline.model_rows import Score, Step
 from pipeline.report.build import gather
 from pipeline.report.page import render
-from pipeline.rows import Score, Step
 from pipeline.run_stages import run_stage
 from pipeline.train.stage import TRAIN
 

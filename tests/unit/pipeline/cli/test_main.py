@@ -103,7 +103,7 @@ def test_status_of_a_run_has_the_same_content_as_json_and_as_text(runs: Path) ->
     status = document(runs, "status", "first")
     assert list(status) == [
         *("run", "folder", "stages", "progress", "filtered", "costs", "usage", "requests", "limits"),
-        *("scores", "comparisons", "compression"),
+        *("scores", "comparisons", "compression", "chain", "diversity", "generation"),
     ]
     assert {s["stage"]: s["rows"] for s in status["stages"]}["generate"] == TRACES
     assert status["filtered"]["rejected"] == {"correct: incorrect": TRACES * 2 // SAMPLES}
@@ -174,7 +174,7 @@ def test_mistakes_are_reported_in_one_line(runs: Path, words: tuple[str, ...], t
 
 def test_diff_names_settings_yield_cost_and_paired_scores(runs: Path) -> None:
     diff = document(runs, "diff", "first", "second")
-    assert list(diff) == ["a", "b", "settings", "same", "scores"]
+    assert list(diff) == ["a", "b", "settings", "same", "scores", "diversity"]
     assert diff["settings"] == [{"where": "generate", "setting": "temperature", "a": 0.6, "b": 0.9}]
     assert diff["same"] == ["ingest"]
     assert (diff["a"]["kept"], diff["b"]["kept"]) == (TRACES // SAMPLES, 2 * TRACES // SAMPLES)

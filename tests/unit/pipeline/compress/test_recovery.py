@@ -14,7 +14,7 @@ from pipeline.compress.stage import COMPRESS
 from pipeline.config.compress import Recovery
 from pipeline.engine.stage import Job
 from pipeline.errors import UserError
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 from pipeline.train.stage import model_folder
 from tests import tiny_student
 from tests.unit.pipeline.compress import standin

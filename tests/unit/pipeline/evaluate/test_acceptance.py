@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.acceptance import accepted_length, table
-from pipeline.rows import DraftScore
+from pipeline.model_rows import DraftScore
 
 
 def row(

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.evaluate.metrics import comparisons, ks, lost, lost_sentence, majority, pass_at_k, summarise
 from pipeline.evaluate.metrics import score as score_of
-from pipeline.rows import Score, Trace, Verdict
+from pipeline.model_rows import Score
+from pipeline.rows import Trace, Verdict
 from tests.unit.filters.test_table import a_trace
 
 

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.inspect import show
 from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of
-from pipeline.rows import Score
+from pipeline.model_rows import Score
 from tests.small_run import HOSTILE, PROBLEMS, RECIPE, SAMPLES, SHARDS, write_run
 
 TRACES = SHARDS * PROBLEMS * SAMPLES

@@ -11,9 +11,10 @@ from pipeline.engine.query import Part
 from pipeline.engine.shard import Shard
 from pipeline.inspect.format import clip
 from pipeline.inspect.table import RowTable
+from pipeline.model_rows import Score, Step
 from pipeline.report import charts, curves, evaluation, page, sample
 from pipeline.report.tally import BANDS, band, bins, hits, quantiles, tally
-from pipeline.rows import Sampling, Score, Step, Trace, Verdict
+from pipeline.rows import Sampling, Trace, Verdict
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)><!--<script>\u2028\x1b[31m ${alert(1)} {{ 7 * 7 }} & "

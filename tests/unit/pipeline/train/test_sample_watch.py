@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 from pipeline.train.sample_watch import SampleWatch
 
 UNKNOWN = ("learning_rate", "grad_norm", "tokens", "seconds", "tokens_per_second", "validation_loss")

@@ -12,7 +12,7 @@ import pytest
 from pipeline import install_hints
 from pipeline.engine.manifest import Manifest
 from pipeline.errors import UserError
-from pipeline.rows import Step
+from pipeline.model_rows import Step
 from pipeline.train.job import Preflight, PreflightCheck, TrainJob, last_step, preflight_lines, read_steps
 from pipeline.train.launcher import command, environment
 from pipeline.train.report import report
