@@ -20,7 +20,7 @@ from pipeline.engine.execute import DONE, execute
 from pipeline.engine.options import Options
 from pipeline.engine.progress import say
 from pipeline.inference import model_files
-from pipeline.inference.cuts import Cut, cut_of
+from pipeline.inference.pruning import Pruning, pruning_of
 from pipeline.inspect import chain_table
 from pipeline.run_stages import exit_code
 from pipeline.stages import STAGES, stages_of
@@ -118,11 +118,11 @@ def gaps(recipe: Recipe) -> Iterator[str]:
     if not recipe.cascade:
         return
     served = [teacher for teacher in recipe.teacher if teacher.serve]
-    models = [(t.model, None) for t in served] + [(s.model, cut_of(s)) for s in _students(recipe)]
+    models = [(t.model, None) for t in served] + [(s.model, pruning_of(s)) for s in _students(recipe)]
     queries = [ModelQuery(name=name, model=model_files.resolve(name, say)) for name, _ in models]
     sizes = [
-        _parameters(facts, cut)
-        for facts, (_, cut) in zip(model_facts.read_facts(queries), models, strict=True)
+        _parameters(facts, pruning)
+        for facts, (_, pruning) in zip(model_facts.read_facts(queries), models, strict=True)
     ]
     known = [size for size in sizes[: len(served)] if size]
     chain = [max(known) if len(known) == len(recipe.teacher) else None, *sizes[len(served) :]]
@@ -145,6 +145,6 @@ def _millions(parameters: int | None) -> str:
     return "unknown size" if parameters is None else f"{parameters / 1e6:,.1f} million parameters"
 
 
-def _parameters(facts: ModelFacts, cut: Cut | None) -> int | None:
-    shape = facts.shape(cut)
+def _parameters(facts: ModelFacts, pruning: Pruning | None) -> int | None:
+    shape = facts.shape(pruning)
     return shape.parameters if shape else None

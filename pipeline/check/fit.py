@@ -15,7 +15,7 @@ from pipeline import hardware
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.train import Train
 from pipeline.inference import kv_cache, model_cache
-from pipeline.inference.cuts import Cut
+from pipeline.inference.pruning import Pruning
 from pipeline.train import launcher, memory
 from pipeline.train.model_facts import ModelFacts
 
@@ -74,11 +74,11 @@ def lengths(
 
 
 def training(
-    train: Train, bf16: bool, facts: ModelFacts, cut: Cut | None, teachers: Sequence[int]
+    train: Train, bf16: bool, facts: ModelFacts, pruning: Pruning | None, teachers: Sequence[int]
 ) -> Requirement:
     """Checks that a training step fits, by train/memory.py; `teachers` are parameter counts."""
     requirement = Requirement("train", "memory to train", "unknown", f"{facts.name}: its sizes are not known")
-    shape = facts.shape(cut)
+    shape = facts.shape(pruning)
     if shape is None:
         return requirement
     processes = launcher.processes(train.accelerate)

@@ -23,7 +23,7 @@ from pipeline.engine.progress import say
 from pipeline.errors import UserError
 from pipeline.inference import model_files
 from pipeline.inference.client import Client
-from pipeline.inference.cuts import cut_of
+from pipeline.inference.pruning import pruning_of
 from pipeline.publish.target import Target, check_writable
 from pipeline.publish.upload import check_access
 from pipeline.report import build as report
@@ -172,8 +172,8 @@ def _student(
 ) -> Iterator[Requirement]:
     yield from _usable("train" if train else "evaluate", known)
     if train:
-        yield fit.training(recipe.train, in_bf16(recipe.train), known, cut_of(student), scoring)
-        if shape := known.shape(cut_of(student)):
+        yield fit.training(recipe.train, in_bf16(recipe.train), known, pruning_of(student), scoring)
+        if shape := known.shape(pruning_of(student)):
             yield fit.disk(run_dir, shape.parameters, recipe.train)
     yield from fit.lengths("evaluate", student, known, recipe.evaluate.max_tokens, "evaluate.max_tokens")
     yield fit.serving("evaluate", student, known)

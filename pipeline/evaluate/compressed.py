@@ -64,7 +64,7 @@ def _bytes(job: Job, models: Sequence[EvalModel]) -> dict[str, int]:
 def _weights(model: EvalModel) -> int | None:
     """The bytes of a model's weights; None if it is not here any more."""
     try:
-        path = model_files.existing(model.weights, model.cut)
+        path = model_files.existing(model.weights, model.pruning)
     except UserError:
         return None
     return model_files.weights(path)[0] if path else None

@@ -138,7 +138,7 @@ def _compared(model: EvalModel, job: Job) -> Compared:
         return Compared(
             model=str(model_folder(job.run_dir).absolute()), quantized=Path(model.weights).absolute()
         )
-    return Compared(model=model_files.resolve(model.weights, job.say, model.cut))
+    return Compared(model=model_files.resolve(model.weights, job.say, model.pruning))
 
 
 def _dialogues(teacher: EvalModel, job: Job) -> Iterator[Dialogue]:

@@ -37,7 +37,7 @@ from pipeline.generate.sample_plan import SampleBudget
 from pipeline.generate.sampler import Model, SamplingJob
 from pipeline.generate.valid_traces import TRACE_KEY, contradiction
 from pipeline.inference import model_files, thinking
-from pipeline.inference.cuts import Cut, cut_of
+from pipeline.inference.pruning import Pruning, pruning_of
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import stage as ingest
 from pipeline.ingest.stage import INGEST
@@ -62,7 +62,7 @@ class EvalModel:
     endpoint: Endpoint
     prompt: str
     trained: bool = False  # by this run
-    cut: Cut | None = None  # of the base; None: it is whole
+    pruning: Pruning | None = None  # of the base; None: it is whole
     scheme: SchemeName | None = None  # by which it was compressed
     mode: Mode = "reasoning"
     switch: ThinkingSwitch | None = None  # how it is asked for that; None: as the prompt alone asks
@@ -71,10 +71,10 @@ class EvalModel:
         return str(OutputPath(kind, self.set, self.role))
 
     @property
-    def server_key(self) -> tuple[str, Cut | None, str]:
+    def server_key(self) -> tuple[str, Pruning | None, str]:
         """Models with equal keys can share a server."""
         settings = self.endpoint.model_dump_json(include=set(Endpoint.model_fields) - {"model"})
-        return self.weights, self.cut, settings
+        return self.weights, self.pruning, settings
 
 
 def eval_models(recipe: Recipe, run_dir: Path) -> list[EvalModel]:
@@ -108,11 +108,11 @@ def _of_set(
         role = f"teacher-{model_files.label(t.display_name)}" if several else "teacher"
         yield EvalModel(name, uses_judge, role, t.display_name, t.model, t, teacher_prompt)
     if base := recipe.student:
-        cut = cut_of(base, run_dir)
-        model = f"{base.model} cut to {cut.words}" if cut else base.model
+        pruning = pruning_of(base, run_dir)
+        model = f"{base.model} pruned to {pruning.words}" if pruning else base.model
         student, folder = f"{recipe.run} student", str(model_folder(run_dir))
         both = (
-            EvalModel(name, uses_judge, "base", model, base.model, base, prompt, cut=cut),
+            EvalModel(name, uses_judge, "base", model, base.model, base, prompt, pruning=pruning),
             EvalModel(name, uses_judge, "student", student, folder, base, prompt, trained=True),
         )
         scored = [model for model in both if model.role in wanted]
@@ -213,7 +213,7 @@ def _made_from(model: EvalModel) -> tuple[Stage, ...]:
     """The stages whose results decide the model's weights."""
     if model.trained:
         return (TRAIN,)
-    return (SELECT,) if model.cut and model.cut.measured else ()
+    return (SELECT,) if model.pruning and model.pruning.measured else ()
 
 
 def _sampling_settings(sampling: SamplingJob, scheme: SchemeName | None, recipe: Recipe) -> dict[str, Any]:

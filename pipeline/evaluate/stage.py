@@ -40,8 +40,8 @@ from pipeline.filter import llm_judge
 from pipeline.filter import stage as filtering
 from pipeline.filter.verdicts import filtered_traces
 from pipeline.inference import endpoint, model_files
-from pipeline.inference.cuts import Cut
 from pipeline.inference.fingerprint import model_settings
+from pipeline.inference.pruning import Pruning
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest import sources
 from pipeline.ingest import stage as ingest
@@ -62,7 +62,7 @@ def prepare(job: Job) -> None:
             "set select.thinking_switch"
         )
     drafts.check_vocabularies(job)
-    by_server: dict[tuple[str, Cut | None, str], list[EvalModel]] = {}
+    by_server: dict[tuple[str, Pruning | None, str], list[EvalModel]] = {}
     for model in models:
         by_server.setdefault(model.server_key, []).append(model)
     for sharing in by_server.values():
@@ -133,7 +133,9 @@ def _reach(model: EvalModel, job: Job) -> contextlib.AbstractContextManager[Serv
         log = job.logs / f"{program}-{model.role}.log"
         return serving.serving(model.scheme, Path(model.weights), model.role, job.recipe, log, job.say)
     name = "student" if model.trained else model_files.label(model.weights)
-    return endpoint.reach(model.endpoint, model.weights, name, job, job.recipe.evaluate, cut=model.cut)
+    return endpoint.reach(
+        model.endpoint, model.weights, name, job, job.recipe.evaluate, pruning=model.pruning
+    )
 
 
 def _substages(recipe: Recipe, run_dir: Path) -> Iterator[Stage]:

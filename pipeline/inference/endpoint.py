@@ -12,7 +12,7 @@ from pipeline.config.generate import Generate
 from pipeline.engine.stage import Job
 from pipeline.inference import model_files, vllm_server
 from pipeline.inference.client import Client
-from pipeline.inference.cuts import Cut
+from pipeline.inference.pruning import Pruning
 from pipeline.inference.vllm_server import Server
 
 
@@ -32,16 +32,16 @@ def reach(
     sampling: Generate | Evaluate | Judge,
     *,
     logprobs: int | None = None,
-    cut: Cut | None = None,
+    pruning: Pruning | None = None,
 ) -> Iterator[Server]:
     """Yields the server of a model: an existing one, or vLLM started as `name` for the time of the block.
 
-    `sampling` bounds the length and the number of concurrent responses; `cut` prunes the model first.
+    `sampling` bounds the length and the number of concurrent responses; `pruning` prunes the model first.
     """
     if endpoint.base_urls:
         yield Server(base_urls=endpoint.base_urls, model=endpoint.model)
         return
-    path = model_files.resolve(model, job.say, cut)
+    path = model_files.resolve(model, job.say, pruning)
     arguments = vllm_arguments(endpoint, job.say, logprobs)
     arguments |= vllm_server.max_num_seqs(arguments, path, sampling.max_tokens, sampling.concurrency, job.say)
     endpoint = endpoint.model_copy(update={"vllm": arguments})

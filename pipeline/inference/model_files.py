@@ -20,7 +20,7 @@ from typing import Any
 from pipeline import generations, install_hints
 from pipeline.errors import UserError
 from pipeline.inference import model_cache
-from pipeline.inference.cuts import CUT_VERSION, Cut
+from pipeline.inference.pruning import PRUNING_VERSION, Pruning
 
 CONVERT_VERSION = 1  # raised when convert_gguf.py writes different files: older folders are then ignored
 MAX_BF16_PER_BYTE = 11  # 16 bits over 1.56, the smallest GGUF quantization (IQ1_S)
@@ -37,7 +37,7 @@ def environment(*models: str) -> dict[str, str]:
     return defaults | dict(os.environ)
 
 
-def check(model: str, cut: Cut | None = None) -> None:
+def check(model: str, pruning: Pruning | None = None) -> None:
     """Raises UserError for missing or malformed models, missing libraries, or no room to build."""
     path = _local(model)
     if path is None:
@@ -46,14 +46,14 @@ def check(model: str, cut: Cut | None = None) -> None:
     if path.is_file():
         folder = _converted_folder(path)
         _check_convertible(path, folder)
-    if cut is not None and folder.exists():
-        _check_prunable(str(folder), cut, _pruned_folder(str(folder), cut))
+    if pruning is not None and folder.exists():
+        _check_prunable(str(folder), pruning, _pruned_folder(str(folder), pruning))
 
 
-def resolve(model: str, say: Callable[[str], None] | None = None, cut: Cut | None = None) -> str:
+def resolve(model: str, say: Callable[[str], None] | None = None, pruning: Pruning | None = None) -> str:
     """Returns the hub name unchanged, or the absolute path of a model folder, built first if necessary.
 
-    `cut`: a folder with the model pruned like this. A hub model is pruned once, even if the hub's files
+    `pruning`: a folder with the model pruned like this. A hub model is pruned once, even if the hub's files
     change later. Raises UserError.
     """
     say = say or (lambda _text: None)
@@ -67,25 +67,25 @@ def resolve(model: str, say: Callable[[str], None] | None = None, cut: Cut | Non
         _check_convertible(path, folder)
         doing = f"converting {path} to a model folder"
         whole = model_cache.build_once(folder, ["convert_gguf", str(path)], doing, say)
-    if cut is None:
+    if pruning is None:
         return whole
-    folder = _pruned_folder(whole, cut)
-    _check_prunable(whole, cut, folder)
-    if cut.measured and not cut.content:
-        raise UserError("what is cut from the student is measured on examples: run `retort select` first")
-    doing = f"cutting {whole} to {cut.words}"
-    return model_cache.build_once(folder, ["prune", whole, cut.model_dump_json()], doing, say)
+    folder = _pruned_folder(whole, pruning)
+    _check_prunable(whole, pruning, folder)
+    if pruning.measured and not pruning.content:
+        raise UserError("what is dropped from the student is measured on examples: run `retort select` first")
+    doing = f"pruning {whole} to {pruning.words}"
+    return model_cache.build_once(folder, ["prune", whole, pruning.model_dump_json()], doing, say)
 
 
-def existing(model: str, cut: Cut | None = None) -> str | None:
+def existing(model: str, pruning: Pruning | None = None) -> str | None:
     """Returns what `resolve` returns; None where it would have to build that. Raises UserError."""
     path = _local(model)
     whole = path and (path if path.is_dir() else _converted_folder(path))
     if whole and not whole.exists():
         return None
-    if cut is None:
+    if pruning is None:
         return str(whole or model)
-    folder = _pruned_folder(str(whole or model), cut)
+    folder = _pruned_folder(str(whole or model), pruning)
     return str(folder) if folder.exists() else None
 
 
@@ -215,12 +215,12 @@ def _converted_folder(gguf: Path) -> Path:
     return model_cache.folder(label(str(gguf)), f"{content} convert {CONVERT_VERSION}")
 
 
-def _pruned_folder(whole: str, cut: Cut) -> Path:
+def _pruned_folder(whole: str, pruning: Pruning) -> Path:
     """Returns the folder of the pruned model, keyed by hub name, or by path, size and age of its files."""
     files = sorted(path for path in Path(whole).glob("*") if path.is_file()) if os.path.isdir(whole) else []
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = f"{whole} {stats} cut {cut.settings} {cut.content} {CUT_VERSION}"
-    return model_cache.folder(f"{label(whole)}-{cut.name}", key)
+    key = f"{whole} {stats} pruning {pruning.settings} {pruning.content} {PRUNING_VERSION}"
+    return model_cache.folder(f"{label(whole)}-{pruning.name}", key)
 
 
 def _check_convertible(gguf: Path, target: Path) -> None:
@@ -235,15 +235,15 @@ def _check_convertible(gguf: Path, target: Path) -> None:
     model_cache.check_room(f"convert {gguf.name}", needed, target.parent)
 
 
-def _check_prunable(whole: str, cut: Cut, target: Path) -> None:
+def _check_prunable(whole: str, pruning: Pruning, target: Path) -> None:
     """Checks sizes, libraries and room; the last only for a local model."""
-    cut.check(whole)
+    pruning.check(whole)
     if target.exists():
         return
-    _check_libraries(f"{whole}: cutting it", ("torch", "transformers"))
+    _check_libraries(f"{whole}: pruning it", ("torch", "transformers"))
     if os.path.isdir(whole):
         weights = sum(path.stat().st_size for path in Path(whole).glob("*.safetensors"))
-        model_cache.check_room(f"cut {whole} to {cut.words}", weights, target.parent)
+        model_cache.check_room(f"prune {whole} to {pruning.words}", weights, target.parent)
 
 
 def _check_libraries(what: str, names: Sequence[str]) -> None:

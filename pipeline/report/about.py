@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config.redaction import redact
 from pipeline.engine.layout import ROWS
 from pipeline.generate import usage
-from pipeline.inference.cuts import cut_of
+from pipeline.inference.pruning import pruning_of
 from pipeline.inspect.costs import costs, total_spend
 from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of
@@ -23,8 +23,8 @@ def settings(run: Run) -> list[tuple[str, str]]:
     """The most important settings, without anything private."""
     recipe = run.recipe
     student = recipe.student.model if recipe.student else "none"
-    cut = cut_of(recipe.student) if recipe.student else None
-    layers = f", cut to {cut.words}" if cut else ""
+    pruning = pruning_of(recipe.student) if recipe.student else None
+    layers = f", pruned to {pruning.words}" if pruning else ""
     lora = f", LoRA of rank {recipe.train.lora.rank}" if recipe.train.lora else ""
     chosen = {
         "sources": ", ".join(str(s.name or getattr(s, "path", "")) for s in recipe.ingest.sources),

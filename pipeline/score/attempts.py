@@ -28,7 +28,7 @@ from pipeline.generate.sample_plan import SampleBudget
 from pipeline.generate.sampler import Model, SamplingJob
 from pipeline.generate.valid_traces import TRACE_KEY, contradiction
 from pipeline.inference import endpoint
-from pipeline.inference.cuts import cut_of
+from pipeline.inference.pruning import pruning_of
 from pipeline.inference.vllm_server import Server
 from pipeline.ingest.stage import INGEST
 from pipeline.rows import Trace, TraceVerdicts
@@ -106,7 +106,7 @@ def _sampling(recipe: Recipe, reach: Reach | None) -> SamplingJob:
     assert recipe.student is not None
     samples = recipe.score.student_samples
     student, table = recipe.student, recipe.evaluate.model_copy(update={"samples": samples})
-    name = f"{student.model} cut to {cut.words}" if (cut := cut_of(student)) else student.model
+    name = f"{student.model} pruned to {pruning.words}" if (pruning := pruning_of(student)) else student.model
     return SamplingJob(
         split="train",
         models=(Model(name, student, reach or partial(_reach, student, table)),),
@@ -118,7 +118,9 @@ def _sampling(recipe: Recipe, reach: Reach | None) -> SamplingJob:
 
 
 def _reach(student: Student, table: Evaluate, job: Job) -> AbstractContextManager[Server]:
-    return endpoint.reach(student, student.model, "untrained-student", job, table, cut=cut_of(student))
+    return endpoint.reach(
+        student, student.model, "untrained-student", job, table, pruning=pruning_of(student)
+    )
 
 
 def _settings(sampling: SamplingJob, recipe: Recipe) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from pipeline.filter.stage import FILTER
 from pipeline.generate.stage import GENERATE
 from pipeline.hardware import computes_bf16
 from pipeline.inference import model_files
-from pipeline.inference.cuts import Cut, cut_of
+from pipeline.inference.pruning import Pruning, pruning_of
 from pipeline.rows import TraceScore
 from pipeline.score import attempts
 from pipeline.score.job import ScoreJob, ShardScores
@@ -48,20 +48,20 @@ def scoring(recipe: Recipe) -> Scoring:
     return recipe.score
 
 
-def model_of(recipe: Recipe) -> tuple[str, Cut | None]:
+def model_of(recipe: Recipe) -> tuple[str, Pruning | None]:
     """The model that reads, and how it is pruned. Raises UserError for none."""
     table = scoring(recipe)
     if table.model is not None:
         return table.model, None
     if recipe.student is None:
         raise UserError("score needs a model: set score.model, or add a table [student]")
-    cut = cut_of(recipe.student)
-    if cut and cut.measured:
+    pruning = pruning_of(recipe.student)
+    if pruning and pruning.measured:
         raise UserError(
-            f"score comes before the examples on which a cut to {cut.words} is measured: set score.model, "
-            "such as to the whole model"
+            f"score comes before the examples on which pruning to {pruning.words} is measured: set "
+            "score.model, such as to the whole model"
         )
-    return recipe.student.model, cut
+    return recipe.student.model, pruning
 
 
 def work(job: Job, shards: Iterable[Shard]) -> None:
@@ -102,9 +102,9 @@ def _rows(found: ShardScores, graded: Output | None, shard: str) -> Iterator[dic
 
 def _score_job(job: Job, shards: list[Shard], cache: Path) -> ScoreJob:
     recipe, table = job.recipe, scoring(job.recipe)
-    model, cut = model_of(recipe)
+    model, pruning = model_of(recipe)
     return ScoreJob(
-        model=model_files.resolve(model, job.say, cut),
+        model=model_files.resolve(model, job.say, pruning),
         bf16=computes_bf16() if table.precision == "auto" else table.precision == "bf16",
         settings=table,
         reasoning=recipe.select.reasoning,
@@ -145,22 +145,22 @@ def report(job: Job) -> dict[str, Any]:
 
 def check(recipe: Recipe) -> None:
     """Checks everything that can be known before any work. Raises UserError."""
-    model, cut = model_of(recipe)
+    model, pruning = model_of(recipe)
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"score needs {', '.join(missing)}: {install_hints.extra('train')}")
     prompts.load(recipe.select.prompt)
-    model_files.check(model, cut)
+    model_files.check(model, pruning)
     if attempts.wanted(recipe):
         attempts.check(recipe)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    model, cut = model_of(recipe)
+    model, pruning = model_of(recipe)
     return {
         **identity(scoring(recipe)),
         "model": model,
-        "layers": cut.layers if cut else None,
+        "layers": pruning.layers if pruning else None,
         "reasoning": recipe.select.reasoning,
         "prompt": prompts.load(recipe.select.prompt).text,
         **(attempts.settings(recipe) if attempts.wanted(recipe) else {}),

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.mix import ThinkingSwitch
 from pipeline.errors import Stopped, UserError
-from pipeline.inference.cuts import Cut
+from pipeline.inference.pruning import Pruning
 from pipeline.train.memory import Shape
 
 TIMEOUT = 600  # seconds: a slow disk and a slow hub
@@ -53,16 +53,16 @@ class ModelFacts(BaseModel):
     downloaded: bool = False
     template_fault: str = ""  # why its chat template cannot render a prompt or the dialogue to learn
 
-    def shape(self, cut: Cut | None = None) -> Shape | None:
-        """The sizes of the model, or of what is left after a cut; None when one is unknown."""
+    def shape(self, pruning: Pruning | None = None) -> Shape | None:
+        """The sizes of the model, or of what is left after a pruning; None when one is unknown."""
         sizes = (self.parameters, self.layers, self.hidden, self.intermediate, self.vocabulary)
         if None in sizes:
             return None
         whole = Shape(*sizes, tied=self.tied)  # type: ignore[arg-type]
-        if cut is None:
+        if pruning is None:
             return whole
-        layers, intermediate = cut.layers or whole.layers, cut.intermediate_size or whole.intermediate
-        return whole.pruned_to(layers, intermediate, self._of_heads(cut.heads) if cut.heads else 0)
+        layers, intermediate = pruning.layers or whole.layers, pruning.intermediate_size or whole.intermediate
+        return whole.pruned_to(layers, intermediate, self._of_heads(pruning.heads) if pruning.heads else 0)
 
     def _of_heads(self, kept: int) -> float:
         """The parameters of the other heads in a layer: queries and outputs, and shared keys and values."""

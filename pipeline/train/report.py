@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.stage import Job
-from pipeline.inference import cuts, model_files
-from pipeline.inference.cuts import cut_of
+from pipeline.inference import model_files
+from pipeline.inference.pruning import dropped, pruning_of
 from pipeline.model_rows import Step
 from pipeline.train.job import read_preflight
 
 
 def report(job: Job) -> dict[str, Any]:
-    """Losses, tokens, what the preflight found, and what was cut from the student."""
+    """Losses, tokens, what the preflight found, and what was dropped from the student."""
     folder = job.output.folder
     steps: list[Step] = list(job.output.rows())
     preflight = read_preflight(folder / "preflight.json")
@@ -40,8 +40,8 @@ def report(job: Job) -> dict[str, Any]:
 
 
 def _dropped(job: Job) -> dict[str, Any]:
-    """What was cut from the student and the scores that decided it; {} where nothing was."""
+    """What was dropped from the student and the scores that decided it; {} where nothing was."""
     student = job.recipe.student
-    cut = cut_of(student, job.run_dir) if student else None
-    folder = model_files.existing(student.model, cut) if student and cut else None
-    return {"pruned": cuts.dropped(Path(folder))} if folder else {}
+    pruning = pruning_of(student, job.run_dir) if student else None
+    folder = model_files.existing(student.model, pruning) if student and pruning else None
+    return {"pruned": dropped(Path(folder))} if folder else {}

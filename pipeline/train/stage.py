@@ -29,8 +29,8 @@ from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
 from pipeline.generate.stage import GENERATE
 from pipeline.inference import model_files
-from pipeline.inference.cuts import cut_of
 from pipeline.inference.fingerprint import model_settings
+from pipeline.inference.pruning import pruning_of
 from pipeline.model_rows import Step
 from pipeline.select.stage import SELECT
 from pipeline.train import checkpoints, generation, labels, launcher, memory, nodes, trl_arguments
@@ -67,7 +67,7 @@ def check(recipe: Recipe) -> None:
     trl_arguments.check(recipe.train)
     student = student_of(recipe)
     generation.check(recipe)
-    model_files.check(student.model, cut_of(student))
+    model_files.check(student.model, pruning_of(student))
     for teacher in teachers(recipe):
         model_files.check(teacher.model)
     labels.check(recipe)
@@ -197,11 +197,9 @@ def _with_models(job: Job, train_job: TrainJob) -> TrainJob:
         teacher.model_copy(update={"model": model_files.resolve(teacher.model, job.say)})
         for teacher in teachers(job.recipe)
     )
-    student = student_of(job.recipe)
-    start = _start_of(job)
-    model = (
-        model_files.resolve(start, job.say, cut_of(student, job.run_dir)) if start == student.model else start
-    )
+    student, start = student_of(job.recipe), _start_of(job)
+    pruning = pruning_of(student, job.run_dir) if start == student.model else None
+    model = model_files.resolve(start, job.say, pruning)
     return train_job.model_copy(update={"model": model, "teachers": resolved})
 
 
@@ -265,7 +263,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "teachers": [teacher.model_dump() for teacher in teachers(recipe)],
         "student": student_of(recipe).model,
         "layers": student_of(recipe).layers,
-        **(cut.settings if (cut := cut_of(student_of(recipe))) else {}),
+        **(pruning.settings if (pruning := pruning_of(student_of(recipe))) else {}),
         "seed": _seed(recipe),
         **({"thinking_switch": recipe.select.thinking_switch} if recipe.select.mix else {}),
         **({"start": recipe.parent.model_dump()} if recipe.parent and recipe.parent.start else {}),

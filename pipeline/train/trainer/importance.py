@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.train.trainer.parts import Parts, parts_of
+from pipeline.train.trainer.prunable_layers import Parts, parts_of
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Makes a smaller student: `python -m pipeline.train.trainer.prune MODEL CUT OUT`, CUT as JSON (cuts.Cut).
+"""Makes a smaller student: `python -m pipeline.train.trainer.prune MODEL PRUNING OUT`; PRUNING is JSON.
 
 Layers that stay are evenly spaced, as DistilBERT was made from BERT (Sanh et al. 2019, arXiv 1910.01108), or
 those with the most block influence. Of each layer the most active heads and MLP channels stay; importance.py
@@ -25,25 +25,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 
 from pipeline.engine.store import Output
 from pipeline.errors import UserError, one_line
-from pipeline.inference.cuts import RECORD, Cut
+from pipeline.inference.pruning import RECORD, Pruning
 from pipeline.rows import Example
 from pipeline.select.spaced import chosen
 from pipeline.train.trainer.importance import Importance, measure, most
 from pipeline.train.trainer.layers import depth, layer_stack
-from pipeline.train.trainer.parts import Parts, parts_of
+from pipeline.train.trainer.prunable_layers import Parts, parts_of
 
 PROBE = "What is 7 + 8?"
 EXAMPLES, MAX_TOKENS = 128, 2048  # that importance is measured on; of each example the first tokens
 Record = dict[str, Any]
 
 
-def prune(model: str, cut: Cut, out: Path) -> None:
+def prune(model: str, pruning: Pruning, out: Path) -> None:
     """Writes the pruned model to `out`, in bfloat16, and what was dropped. Exits with one line on failure."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     pruned = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
-    check(pruned, cut)
-    found = _measured(pruned, tokenizer, cut) if cut.measured else None
-    record = reduce_to(pruned, cut, found)
+    check(pruned, pruning)
+    found = _measured(pruned, tokenizer, pruning) if pruning.measured else None
+    record = reduce_to(pruned, pruning, found)
     pruned.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
@@ -51,49 +51,49 @@ def prune(model: str, cut: Cut, out: Path) -> None:
     _verify(out, pruned, tokens)
 
 
-def check(model: PreTrainedModel, cut: Cut) -> None:
-    """Exits with one line where the model cannot be cut like this."""
+def check(model: PreTrainedModel, pruning: Pruning) -> None:
+    """Exits with one line where the model cannot be pruned like this."""
     name, parts = type(model).__name__, parts_of(model)
     config = model.config.get_text_config(decoder=True)
-    if cut.layers and cut.layers > len(parts):
-        raise SystemExit(f"the model has {len(parts)} layers: {cut.layers} of them cannot be kept")
-    if cut.heads:
+    if pruning.layers and pruning.layers > len(parts):
+        raise SystemExit(f"the model has {len(parts)} layers: {pruning.layers} of them cannot be kept")
+    if pruning.heads:
         each = config.num_attention_heads // parts[0].groups
-        if cut.heads % each or cut.heads > config.num_attention_heads:
+        if pruning.heads % each or pruning.heads > config.num_attention_heads:
             raise SystemExit(
                 f"the model has {config.num_attention_heads} heads, {each} for each key-value head: "
-                f"{cut.heads} of them cannot be kept"
+                f"{pruning.heads} of them cannot be kept"
             )
         if any(part.attention is None for part in parts):
             raise SystemExit(f"the attention of {name} has other weights than q, k, v, o: keep all heads")
         if "head_dim" not in config.to_dict():  # vLLM then derives the size from the number of heads
             raise SystemExit(f"{name} has no setting for the size of a head: keep all heads")
         try:
-            type(config)(**config.to_dict() | {"num_attention_heads": cut.heads})
+            type(config)(**config.to_dict() | {"num_attention_heads": pruning.heads})
         except (ValueError, StrictDataclassError) as e:
-            raise SystemExit(f"{name} cannot have {cut.heads} heads: {one_line(e)}") from None
-    if cut.intermediate_size:
+            raise SystemExit(f"{name} cannot have {pruning.heads} heads: {one_line(e)}") from None
+    if pruning.intermediate_size:
         if any(part.mlp is None for part in parts):
             raise SystemExit(f"the MLP of {name} is not gate, up and down: keep all of its channels")
-        if cut.intermediate_size > config.intermediate_size:
+        if pruning.intermediate_size > config.intermediate_size:
             raise SystemExit(f"the model has {config.intermediate_size} MLP channels: set at most that many")
 
 
-def _measured(model: PreTrainedModel, tokenizer: Any, cut: Cut) -> Importance:
+def _measured(model: PreTrainedModel, tokenizer: Any, pruning: Pruning) -> Importance:
     """The importance of all parts on the run's training examples, on an accelerator if there is one."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     whole: Any = model
     if device is not None:
         whole.to(device)
-    found = measure(model, _examples(tokenizer, cut))
+    found = measure(model, _examples(tokenizer, pruning))
     whole.to("cpu")
     return found
 
 
-def _examples(tokenizer: Any, cut: Cut) -> Iterator[list[int]]:
+def _examples(tokenizer: Any, pruning: Pruning) -> Iterator[list[int]]:
     """Token ids of dialogues in the model's chat template, or of their texts where it has none."""
-    assert cut.examples is not None, "a measured cut has examples"
-    for messages in chosen(Output(cut.examples, Example), EXAMPLES):
+    assert pruning.examples is not None, "a measured pruning has examples"
+    for messages in chosen(Output(pruning.examples, Example), EXAMPLES):
         if tokenizer.chat_template:
             ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
         else:
@@ -101,31 +101,31 @@ def _examples(tokenizer: Any, cut: Cut) -> Iterator[list[int]]:
         yield ids[:MAX_TOKENS]
 
 
-def reduce_to(model: PreTrainedModel, cut: Cut, found: Importance | None) -> Record:
+def reduce_to(model: PreTrainedModel, pruning: Pruning, found: Importance | None) -> Record:
     """Cuts the model in place; returns what was dropped, numbered from 1, and the scores."""
     config = model.config.get_text_config(decoder=True)
-    kept = _kept_layers(cut, depth(model), found)
+    kept = _kept_layers(pruning, depth(model), found)
     record: Record = {"layers_dropped": _others(kept, depth(model))}
     if found:
         record["block_influence"] = _rounded(found.layers)
     drop_layers(model, kept)
     layers = list(zip(kept, parts_of(model), strict=True))
-    if cut.heads and found:
-        groups = cut.heads * layers[0][1].groups // config.num_attention_heads
+    if pruning.heads and found:
+        groups = pruning.heads * layers[0][1].groups // config.num_attention_heads
         record |= _drop_heads(layers, found, groups, config.num_attention_heads)
         config.head_dim = layers[0][1].head_dim
-        config.num_attention_heads, config.num_key_value_heads = cut.heads, groups
-    if cut.intermediate_size and found:
-        record |= _drop_channels(layers, found, cut.intermediate_size)
-        config.intermediate_size = cut.intermediate_size
+        config.num_attention_heads, config.num_key_value_heads = pruning.heads, groups
+    if pruning.intermediate_size and found:
+        record |= _drop_channels(layers, found, pruning.intermediate_size)
+        config.intermediate_size = pruning.intermediate_size
     return record
 
 
-def _kept_layers(cut: Cut, total: int, found: Importance | None) -> Sequence[int]:
+def _kept_layers(pruning: Pruning, total: int, found: Importance | None) -> Sequence[int]:
     """The layers that stay, numbered from 0."""
-    if cut.layers and cut.layers_by == "block_influence" and found:
-        return most(found.layers, cut.layers)
-    return evenly_spaced(cut.layers or total, total)
+    if pruning.layers and pruning.layers_by == "block_influence" and found:
+        return most(found.layers, pruning.layers)
+    return evenly_spaced(pruning.layers or total, total)
 
 
 def _drop_heads(layers: Sequence[tuple[int, Parts]], found: Importance, groups: int, heads: int) -> Record:
@@ -207,8 +207,8 @@ def _verify(folder: Path, model: PreTrainedModel, tokens: torch.Tensor) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit("usage: python -m pipeline.train.trainer.prune MODEL CUT OUT")
+        sys.exit("usage: python -m pipeline.train.trainer.prune MODEL PRUNING OUT")
     try:
-        prune(sys.argv[1], Cut.model_validate_json(sys.argv[2]), Path(sys.argv[3]))
+        prune(sys.argv[1], Pruning.model_validate_json(sys.argv[2]), Path(sys.argv[3]))
     except UserError as e:
         sys.exit(str(e))

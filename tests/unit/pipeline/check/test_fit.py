@@ -12,7 +12,7 @@ from pipeline import hardware
 from pipeline.check import fit
 from pipeline.config.endpoints import Student, Teacher
 from pipeline.config.train import Train
-from pipeline.inference.cuts import Cut
+from pipeline.inference.pruning import Pruning
 from pipeline.train.model_facts import ModelFacts
 
 QWEN3_32B = ModelFacts(
@@ -120,7 +120,7 @@ def test_an_estimate_near_the_limit_is_unknown(gpus: Any) -> None:
 
 
 def test_a_student_with_fewer_layers_is_smaller() -> None:
-    whole, half = QWEN25_7B.shape(), QWEN25_7B.shape(Cut(layers=14))
+    whole, half = QWEN25_7B.shape(), QWEN25_7B.shape(Pruning(layers=14))
     assert whole
     assert half
     embeddings = 2 * 152_064 * 3584
@@ -132,11 +132,11 @@ def test_a_student_with_fewer_heads_and_channels_has_the_parameters_of_its_confi
 
     sizes = {"hidden_size": 48, "num_hidden_layers": 3, "vocab_size": 64, "head_dim": 8}
     whole = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 24}
-    cut = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 16}
-    counts = [LlamaForCausalLM(LlamaConfig(**sizes, **each)).num_parameters() for each in (whole, cut)]
+    pruning = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 16}
+    counts = [LlamaForCausalLM(LlamaConfig(**sizes, **each)).num_parameters() for each in (whole, pruning)]
     known = {"parameters": counts[0], "layers": 3, "hidden": 48, "intermediate": 24, "vocabulary": 64}
     facts = ModelFacts(name="x", config=sizes | whole, **known)  # type: ignore[arg-type]
-    pruned = facts.shape(Cut(heads=4, intermediate_size=16))
+    pruned = facts.shape(Pruning(heads=4, intermediate_size=16))
     assert pruned
     assert (pruned.parameters, pruned.intermediate) == (counts[1], 16)
 

@@ -1,4 +1,4 @@
-"""The compared models: a base that was cut by importance depends on the examples that decided it."""
+"""The compared models: a base that was pruned by importance depends on the examples that decided it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests import tiny_student
     ("student", "name", "made_from"),
     [
         ({}, "org/base", []),
-        ({"layers": 4}, "org/base cut to 4 layers", []),
-        ({"layers": 4, "heads": 6}, "org/base cut to 4 layers and 6 heads", ["select"]),
-        ({"intermediate_size": 64}, "org/base cut to 64 MLP channels", ["select"]),
+        ({"layers": 4}, "org/base pruned to 4 layers", []),
+        ({"layers": 4, "heads": 6}, "org/base pruned to 4 layers and 6 heads", ["select"]),
+        ({"intermediate_size": 64}, "org/base pruned to 64 MLP channels", ["select"]),
     ],
 )
 def test_a_base_is_sampled_again_when_what_decides_its_weights_changes(
@@ -32,4 +32,4 @@ def test_a_base_is_sampled_again_when_what_decides_its_weights_changes(
     assert models["base"].model == name
     assert [stage.name for stage in base.reads] == ["ingest", *made_from]
     assert [stage.name for stage in trained.reads] == ["ingest", "train"]
-    assert models["student"].cut is None
+    assert models["student"].pruning is None

@@ -12,7 +12,7 @@ from pipeline.config import Recipe
 from pipeline.config.score import Scoring
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
-from pipeline.inference.cuts import Cut
+from pipeline.inference.pruning import Pruning
 from pipeline.score.job import ScoreJob, ShardScores
 from pipeline.score.stage import SCORE, _wait, model_of
 from pipeline.stages import STAGES, stages_of
@@ -49,9 +49,9 @@ def test_a_recipe_without_the_table_has_no_such_stage() -> None:
 def test_the_student_reads_unless_the_table_names_another_model() -> None:
     assert model_of(recipe({})) == ("org/name", None)
     layers = {"model": "org/name", "layers": 3}
-    assert model_of(recipe({}, student=layers)) == ("org/name", Cut(layers=3))
+    assert model_of(recipe({}, student=layers)) == ("org/name", Pruning(layers=3))
     assert model_of(recipe({"model": "org/small"}, student=layers | {"heads": 2})) == ("org/small", None)
-    with pytest.raises(UserError, match=r"a cut to 3 layers and 2 heads is measured: set score\.model"):
+    with pytest.raises(UserError, match=r"pruning to 3 layers and 2 heads is measured: set score\.model"):
         model_of(recipe({}, student=layers | {"heads": 2}))
     assert model_of(recipe({"model": "org/small"})) == ("org/small", None)
 

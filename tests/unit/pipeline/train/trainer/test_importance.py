@@ -11,8 +11,8 @@ import pytest
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
-from pipeline.inference import cuts, model_files
-from pipeline.inference.cuts import Cut
+from pipeline.inference import model_files
+from pipeline.inference.pruning import RECORD, Pruning, dropped, pruning_of
 from pipeline.rows import Example
 from tests import tiny_student
 
@@ -73,7 +73,7 @@ def test_silent_heads_and_channels_are_dropped_and_change_no_logit(kind: str) ->
         silence(layer.self_attn.v_proj, list(range(8 * group, 8 * group + 8)))
         silence(layer.mlp.up_proj, [number, 20])
     before = logits(whole)
-    record = reduce_to(whole, Cut(heads=4, intermediate_size=22), measure(whole, IDS))
+    record = reduce_to(whole, Pruning(heads=4, intermediate_size=22), measure(whole, IDS))
     assert record["key_value_heads_dropped"] == {number: [group + 1] for number, group in silent.items()}
     assert record["channels_dropped"] == {number: [number + 1, 21] for number in silent}
     assert record["mlp_activity_kept"] == dict.fromkeys(silent, 1.0)
@@ -93,7 +93,7 @@ def test_heads_that_count_are_kept_with_their_own_weights(kind: str) -> None:
     from pipeline.train.trainer.prune import reduce_to
 
     whole, masked = model(kind), model(kind)
-    record = reduce_to(whole, Cut(heads=2, intermediate_size=9), measure(whole, IDS))
+    record = reduce_to(whole, Pruning(heads=2, intermediate_size=9), measure(whole, IDS))
     for number, layer in enumerate(masked.model.layers, 1):
         for group in record["key_value_heads_dropped"][number]:
             layer.self_attn.o_proj.weight.data[:, 16 * (group - 1) : 16 * group] = 0
@@ -113,7 +113,7 @@ def test_block_influence_drops_the_layer_that_changes_nothing() -> None:
     before, found = logits(whole), measure(whole, IDS)
     assert found.layers[1] == pytest.approx(0, abs=1e-6)
     assert min(found.layers[0], found.layers[2]) > 1e-3
-    record = reduce_to(whole, Cut(layers=2, layers_by="block_influence"), found)
+    record = reduce_to(whole, Pruning(layers=2, layers_by="block_influence"), found)
     assert record["layers_dropped"] == [2]
     assert torch.equal(logits(whole), before)
 
@@ -143,7 +143,7 @@ def select(run_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_student_is_cut_on_the_examples_of_its_run(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_student_is_pruned_on_the_examples_of_its_run(tmp_path: Path, monkeypatch: Any) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -155,13 +155,13 @@ def test_a_student_is_cut_on_the_examples_of_its_run(tmp_path: Path, monkeypatch
     assert student is not None
     student = student.model_copy(update={"model": str(tmp_path / "whole"), **wanted})
     with pytest.raises(UserError, match="run `retort select` first"):
-        model_files.resolve(student.model, None, cuts.cut_of(student, tmp_path / "run"))
+        model_files.resolve(student.model, None, pruning_of(student, tmp_path / "run"))
     select(tmp_path / "run")
-    cut = cuts.cut_of(student, tmp_path / "run")
-    assert cut is not None
-    assert cut.words == "2 layers by block influence and 4 heads and 16 MLP channels"
-    folder = Path(model_files.resolve(student.model, None, cut))
-    assert model_files.existing(student.model, cut) == str(folder)
+    pruning = pruning_of(student, tmp_path / "run")
+    assert pruning is not None
+    assert pruning.words == "2 layers by block influence and 4 heads and 16 MLP channels"
+    folder = Path(model_files.resolve(student.model, None, pruning))
+    assert model_files.existing(student.model, pruning) == str(folder)
     pruned = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     config = json.loads((folder / "config.json").read_bytes())
     assert (
@@ -176,26 +176,26 @@ def test_a_student_is_cut_on_the_examples_of_its_run(tmp_path: Path, monkeypatch
         == config
     )
     assert pruned(torch.tensor([IDS[0]])).logits.shape == (1, 6, 259)
-    known = cuts.dropped(folder)
+    known = dropped(folder)
     assert len(known["layers_dropped"]) == 1
     assert [len(scores) for scores in known["key_value_head_scores"].values()] == [3, 3]
     assert not any(name.startswith("channel") for name in known)
-    first = (folder / cuts.RECORD).read_bytes()
+    first = (folder / RECORD).read_bytes()
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "again"))
-    again = Path(model_files.resolve(student.model, None, cut))
-    assert (again / cuts.RECORD).read_bytes() == first
+    again = Path(model_files.resolve(student.model, None, pruning))
+    assert (again / RECORD).read_bytes() == first
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:
     model("llama").save_pretrained(tmp_path)
-    for cut, message in (
-        (Cut(heads=5), r"^student\.heads = 5: 2 heads of .* share a key-value head .* a multiple of 2$"),
-        (Cut(heads=8), r"^student\.heads = 8: .* has 6 attention heads$"),
-        (Cut(intermediate_size=25), r"^student\.intermediate_size = 25: .* has 24 MLP channels$"),
+    for pruning, message in (
+        (Pruning(heads=5), r"^student\.heads = 5: 2 heads of .* share a key-value head .* a multiple of 2$"),
+        (Pruning(heads=8), r"^student\.heads = 8: .* has 6 attention heads$"),
+        (Pruning(intermediate_size=25), r"^student\.intermediate_size = 25: .* has 24 MLP channels$"),
     ):
         with pytest.raises(UserError, match=message):
-            model_files.check(str(tmp_path), cut)
+            model_files.check(str(tmp_path), pruning)
 
 
 def test_a_model_whose_heads_cannot_be_told_apart_is_refused() -> None:
@@ -205,13 +205,13 @@ def test_a_model_whose_heads_cannot_be_told_apart_is_refused() -> None:
 
     sizes = {name: size for name, size in SIZES.items() if name != "head_dim"}
     qwen2 = Qwen2ForCausalLM(Qwen2Config(**sizes))
-    check(qwen2, Cut(layers=2, intermediate_size=16))
+    check(qwen2, Pruning(layers=2, intermediate_size=16))
     with pytest.raises(SystemExit, match="Qwen2ForCausalLM has no setting for the size of a head: keep all"):
-        check(qwen2, Cut(heads=4))
+        check(qwen2, Pruning(heads=4))
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2))
     with pytest.raises(SystemExit, match="GPT2LMHeadModel has other weights than q, k, v, o"):
-        check(gpt2, Cut(heads=1))
+        check(gpt2, Pruning(heads=1))
     llama = model("llama")
     llama.config.hidden_size = 50
     with pytest.raises(SystemExit, match=r"LlamaForCausalLM cannot have 4 heads: .* not a multiple"):
-        check(llama, Cut(heads=4))
+        check(llama, Pruning(heads=4))

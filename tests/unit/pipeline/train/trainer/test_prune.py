@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.inference import model_files
-from pipeline.inference.cuts import Cut
+from pipeline.inference.pruning import Pruning
 from tests import tiny_student
 
 pytest.importorskip("transformers")
@@ -66,11 +66,11 @@ def test_a_pruned_model_computes_what_its_layers_computed_before(whole: Path, ow
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     printed: list[str] = []
-    folder = Path(model_files.resolve(str(whole), printed.append, Cut(layers=3)))
+    folder = Path(model_files.resolve(str(whole), printed.append, Pruning(layers=3)))
     assert folder.parent == own_cache
-    assert model_files.resolve(str(whole), printed.append, Cut(layers=3)) == str(folder)
+    assert model_files.resolve(str(whole), printed.append, Pruning(layers=3)) == str(folder)
     assert len(printed) == 1
-    assert printed[0].startswith(f"cutting {whole} to 3 layers, once")
+    assert printed[0].startswith(f"pruning {whole} to 3 layers, once")
     pruned, before = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.bfloat16) for f in (folder, whole))
     tokens = torch.tensor([[1, 7, 30, 99, 2]])
     with torch.no_grad():
@@ -115,24 +115,24 @@ def test_config_lists_with_an_entry_per_layer_are_pruned_too(tmp_path: Path) -> 
 
 
 def test_an_impossible_number_of_layers_is_rejected_before_any_work(whole: Path, own_cache: Path) -> None:
-    for ask in (model_files.check, lambda model, cut: model_files.resolve(model, None, cut)):
+    for ask in (model_files.check, lambda model, pruning: model_files.resolve(model, None, pruning)):
         with pytest.raises(UserError, match=r"^student\.layers = 7: .* has 6 layers$"):
-            ask(str(whole), Cut(layers=7))
+            ask(str(whole), Pruning(layers=7))
         with pytest.raises(UserError, match=r"^student\.layers = 0: a model needs 1 at least$"):
-            ask(str(whole), Cut(layers=0))
+            ask(str(whole), Pruning(layers=0))
     assert not own_cache.exists()
-    model_files.check(str(whole), Cut(layers=6))
+    model_files.check(str(whole), Pruning(layers=6))
 
 
 def test_an_unreadable_config_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1")
     with pytest.raises(UserError, match=r"config\.json cannot be read: Expecting"):
-        model_files.check(str(tmp_path), Cut(layers=1))
+        model_files.check(str(tmp_path), Pruning(layers=1))
 
 
 @pytest.mark.slow
 def test_the_program_fails_with_one_line(whole: Path, tmp_path: Path) -> None:
-    arguments = [str(whole), Cut(layers=7).model_dump_json(), str(tmp_path / "out")]
+    arguments = [str(whole), Pruning(layers=7).model_dump_json(), str(tmp_path / "out")]
     line = [sys.executable, "-m", "pipeline.train.trainer.prune", *arguments]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 1
@@ -144,10 +144,10 @@ def test_the_program_fails_with_one_line(whole: Path, tmp_path: Path) -> None:
 def test_a_gguf_file_is_converted_and_then_pruned(own_cache: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = model_files.resolve(SMOLLM2, None, Cut(layers=24))
+    folder = model_files.resolve(SMOLLM2, None, Pruning(layers=24))
     pruned = AutoModelForCausalLM.from_pretrained(folder)
     assert (len(pruned.model.layers), pruned.config.num_hidden_layers) == (24, 24)
     assert pruned.generation_config.eos_token_id == 2
     assert "<|im_start|>" in AutoTokenizer.from_pretrained(folder).chat_template
     with pytest.raises(UserError, match="has 30 layers"):
-        model_files.check(SMOLLM2, Cut(layers=31))
+        model_files.check(SMOLLM2, Pruning(layers=31))

@@ -1,4 +1,4 @@
-"""How a student is cut from a larger model: which parts stay, and what decides that.
+"""How a student is pruned from a larger model: which parts stay, and what decides that.
 
 train/trainer/prune.py does it; model_files.py keeps the result in the cache.
 """
@@ -17,11 +17,11 @@ from pipeline.engine.store import Output
 from pipeline.errors import UserError, user_error
 from pipeline.rows import Example
 
-CUT_VERSION = 2  # raised when prune.py writes different files: older folders are then ignored
+PRUNING_VERSION = 2  # raised when prune.py writes different files: older folders are then ignored
 RECORD = "pruned.json"  # in the folder of a pruned model: what was dropped, and the scores
 
 
-class Cut(BaseModel):
+class Pruning(BaseModel):
     """The parts that stay; None: all of them."""
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +39,7 @@ class Cut(BaseModel):
 
     @property
     def words(self) -> str:
-        """The cut for people, such as "24 layers and 6 heads"."""
+        """The pruning for people, such as "24 layers and 6 heads"."""
         by = " by block influence" if self.layers_by != "spacing" else ""
         sizes = {f"layers{by}": self.layers, "heads": self.heads, "MLP channels": self.intermediate_size}
         return " and ".join(f"{n} {what}" for what, n in sizes.items() if n is not None)
@@ -56,7 +56,7 @@ class Cut(BaseModel):
         return "-".join(f"{n}-{what}" for what, n in sizes.items() if n is not None)
 
     def check(self, model: str) -> None:
-        """Raises UserError for sizes that a local model cannot be cut to; others are checked by prune.py."""
+        """Raises UserError for sizes that a local model cannot have; prune.py checks the others."""
         config = _config_of(Path(model)) if os.path.isdir(model) else {}
         wanted = {
             "layers": (self.layers, config.get("num_hidden_layers"), "layers"),
@@ -78,22 +78,22 @@ class Cut(BaseModel):
                 )
 
 
-def cut_of(student: Student, run_dir: Path | None = None) -> Cut | None:
-    """The cut of a student; None if it stays whole. `run_dir`: of the run with the examples."""
-    cut = Cut(
+def pruning_of(student: Student, run_dir: Path | None = None) -> Pruning | None:
+    """The pruning of a student; None if it stays whole. `run_dir`: of the run with the examples."""
+    pruning = Pruning(
         layers=student.layers,
         layers_by=student.layers_by,
         heads=student.heads,
         intermediate_size=student.intermediate_size,
     )
-    if not cut.settings:
+    if not pruning.settings:
         return None
-    if run_dir is None or not cut.measured:
-        return cut
+    if run_dir is None or not pruning.measured:
+        return pruning
     examples = Output(run_dir / "select", Example)
     manifest = examples.manifest()
     content = manifest.content_id if manifest and examples.complete else ""
-    return cut.model_copy(update={"examples": examples.folder.absolute(), "content": content})
+    return pruning.model_copy(update={"examples": examples.folder.absolute(), "content": content})
 
 
 def dropped(folder: Path) -> dict[str, Any]:
