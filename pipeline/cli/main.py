@@ -92,6 +92,19 @@ def check(
     return 2 if missing else 0
 
 
+@cli.command()
+@click.pass_obj
+def doctor(runs: Path) -> None:
+    """Show versions, GPUs, memory, disk, ports and the sandbox of this machine. Nothing is changed.
+
+    For the needs of one recipe, see `retort check`.
+    """
+    from pipeline.check.machine import examine
+
+    for what, found in examine(runs):
+        print(plain(f"{what:9}  {found}"))
+
+
 def _gpus(text: str) -> tuple[int, float]:
     count, _, gigabytes = text.partition("x")
     try:

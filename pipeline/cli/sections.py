@@ -7,6 +7,7 @@ SECTIONS = {
     "Start": {
         "init": "Write a recipe for your data",
         "check": "Look for mistakes, needs and cost",
+        "doctor": "Show what this machine can do",
     },
     "Stages": {
         "sbatch": "Print a Slurm script for the recipe",
@@ -20,9 +21,6 @@ SECTIONS = {
         "compress": "Quantize and export the student",
         "evaluate": "Score base, student and teacher",
     },
-    "Compare": {
-        "ablate": "Train with rules on and off",
-    },
     "Look": {
         "status": "Show the progress of runs",
         "why": "Show why traces were rejected",
@@ -31,18 +29,17 @@ SECTIONS = {
         "teachers": "Rank the teachers before training",
         "diff": "Compare two runs",
         "verify": "Grade an answer, or a file of answers",
+        "ablate": "Train with rules on and off, and compare",
     },
     "Use": {
         "chat": "Talk to the student in the terminal",
         "serve": "Serve the student, OpenAI-compatible",
     },
-    "Tidy": {
-        "clean": "Delete earlier results of a run",
-    },
-    "Share": {
+    "Share and tidy": {
         "report": "Write a run as one HTML file",
         "export": "Write examples or traces as JSON lines",
         "publish": "Write or upload data set and student",
+        "clean": "Delete earlier results of a run",
         "completion": "Print the shell's completion script",
     },
 }
