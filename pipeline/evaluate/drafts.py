@@ -41,7 +41,7 @@ def check(recipe: Recipe) -> None:
     setting = "evaluate.draft_tokens"
     if recipe.student is None or not recipe.teacher:
         raise UserError(f"{setting} compares a student with its teacher: the recipe needs both tables")
-    comparison.check(setting)
+    model_files.check_libraries(setting, ("torch", "transformers"))
     for teacher in recipe.teacher:
         if teacher.serve is None:
             raise UserError(

@@ -226,7 +226,7 @@ def _pruned_folder(whole: str, pruning: Pruning) -> Path:
 def _check_convertible(gguf: Path, target: Path) -> None:
     if target.exists():
         return
-    _check_libraries(f"{gguf}: converting it", ("gguf", "torch", "transformers"))
+    check_libraries(f"{gguf}: converting it", ("gguf", "torch", "transformers"))
     if model_cache.free(target.parent) >= gguf.stat().st_size * MAX_BF16_PER_BYTE:
         return  # enough in any case; counting the tensors takes seconds
     from gguf import GGUFReader
@@ -240,13 +240,14 @@ def _check_prunable(whole: str, pruning: Pruning, target: Path) -> None:
     pruning.check(whole)
     if target.exists():
         return
-    _check_libraries(f"{whole}: pruning it", ("torch", "transformers"))
+    check_libraries(f"{whole}: pruning it", ("torch", "transformers"))
     if os.path.isdir(whole):
         weights = sum(path.stat().st_size for path in Path(whole).glob("*.safetensors"))
         model_cache.check_room(f"prune {whole} to {pruning.words}", weights, target.parent)
 
 
-def _check_libraries(what: str, names: Sequence[str]) -> None:
+def check_libraries(what: str, names: Sequence[str]) -> None:
+    """Raises UserError where libraries are missing that something needs."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}: {install_hints.extra('train')}")

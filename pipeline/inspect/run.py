@@ -1,7 +1,6 @@
 """Read-only access to a run, from Python and for the command line. Opening one reads one small file.
 
 run = open_run("demo")              # its name in data/runs, or a folder
-run.counts()                        # rows, failures and shards of each stage
 run.why()                           # the funnel: kept, rejected by reason, what each rule rejects alone
 run.traces.where(source="words").to_pandas()  # also problems, verdicts, trace_scores, examples, scores
 run.sample(5, rejected_by="repetition")       # some traces to read; in a notebook as a table
@@ -33,7 +32,6 @@ from pipeline.rows import Example, Problem, Row, Trace, TraceScore, TraceVerdict
 
 if TYPE_CHECKING:
     import duckdb
-
 
 RUNS = Path("data/runs")  # of the current folder
 

@@ -7,7 +7,6 @@ shard as soon as it is read. Each trace gets a TraceScore. select can then prefe
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 import time
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import prompts
-from pipeline import install_hints
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.score import Scoring
@@ -146,9 +144,7 @@ def report(job: Job) -> dict[str, Any]:
 def check(recipe: Recipe) -> None:
     """Checks everything that can be known before any work. Raises UserError."""
     model, pruning = model_of(recipe)
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"score needs {', '.join(missing)}: {install_hints.extra('train')}")
+    model_files.check_libraries("score", ("torch", "transformers"))
     prompts.load(recipe.select.prompt)
     model_files.check(model, pruning)
     if attempts.wanted(recipe):

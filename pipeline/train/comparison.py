@@ -5,20 +5,18 @@ The stages `compress` and `evaluate` call it. Light to import.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline import install_hints
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
+from pipeline.inference import model_files
 from pipeline.rows import Message
 
 
@@ -80,13 +78,6 @@ class Likeness(BaseModel):
     same: int  # tokens at which both find the same token likeliest
 
 
-def check(setting: str) -> None:
-    """Raises UserError where the libraries are missing that a setting needs."""
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"{setting} needs {', '.join(missing)}: {install_hints.extra('train')}")
-
-
 def compare(job: CompareJob, dialogues: Iterable[Dialogue], log: Path) -> list[list[Likeness]]:
     """How each of the others is like the model on each text. Raises UserError or Stopped."""
     shutil.rmtree(job.folder, ignore_errors=True)
@@ -95,7 +86,8 @@ def compare(job: CompareJob, dialogues: Iterable[Dialogue], log: Path) -> list[l
     write_atomic(job.dialogues, "".join(lines).encode())
     write_atomic(job.file, job.model_dump_json(indent=2).encode())
     command = [sys.executable, "-P", "-m", "pipeline.train.trainer.compare", str(job.file.absolute())]
-    with Child(command, log, environment([job.model, *(other.model for other in job.others)])) as child:
+    environment = model_files.environment(job.model, *(other.model for other in job.others))
+    with Child(command, log, environment) as child:
         child.wait()
         if job.refusal.exists():
             raise UserError(job.refusal.read_text("utf-8").strip())
@@ -106,11 +98,3 @@ def compare(job: CompareJob, dialogues: Iterable[Dialogue], log: Path) -> list[l
     found = json.loads(job.result.read_bytes())
     shutil.rmtree(job.folder)
     return [[Likeness.model_validate(each) for each in of_one] for of_one in found]
-
-
-def environment(models: Sequence[str]) -> dict[str, str]:
-    """The environment of a process that reads models: our defaults, overridden by this process's."""
-    defaults = {"TOKENIZERS_PARALLELISM": "true", "DO_NOT_TRACK": "1", "PYTHONSAFEPATH": "1"}
-    if all(os.path.isdir(model) for model in models):
-        defaults["HF_HUB_OFFLINE"] = "1"
-    return defaults | dict(os.environ)
