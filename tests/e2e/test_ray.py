@@ -233,9 +233,9 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 
 def train_on_nodes(nodes: Nodes, folder: Path) -> tuple[subprocess.Popen[str], Path]:
-    """Starts a training on two nodes."""
+    """Starts a training on two nodes, of 300 steps: 15 take less than a second."""
     recipe = prepared(folder, "two")
-    settings = ("ray.train.replicas=2", "train.micro_batch_size=4", "--ray", nodes.address)
+    settings = ("ray.train.replicas=2", "train.micro_batch_size=4", "train.epochs=60", "--ray", nodes.address)
     return start(folder, "train", str(recipe), *settings, env={"OMP_NUM_THREADS": "1"}), folder / "two"
 
 
