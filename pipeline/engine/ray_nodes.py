@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -108,6 +109,8 @@ def _free_address() -> tuple[str, int]:
 def _work(job: Job, place: Place, folder: str) -> Ended:
     """Runs on a node: the stage's work as one of several."""
     assert job.stage.work_on_node is not None
+    # ray.cancel interrupts the main thread, which does nothing if the cluster was started in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(OSError):
         os.chdir(folder)  # paths of a recipe are relative to where the command was given
     log = _log(job, place.rank)
