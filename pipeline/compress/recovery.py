@@ -83,7 +83,7 @@ def _measured(job: Job, train_job: TrainJob, export: Path) -> Recovered:
         others=tuple(Compared(model=train_job.model, quantized=q) for q in (export, train_job.output)),
         temperature=1,
         bf16=train_job.bf16,
-        folder=train_job.output.parent / "comparison",
+        cache=train_job.output.parent / "comparison",
     )
     log = job.logs / f"compress-{NAME}-comparison.log"
     before, after = comparison.compare(compare_job, dialogues, log)

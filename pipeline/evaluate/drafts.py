@@ -104,7 +104,7 @@ def _compare_job(teacher: EvalModel, drafts: Sequence[EvalModel], job: Job) -> C
         others=tuple(_compared(model, job) for model in drafts),
         temperature=job.recipe.evaluate.temperature,
         bf16=computes_bf16(),
-        folder=(job.run_dir / teacher.folder(KIND) / "comparison").absolute(),
+        cache=(job.run_dir / teacher.folder(KIND) / "comparison").absolute(),
     )
 
 

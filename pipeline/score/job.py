@@ -9,13 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.score import Scoring
 from pipeline.rows import TraceScore
+from pipeline.train.process_job import ProcessJob
 
 
-class ScoreJob(BaseModel):
+class ScoreJob(ProcessJob):
     """What the process that reads the traces needs to know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    model: str  # hub name or folder
     bf16: bool
     settings: Scoring
     reasoning: Literal["tags", "none"]  # select.reasoning
@@ -23,19 +22,9 @@ class ScoreJob(BaseModel):
     traces: Path  # folder of generate
     verdicts: Path  # folder of filter
     shards: tuple[str, ...]  # names, in the order in which they are read
-    cache: Path  # a ShardScores as JSON for each shard, NAME.json
-
-    @property
-    def file(self) -> Path:
-        """This job as JSON."""
-        return self.cache / "job.json"
-
-    @property
-    def refusal(self) -> Path:
-        """The one-line reason why the process refused."""
-        return self.cache / "refused.txt"
 
     def scores(self, shard: str) -> Path:
+        """A ShardScores as JSON."""
         return self.cache / f"shard-{shard}.json"
 
 

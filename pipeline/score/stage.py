@@ -120,8 +120,7 @@ def _wait(child: Child, job: ScoreJob, shard: str) -> ShardScores:
     while not path.exists():
         ended = child.poll() is not None
         if ended and not path.exists():  # it may have been written just before the end
-            if job.refusal.exists():
-                raise UserError(job.refusal.read_text("utf-8").strip())
+            job.check_refusal()
             raise Stopped(
                 f"the reading of traces ended early; the last lines of the log:\n{child.log_tail()}"
             )

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.subprocess_guard import Child
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import Stopped
 from pipeline.inference import model_files
 from pipeline.rows import Message
+from pipeline.train.process_job import ProcessJob
 
 
 class Dialogue(BaseModel):
@@ -36,35 +37,22 @@ class Compared(BaseModel):
     quantized: Path | None = None  # a folder as w4a16 makes them, whose weights replace the model's
 
 
-class CompareJob(BaseModel):
-    """What the process needs to know."""
+class CompareJob(ProcessJob):
+    """What the process needs to know; `model`: the one whose predictions are p."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    model: str  # hub name or folder of the model whose predictions are p
     others: tuple[Compared, ...]  # of each the predictions are q
     temperature: float  # of both; 0: all probability on the likeliest token
     bf16: bool
-    folder: Path  # of the files below
-
-    @property
-    def file(self) -> Path:
-        """This job as JSON."""
-        return self.folder / "job.json"
 
     @property
     def dialogues(self) -> Path:
         """A Dialogue as a JSON line for each text."""
-        return self.folder / "dialogues.jsonl"
+        return self.cache / "dialogues.jsonl"
 
     @property
     def result(self) -> Path:
         """The Likenesses of each of the others, as JSON."""
-        return self.folder / "result.json"
-
-    @property
-    def refusal(self) -> Path:
-        """The one-line reason why the process refused."""
-        return self.folder / "refused.txt"
+        return self.cache / "result.json"
 
 
 class Likeness(BaseModel):
@@ -80,8 +68,8 @@ class Likeness(BaseModel):
 
 def compare(job: CompareJob, dialogues: Iterable[Dialogue], log: Path) -> list[list[Likeness]]:
     """How each of the others is like the model on each text. Raises UserError or Stopped."""
-    shutil.rmtree(job.folder, ignore_errors=True)
-    job.folder.mkdir(parents=True)
+    shutil.rmtree(job.cache, ignore_errors=True)
+    job.cache.mkdir(parents=True)
     lines = (dialogue.model_dump_json() + "\n" for dialogue in dialogues)
     write_atomic(job.dialogues, "".join(lines).encode())
     write_atomic(job.file, job.model_dump_json(indent=2).encode())
@@ -89,12 +77,11 @@ def compare(job: CompareJob, dialogues: Iterable[Dialogue], log: Path) -> list[l
     environment = model_files.environment(job.model, *(other.model for other in job.others))
     with Child(command, log, environment) as child:
         child.wait()
-        if job.refusal.exists():
-            raise UserError(job.refusal.read_text("utf-8").strip())
+        job.check_refusal()
         if not job.result.exists():
             raise Stopped(
                 f"the comparison of models ended early; the last lines of {log}:\n{child.log_tail()}"
             )
     found = json.loads(job.result.read_bytes())
-    shutil.rmtree(job.folder)
+    shutil.rmtree(job.cache)
     return [[Likeness.model_validate(each) for each in of_one] for of_one in found]

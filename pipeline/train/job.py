@@ -20,6 +20,7 @@ from pipeline.engine.progress import plain
 from pipeline.hardware import computes_bf16
 from pipeline.model_rows import Step
 from pipeline.train.objectives import OBJECTIVES, ObjectiveSpec
+from pipeline.train.process_job import ProcessJob
 
 _TAIL_BYTES = 16 * 1024
 
@@ -95,25 +96,12 @@ class TrainJob(BaseModel):
         return self.cache / "prepared.json"
 
 
-class LabelJob(BaseModel):
-    """What the process that tokenizes the examples for the teacher needs to know."""
+class LabelJob(ProcessJob):
+    """What the process that tokenizes the examples for the teacher needs to know; `model`: the student."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    model: str  # the student: hub name or folder
     prompt: str | None  # name or path of the prompt before the answers; None: the examples' own
     examples: tuple[Path, ...]  # Parquet files of Example rows
     traces: Path  # folder of generate
-    cache: Path  # where the tokens are written
-
-    @property
-    def file(self) -> Path:
-        """This job as JSON."""
-        return self.cache / "job.json"
-
-    @property
-    def refusal(self) -> Path:
-        """The one-line reason why the process refused."""
-        return self.cache / "refused.txt"
 
 
 class PreflightCheck(BaseModel):

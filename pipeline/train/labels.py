@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -45,8 +44,6 @@ from pipeline.rows import SoftLabels
 from pipeline.select.stage import SELECT
 from pipeline.train.job import LabelJob
 from pipeline.train.objectives import OBJECTIVES
-
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -151,10 +148,8 @@ def _tokenize(job: Job) -> None:
     write_atomic(label_job.file, label_job.model_dump_json(indent=2).encode() + b"\n")
     command = [sys.executable, "-P", "-m", "pipeline.train.trainer.label_tokens", str(label_job.file)]
     with Child(command, job.logs / "labels.log", model_files.environment(label_job.model)) as child:
-        while (code := child.poll()) is None:
-            time.sleep(POLL_SECONDS)
-        if label_job.refusal.exists():
-            raise UserError(label_job.refusal.read_text("utf-8").strip())
+        code = child.wait()
+        label_job.check_refusal()
         if code:
             raise Stopped(f"the examples were not tokenized; the last lines of the log:\n{child.log_tail()}")
 

@@ -122,9 +122,7 @@ def main(job_file: str) -> int:
     try:
         found = compare(job)
     except UserError as e:
-        job.refusal.write_text(f"{e}\n", encoding="utf-8")
-        print(f"error: {e}", file=sys.stderr, flush=True)
-        return 2
+        return job.refuse(e)
     plain = [[each.model_dump() for each in of_one] for of_one in found]
     write_atomic(job.result, json.dumps(plain).encode())
     return 0

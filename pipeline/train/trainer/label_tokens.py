@@ -73,9 +73,7 @@ def main(job_file: str) -> int:
         for examples in job.examples:
             write(job, examples, tokenizer)
     except UserError as e:
-        job.refusal.write_text(f"{e}\n", encoding="utf-8")
-        print(f"error: {e}", file=sys.stderr, flush=True)
-        return 2
+        return job.refuse(e)
     return 0
 
 

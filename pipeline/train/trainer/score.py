@@ -166,9 +166,7 @@ def main(job_file: str) -> int:
             write_atomic(job.scores(shard), found.model_dump_json().encode())
             print(f"{shard}: {found.counts}", flush=True)
     except UserError as e:
-        job.refusal.write_text(f"{e}\n", encoding="utf-8")
-        print(f"error: {e}", file=sys.stderr, flush=True)
-        return 2
+        return job.refuse(e)
     return 0
 
 

@@ -90,7 +90,7 @@ def job(folder: Path, *others: Path, dialogues: int = 1) -> CompareJob:
         others=tuple(Compared(model=str(other)) for other in others),
         temperature=1,
         bf16=False,
-        folder=folder,
+        cache=folder,
     )
     dialogue = Dialogue(
         id="p1", messages=(Message(role="user", content="1?"), Message(role="assistant", content="One."))
