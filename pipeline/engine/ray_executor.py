@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from pipeline.errors import Stopped, UserError, one_line
 
 BEAT_SECONDS = 1.0
 NAME_SECONDS = 15.0  # in which Ray ends what a killed driver left
-MAX_LOSSES = 5  # of workers in a row, with no shard sealed meanwhile
+MAX_LOSSES = 5  # of workers in a row that added no row
 COUNT_SECONDS = 5.0
 ROOM_SECONDS = 60.0  # for the first worker to start; then a line says what it waits for
 
@@ -64,6 +64,31 @@ class Arbiter:
     def state(self) -> tuple[int, set[str]]:
         """The number of shards not handed out, and the workers that were handed any."""
         return len(self._waiting), set(self._held)
+
+
+class Losses:
+    """Counts the lost workers in a row that added no row: all of them, and those that held the same shard.
+
+    One that wrote rows did no harm: a cluster may take its nodes away at any time. The count of all ends a
+    run whose workers cannot start. That of a shard finds one that kills its workers while others go on, as
+    `spark.task.maxFailures` does.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}  # by shard, at its last loss; "": the sealed shards
+        self._lost: Counter[str] = Counter()
+
+    def add(self, held: Mapping[str, int], sealed: int) -> str | None:
+        """Counts a lost worker, by its open shards and their rows, and the shards that all have sealed.
+
+        Returns None, or if MAX_LOSSES is reached the shard that they held, "" if they held different ones.
+        """
+        grown = any(rows > self._rows.get(shard, 0) for shard, rows in held.items())
+        counts = {**held, "": sealed}
+        for name, count in counts.items():
+            self._lost[name] = 0 if grown or count > self._rows.get(name, 0) else self._lost[name] + 1
+        self._rows |= counts
+        return next((name for name in counts if self._lost[name] == MAX_LOSSES), None)
 
 
 @dataclass(frozen=True)
@@ -140,7 +165,8 @@ class _Driver:
         self._prepared = ray.put(job.prepared)
         self._arbiter = _start_arbiter(f"{folder}/{job.stage.name}", list(self._open))
         self._running: dict[Any, _Running] = {}  # by the reference to the outcome
-        self._started = self._losses = self._sealed = 0
+        self._losses = Losses()
+        self._started = self._sealed = 0
         self._next_count = 0.0
 
     def run(self, progress: Progress) -> None:
@@ -204,21 +230,24 @@ class _Driver:
         if outcome.kind == "mistake":
             raise UserError(outcome.why)
         if outcome.kind == "stopped":
-            self._losses += 1
-            if self._losses == MAX_LOSSES:
-                raise Stopped(
-                    f"{MAX_LOSSES} workers ended before any sealed a shard, the last: {outcome.why}"
-                )
-            say(f"{worker.name}: {outcome.why}; its shards are handed out again")
-            self._replace(worker)
+            self._replace(worker, outcome.why)
         ray.kill(worker.actor)
 
-    def _replace(self, lost: _Running) -> None:
-        """Hands out again what a lost worker held, and starts another one for it."""
+    def _replace(self, lost: _Running, why: str) -> None:
+        """Hands out again what a lost worker held, and starts another one for it.
+
+        Raises Stopped when too many were lost.
+        """
         import ray
 
-        held = ray.get(self._arbiter.lose.remote(lost.name))
-        ray.get(self._arbiter.put_back.remote([name for name in held if not self._open[name].sealed]))
+        handed = ray.get(self._arbiter.lose.remote(lost.name))
+        held = [name for name in handed if not self._open[name].sealed]
+        too_many = self._losses.add({name: self._open[name].count().rows for name in held}, self._sealed)
+        if too_many is not None:
+            shard = f" with {too_many}" if too_many else ""
+            raise Stopped(f"{MAX_LOSSES} workers in a row ended{shard} and added no row, the last: {why}")
+        say(f"{lost.name}: {why}; its shards are handed out again")
+        ray.get(self._arbiter.put_back.remote(held))
         if ray.get(self._arbiter.state.remote())[0]:
             self._start(lost.replica)
 
@@ -226,8 +255,6 @@ class _Driver:
         """Counts the sealed shards, by one listing of the folder, which may be on a slow disk."""
         self._next_count = time.monotonic() + COUNT_SECONDS
         sealed = len({path.stem for path in self._job.output.folder.glob("*.parquet")} & self._open.keys())
-        if sealed > self._sealed:
-            self._losses = 0
         progress.note = f"{len(self._running)} workers"
         progress.update(done=sealed - self._sealed)
         self._sealed = sealed

@@ -67,11 +67,9 @@ class Plan:
         self.shard.seal([key for key in self.order if key in self.done], missing)
 
 
-ShardPlans = Iterable[tuple[Shard, Callable[[], Plan]]]
-
-
 async def run_items(
-    shards: ShardPlans,
+    shards: Iterable[Shard],
+    make_plan: Callable[[Shard], Plan],
     process: Callable[[WorkItem], Awaitable[Row]],
     fallback_row: Callable[[WorkItem, str], Row],
     *,
@@ -84,7 +82,7 @@ async def run_items(
 ) -> None:
     """Runs every open item, and seals each shard when its last item is done.
 
-    shards: each shard with a function that makes its plan, called only if the shard is reached unsealed.
+    make_plan: called only for a shard that is reached unsealed.
     fallback_row: makes the row of a failed item; used at the end if at most `max_failed()` items failed.
     slots: queue -> number of its items that run at once; follow_up_slots: the same for queues that are filled
         by `next_items` only.
@@ -96,7 +94,7 @@ async def run_items(
     sealed_file.preload()
     all_slots = {**slots, **(follow_up_slots or {})}
     journal = JournalWriter(progress)
-    pending = _PendingQueue(shards, slots, all_slots)
+    pending = _PendingQueue(shards, make_plan, slots, all_slots)
     pool = _WorkerPool(pending, process, all_slots, journal, limit_reached)
     writer = asyncio.create_task(journal.run())
     given_up = 0
@@ -117,9 +115,14 @@ async def run_items(
 class _PendingQueue:
     """Open items by queue, longest first. Shards are opened as free slots demand items."""
 
-    def __init__(self, shards: ShardPlans, slots: Mapping[str, int], queues: Iterable[str]) -> None:
-        self._shards = iter(shards)
-        self._slots = slots
+    def __init__(
+        self,
+        shards: Iterable[Shard],
+        make_plan: Callable[[Shard], Plan],
+        slots: Mapping[str, int],
+        queues: Iterable[str],
+    ) -> None:
+        self._shards, self._make_plan, self._slots = iter(shards), make_plan, slots
         self._queues: dict[str, list[tuple[float, int, Plan, WorkItem]]] = {name: [] for name in queues}
         self._arrival = count()  # keeps items of equal length in order
         self._opened: list[Shard] = []
@@ -168,12 +171,12 @@ class _PendingQueue:
         return sum(map(len, self._queues.values())) < MAX_PENDING
 
     def _open_shard(self) -> bool:
-        for shard, make_plan in self._shards:
+        for shard in self._shards:
             if shard.sealed:
                 continue
             if damaged := shard.repair():
                 say(f"{shard.path.with_suffix('')}: {damaged} damaged lines; their items run again")
-            plan = make_plan()
+            plan = self._make_plan(shard)
             self._opened.append(shard)
             if plan.items:
                 self.add(plan, plan.items)

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import prompts
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Judge
-from pipeline.engine.asynchronous import run_async
 from pipeline.engine.earlier_rows import EarlierRows, results, take_over
 from pipeline.engine.manifest import Manifest, settings_difference
-from pipeline.engine.scheduler import Plan, ShardPlans, WorkItem, run_items
+from pipeline.engine.scheduler import Plan, WorkItem
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.filter.judge_verdict import JUDGE_FAILED, needs_judge, read_verdict, verdict_key
+from pipeline.generate.asking import ask
 from pipeline.generate.sample_plan import sampling_seed
 from pipeline.generate.sampler import EMPTY_COMPLETION
-from pipeline.generate.usage import UsageLog, UsageMeter
+from pipeline.generate.usage import UsageLog
 from pipeline.inference import endpoint, fingerprint
 from pipeline.inference.client import Client
 from pipeline.inference.response import Completion
-from pipeline.inference.vllm_server import Server
 from pipeline.rows import FilterOutcome, JudgeVerdict, Outcome, Sampling
 
 _FIELDS = ("id", "question", "reference", "response", "answer_type")  # of a trace
@@ -97,51 +95,24 @@ def _prepare(job: Job) -> None:
 
 def _work(job: Job, shards: Iterable[Shard]) -> None:
     """Judges the texts that the shards lack; with --partial seals them as they are."""
-    plans = ((verdicts, partial(_plan, job.input_shard(verdicts), verdicts)) for verdicts in shards)
-    for verdicts, plan in plans:
-        if not job.options.partial and any(_texts_to_judge(job.input_shard(verdicts))):
-            _judge_from(job, chain([(verdicts, plan)], plans))
-            return
-        plan().seal()  # needs no server
-
-
-def _judge_from(job: Job, plans: ShardPlans) -> None:
+    if job.options.partial:
+        for verdicts in shards:
+            _plan(job, verdicts).seal()
+        return
     judge = _judge(job.recipe)
-    with endpoint.reach(judge, judge.model, "judge", job, judge) as server:
-        run_async(_judge_all(job, judge, server, plans))
 
+    async def start(client: Client, usage: UsageLog) -> _Worker:
+        return _Worker(judge, client, usage, job.recipe.seed)
 
-async def _judge_all(job: Job, judge: Judge, server: Server, plans: ShardPlans) -> None:
-    total = sum(_verdicts_expected(job, verdicts) for verdicts in job.share())
-    async with endpoint.client_for(judge, server, judge.concurrency) as client:
-        await client.check(job.say)
-        usage = UsageLog(job.output.folder, [UsageMeter(judge.model, judge, client.pool)])
-        worker = _Worker(judge, client, usage, job.recipe.seed)
-        with job.progress(total) as progress:
-            async with usage.reporting(progress, lambda: total):
-                await run_items(
-                    plans,
-                    worker.process,
-                    worker.fallback_row,
-                    slots={"": judge.concurrency},
-                    max_failed=lambda: int(judge.max_failed_fraction * total),
-                    progress=progress,
-                    health_check=server.died,
-                )
-
-
-def _verdicts_expected(job: Job, verdicts: Shard) -> int:
-    if verdicts.sealed:
-        return verdicts.count().rows
-    return sum(1 for _ in _texts_to_judge(job.input_shard(verdicts)))
+    ask(job, shards, partial(_plan, job), judge, judge, start, name="judge")
 
 
 def _valid(row: JudgeVerdict) -> JudgeVerdict | None:
     return row if row.error is None else None
 
 
-def _plan(traces: Shard, verdicts: Shard) -> Plan:
-    records = dict(_texts_to_judge(traces))
+def _plan(job: Job, verdicts: Shard) -> Plan:
+    records = dict(_texts_to_judge(job.input_shard(verdicts)))
     journal = verdicts.read_journal()
     items = [
         WorkItem(key, record, length=len(record["response"]), failed_before=key in journal.failed)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
-from itertools import chain, compress
+from itertools import compress
 from typing import Any
 
 import prompts
@@ -27,6 +27,7 @@ from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
 from pipeline.errors import Stopped, UserError
 from pipeline.generate import batches, sampler
+from pipeline.generate.asking import from_first_open
 from pipeline.generate.expected import ExpectedTraces
 from pipeline.generate.given_traces import given_ids, take_over_given
 from pipeline.generate.limits import check_limits, limits_of
@@ -78,11 +79,12 @@ def take_over_traces(sampling: SamplingJob, job: Job, render: Callable[[Question
 
 def sample(sampling: SamplingJob, job: Job, shards: Iterable[Shard]) -> None:
     """Samples every trace that the shards lack; with --partial seals them as they are."""
+    plan = partial(_plan, job, sampling, lambda samples: None)
     if job.options.partial:
         for traces in shards:
-            _plan(job.input_shard(traces), traces, sampling, lambda samples: None).seal()
+            plan(traces).seal()
         return
-    remaining = _from_first_open(sampling, job, iter(shards))
+    remaining = from_first_open(shards, plan)
     if remaining is None:
         return
     used = [usage for attempt in read_attempts(job.output.folder) for usage in attempt.endpoints]
@@ -95,21 +97,6 @@ def sample(sampling: SamplingJob, job: Job, shards: Iterable[Shard]) -> None:
         run_async(_sample_all(sampling, job, servers, remaining))
 
 
-def _from_first_open(sampling: SamplingJob, job: Job, shards: Iterator[Shard]) -> Iterator[Shard] | None:
-    """Seals shards that lack nothing, up to the first that does; returns that one and the rest, or None.
-
-    So no server is started, or asked, where all traces were taken over.
-    """
-    for traces in shards:
-        if traces.sealed:
-            continue
-        plan = _plan(job.input_shard(traces), traces, sampling, lambda samples: None)
-        if plan.items:
-            return chain((traces,), shards)
-        plan.seal()
-    return None
-
-
 async def _sample_all(
     sampling: SamplingJob, job: Job, servers: Sequence[Server], shards: Iterable[Shard]
 ) -> None:
@@ -120,7 +107,7 @@ async def _sample_all(
         clients: list[Client | BatchClient] = []
         for model, server in zip(sampling.models, servers, strict=True):
             client = batches.client_for(model, job) or endpoint.client_for(
-                model.endpoint, server, table.concurrency, answered
+                model.endpoint, table.concurrency, server, answered
             )
             clients.append(await stack.enter_async_context(client))
         for client in clients:
@@ -140,7 +127,8 @@ async def _sample_all(
         await stack.enter_async_context(usage.reporting(progress, expected.total))
         await stack.enter_async_context(batches.sending(clients, worker.active))
         await run_items(
-            ((t, partial(_plan, job.input_shard(t), t, sampling, expected.add)) for t in shards),
+            shards,
+            partial(_plan, job, sampling, expected.add),
             worker.process,
             worker.fallback_row,
             slots={str(i): batches.slots(client) or table.concurrency for i, client in enumerate(clients)},
@@ -164,7 +152,8 @@ def _generation(model: Model, server: Server) -> str | None:
     return model_files.generation(server.path) if server.path else None
 
 
-def _plan(problems: Shard, traces: Shard, sampling: SamplingJob, on_finished: Callable[[int], None]) -> Plan:
+def _plan(job: Job, sampling: SamplingJob, on_finished: Callable[[int], None], traces: Shard) -> Plan:
+    problems = job.input_shard(traces)
     given = given_ids(problems)
     wanted = [
         (p, [] if p.id in given else _teachers_of(p, sampling.models)) for p in _problems(problems, sampling)

@@ -62,8 +62,14 @@ def vllm_arguments(
     return arguments
 
 
-def client_for(endpoint: Endpoint, server: Server, concurrency: int, answered: bool = False) -> Client:
-    """The client of a server that `reach` yielded; `answered`: it has served an earlier command well."""
+def client_for(
+    endpoint: Endpoint, concurrency: int, server: Server | None = None, answered: bool = False
+) -> Client:
+    """The client of a server that `reach` yielded, or of the endpoint's own URLs.
+
+    answered: it has served an earlier command well.
+    """
+    server = server or Server(endpoint.base_urls, endpoint.model)
     return Client(
         endpoint,
         server.base_urls,

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,23 @@ import numpy as np
 import prompts
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint
-from pipeline.engine.asynchronous import run_async
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.earlier_rows import EarlierRows, results, take_over
 from pipeline.engine.execute import complete
 from pipeline.engine.manifest import Manifest, settings_difference
-from pipeline.engine.scheduler import Plan, ShardPlans, WorkItem, run_items
+from pipeline.engine.scheduler import Plan, WorkItem
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
 from pipeline.engine.store import Output
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
+from pipeline.generate.asking import ask
 from pipeline.generate.stage import GENERATE
 from pipeline.generate.usage import UsageLog, UsageMeter
 from pipeline.inference import endpoint, fingerprint, model_files
 from pipeline.inference.client import Client
 from pipeline.inference.http_errors import RequestFailed
 from pipeline.inference.prompt_logprobs import check_texts
-from pipeline.inference.vllm_server import Server
 from pipeline.rows import SoftLabels
 from pipeline.select.stage import SELECT
 from pipeline.train.job import LabelJob
@@ -114,8 +112,11 @@ def _contradiction(found: Manifest, wanted: Manifest) -> str:
     return settings_difference(found.settings, wanted.settings)
 
 
-def _prepare(job: Job) -> None:
-    """Tokenizes the examples, then takes over the labels of the same tokens from earlier results."""
+def _prepare(job: Job) -> Text | None:
+    """Tokenizes the examples, then takes over the labels of the same tokens from earlier results.
+
+    Returns an example to try the teacher with; None if no shard is open.
+    """
     _tokenize(job)
     wanted = job.output.manifest()
     assert wanted is not None
@@ -125,6 +126,8 @@ def _prepare(job: Job) -> None:
         if not shard.sealed:
             digests = {text.id: text.digest for text in _texts(job, shard)}
             take_over(shard, (row for row in earlier.of(digests) if row.digest == digests[row.id]))
+    texts = (text for shard in job.share() if not shard.sealed for text in _texts(job, shard))
+    return next((text for text in texts if text.texts), None)
 
 
 def _valid(row: SoftLabels) -> SoftLabels | None:
@@ -164,12 +167,14 @@ def _texts(job: Job, shard: Shard) -> list[Text]:
 
 
 def _work(job: Job, shards: Iterable[Shard]) -> None:
-    plans = ((shard, partial(_plan, job, shard)) for shard in shards if not shard.sealed)
-    for shard, plan in plans:
-        if plan().items:
-            _read_from(job, chain([(shard, plan)], plans), _texts(job, shard))
-            return
-        plan().seal()  # needs no server
+    teacher, k = reader(job.recipe), job.recipe.train.topk_kd.top_k
+
+    async def start(client: Client, usage: UsageLog) -> _Worker:
+        worker = _Worker(client, usage.meters[0], k)
+        await worker.check(job.prepared, job)
+        return worker
+
+    ask(job, shards, partial(_plan, job), teacher, job.recipe.generate, start, name="labels", logprobs=k)
 
 
 def _plan(job: Job, shard: Shard) -> Plan:
@@ -180,35 +185,6 @@ def _plan(job: Job, shard: Shard) -> Plan:
         if text.id not in journal.rows
     ]
     return Plan(shard, [text.id for text in texts], set(journal.rows), items)
-
-
-def _read_from(job: Job, plans: ShardPlans, texts: list[Text]) -> None:
-    teacher, k = reader(job.recipe), job.recipe.train.topk_kd.top_k
-    reach = endpoint.reach(teacher, teacher.model, "labels", job, job.recipe.generate, logprobs=k)
-    with reach as server:
-        run_async(_read_all(job, teacher, server, plans, next(text for text in texts if text.texts)))
-
-
-async def _read_all(job: Job, teacher: Endpoint, server: Server, plans: ShardPlans, first: Text) -> None:
-    table = job.recipe.generate
-    shards = job.share()
-    total = sum(shard.count().rows if shard.sealed else len(_texts(job, shard)) for shard in shards)
-    async with endpoint.client_for(teacher, server, table.concurrency) as client:
-        await client.check(job.say)
-        usage = UsageLog(job.output.folder, [UsageMeter(teacher.model, teacher, client.pool)])
-        worker = _Worker(client, usage.meters[0], job.recipe.train.topk_kd.top_k)
-        await worker.check(first, job)
-        with job.progress(total) as progress:
-            async with usage.reporting(progress, lambda: total):
-                await run_items(
-                    plans,
-                    worker.process,
-                    worker.fallback_row,
-                    slots={"": table.concurrency},
-                    max_failed=lambda: int(table.max_failed_fraction * total),
-                    progress=progress,
-                    health_check=server.died,
-                )
 
 
 class _Worker:

@@ -96,7 +96,8 @@ def _check_sharding(train: Train, gpu: bool) -> None:
 
 def _check_bitsandbytes(train: Train, gpu: bool) -> None:
     """8-bit and 4-bit computation needs a GPU and bitsandbytes; its optimizers cannot be sharded."""
-    used = [f'train.optimizer = "{train.optimizer}"'] if "8bit" in train.optimizer else []
+    name, setting = train.used_optimizer, "train.trl.optim" if "optim" in train.trl else "train.optimizer"
+    used = [f'{setting} = "{name}"'] if "8bit" in name and "torch" not in name else []
     if used and sharding(train.accelerate):
         raise UserError(
             f"{used[0]}: bitsandbytes cannot shard its state; remove the line: FSDP and DeepSpeed shard the "

@@ -14,8 +14,15 @@ from pipeline.config.train import Lora, Train
 from pipeline.train.objectives import OBJECTIVES, terms
 
 FLOAT, HALF = 4, 2  # bytes of float32, in which weights are trained, and of bfloat16
-# Bytes of optimizer state per parameter; embeddings under an 8-bit optimizer keep float32 moments.
-OPTIMIZER = {"adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "adafactor": 0}
+# Bytes of optimizer state per parameter, by transformers' names: two moments in float32 (Adam), one (Lion,
+# Adagrad), none (SGD without momentum), sums of rows and columns (Adafactor); 8-bit ones are bitsandbytes'.
+OPTIMIZER = {
+    **dict.fromkeys(("adamw_torch_fused", "adamw_torch", "paged_adamw_32bit"), 8),
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"), 2),
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "adagrad"), 4),
+    **dict.fromkeys(("lion_8bit", "paged_lion_8bit"), 1),
+    **dict.fromkeys(("sgd", "adafactor"), 0),
+}
 MOST_CHECKPOINTS = 3  # two are kept, and the oldest is deleted only when a new one is complete
 NF4 = 0.52  # bytes of a 4-bit weight with its scales
 TILE = 4096 * 32768  # logits that TRL's fused loss holds at once
@@ -68,9 +75,18 @@ class Memory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
+def knows_optimizer(train: Train) -> bool:
+    """Whether the optimizer's state has a known size; otherwise the estimates leave it out."""
+    return train.used_optimizer in OPTIMIZER and "optim_args" not in train.trl
+
+
+def _state_bytes(train: Train) -> int:
+    return OPTIMIZER[train.used_optimizer] if knows_optimizer(train) else 0
+
+
 def disk(parameters: int, train: Train, checkpoints: int = MOST_CHECKPOINTS) -> int:
     """Bytes of checkpoints, each with float32 weights and the optimizer's state, and of the student."""
-    per_checkpoint = FLOAT + OPTIMIZER[train.optimizer]
+    per_checkpoint = FLOAT + _state_bytes(train)
     return parameters * (min(checkpoints, MOST_CHECKPOINTS) * per_checkpoint + FLOAT)
 
 
@@ -118,9 +134,9 @@ def _weights(shape: Shape, lora: Lora | None, trained: int, bf16: bool, sharded:
 
 
 def _optimizer(shape: Shape, train: Train, trained: int) -> float:
-    # transformers keeps float32 moments for embeddings under an 8-bit optimizer.
-    full = shape.vocabulary * shape.hidden if "8bit" in train.optimizer and train.lora is None else 0
-    return OPTIMIZER[train.optimizer] * (trained - full) + OPTIMIZER["adamw_torch_fused"] * full
+    # transformers keeps float32 moments, of 4 times the bytes, for embeddings under an 8-bit optimizer.
+    full = shape.vocabulary * shape.hidden if "8bit" in train.used_optimizer and train.lora is None else 0
+    return _state_bytes(train) * (trained + 3 * full)
 
 
 def _copies(shape: Shape, lora: Lora | None, bf16: bool, sharded: bool) -> float:

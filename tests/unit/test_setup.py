@@ -144,6 +144,10 @@ def test_a_change_of_the_pins_installs_into_the_same_folder(clone: Path) -> None
     run(clone, "setup")
     assert "torch==2.13.0+cpu" in asked(clone)
     assert (clone / ".venv" / "left").exists()
+    for_gpus = clone / ".constraints" / "gpu.txt"
+    for_gpus.write_text(for_gpus.read_text().replace("torch==2.13.0\n", "torch==2.13.7\n"))
+    run(clone, "setup")
+    assert "torch==2.13.7+cpu" in asked(clone), "the list without a GPU has no torch"
 
 
 def test_another_kind_is_refused_in_one_line(clone: Path) -> None:

@@ -161,6 +161,18 @@ def test_checkpoints_must_fit_on_the_disk(tmp_path: Path) -> None:
     assert "40000000.0 GB" in requirement.detail  # 3 checkpoints of 12 bytes a parameter, and 4 bytes more
 
 
+@pytest.mark.parametrize("more", [{"optim": "galore_adamw"}, {"optim": "sgd", "optim_args": "momentum=0.9"}])
+def test_what_fits_without_an_optimizer_of_unknown_size_is_unknown(
+    more: dict[str, str], gpus: Any, tmp_path: Path
+) -> None:
+    for gigabytes, state in ((10_000, "unknown"), (10, "missing")):
+        gpus(1, gigabytes)
+        requirement = fit.training(Train(trl=more), True, QWEN25_7B, None, ())
+        assert requirement.state == state
+        assert (f"without the state of {more['optim']}" in requirement.detail) == (state == "unknown")
+    assert fit.disk(tmp_path, 1_000_000, Train(trl=more)).state == "unknown"
+
+
 def test_weights_to_download_must_fit_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     small = ModelFacts(name="x", weight_bytes=1000)

@@ -2,7 +2,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,8 @@ class Bench:
         self.progress = Progress("test", 30, sum(shard.count().rows for shard in self.shards))
         asyncio.run(
             run_items(
-                [(shard, partial(self.plan, shard)) for shard in self.shards],
+                self.shards,
+                self.plan,
                 once,
                 lambda item, error: problem(item.payload),
                 slots={QUEUE: concurrency},

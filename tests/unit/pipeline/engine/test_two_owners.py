@@ -60,13 +60,14 @@ def schedule(shard: Shard, stop_at: int, asked: Path) -> None:
         await asyncio.sleep(0.002)
         return problem(item.key)
 
-    def plan() -> Plan:
+    def plan(shard: Shard) -> Plan:
         done = set(shard.read_journal().rows)
         return Plan(shard, KEYS, done, [WorkItem(key, None) for key in KEYS if key not in done])
 
     asyncio.run(
         run_items(
-            [(shard, plan)],
+            [shard],
+            plan,
             process,
             lambda item, error: problem(item.key),
             slots={"": CONCURRENCY},

@@ -254,6 +254,8 @@ def test_an_8_bit_optimizer_needs_a_gpu_and_its_package_and_no_sharding(
     assert "needs bitsandbytes, which is not installed" in complaint(optimizer=name)
     sharded = {"config_file": FSDP2, "num_processes": 8}
     assert "cannot shard its state" in complaint(optimizer=name, micro_batch_size=2, accelerate=sharded)
+    monkeypatch.setattr(launcher, "has_gpu", lambda: False)
+    assert complaint(trl={"optim": name}) == f'train.trl.optim = "{name}" needs a GPU, and there is none'
 
 
 @pytest.mark.parametrize(

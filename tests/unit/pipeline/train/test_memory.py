@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -75,4 +76,18 @@ def test_teachers_are_sharded_like_the_student() -> None:
 
 
 def test_every_optimizer_of_a_recipe_is_known() -> None:
-    assert set(get_args(Optimizer)) == set(OPTIMIZER)
+    assert set(get_args(Optimizer)) <= set(OPTIMIZER)
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "adagrad", "sgd", "adafactor"])
+def test_an_optimizer_that_trl_is_given_takes_the_bytes_that_torch_takes(name: str, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path), optim=name, use_cpu=True)
+    kind, options = transformers.Trainer.get_optimizer_cls_and_kwargs(arguments)
+    weight = torch.nn.Parameter(torch.zeros(512, 512))
+    weight.grad = torch.ones_like(weight)
+    made = kind([weight], **options)
+    made.step()
+    state = sum(each.nbytes for each in made.state[weight].values() if torch.is_tensor(each))
+    assert state / weight.numel() == pytest.approx(OPTIMIZER[name], abs=0.02)
+    assert of(SMALL, trl={"optim": name}).optimizer == OPTIMIZER[name] * SMALL.parameters

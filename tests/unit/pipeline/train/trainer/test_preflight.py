@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +34,14 @@ def write_job(
     return job.model_copy(update={"reasoning": reasoning, "served_template": served})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def current_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty folder, in which nothing is left. transformers makes `trainer_output` there unasked."""
+    with contextlib.chdir(tmp_path_factory.mktemp("current")):
+        yield
+        assert not os.listdir()
+
+
 def prepared(
     template: str = CHATML, completion_only: bool = True, max_length: int | None = None, plain: bool = False
 ) -> tuple[Any, Any, Any]:
@@ -45,28 +56,18 @@ def prepared(
     examples = [tiny_student.example(n).model_dump() for n in range(6)]
     for message in (e["messages"][-1] for e in examples if plain):
         message["content"] = message["content"].replace("<think>\n", "").replace("</think>\n", "")
-    trainer: Any = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            use_cpu=True,
-            bf16=False,
-            max_length=max_length,
-            completion_only_loss=completion_only,
-            report_to="none",
-        ),
-        train_dataset=datasets.Dataset.from_list(
-            [
-                {
-                    "id": e["id"],
-                    "split": "train",
-                    "prompt": e["messages"][:-1],
-                    "completion": e["messages"][-1:],
-                }
-                for e in examples
-            ]
-        ),
-        processing_class=tokenizer,
-    )
+    config: dict[str, Any] = {"max_length": max_length, "completion_only_loss": completion_only}
+    rows = [
+        {"id": e["id"], "split": "train", "prompt": e["messages"][:-1], "completion": e["messages"][-1:]}
+        for e in examples
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer: Any = SFTTrainer(
+            model=model,
+            args=SFTConfig(output_dir=folder, use_cpu=True, bf16=False, report_to="none", **config),
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
     return trainer.train_dataset, model, tokenizer
 
 
