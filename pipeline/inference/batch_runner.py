@@ -46,8 +46,8 @@ class Batch:
 
 
 @dataclass
-class BatchCounts:
-    """What is counted of requests, as an EndpointPool counts it."""
+class RequestTotals:
+    """What is counted of requests, as an EndpointPool counts it, over several connections."""
 
     requests: int = 0
     retries: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class BatchRunner:
     ledger: Ledger
     metadata: Mapping[str, str]  # stored with each batch, for people
     say: Callable[[str], None]
-    pool: BatchCounts = field(default_factory=BatchCounts)
+    pool: RequestTotals = field(default_factory=RequestTotals)
     batches: list[Batch] = field(default_factory=list)
     limits: ResponseLimits = field(default_factory=lambda: ResponseLimits(batch_api.STALL))
 

@@ -66,11 +66,12 @@ class StageLine(Row):
 
 
 class StageUsage(Row):
-    """Use of an LLM judge, or of a model in evaluate, over all attempts."""
+    """Use of an LLM judge, of a model in evaluate, or of a teacher that reads, over all attempts."""
 
     stage: str
     requests: int
-    completion_tokens: int
+    prompt_tokens: int | None  # None when nothing was counted
+    completion_tokens: int | None
     uncounted: int  # answers without token counts: tokens and spend are then lower bounds
     spend: float | None  # None when the recipe gives no price, or nothing was counted
 
@@ -192,8 +193,11 @@ def _print_costs(s: Status) -> None:
     print_lines("")
     print_grid(table)
     for u in s.usage:
-        tokens, spent = (at_least(a, u.uncounted) for a in (count(u.completion_tokens), money(u.spend)))
-        print_lines(f"{u.stage}: {u.requests} requests, {tokens} completion tokens, {spent} spent")
+        parts = (count(u.prompt_tokens), count(u.completion_tokens), money(u.spend))
+        read, written, spent = (at_least(part, u.uncounted) for part in parts)
+        print_lines(
+            f"{u.stage}: {u.requests} requests, {read} prompt and {written} completion tokens, {spent} spent"
+        )
     if r := s.requests:
         retries = ", ".join(f"{number} {reason}" for reason, number in r.retries.items())
         print_lines(f"{r.requests} requests in {duration(r.seconds)}; retries: {retries or 'none'}")
@@ -243,14 +247,17 @@ def _sum_line(stage: str, output: Output, workers: Sequence[usage.Attempt]) -> s
 
 
 def _usage(run: Run) -> Iterator[StageUsage]:
-    for stage in run.answer_stages():
+    for stage in (*run.answer_stages(), "train"):
         used = [a for attempt in usage.read_attempts(run.output(stage).folder) for a in attempt.endpoints]
+        uncounted = sum(u.uncounted for u in used)
+        nothing = None if uncounted else 0
         if used:
             yield StageUsage(
                 stage=stage,
                 requests=sum(u.requests for u in used),
-                completion_tokens=sum(u.completion_tokens for u in used),
-                uncounted=sum(u.uncounted for u in used),
+                prompt_tokens=sum(u.prompt_tokens for u in used) or nothing,
+                completion_tokens=sum(u.completion_tokens for u in used) or nothing,
+                uncounted=uncounted,
                 spend=total_spend(used),
             )
 

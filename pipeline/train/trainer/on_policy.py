@@ -50,7 +50,8 @@ def build(setup: Setup) -> DistillationTrainer:
         "peft_config": load.adapters(job.train),
     }
     if job.remote_teacher is not None:
-        return OnPolicyTrainer(remote=RemoteTeacher(job.remote_teacher, job.train.on_policy), **settings)
+        remote = RemoteTeacher(job.remote_teacher, job.train.on_policy, job.output.parent)
+        return OnPolicyTrainer(remote=remote, **settings)
     teacher = _local_teacher(setup, torch.bfloat16 if args.bf16 else torch.float32)
     trainer = OnPolicyTrainer(teacher_model=teacher, **settings)
     # TRL leaves it whole on every device under FSDP2, and there only the first process has its weights.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from torch import Tensor
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.train import OnPolicy
 from pipeline.errors import Stopped
-from pipeline.inference.client import Client
+from pipeline.generate.usage import UsageLog, UsageMeter
+from pipeline.inference import endpoint
+from pipeline.inference.batch_runner import RequestTotals
 from pipeline.inference.http_errors import RequestFailed
 from pipeline.inference.prompt_logprobs import check_texts
 from pipeline.inference.response import PromptLogprobs
@@ -32,10 +35,16 @@ LOWEST = -50.0  # log-probability; a teacher that rules a token out must not dec
 
 
 class RemoteTeacher:
-    """Reads answers over HTTP, and has the loss of what it gives."""
+    """Reads answers over HTTP, and has the loss of what it gives.
 
-    def __init__(self, endpoint: Endpoint, settings: OnPolicy) -> None:
-        self._endpoint, self._reverse = endpoint, settings.beta == 1
+    What it is paid for is in a usage file in `folder`, as that of every model that a stage asks.
+    """
+
+    def __init__(self, teacher: Endpoint, settings: OnPolicy, folder: Path) -> None:
+        self._totals = RequestTotals()
+        self._meter = UsageMeter(teacher.model, teacher, self._totals)
+        self._usage = UsageLog(folder, [self._meter])
+        self._teacher, self._reverse = teacher, settings.beta == 1
         self._k = 0 if self._reverse else settings.top_k
         self.columns = ("logprobs",) if self._reverse else ("top_tokens", "top_logprobs")
 
@@ -50,7 +59,7 @@ class RemoteTeacher:
         try:
             found = asyncio.run(self._read(prompts, answers))
         except RequestFailed as e:
-            raise Stopped(f"the teacher {self._endpoint.model} did not read an answer: {e}") from None
+            raise Stopped(f"the teacher {self._teacher.model} did not read an answer: {e}") from None
         texts = [tokenizer.decode([token]) for token in answers[0]]
         check_texts("on_policy", answers[0], texts, found[0].texts)
         sampled = batch["completion_ids"]
@@ -61,11 +70,20 @@ class RemoteTeacher:
         }
 
     async def _read(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[PromptLogprobs]:
-        endpoint = self._endpoint
-        async with Client(endpoint, endpoint.base_urls, endpoint.model, concurrency=CONCURRENCY) as client:
-            asked = (client.read([*p, *a], len(a), self._k) for p, a in zip(prompts, answers, strict=True))
-            completions = await asyncio.gather(*asked)
-        return [each.prompt_logprobs for each in completions if each.prompt_logprobs]
+        async with endpoint.client_for(self._teacher, CONCURRENCY) as client:
+
+            async def read(prompt: list[int], answer: list[int]) -> PromptLogprobs | None:
+                completion = await client.read([*prompt, *answer], len(answer), self._k)
+                self._meter.add(completion)
+                return completion.prompt_logprobs
+
+            try:
+                found = await asyncio.gather(*map(read, prompts, answers))
+            finally:
+                self._totals.requests += client.pool.requests
+                self._totals.retries += client.pool.retries
+                self._usage.save(self._usage.note())
+        return [each for each in found if each]
 
     def loss(self, logits: Tensor, targets: Tensor, *columns: Tensor) -> Tensor:
         """The loss of each token (n,) from logits (n, V), in nats. That of beta = 1 may be negative."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from pipeline.config.endpoints import Endpoint
 from pipeline.evaluate.metrics import score, summarise
 from pipeline.generate.usage import UsageLog, UsageMeter
 from pipeline.inference.concurrency import EndpointPool, PooledEndpoint
 from pipeline.inference.response import Completion
 from pipeline.inspect.format import at_least
+from pipeline.inspect.status import print_document, status_of
 from pipeline.rows import Sampling, Trace
+from tests.small_run import write_run
 
 COUNTED = Completion(None, "so", "stop", 1_000_000, 1_000_000)
 UNCOUNTED = Completion(None, "so", "stop", None, None)
@@ -48,6 +52,24 @@ def test_the_progress_note_shows_what_is_counted(tmp_path: Path) -> None:
 
 def test_an_amount_with_uncounted_parts_is_a_lower_bound() -> None:
     assert (at_least("3.00", 0), at_least("3.00", 1), at_least("-", 1)) == ("3.00", "at least 3.00", "-")
+
+
+@pytest.mark.parametrize(
+    ("got", "shown"),
+    [
+        (COUNTED, "1,000,000 prompt and 1,000,000 completion tokens, 3.00 spent"),
+        (UNCOUNTED, "- prompt and - completion tokens, - spent"),
+    ],
+    ids=["counted", "uncounted"],
+)
+def test_status_shows_what_a_training_s_teacher_has_read(
+    got: Completion, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "small")
+    (run.path / "train").mkdir()
+    UsageLog(run.path / "train", [meter(got)]).save("")
+    print_document(status_of(run))
+    assert f"train: 0 requests, {shown}\n" in capsys.readouterr().out
 
 
 def trace(tokens: int | None, finish_reason: str = "stop") -> Trace:
