@@ -36,6 +36,7 @@ from filters.rules.leak import no_leak
 from filters.rules.length import confidence, length
 from filters.rules.refusal import no_refusal
 from filters.rules.repetition import no_repetition
+from pipeline import shipped
 from pipeline.errors import Stopped, UserError, nearest
 from pipeline.rows import FilterOutcome, Outcome, Trace, Verdict
 
@@ -156,7 +157,8 @@ def _check_required(name: str, parameters: Mapping[str, Any]) -> None:
     """Raises UserError where a parameter without a default is not given."""
     for p in inspect.signature(spec_of(name).function).parameters.values():
         if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in parameters:
-            raise UserError(f"filter.rules.{name} needs the parameter {p.name!r}, see docs/filters.md")
+            page = shipped.page("filters.md")
+            raise UserError(f"filter.rules.{name} needs the parameter {p.name!r}, see {page}")
 
 
 def _apply(name: str, trace: Trace, parameters: Mapping[str, Any]) -> FilterResult:

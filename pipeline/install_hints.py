@@ -6,28 +6,34 @@ import shlex
 import sys
 from pathlib import Path
 
+from pipeline import shipped
+
 DISTRIBUTION = "retort-distill"  # as in pyproject.toml; `retort` on PyPI is another project
+RUN_SH = shipped.PACKAGE.parent / "run.sh"  # in a clone
 RUN_SH_EXTRAS = ("train", "qlora", "vllm", "report")  # extras that run.sh installs
 
 
 def extra(name: str) -> str:
     """Returns the command that installs an extra of pyproject.toml."""
-    root = Path(__file__).resolve().parents[1]
-    script = root / "run.sh"
-    if not script.is_file():
+    root = RUN_SH.parent
+    if not RUN_SH.is_file():
         return package(f"{DISTRIBUTION}[{name}]")
     set_up = Path(sys.prefix, "install.log").is_file() and Path(sys.prefix).resolve().parent == root
     if name in RUN_SH_EXTRAS and set_up:
-        return f"{shlex.quote(_shown(script))} setup"
+        return f"{shlex.quote(_shown(RUN_SH))} setup"
     return package("-e", f"{_shown(root)}[{name}]")
 
 
 def compress() -> str:
     """Returns the command that installs the interpreter of [compress], in a clone and elsewhere."""
-    script = Path(__file__).resolve().parents[1] / "run.sh"
-    if script.is_file():
-        return f"{shlex.quote(_shown(script))} setup compress"
-    return "docs/compressing.md says how"
+    if RUN_SH.is_file():
+        return f"{shlex.quote(_shown(RUN_SH))} setup compress"
+    return f"{shipped.page('compressing.md')} says how"
+
+
+def program() -> str:
+    """Returns the program for a script to start: in a clone ./run.sh, which its folder must have."""
+    return "./run.sh" if RUN_SH.is_file() else str(Path(sys.executable).with_name("retort"))
 
 
 def package(*words: str) -> str:

@@ -33,6 +33,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import shipped
 from pipeline.errors import UserError, one_line
 from pipeline.rows import Message, Question, Role
 
@@ -117,7 +118,7 @@ def load(name: str, *, judging: bool = False) -> Prompt:
 
     `judging` loads the LLM judge's prompt. Raises UserError that names the mistake in a file.
     """
-    path = Path(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
+    path = shipped.find(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as e:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from filters.isolated.pool import CheckerError, ForkServer
+from pipeline import shipped
 from pipeline.errors import Stopped, UserError
 
 OUTPUT_LIMIT = 8 << 20  # bytes each of standard output, standard error and the report
@@ -113,8 +114,8 @@ def _request(descriptors: Sequence[int]) -> Ending:
         raise Stopped(f"no program can be run: {answer['text']}")
     if answer["ending"] == "unsupported":
         raise UserError(
-            f"this system has no sandbox for programs ({answer['text']}): docs/sandbox.md says what it "
-            'needs, and what sandbox = "limits" under [filter.rules.correct] does without'
+            f"this system has no sandbox for programs ({answer['text']}): {shipped.page('sandbox.md')} says "
+            'what it needs, and what sandbox = "limits" under [filter.rules.correct] does without'
         )
     if answer["ending"] == "error":
         raise RuntimeError(answer["text"])

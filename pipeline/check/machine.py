@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from filters.sandbox import runner
-from pipeline import hardware, install_hints
+from pipeline import hardware, install_hints, shipped
 from pipeline.check.fit import GB
 from pipeline.compress import interpreter
 from pipeline.config.compress import Compress
@@ -34,6 +34,7 @@ def examine(runs: Path) -> Iterator[tuple[str, str]]:
     """Yields what was looked at, and what was found."""
     yield "Python", f"{platform.python_version()}, {sys.executable}"
     yield "retort", f"{_version(install_hints.DISTRIBUTION) or 'not installed'}, {Path(__file__).parents[2]}"
+    yield "docs", str(shipped.DOCS)
     for extra, packages in _EXTRAS.items():
         yield extra, _packages(extra, packages)
     yield "compress", _compress()
@@ -101,8 +102,9 @@ def _ports() -> str:
 
 def _sandbox() -> str:
     """Whether code answers can be graded here, by running a program."""
+    page = shipped.page("sandbox.md")
     try:
         ending = runner.run("print(1)", seconds=10, memory_mb=256).ending
     except (UserError, Stopped) as e:
-        return f"{e} (docs/sandbox.md)"
-    return "full" if ending == "done" else f"a program that prints 1 ended as {ending!r} (docs/sandbox.md)"
+        return f"{e} ({page})"
+    return "full" if ending == "done" else f"a program that prints 1 ended as {ending!r} ({page})"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from pipeline import install_hints
 from pipeline.cli.stages import load, overrides_argument, recipe_argument
 from pipeline.errors import UserError
 
@@ -17,7 +18,7 @@ HEAD = """\
 #!/usr/bin/env bash
 # Made by: {made_by}
 # Runs a recipe across time limits: Slurm sends SIGTERM 15 minutes before the limit, the stage keeps its
-# finished work, and the job goes back into the queue. Submit it where ./run.sh is, or set RETORT.
+# finished work, and the job goes back into the queue. RETORT names another program than the one below.
 #
 #   sbatch FILE                                      all stages, one after the other
 #   sbatch --array=0-99 --nodes=1 FILE generate      100 jobs of one node that share the shards of a stage;
@@ -32,6 +33,7 @@ HEAD = """\
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@900
+program={program}
 gpus={gpus} # of each node
 runs={runs}
 recipe=({recipe})
@@ -78,6 +80,7 @@ def script(
     words = shlex.join([str(recipe), *overrides])
     size = f"--nodes {nodes} --gpus-per-node {gpus} --cpus-per-node {cpus} --time {time}"
     head = HEAD.format(
+        program=shlex.quote(install_hints.program()),
         made_by=f"retort sbatch {words} {size}".replace("\n", " "),
         run=loaded.run,
         nodes=nodes,

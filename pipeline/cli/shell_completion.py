@@ -14,6 +14,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class, split_arg_string
 
+from pipeline import shipped
+
 SHELLS = ("bash", "zsh", "fish")
 # click ends each word with a blank; one that goes on, as `generate.`, must not get it. fish knows such words.
 _GOES_ON = {
@@ -23,7 +25,6 @@ _GOES_ON = {
         """[[ "$key" == *[.=/] ]] && compadd -U -S '' -- "$key" || completions+=("$key")""",
     ),
 }
-RECIPES = Path(__file__).parents[1] / "recipes"
 VARIABLE = "_RETORT_COMPLETE"  # set by the script when it asks for words
 
 
@@ -46,7 +47,7 @@ def recipes(_: click.Context, __: click.Parameter, word: str) -> list[Completion
     """TOML files, folders and the names of shipped recipes."""
     folder = Path(word) if word.endswith("/") else Path(word).parent
     found = [p for p in folder.glob("[!.]*") if p.suffix == ".toml" or p.is_dir()]
-    named = [p.stem for p in RECIPES.glob("*.toml")]
+    named = [p.stem for p in shipped.RECIPES.glob("*.toml")]
     return _matching(word.removeprefix("./"), [*(f"{p}/" if p.is_dir() else str(p) for p in found), *named])
 
 

@@ -5,7 +5,7 @@ cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 
 export RETORT_KIND="${RETORT_KIND:-gpu}"                 # a node with failed GPUs must not fall back to CPUs
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"    # srun does not take it from the job by itself
-retort=("${RETORT:-./run.sh}" --runs "$runs")
+retort=("${RETORT:-$program}" --runs "$runs")
 nodes=${SLURM_JOB_NUM_NODES:-1}
 if [ "$nodes" -gt 1 ]; then recipe+=("train.accelerate.num_processes=$((nodes * gpus))"); fi
 

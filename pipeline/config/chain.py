@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from pipeline import shipped
 from pipeline.config.base import Name, NotIdentity, RecipeTable, Scalar
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def check(recipe: Recipe) -> None:
     if deepest > most and not (recipe.rounds and recipe.rounds.teacher == "first"):
         raise ValueError(
             f"{table}: the last of {deepest} students would be of generation {deepest}, over "
-            f"train.max_generation = {most}; raise it (docs/training.md, Generations)"
+            f"train.max_generation = {most}; raise it ({shipped.page('training.md')}, Generations)"
         )
     if recipe.rounds and recipe.rounds.teacher == "first" and recipe.rounds.start == "base":
         raise ValueError(

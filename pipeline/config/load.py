@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from filters.table import check_names
+from pipeline import shipped
 from pipeline.config import Recipe
 from pipeline.config.explain import explain
 from pipeline.config.filters import Filter
@@ -19,7 +20,6 @@ from pipeline.config.toml_lines import lines_of
 from pipeline.errors import UserError, nearest
 
 MAX_DEPTH = 20  # of tables within tables
-SHIPPED = Path(__file__).parents[1] / "recipes"
 
 # Parameters of filters under select.reasoning = "none", where the recipe does not set them.
 REASONING_OPTIONAL: dict[str, dict[str, Any]] = {
@@ -59,15 +59,15 @@ def load_recipe(
 
 
 def find_recipe(path: Path) -> Path:
-    """Returns the path, or that of the shipped recipe with this name. Raises UserError for neither."""
-    if path.exists():
-        return path
-    shipped = {file.stem: file for file in SHIPPED.glob("*.toml")}
+    """Returns the path, or that of a shipped recipe with this name or path. Raises UserError for none."""
+    if (found := shipped.find(path)).exists():
+        return found
+    named = {file.stem: file for file in shipped.RECIPES.glob("*.toml")}
     if path.name != str(path) or path.suffix:
         raise UserError(f"{path}: no such recipe")
-    if path.name not in shipped:
-        raise UserError(f"{path}: no such recipe{nearest(path.name, shipped)}")
-    return shipped[path.name]
+    if path.name not in named:
+        raise UserError(f"{path}: no such recipe{nearest(path.name, named)}")
+    return named[path.name]
 
 
 def _add_sets(data: dict[str, Any], more_sets: Sequence[dict[str, Any]], where: str) -> None:

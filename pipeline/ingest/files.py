@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
+from pipeline import shipped
 from pipeline.errors import UserError, one_line, user_error
 from pipeline.ingest.lines import RECORD_LIMIT, LineReader, RecordTooLong
 
@@ -67,8 +68,9 @@ _JSON = json.JSONDecoder(
 
 def find(pattern: str) -> list[Path]:
     """Returns the sorted files of a path or glob pattern. Raises UserError for none, or an unknown format."""
-    paths = [Path(pattern)] if Path(pattern).exists() else map(Path, glob.glob(pattern, recursive=True))
-    files = sorted(path for path in paths if path.is_file())
+    one = Path(pattern)
+    paths = [one] if shipped.find(one).exists() else map(Path, glob.glob(pattern, recursive=True))
+    files = sorted(path for path in paths if shipped.find(path).is_file())
     if not files:
         raise UserError(f"{pattern}: no such file")
     for path in files:
@@ -83,7 +85,7 @@ def without_suffix(name: str) -> str:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with shipped.find(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -254,7 +256,8 @@ def top_level(columns: tuple[str, ...], names: list[str]) -> list[str]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    file = shipped.find(path)
+    return cast(IO[bytes], gzip.open(file)) if path.suffix.lower() == ".gz" else file.open("rb")
 
 
 _READERS: dict[str, Callable[[Path, tuple[str, ...]], Iterator[Record | BadRow]]] = {

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import shipped
 from pipeline.config import Recipe
 from pipeline.config.ingest import Ingest
-from pipeline.config.load import SHIPPED, parse_recipe
+from pipeline.config.load import parse_recipe
 from pipeline.errors import UserError
 
 COLUMN = 34  # where comments begin
@@ -42,7 +43,8 @@ def _render(run: str, source: Mapping[str, Any], models: Mapping[str, str | None
     meanings = {name: read_as.model_fields[name].description or "" for name in source}
     return template.render(
         run=run,
-        schema=(SHIPPED / "recipe.schema.json").as_uri(),
+        schema=(shipped.RECIPES / "recipe.schema.json").as_uri(),
+        page=shipped.page,
         graded=bool(source.get("reference") or source.get("tests")),
         settings=[_line(name, value, _gist(meanings[name])) for name, value in source.items()],
         line=_line,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from pipeline import generations
+from pipeline import generations, shipped
 from pipeline.config import Recipe
 from pipeline.engine.query import Part, reading, rows_of
 from pipeline.engine.store import Output
@@ -53,8 +53,8 @@ def _checked(recipe: Recipe, start: str, sources: list[Source], download: bool) 
         own, theirs = generations.words(found), generations.words(deepest.generation)
         raise UserError(
             f"the student would be of generation {own}, over train.max_generation = {most}: {deepest.name} "
-            f"is of generation {theirs}. Models that learn from models lose rare answers (docs/training.md, "
-            "Generations): take a teacher of an earlier generation, or raise the limit"
+            f"is of generation {theirs}. Models that learn from models lose rare answers: take a teacher of "
+            f"an earlier generation, or raise the limit ({shipped.page('training.md')}, Generations)"
         )
     return found
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import install_hints
+from pipeline import install_hints, shipped
 from pipeline.config import Recipe
 from pipeline.config.base import Scalar
 from pipeline.config.cluster import Ray
@@ -28,7 +28,7 @@ from pipeline.train.job import TrainJob
 from pipeline.train.nodes import Nodes
 from pipeline.train.objectives import OBJECTIVES, check_relations, teachers
 
-_PLAIN = Path(__file__).parents[1] / "recipes" / "plain.yaml"
+_PLAIN = shipped.RECIPES / "plain.yaml"
 BUILT_IN = ("sdpa", "eager", "flex_attention")  # attention implementations, as transformers names them
 FLASH = {  # and the packages that provide these
     "flash_attention_2": ("flash-attn", "kernels"),
@@ -198,7 +198,7 @@ def accelerate_config(arguments: Mapping[str, Scalar]) -> dict[str, Any]:
         return {}
     import yaml  # JSON is YAML too
 
-    file = str(arguments["config_file"])
+    file = _config_file(arguments)
     if not os.path.isfile(file):
         raise UserError(f"train.accelerate.config_file = {file}: no such file")
     try:
@@ -210,6 +210,10 @@ def accelerate_config(arguments: Mapping[str, Scalar]) -> dict[str, Any]:
     return content
 
 
+def _config_file(arguments: Mapping[str, Scalar]) -> str:
+    return str(shipped.find(str(arguments["config_file"])))
+
+
 def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
     """The command line: prepare.py tokenizes the examples, then replaces itself by accelerate's launcher.
 
@@ -217,7 +221,9 @@ def command(arguments: Mapping[str, Scalar], job_file: Path) -> list[str]:
     defaults; with a config file of its own there are no defaults except --quiet. Only node 0 tokenizes.
     """
     defaults: dict[str, Scalar] = {"quiet": True}
-    if "config_file" not in arguments:
+    if "config_file" in arguments:
+        arguments = {**arguments, "config_file": _config_file(arguments)}
+    else:
         # Everything is set, so that accelerate neither guesses, nor warns, nor reads what `accelerate config`
         # left on this machine. Mixed precision is set by the training itself.
         number = processes(arguments)

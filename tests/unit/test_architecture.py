@@ -24,6 +24,7 @@ TIERS = (
         "pipeline.install_hints",
         "pipeline.hardware",
         "pipeline.rows",
+        "pipeline.shipped",
     ),
     ("pipeline.arrow_schema", "pipeline.model_rows"),
     ("filters.policy", "filters.result", "filters.limits", "filters.text"),

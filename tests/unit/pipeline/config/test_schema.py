@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pipeline.config.load import SHIPPED
+from pipeline import shipped
 from pipeline.config.schema import recipe_schema
 
 SCHEMA = recipe_schema()
@@ -26,7 +26,7 @@ def mistakes(text: str) -> list[Any]:
     return [*jsonschema.Draft7Validator(SCHEMA).iter_errors(tomllib.loads(text))]
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(shipped.RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_recipes_name_the_schema_and_are_valid(path: Path) -> None:
     assert path.read_text().startswith("#:schema recipe.schema.json\n")
     assert mistakes(path.read_text()) == []
