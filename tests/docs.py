@@ -103,7 +103,7 @@ def columns() -> str:
     """Returns the page with the columns of every row type, as Arrow stores them."""
     named = vars(rows) | vars(model_rows)
     types = [row for row in named.values() if isinstance(row, type) and issubclass(row, Row)]
-    parts = ["# Columns", MADE, COLUMNS]
+    parts = ["# Data layout: every column of the files", MADE, COLUMNS]
     for row in types:
         if any(row in other.__bases__ for other in types):
             continue
