@@ -89,9 +89,11 @@ def _print_request(recipe: Recipe, problem: Problem) -> None:
     messages = prompts.load(table.prompt or "").render(problem)
     sampling = Sampling(temperature=table.temperature, top_p=table.top_p, max_tokens=table.max_tokens)
     seed = sampling_seed(problem.id, 0, recipe.seed)
-    body = chat_body(teacher, teacher.model, messages, sampling, seed, table.logprobs, None)
+    asked = teacher.model_copy(update={"stream": teacher.stream and not teacher.batch})
+    body = chat_body(asked, teacher.model, messages, sampling, seed, table.logprobs, None)
     fields = redact({k: v for k, v in body.items() if k not in ("messages", *teacher.omit)})
-    where = redact(teacher.base_urls[0]) if teacher.base_urls else "vLLM on this machine"
+    served = "a file" if teacher.by_files else "vLLM on this machine"
+    where = redact(teacher.base_urls[0]) if teacher.base_urls else served
     print(f"\nthe first request, to {where}:")
     print("  " + plain(", ".join(f"{name} = {value}" for name, value in fields.items())))
     for message in messages:

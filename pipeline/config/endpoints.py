@@ -67,9 +67,17 @@ class Endpoint(RecipeTable):
 
     @model_validator(mode="after")
     def _either_served_or_reached(self) -> Endpoint:
-        if (self.serve is None) == (self.base_url is None):
+        if self.by_files:
+            if self.serve or self.base_url:
+                raise ValueError('batch = "file" asks no server: remove serve and base_url')
+        elif (self.serve is None) == (self.base_url is None):
             raise ValueError('set either serve = "vllm" or base_url')
         return self
+
+    @property
+    def by_files(self) -> bool:
+        """Whether no server is asked: requests and responses are files."""
+        return False
 
     @property
     def base_urls(self) -> tuple[str, ...]:
@@ -90,20 +98,25 @@ class Teacher(Endpoint):
     1 for its student. Default: as a folder that retort made says, else unknown."""
     share: PositiveFloat | None = None
     """Weight among the teachers that share out the problems. Default: this teacher gets every problem."""
-    batch: NotIdentity[bool] = False
+    batch: NotIdentity[bool | Literal["file"]] = False
     """Ask through OpenAI's Batch API (files of requests, answered within a day, usually at half the price)
     in place of single requests. Give the prices of batches in `price_per_mtok_in` and `price_per_mtok_out`.
-    `concurrency`, `stream` and the rate limits have no effect then."""
+    `concurrency`, `stream` and the rate limits have no effect then. "file" asks no server: the stage writes
+    the requests for `vllm run-batch`, and the same command collects its results."""
     batch_requests: NotIdentity[BatchRequests] = 50_000
     """Maximum requests of one batch. Lower it if the account may have few tokens in batches at once."""
 
     @model_validator(mode="after")
     def _batches_have_one_server(self) -> Teacher:
-        if self.batch and len(self.base_urls) != 1:
+        if self.batch is True and len(self.base_urls) != 1:
             raise ValueError("batch = true needs one base_url")
         if self.batch and self.continue_by == "completions":
-            raise ValueError('batch = true cannot be used with continue_by = "completions"')
+            raise ValueError('batches cannot be used with continue_by = "completions"')
         return self
+
+    @property
+    def by_files(self) -> bool:
+        return self.batch == "file"
 
     @property
     def display_name(self) -> str:

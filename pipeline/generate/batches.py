@@ -17,7 +17,10 @@ from pipeline.inference import model_files
 from pipeline.inference.batch_client import BatchClient
 from pipeline.inference.client import Client
 
-FOLDER = "batches"  # in the run's folder: batches outlive the settings of a stage's results
+FOLDER, FILES = (
+    "batches",
+    "batch-files",
+)  # in the run's folder: they outlive the settings of a stage's results
 LOOK_INTERVAL = 0.25  # seconds
 MAX_IN_FLIGHT = 100_000  # requests of one teacher, each of which waits in memory
 
@@ -30,8 +33,13 @@ def client_for(model: Model, job: Job) -> BatchClient | None:
     if not (isinstance(endpoint, Teacher) and endpoint.batch):
         return None
     metadata = {"retort_run": job.recipe.run, "retort_stage": job.stage.name, "retort_owner": this_owner()}
-    folder = job.run_dir / FOLDER / job.stage.name / model_files.label(model.name)
-    return BatchClient(endpoint, endpoint.base_urls[0], endpoint.model, folder, metadata, job.say)
+    folder = (
+        job.run_dir
+        / (FILES if endpoint.by_files else FOLDER)
+        / job.stage.name
+        / model_files.label(model.name)
+    )
+    return BatchClient(endpoint, folder, metadata, job.say)
 
 
 def slots(client: Client | BatchClient) -> int | None:
@@ -53,9 +61,9 @@ async def sending(clients: Clients, active: Mapping[int, int]) -> AsyncIterator[
             await asyncio.sleep(LOOK_INTERVAL)
             now = {}
             for i, client in enumerate(clients):
-                if isinstance(client, BatchClient) and client.waiting == active[i]:
+                if isinstance(client, BatchClient) and client.waiting == active[i] > 0:
                     now[i] = client.gathered
-                    if client.gathered and before.get(i) == client.gathered:
+                    if before.get(i) == client.gathered:
                         client.send()
             before = now
 

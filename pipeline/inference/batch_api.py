@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +18,23 @@ from urllib.parse import quote
 
 from pydantic_core import from_json, to_json
 
+from pipeline.config.endpoints import Endpoint
 from pipeline.engine.atomic_files import new_file
+from pipeline.engine.owner import this_owner
 from pipeline.errors import Stopped, UserError
-from pipeline.inference.credentials import Redactor
+from pipeline.inference.continuation import needs_completions
+from pipeline.inference.credentials import Redactor, check_base_url, read_key
 from pipeline.inference.http import BATCHES, FILES, JSON, Buffer, ResponseLimits, Sink, Transport
 from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry, classify
+from pipeline.inference.model_list import ModelListError, find_model
 from pipeline.inference.retry import backoff
 
 T = TypeVar("T")
 MAX_BYTES = 200_000_000  # of one file
 ENDPOINT = "/v1/chat/completions"  # what the requests of a file are for
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+ENDED = frozenset({"completed", "failed", "expired", "cancelled", "answered"})  # last: of batch_files.py
 STALL = 1800.0  # seconds that sending a large file, or waiting for one, may take without progress
+STALE = 86_400  # seconds after which the file of an upload was left by a process that was killed
 SETTLES = 5.0  # seconds after which a new batch is in the server's list
 PAGE, MAX_PAGES = 100, 100  # of the list of batches
 MAX_BODY = 2**24  # bytes of a response that is no file
@@ -56,22 +63,60 @@ class RemoteBatch:
 
 
 class BatchApi:
-    """The calls, each retried while the server does not answer.
+    """The calls, each retried while the server does not answer. An async context manager.
 
     Every method raises UserError if the server refuses, and Stopped if it gave no good response for
-    `timeout` seconds.
+    `unavailable_timeout` seconds.
     """
 
-    def __init__(self, name: str, transport: Transport, redactor: Redactor, timeout: float) -> None:
-        self.name, self._transport, self._redactor, self._timeout = name, transport, redactor, timeout
+    def __init__(self, endpoint: Endpoint) -> None:
+        (url,) = endpoint.base_urls
+        self.name, self._endpoint, self._timeout = check_base_url(url), endpoint, endpoint.unavailable_timeout
+        self._redactor = Redactor(read_key(endpoint.api_key_env))
+        self._transport = Transport(url, self._redactor.key)
 
-    async def check(self) -> None:
-        """Raises UserError if the server has no batches or refuses the key."""
+    async def __aenter__(self) -> BatchApi:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._transport.__aexit__(*exc_info)
+
+    async def check(self, say: Callable[[str], None]) -> None:
+        """Raises UserError unless the server takes the key and has batches."""
+        model = self._endpoint.model
+        try:
+            hint = await find_model(model, self._transport, self._redactor, self._endpoint.max_retries)
+        except ModelListError as e:
+            raise UserError(f"{self.name}: cannot use model {model!r}: {e}") from None
+        if hint:
+            say(f"{self.name}: {hint}; its first batch will tell whether it has {model!r}")
         await self._call(f"{BATCHES}?limit=1")
 
-    async def upload(self, form: Path) -> str:
-        """Sends a file that `write_form` wrote; returns the server's id of it."""
-        return _id_in(await self._call(FILES, form, CONTENT_TYPE), "id", self.name)
+    async def check_continuing(self, logprobs: bool) -> None:
+        """Raises UserError if truncated responses cannot be continued by requests of a batch."""
+        limits = ResponseLimits(self._endpoint.stall_timeout, 1)
+
+        async def fetch(path: str, body: bytes) -> bytes:
+            return await self._transport.fetch(path, limits, body)
+
+        if await needs_completions(fetch, self._endpoint.model, self._endpoint, logprobs):
+            raise UserError(f"{self.name}: batch = true cannot continue responses; set max_continuations = 0")
+
+    async def upload(self, lines: list[bytes], folder: Path) -> str:
+        """Sends requests, one a line, by a file in the folder; returns the server's id of it."""
+        for left in folder.glob(".*.upload"):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink(missing_ok=True)
+        form = folder / f".{this_owner()}-{secrets.token_hex(4)}.upload"
+        try:
+            await asyncio.to_thread(_write_form, form, lines)
+            return _id_in(await self._call(FILES, form, CONTENT_TYPE), "id", self.name)
+        finally:
+            form.unlink(missing_ok=True)
+
+    def all_sent(self) -> None:
+        """Hears that no request will follow before a batch has ended; the server needs no such word."""
 
     async def create(self, file: str, metadata: Mapping[str, str], not_among: frozenset[str]) -> RemoteBatch:
         """Creates a batch of an uploaded file, once; `not_among`: ids of earlier batches of the same file."""
@@ -107,8 +152,10 @@ class BatchApi:
     async def get(self, batch: str) -> RemoteBatch:
         return self._remote(await self._call(f"{BATCHES}/{batch}"))
 
-    async def download(self, file: str, path: Path, limits: ResponseLimits) -> None:
-        """Stores the content of a file of the server."""
+    async def download(self, file: str, requests: frozenset[str], path: Path, limits: ResponseLimits) -> None:
+        """Stores the content of a file of the server, the results of these requests, unless it is there."""
+        if path.exists():
+            return
         with new_file(path) as temporary:
             await self._retried(lambda: self._store(file, temporary, limits))
 
@@ -178,7 +225,7 @@ class BatchApi:
         )
 
 
-def write_form(path: Path, lines: list[bytes]) -> None:
+def _write_form(path: Path, lines: list[bytes]) -> None:
     """Writes the body of an upload: a form with the requests, one a line."""
     with path.open("wb") as file:
         file.write(_HEAD)

@@ -1,4 +1,4 @@
-"""A client that asks through batches instead of single requests: half the price, an answer within a day.
+"""A client that asks through batches instead of single requests: by OpenAI's Batch API, or by files.
 
 It is used like `Client`: `complete` returns one completion. Requests are gathered until `send` is called, and
 a request waits until its batch has ended. One that failed in its batch goes into the next one.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +17,13 @@ from pipeline.config.endpoints import Teacher
 from pipeline.errors import Stopped, UserError
 from pipeline.inference import batch_api
 from pipeline.inference.batch_api import BatchApi
+from pipeline.inference.batch_files import BatchFiles
 from pipeline.inference.batch_ledger import Ledger, request_name
 from pipeline.inference.batch_results import completion_of
 from pipeline.inference.batch_runner import Batch, BatchRunner
 from pipeline.inference.chat_request import chat_body
-from pipeline.inference.continuation import needs_completions
-from pipeline.inference.credentials import Redactor, check_base_url, read_key
-from pipeline.inference.http import ResponseLimits, Transport
+from pipeline.inference.credentials import Redactor, read_key
+from pipeline.inference.http import ResponseLimits
 from pipeline.inference.http_errors import (
     ErrorStatus,
     FatalError,
@@ -34,7 +33,6 @@ from pipeline.inference.http_errors import (
     classify,
 )
 from pipeline.inference.logprobs import NoLogprobs
-from pipeline.inference.model_list import ModelListError, find_model
 from pipeline.inference.response import Completion
 from pipeline.rows import Message, Sampling
 
@@ -42,28 +40,20 @@ READERS = 32  # results that are read at once
 
 
 class BatchClient:
-    """An async context manager that requests completions of one model through OpenAI's Batch API.
+    """An async context manager that requests completions of one model by batches.
 
     `folder`: where it remembers its batches; `metadata`: stored with each batch, for people.
     """
 
     def __init__(
-        self,
-        endpoint: Teacher,
-        base_url: str,
-        model: str,
-        folder: Path,
-        metadata: Mapping[str, str],
-        say: Callable[[str], None],
+        self, endpoint: Teacher, folder: Path, metadata: Mapping[str, str], say: Callable[[str], None]
     ) -> None:
-        self.model, self._settings, self._say = model, endpoint.model_copy(update={"stream": False}), say
+        self.model, self._say = endpoint.model, say
+        self._settings = endpoint.model_copy(update={"stream": False})
         self._redactor = Redactor(read_key(endpoint.api_key_env))
-        self._name = check_base_url(base_url)
-        self._transport = Transport(base_url, self._redactor.key)
-        api = BatchApi(self._name, self._transport, self._redactor, endpoint.unavailable_timeout)
-        self._runner = BatchRunner(api, Ledger(folder), metadata, say)
+        self._api = BatchFiles(folder, self.model, say) if endpoint.by_files else BatchApi(endpoint)
+        self._runner = BatchRunner(self._api, Ledger(folder), metadata, say)
         self.pool = self._runner.pool
-        self._stack = AsyncExitStack()
         self.most = endpoint.batch_requests
         self.unsent = frozenset[str](endpoint.omit)
         self._gathered: Batch | None = None
@@ -73,7 +63,7 @@ class BatchClient:
         self._accepted: frozenset[str] = frozenset()
 
     async def __aenter__(self) -> BatchClient:
-        await self._stack.enter_async_context(self._transport)
+        await self._api.__aenter__()
         for paid in self._runner.ledger.read():
             self._add(Batch(paid.unsent, paid.requests - paid.taken, paid=paid))
             self.unsent |= paid.unsent
@@ -81,35 +71,21 @@ class BatchClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         left = await self._runner.stop()
-        await self._stack.aclose()
+        await self._api.__aexit__(*exc_info)
         if left:
             key = f' -H "Authorization: Bearer ${env}"' if (env := self._settings.api_key_env) else ""
             self._say(
-                f"{self._name}: {', '.join(left)} still running; the same command collects the results. "
-                f"To cancel one: curl -X POST {self._name}/batches/{left[0]}/cancel{key}"
+                f"{self._api.name}: {', '.join(left)} still running; the same command collects the results. "
+                f"To cancel one: curl -X POST {self._api.name}/batches/{left[0]}/cancel{key}"
             )
 
     async def check(self, say: Callable[[str], None] | None = None) -> None:
-        """Raises UserError unless the server takes the key and has batches."""
-        try:
-            hint = await find_model(self.model, self._transport, self._redactor, self._settings.max_retries)
-        except ModelListError as e:
-            raise UserError(f"{self._name}: cannot use model {self.model!r}: {e}") from None
-        if hint:
-            self._say(f"{self._name}: {hint}; its first batch will tell whether it has {self.model!r}")
-        await self._runner.api.check()
+        """Raises UserError where batches cannot be asked."""
+        await self._api.check(say or self._say)
 
     async def check_continuing(self, logprobs: bool) -> None:
         """Raises UserError if truncated responses cannot be continued by requests of a batch."""
-        limits = ResponseLimits(self._settings.stall_timeout, 1)
-
-        async def fetch(path: str, body: bytes) -> bytes:
-            return await self._transport.fetch(path, limits, body)
-
-        if await needs_completions(fetch, self.model, self._settings, logprobs):
-            raise UserError(
-                f"{self._name}: batch = true cannot continue responses; set max_continuations = 0"
-            )
+        await self._api.check_continuing(logprobs)
 
     @property
     def waiting(self) -> int:
@@ -128,10 +104,12 @@ class BatchClient:
         return (prompt / number, completion / number) if number else None
 
     def send(self) -> None:
-        """Sends the gathered requests as a batch of their own."""
+        """Sends the gathered requests as a batch of their own; if there are none, all is sent."""
         batch, self._gathered = self._gathered, None
         if batch:
             self._runner.start(batch)
+        else:
+            self._api.all_sent()
 
     def saved(self) -> None:
         """Forgets the results that were read; call it once all that was made of them is on disk."""
@@ -260,7 +238,7 @@ class BatchClient:
         if not isinstance(refusal, FatalError):
             return refusal
         if refusal.account:
-            return UserError(f"{self._name}: {refusal}")
+            return UserError(f"{self._api.name}: {refusal}")
         return RequestFailed(str(refusal), refused=True)  # if it is all of them, the scheduler stops
 
     def _leave_out(self, refusal: FieldRefused, batch: Batch, fields: dict[str, object]) -> None:

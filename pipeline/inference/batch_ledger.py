@@ -77,14 +77,24 @@ class Ledger:
         self._append(batch, collected=True)
         for path in self.results_of(batch):
             path.unlink(missing_ok=True)
+            requests_of(path).unlink(missing_ok=True)
 
     def results_of(self, batch: PaidBatch) -> list[Path]:
         """Where the results are stored on this machine, file by file."""
-        return [self.folder / f"{_name(file)}.results" for file in batch.results]
+        return [results_path(self.folder, file) for file in batch.results]
 
     def _append(self, of: PaidBatch, **event: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         append(self._own, checksums.line(json.dumps({"file": of.file} | event).encode()))
+
+
+def results_path(folder: Path, file: str) -> Path:
+    return folder / f"{_name(file)}.results"
+
+
+def requests_of(results: Path) -> Path:
+    """The file of requests that a user has answered, beside the file of its results."""
+    return results.with_suffix(".requests")
 
 
 def request_name(fields: dict[str, Any]) -> str:

@@ -64,7 +64,7 @@ def completion_of(record: dict[str, Any], logprobs: bool, before: Completion | N
         reader.feed(json.dumps(body).encode())
         return reader.completion(before)
     if isinstance(status, int) and 400 <= status < 600:
-        raise ErrorStatus(status, body)
+        raise ErrorStatus(status, body or record.get("error"))  # vLLM's run-batch has no body for an error
     raise Retry("batch", f"the batch has no response: {json.dumps(record.get('error'))[:300]}")
 
 

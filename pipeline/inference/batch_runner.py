@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.engine.owner import this_owner
 from pipeline.errors import Stopped, UserError
 from pipeline.inference import batch_api
-from pipeline.inference.batch_api import BatchApi, RemoteBatch, write_form
+from pipeline.inference.batch_api import BatchApi, RemoteBatch
+from pipeline.inference.batch_files import BatchFiles
 from pipeline.inference.batch_ledger import Ledger, PaidBatch
 from pipeline.inference.batch_results import Results, index
 from pipeline.inference.http import ResponseLimits
 
 FIRST_POLL, LAST_POLL = 0.5, 60.0  # seconds between two looks at a batch; they grow
 LONGEST = 48 * 3600  # seconds after which a batch that promised 24 hours is given up
-STALE = 86_400  # seconds after which the file of an upload was left by a process that was killed
 LINE_OVERHEAD = 2**16  # bytes of a result beyond the response itself
 
 
@@ -58,7 +56,7 @@ class RequestTotals:
 class BatchRunner:
     """All batches of one model in one stage. `limits`: those of one response, set before any batch ends."""
 
-    api: BatchApi
+    api: BatchApi | BatchFiles
     ledger: Ledger
     metadata: Mapping[str, str]  # stored with each batch, for people
     say: Callable[[str], None]
@@ -96,17 +94,8 @@ class BatchRunner:
             batch.ready.set()
 
     async def _upload(self, batch: Batch) -> PaidBatch:
-        folder = self.ledger.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".*.upload"):
-            if time.time() - left.stat().st_mtime > STALE:
-                left.unlink(missing_ok=True)
-        form = folder / f".{this_owner()}-{self.batches.index(batch)}.upload"
-        try:
-            await asyncio.to_thread(write_form, form, batch.lines)
-            file = await self.api.upload(form)
-        finally:
-            form.unlink(missing_ok=True)
+        self.ledger.folder.mkdir(parents=True, exist_ok=True)
+        file = await self.api.upload(batch.lines, self.ledger.folder)
         batch.lines.clear()
         paid = PaidBatch(file, frozenset(batch.requests), batch.unsent)
         self.ledger.uploaded(paid)
@@ -136,8 +125,7 @@ class BatchRunner:
         )
         paths = self.ledger.results_of(paid)
         for file, path in zip(paid.results, paths, strict=True):
-            if not path.exists():
-                await self.api.download(file, path, limits)
+            await self.api.download(file, paid.requests, path, limits)
         longest = self.limits.bytes + LINE_OVERHEAD
         results = await asyncio.to_thread(index, paths, paid.requests, longest)
         ignored = "".join(f"; {n} lines ignored: {what}" for what, n in sorted(results.ignored.items()))

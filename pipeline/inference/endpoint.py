@@ -36,9 +36,10 @@ def reach(
 ) -> Iterator[Server]:
     """Yields the server of a model: an existing one, or vLLM started as `name` for the time of the block.
 
+    That of a model asked by files has no URL.
     `sampling` bounds the length and the number of concurrent responses; `pruning` prunes the model first.
     """
-    if endpoint.base_urls:
+    if endpoint.base_urls or endpoint.by_files:
         yield Server(base_urls=endpoint.base_urls, model=endpoint.model)
         return
     path = model_files.resolve(model, job.say, pruning)

@@ -62,9 +62,10 @@ def reader(recipe: Recipe) -> Endpoint:
     """The model that reads the examples. Raises UserError where the recipe does not name one."""
     if named := recipe.train.topk_kd.teacher:
         return named
-    if len(recipe.teacher) == 1:
-        return recipe.teacher[0]
-    have = "has none" if not recipe.teacher else f"has {len(recipe.teacher)}"
+    asked = [teacher for teacher in recipe.teacher if not teacher.by_files]
+    if len(asked) == 1:
+        return asked[0]
+    have = f"has {len(asked)}" if asked else "has none"
     raise UserError(
         f"train.objective = 'topk_kd' needs a teacher that reads the examples, and the recipe {have}: "
         "add a table [train.topk_kd.teacher]"

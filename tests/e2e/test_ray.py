@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.engine.ray_executor import MAX_LOSSES
 from pipeline.engine.store import Output
 from pipeline.rows import Trace
 from pipeline.train.job import read_steps
@@ -206,6 +207,27 @@ def test_a_killed_driver_is_started_again(
     assert done.returncode == 0, done.stderr
     assert sealed(output.folder) == sealed(alone / "generate")
     assert server.stats()["requests"] - before <= PROBLEMS * SAMPLES + 4 * CONCURRENCY
+
+
+def test_no_number_of_lost_workers_ends_a_stage_whose_rows_grow(
+    nodes: Nodes, local: tuple[FakeServer, str, Path], tmp_path: Path
+) -> None:
+    nodes.grow(1)
+    _, recipe, _ = local
+    one_shard = ("ingest.sources.0.limit=40", "ingest.shard_size=40")
+    run_stages(tmp_path, recipe, "ingest", settings=one_shard)
+    words = ("generate.concurrency=1", "ray.generate.replicas=1", "--ray", nodes.address)
+    driver = start(tmp_path, "generate", recipe, *one_shard, *words)
+    output, killed = Output(tmp_path / "test" / "generate", Trace), set[int]()
+    for _ in range(MAX_LOSSES + 1):
+        rows = output.counts().rows
+        wait_for(lambda: output.counts().rows > rows and set(busy_workers()) - killed, driver)  # noqa: B023
+        (worker,) = set(busy_workers()) - killed
+        os.kill(worker, signal.SIGKILL)
+        killed.add(worker)
+    _, out = driver.communicate(timeout=300)
+    assert driver.returncode == 0, out
+    assert out.count("its shards are handed out again") == MAX_LOSSES + 1
 
 
 def test_sigterm_ends_the_driver_and_its_workers(
