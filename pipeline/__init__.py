@@ -1,4 +1,7 @@
-"""retort distills reasoning. `from pipeline import open_run; run = open_run("data/runs/demo")`.
+"""retort distills reasoning.
+
+>>> from pipeline import open_run
+>>> run = open_run("demo")  # its name in data/runs, or a folder
 
 Names are imported on first use, so `import pipeline` is free.
 """

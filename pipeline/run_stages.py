@@ -1,8 +1,13 @@
 """Runs stages of a recipe: what `retort run` and the stage commands do, and the same from Python.
 
-from pipeline import run_recipe, run_stage
-run = run_recipe("my.toml")                                  # all stages
-run = run_stage("filter", "my.toml", "filter.rules.no_leak=true")  # one of them, with a setting changed
+>>> from pipeline import run_recipe, run_stage
+>>> for stage in ("ingest", "generate", "filter"):  # run_recipe("traces.toml") runs all of them
+...     run = run_stage(stage, "traces.toml")
+>>> run.why().kept
+3
+>>> run = run_stage("filter", "traces.toml", "filter.rules.correct=false")  # with a setting changed
+>>> run.why().kept
+4
 """
 
 from __future__ import annotations

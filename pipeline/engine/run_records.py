@@ -16,6 +16,18 @@ from pipeline.engine import checksums
 from pipeline.engine.atomic_files import append, write_atomic
 from pipeline.engine.stage import Job
 from pipeline.errors import UserError
+from pipeline.rows import Row
+
+
+class Event(Row):
+    """One attempt at a stage that has ended."""
+
+    stage: str
+    ended: str
+    seconds: float
+    exit_code: int
+    rows: int
+    failed: int
 
 
 def recipe_record(job: Job) -> bytes:
@@ -45,14 +57,23 @@ def write_recipe(run_dir: Path, record: bytes) -> None:
 
 
 def append_event(job: Job, code: int, seconds: float) -> None:
-    """Appends the end of an attempt: its stage, time, seconds, exit code, rows and failures."""
+    """Appends the end of an attempt."""
     counts = job.output.counts()
-    event = {
-        "stage": job.stage.name,
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "exit_code": code,
-        "rows": counts.rows,
-        "failed": counts.failed,
-    }
-    append(job.run_dir / "events.jsonl", checksums.line(json.dumps(event).encode()))
+    event = Event(
+        stage=job.stage.name,
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 1),
+        exit_code=code,
+        rows=counts.rows,
+        failed=counts.failed,
+    )
+    append(job.run_dir / "events.jsonl", checksums.line(json.dumps(event.model_dump()).encode()))
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """Every attempt at every stage. Lines that are torn or damaged are left out."""
+    path, events = run_dir / "events.jsonl", []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        with suppress(ValueError):
+            events.append(Event.model_validate(checksums.parse(line)).model_dump())
+    return events

@@ -1,17 +1,23 @@
 """Read-only access to a run, from Python and for the command line. Opening one reads one small file.
 
-run = open_run("demo")              # its name in data/runs, or a folder
-run.why()                           # the funnel: kept, rejected by reason, what each rule rejects alone
-run.traces.where(source="words").to_pandas()  # also problems, verdicts, trace_scores, examples, scores
-run.sample(5, rejected_by="repetition")       # some traces to read; in a notebook as a table
-run.problem(id)                     # a problem with all its traces, those of evaluate too
-run.sql("select source, count(*) from traces group by 1")  # DuckDB over the Parquet files
+>>> run = open_run("demo")  # its name in data/runs, or a folder
+>>> run
+<run demo in data/runs/demo: ingest, generate, filter, select, evaluate complete>
+>>> run.why().rejected  # the funnel: kept, rejected by reason, what each rule rejects alone
+{'correct: incorrect': 24}
+>>> len(run.traces.where(source="sums"))  # also problems, verdicts, trace_scores, examples, scores
+27
+>>> run.sample(2, rejected_by="correct", seed=1)  # some traces to read; in a notebook as a table
+<2 rows of Trace in 3 shards: question, ...>
+>>> run.problem("0000000100000002").problem.reference  # with all its traces, those of evaluate too
+'3'
+>>> run.sql("select source, count(*) from traces group by 1 order by 1").fetchall()  # by DuckDB
+[('others', 9), ('sums', 27)]
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +27,7 @@ from pipeline.config.evaluate import HELD_OUT
 from pipeline.engine import checksums, layout, previous
 from pipeline.engine.layout import ROWS, OutputPath
 from pipeline.engine.query import Part
+from pipeline.engine.run_records import read_events
 from pipeline.engine.shard import Counts, Shard
 from pipeline.engine.store import Output
 from pipeline.errors import UserError, nearest
@@ -28,23 +35,12 @@ from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.problem_traces import ProblemTraces
 from pipeline.inspect.table import RowTable, Verdicts
 from pipeline.model_rows import Score
-from pipeline.rows import Example, Problem, Row, Trace, TraceScore, TraceVerdicts
+from pipeline.rows import Example, Problem, Trace, TraceScore, TraceVerdicts
 
 if TYPE_CHECKING:
     import duckdb
 
 RUNS = Path("data/runs")  # of the current folder
-
-
-class Event(Row):
-    """One attempt at a stage that has ended."""
-
-    stage: str
-    ended: str
-    seconds: float
-    exit_code: int
-    rows: int
-    failed: int
 
 
 class Run:
@@ -250,11 +246,7 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """Every attempt at every stage: its end, seconds, exit code, rows and failures."""
-        path, events = self.path / "events.jsonl", []
-        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-            with suppress(ValueError):  # a line may be torn or damaged
-                events.append(Event.model_validate(checksums.parse(line)).model_dump())
-        return events
+        return read_events(self.path)
 
     def seconds(self) -> Counter[str]:
         """Stage -> seconds over all attempts that have ended."""
@@ -285,7 +277,12 @@ def _readable(output: Output) -> list[Shard]:
 
 
 def open_run(path: str | Path) -> Run:
-    """Opens a run by its folder, or by its name in data/runs. Raises UserError when there is none."""
+    """Opens a run by its folder, or by its name in data/runs. Raises UserError when there is none.
+
+    >>> open_run("dmeo")
+    Traceback (most recent call last):
+    filters.errors.UserError: data/runs/dmeo: no run there; runs in that folder: demo
+    """
     path = Path(path)
     if path.name == str(path) and not path.exists():
         path = RUNS / path

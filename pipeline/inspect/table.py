@@ -1,10 +1,15 @@
 """Rows of a run as lazy tables, read by DuckDB: only the columns and shards that are used.
 
-rejected = run.traces.where("completion_tokens > 1000", outcome="rejected", source="gsm8k")
-len(rejected)                              # reads three columns
-rejected.columns(["id", "reason"])         # an Arrow table; .to_arrow(), .to_pandas(), .to_datasets()
-next(iter(rejected))                       # typed rows, a few in memory at a time
-rejected.sample(5, seed=1)                 # a table again
+>>> run = pipeline.open_run("demo")
+>>> rejected = run.traces.where("completion_tokens > 101", outcome="rejected", source="others")
+>>> len(rejected)  # reads three columns
+3
+>>> rejected.columns(["id", "reason"]).num_rows  # an Arrow table; .sample(2) is a table like this one
+3
+>>> [trace.completion_tokens for trace in rejected]  # typed rows, a few in memory at a time
+[102, 102, 102]
+>>> run.examples.to_datasets().num_rows  # a DatasetDict: the rows have a split
+{'train': 12}
 
 Shards that are still open are read too, as far as they are.
 """
@@ -57,6 +62,16 @@ class RowTable(Generic[R]):
 
         `columns={"level": [4, 5]}` is about columns of the problem's source. Other conditions are SQL over
         the fields, e.g. "completion_tokens > 1000", or "columns->>'level' = '5'".
+
+        >>> traces = pipeline.open_run("demo").traces
+        >>> len(traces.where("sample < 2", outcome=["kept", "undecided"], columns={"level": 1}))
+        3
+        >>> traces.where(outcome="keptt")
+        Traceback (most recent call last):
+        filters.errors.UserError: where: outcome = 'keptt': did you mean 'kept'?
+        >>> traces.where(sorce="sums")
+        Traceback (most recent call last):
+        filters.errors.UserError: Trace has no field 'sorce'; did you mean 'source'?
         """
         added, given = [self._checked(condition) for condition in conditions], dict(self.values)
         wanted: list[tuple[str, list[Any]]] = []  # SQL expressions and their values

@@ -10,6 +10,16 @@ from typing import Any
 
 import pytest
 
+# The element with the focus, and whether a user sees that it has it; null for the page itself.
+FOCUSED = """
+const e = document.activeElement;
+if (e === document.body) return null;
+const box = e.getBoundingClientRect(), look = getComputedStyle(e);
+const outlined = look.outlineStyle !== 'none' && parseFloat(look.outlineWidth) >= 2;
+const seen = outlined && look.clipPath === 'none' && box.width > 0 && box.bottom > 0 && box.top < innerHeight;
+return [e.id || e.className || e.tagName, seen];
+"""
+
 
 @contextmanager
 def opened() -> Iterator[Any]:
@@ -31,6 +41,27 @@ def opened() -> Iterator[Any]:
         yield browser
     finally:
         browser.quit()
+
+
+def press(browser: Any, *keys: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(browser).send_keys(*keys).perform()
+
+
+def tab_through(browser: Any) -> list[str]:
+    """Presses Tab from the top of the page to its end; returns the stops, each of them seen to be one."""
+    from selenium.webdriver.common.keys import Keys
+
+    stops: list[str] = []
+    while True:
+        press(browser, Keys.TAB)
+        if (focused := browser.execute_script(FOCUSED)) is None:
+            return stops
+        stop, seen = focused
+        assert seen, f"the focus is on {stop}, but nothing shows it"
+        stops.append(stop)
+        assert len(stops) < 200, f"Tab does not reach the end: {stops[-9:]}"
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -15,7 +15,7 @@ from pipeline.engine.store import Output
 from pipeline.model_rows import Score, Step
 from pipeline.rows import Trace, TraceVerdicts
 from tests.conftest import FakeServer
-from tests.e2e.browser import opened, until
+from tests.e2e.browser import opened, press, tab_through, until
 from tests.e2e.runs import retort, run_stages, write_recipe
 from tests.unit.pipeline.report.test_report import HOSTILE, score
 
@@ -196,6 +196,22 @@ def test_a_link_opens_its_trace_and_a_search_without_a_match_says_so(browser: An
     browser.get(f"file://{run / 'report.html'}#trace=elsewhere")
     until(lambda: "elsewhere is not in this sample" in browser.find_element("id", "trace").text)
     browser.find_element("id", "f-clear").click()
+
+
+def test_all_can_be_done_by_keys_alone(browser: Any, run: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get("about:blank")
+    browser.get(f"file://{run / 'report.html'}")
+    until(lambda: len(listed(browser)) > 1)
+    stops = tab_through(browser)
+    assert stops[0] == "skip"
+    for stop in ("theme", "p-search", "f-stage", "search", "f-clear", "list", "copy", "link"):
+        assert stop in stops
+    press(browser, Keys.TAB, Keys.ENTER, Keys.TAB)  # past the navigation
+    assert browser.execute_script("return document.querySelector('main').contains(document.activeElement)")
+    browser.find_element("css selector", "#trace .copy").send_keys("j")
+    assert browser.switch_to.active_element.get_attribute("id") == "trace"  # the button is gone
 
 
 def test_the_headline_has_scores_yield_and_cost_before_anything_else(browser: Any) -> None:

@@ -16,7 +16,7 @@ from pipeline import open_run
 from pipeline.engine.journal import done_line
 from pipeline.engine.store import Output
 from pipeline.rows import Trace
-from tests.e2e.browser import opened, until
+from tests.e2e.browser import opened, press, tab_through, until
 from tests.e2e.runs import retort, start
 from tests.small_run import HOSTILE, PROBLEMS, SAMPLES, SHARDS, write_run
 
@@ -117,6 +117,25 @@ def test_samples_and_scores_of_two_runs_stand_side_by_side(page: Any, view: tupl
     assert "1 of 3" in shown(page, "#trace table")
     page.find_element("css selector", "#scores summary").click()
     until(lambda: "held_out, teacher" in shown(page, "#scores table"))
+
+
+def test_all_can_be_done_by_keys_alone(page: Any, view: tuple[str, Any]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    visit(page, view[0], TRACES)
+    until(lambda: shown(page, "#trace code") != "")
+    stops = tab_through(page)
+    assert stops[:2] == ["skip", "theme"]
+    for stop in ("run", "q", "sort", "clear", "list", "copy", "all", "mark-keep", "mark-drop", "TEXTAREA"):
+        assert stop in stops
+    first = shown(page, "#trace code")
+    press(page, Keys.TAB, Keys.ENTER, Keys.ARROW_DOWN)  # past the filters, to the next trace
+    until(lambda: shown(page, "#trace code") != first)
+    press(page, Keys.TAB, Keys.TAB, Keys.TAB, Keys.ENTER)  # copy, link, all samples
+    until(lambda: len(page.find_elements("css selector", ".samples > section")) == 2 * SAMPLES)
+    assert page.switch_to.active_element.get_attribute("id") == "trace"  # the button that was pressed is gone
+    press(page, Keys.TAB, Keys.ENTER)  # the button that leads back
+    until(lambda: page.find_elements("css selector", ".samples") == [])
 
 
 def test_mistakes_and_empty_results_say_so(page: Any, view: tuple[str, Any]) -> None:

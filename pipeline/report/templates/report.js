@@ -38,7 +38,7 @@ function filter() {
   $("list").replaceChildren(...browser.shown.map((trace, i) => line_of(trace, i, [trace.stage, trace.source], open_trace)));
   browser.at = -1;
   const none = "No trace of the sample matches. All words must occur; fewer words or another filter find more.";
-  $("trace").replaceChildren(...(browser.shown.length ? [] : [make("p", { className: "missing" }, none)]));
+  show_in_place(...(browser.shown.length ? [] : [make("p", { className: "missing" }, none)]));
   open_trace(0, false);
 }
 
@@ -49,8 +49,7 @@ function open_trace(i, move = true) {
   select_line(i, move);
   const words = words_of($("search").value);
   const link = make("a", { href: link_to(trace), className: "link" }, "link");
-  $("trace").replaceChildren(head_of(trace, link), ...question_of(trace, words), ...body_of(trace, words));
-  $("trace").scrollTop = 0;
+  show_in_place(head_of(trace, link), ...question_of(trace, words), ...body_of(trace, words));
   if (move) history.replaceState(null, "", link.href);
 }
 
@@ -63,7 +62,7 @@ function follow_link() {
   clear();
   const at = DATA.traces.findIndex((trace) => trace.id === id);
   if (at >= 0) open_trace(at);
-  else $("trace").replaceChildren(make("p", { className: "missing" }, `${id} is not in this sample: \`retort view\` shows every trace.`));
+  else show_in_place(make("p", { className: "missing" }, `${id} is not in this sample: \`retort view\` shows every trace.`));
   $("browser").scrollIntoView();
 }
 

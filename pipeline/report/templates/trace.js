@@ -132,6 +132,14 @@ function select_line(i, scroll) {
   if (scroll) line?.scrollIntoView({ block: "nearest" });
 }
 
+// Shows a trace, or what stands in its place. A focus that was there stays there, for those who use keys alone.
+function show_in_place(...children) {
+  const within = $("trace").contains(document.activeElement);
+  $("trace").replaceChildren(...children);
+  $("trace").scrollTop = 0;
+  if (within) $("trace").focus({ preventScroll: true });
+}
+
 // Keys of the list, and of the page unless one types into a field. `step(n)` moves in the list.
 function on_keys(step, keys) {
   $("list").addEventListener("keydown", (event) => {

@@ -90,7 +90,7 @@ async function refresh(mine, moved) {
     if (state.has("problem")) await samples(state.get("problem"));
     else if (id) await show(id, rows[at]?.shard);
     else if (rows.length) await open(0, false);
-    else $("trace").replaceChildren(make("p", { className: "missing" }, "No trace matches. All words must occur; fewer words or another filter find more."));
+    else show_in_place(make("p", { className: "missing" }, "No trace matches. All words must occur; fewer words or another filter find more."));
   }
   const counted = await attempt(() => get("count", values));
   if (mine === asked && counted !== undefined) range(first, counted);
@@ -148,12 +148,11 @@ async function show(id, shard) {
   const trace = await attempt(() => get("trace", { run, stage, id, ...(shard ? { shard } : {}) }));
   if (!trace || (state.get("trace") ?? rows[at]?.id) !== id) return;
   $("trace").removeAttribute("aria-busy");
-  $("trace").replaceChildren(
+  show_in_place(
     head_of(trace, make("a", { href: link_to({ trace: id, problem: null }), className: "link" }, "link"),
       button("All samples", () => all_samples(trace.problem_id), { className: "all", title: "All samples of this problem, side by side" })),
     ...said_of(trace, run), ...question_of(trace, words()), ...body_of(trace, words()), facts_table(trace));
   unfold();
-  $("trace").scrollTop = 0;
 }
 
 function link_to(values) {
@@ -216,12 +215,11 @@ async function samples(id) {
   const name = (i) => (about.runs.length > 1 ? `${about.runs[i].name}, ` : "");
   const back = button("Back to the list", () => { change({ problem: null }); if (rows.length) open(Math.max(0, at)); }, { className: "back" });
   const title = make("div", { className: "head" }, back, make("code", {}, id), `${all.length} samples`);
-  if (!all.length) { $("trace").replaceChildren(title, make("p", { className: "missing" }, "No sample of this problem in this stage.")); return; }
+  if (!all.length) { show_in_place(title, make("p", { className: "missing" }, "No sample of this problem in this stage.")); return; }
   const lists = all.map(({ trace, i }) => make("section", { ariaLabel: trace.id },
     make("div", { className: "m" }, `${name(i)}sample ${trace.facts.sample}`), head_of(trace), ...said_of(trace, i), ...body_of(trace, words())));
-  $("trace").replaceChildren(title, ...question_of(all[0].trace, words()), ...scores_of(runs), make("div", { className: "samples" }, ...lists));
+  show_in_place(title, ...question_of(all[0].trace, words()), ...scores_of(runs), make("div", { className: "samples" }, ...lists));
   unfold();
-  $("trace").scrollTop = 0;
 }
 
 function table(titles, lines) {
@@ -284,6 +282,7 @@ async function begin() {
     change({ run, stage });
     follow();
   });
+  $("skip").addEventListener("click", () => $("list").focus());
   $("before").addEventListener("click", () => turn(-1));
   $("after").addEventListener("click", () => turn(1));
   on_keys(step, {

@@ -1,11 +1,17 @@
 """A run read in Python: lazy tables, samples, problems, SQL, notebooks."""
 
+import doctest
+import json
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline.inspect.run
+import pipeline.inspect.table
+import pipeline.run_stages
 from pipeline import open_run
 from pipeline.config.load import parse_recipe
 from pipeline.engine.manifest import Manifest
@@ -55,6 +61,38 @@ def test_a_run_is_opened_by_its_name_in_data_runs(tmp_path: Path, monkeypatch: p
     assert open_run("named").name == "named"
     with pytest.raises(UserError, match="data/runs/nome: no run there; runs in that folder: named"):
         open_run("nome")
+
+
+TRACES_TOML = """
+run = "given"
+[ingest]
+held_out = 0.0
+[[ingest.sources]]
+kind = "traces"
+path = "traces.jsonl"
+teacher = "a model"
+response = "response"
+"""
+
+
+@pytest.mark.parametrize(
+    "module", [pipeline, pipeline.inspect.run, pipeline.inspect.table, pipeline.run_stages]
+)
+def test_the_examples_of_the_docstrings_hold(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("data/runs/demo"))
+    answers = ("2", "2", "3", "2")
+    traces = [
+        {"question": "1 + 1?", "answer": "2", "response": f"<think>{i}</think> It is {answer}."}
+        for i, answer in enumerate(answers)
+    ]
+    Path("traces.jsonl").write_text("".join(json.dumps(trace) + "\n" for trace in traces))
+    Path("traces.toml").write_text(TRACES_TOML)
+    outcome = doctest.testmod(module, extraglobs={"pipeline": pipeline}, optionflags=doctest.ELLIPSIS)
+    assert outcome.attempted > 1
+    assert outcome.failed == 0
 
 
 def test_the_largest_rows_come_first(run: Run) -> None:

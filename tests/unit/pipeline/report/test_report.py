@@ -210,6 +210,43 @@ def test_a_chart_escapes_hostile_names() -> None:
     assert '<path d="M0 0"' in cleaned
 
 
+STYLE = (Path(page.__file__).parent / "templates" / "report.css").read_text()
+VARIABLE = re.compile(r"--(\w+): (#[0-9a-f]{6})")
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2: (lighter + 0.05) / (darker + 0.05), of relative luminances."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        red, green, blue = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("theme", [":root {", ':root[data-theme="dark"] {'])
+def test_every_colour_of_text_is_readable(theme: str) -> None:
+    colours = dict(VARIABLE.findall(STYLE.partition(theme)[2].partition("}")[0]))
+    view = (Path(page.__file__).parents[1] / "view" / "static" / "view.css").read_text()
+    texts = set(re.findall(r"[ {;]color: var\(--(\w+)\)", STYLE + view)) - {
+        "back"
+    }  # back: of tooltips, on text
+    assert {"text", "muted", "accent", "good", "bad", "unsure"} == texts
+    pairs = [(text, back) for text in texts for back in ("back", "panel")] + [("text", "mark")]
+    low = {pair: contrast(*(colours[name] for name in pair)) for pair in pairs}
+    assert {pair: value for pair, value in low.items() if value < 4.5} == {}
+
+
+def test_the_dark_colours_are_the_same_by_choice_and_by_system() -> None:
+    by_system, by_choice = (
+        VARIABLE.findall(STYLE.partition(start)[2].partition("}")[0])
+        for start in (':root:not([data-theme="light"]) {', ':root[data-theme="dark"] {')
+    )
+    assert by_system == by_choice
+
+
 def test_the_policy_lets_only_our_own_scripts_run_and_nothing_be_fetched() -> None:
     policy = page.policy("p {}", ["one()", "two()"])
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
