@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-AnswerType = Literal["math", "number", "choice", "text", "yes_no", "json", "python", "free", "reasoning_gym"]
+AnswerType = Literal[
+    "math", "number", "choice", "text", "yes_no", "json", "instructions", "python", "free", "reasoning_gym"
+]
 Split = Literal["train", "held_out"]
 FilterOutcome = Literal["passed", "failed", "undecided"]
 Outcome = Literal["unfiltered", "kept", "rejected", "undecided"]

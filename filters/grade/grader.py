@@ -158,8 +158,11 @@ COMPARISONS: dict[str, Compare] = {
     "yes_no": lambda reference, answer, *_: compare_yes_no(final_reference(reference), answer),
     "json": lambda reference, answer, *_: compare_json(reference, answer),
     "text": compare_text,
+    "instructions": lambda reference, answer, _, timeout: _checked(
+        "instructions", timeout, reference=reference, answer=answer
+    ),
 }
-COMPARED_BY_VALUE = frozenset(COMPARISONS) - {"text"}  # one answer has many spellings
+COMPARED_BY_VALUE = frozenset(COMPARISONS) - {"text", "instructions"}  # one answer has many spellings
 
 
 def _by_task_scorer(reference: str | None, answer: str, metadata: str | None, timeout: float) -> Decision:

@@ -22,15 +22,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from filters.errors import Stopped
+from filters.errors import Stopped, UserError
 
 START_TIMEOUT = 120.0  # seconds to start and import, which may be slow on a cold disk
 MAX_PARALLEL = max(8, 2 * (os.cpu_count() or 1))  # checks; others wait, and their waiting counts
-STARTED, REPLY_LIMIT = b"started", 200  # bytes
+STARTED, REPLY_LIMIT = b"started", 500  # bytes
+MISSING = b"missing "  # begins the reply of a check whose libraries or data are not installed
 NO_RESOURCES = "no_resources"  # a system error such as too many open files; not caused by the text
 
 # Variables that Python needs to start; API keys are not passed on.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR")
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TMPDIR", "NLTK_DATA")
 
 
 class CheckerError(Stopped):
@@ -41,7 +42,7 @@ def check(name: str, arguments: dict[str, Any], seconds: float) -> str:
     """Runs one of `filters.isolated.server.CHECKS`; returns its outcome, "timeout" or "crashed".
 
     `seconds` includes waiting for other checks, but not starting the server and importing its libraries,
-    which happens once. Raises CheckerError.
+    which happens once. Raises CheckerError, or UserError where something has to be installed first.
     """
     request = json.dumps({"check": name, "arguments": arguments, "seconds": seconds}).encode()
     start = time.monotonic()
@@ -62,6 +63,8 @@ def _request(request: bytes, seconds: float) -> str:
             ready = connection.recv_bytes(REPLY_LIMIT)
         except (EOFError, OSError):
             raise CheckerError("the checking process ended before it started to check") from None
+        if ready.startswith(MISSING):
+            raise UserError(ready.removeprefix(MISSING).decode("utf-8", "replace"))
         if ready != STARTED:
             raise CheckerError(ready.decode("utf-8", "replace"))
         if not connection.poll(seconds):

@@ -1,6 +1,6 @@
-"""The checking process: math-verify and the scorers of reasoning-gym, away from the caller.
+"""The checking process: math-verify, the scorers of reasoning-gym and IFEval, away from the caller.
 
-Both pass a model's text to large libraries that can be slow, use much memory or even execute it: some scorers
+They pass a model's text to large libraries that can be slow, use much memory or even execute it: some scorers
 call `eval` or SymPy's `parse_expr`. So they run in child processes with bounded memory and without the
 caller's secrets, requested through `filters.isolated.pool`, and text that could run as code is refused before
 a scorer sees it.
@@ -26,13 +26,16 @@ import socket
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import Any
 
-from filters.isolated.pool import NO_RESOURCES, REPLY_LIMIT, STARTED
+from filters.errors import UserError
+from filters.isolated.pool import MISSING, NO_RESOURCES, REPLY_LIMIT, STARTED
 
 MEMORY = 1 << 30  # bytes of address space of a child
 GRACE = 0.2  # seconds after the timeout of the caller, when the kernel ends a check
 ROUNDING = 1e-5  # relative: 0.333333 is 1/3
+IFEVAL = "lm-eval[ifeval]>=0.4.13,<0.5"  # as the extra `ifeval` of pyproject.toml
 FULL_SCORE = 0.99  # scorers give partial credit for nearly correct answers
 
 # Scorers that call eval (on a list of rows) or parse_expr (on a formula) with the model's text. A test reads
@@ -109,7 +112,72 @@ def check_gym(entry: dict[str, Any], answers: list[str]) -> Check:
     return check
 
 
-CHECKS: dict[str, Callable[..., Check]] = {"math": check_math, "reasoning_gym": check_gym}
+def check_instructions(reference: str, answer: str) -> Check:
+    """Applies the strict check of IFEval (Zhou et al. 2023, arXiv 2311.07911): all instructions are followed.
+
+    `reference` is JSON with `instruction_id_list` and `kwargs`. It is unreadable, too, where lm-eval would
+    draw an argument at random: one that is missing, or a letter in place of "#".
+    """
+    ifeval = _ifeval()
+
+    def check() -> str:
+        before = random.getstate()
+        try:
+            followed = _follows(ifeval, json.loads(reference), answer)
+        except (AttributeError, LookupError, TypeError, ValueError, re.error):
+            return "unreadable_reference"
+        if random.getstate() != before:
+            return "unreadable_reference"
+        return "correct" if followed else "incorrect"
+
+    return check
+
+
+@functools.cache
+def _ifeval() -> Any:
+    """Loads lm-eval's IFEval, and what it loads with its first texts."""
+    try:
+        _leave_out_what_ifeval_does_not_use()
+        import langdetect
+        import nltk
+
+        nltk.data.find("tokenizers/punkt_tab/english/")  # lm-eval would begin to download it
+        from lm_eval.tasks.ifeval import utils
+    except ImportError as e:
+        install = f"{sys.executable} -m pip install '{IFEVAL}'"
+        raise UserError(f"instructions are checked by lm-eval ({e}): {install}") from e
+    except LookupError:
+        download = f"{sys.executable} -m nltk.downloader punkt_tab"
+        raise UserError(
+            f"instructions are checked with NLTK's punkt_tab, which is missing: {download}"
+        ) from None
+    langdetect.DetectorFactory.seed = 0  # it samples; verdicts must repeat
+    ids = ["language:response_language", "length_constraints:number_sentences"]
+    kwargs = [{"language": "en"}, {"num_sentences": 2, "relation": "at least"}]
+    _follows(utils, {"instruction_id_list": ids, "kwargs": kwargs}, "This is English. It loads the rest.")
+    return utils
+
+
+def _leave_out_what_ifeval_does_not_use() -> None:
+    """Keeps lm-eval from loading data sets and scorers, and NLTK from SciPy: 7 s and 1.7 GB of addresses."""
+    import lm_eval
+
+    tasks = ModuleType("lm_eval.tasks")
+    tasks.__path__ = [f"{folder}/tasks" for folder in lm_eval.__path__]
+    missing: Any = None  # to Python, a module that cannot be imported
+    sys.modules.update({"lm_eval.tasks": tasks, "scipy": missing, "sklearn": missing})
+
+
+def _follows(ifeval: Any, instructions: dict[str, Any], answer: str) -> bool:
+    example = ifeval.InputExample(key=0, prompt="", **instructions)
+    return bool(ifeval.test_instruction_following_strict(example, answer).follow_all_instructions)
+
+
+CHECKS: dict[str, Callable[..., Check]] = {
+    "math": check_math,
+    "reasoning_gym": check_gym,
+    "instructions": check_instructions,
+}
 
 
 def is_harmless(task: str, answer: str) -> bool:
@@ -197,6 +265,9 @@ def _serve_one(connection: Connection, control: socket.socket) -> None:
         check = CHECKS[request["check"]](**request["arguments"])
     except (EOFError, OSError):
         return  # the caller is gone
+    except UserError as error:
+        connection.send_bytes(MISSING + str(error).encode()[: REPLY_LIMIT - len(MISSING)])
+        return
     except Exception as error:  # noqa: BLE001 - sent to the caller, which raises it
         connection.send_bytes(f"{type(error).__name__}: {error}".encode()[:REPLY_LIMIT])
         return

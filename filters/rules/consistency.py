@@ -36,7 +36,7 @@ def consistency(trace: Trace) -> FilterResult:
     answer's value. JSON is extracted from both parts as `correct` extracts it. Undecided where either part
     states no result, or the two cannot be compared. Evidence: the result of the reasoning and the answer.
     """
-    if trace.answer_type in ("python", "free"):
+    if trace.answer_type in ("instructions", "python", "free"):
         return passed()  # reasoning does not state a whole program or essay as its result
     answer = parse(trace.response, "json" if trace.answer_type == "json" else "math")
     if answer is None:

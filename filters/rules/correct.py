@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from filters.extract.answer import Answer, after_reasoning, extract
+from filters.extract.answer import Answer, after_reasoning, extract, strip_reasoning
 from filters.extract.context import is_qualified, is_retracted, later_answer, statement
 from filters.grade.choice import parse_choice
 from filters.grade.compare import is_missing
@@ -119,6 +119,8 @@ def answer_to_grade(
     if answer_type == "json":
         found = find_json(response)
         return None if found is None else Answer(found, "whole")
+    if answer_type == "instructions":
+        return _entire(strip_reasoning(response))
     answer = extract(response, policy.several_boxes)
     if answer_type == "number" or (answer and answer.how != "last"):
         return answer

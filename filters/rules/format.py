@@ -26,7 +26,9 @@ _REASONING_TAG = re.compile(
     r"|<\|/?(?:begin_of_|end_of_|start_)?(?:think(?:ing)?|thought|reasoning)\|>",
     re.IGNORECASE,
 )
-_MAY_QUOTE_TURNS = frozenset(("free", "python", "json"))  # such answers may start a line with "User:"
+_UNPHRASED = frozenset(
+    ("instructions", "free", "python", "json")
+)  # such answers may start a line with "User:"
 _INLINE_CODE = re.compile(r"`[^`\n]+`")
 # Code may mention turns. Text that runs past its turn teaches a student to talk to itself.
 _CODE = re.compile(r"```[^`]*+(?:`{1,2}(?!`)[^`]*+)*+```|`[^`\n]{1,200}`")
@@ -53,7 +55,7 @@ def finished(trace: Trace) -> FilterResult:
     if mark := _turn_mark(reasoning) or _turn_mark(response):
         return failed("turn_mark", mark)
     turn = _next_turn(reasoning, trace.question, pair=True) or _next_turn(
-        response, trace.question, pair=trace.answer_type in _MAY_QUOTE_TURNS
+        response, trace.question, pair=trace.answer_type in _UNPHRASED
     )
     return failed("next_turn", turn) if turn else passed()
 
@@ -83,12 +85,13 @@ def final_answer(trace: Trace) -> FilterResult:
     """The response states one final answer: boxed, in <answer> tags, after "the answer is", or on its own.
 
     A number that merely comes last in a sentence is not a stated answer, although `correct` may grade it; nor
-    is "unknown" or an empty box. A free-text answer is the whole response, a program its last code block,
-    JSON its only value. All stated answers must have the same value, unless they are parts of one answer, as
-    in "x = 1 and y = 2". "7 or 8" states no single answer, unless the reference is a list.
+    is "unknown" or an empty box. A free-text answer, or one that follows instructions, is the whole
+    response, a program its last code block, JSON its only value. All stated answers must have the same value,
+    unless they are parts of one answer, as in "x = 1 and y = 2". "7 or 8" states no single answer, unless the
+    reference is a list.
     """
     kind = trace.answer_type
-    if kind in ("free", "python", "json"):
+    if kind in _UNPHRASED:
         return _unphrased_answer(trace)
     answer = extract(trace.response)
     if answer is None or answer.how == "last" or not is_answer(answer.text, kind, trace.reference):
@@ -104,7 +107,7 @@ def final_answer(trace: Trace) -> FilterResult:
 
 
 def _unphrased_answer(trace: Trace) -> FilterResult:
-    """Result for answer types that no phrase announces: free text, programs and JSON."""
+    """Result for answer types that no phrase announces: whole responses, programs and JSON."""
     find = {"python": last_block, "json": find_json}.get(trace.answer_type)
     answer = find(trace.response) if find else trace.response
     if not answer or not answer.strip():

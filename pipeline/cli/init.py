@@ -10,7 +10,15 @@ import click
 
 from pipeline.errors import UserError
 
-ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json")  # graded from two texts alone
+ANSWER_TYPES = (
+    "math",
+    "number",
+    "choice",
+    "text",
+    "yes_no",
+    "json",
+    "instructions",
+)  # graded from two texts alone
 VLLM = "vllm"
 LONG = 300  # characters of a reference that is hardly repeated word for word
 

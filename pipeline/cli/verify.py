@@ -21,6 +21,7 @@ from filters.rules.correct import grade_response
 from pipeline.errors import UserError
 from pipeline.ingest.files import Number
 
+_DATA = ("json", "instructions")  # types whose references are data
 VERDICTS = {"passed": "correct", "failed": "incorrect", "undecided": "undecided"}
 
 
@@ -28,7 +29,7 @@ def print_verdict(gold: str, pred: str, answer_type: str, settings: Sequence[str
     """Prints the verdict on one pair, the two answers compared, the layer that decided, and the time."""
     result, milliseconds = _grade(gold, pred, answer_type, *_settings(settings))
     print(f"verdict    {VERDICTS[result.outcome]}" + (f" ({result.reason})" if result.reason else ""))
-    print(f"reference  {final_reference(gold) if answer_type not in ('text', 'json') else gold}")
+    print(f"reference  {final_reference(gold) if answer_type not in ('text', *_DATA) else gold}")
     print(f"answer     {result.evidence or 'none found'}")
     print(f"layer      {result.layer or 'none'}")
     print(f"time       {milliseconds:.1f} ms")
@@ -96,9 +97,9 @@ def _no_number(name: str) -> Any:
 
 
 def _gold(row: dict[str, Any], answer_type: str, where: str) -> str | None:
-    """Returns the reference as text: data as JSON for the answer type json."""
+    """Returns the reference as text: data as JSON for a type whose references are data."""
     value = row.get("gold")
-    if answer_type == "json" and isinstance(value, dict | list | bool):
+    if answer_type in _DATA and isinstance(value, dict | list | bool):
         from pipeline.ingest.code_tests import as_json  # imported here because it loads pydantic
 
         return as_json(value)

@@ -67,6 +67,16 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         "columns": ["category"],
         "licence": "mit",
     },
+    "ifeval": {
+        "kind": "dataset",
+        "answer_type": "instructions",
+        "path": "google/IFEval",
+        "revision": "966cd89545d6b6acfd7638bc708b98261ca58e84",
+        "dataset_split": "train",
+        "question": "prompt",
+        "columns": ["key"],
+        "licence": "apache-2.0",
+    },
 }
 _OF_THE_HUB = ("subset", "dataset_split", "revision")
 _FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz")

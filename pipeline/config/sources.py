@@ -31,9 +31,13 @@ class FileSource(RecipeTable):
     """Column with the reference answer. Set it to "" if no answers are known."""
     answer_type: AnswerType = "math"
     """How an answer is compared with its reference: as a formula, a number, the letter of a choice, plain
-    text, yes or no, JSON, by the tests of a Python program, or ("free") by the LLM judge."""
+    text, yes or no, JSON, the instructions that it lists (IFEval), by the tests of a Python program, or
+    ("free") by the LLM judge."""
     tests: str | None = None
     """Column with the tests of a program. Required for, and only for, `answer_type = "python"`."""
+    arguments: str | None = None
+    """Column with the arguments of the instructions whose ids `reference` lists. Only for `answer_type =
+    "instructions"`, where these two are "instruction_id_list" and "kwargs" by default, as in IFEval."""
     question_template: str | None = None
     """Template of the question, with `{{ question }}`, `{{ choices }}` and other columns by name. Default:
     the question, with the choices below it."""
@@ -62,6 +66,19 @@ class FileSource(RecipeTable):
         python = isinstance(given, dict) and given.get("answer_type") == "python"
         return {"reference": None, **given} if python else given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _instructions_have_the_columns_of_ifeval(cls, given: Any) -> Any:
+        named = isinstance(given, dict) and given.get("answer_type") == "instructions"
+        return {"reference": "instruction_id_list", "arguments": "kwargs", **given} if named else given
+
+    @model_validator(mode="after")
+    def _instructions_have_arguments(self) -> FileSource:
+        wanted = self.answer_type == "instructions"
+        if bool(self.arguments) != wanted or (wanted and not self.reference):
+            raise ValueError('set answer_type = "instructions" together with reference and arguments')
+        return self
+
     @model_validator(mode="after")
     def _a_program_has_tests(self) -> FileSource:
         if (self.answer_type == "python") != (self.tests is not None):
@@ -87,7 +104,7 @@ class FileSource(RecipeTable):
         needed = ("question",) if self.choices is None else ("question", "choices")
         if missing := next((name for name in needed if name not in names), None):
             raise ValueError(f"question_template does not contain {{{{ {missing} }}}}")
-        answers = {name.partition(".")[0] for name in (self.reference, self.tests) if name}
+        answers = {name.partition(".")[0] for name in (self.reference, self.arguments, self.tests) if name}
         if shown := names & answers - {"question", "choices"}:
             raise ValueError(f"question_template: {min(shown)!r} holds the answer")
         return self
@@ -111,7 +128,8 @@ class FileSource(RecipeTable):
     def used_columns(self) -> tuple[str, ...]:
         """The columns that make the question and what grades its answers."""
         options = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
-        return tuple(dict.fromkeys(filter(None, (self.question, self.reference, self.tests, *options))))
+        graded_by = (self.reference, self.arguments, self.tests)
+        return tuple(dict.fromkeys(filter(None, (self.question, *graded_by, *options))))
 
 
 class DatasetSource(FileSource):

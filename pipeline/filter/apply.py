@@ -150,7 +150,8 @@ def questions_only(source: Source) -> Source:
     """The source without its answers, which the search for contamination does not need."""
     if isinstance(source, GymSource):
         return source
-    return source.model_copy(update={"reference": None, "tests": None, "answer_type": "text", "columns": ()})
+    unread = {"reference": None, "arguments": None, "tests": None, "answer_type": "text", "columns": ()}
+    return source.model_copy(update=unread)
 
 
 def _questions(source: Source) -> Iterator[tuple[str, str]]:

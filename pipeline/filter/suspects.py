@@ -18,7 +18,7 @@ from pipeline.filter.apply import policy_of
 from pipeline.filter.verdicts import filtered_traces
 from pipeline.rows import Row, Trace
 
-_UNVOTED = ("free", "python", "reasoning_gym")  # answer types whose answers are no votes
+_UNVOTED = ("instructions", "free", "python", "reasoning_gym")  # answer types whose answers are no votes
 # Problems most of whose graded samples contradict the reference: others can have no such majority
 _CANDIDATES = """
 select problem_id from (select problem_id, unnest(verdicts) as verdict from rows)

@@ -22,7 +22,7 @@ from filters.grade.compare import is_missing
 from pipeline.config.ingest import IngestSource, read_by_datasets
 from pipeline.config.sources import FileSource, GymSource
 from pipeline.errors import UserError
-from pipeline.ingest import code_tests, columns, composed, files, hub, reasoning_gym
+from pipeline.ingest import code_tests, columns, composed, files, hub, instructions, reasoning_gym
 from pipeline.ingest.composed import UnusableRow, lookup
 from pipeline.ingest.files import BadRow, Number, Record
 from pipeline.ingest.lines import RECORD_LIMIT
@@ -41,7 +41,10 @@ def check(source: IngestSource) -> None:
         tried = list(reasoning_gym.entries(source.task, source.settings, size, source.seed))
         if all(isinstance(entry, str) for entry in tried):
             raise UserError(f"reasoning-gym task {source.task!r} cannot be used: {tried[0]}")
-    elif read_by_datasets(source):
+        return
+    if source.arguments:
+        instructions.require()
+    if read_by_datasets(source):
         if not _check_columns(source, f"data set {source.path}", hub.head(source)):
             raise UserError(f"data set {source.path}: no rows in it")
     else:
@@ -165,7 +168,7 @@ def problem_of(
     else:
         kind, metadata = source.answer_type, _tests(row, source.tests) if source.tests else None
         question = _question(row, source.question)
-        reference = _reference(row, source.reference, kind) if source.reference else None
+        reference = _reference(row, source.reference, kind, source.arguments) if source.reference else None
         other = _other_columns(source, row, left_out)
         if source.choices is not None or source.question_template is not None:
             question, reference = composed.question_and_reference(source, row, question, reference)
@@ -209,9 +212,16 @@ def _last_user_turn(turns: list[Any]) -> Any:
     return "\n".join(texts)
 
 
-def _reference(row: dict[str, Any], column: str, kind: AnswerType = "text") -> str | None:
+def _reference(
+    row: dict[str, Any], column: str, kind: AnswerType = "text", arguments: str | None = None
+) -> str | None:
     """Returns the reference as text, or as JSON for structured data; None if the row has none."""
     _, value = lookup(row, column)
+    if arguments:
+        try:
+            value = instructions.as_reference(value, lookup(row, arguments)[1])
+        except instructions.InvalidInstructions as e:
+            raise UnusableRow(str(e)) from None
     if kind == "json" and isinstance(value, dict | list | bool):
         try:
             value = code_tests.as_json(value)

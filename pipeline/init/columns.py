@@ -24,6 +24,7 @@ ANSWER = (
     *("target", "label", "solution", "output"),
 )
 CHOICES = ("choices", "options")
+INSTRUCTIONS = ("instruction_id_list",)
 TESTS = ("tests", "test_list", "test_cases", "unit_tests")
 MESSAGES = ("messages", "conversations", "conversation")
 RESPONSE = (
@@ -99,6 +100,8 @@ def _problems(names: Sequence[str], given: Mapping[str, str | None]) -> dict[str
     others = [name for name in names if name != question]
     if tests := _column(others, TESTS):
         return {"question": question, "tests": tests, "answer_type": "python"}
+    if _column(others, INSTRUCTIONS):
+        return {"question": question, "reference": INSTRUCTIONS[0], "answer_type": "instructions"}
     found: dict[str, Any] = {"question": question, "reference": _column(others, ANSWER) or ""}
     if choices := _column(others, CHOICES):
         found |= {"choices": choices, "answer_type": "choice"}
