@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.compress import ask_vllm, interpreter
-from pipeline.compress.schemes import SCHEMES
+from pipeline.compress.schemes import PROGRAMS, SCHEMES
 from pipeline.compress.tool import Tools
 from pipeline.config import Recipe
 from pipeline.config.compress import SchemeName
@@ -26,10 +26,6 @@ MAX_TOKENS = 128  # of an answer
 # Nats per token by which the log-probability of the whole student's answer may fall. Rounding to 4 bits costs
 # a few tenths of one; a model whose weights or prompts are wrong loses several.
 MAX_LOSS = 1.0
-_PROGRAMS = {
-    "llama.cpp": ("ask_llamacpp", "xllamacpp"),
-    "onnxruntime": ("ask_onnxruntime", "onnxruntime-genai"),
-}
 
 
 class Reply(BaseModel):
@@ -67,7 +63,7 @@ def program(scheme: SchemeName, recipe: Recipe) -> str:
             except importlib.metadata.PackageNotFoundError:
                 continue
         return "vllm"
-    package = "transformers" if kind.served_by == "vllm" else _PROGRAMS[kind.served_by][1]
+    package = "transformers" if kind.served_by == "vllm" else PROGRAMS[kind.served_by][1]
     return f"{package} {interpreter.versions(interpreter.find(recipe.compress), (package,))[package]}"
 
 
@@ -76,7 +72,7 @@ def ask(scheme: SchemeName, path: Path, reference: Reference, job: Job, tools: T
     if by_vllm(scheme):
         return Reply.model_validate(ask_vllm.ask(path, scheme, _question(path, reference), job))
     served_by = SCHEMES[scheme].served_by
-    script = "ask_transformers" if served_by == "vllm" else _PROGRAMS[served_by][0]
+    script = "ask_transformers" if served_by == "vllm" else f"ask_{PROGRAMS[served_by][0]}"
     doing = f"{scheme}: loading the export in {program(scheme, job.recipe)}"
     return Reply.model_validate(tools.run(script, f"{scheme}-check", _question(path, reference), doing))
 

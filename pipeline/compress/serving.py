@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.compress import interpreter
-from pipeline.compress.schemes import SCHEMES
+from pipeline.compress.schemes import PROGRAMS, SCHEMES
 from pipeline.compress.tool import SCRIPTS, environment
 from pipeline.config import Recipe
 from pipeline.config.compress import SchemeName
@@ -25,7 +25,6 @@ from pipeline.inference.endpoint import vllm_arguments
 from pipeline.inference.vllm_server import HOST, Server
 
 PROMPT_ROOM = 2048  # tokens of a conversation before an answer, where the recipe sets no max_model_len
-_SERVERS = {"llama.cpp": "serve_llamacpp", "onnxruntime": "serve_onnxruntime"}
 
 
 def cannot_serve(scheme: SchemeName) -> str | None:
@@ -79,7 +78,13 @@ def serving(
         url = vllm_server.url_of(host, port)
         asyncio.run(vllm_server.until_ready(child, url, name, endpoint.start_timeout, program))
         say(f"{program} is ready after {time.monotonic() - began:.0f} s")
-        yield Server((url,), name, child, program=program)
+        yield Server((url,), name, child, program=program, engine=_engine(scheme, recipe))
+
+
+def _engine(scheme: SchemeName, recipe: Recipe) -> dict[str, str | None]:
+    _, package = PROGRAMS[SCHEMES[scheme].served_by]
+    version = interpreter.versions(interpreter.find(recipe.compress), (package,))[package]
+    return {"name": package, "version": version, "quantization": scheme, "gpu": "none"}
 
 
 def _command(scheme: SchemeName, path: Path, name: str, recipe: Recipe, host: str, port: int) -> list[str]:
@@ -87,5 +92,6 @@ def _command(scheme: SchemeName, path: Path, name: str, recipe: Recipe, host: st
     longest = recipe.student.vllm.get("max_model_len")
     context = longest if isinstance(longest, int) else PROMPT_ROOM + recipe.evaluate.max_tokens
     job = {"path": str(path.absolute()), "name": name, "host": host, "port": port, "context": context}
-    script = SCRIPTS / f"{_SERVERS[SCHEMES[scheme].served_by]}.py"
+    program, _ = PROGRAMS[SCHEMES[scheme].served_by]
+    script = SCRIPTS / f"serve_{program}.py"
     return [str(interpreter.find(recipe.compress)), "-P", str(script), json.dumps(job)]

@@ -28,7 +28,12 @@ from pipeline.rows import Row
 
 UNKNOWN = "unknown"
 LIMITS = ResponseLimits(stall=10, overhead=2**24)
-_ENGINES = ("vllm", "sglang", "llamacpp")  # that name themselves as the owner of a model
+# Engines that name themselves as the owner of a model; where each tells its version.
+_ENGINES = {
+    "vllm": (VERSION, "version"),
+    "sglang": ("/get_server_info", "version"),
+    "llamacpp": ("/props", "build_info"),
+}
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 _BY_MODEL = ("chat_template", "generation_config")  # not of the engine
 
@@ -66,8 +71,8 @@ async def describe(endpoint: Endpoint, server: Server) -> list[Engine]:
     found = []
     for url in server.base_urls:
         async with Transport(url, key) as transport:
-            asked = await _ask(transport, server.model, Redactor(key))
-        found.append(known.model_copy(update=asked))
+            told = await _ask(transport, server.model, Redactor(key))
+        found.append(Engine.model_validate(told | known.model_dump(exclude_none=True)))
     return list(dict.fromkeys(found))
 
 
@@ -78,8 +83,9 @@ async def _ask(transport: Transport, model: str, redactor: Redactor) -> dict[str
     owners = [m.get("owned_by") for m in models if isinstance(m, dict) and m.get("id") == model]
     name = next((owner for owner in owners if owner in _ENGINES), None)
     header = transport.server
-    told = await _json(transport, VERSION) if name == "vllm" else None
-    version = told.get("version") if isinstance(told, dict) else None
+    path, key = _ENGINES.get(name or "", ("", ""))
+    told = await _json(transport, path) if path else None
+    version = told.get(key) if isinstance(told, dict) else None
     usable = isinstance(version, str) and _VERSION.fullmatch(version)
     return {
         "name": name,
@@ -96,7 +102,9 @@ async def _json(transport: Transport, path: str) -> Any:
 
 
 def _served_here(endpoint: Endpoint, server: Server) -> Engine:
-    """What is known of vLLM started on this machine, from its arguments and the model's files."""
+    """What is known of a server started on this machine; of vLLM by its arguments and the model's files."""
+    if server.engine is not None:
+        return Engine.model_validate(server.engine)
     folder, arguments = Path(server.path), engine_arguments(endpoint)
     config = _read_json(folder / "config.json")
     own = config.get("dtype") or config.get("torch_dtype") or UNKNOWN

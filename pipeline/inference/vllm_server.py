@@ -61,6 +61,7 @@ class Server:
     child: Child | None = None
     path: str = ""  # the folder or the hub name of a model served here
     program: str = "vLLM"
+    engine: Mapping[str, str | None] | None = None  # of another program: fields of engines.Engine
 
     def died(self) -> str | None:
         """Returns the error message after the death of a server started here; None while it runs."""

@@ -43,7 +43,7 @@ def take(run: Path, to: Path) -> Path:
 def command(options: argparse.Namespace, stage: str, run: str, *settings: str) -> list[str]:
     line = [sys.executable, "-m", "pipeline", "--runs", str(options.runs), stage, str(options.recipe)]
     score = ("score.precision=auto",) if options.scores else ()
-    return [*line, f"run={run}", *score, *settings, *options.settings]
+    return [*line, f"run={run}", f"seed={options.seed}", *score, *settings, *options.settings]
 
 
 def cell_commands(options: argparse.Namespace, name: str, prefer: str, seed: int) -> list[list[str]]:
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     names = options.prefer.split(",")
+    options.seed = open_run(options.run).recipe.seed
     options.scores = any(name in NEED_SCORES for name in names)
     scored: Path = options.runs / f"{options.run.name}-scored"
     if not options.dry_run and not scored.exists():

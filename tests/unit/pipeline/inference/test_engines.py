@@ -20,7 +20,8 @@ VLLM = {"data": [{"id": "m", "owned_by": "vllm"}]}
 
 def described(models: Any, version: Any, server: str = "uvicorn", **here: Any) -> Engine:
     async def answer(http: web.Request) -> web.StreamResponse:
-        body = models if http.path.endswith("/models") else version if http.path == "/version" else None
+        told = ("/version", "/props", "/get_server_info")
+        body = models if http.path.endswith("/models") else version if http.path in told else None
         if body is None:
             return web.Response(status=404)
         return web.Response(text=json.dumps(body), headers={"Server": server})
@@ -38,6 +39,27 @@ def test_vllm_tells_its_version() -> None:
     engine = described(VLLM, {"version": "0.32.0"})
     assert engine == Engine(name="vllm", version="0.32.0", server="uvicorn")
     assert engine.words == "vllm 0.32.0, unknown dtype, unknown quantization, unknown GPU"
+
+
+def test_llama_cpp_and_sglang_tell_their_versions() -> None:
+    owned = [{"data": [{"id": "m", "owned_by": owner}]} for owner in ("llamacpp", "sglang")]
+    assert described(owned[0], {"build_info": "b6123-1a2b3c4"}).version == "b6123-1a2b3c4"
+    assert described(owned[1], {"version": "0.5.2", "api_key": "secret"}) == Engine(
+        name="sglang", version="0.5.2", server="uvicorn"
+    )
+
+
+def test_what_is_known_of_a_program_started_here_is_not_taken_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"dtype": "bfloat16"}')
+    monkeypatch.chdir(tmp_path)
+    known = {"name": "xllamacpp", "version": "2026.1", "quantization": "gguf-q8_0", "gpu": "none"}
+    owned = {"data": [{"id": "m", "owned_by": "llamacpp"}]}
+    with Child(["sleep", "60"], tmp_path / "log") as child:
+        engine = described(owned, {"build_info": "b0-unknown"}, "llama.cpp", child=child, engine=known)
+    assert engine == Engine(**known, server="llama.cpp")
+    assert engine.words == "xllamacpp 2026.1, unknown dtype, gguf-q8_0, CPU"
 
 
 @pytest.mark.parametrize("version", [None, [], {"version": 7}, {"version": "0.32\n<b>"}, "0.32"])
