@@ -7,7 +7,6 @@ training did not bring nearer to the whole student stays as it was.
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +36,7 @@ def check(recipe: Recipe) -> None:
 def recover(job: Job, settings: Recovery, export: Path) -> Recovered:
     """Trains the weights of an export, a folder, and replaces its files if that brought it nearer."""
     folder = job.output.folder / NAME
-    given = training.job_of(replace(job, stage=training.TRAIN))
+    given = training.job_of(job, None)
     student = str(training.model_folder(job.run_dir).absolute())
     train_job = given.model_copy(
         update={

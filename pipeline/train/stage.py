@@ -25,6 +25,7 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.query import query
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Place, Stage
+from pipeline.engine.store import Output
 from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
 from pipeline.generate.stage import GENERATE
@@ -84,7 +85,7 @@ def check_environment(recipe: Recipe) -> None:
 
 def work(job: Job, shards: Iterable[Shard]) -> None:
     """Trains the student unless its folder exists, and writes the step log as rows of the only shard."""
-    train_job = job_of(job)
+    train_job = job_of(job, job.prepared)
     if not train_job.output.exists():
         found = generation.of_student(job.recipe, job.inputs, _start_of(job))
         job.say(f"train: the student will be of generation {generations.words(found)}")
@@ -107,14 +108,14 @@ def work_on_node(job: Job, place: Place) -> None:
     work(replace(job, recipe=recipe), job.share())
 
 
-def job_of(job: Job) -> TrainJob:
+def job_of(job: Job, soft_labels: Output | None) -> TrainJob:
     """The job, but for models: they are resolved only when there is something to train."""
-    outputs, remote = (job.inputs["select"], job.prepared), remote_teacher(job.recipe)
-    examples, soft_labels = (tuple(s.path.absolute() for s in o.shards()) if o else () for o in outputs)
+    outputs, remote = (job.inputs["select"], soft_labels), remote_teacher(job.recipe)
+    examples, of_labels = (tuple(s.path.absolute() for s in o.shards()) if o else () for o in outputs)
     return TrainJob(
         model="",
         examples=examples,
-        labels=soft_labels,
+        labels=of_labels,
         output=model_folder(job.run_dir).absolute(),
         checkpoints=(job.run_dir / "train" / "checkpoints").absolute(),
         train=without_endpoints(job.recipe.train),

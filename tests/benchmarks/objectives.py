@@ -67,7 +67,7 @@ def variants(layers: int, epochs: int, rate: float, first: Path) -> dict[str, Va
         "relations": Variant((*pruned, *term, "train.relations.weight=1"), SHARED, again),
         "logit_kd-features": Variant((*soft, *pruned, "train.features.weight=1"), SHARED, again),
         "redi": Variant(("train.objective=redi", *further), graded, anew),
-        "dpo": Variant(("train.objective=dpo", *further), graded, anew),
+        "dpo": Variant(("train.objective=dpo", "train.packing=false", *further), graded, anew),
     }
 
 
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--objectives", default=",".join(variants(0, 0, 0, Path())))
     parser.add_argument("--layers", type=int, default=24, help="of a pruned student")
     parser.add_argument("--epochs", type=int, default=4, help="of its training")
-    parser.add_argument("--rate", type=float, default=5e-6, help="learning rate of `redi` and `dpo`")
+    parser.add_argument("--rate", type=float, default=2e-5, help="learning rate of `redi` and `dpo`")
     parser.add_argument("--recipe", type=Path, default=DEMO)
     parser.add_argument("--runs", type=Path, default=Path("data/objectives"))
     parser.add_argument("--dry-run", action="store_true")

