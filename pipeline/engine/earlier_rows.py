@@ -8,11 +8,11 @@ just been answered, so resuming, counting and sealing know nothing of where a ro
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pipeline.engine.journal import done_line
-from pipeline.engine.manifest import Manifest
+from pipeline.engine.manifest import Manifest, other_settings
 from pipeline.engine.previous import earlier_outputs, remove
 from pipeline.engine.query import Part, reading, rows_of
 from pipeline.engine.shard import Shard
@@ -21,6 +21,7 @@ from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.rows import Row
 
+T = TypeVar("T")
 Adopt = Callable[[Any], Row | None]  # an earlier row as the stage would write it now; None if it is not valid
 
 
@@ -56,6 +57,24 @@ def take_over(shard: Shard, rows: Iterable[Row]) -> int:
     if lines:
         shard.append(lines)
     return len(lines)
+
+
+def take_over_by_id(
+    job: Job, wanted: Callable[[Shard], Mapping[str, T]], adopt: Callable[[Any, T], Row | None]
+) -> None:
+    """Takes over rows without an error, from earlier results of the same settings, into the open shards.
+
+    wanted: the ids that a shard may have, each with what `adopt` needs to tell the row as it is now.
+    """
+    present = job.output.manifest()
+    assert present is not None
+    same = [output for output, found in results(job) if not other_settings(found, present)]
+    earlier = EarlierRows("id", [(output, lambda row: row if row.error is None else None) for output in same])
+    for shard in job.share() if same else ():
+        if not shard.sealed:
+            now = wanted(shard)
+            rows = (adopt(row, now[row.id]) for row in earlier.of(now))
+            take_over(shard, (row for row in rows if row))
 
 
 def results(job: Job) -> Iterator[tuple[Output, Manifest]]:

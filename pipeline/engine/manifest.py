@@ -58,6 +58,11 @@ def difference(found: Manifest, wanted: Manifest) -> str:
     return settings_difference(before, now) or (f"{' and '.join(changed)} changed" if changed else "")
 
 
+def other_settings(found: Manifest, wanted: Manifest) -> str:
+    """The first setting that differs, whatever the inputs are; "" if none does."""
+    return settings_difference(found.settings, wanted.settings)
+
+
 def settings_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The first setting that differs and how many others do; "" if none does."""
     old, new = flat(before), flat(now)

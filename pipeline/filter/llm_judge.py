@@ -14,8 +14,8 @@ import prompts
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.endpoints import Judge
-from pipeline.engine.earlier_rows import EarlierRows, results, take_over
-from pipeline.engine.manifest import Manifest, settings_difference
+from pipeline.engine.earlier_rows import take_over_by_id
+from pipeline.engine.manifest import other_settings
 from pipeline.engine.scheduler import Plan, WorkItem
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
@@ -66,13 +66,8 @@ def judge_stage(name: str, reads: Stage) -> Stage:
         prepare=_prepare,
         work=_work,
         asks_models=True,
-        contradiction=_contradiction,
+        contradiction=other_settings,
     )
-
-
-def _contradiction(found: Manifest, wanted: Manifest) -> str:
-    """Verdicts on other traces stay valid, those of another judge do not."""
-    return settings_difference(found.settings, wanted.settings)
 
 
 def _judge(recipe: Recipe) -> Judge:
@@ -82,15 +77,11 @@ def _judge(recipe: Recipe) -> Judge:
 
 def _prepare(job: Job) -> None:
     """Copies the verdicts of this judge on the same texts from earlier results into the open journals."""
-    wanted = job.output.manifest()
-    assert wanted is not None
-    valid = [(output, _valid) for output, found in results(job) if not _contradiction(found, wanted)]
-    earlier = EarlierRows("id", valid)
-    for verdicts in job.share() if valid else ():
-        if not verdicts.sealed:
-            records = dict(_texts_to_judge(job.input_shard(verdicts)))
-            found = earlier.of(records)
-            take_over(verdicts, (r.model_copy(update={"trace_id": records[r.id]["id"]}) for r in found))
+    take_over_by_id(
+        job,
+        lambda verdicts: dict(_texts_to_judge(job.input_shard(verdicts))),
+        lambda verdict, record: verdict.model_copy(update={"trace_id": record["id"]}),
+    )
 
 
 def _work(job: Job, shards: Iterable[Shard]) -> None:
@@ -105,10 +96,6 @@ def _work(job: Job, shards: Iterable[Shard]) -> None:
         return _Worker(judge, client, usage, job.recipe.seed)
 
     ask(job, shards, partial(_plan, job), judge, judge, start, name="judge")
-
-
-def _valid(row: JudgeVerdict) -> JudgeVerdict | None:
-    return row if row.error is None else None
 
 
 def _plan(job: Job, verdicts: Shard) -> Plan:

@@ -22,9 +22,9 @@ import prompts
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint
 from pipeline.engine.atomic_files import write_atomic
-from pipeline.engine.earlier_rows import EarlierRows, results, take_over
+from pipeline.engine.earlier_rows import take_over_by_id
 from pipeline.engine.execute import complete
-from pipeline.engine.manifest import Manifest, settings_difference
+from pipeline.engine.manifest import other_settings
 from pipeline.engine.scheduler import Plan, WorkItem
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
@@ -108,31 +108,19 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _contradiction(found: Manifest, wanted: Manifest) -> str:
-    """Labels of other examples stay valid, those of another teacher do not."""
-    return settings_difference(found.settings, wanted.settings)
-
-
 def _prepare(job: Job) -> Text | None:
     """Tokenizes the examples, then takes over the labels of the same tokens from earlier results.
 
     Returns an example to try the teacher with; None if no shard is open.
     """
     _tokenize(job)
-    wanted = job.output.manifest()
-    assert wanted is not None
-    valid = [(output, _valid) for output, found in results(job) if not _contradiction(found, wanted)]
-    earlier = EarlierRows("id", valid)
-    for shard in job.share() if valid else ():
-        if not shard.sealed:
-            digests = {text.id: text.digest for text in _texts(job, shard)}
-            take_over(shard, (row for row in earlier.of(digests) if row.digest == digests[row.id]))
+    take_over_by_id(
+        job,
+        lambda shard: {text.id: text.digest for text in _texts(job, shard)},
+        lambda row, digest: row if row.digest == digest else None,
+    )
     texts = (text for shard in job.share() if not shard.sealed for text in _texts(job, shard))
     return next((text for text in texts if text.texts), None)
-
-
-def _valid(row: SoftLabels) -> SoftLabels | None:
-    return row if row.error is None else None
 
 
 def _tokenize(job: Job) -> None:
@@ -251,5 +239,5 @@ LABELS = Stage(
     work=_work,
     report=report,
     asks_models=True,
-    contradiction=_contradiction,
+    contradiction=other_settings,
 )
