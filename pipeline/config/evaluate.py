@@ -21,7 +21,7 @@ class EvaluationSet(RecipeTable):
     """Name of the set in scores and tables."""
     benchmark: NotIdentity[str | None] = None
     """A usual benchmark in place of `name` and `sources`: aime24, aime25, math500, gsm8k, gpqa_diamond,
-    mmlu_pro or ifeval. docs/evaluating.md says what each reads."""
+    mmlu_pro, humaneval, mbpp or ifeval. docs/evaluating.md says what each reads."""
     path: NotIdentity[str | None] = None
     """Local copy of the benchmark: a file, or a folder for the `datasets` library. Default: the hub."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]

@@ -35,6 +35,9 @@ class FileSource(RecipeTable):
     ("free") by the LLM judge."""
     tests: str | None = None
     """Column with the tests of a program. Required for, and only for, `answer_type = "python"`."""
+    entry_point: str | None = None
+    """Column with the name of the function that `tests` check, as in HumanEval: the tests are then code that
+    defines `check(candidate)`, and the question begins the program."""
     arguments: str | None = None
     """Column with the arguments of the instructions whose ids `reference` lists. Only for `answer_type =
     "instructions"`, where these two are "instruction_id_list" and "kwargs" by default, as in IFEval."""
@@ -83,6 +86,8 @@ class FileSource(RecipeTable):
     def _a_program_has_tests(self) -> FileSource:
         if (self.answer_type == "python") != (self.tests is not None):
             raise ValueError('set answer_type = "python" together with tests, the column of the tests')
+        if self.entry_point is not None and self.tests is None:
+            raise ValueError("entry_point needs tests, the column of the tests")
         return self
 
     @model_validator(mode="after")
@@ -104,7 +109,8 @@ class FileSource(RecipeTable):
         needed = ("question",) if self.choices is None else ("question", "choices")
         if missing := next((name for name in needed if name not in names), None):
             raise ValueError(f"question_template does not contain {{{{ {missing} }}}}")
-        answers = {name.partition(".")[0] for name in (self.reference, self.arguments, self.tests) if name}
+        # Tests may be shown: MBPP names its function nowhere else.
+        answers = {name.partition(".")[0] for name in (self.reference, self.arguments) if name}
         if shown := names & answers - {"question", "choices"}:
             raise ValueError(f"question_template: {min(shown)!r} holds the answer")
         return self
@@ -128,7 +134,7 @@ class FileSource(RecipeTable):
     def used_columns(self) -> tuple[str, ...]:
         """The columns that make the question and what grades its answers."""
         options = (self.choices,) if isinstance(self.choices, str) else self.choices or ()
-        graded_by = (self.reference, self.arguments, self.tests)
+        graded_by = (self.reference, self.arguments, self.tests, self.entry_point)
         return tuple(dict.fromkeys(filter(None, (self.question, *graded_by, *options))))
 
 

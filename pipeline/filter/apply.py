@@ -150,8 +150,8 @@ def questions_only(source: Source) -> Source:
     """The source without its answers, which the search for contamination does not need."""
     if isinstance(source, GymSource):
         return source
-    unread = {"reference": None, "arguments": None, "tests": None, "answer_type": "text", "columns": ()}
-    return source.model_copy(update=unread)
+    unread = dict.fromkeys(("reference", "arguments", "tests", "entry_point"))
+    return source.model_copy(update=unread | {"answer_type": "text", "columns": ()})
 
 
 def _questions(source: Source) -> Iterator[tuple[str, str]]:

@@ -6,10 +6,12 @@ define the expected value precisely. Written as assertions they are accepted.
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from filters.sandbox.asserts import asserts_something
 from filters.sandbox.python_tests import check_tests
 from pipeline.ingest.files import Number
 
@@ -36,6 +38,23 @@ def as_metadata(value: Any) -> str:
     except ValueError as e:
         raise InvalidTests(f"the tests cannot be read: {' '.join(str(e).split())[:300]}") from None
     return metadata
+
+
+def with_check(code: Any, start: str, name: Any) -> dict[str, Any]:
+    """Returns HumanEval's tests: code that defines check(candidate), to be called with the function `name`.
+
+    `start` is the beginning of the program. What it defines but this function goes with the tests.
+    """
+    if not (_is_text(code) and _is_text(name) and name.isidentifier()):
+        raise InvalidTests("the tests are not code with the name of a function")
+    try:
+        begun, tests = ast.parse(start), ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise InvalidTests(f"the question does not begin a program, or the tests are not code: {e}") from None
+    if not any(getattr(node, "name", None) == "check" and asserts_something(node) for node in tests.body):
+        raise InvalidTests("the tests do not define check(candidate) with assertions")
+    begun.body = [node for node in begun.body if getattr(node, "name", None) != name]
+    return {"setup": f"{ast.unparse(begun)}\n{code}", "asserts": [f"assert check({name}) is None"]}
 
 
 def as_json(value: Any) -> str:

@@ -31,7 +31,8 @@ def as_reference(ids: Any, arguments: Any) -> str:
     kwargs = [{key: value for key, value in each.items() if value is not None} for each in given]
     reference = json.dumps({"instruction_id_list": names, "kwargs": kwargs}, ensure_ascii=False)
     if (graded := grade_answer(reference, "-", "instructions", timeout=PATIENCE)).outcome == "undecided":
-        raise InvalidInstructions(f"lm-eval cannot check all of {', '.join(names)[:200]}: {graded.reason}")
+        why = f"lm-eval lacks one of them, or their arguments do not fit ({graded.reason})"
+        raise InvalidInstructions(f"the instructions cannot be checked: {', '.join(names)[:200]}: {why}")
     return reference
 
 

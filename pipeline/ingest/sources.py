@@ -166,7 +166,7 @@ def problem_of(
         kind, metadata, other = "reasoning_gym", json.dumps(row), None
         question, reference = _question(row, "question"), _reference(row, "answer")
     else:
-        kind, metadata = source.answer_type, _tests(row, source.tests) if source.tests else None
+        kind, metadata = source.answer_type, _tests(row, source)
         question = _question(row, source.question)
         reference = _reference(row, source.reference, kind, source.arguments) if source.reference else None
         other = _other_columns(source, row, left_out)
@@ -242,10 +242,15 @@ def _reference(
     return checked_text("the answer", value) if value.strip() else None
 
 
-def _tests(row: dict[str, Any], column: str) -> str:
-    """Returns the tests of a program, as a problem's metadata."""
-    _, value = lookup(row, column)
+def _tests(row: dict[str, Any], source: FileSource) -> str | None:
+    """Returns the tests of a program, as a problem's metadata; None for other answers."""
+    if source.tests is None:
+        return None
+    _, value = lookup(row, source.tests)
     try:
+        if source.entry_point is not None:
+            start, name = _question(row, source.question), lookup(row, source.entry_point)[1]
+            value = code_tests.with_check(value, start, name)
         return checked_text("the text of the tests", code_tests.as_metadata(value))
     except code_tests.InvalidTests as e:
         raise UnusableRow(str(e)) from None

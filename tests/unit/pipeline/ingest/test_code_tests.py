@@ -6,6 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from filters.sandbox.python_tests import run_tests
+from pipeline.config.benchmarks import sets_of
+from pipeline.config.evaluate import EvaluationSet
 from pipeline.config.sources import FileSource
 from pipeline.ingest.files import BadRow
 from pipeline.ingest.sources import check
@@ -46,6 +48,91 @@ def test_tests_in_every_usual_form_grade_a_program(tmp_path, tests, program):
     assert (problem.answer_type, problem.reference) == ("python", None)
     assert run_tests(program, problem.metadata, seconds=2).outcome == "passed"
     assert run_tests("total = print", problem.metadata, seconds=2).outcome == "failed"
+
+
+HUMANEVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": "import math\n\ndef half(n):\n    return n / 2\n\ndef root(n: int):\n    import math\n"
+    '    """ The root of n.\n    >>> root(4)\n    2\n    """\n',
+    "canonical_solution": "    return math.isqrt(n)\n",
+    "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(9) == half(6)\n"
+    "    assert [candidate(n) for n in (16, 25)] == [4, 5], 'Error'\n"
+    "    assert abs(candidate(2) - 1.0) < 1e-6\n",
+    "entry_point": "root",
+}
+EQUALS_ALL = """class Any:
+    __eq__ = __lt__ = lambda self, other: True
+    __abs__ = __sub__ = lambda self, *other: self
+    __float__ = lambda self: 3.0
+def half(n): return Any()
+def check(candidate): pass
+METADATA = abs = lambda n: 0
+def root(n): return Any()"""
+
+
+def humaneval(folder, **changed):
+    (given,) = sets_of(f"humaneval={folder / 'p.jsonl'}")
+    (preset,) = EvaluationSet.model_validate(given).sources
+    return preset.model_copy(
+        update={"path": file(folder / "p.jsonl", json.dumps(HUMANEVAL | changed) + "\n").path}
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "outcome"),
+    [
+        (HUMANEVAL["prompt"] + HUMANEVAL["canonical_solution"], "passed"),
+        ("def root(n):\n    return int(2 * half(math.sqrt(n)))", "passed"),
+        ("def root(n):\n    return n / 3", "failed"),
+        ("", "failed"),
+        (EQUALS_ALL, "failed"),
+        ("import os\nos._exit(0)", "failed"),
+    ],
+)
+def test_the_check_of_humaneval_grades_a_program_that_cannot_reach_it(tmp_path, program, outcome):
+    rows = humaneval(tmp_path)
+    check(rows)
+    (problem,) = problems(rows)
+    assert HUMANEVAL["prompt"] in problem.question
+    assert "assert" not in problem.question
+    assert problem.column_values == {"task_id": "HumanEval/0"}
+    assert run_tests(program, problem.metadata, seconds=5).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"entry_point": "root(4) or print"}, "the tests are not code with the name of a function"),
+        ({"prompt": "Write root."}, "the question does not begin a program"),
+        ({"test": "def test(candidate):\n    assert candidate(4) == 2"}, "do not define check"),
+        ({"test": "def check(candidate):\n    candidate(4)"}, "do not define check"),
+    ],
+)
+def test_a_row_of_humaneval_that_checks_nothing_is_a_bad_row(tmp_path, changed, why):
+    (line,) = bad(humaneval(tmp_path, **changed))
+    assert why in line
+
+
+def test_the_tests_of_mbpp_are_shown_and_grade_a_program(tmp_path):
+    row = {
+        "source_file": "Benchmark.ipynb",
+        "task_id": 1,
+        "prompt": "Write a function to find the area of a circle.",
+        "code": "def area(r):\n  return 3.14159265 * r * r",
+        "test_imports": ["import math"],
+        "test_list": ["assert math.isclose(area(1), math.pi, rel_tol=1e-3)", "assert area(0) == 0"],
+    }
+    (given,) = sets_of(f"mbpp={file(tmp_path / 'p.jsonl', json.dumps(row) + chr(10)).path}")
+    (rows,) = EvaluationSet.model_validate(given).sources
+    check(rows)
+    (problem,) = problems(rows)
+    assert problem.question.startswith(row["prompt"])
+    assert "\n".join(row["test_list"]) in problem.question
+    assert (problem.reference, problem.column_values) == (None, {"task_id": 1})
+    assert run_tests(row["code"], problem.metadata, seconds=5).outcome == "passed"
+    assert run_tests("def area(r):\n  return 3 * r * r", problem.metadata, seconds=5).outcome == "failed"
+    cheat = "import math\nmath.isclose = lambda *a, **k: True\ndef area(r):\n  return 0"
+    assert run_tests(cheat, problem.metadata, seconds=5).outcome == "failed"
 
 
 def test_tests_are_read_from_parquet_and_inside_another_column(tmp_path):
