@@ -63,6 +63,10 @@ def test_a_run_is_opened_by_its_name_in_data_runs(tmp_path: Path, monkeypatch: p
         open_run("nome")
 
 
+def test_the_public_names_are_listed_before_they_are_loaded() -> None:
+    assert {"open_run", "run_recipe", "run_stage", "Run", "Trace"} <= set(dir(pipeline))
+
+
 TRACES_TOML = """
 run = "given"
 [ingest]
