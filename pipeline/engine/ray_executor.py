@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from typing import Any, Literal
 from pipeline.config.cluster import Workers
 from pipeline.engine import ray_cluster, ray_nodes
 from pipeline.engine.executor import run_here
+from pipeline.engine.losses import MAX_LOSSES, Losses
 from pipeline.engine.progress import Progress, say
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
@@ -31,7 +32,6 @@ from pipeline.errors import Stopped, UserError, one_line
 
 BEAT_SECONDS = 1.0
 NAME_SECONDS = 15.0  # in which Ray ends what a killed driver left
-MAX_LOSSES = 5  # of workers in a row that added no row
 COUNT_SECONDS = 5.0
 ROOM_SECONDS = 60.0  # for the first worker to start; then a line says what it waits for
 
@@ -64,31 +64,6 @@ class Arbiter:
     def state(self) -> tuple[int, set[str]]:
         """The number of shards not handed out, and the workers that were handed any."""
         return len(self._waiting), set(self._held)
-
-
-class Losses:
-    """Counts the lost workers in a row that added no row: all of them, and those that held the same shard.
-
-    One that wrote rows did no harm: a cluster may take its nodes away at any time. The count of all ends a
-    run whose workers cannot start. That of a shard finds one that kills its workers while others go on, as
-    `spark.task.maxFailures` does.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[str, int] = {}  # by shard, at its last loss; "": the sealed shards
-        self._lost: Counter[str] = Counter()
-
-    def add(self, held: Mapping[str, int], sealed: int) -> str | None:
-        """Counts a lost worker, by its open shards and their rows, and the shards that all have sealed.
-
-        Returns None, or if MAX_LOSSES is reached the shard that they held, "" if they held different ones.
-        """
-        grown = any(rows > self._rows.get(shard, 0) for shard, rows in held.items())
-        counts = {**held, "": sealed}
-        for name, count in counts.items():
-            self._lost[name] = 0 if grown or count > self._rows.get(name, 0) else self._lost[name] + 1
-        self._rows |= counts
-        return next((name for name in counts if self._lost[name] == MAX_LOSSES), None)
 
 
 @dataclass(frozen=True)

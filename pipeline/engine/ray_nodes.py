@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.config.cluster import Workers
 from pipeline.engine import ray_cluster
+from pipeline.engine.losses import MAX_LOSSES, Losses
 from pipeline.engine.progress import say
 from pipeline.engine.stage import Job, Place
 from pipeline.errors import Stopped, UserError, one_line
@@ -27,7 +28,6 @@ from pipeline.errors import Stopped, UserError, one_line
 BEAT_SECONDS = 1.0
 ROOM_SECONDS = 60.0  # for the nodes to be free; then a line says what is waited for
 SAVE_SECONDS = 600.0  # for the first node to save its work when the command is interrupted
-MAX_LOSSES = 5  # of nodes; then the command ends
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def run(address: str, job: Job, table: Workers) -> None:
     """
     ray_cluster.connect(address)
     job = replace(job, run_dir=job.run_dir.absolute(), options=replace(job.options, hand_out=None), say=say)
-    for _ in range(MAX_LOSSES):
+    losses = Losses()
+    while True:
         ended = _attempt(job, table)
         errors = [node.error for node in ended if node.error]
         if not errors:
@@ -53,8 +54,11 @@ def run(address: str, job: Job, table: Workers) -> None:
         mistake = next((e for e in errors if isinstance(e, UserError)), None)
         if mistake or not any(node.lost for node in ended):
             raise mistake or errors[0]
+        if losses.add({}, job.stage.saved(job) if job.stage.saved else 0) is not None:
+            raise Stopped(
+                f"{job.stage.name}: {MAX_LOSSES} times in a row a node was lost before a checkpoint"
+            )
         say(f"{job.stage.name}: {errors[0]}; starting again on the nodes that are left")
-    raise Stopped(f"{job.stage.name}: {MAX_LOSSES} times a node was lost; the same command resumes")
 
 
 def _attempt(job: Job, table: Workers) -> list[Ended]:

@@ -53,6 +53,7 @@ class Stage:
     work: Callable[[Job, Iterable[Shard]], None] | None = None  # brings the shards it is handed to sealed
     # The same as `work`, by one of several nodes that work on all shards together
     work_on_node: Callable[[Job, Place], None] | None = None
+    saved: Callable[[Job], int] | None = None  # how far that has come on disk; it grows
     report: Callable[[Job], dict[str, Any]] | None = None  # the manifest's summary of the sealed shards
     # Whether it waits for paid answers: one worker then works on all of its shards at once. Of other stages a
     # worker process takes one shard after the other.

@@ -44,7 +44,17 @@ def remove_incomplete(folder: Path, say: Callable[[str], None]) -> None:
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint with a marker."""
     marked = (path for path in folder.glob("checkpoint-*") if (path / COMPLETE).exists())
-    return max(marked, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(marked, key=_step, default=None)
+
+
+def steps_saved(folder: Path) -> int:
+    """The step of the newest checkpoint; 0 if there is none."""
+    found = newest(folder)
+    return _step(found) if found else 0
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _damage(checkpoint: Path) -> str | None:

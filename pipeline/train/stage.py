@@ -108,6 +108,15 @@ def work_on_node(job: Job, place: Place) -> None:
     work(replace(job, recipe=recipe), job.share())
 
 
+def saved(job: Job) -> int:
+    """The step of the newest checkpoint; 0 before the first."""
+    return checkpoints.steps_saved(_checkpoints(job))
+
+
+def _checkpoints(job: Job) -> Path:
+    return (job.run_dir / "train" / "checkpoints").absolute()
+
+
 def job_of(job: Job, soft_labels: Output | None) -> TrainJob:
     """The job, but for models: they are resolved only when there is something to train."""
     outputs, remote = (job.inputs["select"], soft_labels), remote_teacher(job.recipe)
@@ -117,7 +126,7 @@ def job_of(job: Job, soft_labels: Output | None) -> TrainJob:
         examples=examples,
         labels=of_labels,
         output=model_folder(job.run_dir).absolute(),
-        checkpoints=(job.run_dir / "train" / "checkpoints").absolute(),
+        checkpoints=_checkpoints(job),
         train=without_endpoints(job.recipe.train),
         remote_teacher=remote and remote.model_copy(update={"env": {}}),
         seed=_seed(job.recipe),
@@ -284,6 +293,7 @@ TRAIN = Stage(
     prepare=labels.prepare,
     work=work,
     work_on_node=work_on_node,
+    saved=saved,
     report=report,
     substages=labels.stages,
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.ray_executor import MAX_LOSSES
+from pipeline.engine.losses import MAX_LOSSES
 from pipeline.engine.store import Output
 from pipeline.rows import Trace
 from pipeline.train.job import read_steps

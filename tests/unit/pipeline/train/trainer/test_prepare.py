@@ -220,6 +220,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
     first, second = write_checkpoint(tmp_path, 5), write_checkpoint(tmp_path, 10)
     torn = tmp_path / "checkpoint-15"
     torn.mkdir()
+    assert checkpoints.steps_saved(tmp_path) == 10
     damage(second)
     printed: list[str] = []
     checkpoints.remove_incomplete(tmp_path, printed.append)
