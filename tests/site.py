@@ -11,8 +11,9 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 # The search shows pages that explain before pages that list, and the history of changes not at all.
+LISTS = ("recipe.md", "cli.md", "columns.md", "figures.md", "CONTRIBUTING.md")
 SEARCH = {
-    **{page: {"boost": 0.3} for page in ("recipe.md", "cli.md", "CONTRIBUTING.md")},
+    **{page: {"boost": 0.3} for page in LISTS},
     "CHANGELOG.md": {"exclude": True},
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
