@@ -67,7 +67,7 @@ def is_current(stage: Stage, recipe: Recipe, run_dir: Path) -> bool:
         say(f"{stage.name}: kept as it is, because it cannot be compared with the recipe: {e}")
         return True
     wanted = wanted.model_copy(update={"inputs": found.inputs | wanted.inputs})
-    return found.identity == wanted.identity and not found.partial
+    return found.made_as(wanted) and not found.partial
 
 
 def claim(job: Job, wanted: Manifest) -> None:
@@ -78,7 +78,7 @@ def claim(job: Job, wanted: Manifest) -> None:
         if not (back or previous.copy_problems(stage, job.run_dir, wanted, job.recipe.reuse)):
             output.save(wanted)
         return
-    same = found.identity == wanted.identity
+    same = found.made_as(wanted)
     if same and not (found.partial and not job.options.partial):
         return
     if job.options.part is not None:
@@ -99,7 +99,7 @@ def claim(job: Job, wanted: Manifest) -> None:
 
 
 def _refuse_contradiction(stage: Stage, output: Output, found: Manifest, wanted: Manifest) -> None:
-    if found.identity == wanted.identity:
+    if found.made_as(wanted):
         return
     output.check_version(wanted.version)
     if what := stage.contradiction(found, wanted):

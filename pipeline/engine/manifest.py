@@ -36,6 +36,10 @@ class Manifest(BaseModel):
         """Hash of everything the output depends on."""
         return _hash([self.stage, self.version, self.settings, self.inputs])
 
+    def made_as(self, wanted: Manifest) -> bool:
+        """Whether `wanted` would be made from the same. A new setting that is not set is no change."""
+        return (self.stage, self.inputs) == (wanted.stage, wanted.inputs) and not difference(self, wanted)
+
     @property
     def lineage(self) -> dict[str, Any]:
         """The part that every shard repeats in the metadata of its Parquet file."""

@@ -58,7 +58,7 @@ def bring_back(stage: Stage, run_dir: Path, wanted: Manifest) -> bool:
     """Whether a complete result of exactly these settings and inputs was set aside; it is then moved back."""
     for output in earlier_outputs(run_dir, stage.name, stage.row):
         found = output.manifest()
-        if found and found.identity == wanted.identity and output.complete and not found.partial:
+        if found and found.made_as(wanted) and output.complete and not found.partial:
             if stage.output(run_dir).manifest() is not None:
                 set_aside(stage, run_dir)
             _move(output.folder, run_dir / stage.name)
@@ -73,7 +73,7 @@ def copy_problems(stage: Stage, run_dir: Path, wanted: Manifest, reuse: str | No
         return False
     other, output = stage.output(run_dir.parent / reuse), stage.output(run_dir)
     found = other.manifest()
-    if not (found and found.identity == wanted.identity and other.complete):
+    if not (found and found.made_as(wanted) and other.complete):
         return False
     for path in _own_files(other.folder)[:-1]:  # the manifest comes last, when the rest is on disk
         if path.is_dir():

@@ -89,7 +89,8 @@ def line_of(prefer: str, runs: Sequence[Path], baseline: Mapping[str, float]) ->
     each = ", ".join(f"{statistics.mean(pass_at_1(run, 'student').values()):.1%}" for run in runs)
     cells = [prefer, f"{statistics.mean(map(len, examples)):.0f}", f"{statistics.mean(tokens):,.0f}"]
     cells += [interval(mean(list(ours.values()))), each]
-    cells.append(interval(mean([ours[p] - baseline[p] for p in ours], least=-1), " points"))
+    paired = mean([ours[p] - baseline[p] for p in ours], least=-1)
+    cells.append("" if ours == baseline else interval(paired, " points"))
     return f"| {' | '.join(cells)} |"
 
 

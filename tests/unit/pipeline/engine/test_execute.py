@@ -83,6 +83,21 @@ def test_a_result_of_the_same_settings_is_restored(tmp_path: Path) -> None:
     assert [row.id for row in other.rows()] == ["free-2"]
 
 
+@pytest.mark.parametrize("stage", [FREE, PAID])
+def test_a_setting_that_a_newer_version_has_is_no_change_until_it_is_set(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(stage, recipe(1), tmp_path)
+    capsys.readouterr()
+
+    def newer(given: Recipe) -> dict[str, Any]:
+        return {**settings(given), "sources": [{"entry_point": None}]}
+
+    assert execute(replace(stage, settings=newer, work=None), recipe(1), tmp_path) == DONE
+    assert "again" not in capsys.readouterr().err
+    assert not list(previous.earlier_outputs(tmp_path, stage.name, stage.row))
+
+
 def test_only_the_newest_results_of_a_free_stage_are_kept(tmp_path: Path) -> None:
     for seed in range(6):
         execute(FREE, recipe(seed), tmp_path)
