@@ -18,7 +18,7 @@ class Recovery(RecipeTable):
 
     epochs: PositiveFloat = 1
     """Passes over the examples; it may be a fraction. Batch size and all else are those of [train]."""
-    learning_rate: PositiveFloat = 1e-4
+    learning_rate: PositiveFloat = 1e-5
     """Peak learning rate. Small ones change nothing: a weight has to cross half a step of its group."""
 
 

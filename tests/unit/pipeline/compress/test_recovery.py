@@ -34,7 +34,7 @@ def test_recovery_changes_its_own_scheme_alone() -> None:
 
     without, with_it = settings(), settings(recovery={"epochs": 2})
     assert with_it["w8a8"] == without["w8a8"]
-    assert with_it["w4a16"] == without["w4a16"] | {"recovery": {"epochs": 2.0, "learning_rate": 1e-4}}
+    assert with_it["w4a16"] == without["w4a16"] | {"recovery": {"epochs": 2.0, "learning_rate": 1e-5}}
 
 
 def test_only_the_divergence_from_the_whole_student_is_trained_on() -> None:
