@@ -10,15 +10,8 @@ import click
 
 from pipeline.errors import UserError
 
-ANSWER_TYPES = (
-    "math",
-    "number",
-    "choice",
-    "text",
-    "yes_no",
-    "json",
-    "instructions",
-)  # graded from two texts alone
+# Graded from two texts alone.
+ANSWER_TYPES = ("math", "number", "choice", "text", "yes_no", "json", "instructions")
 VLLM = "vllm"
 LONG = 300  # characters of a reference that is hardly repeated word for word
 

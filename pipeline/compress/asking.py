@@ -64,7 +64,7 @@ def program(scheme: SchemeName, recipe: Recipe) -> str:
                 continue
         return "vllm"
     package = "transformers" if kind.served_by == "vllm" else PROGRAMS[kind.served_by][1]
-    return f"{package} {interpreter.versions(interpreter.find(recipe.compress), (package,))[package]}"
+    return f"{package} {interpreter.version(recipe.compress, package)}"
 
 
 def ask(scheme: SchemeName, path: Path, reference: Reference, job: Job, tools: Tools) -> Reply:

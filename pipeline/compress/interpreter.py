@@ -66,6 +66,11 @@ def versions(python: Path, packages: Iterable[str]) -> dict[str, str | None]:
     return _versions(str(python), tuple(packages))
 
 
+def version(settings: Compress, package: str) -> str | None:
+    """The version of a distribution in the interpreter that `find` names; None if it is missing."""
+    return versions(find(settings), (package,))[package]
+
+
 @lru_cache
 def _versions(python: str, packages: tuple[str, ...]) -> dict[str, str | None]:
     command = [python, "-I", "-c", _VERSIONS, *packages]

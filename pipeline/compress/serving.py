@@ -83,7 +83,7 @@ def serving(
 
 def _engine(scheme: SchemeName, recipe: Recipe) -> dict[str, str | None]:
     _, package = PROGRAMS[SCHEMES[scheme].served_by]
-    version = interpreter.versions(interpreter.find(recipe.compress), (package,))[package]
+    version = interpreter.version(recipe.compress, package)
     return {"name": package, "version": version, "quantization": scheme, "gpu": "none"}
 
 

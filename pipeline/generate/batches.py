@@ -17,10 +17,8 @@ from pipeline.inference import model_files
 from pipeline.inference.batch_client import BatchClient
 from pipeline.inference.client import Client
 
-FOLDER, FILES = (
-    "batches",
-    "batch-files",
-)  # in the run's folder: they outlive the settings of a stage's results
+# In the run's folder: they outlive the settings of a stage's results.
+FOLDER, FILES = "batches", "batch-files"
 LOOK_INTERVAL = 0.25  # seconds
 MAX_IN_FLIGHT = 100_000  # requests of one teacher, each of which waits in memory
 
@@ -33,12 +31,8 @@ def client_for(model: Model, job: Job) -> BatchClient | None:
     if not (isinstance(endpoint, Teacher) and endpoint.batch):
         return None
     metadata = {"retort_run": job.recipe.run, "retort_stage": job.stage.name, "retort_owner": this_owner()}
-    folder = (
-        job.run_dir
-        / (FILES if endpoint.by_files else FOLDER)
-        / job.stage.name
-        / model_files.label(model.name)
-    )
+    kind = FILES if endpoint.by_files else FOLDER
+    folder = job.run_dir / kind / job.stage.name / model_files.label(model.name)
     return BatchClient(endpoint, folder, metadata, job.say)
 
 

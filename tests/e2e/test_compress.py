@@ -71,5 +71,6 @@ def test_each_form_is_made_and_answers_in_its_server(tmp_path: Path) -> None:
     recovered = rows["w4a16"].recovered
     assert recovered is not None
     assert recovered.kept == (recovered.divergence < recovered.divergence_before)
+    assert recovered.steps > 0
     # The embeddings, most of this student, stay whole in the first
     assert rows["gguf-q4_k_m"].bytes < rows["w8a8"].bytes < rows["w8a8"].whole_bytes
