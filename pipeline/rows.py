@@ -41,7 +41,8 @@ class Question(Row):
     source: str  # the name of the source in the recipe
     # JSON: a whole reasoning-gym entry, or the tests of a program (filters/sandbox/python_tests.py)
     metadata: str | None = None
-    # JSON: the other columns of the source's row by name, without nulls. No filter but `columns` reads it
+    # JSON: the other columns of the source's row by name, without nulls. No filter but `columns` reads it. A
+    # trace that a source gave has those of its own row
     columns: str | None = None
 
     @property

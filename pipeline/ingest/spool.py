@@ -25,7 +25,7 @@ KEPT, HELD_OUT, DUPLICATES = "traces", "held_out_traces", "duplicates"  # what b
 
 _UNKNOWN = {name: f.get_default() for name, f in Trace.model_fields.items() if not f.is_required()}
 _UNKNOWN |= {"prompt": None, "prompt_hash": None, "sampling": None, "seed": None, "prompt_tokens": None}
-_QUESTION = set(Question.model_fields) - {"source"}
+_QUESTION = set(Question.model_fields) - {"source", "columns"}
 
 
 class Spool:
@@ -128,6 +128,7 @@ def _rows(
                 "problem_id": id,
                 "sample": number,
                 "source": source.decode(),
+                "columns": sample.columns,
                 "teacher": sample.teacher,
                 "teacher_generation": sample.teacher_generation,
                 "reasoning": sample.reasoning,

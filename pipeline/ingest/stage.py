@@ -271,7 +271,7 @@ def _prepare(job: Job) -> dict[str, Any]:
 
 INGEST = Stage(
     name="ingest",
-    version=3,  # 3: given traces keep the generation of their teacher
+    version=4,  # 4: given traces keep the columns of their own rows
     row=Problem,
     settings=_settings,
     check=_check,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from filters.text.turn_marks import strip_end_marks
@@ -49,6 +49,7 @@ class GivenSample:
     completion_tokens: int | None
     key: str  # equal for rows that are one trace, if they have one question
     teacher_generation: str | None = None
+    columns: str | None = None  # JSON: the other columns of its row
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,16 @@ class Reader:
             return cls(source, None)
         return cls(source, FORMATS.get(source.reasoning_format, MARKS))
 
-    def samples(self, record: Record) -> Iterator[GivenSample | BadRow]:
-        """Yields the samples of a row. Raises UnusableRow for a row without a response."""
+    def samples(self, record: Record, columns: str | None) -> Iterator[GivenSample | BadRow]:
+        """Yields the samples of a row, each with these columns. Raises UnusableRow without a response."""
         _, responses = lookup(record.values, self.source.response)
         unrolled = isinstance(responses, list)
         if responses is None or responses == []:
             raise UnusableRow("no response")
         for number, response in enumerate(responses if unrolled else [responses]):
             try:
-                yield self._sample(record.values, response, number if unrolled else None)
+                found = self._sample(record.values, response, number if unrolled else None)
+                yield replace(found, columns=columns)
             except UnusableRow as e:
                 origin = f"{record.origin} sample {number + 1}" if unrolled else record.origin
                 yield BadRow(origin, str(e))
@@ -142,7 +144,7 @@ def read(
         try:
             given = _conversation(record, source.messages) if source.messages else record
             problem = sources.problem_of(reader.source, name, given, held_out, seed, left_out)
-            row: GivenRow | BadRow = GivenRow(problem, tuple(reader.samples(given)))
+            row: GivenRow | BadRow = GivenRow(problem, tuple(reader.samples(given, problem.columns)))
         except UnusableRow as e:
             row = BadRow(record.origin, str(e))
         yield row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_traces_in_any_order_are_sorted_and_keep_the_order_within_a_problem(
     assert [t.id for t in written[:2]] == ["0000000000000000-given-0000", "0000000000000000-given-0001"]
     assert {(t.source, t.teacher, t.completion_tokens) for t in written} == {("given", "other", 7)}
     assert [t.question for t in written[::4]] == [p.question for p in problems]
+
+
+def test_each_trace_keeps_the_columns_of_its_own_row(tmp_path: Path) -> None:
+    problems = [problem(0).model_copy(update={"columns": '{"label":1}'})]
+    spool = Spool(tmp_path / FOLDER, SIZE)
+    labels = ['{"label":1}', '{"label":0}', None]
+    for number, columns in enumerate(labels):
+        spool.add(0, problems[0].id, "given", replace(given(0, number), columns=columns))
+    spool.flush()
+    (shard,) = shards(tmp_path, problems)
+    sort(shard)
+    assert [trace.columns for trace in given_traces(shard).rows()] == labels
 
 
 def test_repeated_traces_and_those_of_held_out_problems_are_counted_and_left_out(tmp_path: Path) -> None:

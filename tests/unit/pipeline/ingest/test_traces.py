@@ -47,6 +47,12 @@ def why(folder: Path, row: dict[str, Any], **settings: Any) -> str:
     return found.why
 
 
+def test_rows_of_one_question_keep_their_own_columns(tmp_path: Path) -> None:
+    given = [{"question": "Why?", "response": f"so {n}", "label": n} for n in range(2)]
+    found = [row.samples[0] for row in rows(tmp_path, *given) if isinstance(row, GivenRow)]
+    assert [s.columns for s in found if isinstance(s, GivenSample)] == ['{"label":0}', '{"label":1}']
+
+
 @pytest.mark.parametrize(
     ("text", "format"),
     [
