@@ -207,9 +207,12 @@ def _hash(*parts: str) -> str:
 
 
 def _finish_reason(value: Any) -> str | None:
-    """Returns a server's word for the end of a response, as the client stores it; None if there is none."""
-    if isinstance(value, bool) or value in ("true", "True", "false", "False"):
-        return "stop" if value in (True, "true", "True") else "length"
+    """Returns a server's word for the end of a response, as the client stores it; None if there is none.
+
+    A column of true and false may hold them as 1 and 0, also as text.
+    """
+    if (word := str(value).lower().removesuffix(".0")) in ("true", "false", "1", "0"):
+        return "stop" if word in ("true", "1") else "length"
     return canonical_finish_reason(value) if isinstance(value, str) else None
 
 

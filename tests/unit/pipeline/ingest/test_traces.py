@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.ingest import TracesSource
@@ -154,6 +156,21 @@ def test_a_column_may_hold_the_question_of_a_conversation(tmp_path: Path) -> Non
     (found,) = rows(tmp_path, {"problem": "Why?", "chat": chat}, messages="chat", question="problem")
     assert isinstance(found, GivenRow)
     assert found.problem.question == "Why?"
+
+
+def test_true_and_false_may_be_written_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "given.parquet"
+    complete = [1, 0, None]
+    columns = {"question": ["a", "b", "c"], "response": ["1"] * 3, "complete": pa.array(complete, pa.int8())}
+    pq.write_table(pa.table(columns), path)
+    found = list(read(source(path, finish_reason="complete"), held_out=0, seed=0))
+    for number in (1, 0.0, "0"):
+        found += rows(
+            tmp_path, {"question": "d", "response": "1", "complete": number}, finish_reason="complete"
+        )
+    samples = [s for row in found if isinstance(row, GivenRow) for s in row.samples]
+    ends = [s.finish_reason for s in samples if isinstance(s, GivenSample)]
+    assert ends == ["stop", "length", "stop", "stop", "length", "length"]
 
 
 def test_lists_are_unrolled_and_a_bad_item_costs_one_sample(tmp_path: Path) -> None:
