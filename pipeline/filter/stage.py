@@ -41,7 +41,8 @@ def settings(table: Filter, uses_judge: bool, recipe: Recipe) -> dict[str, Any]:
         if given := getattr(table, name):
             rules[name] = {"version": VERSIONS[name], **identity(given)}
     if table.contamination:
-        rules["contamination"]["against"] = [sources.fingerprint(s) for s in table.contamination.against]
+        read = map(questions_only, table.contamination.against)
+        rules["contamination"]["against"] = [identity(s) | sources.fingerprint(s) for s in read]
     ignored = {"ignored": sorted(table.ignored)} if table.ignored else {}
     return {"rules": rules} | ignored | ({"judge": llm_judge.settings(recipe)} if uses_judge else {})
 
