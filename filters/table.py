@@ -53,7 +53,7 @@ FILTERS: dict[str, FilterSpec] = {
     "single_reasoning": FilterSpec(single_reasoning, 2),
     "final_answer": FilterSpec(final_answer, 4),
     "correct": FilterSpec(correct, 7),
-    "length": FilterSpec(length, 1),
+    "length": FilterSpec(length, 2),
     "one_language": FilterSpec(one_language, 3),
     "paragraphs": FilterSpec(paragraphs, 3),
     "no_code": FilterSpec(no_code, 2),

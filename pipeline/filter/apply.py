@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filters.dataset.difficulty import difficulty
 from filters.dataset.majority import majority
@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.filter.judge_verdict import results_by_key, verdict_key
 from pipeline.ingest import sources
 from pipeline.ingest.files import BadRow
-from pipeline.rows import Trace, TraceVerdicts, Verdict
+from pipeline.rows import Logprobs, Sampling, Trace, TraceVerdicts, Verdict
 
 if TYPE_CHECKING:
     from filters.dataset.contamination import ContaminationIndex
@@ -39,7 +39,6 @@ VERSIONS = {
 }
 DUPLICATES = frozenset({"duplicate_problem", "duplicate_trace"})  # the filters of [filter.duplicates]
 _NO_QUESTION = "no question"  # the reason that `sources` gives for a row without one
-_UNREAD = ("logprobs",)
 _SCORED = ("python", "reasoning_gym")  # graded without a reference, by tests or the task's scorer
 
 
@@ -66,7 +65,8 @@ def filter_shard(
 ) -> int:
     """Writes the verdicts on a shard of traces and returns their number."""
     judged = results_by_key(judge_verdicts) if judge_verdicts else {}
-    rows = [row for problem in _by_problem(traces) for row in filter_problem(context, problem, judged)]
+    problems = _by_problem(traces, context.settings.rules)
+    rows = [row for problem in problems for row in filter_problem(context, problem, judged)]
     filtered.write(row.model_dump() for row in rows)
     return len(rows)
 
@@ -88,12 +88,22 @@ def decided(
     return TraceVerdicts(id=id, problem_id=problem_id, outcome=outcome, reason=reason, verdicts=verdicts)
 
 
-def _by_problem(traces: Shard) -> Iterator[list[Trace]]:
-    """Groups the samples of each problem, which are adjacent."""
-    records = traces.records([name for name in Trace.model_fields if name not in _UNREAD])
+def _by_problem(traces: Shard, rules: Collection[str]) -> Iterator[list[Trace]]:
+    """Groups the samples of each problem, which are adjacent.
+
+    Log-probabilities may be most of the data. They are read only for the rules that may use them.
+    """
+    used = any(name == "length" or ":" in name for name in rules)
+    records = traces.records([name for name in Trace.model_fields if used or name != "logprobs"])
     for _, samples in groupby(records, key=lambda record: record["problem_id"]):
-        # No validation: these rows were validated when they were written.
-        yield [Trace.model_construct(**record) for record in samples]
+        yield [_trace(record) for record in samples]
+
+
+def _trace(record: dict[str, Any]) -> Trace:
+    """The trace of a record, without validation: it was validated when it was written."""
+    nested = (("sampling", Sampling), ("logprobs", Logprobs))
+    parts = {name: kind.model_construct(**record[name]) for name, kind in nested if record.get(name)}
+    return Trace.model_construct(**record | parts)
 
 
 def verdicts_on_problem(
