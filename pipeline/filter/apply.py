@@ -34,8 +34,8 @@ VERSIONS = {
     "contamination": 2,
     "majority": 4,
     "difficulty": 1,
-    "duplicate_problem": 2,
-    "duplicate_trace": 2,
+    "duplicate_problem": 3,
+    "duplicate_trace": 3,
 }
 DUPLICATES = frozenset({"duplicate_problem", "duplicate_trace"})  # the filters of [filter.duplicates]
 _NO_QUESTION = "no question"  # the reason that `sources` gives for a row without one

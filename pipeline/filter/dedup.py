@@ -2,8 +2,8 @@
 
 The shards are read twice, in parallel, and compared in order.
 
-Only traces that no other rule rejects are compared, so a rejected trace cannot displace a good one. How texts
-are compared is in `filters/dataset/duplicates.py`.
+Only traces that all other rules keep are compared, so a rejected or an undecided trace, which is not taught,
+cannot displace a good one. How texts are compared is in `filters/dataset/duplicates.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FIELDS = {"id", "problem_id", "question", "reasoning", "response", "outcome"}
 
 
 def search_stage(traces: Stage, verdicts: Stage) -> Stage:
-    """The stage that finds the duplicates among the traces that these verdicts do not reject."""
+    """The stage that finds the duplicates among the traces that these verdicts keep."""
     return Stage(
         name="filter/duplicates",
         version=1,
@@ -110,7 +110,7 @@ def _all_verdicts(
     context: FilterContext, row: TraceVerdicts, duplicates: Mapping[tuple[str, str], Duplicate]
 ) -> Iterator[Verdict]:
     yield from row.verdicts
-    if row.outcome == "rejected":  # it was not compared
+    if row.outcome != "kept":  # it was not compared
         return
     for rule in _thresholds(context):
         found = duplicates.get((rule, row.problem_id if rule == PROBLEM else row.id))
@@ -131,7 +131,7 @@ def _ngram(context: FilterContext) -> int:
 
 
 def _keys_of(context: FilterContext, traces: Shard, verdicts: Shard) -> dict[str, Hashes]:
-    """For each rule, the keys of a shard's problems or traces that are not rejected."""
+    """For each rule, the keys of a shard's problems or traces that are kept."""
     from filters.dataset.minhash import text_keys
 
     texts = _texts_of(traces, verdicts)
@@ -158,9 +158,9 @@ def _shingles_of(
 
 
 def _texts_of(traces: Shard, verdicts: Shard) -> dict[str, dict[str, str]]:
-    """For each rule, the text of each problem or trace that is not rejected, by id."""
+    """For each rule, the text of each problem or trace that is kept, by id."""
     batches = filtered_batches(traces, verdicts, leave_out=Trace.model_fields.keys() - _FIELDS)
-    records = [record for batch in batches for record in batch.to_pylist() if record["outcome"] != "rejected"]
+    records = [record for batch in batches for record in batch.to_pylist() if record["outcome"] == "kept"]
     return {
         PROBLEM: {record["problem_id"]: record["question"] for record in records},
         TRACE: {record["id"]: _text_of(record) for record in records},

@@ -1,7 +1,7 @@
 """filter: applies every rule to every trace. It stores the verdicts alone; the traces stay where they are.
 
 Rules that see one trace or one problem run shard by shard. If duplicates are searched, these verdicts are
-first written to filter/each, because only traces that no rule rejects are compared; filter/duplicates has
+first written to filter/each, because only traces that the rules keep are compared; filter/duplicates has
 what was found. Verdicts of the LLM judge on free-text answers are in filter/judge before any rule runs.
 """
 

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from pipeline.config.filters import Filter
 from pipeline.engine.shard import Shard
 from pipeline.filter.apply import FilterContext
@@ -55,9 +57,10 @@ def test_short_traces_are_duplicates_only_under_the_same_question(tmp_path):
     assert reasons(tmp_path, *traces) == {"t1": "duplicate", "t3": "duplicate"}
 
 
-def test_a_rejected_trace_displaces_no_other(tmp_path):
+@pytest.mark.parametrize("outcome", ["rejected", "undecided"])
+def test_a_trace_that_is_not_kept_displaces_no_other(tmp_path, outcome):
     thought = a_text(random.Random(10), 60)
-    traces = [a_sample(i, reasoning=thought, outcome="rejected" if i == 0 else "kept") for i in range(3)]
+    traces = [a_sample(i, reasoning=thought, outcome=outcome if i == 0 else "kept") for i in range(3)]
     assert reasons(tmp_path, *traces) == {"t2": "duplicate"}
 
 
