@@ -32,8 +32,13 @@ def client_for(model: Model, job: Job) -> BatchClient | None:
         return None
     metadata = {"retort_run": job.recipe.run, "retort_stage": job.stage.name, "retort_owner": this_owner()}
     kind = FILES if endpoint.by_files else FOLDER
-    folder = job.run_dir / kind / job.stage.name / model_files.label(model.name)
+    folder = job.run_dir / kind / job.stage.name / folder_of(model.name)
     return BatchClient(endpoint, folder, metadata, job.say)
+
+
+def folder_of(model: str) -> str:
+    """The folder of a model's batches: each needs its own, as equal requests find each other's results."""
+    return model_files.label(model)
 
 
 def slots(client: Client | BatchClient) -> int | None:

@@ -229,6 +229,9 @@ def _check(recipe: Recipe) -> None:
     check_limits(recipe)
     for teacher in recipe.teacher:
         endpoint.check(teacher)
+    folders = [batches.folder_of(teacher.display_name) for teacher in recipe.teacher if teacher.batch]
+    if twice := next((name for name in folders if folders.count(name) > 1), None):
+        raise UserError(f"two teachers share the folder {twice!r} of batches: name one of them: name = ...")
 
 
 def _prepare(job: Job) -> None:
