@@ -39,9 +39,7 @@ def question_and_reference(
         raise UnusableRow(str(e)) from None
     except UserError as e:
         raise UnusableRow(f"question_template: {e}") from None
-    if len(filled.encode()) > RECORD_LIMIT:
-        raise UnusableRow(f"the question is longer than {RECORD_LIMIT >> 20} MB")
-    return filled, reference
+    return checked_text("the question", filled), reference
 
 
 def _choices(source: FileSource, row: dict[str, Any], question: str, reference: str | None) -> Choices:
@@ -63,7 +61,20 @@ def _texts(source: FileSource, row: dict[str, Any]) -> list[str]:
         raise InvalidChoices(f"the choices in {source.choices!r} are not a list")
     if not all(value is None or isinstance(value, str | int | float | Decimal) for value in values):
         raise InvalidChoices("a choice is not a text or a number")
-    return ["" if value is None else str(value) for value in values]
+    return ["" if value is None else checked_text("a choice", str(value)) for value in values]
+
+
+def checked_text(what: str, text: str) -> str:
+    """Returns the text as a plain string. Raises UnusableRow if later steps could not process it."""
+    if "\0" in text:
+        raise UnusableRow(f"{what} has a NUL character in it")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise UnusableRow(f"{what} is not UTF-8") from None
+    if size > RECORD_LIMIT:
+        raise UnusableRow(f"{what} is longer than {RECORD_LIMIT >> 20} MB")
+    return str(text)
 
 
 def lookup(row: dict[str, Any], column: str) -> tuple[bool, Any]:

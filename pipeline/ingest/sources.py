@@ -23,9 +23,8 @@ from pipeline.config.ingest import IngestSource, read_by_datasets
 from pipeline.config.sources import FileSource, GymSource
 from pipeline.errors import UserError
 from pipeline.ingest import code_tests, columns, composed, files, hub, instructions, reasoning_gym
-from pipeline.ingest.composed import UnusableRow, lookup
+from pipeline.ingest.composed import UnusableRow, checked_text, lookup
 from pipeline.ingest.files import BadRow, Number, Record
-from pipeline.ingest.lines import RECORD_LIMIT
 from pipeline.rows import AnswerType, Problem, Split
 
 GYM_CHECKED = 3  # entries of a task, one of which must be usable
@@ -264,19 +263,6 @@ def _other_columns(source: FileSource, row: dict[str, Any], left_out: Counter[st
         return columns.named(source.columns, lambda name: lookup(row, name)[1])
     except columns.InvalidColumn as e:
         raise UnusableRow(str(e)) from None
-
-
-def checked_text(what: str, text: str) -> str:
-    """Returns the text as a plain string. Raises UnusableRow if later steps could not process it."""
-    if "\0" in text:
-        raise UnusableRow(f"{what} has a NUL character in it")
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise UnusableRow(f"{what} is not UTF-8") from None
-    if size > RECORD_LIMIT:
-        raise UnusableRow(f"{what} is longer than {RECORD_LIMIT >> 20} MB")
-    return str(text)
 
 
 def _column_names(row: dict[str, Any], depth: int = 3) -> Iterator[str]:

@@ -25,9 +25,9 @@ from pipeline.inference.dialects import (
     text_of,
 )
 from pipeline.ingest import sources
-from pipeline.ingest.composed import UnusableRow, lookup
+from pipeline.ingest.composed import UnusableRow, checked_text, lookup
 from pipeline.ingest.files import BadRow, Number, Record
-from pipeline.ingest.sources import checked_text, kind_of
+from pipeline.ingest.sources import kind_of
 from pipeline.rows import Problem
 
 MAX_TOKENS = 2**40  # a larger count is no count

@@ -56,6 +56,21 @@ def gpqa(folder: Path, count: int = 40, **settings: Any) -> FileSource:
     return FileSource(kind="file", path=str(path), **(given | settings))
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_option_that_is_no_text_costs_its_row_alone(tmp_path: Path, shuffle: bool) -> None:
+    given = [
+        {"question": "Why?", "options": [option, "b"], "answer": "A"} for option in ("\ud800", "\0", "a")
+    ]
+    path = write(tmp_path / "p.jsonl", *given)
+    source = FileSource(
+        kind="file", path=path, answer_type="choice", choices="options", shuffle_choices=shuffle
+    )
+    found = [row.why if isinstance(row, BadRow) else row.reference for row in read(source, 0, 0)]
+    assert found[:2] == ["a choice is not UTF-8", "a choice has a NUL character in it"]
+    assert isinstance(found[2], str)
+    assert len(found) == 3
+
+
 def test_the_four_columns_of_gpqa_become_shuffled_options(tmp_path: Path) -> None:
     source = gpqa(tmp_path)
     check(source)
