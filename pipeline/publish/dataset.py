@@ -132,10 +132,11 @@ def _table(columns: dict[str, Any], made_by: dict[str, str], schema: pa.Schema) 
 
 
 def _filters(verdicts: Any) -> Any:
-    """The names and versions of the rules applied to each trace."""
+    """The names and versions of the rules that each trace passed: some may be in `filter.ignored`."""
     import pyarrow as pa
 
-    named = [[f"{v['filter']}@{v['version']}" for v in each] for each in verdicts.to_pylist()]
+    passed = ([v for v in each if v["outcome"] == "passed"] for each in verdicts.to_pylist())
+    named = [[f"{v['filter']}@{v['version']}" for v in each] for each in passed]
     return pa.array(named, pa.list_(pa.string()))
 
 

@@ -69,6 +69,7 @@ class Facts(Row):
     teacher_prompt: tuple[str, str] | None  # name, text; None if nothing was sampled
     student_prompt: tuple[str, str]
     rules: dict[str, str]  # "name@version" -> its parameters
+    ignored: tuple[str, ...]  # filters whose verdicts did not decide
     decontamination: Decontamination | None
     funnel: Funnel
     partial: dict[str, int]  # stage -> rows that it lacked when the examples were selected
@@ -140,6 +141,7 @@ def gather(run: Run) -> Facts:
         student_prompt=(Path(recipe.select.prompt).stem, select["settings"]["prompt"]),
         decontamination=_decontamination(recipe, rules.pop("contamination", None), funnel),
         rules=_rules(rules | _duplicates(filtered["settings"])),
+        ignored=tuple(filtered["settings"].get("ignored", ())),
         funnel=funnel,
         partial=run.partial("select"),
         selection=_shown(select["settings"], leave_out=("prompt", "seed")),

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.arrow_schema import arrow_schema
 from pipeline.publish.card import fenced, hub_licence, md
-from pipeline.publish.dataset import _without_errors
+from pipeline.publish.dataset import _filters, _without_errors
 from pipeline.publish.facts import Licensed, public
 from pipeline.rows import Trace
 
@@ -38,6 +38,19 @@ def test_the_hub_gets_all_licences_or_none() -> None:
     assert of("mit", "apache-2.0") == ["apache-2.0", "mit"]
     assert of("a licence of our own") == "other"
     assert of("mit", None) == "unknown"
+
+
+def test_a_row_names_the_filters_that_it_passed_and_no_ignored_one() -> None:
+    import pyarrow as pa
+
+    said = {"version": 3, "reason": "", "evidence": None}
+    verdicts = [
+        said | {"filter": "correct", "outcome": "passed"},
+        said | {"filter": "no_code", "outcome": "failed"},
+        said | {"filter": "length", "outcome": "undecided"},
+    ]
+    given = pa.array([verdicts, []], arrow_schema(Trace).field("verdicts").type)
+    assert _filters(given).to_pylist() == [["correct@3"], []]
 
 
 def test_evidence_of_undecided_verdicts_is_not_published() -> None:
