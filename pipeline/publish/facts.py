@@ -28,6 +28,7 @@ from pipeline.rows import Row
 
 # Stage -> the input that it must have been made from
 INPUTS = {
+    "generate": "ingest",
     "filter": "generate",
     "select": "filter",
     "train": "select",
