@@ -111,8 +111,7 @@ def verdicts_on_problem(
 ) -> list[list[Verdict]]:
     """The verdicts on each sample of a problem: first every rule, then the filters that see all samples."""
     settings = context.settings
-    first = traces[0]
-    by_vote = settings.majority is not None and first.reference is None and first.answer_type not in _SCORED
+    by_vote = is_by_vote(settings, traces[0])
     rules = {name: given for name, given in settings.rules.items() if not (by_vote and name == "correct")}
     verdicts = [list(verdicts_of(trace, rules, _from_judge(trace, judged))) for trace in traces]
 
@@ -129,6 +128,11 @@ def verdicts_on_problem(
         rule = "majority" if by_vote else "correct"
         add("difficulty", difficulty(graded, **settings.difficulty.model_dump(), rule=rule))
     return verdicts
+
+
+def is_by_vote(settings: Filter, trace: Trace) -> bool:
+    """Whether the vote of its problem's samples grades a trace, in place of the rule `correct`."""
+    return settings.majority is not None and trace.reference is None and trace.answer_type not in _SCORED
 
 
 def policy_of(settings: Filter) -> Policy:

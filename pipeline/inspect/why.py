@@ -9,16 +9,17 @@ from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
-from filters.table import Rules, apply_rules
+from filters.table import Rules, verdicts_of
 from pipeline.arrow_schema import arrow_schema
 from pipeline.config.filters import Filter
 from pipeline.engine.progress import plain
 from pipeline.errors import UserError
+from pipeline.filter.apply import FilterContext, decided, is_by_vote
 from pipeline.filter.funnel import Funnel, funnel
 from pipeline.inspect.format import one_line, percent
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import print_grid, print_lines
-from pipeline.rows import Row, Trace, TraceVerdicts
+from pipeline.rows import VERDICT_FIELDS, Row, Trace, TraceVerdicts
 
 WIDTH = 120  # characters of an example's text
 PREVIEWED = 1000  # most traces of a preview, sampled uniformly
@@ -69,10 +70,14 @@ def _preview(run: Run, stage: str, examples: int) -> Why:
         run.check_begun(stage)
         raise UserError(f"{run.path}: there is no trace yet; `retort status` shows how far the run is")
     table, rows = run.recipe.filter, []
+    ignored = FilterContext(table).ignored
     found: dict[str, list[ExampleTrace]] = {}
     for trace in traces.sample(PREVIEWED):
-        filtered = apply_rules(trace, rules_of_one(table, trace))
-        rows.append(filtered.model_dump(include=set(TraceVerdicts.model_fields)))
+        verdicts = decided(
+            trace.id, trace.problem_id, verdicts_of(trace, rules_of_one(table, trace)), ignored
+        )
+        filtered = trace.model_copy(update={name: getattr(verdicts, name) for name in VERDICT_FIELDS})
+        rows.append(verdicts.model_dump())
         of_reason = found.setdefault(filtered.reason, [])
         if filtered.reason and len(of_reason) < examples:
             of_reason.append(_example(filtered))
@@ -88,7 +93,7 @@ def _preview(run: Run, stage: str, examples: int) -> Why:
 
 def rules_of_one(table: Filter, trace: Trace) -> Rules:
     """The rules that decide about a trace without the LLM judge and its problem's other traces."""
-    otherwise = trace.answer_type == "free" or (table.majority and trace.reference is None)
+    otherwise = trace.answer_type == "free" or is_by_vote(table, trace)
     return {name: given for name, given in table.rules.items() if name != "correct" or not otherwise}
 
 
