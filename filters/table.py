@@ -20,7 +20,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -169,7 +169,7 @@ def _apply(name: str, trace: Trace, parameters: Mapping[str, Any]) -> FilterResu
     try:
         with limits.cpu_seconds(limits.SECONDS):
             result = function(trace, **parameters)
-            if not isinstance(result, FilterResult):
+            if not _is_result(result):
                 raise TypeError(f"it returned {result!r:.80} instead of passed(), failed() or undecided()")
             return result
     except limits.TooSlow:
@@ -180,6 +180,13 @@ def _apply(name: str, trace: Trace, parameters: Mapping[str, Any]) -> FilterResu
         raise Stopped(f"{name} on trace {trace.id}: {str(e) or 'not enough memory'}") from e
     except Exception as e:  # noqa: BLE001 - the one boundary where a filter's failure becomes data
         return undecided("raised", f"{type(e).__name__}: {e}")
+
+
+def _is_result(result: object) -> bool:
+    """Whether a filter of the user's own returned what a verdict can hold."""
+    if not (isinstance(result, FilterResult) and result.outcome in get_args(FilterOutcome)):
+        return False
+    return isinstance(result.reason, str) and isinstance(result.evidence, str | None)
 
 
 def as_verdict(name: str, version: int, result: FilterResult) -> Verdict:

@@ -21,6 +21,15 @@ def brief(trace: Trace, *, words: int = 20) -> FilterResult:
 
 def careless(trace):
     return True
+
+def number(trace):
+    return failed(7)
+
+def word(trace):
+    return FilterResult("kept", "")
+
+def count(trace):
+    return FilterResult("failed", "wordy", 7)
 """
 
 
@@ -60,6 +69,13 @@ def test_a_result_of_another_type_leaves_the_trace_undecided(rules: Path) -> Non
     (verdict,) = apply_rules(a_trace(), {f"{rules.name}:careless": {}}).verdicts
     assert (verdict.outcome, verdict.reason) == ("undecided", "raised")
     assert verdict.evidence == "TypeError: it returned True instead of passed(), failed() or undecided()"
+
+
+@pytest.mark.parametrize("function", ["number", "word", "count"])
+def test_a_result_that_no_verdict_can_hold_leaves_the_trace_undecided(rules: Path, function: str) -> None:
+    (verdict,) = apply_rules(a_trace(), {f"{rules.name}:{function}": {}}).verdicts
+    assert (verdict.outcome, verdict.reason) == ("undecided", "raised")
+    assert str(verdict.evidence).startswith("TypeError: it returned FilterResult(")
 
 
 @pytest.mark.parametrize(
