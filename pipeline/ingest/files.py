@@ -225,6 +225,8 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Record | BadRow]:
                         yield Record(origin, batch.slice(row, 1).to_pylist()[0])
                     except UnicodeDecodeError as e:
                         yield BadRow(origin, _why(e))
+                    except (ValueError, OverflowError, LookupError) as e:  # such as a date after 9999
+                        yield BadRow(origin, f"a value cannot be read: {one_line(e)}")
         except ArrowException as e:
             raise UserError(f"{path}: cannot be read after row {number}: {one_line(e)}") from None
 

@@ -211,6 +211,15 @@ def test_broken_utf8_loses_its_row_only(tmp_path: Path) -> None:
     assert len(everything(source)) == 4
 
 
+def test_a_parquet_value_that_python_cannot_hold_loses_its_row_only(tmp_path: Path) -> None:
+    days = pa.array([0, 10**7, 1], pa.date32())  # the second is after the year 9999
+    columns = {"question": ["a", "b", "c"], "answer": ["1", "2", "3"], "day": days}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    source = FileSource(kind="file", path=str(tmp_path / "p.parquet"))
+    assert [row.question for row in read(source, 0, 0) if isinstance(row, Problem)] == ["a", "c"]
+    assert bad(source) == ["p.parquet row 2: a value cannot be read: date value out of range"]
+
+
 def test_broken_utf8_in_parquet_loses_its_row_only(tmp_path: Path) -> None:
     text = pa.array([b"good", b"\xff\xfe", b"good too"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"question": text, "answer": ["1", "2", "3"]}), tmp_path / "p.parquet")
