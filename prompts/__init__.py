@@ -182,7 +182,11 @@ def _environment() -> SandboxedEnvironment:
 
 
 def _shown(value: Any) -> Any:
-    """A value as it is inserted: lists and objects as JSON."""
+    """A value as it is inserted: lists and objects as JSON. Raises a TemplateError for null, as for a gap."""
+    if value is None:
+        from jinja2 import UndefinedError
+
+        raise UndefinedError('a value is null; default("...", true) fills the gap')
     return json.dumps(value, ensure_ascii=False, default=float) if isinstance(value, list | dict) else value
 
 

@@ -76,6 +76,14 @@ def test_a_default_fills_the_gap_of_a_missing_column(tmp_path: Path) -> None:
     assert prompt.render(question("?"))[-1].content == "? any"
 
 
+def test_a_null_within_a_column_is_a_gap_and_no_text(tmp_path: Path) -> None:
+    given = question("?").model_copy(update={"columns": '{"meta":{"hint":null}}'})
+    with pytest.raises(UserError, match="cannot be filled for 1 of 1 problems: a value is null"):
+        with_columns(tmp_path, "{{ meta.hint }}").check([given])
+    prompt = with_columns(tmp_path, '{{ meta.hint | default("none", true) }} {{ meta }}')
+    assert prompt.render(given)[-1].content == '? none {"hint": null}'
+
+
 def test_the_text_of_a_column_is_never_a_template(tmp_path: Path) -> None:
     hostile = "{{ 7*7 }} {% raw %}"
     given = question("?").model_copy(update={"columns": '{"level":"{{ 7*7 }} {% raw %}"}'})
