@@ -7,6 +7,7 @@ as ever. All trainings have as many examples as the smallest could have, chosen 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -95,7 +96,7 @@ def check(recipe: Recipe, rules: Sequence[str]) -> None:
     for rule in rules:
         if rule not in on:
             raise UserError(f"--without {rule}: no such rule is on{nearest(rule, on)}")
-        if rules.count(rule) > 1:
+        if [_arm_name(each) for each in rules].count(_arm_name(rule)) > 1:
             raise UserError(f"--without {rule} is given twice")
 
 
@@ -203,7 +204,8 @@ def _execute(recipe: Recipe, names: Sequence[str], runs: Path) -> int:
 
 
 def _arm_name(arm: str) -> str:
-    return arm if arm == ALL else f"without-{arm}"
+    """Part of a run's name, so without the characters of a path in the name of a rule of one's own."""
+    return arm if arm == ALL else f"without-{re.sub(r'[^A-Za-z0-9._-]+', '-', arm)}"
 
 
 def _listed(sizes: Mapping[str, int]) -> str:

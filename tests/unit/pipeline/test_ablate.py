@@ -69,6 +69,13 @@ def test_each_training_is_a_run_that_reuses_the_paid_traces() -> None:
     assert off.filter.rules == given.filter.rules  # applied all the same
 
 
+def test_a_rule_of_one_s_own_gives_a_name_that_a_run_can_have() -> None:
+    rule = "rules/my_rules.py:brief"
+    off = arm_recipe(recipe(filter={"rules": {rule: {}}}), rule, 0)
+    assert off.run == "base-without-rules-my_rules.py-brief-seed0"
+    assert Recipe.model_validate_json(off.model_dump_json()).run == off.run
+
+
 def test_the_seed_of_the_training_is_the_recipe_s_unless_it_is_set() -> None:
     given = recipe()
     assert TRAIN.settings(given)["seed"] == given.seed
