@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 MOST = 200  # names of columns, over all sources
 _KINDS = """
-select key, list(distinct type), bool_and(try_cast(json_extract_string(value, '$') as bigint) is not null)
+select key, list(distinct type), bool_and(try_cast(json_extract_string(value, '$') as bigint) is not null),
+    bool_and(coalesce(isfinite(try_cast(json_extract_string(value, '$') as double)), false))
 from (select distinct columns from rows where columns is not null) each, json_each(each.columns)
 group by key order by key
 """
@@ -31,12 +33,12 @@ def type_of(traces: Sequence[Path]) -> pa.DataType | None:
     found = query(traces, ("columns",), _KINDS)
     if len(found) > MOST:
         return pa.string()
-    fields = [pa.field(name, _kind(set(kinds), whole)) for name, kinds, whole in found]
+    fields = [pa.field(name, _kind(set(kinds), whole, finite)) for name, kinds, whole, finite in found]
     return pa.struct(fields) if fields else None
 
 
-def _kind(kinds: set[str], whole: bool) -> pa.DataType:
-    """`whole`: all values are numbers that int64 holds."""
+def _kind(kinds: set[str], whole: bool, finite: bool) -> pa.DataType:
+    """`whole`: all values are numbers that int64 holds; `finite`: those that a float can hold."""
     import pyarrow as pa
 
     numbers = {"BIGINT", "UBIGINT", "HUGEINT", "DOUBLE"}
@@ -44,7 +46,7 @@ def _kind(kinds: set[str], whole: bool) -> pa.DataType:
         return pa.bool_()
     if whole and kinds <= numbers - {"DOUBLE"}:
         return pa.int64()
-    return pa.float64() if kinds <= numbers else pa.string()
+    return pa.float64() if kinds <= numbers and finite else pa.string()
 
 
 def with_columns(schema: pa.Schema, kind: pa.DataType | None) -> pa.Schema:
@@ -68,12 +70,14 @@ def typed(texts: Any, kind: pa.DataType) -> Any:
 def _row(text: str | None, known: dict[str, pa.DataType]) -> dict[str, Any] | None:
     if text is None:
         return None
-    return {name: _value(value, known[name]) for name, value in json.loads(text).items()}
+    return {name: _value(value, known[name]) for name, value in json.loads(text, parse_float=Decimal).items()}
 
 
 def _value(value: Any, kind: pa.DataType) -> Any:
     import pyarrow as pa
 
     if pa.types.is_string(kind) and not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return (
+            str(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=float)
+        )
     return float(value) if pa.types.is_floating(kind) else value

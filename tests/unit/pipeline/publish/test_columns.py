@@ -30,6 +30,8 @@ def shard(folder: Path, *texts: str | None) -> list[Path]:
         ('"a"', "1", pa.string(), ["a", "1"]),
         ('["a"]', '["é",1.5]', pa.string(), ['["a"]', '["é", 1.5]']),
         ("9999999999999999999999", "1", pa.float64(), [1e22, 1.0]),
+        ("1" + "0" * 350, "1.5", pa.string(), ["1" + "0" * 350, "1.5"]),
+        ("1e400", "1", pa.string(), ["1E+400", "1"]),
         ('{"a":null}', "true", pa.string(), ['{"a": null}', "true"]),
     ],
 )
