@@ -200,7 +200,7 @@ def training_job(recipe: Recipe) -> SamplingJob:
         prompt=table.prompt or "",
         table=table,
         budget=SampleBudget(table.most_samples, table.target_kept, table.max_continuations),
-        filters=recipe.filter.rules,
+        filters={k: v for k, v in recipe.filter.rules.items() if k not in recipe.filter.ignored},
         logprobs=table.logprobs,
         limits=limits_of(recipe),
     )
