@@ -137,7 +137,7 @@ class AttentionTransfer(RecipeTable):
     """Pairs of a layer of the student and one of the teacher, counted from 1. Default: the last of each."""
     relation_heads: PositiveInt | None = None
     """Number of heads into which queries, keys and values of both models are regrouped for "minilm". It must
-    divide their widths. Default: the student's number of heads."""
+    divide their widths. Default: the largest that does, up to the student's number of heads."""
 
 
 class Relations(RecipeTable):

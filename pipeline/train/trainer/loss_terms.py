@@ -67,8 +67,9 @@ class AttentionTerm:
         parts = []
         for ours, theirs in self.pairs:
             sides = batch.student.attention[ours], batch.teacher.attention[theirs]
-            heads = self.settings.relation_heads or sides[0].query.shape[1]
             widths = [attention_transfer.relation_width(side) for side in sides]
+            most = sides[0].query.shape[1]
+            heads = self.settings.relation_heads or attention_transfer.default_heads(widths, most)
             if self.settings.loss == "minilm" and any(width % heads for width in widths):
                 raise UserError(
                     f"train.attention_transfer.relation_heads = {heads} does not divide the attention's "

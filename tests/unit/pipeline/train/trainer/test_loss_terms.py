@@ -177,6 +177,13 @@ def test_relation_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path)
         it.train()
 
 
+def test_relation_heads_fit_grouped_query_attention_by_default(tmp_path: Path) -> None:
+    grouped = teacher(tmp_path / "teacher", head_dim=6, num_key_value_heads=1)  # values are 6 wide
+    it = trainer(tmp_path, {"attention_transfer": {}}, teacher=grouped, steps=1)
+    it.train()
+    assert it.state.global_step == 1
+
+
 def test_a_model_that_gives_no_attention_is_refused_in_one_line(tmp_path: Path) -> None:
     model = tiny_student.model()
     recorder = capture.Capture(model, (), (1,))

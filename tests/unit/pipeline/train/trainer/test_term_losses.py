@@ -208,3 +208,18 @@ def test_documents_of_padded_and_packed_batches() -> None:
     assert documents(packed | {"cu_seq_lens_q": torch.tensor([0, 3, 5])}) == [(0, 0, 3), (0, 3, 5)]
     found = numbered(documents(padded), torch.Size([2, 4]), torch.device("cpu"))
     assert found.tolist() == [[0, 0, -1, -1], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("widths", "heads", "expected"),
+    [
+        ((768, 768), 12, 12),  # as many as the student has
+        ((256, 512), 12, 8),  # Qwen2.5-1.5B, whose values are 256 wide, of Qwen2.5-7B
+        ((192, 192), 9, 8),  # SmolLM2-135M of itself
+        ((7, 5), 4, 1),
+    ],
+)
+def test_default_relation_heads_divide_the_widths_of_both_models(
+    widths: tuple[int, int], heads: int, expected: int
+) -> None:
+    assert attention_transfer.default_heads(widths, heads) == expected
