@@ -86,7 +86,7 @@ class Trace(Question):
     Of a trace that a source gave, prompt and sampling are unknown: None.
     """
 
-    id: str  # "<problem id>-<teacher's position in the recipe>-<sample>"; "given" if a source gave it
+    id: str  # "<problem id>-<teacher's position in the recipe>-<sample>"; "-given-<hash>" if a source gave it
     problem_id: str
     sample: int
     teacher: str

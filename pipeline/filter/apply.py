@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import groupby
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from filters.dataset.difficulty import difficulty
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 # Raised whenever a filter may give another result than before.
 VERSIONS = {
-    "contamination": 2,
+    "contamination": 3,
     "majority": 4,
     "difficulty": 1,
     "duplicate_problem": 3,
@@ -169,9 +170,12 @@ def questions_only(source: Source) -> Source:
 
 
 def _questions(source: Source) -> Iterator[tuple[str, str]]:
-    """Yields origin and text of every question. Raises UserError for a row that cannot be read."""
+    """Yields origin and text of every question; origins without folders, as evidence is published.
+
+    Raises UserError for a row that cannot be read.
+    """
     for row in sources.read(questions_only(source), held_out=0, seed=0):
         if not isinstance(row, BadRow):
-            yield row.origin, row.question
+            yield PurePath(row.origin).name, row.question
         elif row.why != _NO_QUESTION:
             raise UserError(f"evaluation set {sources.name_of(source)!r}: {row.origin}: {row.why}")

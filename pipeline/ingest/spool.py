@@ -20,6 +20,7 @@ from pipeline.rows import Problem, Question, Trace
 
 FOLDER = "traces"  # in the folder of ingest
 GIVEN = "given"  # in the id of a trace, in place of the teacher's position
+ID_CHARS = 12  # of a trace's key, in its id: so it stays its own wherever rows are added
 BUFFER = 64 * 2**20  # bytes
 KEPT, HELD_OUT, DUPLICATES = "traces", "held_out_traces", "duplicates"  # what becomes of a trace
 
@@ -124,7 +125,7 @@ def _rows(
             yield {
                 **_UNKNOWN,
                 **fields,
-                "id": f"{id}-{GIVEN}-{number:04d}",
+                "id": f"{id}-{GIVEN}-{sample.key[:ID_CHARS]}",
                 "problem_id": id,
                 "sample": number,
                 "source": source.decode(),

@@ -142,7 +142,7 @@ def read(
             yield record
             continue
         try:
-            given = _conversation(record, source.messages) if source.messages else record
+            given = _conversation(record, source, source.messages) if source.messages else record
             problem = sources.problem_of(reader.source, name, given, held_out, seed, left_out)
             row: GivenRow | BadRow = GivenRow(problem, tuple(reader.samples(given, problem.columns)))
         except UnusableRow as e:
@@ -150,7 +150,7 @@ def read(
         yield row
 
 
-def _conversation(record: Record, messages: str) -> Record:
+def _conversation(record: Record, source: TracesSource, messages: str) -> Record:
     """The row with the last question of its conversation and the answer to it as columns of their own."""
     _, turns = lookup(record.values, messages)
     if not isinstance(turns, list):
@@ -163,7 +163,8 @@ def _conversation(record: Record, messages: str) -> Record:
         raise UnusableRow("the conversation has no assistant turn after the user's last")
     answer = turns[last + roles[last:].index("assistant")]
     found = {_QUESTION: _content(turns[last]), _RESPONSE: _content(answer)}
-    found[_REASONING] = next((answer[name] for name in REASONING_FIELDS if answer.get(name)), None)
+    if source.reasoning is None:
+        found[_REASONING] = next((answer[name] for name in REASONING_FIELDS if answer.get(name)), None)
     return Record(record.origin, record.values | found)
 
 

@@ -145,7 +145,7 @@ def gather(run: Run) -> Facts:
         ignored=tuple(filtered["settings"].get("ignored", ())),
         funnel=funnel,
         partial=run.partial("select"),
-        selection=_shown(select["settings"], leave_out=("prompt", "seed")),
+        selection=_selection(select["settings"]),
         scored=sampling_of(run),
         summaries=tuple(summaries),
         comparisons=tuple(metrics.comparisons(scores)),
@@ -244,6 +244,15 @@ def _sampling(settings: Mapping[str, Any], not_sent: Mapping[str, Sequence[str]]
         extra = {k: v for k, v in teacher["extra_body"].items() if isinstance(v, bool | int | float)}
         shown |= {f"{public(teacher['name'])}: {k}": str(v) for k, v in extra.items()}
     return shown | {f"{public(name)}: not sent": ", ".join(fields) for name, fields in not_sent.items()}
+
+
+def _selection(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of select; of mixed data the name and the amount, as its path names a folder."""
+    shown = _shown(settings, leave_out=("prompt", "seed", "mix", "chats", "contamination"))
+    for mix in settings.get("mix", ()):
+        amount = f"{mix['count']} examples" if mix.get("count") else f"a share of {mix['share']}"
+        shown[f"mix of {mix.get('name', mix['kind'])}"] = amount
+    return shown
 
 
 def _shown(settings: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, str]:

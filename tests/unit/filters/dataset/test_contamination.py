@@ -115,6 +115,12 @@ def test_the_answers_of_an_evaluation_set_do_not_matter(tmp_path):
     assert index.matches([QUESTION])[0]
 
 
+def test_the_evidence_names_no_folder(tmp_path):
+    settings = Filter(contamination=evaluation_file(tmp_path, {"question": QUESTION}))
+    match = contamination_index(settings).matches([QUESTION])[0]
+    assert (match.source, match.row) == ("exam", "exam.jsonl:1")
+
+
 def test_a_file_of_questions_alone_is_enough(tmp_path):
     settings = Filter(contamination=evaluation_file(tmp_path, {"question": QUESTION}))
     for source in settings.contamination.against:

@@ -64,7 +64,7 @@ def test_traces_in_any_order_are_sorted_and_keep_the_order_within_a_problem(
     expected = [place for n in range(8) for place in places if place[0] == n]
     assert [t.reasoning for t in written] == [f"Thought {number}\n of {n}." for n, number in expected]
     assert [t.sample for t in written] == [0, 1, 2, 3] * 8
-    assert [t.id for t in written[:2]] == ["0000000000000000-given-0000", "0000000000000000-given-0001"]
+    assert [t.id for t in written[:4]] == [f"{0:016x}-given-{n}-{number}" for n, number in expected if n == 0]
     assert {(t.source, t.teacher, t.completion_tokens) for t in written} == {("given", "other", 7)}
     assert [t.question for t in written[::4]] == [p.question for p in problems]
 
@@ -79,6 +79,21 @@ def test_each_trace_keeps_the_columns_of_its_own_row(tmp_path: Path) -> None:
     (shard,) = shards(tmp_path, problems)
     sort(shard)
     assert [trace.columns for trace in given_traces(shard).rows()] == labels
+
+
+def test_a_trace_keeps_its_id_when_another_one_comes_before_it(tmp_path: Path) -> None:
+    ids = []
+    for name, numbers in (("before", (1,)), ("after", (0, 1))):
+        spool = Spool(tmp_path / name / FOLDER, SIZE)
+        for number in numbers:
+            spool.add(0, problem(0).id, "given", given(0, number))
+        spool.flush()
+        (shard,) = shards(tmp_path / name, [problem(0)])
+        sort(shard)
+        ids.append(
+            [trace.id for trace in given_traces(shard).rows() if trace.reasoning == "Thought 1\n of 0."]
+        )
+    assert ids[0] == ids[1]
 
 
 def test_repeated_traces_and_those_of_held_out_problems_are_counted_and_left_out(tmp_path: Path) -> None:

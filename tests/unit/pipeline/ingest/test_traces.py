@@ -173,6 +173,14 @@ def test_true_and_false_may_be_written_as_numbers(tmp_path: Path) -> None:
     assert ends == ["stop", "length", "stop", "stop", "length", "length"]
 
 
+def test_the_reasoning_of_a_turn_is_no_column_of_its_row(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "thinking": "so"}]
+    for settings in ({}, {"reasoning": "cot"}):
+        (found,) = rows(tmp_path, {"chat": turns, "cot": "why", "n": 1}, messages="chat", **settings)
+        assert isinstance(found, GivenRow)
+        assert found.problem.columns == ('{"n":1}' if settings else '{"cot":"why","n":1}')
+
+
 def test_lists_are_unrolled_and_a_bad_item_costs_one_sample(tmp_path: Path) -> None:
     row = {"question": "Why?", "all": ["1", "2", None, "4"], "by": ["a", "b", "c", "d"], "ok": [True, False]}
     (found,) = rows(tmp_path, row, response="all", teacher_column="by", finish_reason="ok")

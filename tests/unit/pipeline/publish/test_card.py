@@ -5,7 +5,7 @@ import pytest
 from pipeline.arrow_schema import arrow_schema
 from pipeline.publish.card import fenced, hub_licence, md
 from pipeline.publish.dataset import _filters, _without_errors
-from pipeline.publish.facts import Licensed, public
+from pipeline.publish.facts import Licensed, _selection, public
 from pipeline.rows import Trace
 
 
@@ -51,6 +51,19 @@ def test_a_row_names_the_filters_that_it_passed_and_no_ignored_one() -> None:
     ]
     given = pa.array([verdicts, []], arrow_schema(Trace).field("verdicts").type)
     assert _filters(given).to_pylist() == [["correct@3"], []]
+
+
+def test_a_mix_is_shown_without_its_path() -> None:
+    chat = {"kind": "chat", "name": "talk", "path": "/home/anna/talk.jsonl", "count": 7, "share": None}
+    settings = {
+        "prefer": "first",
+        "prompt": "text",
+        "mix": [chat, {"kind": "plain", "share": 0.3}],
+        "chats": [{"files": {"/home/anna/talk.jsonl": "0"}}],
+        "contamination": {"against": [{"path": "/home/anna/aime.jsonl"}]},
+    }
+    shown = {"prefer": "first", "mix of talk": "7 examples", "mix of plain": "a share of 0.3"}
+    assert _selection(settings) == shown
 
 
 def test_evidence_of_undecided_verdicts_is_not_published() -> None:
