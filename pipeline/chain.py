@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.check import requirements
 from pipeline.check.fit import Requirement
 from pipeline.config import Recipe
-from pipeline.config.chain import Parent, Rounds
+from pipeline.config.chain import Assistant, Parent, Rounds
 from pipeline.config.endpoints import Endpoint, Student, Teacher
 from pipeline.engine.execute import DONE, execute
 from pipeline.engine.options import Options
@@ -99,11 +99,16 @@ def _students(recipe: Recipe) -> list[Student]:
     last = student_of(recipe)
     if recipe.rounds:
         return [last] * recipe.rounds.n
-    changes = [
-        {"model": each.model or last.model, "layers": each.layers, "vllm": each.vllm or last.vllm}
-        for each in recipe.cascade
-    ]
-    return [*(last.model_copy(update=change) for change in changes), last]
+    return [*(_assistant(each, last) for each in recipe.cascade), last]
+
+
+def _assistant(table: Assistant, last: Student) -> Student:
+    """The student of a [[cascade]] table. Its size is its own; origin and licence go with the model."""
+    changes: dict[str, Any] = {"layers": table.layers, "vllm": table.vllm or last.vllm}
+    changes |= {"layers_by": "spacing", "heads": None, "intermediate_size": None}
+    if table.model not in (None, last.model):
+        changes |= {"model": table.model, "generation": None, "licence": None}
+    return last.model_copy(update=changes)
 
 
 def _unlike(recipe: Recipe, runs: Path) -> Iterator[Recipe]:

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.chain import gap, step_recipe
 from pipeline.config import Recipe
+from pipeline.config.endpoints import Student
 from pipeline.config.load import parse_recipe
 from pipeline.engine.execute import DONE, execute
 from pipeline.engine.manifest import Manifest
@@ -157,6 +158,16 @@ def test_a_cascade_ends_with_the_student(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [len(step.teacher) for step in steps] == [1, 1, 2]
     assert steps[2].teacher[0] == given.teacher[0]
+
+
+def test_an_assistant_is_not_pruned_as_the_last_student_is(tmp_path: Path) -> None:
+    pruned = {"layers": 18, "layers_by": "block_influence", "heads": 12, "intermediate_size": 1024}
+    student = {"model": "org/student", "generation": 0, "licence": "mit"} | pruned
+    given = recipe(student=student, cascade=[{"model": "org/other"}, {"layers": 24}])
+    other, same, last = (step_recipe(given, i, tmp_path).student for i in range(3))
+    assert other == Student(model="org/other")
+    assert same == Student(model="org/student", layers=24, generation=0, licence="mit")
+    assert last == given.student
 
 
 @pytest.mark.parametrize(
