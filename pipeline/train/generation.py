@@ -12,7 +12,8 @@ from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.inference import model_files
 from pipeline.rows import Example, Trace
-from pipeline.train.objectives import OBJECTIVES, teachers
+from pipeline.train import labels
+from pipeline.train.objectives import OBJECTIVES, remote_teacher, teachers
 
 
 class Source(NamedTuple):
@@ -67,10 +68,14 @@ def _generation(model: str, stated: int | None, here: bool, download: bool) -> s
 
 
 def _beside(recipe: Recipe, download: bool) -> Iterator[Source]:
-    """The models that are loaded next to the student."""
+    """The models whose probabilities are learned: next to the student, or behind a server that reads."""
     stated = {teacher.model: teacher.generation for teacher in recipe.teacher}
     for teacher in teachers(recipe):
         yield Source(teacher.model, _generation(teacher.model, stated.get(teacher.model), True, download))
+    asked = labels.reader(recipe) if labels.wanted(recipe) else remote_teacher(recipe)
+    if asked:
+        here = asked.serve is not None
+        yield Source(asked.model, _generation(asked.model, stated.get(asked.model), here, download))
 
 
 def _behind_examples(recipe: Recipe, inputs: Mapping[str, Output]) -> Iterator[Source]:

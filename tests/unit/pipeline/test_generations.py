@@ -120,3 +120,20 @@ def test_only_the_traces_that_are_taught_count(tmp_path: Path) -> None:
     last.mkdir()
     (last / "config.json").write_text('{"retort_generation": "2"}')
     assert generation.of_student(recipe(**original), given, str(last)) == "2"
+
+
+def test_a_model_that_reads_behind_a_server_counts(tmp_path: Path) -> None:
+    deep = folder_of(tmp_path / "deep", "2")
+    given = inputs(tmp_path / "a", [trace("p3", 0, "0")], [tiny_student.example(3)])
+    for objective in ("topk_kd", "on_policy"):
+        for reader, expected in (
+            ({"model": "unknown", "base_url": "http://127.0.0.1:1/v1"}, "1+"),
+            ({"model": "teacher", "base_url": "http://127.0.0.1:1/v1"}, "2"),  # as [teacher] states it
+        ):
+            tables = {"student": {"generation": 0}, "teacher": {"generation": 1}}
+            train = {"objective": objective, objective: {"teacher": reader}}
+            found = generation.of_student(recipe(**tables, train=train), given, "org/base")
+            assert found == expected, objective
+    served = {"objective": "topk_kd", "topk_kd": {"teacher": {"model": deep, "serve": "vllm"}}}
+    made = recipe(student={"generation": 0}, train=served)
+    assert generation.of_student(made, given, "org/base") == "3"
