@@ -6,13 +6,16 @@ training did not bring nearer to the whole student stays as it was.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Literal
 
+from pipeline.compress import exports
 from pipeline.config import Recipe
 from pipeline.config.compress import Recovery
 from pipeline.config.train import KDTeacher, LogitKD, Train
+from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.stage import Job
 from pipeline.errors import UserError
 from pipeline.model_rows import Recovered
@@ -48,7 +51,7 @@ def recover(job: Job, settings: Recovery, export: Path) -> Recovered:
             "quantized": export.absolute(),
         }
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    _clear_unless(folder, job)
     if not train_job.output.exists():
         training.train(job, train_job, f"compress-{NAME}")
     found = _measured(job, train_job, export)
@@ -58,6 +61,19 @@ def recover(job: Job, settings: Recovery, export: Path) -> Recovered:
         job.say("the recovery brought nothing: the export before it is kept")
     shutil.rmtree(folder)
     return found
+
+
+def _clear_unless(folder: Path, job: Job) -> None:
+    """Empties the folder of a killed recovery of another student or of other settings."""
+    manifest = job.output.manifest()
+    assert manifest is not None, "execute() saves it first"
+    wanted = json.dumps(exports.made_from(manifest, "w4a16")).encode()
+    made_from = folder / "made_from.json"
+    if made_from.is_file() and made_from.read_bytes() == wanted:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_atomic(made_from, wanted)
 
 
 def _train(table: Train, settings: Recovery) -> Train:

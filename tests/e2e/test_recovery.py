@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.compress import recovery
 from pipeline.config.compress import Recovery
+from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job
 from pipeline.train.stage import model_folder
 from tests import tiny_student
@@ -33,6 +34,7 @@ def test_a_recovery_brings_the_rounded_student_nearer_to_the_whole_one(tmp_path:
     student = tiny_student.save(model_folder(tmp_path))
     sharpened(student)
     job: Job = standin.job(tmp_path, Path("unused"), 16, schemes=["w4a16"], recovery={})
+    job.output.save(manifest_of(job))
     job.logs.mkdir(exist_ok=True)
     rounded = export(student, tmp_path / "rounded")
     before = logits(loaded(rounded))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipeline.compress import recovery
 from pipeline.compress.stage import COMPRESS
 from pipeline.config.compress import Recovery
+from pipeline.engine.changed_settings import manifest_of
 from pipeline.engine.stage import Job
 from pipeline.errors import UserError
 from pipeline.model_rows import Step
@@ -58,7 +59,7 @@ def prepared(run_dir: Path) -> tuple[Job, Path, Path]:
     """A job, an export that rounds the student to the nearest, and one of another student."""
     student = tiny_student.save(model_folder(run_dir))
     job = standin.job(run_dir, Path("unused"), schemes=["w4a16"], recovery={})
-    job.output.folder.mkdir(parents=True, exist_ok=True)
+    job.output.save(manifest_of(job))
     job.logs.mkdir(exist_ok=True)
     near = export(student, run_dir / "near")
     tiny_student.model(seed=1).save_pretrained(run_dir / "other")
@@ -68,6 +69,7 @@ def prepared(run_dir: Path) -> tuple[Job, Path, Path]:
 def after_training(job: Job, result: Path) -> None:
     """Makes the folder of a finished training whose result was not taken yet."""
     folder = job.output.folder / "recovery"
+    recovery._clear_unless(folder, job)
     shutil.copytree(result, folder / "model")
     unknown = dict.fromkeys(Step.model_fields) | {"id": "7", "step": 7, "steps": 7, "epoch": 1.0, "loss": 0.1}
     (folder / "log.jsonl").write_text(Step.model_validate(unknown).model_dump_json() + "\n")
@@ -86,3 +88,18 @@ def test_trained_weights_are_taken_only_if_they_are_nearer(tmp_path: Path, bette
     assert (found.divergence < found.divergence_before) == better
     assert (before / "model.safetensors").read_bytes() == kept
     assert not (job.output.folder / "recovery").exists()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_killed_recovery_goes_on_unless_its_settings_changed(tmp_path: Path, changed: bool) -> None:
+    first = standin.job(tmp_path, Path("unused"), schemes=["w4a16"], recovery={})
+    settings = {"learning_rate": 1e-3} if changed else {}
+    again = standin.job(tmp_path, Path("unused"), schemes=["w4a16"], recovery=settings)
+    folder = first.output.folder / "recovery"
+    for job in (first, again):
+        job.output.save(manifest_of(job))
+        recovery._clear_unless(folder, job)
+        (folder / "model").mkdir(exist_ok=True)
+        if job is first:
+            (folder / "model" / "of-the-first").touch()
+    assert (folder / "model" / "of-the-first").exists() != changed
