@@ -16,7 +16,7 @@ from pipeline.config.endpoints import Endpoint
 from pipeline.config.train import Train
 from pipeline.inference import kv_cache, model_cache
 from pipeline.inference.pruning import Pruning
-from pipeline.train import launcher, memory
+from pipeline.train import checkpoints, launcher, memory
 from pipeline.train.model_facts import ModelFacts
 
 State = Literal["ok", "missing", "unknown"]
@@ -109,9 +109,11 @@ def _without_optimizer(requirement: Requirement, train: Train) -> Requirement:
 
 def disk(folder: Path, parameters: int, train: Train) -> Requirement:
     """Checks that checkpoints and the trained model fit on the run's disk."""
-    needed = memory.disk(parameters, train)
+    needed, kept = memory.disk(parameters, train), checkpoints.room(folder / "train" / "checkpoints")
     detail = f"{folder}: {needed / GB:.1f} GB for {memory.MOST_CHECKPOINTS} checkpoints and the student"
-    return _without_optimizer(_on_disk(Requirement("train", "disk", "ok", detail), needed, folder), train)
+    detail += f", {kept / GB:.1f} GB of it there already" if kept else ""
+    found = _on_disk(Requirement("train", "disk", "ok", detail), needed - kept, folder)
+    return _without_optimizer(found, train)
 
 
 def download(stage: str, facts: ModelFacts) -> Requirement | None:

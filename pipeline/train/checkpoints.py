@@ -47,6 +47,11 @@ def newest(folder: Path) -> Path | None:
     return max(marked, key=_step, default=None)
 
 
+def room(folder: Path) -> int:
+    """The bytes that checkpoints take; later ones replace them."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def steps_saved(folder: Path) -> int:
     """The step of the newest checkpoint; 0 if there is none."""
     found = newest(folder)

@@ -239,14 +239,14 @@ def _follow(
             time.sleep(POLL_SECONDS)
 
 
-def check_room(train_job: TrainJob, folder: Path, checkpoints: int) -> None:
+def check_room(train_job: TrainJob, folder: Path, most: int) -> None:
     """Raises UserError when checkpoints and model do not fit on the disk. Hub names are not checked."""
     if not Path(train_job.model).is_dir() or (sizes := model_files.sizes(train_job.model)) is None:
         return
     config, weights = sizes
     width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
-    needed = memory.disk(weights // width, train_job.train, checkpoints)
-    if (free := shutil.disk_usage(folder).free) < needed:
+    needed = memory.disk(weights // width, train_job.train, most)
+    if (free := shutil.disk_usage(folder).free + checkpoints.room(train_job.checkpoints)) < needed:
         raise UserError(
             f"{folder}: not enough disk space to train: {needed / 1e9:.1f} GB needed for checkpoints and "
             f"model, {free / 1e9:.1f} GB free"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import install_hints
+from pipeline.check import fit
 from pipeline.engine.manifest import Manifest
 from pipeline.errors import UserError
 from pipeline.model_rows import Step
@@ -120,8 +123,26 @@ def test_too_little_disk_space_is_reported_with_both_sizes(tmp_path: Path) -> No
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(10**13)  # five trillion parameters in a sparse file
     with pytest.raises(UserError, match=r"200000.0 GB needed for checkpoints and model, \d+\.\d GB free"):
-        check_room(tiny_student.job(tmp_path, tmp_path), tmp_path, checkpoints=7)
-    check_room(tiny_student.job(tmp_path, Path("org/name")), tmp_path, checkpoints=7)
+        check_room(tiny_student.job(tmp_path, tmp_path), tmp_path, most=7)
+    check_room(tiny_student.job(tmp_path, Path("org/name")), tmp_path, most=7)
+
+
+def test_a_resumed_training_needs_no_room_for_the_checkpoints_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
+    job = tiny_student.job(tmp_path / "train", tmp_path)
+    kept = job.checkpoints / "checkpoint-50"
+    kept.mkdir(parents=True)
+    for path, size in ((tmp_path / "model.safetensors", 2000), (kept / "model.safetensors", 24_000)):
+        with path.open("wb") as file:
+            file.truncate(size)  # 1000 parameters, of which training needs 40 bytes each
+    for free, state in ((16_000, "ok"), (15_999, "missing")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr("pipeline.inference.model_cache.free", lambda _, free=free: free)
+        with nullcontext() if state == "ok" else pytest.raises(UserError, match="not enough disk space"):
+            check_room(job, tmp_path, most=7)
+        assert fit.disk(tmp_path, 1000, job.train).state == state
 
 
 def test_accelerate_arguments_of_the_recipe_replace_the_defaults(tmp_path: Path) -> None:
