@@ -76,7 +76,8 @@ def _later(recipe: Recipe, step: int, runs: Path) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "reuse": before,
         "generate": recipe.generate.model_copy(update={"prompt": rule.prompt or default}),
-        "evaluate": recipe.evaluate.model_copy(update={"models": models}),
+        # Drafts are compared with the teacher's answers, which the first step alone samples
+        "evaluate": recipe.evaluate.model_copy(update={"models": models, "draft_tokens": None}),
     }
     trained = TRAIN.output(runs / before)
     if trained.complete and (manifest := trained.manifest()):

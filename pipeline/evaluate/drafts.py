@@ -41,6 +41,11 @@ def check(recipe: Recipe) -> None:
     setting = "evaluate.draft_tokens"
     if recipe.student is None or not recipe.teacher:
         raise UserError(f"{setting} compares a student with its teacher: the recipe needs both tables")
+    if not any(models for _, models in _pairs(recipe, Path())):
+        raise UserError(
+            f'{setting} compares answers of the teacher: evaluate.models needs "teacher", and "base" or '
+            '"student" asked to reason'
+        )
     model_files.check_libraries(setting, ("torch", "transformers"))
     for teacher in recipe.teacher:
         if teacher.serve is None:
