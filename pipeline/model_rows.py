@@ -100,6 +100,6 @@ class Score(Row):
     truncated: int
     malformed: int
     failed: int
-    completion_tokens: int | None  # of all samples; None if the server did not count one of them
+    completion_tokens: int | None  # of all answers; None if the server did not count one of them
     mode: Mode = "reasoning"  # whether the model was asked to think
     with_reasoning: int | None = None  # samples that have reasoning; None: not counted

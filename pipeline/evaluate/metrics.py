@@ -35,7 +35,7 @@ class Summary(Row):
     malformed: float
     undecided: float
     failed: float
-    tokens: float | None  # mean completion tokens of a response; None if not all were counted
+    tokens: float | None  # mean completion tokens of an answer; None without any, or if not all were counted
     mode: Mode = "reasoning"
     obedient: float | None = None  # of the answers, those that reason or do not, as asked; None: not counted
 
@@ -224,7 +224,8 @@ def _summary(rows: list[Score]) -> Summary:
     def per_sample(field: str) -> float:
         return float(sum(getattr(s, field) for s in rows) / sum(samples))
 
-    counted = all(s.completion_tokens is not None for s in rows)
+    answers = sum(s.samples - s.failed for s in rows)
+    tokens = [s.completion_tokens for s in rows]
     return Summary(
         set=rows[0].set,
         model_role=rows[0].model_role,
@@ -234,7 +235,7 @@ def _summary(rows: list[Score]) -> Summary:
         samples=sum(samples),
         pass_at=dict(zip(ks(samples), pass_at, strict=True)),
         majority=majority_estimate,
-        tokens=per_sample("completion_tokens") if counted else None,
+        tokens=sum(n or 0 for n in tokens) / answers if answers and None not in tokens else None,
         mode=rows[0].mode,
         obedient=_obedient(rows),
         **{field: per_sample(field) for field in ("truncated", "malformed", "undecided", "failed")},

@@ -38,6 +38,13 @@ def test_pass_at_1_is_the_mean_over_problems_and_shares_are_of_samples() -> None
     assert (summary.truncated, summary.malformed, summary.tokens) == (0.25, 0.5, 10)
 
 
+@pytest.mark.parametrize(("failed", "tokens"), [(0, 10), (2, 20), (4, None)])
+def test_tokens_are_a_mean_over_the_answers_that_came(failed: int, tokens: float | None) -> None:
+    row = score("base", "a", 0).model_copy(update={"failed": failed, "completion_tokens": 40 * (failed < 4)})
+    (summary,) = summarise([row])
+    assert summary.tokens == tokens
+
+
 def test_pass_at_k_is_the_share_of_k_subsets_with_a_correct_sample() -> None:
     for n, c, k in [(4, 0, 2), (4, 1, 2), (4, 3, 2), (4, 4, 4), (16, 3, 8), (64, 1, 64), (64, 0, 32)]:
         expected = 1 - math.comb(n - c, k) / math.comb(n, k)
