@@ -11,6 +11,7 @@ from pipeline.config.base import Name, NotIdentity, RecipeTable, Scalar
 
 if TYPE_CHECKING:
     from pipeline.config import Recipe
+    from pipeline.config.train import Train
 
 Number = Annotated[int, Field(ge=2, le=50)]
 
@@ -95,9 +96,22 @@ def check(recipe: Recipe) -> None:
             "another teacher"
         )
     rules = (recipe.rounds,) if recipe.rounds else recipe.cascade
+    if any(rule.teacher == "both" for rule in rules) and (setting := _one_teacher(recipe.train)):
+        raise ValueError(f'{table}: with teacher = "both" there are two to learn from: set {setting}')
     both = any(rule.teacher == "both" and not rule.prompt for rule in rules)
     if both and recipe.generate.prompt != recipe.select.prompt:
         raise ValueError(
             f"{table}: the recipe's teacher has generate.prompt = {recipe.generate.prompt!r}, and a student "
             f"that teaches select.prompt = {recipe.select.prompt!r}: set {table}.prompt to the one for both"
         )
+
+
+def _one_teacher(train: Train) -> str | None:
+    """The setting that names the only model whose predictions are learned, where it is missing."""
+    named = {"topk_kd": train.topk_kd.teacher, "on_policy": train.on_policy.teacher}
+    if train.objective in named and not named[train.objective]:
+        return f"train.{train.objective}.teacher"
+    terms = train.features or train.attention_transfer or train.relations
+    return (
+        "train.term_teacher" if terms and train.objective != "logit_kd" and not train.term_teacher else None
+    )

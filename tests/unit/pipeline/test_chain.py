@@ -37,6 +37,7 @@ RECIPE: dict[str, Any] = {
     "student": {"model": "org/student", "layers": 18, "vllm": {"max_model_len": 512}},
 }
 PROBLEMS = 60
+BOTH = {"n": 2, "teacher": "both", "prompt": "arithmetic"}
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -179,6 +180,9 @@ def test_an_assistant_is_not_pruned_as_the_last_student_is(tmp_path: Path) -> No
         ({"rounds": {"n": 1}}, "rounds.n: must be greater than or equal to 2"),
         ({"rounds": {"n": 2, "teacher": "first"}}, 'start = "last"'),
         ({"rounds": {"n": 2, "teacher": "both"}}, "set rounds.prompt"),
+        ({"rounds": BOTH, "train": {"objective": "topk_kd"}}, r"set train\.topk_kd\.teacher"),
+        ({"rounds": BOTH, "train": {"objective": "on_policy"}}, r"set train\.on_policy\.teacher"),
+        ({"rounds": BOTH, "train": {"features": {}}}, r"set train\.term_teacher"),
         ({"evaluate": {"models": ["teacher", "student"]}}, "evaluate.models"),
         ({"evaluate": {"modes": ["plain"]}}, "evaluate.modes"),
     ],
@@ -186,6 +190,11 @@ def test_an_assistant_is_not_pruned_as_the_last_student_is(tmp_path: Path) -> No
 def test_rounds_that_cannot_run_are_refused(changes: dict[str, Any], why: str) -> None:
     with pytest.raises(UserError, match=why):
         recipe(**({"rounds": {"n": 3}} | changes))
+
+
+def test_both_teachers_teach_by_their_traces_and_next_to_the_student() -> None:
+    for train in ({}, {"objective": "logit_kd", "features": {}}, {"features": {}, "term_teacher": "org/big"}):
+        assert recipe(rounds=BOTH, train=train).chain
 
 
 def test_a_single_stage_of_a_chain_is_refused(tmp_path: Path) -> None:
