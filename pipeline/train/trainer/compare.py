@@ -24,6 +24,7 @@ from pipeline.engine.atomic_files import write_atomic
 from pipeline.errors import UserError
 from pipeline.train.comparison import CompareJob, Dialogue, Likeness
 from pipeline.train.trainer import heads, load, quantized, teachers, tiles
+from pipeline.train.trainer.example_checks import contains
 from pipeline.train.trainer.loss_mask import tokens_of
 from pipeline.train.trainer.special_tokens import IGNORED
 
@@ -84,6 +85,13 @@ def _texts(job: CompareJob, tokenizer: PreTrainedTokenizerBase) -> Iterator[tupl
         has_loss = tokens["labels"] != IGNORED
         if not has_loss.any():
             raise UserError(f"{dialogue.id}: the chat template of {job.model} drops the answer")
+        reasoning, tag, _ = answer["content"].partition("</think>")
+        read = str(tokenizer.decode(tokens["input_ids"][has_loss]))
+        if tag and not contains(read, reasoning.replace("<think>", "")):
+            raise UserError(
+                f"{dialogue.id}: the chat template of {job.model} drops the reasoning of an answer, so the "
+                "models cannot be compared on it"
+            )
         yield dialogue.id, tokens["input_ids"], max(1, int(has_loss.argmax()))
 
 

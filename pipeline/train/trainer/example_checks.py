@@ -170,7 +170,7 @@ def _reasoning_dropped(example: DecodedExample) -> str | None:
     if not example.thinking:
         return None
     reasoning, tag, _ = example.content.partition("</think>")
-    kept = tag and tag in example.learned and _contains(example.learned, reasoning.replace("<think>", ""))
+    kept = tag and tag in example.learned and contains(example.learned, reasoning.replace("<think>", ""))
     if not kept:
         return "the student's chat template drops the reasoning"
     if "<think>" not in example.learned and not example.before.rstrip().endswith("<think>"):
@@ -196,9 +196,7 @@ def _switch_without_effect(example: DecodedExample) -> str | None:
 
 def _response_changed(example: DecodedExample) -> str | None:
     response = example.content.rpartition("</think>")[2]
-    return (
-        None if _contains(example.learned, response) else "the student's chat template changes the response"
-    )
+    return None if contains(example.learned, response) else "the student's chat template changes the response"
 
 
 def _completion_without_loss(example: DecodedExample) -> str | None:
@@ -221,7 +219,7 @@ def _served_otherwise(example: DecodedExample) -> str | None:
     )
 
 
-def _contains(text: str, part: str) -> bool:
+def contains(text: str, part: str) -> bool:
     return "".join(part.split()) in "".join(text.split())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,20 @@ def test_the_answer_and_its_end_of_turn_are_compared(tmp_path: Path) -> None:
     ((likeness,),) = compare(job(tmp_path, tiny_student.save(tmp_path / "student", layers=1)))
     assert likeness.id == "p1"
     assert likeness.tokens == len("One.") + 2  # its end and the line break of the template
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_an_answer_whose_reasoning_the_template_drops_is_refused(tmp_path: Path, drops: bool) -> None:
+    from pipeline.train.trainer.compare import _texts
+
+    given = job(tmp_path)
+    answer = Message(role="assistant", content="<think>\nCount.\n</think>\n\nOne.")
+    dialogue = Dialogue(id="p1", messages=(Message(role="user", content="1?"), answer))
+    given.dialogues.write_text(f"{dialogue.model_dump_json()}\n")
+    last = "message['content'].split('</think>')[-1]"  # as the template of DeepSeek-R1-Distill
+    template = tiny_student.CHATML.replace("message['content']", last) if drops else tiny_student.CHATML
+    with pytest.raises(UserError, match="drops the reasoning") if drops else nullcontext():
+        assert len(list(_texts(given, tiny_student.tokenizer(template)))) == 1
 
 
 def test_another_vocabulary_is_refused_before_weights_are_read(tmp_path: Path) -> None:
