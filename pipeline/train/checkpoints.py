@@ -58,6 +58,12 @@ def steps_saved(folder: Path) -> int:
     return _step(found) if found else 0
 
 
+def finished(checkpoint: Path) -> bool:
+    """Whether no step is left after a checkpoint."""
+    state = json.loads((checkpoint / "trainer_state.json").read_bytes())
+    return bool(state["global_step"] >= state["max_steps"])
+
+
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 

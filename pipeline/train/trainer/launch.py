@@ -9,6 +9,7 @@ again; 143 stopped by SIGTERM with a checkpoint.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 from pathlib import Path
@@ -53,12 +54,23 @@ def train(job: TrainJob) -> bool:
         Setup(job, splits, model, tokenizer, prepared.end, settings, callbacks=watchers)
     )
     _reduce_in_float32(trainer)
-    checkpoint = checkpoints.newest(job.checkpoints)
+    checkpoint = checkpoint_for(trainer, job.checkpoints)
     print(f"training on {trainer.args.device}, bf16: {trainer.args.bf16}, from {checkpoint or 'the start'}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if not stop.stopped:
         save(trainer, tokenizer, prepared.messages, job)
     return not stop.stopped
+
+
+def checkpoint_for(trainer: Trainer, folder: Path) -> Path | None:
+    """The checkpoint to resume from. After the last step the trainer is left without an epoch to go on with.
+
+    transformers begins the epoch in which a checkpoint was made, and ends it one step later at the earliest.
+    """
+    checkpoint = checkpoints.newest(folder)
+    if checkpoint and checkpoints.finished(checkpoint):
+        trainer.args.num_train_epochs = math.floor(trainer.args.num_train_epochs)
+    return checkpoint
 
 
 def _reduce_in_float32(trainer: Trainer) -> None:
