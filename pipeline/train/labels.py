@@ -20,7 +20,7 @@ import numpy as np
 
 import prompts
 from pipeline.config import Recipe
-from pipeline.config.endpoints import Endpoint
+from pipeline.config.endpoints import Endpoint, Teacher
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.earlier_rows import take_over_by_id
 from pipeline.engine.execute import complete
@@ -99,9 +99,11 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     """Everything that changes the labels of given examples."""
     table, teacher = recipe.train.topk_kd, reader(recipe)
     assert recipe.student is not None, "checked by train"
+    # In a chain the name alone tells one training of a student in the same folder from the next
+    name = recipe.parent and isinstance(teacher, Teacher) and teacher.name
     prompt = prompts.load(recipe.generate.prompt or "").text if table.prompt == "teacher" else None
     return {
-        "teacher": fingerprint.model_settings(teacher.model, teacher),
+        "teacher": fingerprint.model_settings(name or teacher.model, teacher),
         "top_k": table.top_k,
         "prompt": prompt,
         "student": recipe.student.model,  # its tokenizer and chat template

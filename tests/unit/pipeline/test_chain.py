@@ -14,6 +14,7 @@ from pipeline.chain import gap, step_recipe
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Student
 from pipeline.config.load import parse_recipe
+from pipeline.config.train import Train
 from pipeline.engine.execute import DONE, execute
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
@@ -27,6 +28,7 @@ from pipeline.model_rows import Score, Step
 from pipeline.report.build import gather
 from pipeline.report.page import render
 from pipeline.run_stages import run_stage
+from pipeline.train import labels
 from pipeline.train.stage import TRAIN
 
 RECIPE: dict[str, Any] = {
@@ -122,6 +124,15 @@ def test_a_student_that_was_trained_again_is_another_teacher(tmp_path: Path) -> 
         train(tmp_path / "r-round-1", epochs)
         names.append(step_recipe(rounds(), 1, tmp_path).teacher[0].name)
     assert names[0] != names[1]
+
+
+def test_labels_of_a_student_that_was_trained_again_are_not_taken_over(tmp_path: Path) -> None:
+    given = rounds().model_copy(update={"train": Train(objective="topk_kd")})
+    settings = []
+    for epochs in (1, 2):
+        train(tmp_path / "r-round-1", epochs)
+        settings.append(labels.settings(step_recipe(given, 1, tmp_path)))
+    assert settings[0] != settings[1]
 
 
 def test_a_training_that_goes_on_depends_on_the_student_before(tmp_path: Path) -> None:
