@@ -85,8 +85,11 @@ def _state_bytes(train: Train) -> int:
 
 
 def disk(parameters: int, train: Train, checkpoints: int = MOST_CHECKPOINTS) -> int:
-    """Bytes of checkpoints, each with float32 weights and the optimizer's state, and of the student."""
-    per_checkpoint = FLOAT + _state_bytes(train)
+    """Bytes of checkpoints, each with float32 weights and the optimizer's state, and of the student.
+
+    Those of adapters are left out: they fit into the difference between float32 and a student in bfloat16.
+    """
+    per_checkpoint = 0 if train.lora else FLOAT + _state_bytes(train)
     return parameters * (min(checkpoints, MOST_CHECKPOINTS) * per_checkpoint + FLOAT)
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from pipeline.config.train import Optimizer, Train
-from pipeline.train.memory import OPTIMIZER, Memory, Shape, needed
+from pipeline.train.memory import OPTIMIZER, Memory, Shape, disk, needed
 
 SMALL = Shape(1_543_714_304, 28, 1536, 8960, 151_936, tied=True)  # Qwen2.5-1.5B
 LARGE = Shape(7_615_616_512, 28, 3584, 18_944, 152_064)  # Qwen2.5-7B
@@ -31,6 +31,11 @@ def test_data_parallelism_holds_gradients_twice_and_shards_nothing() -> None:
     copies = of(SMALL, 8)
     assert copies.weights == of(SMALL).weights == 4 * SMALL.parameters
     assert copies.gradients == 2 * of(SMALL).gradients == 8 * SMALL.parameters
+
+
+def test_checkpoints_of_adapters_take_next_to_no_disk() -> None:
+    assert disk(LARGE.parameters, Train()) == 40 * LARGE.parameters
+    assert disk(LARGE.parameters, Train.model_validate({"lora": {"rank": 16}})) == 4 * LARGE.parameters
 
 
 def test_8_bit_moments_keep_those_of_the_embeddings_in_float32() -> None:
