@@ -22,6 +22,7 @@ from pipeline.compress.schemes import SCHEMES
 from pipeline.config import Recipe
 from pipeline.config.base import identity
 from pipeline.config.evaluate import HELD_OUT
+from pipeline.engine import checksums
 from pipeline.engine.execute import complete
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
@@ -170,14 +171,22 @@ def _engines(job: Job, model: EvalModel) -> list[dict[str, Any]]:
 def _trained_on(job: Job, scores: list[Score]) -> dict[str, int]:
     """Set -> the number of its problems that the student was trained on; warns of each such set."""
     trained: set[str] = set()
-    if job.recipe.student:
-        for shard in Output(job.run_dir / "select", Example).shards():
+    for folder in _trainings(job.recipe, job.run_dir) if job.recipe.student else ():
+        for shard in Output(folder / "select", Example).shards():
             pairs = zip(shard.column("problem_id"), shard.column("split"), strict=True)
             trained |= {problem for problem, split in pairs if split == "train"}
     counts = Counter(s.set for s in scores if s.model_role == "student" and s.problem_id in trained)
     for name, problems in counts.items():
         job.say(f"evaluate: {metrics.trained_on(name, problems)}")
     return dict(counts)
+
+
+def _trainings(recipe: Recipe, run_dir: Path) -> Iterator[Path]:
+    """The run, and those before it in a chain whose students its training went on from."""
+    yield run_dir
+    if recipe.parent and recipe.parent.start:
+        before = run_dir.parent / recipe.parent.run
+        yield from _trainings(Recipe.model_validate_json(checksums.read(before / "recipe.json")), before)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
