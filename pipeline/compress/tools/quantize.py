@@ -48,7 +48,7 @@ def quantize(job: dict[str, Any]) -> dict[str, int | None]:
 
 
 def _rendered(tokenizer: Any, file: str, max_length: int) -> list[list[int]]:
-    """The dialogues as the student was trained on them: by its chat template, with the end of turn."""
+    """The dialogues by the student's chat template, with the end of turn; without any thinking switch."""
     dialogues = [json.loads(line) for line in Path(file).read_text("utf-8").splitlines()]
     rendered = tokenizer.apply_chat_template(dialogues, return_dict=True)["input_ids"]
     return [list(ids)[:max_length] for ids in rendered]
