@@ -64,12 +64,16 @@ def means(values: Floats, least: float = 0, most: float = 1, resamples: int = RE
 
     If all problems of a column have the same value, so do all resamples, although unseen problems may differ.
     The interval then holds every mean under which that many equal values have a probability of 2.5 % or more.
+    So it is with the sign, if all differences have the same: resamples alone would call the better of two
+    models by few problems.
     """
     beyond, unseen = tail(len(values)), 1 - _TAIL ** (1 / len(values))
     ends = np.quantile(resampled_means(values, resamples), [beyond, 1 - beyond], axis=0)
     mean, constant = values.mean(axis=0), np.all(values == values[0], axis=0)
-    low = np.where(constant, mean - unseen * (mean - least), ends[0])
-    high = np.where(constant, mean + unseen * (most - mean), ends[1])
+    up, down = (np.all(signed > 0, axis=0) & (least < 0) for signed in (values, -values))
+    lowest, highest = mean - unseen * (mean - least), mean + unseen * (most - mean)
+    low = np.where(constant | up, np.minimum(ends[0], lowest), ends[0])
+    high = np.where(constant | down, np.maximum(ends[1], highest), ends[1])
     return [Estimate(*map(float, column)) for column in zip(mean, low, high, strict=True)]
 
 

@@ -58,6 +58,16 @@ def test_equal_values_still_give_an_interval_with_a_width() -> None:
     assert mean([1.0]) == pytest.approx((1, 0.025, 1))  # one problem says nearly nothing
 
 
+def test_few_problems_that_all_became_better_do_not_show_a_gain() -> None:
+    for sign in (1, -1):
+        ends = sorted(sign * end for end in mean([sign * 0.5, sign, sign, sign], least=-1)[1:])
+        assert ends[0] < 0 < ends[1]
+    assert mean([0.5] + [1.0] * 30, least=-1).low > 0.5
+    rng, worse = np.random.default_rng(0), 0.3  # of all problems become incorrect, the others a little better
+    drawn = rng.choice([0.25, 0.5, -1], (5, SETS), p=[0.35, 0.35, worse])  # a mean of -0.0375
+    assert np.mean([each.low > 0 for each in means(drawn, -1, 1, RESAMPLES)]) <= 0.025
+
+
 def test_a_ratio_to_a_mean_near_0_has_no_upper_end() -> None:
     half, none, one = np.full(50, 0.5), np.zeros(50), np.eye(50)[0]
     assert ratio(half, none) is None
