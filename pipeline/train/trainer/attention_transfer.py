@@ -146,7 +146,7 @@ def relation_width(inputs: AttentionInputs) -> int:
 
 
 def default_heads(widths: Sequence[int], most: int) -> int:
-    """The largest number of relation heads, up to the student's heads, that divides the widths of both models.
+    """The largest number of relation heads, up to the student's, that divides the widths of both models.
 
     Values of grouped-query attention are narrower than queries: of 12 heads with 2 key-value heads, each 128
     wide, it is 8.
