@@ -51,8 +51,8 @@ class FilterSpec(NamedTuple):
 FILTERS: dict[str, FilterSpec] = {
     "finished": FilterSpec(finished, 2),
     "single_reasoning": FilterSpec(single_reasoning, 2),
-    "final_answer": FilterSpec(final_answer, 4),
-    "correct": FilterSpec(correct, 7),
+    "final_answer": FilterSpec(final_answer, 5),
+    "correct": FilterSpec(correct, 8),
     "length": FilterSpec(length, 2),
     "one_language": FilterSpec(one_language, 3),
     "paragraphs": FilterSpec(paragraphs, 3),
@@ -60,7 +60,7 @@ FILTERS: dict[str, FilterSpec] = {
     "no_repetition": FilterSpec(no_repetition, 2),
     "no_refusal": FilterSpec(no_refusal, 2),
     "no_leak": FilterSpec(no_leak, 2),
-    "consistency": FilterSpec(consistency, 4),
+    "consistency": FilterSpec(consistency, 5),
     "confidence": FilterSpec(confidence, 1),
     "columns": FilterSpec(columns, 1),
 }

@@ -1,10 +1,10 @@
-"""Majority vote for problems without a reference (self-consistency, Wang et al. 2022).
+r"""Majority vote for problems without a reference (self-consistency, Wang et al. 2022).
 
 Answers are grouped into classes: 1/2 and 0.5 are one. Texts are equal if their words are, mathematical
 answers if each is correct with the other as reference. Equality is transitive: an answer equal to two others
 joins their classes. A trace votes if it finished, holds an answer (extracted as in `filters.rules.correct`)
-and does not retract it. A majority is no proof, so the evidence of every verdict tells the vote:
-"majority 6/8, margin 0.50, entropy 0.56 nats".
+and does not retract, deny or change it: "not \boxed{5}" and "-\boxed{5}" are no votes for 5. A majority is no
+proof, so the evidence of every verdict tells the vote: "majority 6/8, margin 0.50, entropy 0.56 nats".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Annotated
 from pydantic import Field
 
 from filters.extract.candidates import is_answer
-from filters.extract.context import is_retracted, statement
+from filters.extract.context import is_qualified, is_retracted, statement
 from filters.extract.sentences import expression_in_sentence, is_prose
 from filters.grade.compare import compare
 from filters.grade.grader import COMPARED_BY_VALUE, grade_answer
@@ -103,8 +103,10 @@ def vote(trace: Trace, policy: Policy = DEFAULT) -> str | None:
     answer = answer_to_grade(trace.reference, trace.response, kind, policy)
     if answer is None or not is_answer(text := answer.text, kind, trace.reference):
         return None
-    if kind != "json" and is_retracted(statement(trace.response, answer)):
-        return None
+    if kind != "json":
+        stated = statement(trace.response, answer)
+        if is_retracted(stated) or is_qualified(stated, text):
+            return None
     if kind == "json" and is_several(text):
         return None
     if kind == "choice":

@@ -42,7 +42,7 @@ _END_MARKS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|en
 _END_MARKS += ["<end_of_turn>", "</s>"]
 _LEAD = " \t\r\n*_`:=：\"“'「"  # may stand between the phrase and the answer  # noqa: RUF001
 _SENTENCE_END = re.compile(
-    r"[.?!](?=\s+[A-Z*(\\\"']|\s*$)|\n|[。।]|입니다|です|,?\s(?:because|since|as|which|where)\s",
+    r"(?<!\.\.)[.?!](?=\s+[A-Z*(\\\"']|\s*$)|\n|[。।]|입니다|です|,?\s(?:because|since|as|which|where)\s",
     re.IGNORECASE,
 )
 _ROUNDING = re.compile(

@@ -38,7 +38,9 @@ _DIVIDED = re.compile(r"\s?/\s?\d")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _SOLUTION = re.compile(r"\s*([A-Za-z])(?:_\w|_\{\w\})?\s*=[^=]+")  # x_1 = 2
 _SCALE = re.compile(r"\s(?:hundred|thousand|million|billion|trillion|dozen|percent)\b", re.IGNORECASE)
-_UNIT = re.compile(r"\s?([A-Za-zµΩ]+(?:\s?(?:/|\bper\b)\s?[a-z]+)?(?:\^?[23])?)(?=\s*(?:[.,;:!?)]|\Z))")
+_UNIT = re.compile(
+    r"\s?((?:(?:square|cubic) )?[A-Za-zµΩ]+(?:\s?(?:/|\bper\b)\s?[a-z]+)?(?:\^?[23])?)(?=\s*(?:[.,;:!?)]|\Z))"
+)
 
 
 class _Piece(NamedTuple):

@@ -123,6 +123,8 @@ def last_expression(text: str) -> str | None:
     before = text[max(start - 60, 0) : start]
     if _ALTERNATIVE.search(before) or _DENIED.search(before) or _DENIED_AFTER.match(text, end):
         return None
+    if "." in text[start:end] and text.startswith("...", end):
+        end += 3
     return text[start:end].rstrip(",")
 
 

@@ -69,6 +69,8 @@ def tokenize(text: str) -> list[Token]:
             found += names
             after_word = len(names) > 1
             continue
+        if token == "!" and found and found[-1].kind == "!":
+            raise UnsupportedFormula("!!")  # 5!! is 5 * 3 * 1, not (5!)!
         after_word = after_word and kind == "space"
         if kind == "env":
             found.append(Token("end" if token.startswith(r"\end") else "begin", token))

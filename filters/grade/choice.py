@@ -80,6 +80,14 @@ _CHOSEN = re.compile(
     r"|\(.*|[-–—]\s.*|as\b.*|in (?:all|the end)\b.*|here\b.*))?\s*",  # noqa: RUF001
     re.IGNORECASE | re.DOTALL,
 )
+# What is said of an option, which is not its text: (B) is wrong.
+_DENIED = re.compile(
+    r"(?:is|was|seems|looks)\s(?:\w+ly\s|also\s)?(?:wrong|incorrect|false|untrue|invalid|mistaken"
+    r"|ruled out|eliminated|a distractor|not\s(?:the\s)?(?:\w+\s)?(?:right|correct|true|valid|answer)\b)"
+    r"|(?:isn|wasn)['’]t\s(?:the\s)?(?:\w+\s)?(?:right|correct|true|answer)\b"  # noqa: RUF001
+    r"|cannot be(?:\s(?:right|correct|true|the answer))?\W*\Z|fails?\W*\Z|contradicts\b|[✗✘❌]",
+    re.IGNORECASE,
+)
 # Things with a letter for a name that are no options: company B, vitamin D.
 _THING = re.compile(
     r"\b(?:company|triangle|vitamin|group|type|class|team|person|player|point|line|plan|figure|hepatitis|influenza"
@@ -118,7 +126,7 @@ def named_choices(text: str, letters: Letters) -> set[str]:
     clauses = _CLAUSE.split(letters.listed.sub(r"\1 and ", statements))
     named = [found for clause in clauses if (found := _named(clause, letters))]
     first = parse_choice(clauses[0].strip(), letters)
-    if first is None:
+    if first is None or _DENIED.match(first.text):
         return named[-1] if named else set()
     return {first.letter}.union(*named)
 
@@ -132,7 +140,7 @@ def _named(clause: str, letters: Letters) -> set[str]:
         chosen = parse_choice(clause[: doubt.start()].strip(), letters)  # "C, not A" without the comma
         return {chosen.letter} if chosen and not chosen.text else set()
     if choice := parse_choice(clause.strip(), letters):
-        return {choice.letter}
+        return set() if _DENIED.match(choice.text) else {choice.letter}
     if not _WORDS.search(clause):
         return set()
     found = [m for m in letters.alone.finditer(clause) if not _THING.search(clause[: m.start()][-20:])]
@@ -175,6 +183,8 @@ def names_choice(expected: Choice, answer: str) -> bool | None:
     if choice is None and not expected.text and len(answer) == 1 and answer.isalpha():
         return answer.upper() == expected.letter
     if choice is not None:
+        if _DENIED.match(choice.text):
+            return None
         if choice.letter == expected.letter and expected.text and choice.text:
             text, other = ("".join(c.text.casefold().split()) for c in (expected, choice))
             return True if text == other else None

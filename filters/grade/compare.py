@@ -19,6 +19,7 @@ from filters.formula.tree import TooLarge
 from filters.grade.choice import names_choice, parse_choice
 from filters.grade.compare_structure import Comparison, strip_spaces
 from filters.grade.decision import MAX_CHARS, Decision, Undecided
+from filters.grade.lookalikes import are_lookalikes
 from filters.grade.numbers import equal_numbers, parse_quantity
 from filters.policy import Policy
 from filters.text.normalize import normalize, normalize_words
@@ -41,6 +42,7 @@ def compare(reference: str, answer: str, policy: Policy) -> Decision:
         return Decision(reference == answer, "number")
     if len(reference) > MAX_CHARS or len(answer) > MAX_CHARS:
         return Decision(None, "text", "refused")
+    written = reference, answer
     reference, answer = normalize(reference), normalize(answer)
     if not reference or is_missing(reference, words=False):
         return Decision(None, "text", "unreadable_reference")
@@ -57,12 +59,16 @@ def compare(reference: str, answer: str, policy: Policy) -> Decision:
         return Decision(equal, "number")
     comparison = Comparison(policy)
     try:
-        return Decision(comparison.equal(reference, answer), comparison.layer)
+        equal = comparison.equal(reference, answer)
+        if are_lookalikes(written, (reference, answer), equal):
+            return Decision(None, comparison.layer, "ambiguous")
+        return Decision(equal, comparison.layer)
     except (TooLarge, RecursionError):
         return Decision(None, comparison.layer, "refused")
     except Undecided as e:
         spelling = str.casefold if _FORMULA.search(reference + answer) else normalize_words
-        if _WORD.search(reference) and strip_spaces(spelling(reference)) == strip_spaces(spelling(answer)):
+        is_text = _WORD.search(reference) and str(e) != "units_differ"  # the case of mHz matters
+        if is_text and strip_spaces(spelling(reference)) == strip_spaces(spelling(answer)):
             return Decision(True, "text")
         return Decision(None, comparison.layer, str(e))
 

@@ -25,11 +25,12 @@ from filters.grade.relations import (
     without_conditions,
     without_names,
 )
-from filters.grade.split_structure import Structure, expand_signs, parse_structure, vector
+from filters.grade.split_structure import Structure, expand_signs, parse_structure, rows, vector
 from filters.policy import Policy
 from filters.text.latex_tables import UNION
 
 _LABEL_WORD = re.compile(r"[A-Z]{2,}|(?=[a-z]*[aeiou])[A-Za-z]{3,}")  # xy is a product
+_UNIT_VECTORS = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z]).{0,200}(?<![A-Za-z\\])j(?![A-Za-z])")  # 2i + 3j
 MAX_COMPARISONS = 600  # of parts
 
 
@@ -88,10 +89,23 @@ class Comparison:
                 if len(several.parts[1]) == 1 or (several is a and several.parts[0] != "0"):
                     raise Undecided("ambiguous")  # 1,2 and 1.2: a list or a decimal comma
                 return True  # 2,74 for the reference 2.74
+        if several.kind == "list" and self._may_be_grouped(value, ",".join(several.parts)):
+            raise Undecided("ambiguous")
+        if several.kind == "tuple" and _UNIT_VECTORS.search(value):
+            raise Undecided("ambiguous")
         for part in (value, *several.parts):
             _require_readable(part)
         spellings = dict.fromkeys(map(strip_spaces, several.parts))  # 3/4 or 0.75 is one value, 3, 3 are two
         return several.kind == "list" and len(spellings) > 1 and all(self.equal(value, p) for p in spellings)
+
+    def _may_be_grouped(self, value: str, joined: str) -> bool:
+        """Whether a list may be the value, with groups as in India or in Germany: 12,34,567 and 1.000,00."""
+        if re.fullmatch(r"\d{1,2}(?:,\d{2})+,\d{3}", joined, re.ASCII):
+            joined = joined.replace(",", "")
+        elif not re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d+", joined, re.ASCII):
+            return False
+        a, b = (parse_quantity(text, decimal_comma=True) for text in (value, joined))
+        return bool(a and b and equal_numbers(a, b, self._policy))
 
     def _equal_tuple_and_other(self, a: Structure, b: Structure) -> bool:
         """Compares a tuple with a list, a set or a union."""
@@ -109,7 +123,10 @@ class Comparison:
     def _equal_parts(self, a: Structure, b: Structure) -> bool:
         """Compares lists, sets and unions: each part of one is a part of the other."""
         if not a.kind == b.kind == "list":
-            return self._contains(a, b) and self._contains(b, a)
+            equal = self._contains(a, b) and self._contains(b, a)
+            if equal and a.kind == b.kind == "set" and _count_sets(a) != _count_sets(b):
+                raise Undecided("ambiguous")  # a brace may group, but {{1}, 2} is not {1, 2}
+            return equal
         if len(a.parts) != len(b.parts):
             return False
         named = [len({label_of(part) for part in side.parts} - {None}) > 1 for side in (a, b)]
@@ -203,8 +220,16 @@ def _aligned(a: Structure, b: Structure) -> tuple[Structure, Structure]:
     if {a.kind, b.kind} == {"set", "tuple"} and 1 in (len(a.parts), len(b.parts)):  # {(1, 2)}
         a, b = (parse_structure(side.parts[0]) if len(side.parts) == 1 else side for side in (a, b))
     if {a.kind, b.kind} == {"single", "tuple"}:  # a column is a tuple
-        a, b = ((vector(side.parts[0]) or side) if side.kind == "single" else side for side in (a, b))
+        a, b = _as_tuple(a, b), _as_tuple(b, a)
     return a, b
+
+
+def _as_tuple(side: Structure, other: Structure) -> Structure:
+    """Returns a column as a tuple, and a matrix as a tuple of rows, in the brackets of the other tuple."""
+    if side.kind != "single" or other.marks not in (("(", ")"), ("[", "]")):
+        return side
+    found = vector(side.parts[0]) or rows(side.parts[0])
+    return found._replace(marks=other.marks) if found else side
 
 
 def _names_agree(a: Structure, b: Structure) -> bool:
@@ -216,6 +241,10 @@ def _names_agree(a: Structure, b: Structure) -> bool:
 def _as_text(several: Structure) -> str:
     left, right = {"set": ("⦃", "⦄"), "tuple": several.marks}.get(several.kind, ("", ""))
     return left + (UNION if several.kind == "union" else ",").join(several.parts) + right
+
+
+def _count_sets(several: Structure) -> int:
+    return len({part for part in several.parts if part.startswith("⦃")})
 
 
 def _require_readable(text: str) -> None:

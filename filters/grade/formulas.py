@@ -108,11 +108,18 @@ def _parse(text: str, reason: str) -> Tree:
 
 def _equal_times(reference: re.Match[str], answer: re.Match[str]) -> bool:
     """Compares hours and minutes, and a.m. or p.m. if both state it. 3:30 may still be a ratio."""
-    halves = {half.casefold() for half in (reference["half"], answer["half"]) if half}
-    equal = int(reference["hours"]) == int(answer["hours"]) and reference["minutes"] == answer["minutes"]
-    if not equal and not halves:
+    times = [(int(time["hours"]), time["minutes"]) for time in (reference, answer)]
+    halves = [(time["half"] or "").casefold() for time in (reference, answer)]
+    equal = times[0] == times[1]
+    if not equal and not any(halves):
         raise Undecided("ambiguous")
-    return equal and len(halves) < 2
+    if equal and "" in halves:
+        return True
+    on_24_hours = {
+        (hours % 12 + 12 * (half == "p") if half else hours, minutes)
+        for (hours, minutes), half in zip(times, halves, strict=True)
+    }
+    return len(on_24_hours) == 1
 
 
 def _equal_ratios(reference: list[str], answer: list[str], budget: Budget) -> bool:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from filters.grade.floats import is_printed_float
 from filters.policy import Policy
 from filters.text.measurement_units import UNITS, compound, unit_of
+from filters.text.qualifiers import SCALES, any_phrase
 
 MAX_DIGITS = 50
 MAX_EXPONENT = 330  # a little more than that of a double
@@ -43,12 +44,14 @@ _UNIT = re.compile(
     r"(.*?[\d}.)])(?:\s|(?=[A-Za-zµΩÅ\u3040-\u9fff\uac00-\ud7af]))\s*"
     r"([A-Za-zµΩÅ][A-Za-zµΩÅ.^/* 0-9{}\-]*|[\u3040-\u9fff\uac00-\ud7af]{1,6})"
 )
-_UNIT_AFTER_LETTER = re.compile(
-    r"(.*?(?:[A-Za-z](?<!degree)(?<!degrees)|[A-Za-z]\)))\s+"
+_UNIT_AFTER_LETTER = re.compile(  # after a letter, a command or pi, but not after a word: 5 square meters
+    r"(.*?(?:(?<![A-Za-z])(?:\\[A-Za-z]+|[A-Za-z]|pi)|[A-Za-z]\)))\s+"
     r"((?:square |cubic )?[A-Za-z]{2,}(?:\s?\^\s?[23])?)"
 )
 # A counter or unit in kana, Han or Hangul. Numerals are none, but 千米 is a kilometer.
-_CJK_UNIT = re.compile(r"(?!(?:[十百千万萬亿億成折割]|分之)(?![米克瓦卡赫升]))[\u3040-\u9fff\uac00-\ud7af]+")
+_CJK_UNIT = re.compile(
+    r"(?!(?:[十百千万萬亿億成折割백천만억]|分之)(?![米克瓦卡赫升]))[\u3040-\u9fff\uac00-\ud7af]+"
+)
 _MONEY = re.compile(
     rf"(?P<sign>-?)\s?(?P<before>{_CURRENCY})\s?(?P<rest>[-.\d].*)|(?P<number>.*\d)\s?(?P<after>{_CURRENCY})"
 )
@@ -59,7 +62,8 @@ _NOT_UNITS = re.compile(
     r"|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|\w+teenth"
     r"|\w+tieth|hundredth|thousandth|millionth|squared|cubed|factorial|below|above"
     r"|grand|ish|k|off|power|extra|by|too|short|plus|more|tens|times|otherwise|else|unless|when|for|except|only"
-    r"|pi|sqrt|sin|cos|tan|log|ln|exp|inf|infinity)s?\b",
+    r"|pi|sqrt|sin|cos|tan|log|ln|exp|inf|infinity)s?\b"
+    rf"|{any_phrase(SCALES)}",
     re.IGNORECASE,
 )
 _IN_BASE = re.compile(r"(-?)([0-9A-Z]{1,50}) ?_ ?\{? ?(?P<base>\d{1,2}) ?\}?", re.ASCII)

@@ -51,6 +51,16 @@ def vector(text: str) -> Structure | None:
     return Structure("tuple", tuple(parts), ("(", ")"))
 
 
+def rows(text: str) -> Structure | None:
+    """Returns a matrix as a tuple of its rows, each a column, None for any other text."""
+    match = _VECTOR.fullmatch(text)
+    if not match or r"\begin" in match[1] or text.startswith(r"\begin{v"):
+        return None
+    found = match[1].strip().removesuffix(ROW).split(ROW)
+    parts = tuple(rf"\begin{{matrix}}{row}\end{{matrix}}" for row in found)
+    return Structure("tuple", parts, ("[", "]"))
+
+
 def parse_structure(text: str) -> Structure:
     """Splits a normalized text at its outermost level."""
     text = strip_brackets(text)

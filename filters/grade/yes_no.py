@@ -33,7 +33,8 @@ _LEADS_IN = re.compile(
     r"|ist|est|es|er|adalah|to|jest|klar|daher|also|donc)|['’]s)\Z"  # noqa: RUF001
 )
 _DOUBT = re.compile(
-    r"\b(?:if|whether|or|may|might|maybe|perhaps|assum\w+|suppos\w+|would be|unclear|unknown|both)\b"
+    r"\b(?:if|whether|or|may|might|maybe|perhaps|assum\w+|suppos\w+|would be|unclear|unknown|both"
+    r"|negation|converse|inverse|fails? to|too good)\b"
 )
 
 
@@ -54,14 +55,19 @@ def _stated_truths(answer: str) -> list[bool]:
     sentences = re.split(r"(?<=[.!?\n])", without_reasons(answer))
     unconditional = "".join(sentence for sentence in sentences if not CONDITION.search(sentence))
     pieces = [*_CLAUSE.split(unconditional), ""]
-    stated = []
+    stated, introduction = [], ""
     for clause, mark in zip(pieces[::2], pieces[1::2], strict=True):
         *before, last = _bare(clause).split() or [""]
         if mark in ("?", "？", "؟"):  # noqa: RUF001
             continue
         truth = _TRUTH.get(last)
-        if truth is not None and not (before and _is_changed_by(before, last)):
+        if (
+            truth is not None
+            and not (before and _is_changed_by(before, last))
+            and not is_doubted(introduction)
+        ):
             stated.append(truth)
+        introduction = clause if mark == ":" else ""  # one might say: yes
     return stated
 
 

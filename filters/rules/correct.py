@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from filters.extract.answer import Answer, after_reasoning, extract, strip_reasoning
-from filters.extract.context import is_qualified, is_retracted, later_answer, statement
+from filters.extract.context import (
+    AFTER,
+    BEFORE,
+    Statement,
+    is_qualified,
+    is_retracted,
+    later_answer,
+    statement,
+)
 from filters.grade.choice import parse_choice
 from filters.grade.compare import is_missing
 from filters.grade.grader import TEXT_LIMIT, TIMEOUT, final_reference, grade_answer
@@ -84,6 +93,8 @@ def grade_response(
     result = grade_answer(reference, answer.text, answer_type, metadata, timeout=timeout, policy=policy)
     if result.outcome != "undecided" and answer_type in _STATED:
         result = _unless_withdrawn(result, reference or "", response, answer, answer_type, policy)
+    if result.outcome == "passed" and answer_type == "json" and _denies_json(response, answer.text):
+        result = undecided("retracted")
     return result._replace(evidence=shorten(answer.text))
 
 
@@ -110,6 +121,17 @@ def _unless_withdrawn(
     if result.outcome == "passed" and is_qualified(stated, known):
         return undecided("qualified")
     return result
+
+
+_OPENING = re.compile(r"\s*(?:[`~]{3,}\w*\s*|<\w+>\s*)?\Z")  # of a code block or a tag, before a value
+
+
+def _denies_json(response: str, value: str) -> bool:
+    """Whether a response denies its JSON value before it, or takes it back after it."""
+    before, _, after = strip_reasoning(response).rpartition(value)
+    before = _OPENING.sub(" ", before[-BEFORE:])
+    denied = is_qualified(Statement(before, "", value, "", "boxed"), value)
+    return denied or is_retracted(Statement("", "", value, after[:AFTER], "boxed"))
 
 
 def answer_to_grade(

@@ -33,11 +33,12 @@ psi omega
 """
 CHARACTERS = str.maketrans(
     {
-        **dict.fromkeys("−–—‐‑‒﹣", "-"),  # noqa: RUF001
-        **dict.fromkeys("×·⋅∙∗", "*"),  # noqa: RUF001
+        **dict.fromkeys("−–—‐‑‒﹣➖", "-"),  # noqa: RUF001
+        **dict.fromkeys("×·⋅∙∗✖", "*"),  # noqa: RUF001
         **dict.fromkeys("‘’′", "'"),  # noqa: RUF001
         **dict.fromkeys("“”„", '"'),
-        **dict.fromkeys(("÷", "\N{DIVISION SLASH}", "\N{FRACTION SLASH}"), "/"),
+        **dict.fromkeys(("÷", "➗", "\N{DIVISION SLASH}", "\N{FRACTION SLASH}"), "/"),
+        **dict(zip("\N{HEAVY PLUS SIGN}℃℉", ("+", " degrees C", " degrees F"), strict=True)),
         **dict(zip("⩽⩾∣。、", "≤≥|.,", strict=True)),  # noqa: RUF001
         **dict(zip("√π°…", (r"\sqrt ", r"\pi ", " degrees ", r"\dots "), strict=True)),
         "\N{UNION}": UNION,

@@ -24,7 +24,7 @@ mass: 1 kg kilogram kilo; 0.001 g gram; 0.000001 mg milligram; 1000 tonne; 0.453
 mass: 0.028349523125 oz ounce
 time: 1 s sec second; 0.001 ms millisecond; 60 min minute; 3600 h hr hour; 86400 day; 604800 week
 calendar: 1 month; 12 yr year; 120 decade; 1200 century
-money in dollars: 1 dollar usd buck; 0.01 cent ¢
+money in dollars: 1 dollar usd us_dollar buck; 0.01 cent ¢
 money in euros: 1 euro eur
 money in yen: 1 yen jpy
 money in yuan: 1 yuan rmb
@@ -41,16 +41,16 @@ acceleration: 1 m/s^2 meter/second^2
 temperature: 1 degree_c degree_celsius celsius
 temperature, Fahrenheit: 1 degree_f degree_fahrenheit fahrenheit
 force: 1 N newton
-energy: 1 J joule; 1000 kj kilojoule
-power: 1 W watt; 1000 kw kilowatt
+energy: 1 J joule; 1000 kj kilojoule; 1000000 megaj megajoule
+power: 1 W watt; 1000 kw kilowatt; 0.001 mw milliwatt; 1000000 megaw megawatt
 temperature, Kelvin: 1 K kelvin
 voltage: 1 V volt; 0.001 mv millivolt; 1000 kv kilovolt
 current: 1 A amp ampere; 0.001 ma milliamp
 charge: 1 C coulomb
 resistance: 1 Ω ω ohm
-pressure: 1 pa pascal; 1000 kpa kilopascal; 101325 atm
-frequency: 1 hz hertz; 1000 khz; 1000000 mhz
-energy of particles: 1 ev; 1000 kev; 1000000 mev; 1000000000 gev
+pressure: 1 pa pascal; 1000 kpa kilopascal; 1000000 megapa megapascal; 101325 atm
+frequency: 1 hz hertz; 1000 khz; 1000000 mhz megahz
+energy of particles: 1 ev; 1000 kev; 1000000 mev megaev; 1000000000 gev
 amount: 1 mol mole
 concentration: 1 M
 ergs: 1 erg
@@ -66,8 +66,13 @@ UNITS = {
     for name in names
 }
 _FACTOR = re.compile(r"([*/]|per)?\s*([A-Za-zµΩÅ]+)(?:\s?\^\s?\{?\s?(-?\d)\s?\}?)?\s*")
-_POWER = re.compile(r"\s?\^\s?\{?\s?([23])\s?\}?")
+_POWER = re.compile(r"(?:(?<=[A-Za-z])|\s?\^\s?)\{?\s?([23])\s?\}?")  # m^2 and m2
+# Of one letter, whose case matters: 5 mW and 5 MW. In lower case as a whole, mhz and mev stand for mega.
+_PREFIX = re.compile(
+    r"(?<![A-Za-z])(?:(M)(?=[gmLWJNVAMBb](?![A-Za-z])|Hz|Pa|eV)|m(?=[MBb](?![A-Za-z])|Hz|Pa|eV))"
+)
 _NAME = re.compile(r"[^\W\d_]+")
+_SHORT_POWER = re.compile(r"\A(?:(sq|square)|cubic|cu)\.? ([a-z]{1,2})\Z")  # square cm, sq. ft
 _PER = re.compile(r"\s?(?:/|\bper\b)\s?")
 
 
@@ -76,8 +81,10 @@ def unit_of(words: str) -> str:
     words = words.strip()
     if len(words) == 1:  # the case of a single letter matters: 5 N
         return words
+    words = _PREFIX.sub(lambda prefix: "mega" if prefix[1] else "milli", words)
     words = _PER.sub("/", _POWER.sub(r"^\1", words.casefold().replace(".", "")))
-    words = re.sub(r"\s?\*\s?| ", "_", words.strip())
+    words = _SHORT_POWER.sub(lambda match: f"{match[2]}^{2 if match[1] else 3}", words.strip())
+    words = re.sub(r"\s?\*\s?| ", "_", words)
     if words in UNITS:
         return words
     return _NAME.sub(lambda name: _singular(name[0]), words)

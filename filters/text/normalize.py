@@ -15,6 +15,7 @@ MAX_EXPANSION = 6  # characters that NFKC may make of one; some Arabic ligatures
 _WRAPPINGS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 _SCRIPTS = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+|[₀-₉₊₋]+")
+_SQUARED_UNIT = re.compile(r"[\u3371-\u33df]")  # a unit in one character, such as ㎏ or ㎡
 _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|texttt|mathrm|mathbf|mathit|mathsf|bm|boldsymbol|mbox|hbox"
     r"|operatorname)\*?\s?\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
@@ -44,6 +45,7 @@ _OPERATED = re.compile(
     r"(?:[-+*/^=]|\\[A-Za-z]+|(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc|ln|log|exp|f|g))\s*\Z"
 )
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
+_LOG_BASE = re.compile(r"\blog(2|10)(?=\s?\()")  # log2(3), as in programs
 ESCAPED_NEWLINE = re.compile(r"\\n(?![A-Za-z])")
 _UNIT_FRACTION = re.compile(
     r"\\[dt]?frac\s?\{\s?\\(?:text|mathrm)\s?\{([^{}]*)\}\s?\}\s?\{\s?\\(?:text|mathrm)\s?\{([^{}]*)\}\s?\}"
@@ -55,6 +57,7 @@ _DOLLARS = re.compile(
 )
 _TIE = re.compile(r"(?<=[\d,}])~(?=\S)|^~|~$")  # 5~cm
 _PRIME = re.compile(r"\s?\^\s?(?:\{\s?((?:\\prime\s?|')+|\*)\s?\}|\\prime\s?)")
+_GOES_ON = re.compile(r"\d\s?,?\s?\.{3}\Z")  # 0.333... and 1, 2, 3, ...
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\S)")  # 2**3 and 2 ** 3 are powers
 _ESCAPES = [(r"\$", ""), (r"\!", ""), (r"\{", "⦃"), (r"\}", "⦄"), (r"\|", "|")]
 _ESCAPES += [(bracket, "") for bracket in (r"\(", r"\)", r"\[", r"\]")]
@@ -64,7 +67,9 @@ _ASCII_RELATIONS = (("<=", "≤"), (">=", "≥"), ("=<", "≤"), ("!=", "≠"), 
 def strip_markup(text: str) -> str:
     r"""Removes markup around a text: spaces, bold, `$`, \( \), \[ \] and a final period."""
     for _ in range(3):  # wrappings may be nested: **\(7\)**.
-        text = text.strip(" \t\r\n*`").rstrip(".,;:。")  # not "!": 5! is 120
+        text = text.strip(" \t\r\n*`")
+        if not _GOES_ON.search(text):
+            text = text.rstrip(".,;:。")  # not "!": 5! is 120
         if text.endswith("\\") and not text.endswith("\\\\"):
             text = text[:-1]
         if not text.startswith(("$", "\\")):
@@ -86,6 +91,7 @@ def normalize(text: str) -> str:
     if "\\" in text:
         text = _normalize_latex(text)
     text = text.replace("$", "").replace("{,}", ",").replace("\\%", "%")
+    text = _LOG_BASE.sub(r"log_{\1}", text)
     text = _without_remark(_TIMES_TEN.sub("*", _ABOUT.sub(" ≈ ", text)))
     for written, meant in _ASCII_RELATIONS:
         text = text.replace(written, meant)
@@ -106,8 +112,14 @@ def normalize_characters(text: str) -> str:
     """Applies NFKC and ASCII digits, keeps 2² apart from 22 and 1½ from 11/2, drops invisible characters."""
     if text.isascii():
         return text
-    text = _SCRIPTS.sub(_scripts, text)
+    text = _SCRIPTS.sub(_scripts, _SQUARED_UNIT.sub(_spelled_unit, text))
     return "".join(map(_normalize_character, text.translate(CHARACTERS)))
+
+
+def _spelled_unit(match: re.Match[str]) -> str:
+    """Writes ㎏ as kg, and ㎡ as m²."""
+    _, *codes = unicodedata.decomposition(match[0]).split()
+    return " " + "".join(chr(int(code, 16)) for code in codes)
 
 
 def _scripts(match: re.Match[str]) -> str:
@@ -155,7 +167,7 @@ def _normalize_character(c: str) -> str:
     kind = unicodedata.decomposition(c).partition(" ")[0]
     if kind == "<fraction>":
         return " " + unicodedata.normalize("NFKC", c).replace("\N{FRACTION SLASH}", "/")
-    if unicodedata.category(c) in ("Cf", "Cs", "So"):
-        return ""
+    if (category := unicodedata.category(c)) in ("Cf", "Cs", "So"):
+        return " " if category == "So" else ""  # a symbol separates: 2☆3 is not 23
     normal = unicodedata.normalize("NFKC", c)
     return normal if len(normal) <= MAX_EXPANSION else c

@@ -65,6 +65,15 @@ factorial | mod | modulo | base | in base | by | power | too many | too few | to
 below zero | at most | at least | is not | is wrong | is incorrect | is false | is too | was not
 was wrong | for odd | for even | for negative | for positive | for small | for large | for part | digit
 """
+# Numbers and operations in other languages, after a number: 5 Millionen, 5 mille, 5 тысяч.
+SCALES = """
+tausend | million* | milliarde* | dutzend | hundert | drittel | viertel | fünftel | mio | mrd | tsd
+mille | milliard* | douzaine* | dizaine* | centaine* | au carré | au cube
+mil | millón | millones | docena* | al cuadrado | al cubo | milhão | milhões | dúzia* | ao quadrado
+mila | milione | milioni | miliard* | dozzin* | duizend | miljoen* | miljard* | dozijn | tusen | tusind
+tysiąc* | tysięcy | milion* | milyon | milyar | juta | ribu | ratus | nghìn | triệu | tỷ
+тысяч* | миллион* | миллиард* | тыс | млн | млрд | дюжин* | сотен | тисяч* | мільйон* | мільярд*
+"""
 _OF_A_NUMBER = (
     "times | more than | less than | fewer than | short of | out of | of | percent of | percent more than"
 )
@@ -94,7 +103,7 @@ _BEFORE_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _AFTER_NUMBER = re.compile(
-    rf"\d[\s}}$*)]*(?:{any_phrase(_CHANGED)}|(?:{any_phrase(_OF_A_NUMBER)}|% of)\s\$?\d|-ish|ish\b"
+    rf"\d[\s}}$*)]*(?:{any_phrase(_CHANGED, SCALES)}|(?:{any_phrase(_OF_A_NUMBER)}|% of)\s\$?\d|-ish|ish\b"
     r"|\+(?!\s?[\dA-Za-z(\\$])|_\{?\d|and \d+/\d)"
     r"|\band (?:an? |one )?(?:half|third|quarter)\b",
     re.IGNORECASE,

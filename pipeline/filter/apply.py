@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Raised whenever a filter may give another result than before.
 VERSIONS = {
     "contamination": 3,
-    "majority": 4,
+    "majority": 5,
     "difficulty": 1,
     "duplicate_problem": 3,
     "duplicate_trace": 3,

@@ -42,6 +42,21 @@ def test_a_truncated_trace_does_not_vote():
     assert {result.reason for result in majority(truncated)} == {"few_votes"}
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        r"It is not \boxed{5}.",
+        r"-\boxed{5}",
+        r"2\boxed{5}",
+        r"\boxed{5} is wrong.",
+        "I doubt that the answer is 5.",
+    ],
+)
+def test_an_answer_that_its_context_denies_or_changes_is_no_vote(response):
+    results = majority([a_trace(id=str(n), reference=None, response=response) for n in range(4)])
+    assert {result.reason for result in results} == {"few_votes"}
+
+
 def test_an_answer_equal_to_two_others_joins_their_classes():
     results = majority(samples([r"\sqrt{4}", "2", "2.0", r"\frac{4}{2}", "2"]))
     assert {result.outcome for result in results} == {"passed"}

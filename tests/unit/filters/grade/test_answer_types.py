@@ -33,6 +33,30 @@ def test_every_type_is_graded_and_the_command_offers_those_that_need_two_texts()
         assert correct(trace).outcome != "passed", kind
 
 
+def test_a_truth_that_others_state_or_that_is_of_another_claim_is_undecided():
+    for response in ("One might say: yes", "A common mistake is to say: yes", "Its negation is true."):
+        assert grade_response("yes", response, "yes_no").outcome == "undecided", response
+    assert grade_response("yes", "In short: yes", "yes_no").outcome == "passed"
+
+
+@pytest.mark.parametrize("kind", ["choice", "math"])
+def test_an_option_that_is_only_denied_is_not_chosen(kind):
+    for said in (
+        "(B) is wrong",
+        "(b) is false; hence (a)",
+        "B) is not the answer",
+        "[B] is incorrect.",
+    ):
+        assert grade_response("B", said, kind).outcome != "passed", said
+    for said in (
+        "(B) is correct",
+        "B) It is false",
+        "(B) is not conserved",
+        "(A) is wrong. The answer is B.",
+    ):
+        assert grade_response("B", said, "choice").outcome == "passed", said
+
+
 def test_the_policies_of_mathematics_apply_to_numbers():
     assert grade_response("1/3", "0.33", "number", policy=Policy(rounding_digits=2)).outcome == "passed"
     assert (
@@ -64,6 +88,27 @@ def test_the_end_of_a_long_response_states_the_option_or_the_truth():
 )
 def test_hostile_json_is_never_correct(response):
     assert grade_response("[2]", response, "json").outcome != "passed"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        'Not {"a": 1}',
+        'The answer is not {"a": 1}',
+        '```json\n{"a": 1}\n```\nNo, this is wrong.',
+        '{"a": 1}\n\nScratch that.',
+    ],
+)
+def test_json_that_its_response_denies_is_undecided(response):
+    assert grade_response('{"a": 1}', response, "json").reason == "retracted"
+
+
+def test_json_may_be_introduced_and_explained():
+    for response in (
+        'Not a list, but this:\n\n```json\n{"a": 1}\n```\nIf you need more, ask.',
+        'The answer is {"a": 1}. It has no other key.',
+    ):
+        assert grade_response('{"a": 1}', response, "json").outcome == "passed"
 
 
 def test_json_that_is_nested_too_deeply_is_refused():

@@ -88,6 +88,27 @@ def test_a_word_that_changes_a_number_is_not_read_as_its_unit(answer):
     assert same("5", answer) is not True
 
 
+@pytest.mark.parametrize("kind", ["math", "number"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "5 Millionen",
+        "5 mille",
+        "5 тысяч",
+        "5 millones",
+        "5 milhões",
+        "5 Mrd.",
+        "5 juta",
+        "5 triệu",
+        "5억",
+        "5 Dutzend",
+    ],
+)
+def test_a_scale_in_another_language_is_no_unit(answer, kind):
+    assert grade_response("5", answer, kind).outcome != "passed"
+    assert grade_response("5", f"Die Antwort ist {answer}", kind).outcome != "passed"
+
+
 @pytest.mark.parametrize(
     "text", ["e5", "-e5", "-", "+", ".", "", "1/0", "1,00", "1e9999", "9" * 51, "٣e", "1 2 3", "0,111"]
 )
