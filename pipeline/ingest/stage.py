@@ -96,6 +96,7 @@ def _problem(problem: Problem, known: _KnownProblems, counts: _IngestCounts) -> 
         yield problem
     elif known.agrees(problem):
         counts.count("read", "duplicates")
+        counts.late_references[counts.name] += known.lacks_reference(problem)
     else:
         counts.conflict(problem)
 
@@ -118,6 +119,7 @@ def _given(
         known.add(problem)
         counts.problem(problem)
         yield problem
+    counts.late_references[counts.name] += known.lacks_reference(problem)
     position = known.position(problem)
     assert position is not None
     for sample in good:
@@ -145,6 +147,10 @@ class _KnownProblems:
         reference, before = _reference_hash(problem), self._references[self._positions[int(problem.id, 16)]]
         return -1 in (reference, before) or reference == before
 
+    def lacks_reference(self, problem: Problem) -> bool:
+        """Whether a known problem came without a reference, and has one now."""
+        return problem.reference is not None and self._references[self._positions[int(problem.id, 16)]] == -1
+
 
 def _reference_hash(problem: Problem) -> int:
     """A hash of the reference of 56 bits; -1 without one."""
@@ -164,6 +170,7 @@ class _IngestCounts:
         self.trace_shards: dict[str, int] = {}  # shard -> the number of its given traces
         self.listed: dict[str, list[str]] = {"bad_rows": [], "conflicting": []}
         self.columns_left_out: dict[str, Counter[str]] = {}  # source -> column -> number of its values
+        self.late_references = Counter[str]()  # source -> rows whose question came before without a reference
 
     def begin(self, source: IngestSource) -> None:
         self.name = sources.name_of(source)
@@ -213,6 +220,11 @@ class _IngestCounts:
         if self.left_out:
             values = ", ".join(f"{column!r} ({n})" for column, n in self.left_out.most_common(MAX_PRINTED))
             self.say(f"source {name!r}: values that are not kept, over 4 KB or no text or number: {values}")
+        if late := self.late_references[name]:
+            self.say(
+                f"source {name!r}: the references of {late} rows are not kept, because their questions came "
+                "before without one; to keep them, put those rows first"
+            )
         if counts["bad_rows"] == counts["read"]:
             first = f"; the first: {self.first_bad}" if self.first_bad else ""
             raise UserError(f"source {name!r}: none of its {counts['read']} rows is a problem{first}")
@@ -231,7 +243,7 @@ class _IngestCounts:
         bad, conflicts = self.listed["bad_rows"], self.listed["conflicting"]
         report = {**total, "by_source": self.by_source, "bad": bad, "conflicts": conflicts}
         left_out = {name: dict(c.most_common(MAX_PRINTED)) for name, c in self.columns_left_out.items() if c}
-        report["columns_left_out"] = left_out
+        report |= {"columns_left_out": left_out, "late_references": dict(+self.late_references)}
         return report | ({TRACE_SHARDS: self.trace_shards} if self.given else {})
 
 

@@ -91,6 +91,19 @@ def test_a_repeated_question_is_stored_once_and_a_contradicting_answer_is_report
     ]
 
 
+def test_references_that_come_after_their_question_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, known = (
+        lines(tmp_path / "a.jsonl", ("Who?", None), ("Why?", "so")),
+        [("Who?", "me"), ("Why?", "so")],
+    )
+    problems, report = ingest(tmp_path / "run", recipe(bare, lines(tmp_path / "b.jsonl", *known)))
+    assert [(p.question, p.reference) for p in problems] == [("Who?", None), ("Why?", "so")]
+    assert (report["duplicates"], report["late_references"]) == (2, {"b": 1})
+    assert "source 'b': the references of 1 rows are not kept" in capsys.readouterr().err
+
+
 def test_bad_rows_are_counted_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = ["{" for _ in range(MAX_PRINTED + 5)]
     problems, report = ingest(tmp_path / "run", recipe(lines(tmp_path / "a.jsonl", ("Who?", "me"), *broken)))
