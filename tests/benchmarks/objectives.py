@@ -8,8 +8,8 @@ base's. What needs a teacher next to the student has the `sft` student as the te
 pruned to --layers layers, since the demo's own teacher answers well only with the examples in its prompt,
 which the student does not see. `pruned` is that student trained by cross-entropy alone, with the same steps:
 the one to compare with. `redi` and `dpo` train the `sft` student on, with its incorrect traces; it is their
-base. The same command resumes; --dry-run only lists the commands. Memory is the highest of a process of the
-training.
+base. Differences are paired by problem. The same command resumes; --dry-run only lists the commands. Memory
+is the highest of a process of the training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from pipeline.inspect.run import open_run
 from pipeline.model_rows import Score
 
 DEMO = Path(__file__).resolve().parents[2] / "pipeline" / "recipes" / "demo.toml"
+AGAINST = {"sft": "", "topk_kd": "sft", "redi": "sft", "dpo": "sft", "pruned": ""}  # the others: pruned
 SHARED = ("ingest", "generate", "filter", "select", "evaluate/*/teacher*")
 
 
@@ -107,17 +108,32 @@ def training_seconds(run: Path) -> float:
     return sum(event["seconds"] for event in open_run(run).events() if event["stage"] == "train")
 
 
-def line_of(objective: str, runs: Sequence[Path]) -> str:
-    """One line of the table. Its interval is over problems, each a mean over the seeds."""
-    pooled: dict[str, dict[str, list[float]]] = {}
-    for role in ("student", "teacher", "base"):
-        pooled[role] = defaultdict(list)
-        for run in runs:
-            for problem, share in pass_at_1(run, role).items():
-                pooled[role][problem].append(share)
-    middle, low, high = mean([statistics.mean(v) for v in pooled["student"].values()])
+def over_seeds(runs: Sequence[Path], role: str) -> dict[str, float]:
+    """The mean over the seeds of each problem."""
+    shares = defaultdict(list)
+    for run in runs:
+        for problem, share in pass_at_1(run, role).items():
+            shares[problem].append(share)
+    return {problem: statistics.mean(each) for problem, each in shares.items()}
+
+
+def minus(runs: Sequence[Path], against: Sequence[Path]) -> str:
+    """The paired difference to the same seeds of another objective; "" unless they are complete."""
+    if not against or not all(map(is_complete, against)):
+        return ""
+    ours, theirs = (over_seeds(each, "student") for each in (runs, against))
+    middle, low, high = (100 * x for x in mean([ours[p] - theirs[p] for p in ours], least=-1))
+    return f"{middle:.1f} points [{low:.1f}, {high:.1f}]"
+
+
+def line_of(objective: str, by_seed: Mapping[int, Path]) -> str:
+    """One line of the table. Its intervals are over problems, each a mean over the seeds."""
+    runs, other = list(by_seed.values()), AGAINST.get(objective, "pruned")
+    against = [run.with_name(name_of(other, seed)) for seed, run in by_seed.items()] if other else []
+    middle, low, high = mean(list(over_seeds(runs, "student").values()))
+    difference = minus(runs, against)
     teacher, base = (
-        f"{statistics.mean(map(statistics.mean, pooled[role].values())):.1%}" for role in ("teacher", "base")
+        f"{statistics.mean(over_seeds(runs, role).values()):.1%}" for role in ("teacher", "base")
     )
     each = ", ".join(f"{statistics.mean(pass_at_1(run, 'student').values()):.1%}" for run in runs)
     seconds = statistics.mean(map(training_seconds, runs))
@@ -126,6 +142,7 @@ def line_of(objective: str, runs: Sequence[Path]) -> str:
         objective,
         f"{middle:.1%} [{low:.1%}, {high:.1%}]",
         each,
+        difference and f"{difference} to {other}",
         teacher,
         base,
         f"{seconds:.0f} s",
@@ -134,8 +151,17 @@ def line_of(objective: str, runs: Sequence[Path]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table(runs: dict[str, list[Path]]) -> str:
-    head = ("objective", "student, pass@1 [95 %]", "each seed", "teacher", "base", "training, mean", "memory")
+def table(runs: Mapping[str, Mapping[int, Path]]) -> str:
+    head = (
+        "objective",
+        "student, pass@1 [95 %]",
+        "each seed",
+        "difference",
+        "teacher",
+        "base",
+        "training, mean",
+        "memory",
+    )
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     return "\n".join(lines + [line_of(name, done) for name, done in runs.items() if done])
 
@@ -151,13 +177,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("data/objectives"))
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
-    done: dict[str, list[Path]] = {name: [] for name in options.objectives.split(",")}
+    done: dict[str, dict[int, Path]] = {name: {} for name in options.objectives.split(",")}
     for seed in range(1, options.seeds + 1):
         known = variants(options.layers, options.epochs, options.rate, options.runs / name_of("sft", seed))
         for name in done:
             run = options.runs / name_of(name, seed)
             complete_run(run, options, seed, known[name])
-            done[name] += [run] if is_complete(run) else []
+            if is_complete(run):
+                done[name][seed] = run
     print(table(done))
 
 
