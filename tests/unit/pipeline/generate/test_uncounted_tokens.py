@@ -85,7 +85,7 @@ def test_mean_tokens_are_none_if_a_response_was_not_counted() -> None:
     for traces, tokens in (
         ([trace(4), trace(8)], 6),
         ([trace(4), trace(None)], None),
-        ([trace(4), trace(None, "failed")], 2),
+        ([trace(4), trace(None, "failed")], 4),  # no answer came
     ):
         (line,) = summarise([score("held_out", "base", "m", traces)])
         assert line.tokens == tokens
