@@ -104,7 +104,6 @@ def test_an_instruction_that_would_be_checked_by_chance_or_not_at_all_is_undecid
 @pytest.mark.parametrize(
     ("kind", "arguments", "response", "reason"),
     [
-        ("detectable_format:number_bullet_lists", {"num_bullets": 1}, "\n " * 9_000 + "x", "timeout"),
         ("keywords:existence", {"keywords": ["(a+)+$"]}, "a" * 60 + "b", "timeout"),
         ("detectable_format:json_format", {}, "[" * 19_000, "error_RecursionError"),
         ("punctuation:no_comma", {}, "a " * 500_000, "refused"),
@@ -113,6 +112,12 @@ def test_an_instruction_that_would_be_checked_by_chance_or_not_at_all_is_undecid
 def test_a_hostile_response_is_undecided_in_time(kind, arguments, response, reason):
     assert graded("-", ("punctuation:no_comma", {})).outcome == "passed"
     assert graded(response, (kind, arguments), timeout=1.0).reason == reason
+
+
+def test_a_check_that_takes_long_is_undecided_in_time():
+    kind, arguments = "detectable_format:number_bullet_lists", {"num_bullets": 1}  # quadratic: 0.9 s
+    assert graded("-", ("punctuation:no_comma", {})).outcome == "passed"
+    assert graded("\n " * 9_000 + "x", (kind, arguments), timeout=0.1).reason == "timeout"
 
 
 def test_the_whole_response_is_the_answer_and_no_result_of_the_reasoning():
