@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.engine.atomic_files import sync_files, write_atomic
 from pipeline.engine.manifest import Manifest
+from pipeline.engine.stage import Job
 from pipeline.model_rows import CompressedModel
 
 
@@ -28,6 +29,13 @@ def made_from(manifest: Manifest, scheme: str) -> dict[str, Any]:
     """Everything that the export of a scheme depends on, as JSON values."""
     settings = manifest.settings["schemes"][scheme]
     return {"version": manifest.version, "inputs": manifest.inputs, "settings": settings}
+
+
+def made_from_job(job: Job, scheme: str) -> dict[str, Any]:
+    """What the export of a scheme depends on in a running job."""
+    manifest = job.output.manifest()
+    assert manifest is not None, "execute() saves it first"
+    return made_from(manifest, scheme)
 
 
 def row(folder: Path, wanted: dict[str, Any]) -> CompressedModel | None:

@@ -65,9 +65,7 @@ def recover(job: Job, settings: Recovery, export: Path) -> Recovered:
 
 def _clear_unless(folder: Path, job: Job) -> None:
     """Empties the folder of a killed recovery of another student or of other settings."""
-    manifest = job.output.manifest()
-    assert manifest is not None, "execute() saves it first"
-    wanted = json.dumps(exports.made_from(manifest, "w4a16")).encode()
+    wanted = json.dumps(exports.made_from_job(job, "w4a16")).encode()
     made_from = folder / "made_from.json"
     if made_from.is_file() and made_from.read_bytes() == wanted:
         return

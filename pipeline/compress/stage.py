@@ -76,13 +76,7 @@ def work(job: Job, shards: Iterable[Shard]) -> None:
 
 def _finished(job: Job, scheme: SchemeName) -> CompressedModel | None:
     """The row of an export that is there and valid."""
-    return exports.row(export_folder(job.run_dir, scheme), _made_from(job, scheme))
-
-
-def _made_from(job: Job, scheme: SchemeName) -> dict[str, Any]:
-    manifest = job.output.manifest()
-    assert manifest is not None, "execute() saves it first"
-    return exports.made_from(manifest, scheme)
+    return exports.row(export_folder(job.run_dir, scheme), exports.made_from_job(job, scheme))
 
 
 def _tools(job: Job) -> Tools:
@@ -138,7 +132,7 @@ def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> C
     _refuse(scheme, list(asking.faults(reply, reference)), part)
     row = _row(job, scheme, size(part), counts, checked_by, reply, reference)
     row = row.model_copy(update={"recovered": recovered})
-    exports.finish(part, final, Export(made_from=_made_from(job, scheme), row=row))
+    exports.finish(part, final, Export(made_from=exports.made_from_job(job, scheme), row=row))
     return row
 
 

@@ -111,7 +111,7 @@ def _one_teacher(train: Train) -> str | None:
     named = {"topk_kd": train.topk_kd.teacher, "on_policy": train.on_policy.teacher}
     if train.objective in named and not named[train.objective]:
         return f"train.{train.objective}.teacher"
-    terms = train.features or train.attention_transfer or train.relations
-    return (
-        "train.term_teacher" if terms and train.objective != "logit_kd" and not train.term_teacher else None
-    )
+    has_terms = train.features or train.attention_transfer or train.relations
+    if has_terms and train.objective != "logit_kd" and not train.term_teacher:
+        return "train.term_teacher"
+    return None

@@ -84,10 +84,15 @@ class Filter(RecipeTable):
     """Fraction of the traces that one rule may reject or leave undecided before the stage stops."""
 
     @property
+    def across(self) -> tuple[str, ...]:
+        """The tables of filters across traces that are on."""
+        tables = ("contamination", "majority", "difficulty", "duplicates")
+        return tuple(name for name in tables if getattr(self, name) is not None)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The rules, and the tables of filters across traces that are on."""
-        tables = ("contamination", "majority", "difficulty", "duplicates")
-        return (*self.rules, *(name for name in tables if getattr(self, name) is not None))
+        return (*self.rules, *self.across)
 
     @model_validator(mode="after")
     def _ignores_what_is_on(self) -> Filter:

@@ -137,8 +137,7 @@ def _announce_rules(job: Job, table: Filter) -> None:
     for name, given in table.rules.items():
         parameters = ", ".join(f"{key} = {value}" for key, value in given.items())
         names.append(f"{name} ({parameters})" if parameters else name)
-    names += [n for n in ("contamination", "majority", "difficulty", "duplicates") if getattr(table, n)]
-    job.say(f"filter: rules: {', '.join(names)}")
+    job.say(f"filter: rules: {', '.join((*names, *table.across))}")
     if table.ignored:
         job.say(f"filter: verdicts that do not decide: {', '.join(table.ignored)}")
     if "correct" not in table.rules:

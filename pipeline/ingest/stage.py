@@ -144,12 +144,15 @@ class _KnownProblems:
 
     def agrees(self, problem: Problem) -> bool:
         """Whether the reference of a known problem is the same, or one of the two is not known."""
-        reference, before = _reference_hash(problem), self._references[self._positions[int(problem.id, 16)]]
+        reference, before = _reference_hash(problem), self._reference_before(problem)
         return -1 in (reference, before) or reference == before
 
     def lacks_reference(self, problem: Problem) -> bool:
         """Whether a known problem came without a reference, and has one now."""
-        return problem.reference is not None and self._references[self._positions[int(problem.id, 16)]] == -1
+        return problem.reference is not None and self._reference_before(problem) == -1
+
+    def _reference_before(self, problem: Problem) -> int:
+        return self._references[self._positions[int(problem.id, 16)]]
 
 
 def _reference_hash(problem: Problem) -> int:

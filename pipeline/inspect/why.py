@@ -23,7 +23,6 @@ from pipeline.rows import VERDICT_FIELDS, Row, Trace, TraceVerdicts
 
 WIDTH = 120  # characters of an example's text
 PREVIEWED = 1000  # most traces of a preview, sampled uniformly
-_ACROSS = ("contamination", "majority", "difficulty", "duplicates")  # filters that see more than one trace
 
 
 class ExampleTrace(Row):
@@ -101,7 +100,7 @@ def _left_out(run: Run, stage: str) -> Iterator[str]:
     if run.recipe.judge is not None:
         yield "the LLM judge"
     if stage == "filter":
-        yield from (name for name in _ACROSS if getattr(run.recipe.filter, name))
+        yield from run.recipe.filter.across
 
 
 def print_why(why: Why) -> None:

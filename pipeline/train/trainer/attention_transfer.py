@@ -123,10 +123,9 @@ def _sides(kind: str, inputs: AttentionInputs, document: Document, relation_head
     query, key, value = (
         x[document.row, :, document.start : document.end] for x in (inputs.query, inputs.key, inputs.value)
     )
-    if kind != "minilm":
-        key = key.repeat_interleave(len(query) // len(key), 0)
-        return [Side(query, key, inputs.scale, inputs.window, inputs.softcap)]
     key = key.repeat_interleave(len(query) // len(key), 0)
+    if kind != "minilm":
+        return [Side(query, key, inputs.scale, inputs.window, inputs.softcap)]
     query, key, value = (_regrouped(x, relation_heads) for x in (query, key, value))
     return [
         Side(query, key, query.shape[-1] ** -0.5, inputs.window),
