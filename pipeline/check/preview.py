@@ -145,7 +145,9 @@ async def _sample(sampler: Sampler, recipe: Recipe, item: WorkItem) -> Trace:
         trace = await sampler.process(item)
     except RequestFailed as e:
         return sampler.fallback_row(item, str(e))
-    return await asyncio.to_thread(apply_rules, trace, rules_of_one(recipe.filter, trace))
+    rules = rules_of_one(recipe.filter, trace)
+    deciding = {name: given for name, given in rules.items() if name in recipe.filter.deciding}
+    return await asyncio.to_thread(apply_rules, trace, deciding)
 
 
 def _lines(

@@ -84,6 +84,11 @@ class Filter(RecipeTable):
     """Fraction of the traces that one rule may reject or leave undecided before the stage stops."""
 
     @property
+    def deciding(self) -> dict[str, dict[str, Any]]:
+        """The rules whose verdicts decide what is kept."""
+        return {name: given for name, given in self.rules.items() if name not in self.ignored}
+
+    @property
     def across(self) -> tuple[str, ...]:
         """The tables of filters across traces that are on."""
         tables = ("contamination", "majority", "difficulty", "duplicates")

@@ -200,7 +200,7 @@ def training_job(recipe: Recipe) -> SamplingJob:
         prompt=table.prompt or "",
         table=table,
         budget=SampleBudget(table.most_samples, table.target_kept, table.max_continuations),
-        filters={k: v for k, v in recipe.filter.rules.items() if k not in recipe.filter.ignored},
+        filters=recipe.filter.deciding,
         logprobs=table.logprobs,
         limits=limits_of(recipe),
     )

@@ -55,6 +55,18 @@ def test_samples_are_asked_for_and_give_an_estimate_but_leave_no_run(
     assert not (tmp_path / "test").exists()
 
 
+def test_a_rule_that_does_not_decide_rejects_no_sample(tmp_path: Path, fake_server: StartFakeServer) -> None:
+    write_recipe(tmp_path, fake_server().url, count=30)
+    rule = "filter.rules.length.min_response=8000"
+    sampled = [
+        next(
+            line for line in check(tmp_path, "--samples", "3", *words)[1].splitlines() if "3 samples" in line
+        )
+        for words in ((), (rule, 'filter.ignored=["length"]'), (rule,))
+    ]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
 def test_nothing_is_sampled_while_what_generate_needs_is_missing(tmp_path: Path) -> None:
     write_recipe(tmp_path, "http://127.0.0.1:9/v1")
     code, printed = check(tmp_path, "--samples", "3")
