@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # No path separators: a manifest can name files of its own folder only.
 ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
+MODEL_FILES = "model_files"  # setting with a hash of a local model's files
+
 
 class Manifest(BaseModel):
     """What a folder was made from. `digests` is written last: with it the stage is complete."""
@@ -68,9 +70,13 @@ def other_settings(found: Manifest, wanted: Manifest) -> str:
 
 
 def settings_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first setting that differs and how many others do; "" if none does."""
+    """The first setting that differs and how many others do; "" if none does.
+
+    Files of a local model that one of them does not know, since they are gone, are no difference.
+    """
     old, new = flat(before), flat(now)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    keys = [key for key in keys if not (key.endswith(MODEL_FILES) and None in (old.get(key), new.get(key)))]
     if not keys:
         return ""
     first = f"{keys[0]}: {shown(old.get(keys[0]))} -> {shown(new.get(keys[0]))}"

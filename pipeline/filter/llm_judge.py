@@ -39,6 +39,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     prompt = prompts.load(judge.prompt, judging=True)
     return {
         **identity(judge),
+        **fingerprint.local_files(judge),
         "weights": fingerprint.output_affecting_args(judge),
         **fingerprint.omitted_fields(judge),
         "prompt": {"name": prompt.name, "text": prompt.text},

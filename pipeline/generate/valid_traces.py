@@ -97,7 +97,7 @@ def _positions(found: Manifest, wanted: Manifest) -> dict[int, int]:
     return {
         i: order.index(name)
         for i, (name, settings) in enumerate(_teachers(found).items())
-        if now.get(name) == settings
+        if name in now and not settings_difference(settings, now[name])
     }
 
 

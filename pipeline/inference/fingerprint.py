@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.config.endpoints import Endpoint
+from pipeline.inference import model_files
 
 # vLLM engine arguments that change its speed, not its output.
 PERFORMANCE_ARGS = frozenset(
@@ -35,10 +36,16 @@ def model_settings(name: str, endpoint: Endpoint) -> dict[str, Any]:
     return {
         "name": name,
         "model": endpoint.model,
+        **local_files(endpoint),
         "weights": output_affecting_args(endpoint),
         "extra_body": endpoint.extra_body,
         **omitted_fields(endpoint),
     }
+
+
+def local_files(endpoint: Endpoint) -> dict[str, str]:
+    """The content of the model's files; {} if it is on the hub, behind a URL or gone."""
+    return {} if endpoint.base_url else model_files.content(endpoint.model)
 
 
 def output_affecting_args(endpoint: Endpoint) -> dict[str, Any]:

@@ -18,13 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import generations, install_hints
+from pipeline.engine.manifest import MODEL_FILES
 from pipeline.errors import UserError
 from pipeline.inference import model_cache
 from pipeline.inference.pruning import PRUNING_VERSION, Pruning
 
+WHOLE = 32 << 20  # bytes of a file up to which it is hashed whole; of a larger one SAMPLES blocks are
+BLOCK, SAMPLES = 4096, 64
+
 CONVERT_VERSION = 1  # raised when convert_gguf.py writes different files: older folders are then ignored
 MAX_BF16_PER_BYTE = 11  # 16 bits over 1.56, the smallest GGUF quantization (IQ1_S)
 
+_DECIDING = (".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".txt")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
@@ -143,6 +148,41 @@ def weights(model: str) -> tuple[int | None, bool]:
 def _holds_weights(name: str) -> bool:
     """Whether vLLM reads weights from the file; Mistral's folders hold them twice."""
     return name.endswith(".safetensors") and not name.startswith("consolidated") and "/" not in name
+
+
+def content(model: str) -> dict[str, str]:
+    """{"model_files": a hash of the files that decide a local model's output}; {} for a hub model or none.
+
+    Of weights it reads SAMPLES blocks: training changes nearly all of them. Ages of files and the folder's
+    name do not matter, so a copy has the same hash.
+    """
+    try:
+        if (path := _local(model)) is None:
+            return {}
+        found = [path] if path.is_file() else [each for each in sorted(path.iterdir()) if _decides(each)]
+        stats = [(each, each.stat()) for each in found]
+        parts = [f"{each.name} {_sampled(each, stat.st_size, stat.st_mtime_ns)}" for each, stat in stats]
+    except (OSError, UserError):
+        return {}
+    return {MODEL_FILES: hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]}
+
+
+def _decides(path: Path) -> bool:
+    """Whether the file in a model folder holds weights, configuration, tokenizer or chat template."""
+    is_state = path.name.startswith("train")  # trainer_state.json, training_args.bin
+    return path.suffix in _DECIDING and not is_state and path.is_file()
+
+
+@lru_cache(maxsize=4096)
+def _sampled(path: Path, size: int, _modified: int) -> str:
+    """Hashes a file's size with all of it or, if it is large, with evenly spaced blocks."""
+    found = hashlib.sha256(str(size).encode())
+    starts = [0] if size <= WHOLE else [i * (size - BLOCK) // (SAMPLES - 1) for i in range(SAMPLES)]
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(start)
+            found.update(file.read(WHOLE if size <= WHOLE else BLOCK))
+    return found.hexdigest()
 
 
 def label(model: str) -> str:

@@ -155,6 +155,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return {
         **identity(scoring(recipe)),
         "model": model,
+        **model_files.content(model),
         "layers": pruning.layers if pruning else None,
         "reasoning": recipe.select.reasoning,
         "prompt": prompts.load(recipe.select.prompt).text,

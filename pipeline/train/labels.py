@@ -107,6 +107,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         "top_k": table.top_k,
         "prompt": prompt,
         "student": recipe.student.model,  # its tokenizer and chat template
+        **model_files.content(recipe.student.model),
     }
 
 

@@ -263,17 +263,18 @@ def _training_examples(train_job: TrainJob) -> int:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that change what is learned; of the objectives' tables only the chosen one's."""
     unused = OBJECTIVES.keys() - {recipe.train.objective} | (set() if recipe.train.trl else {"trl"})
-    batch, remote = {}, remote_teacher(recipe)
+    student, batch, remote = student_of(recipe), {}, remote_teacher(recipe)
     if recipe.train.relations:  # compares the examples that are in memory at once
         processes = launcher.processes(recipe.train.accelerate)
         batch = {"relation_batch": recipe.train.micro_batch_size * processes}
     return {
         **batch,
         **{name: value for name, value in identity(recipe.train).items() if name not in unused},
-        "teachers": [teacher.model_dump() for teacher in teachers(recipe)],
-        "student": student_of(recipe).model,
-        "layers": student_of(recipe).layers,
-        **(pruning.settings if (pruning := pruning_of(student_of(recipe))) else {}),
+        "teachers": [t.model_dump() | model_files.content(t.model) for t in teachers(recipe)],
+        "student": student.model,
+        "layers": student.layers,
+        **model_files.content(student.model),
+        **(pruning.settings if (pruning := pruning_of(student)) else {}),
         "seed": _seed(recipe),
         **({"thinking_switch": recipe.select.thinking_switch} if recipe.select.mix else {}),
         **({"start": recipe.parent.model_dump()} if recipe.parent and recipe.parent.start else {}),

@@ -7,9 +7,10 @@ its examples, so only what differs is sampled again: the student's answers and, 
 base's. What needs a teacher next to the student has the `sft` student as the teacher of a copy of itself
 pruned to --layers layers, since the demo's own teacher answers well only with the examples in its prompt,
 which the student does not see. `pruned` is that student trained by cross-entropy alone, with the same steps:
-the one to compare with. `redi` and `dpo` train the `sft` student on, with its incorrect traces; it is their
-base. Differences are paired by problem. The same command resumes; --dry-run only lists the commands. Memory
-is the highest of a process of the training.
+the one to compare with. `on_policy` trains the `pruned` student on, with its own samples; it is its base.
+`redi` and `dpo` train the `sft` student on, with its incorrect traces; it is their base. Differences are
+paired by problem. The same command resumes; --dry-run only lists the commands. Memory is the highest of a
+process of the training.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ def variants(layers: int, epochs: int, rate: float, first: Path) -> dict[str, Va
     pruned = (f"student.model={sft_student}", f"student.layers={layers}", f"train.epochs={epochs}")
     soft = ("train.objective=logit_kd", f'train.logit_kd.teachers=[{{model="{sft_student}"}}]')
     term = (f"train.term_teacher={sft_student}",)
+    on_policy = (
+        "train.objective=on_policy",
+        f"train.on_policy.teacher={sft_student}",
+        "train.on_policy.max_tokens=96",
+        f"student.model={first.resolve().with_name(first.name + '-pruned') / 'train' / 'model'}",
+        "train.epochs=2",
+        f"train.learning_rate={rate}",
+    )
     further = (
         "select.rejected=true",
         f"student.model={sft_student}",
@@ -67,6 +76,7 @@ def variants(layers: int, epochs: int, rate: float, first: Path) -> dict[str, Va
         "attention_transfer": Variant((*pruned, *term, "train.attention_transfer.weight=1"), SHARED, again),
         "relations": Variant((*pruned, *term, "train.relations.weight=1"), SHARED, again),
         "logit_kd-features": Variant((*soft, *pruned, "train.features.weight=1"), SHARED, again),
+        "on_policy": Variant(on_policy, SHARED, again),
         "redi": Variant(("train.objective=redi", *further), graded, anew),
         "dpo": Variant(("train.objective=dpo", "train.packing=false", *further), graded, anew),
     }
@@ -172,7 +182,7 @@ def main() -> None:
     parser.add_argument("--objectives", default=",".join(variants(0, 0, 0, Path())))
     parser.add_argument("--layers", type=int, default=24, help="of a pruned student")
     parser.add_argument("--epochs", type=int, default=4, help="of its training")
-    parser.add_argument("--rate", type=float, default=2e-5, help="learning rate of `redi` and `dpo`")
+    parser.add_argument("--rate", type=float, default=2e-5, help="learning rate of what trains on")
     parser.add_argument("--recipe", type=Path, default=DEMO)
     parser.add_argument("--runs", type=Path, default=Path("data/objectives"))
     parser.add_argument("--dry-run", action="store_true")

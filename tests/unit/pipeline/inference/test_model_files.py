@@ -126,3 +126,26 @@ def test_a_broken_gguf_file_is_reported_in_one_line_and_leaves_no_folder(
     with pytest.raises(UserError, match=r"converting .*torn\.gguf .* failed: .* \(log: .*\)"):
         model_files.resolve(str(tmp_path / "torn.gguf"))
     assert [path.suffix for path in sorted((tmp_path / "cache" / "models").iterdir())] == [".lock", ".log"]
+
+
+def test_a_local_model_is_known_by_its_files_not_by_its_place_or_age(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    weights = bytearray(model_files.WHOLE + 1)
+    (model / "model.safetensors").write_bytes(weights)
+    before = model_files.content(str(model))
+    assert set(before) == {"model_files"}
+
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    (copy / "config.json").touch()
+    (copy / "trainer_state.json").write_text("{}")
+    (copy / "README.md").write_text("a card")
+    assert model_files.content(str(copy)) == before
+
+    (copy / "model.safetensors").write_bytes(bytes(b ^ 1 for b in weights[:1]) * len(weights))
+    assert model_files.content(str(copy)) != before
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    assert model_files.content(str(model)) != before
+    assert model_files.content("org/name") == model_files.content(str(tmp_path / "gone")) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 
 from pipeline import install_hints
 from pipeline.check import fit
+from pipeline.engine.changed_settings import check_settings, claim, is_current, manifest_of
 from pipeline.engine.manifest import Manifest
 from pipeline.errors import UserError
 from pipeline.model_rows import Step
 from pipeline.train.job import Preflight, PreflightCheck, TrainJob, last_step, preflight_lines, read_steps
 from pipeline.train.launcher import command, environment
 from pipeline.train.report import report
-from pipeline.train.stage import check, check_room, model_folder, work
+from pipeline.train.stage import TRAIN, check, check_room, model_folder, work
 from tests import tiny_student
 from tests.tiny_student import recipe, train_job
 
@@ -83,6 +85,25 @@ def test_a_trained_model_is_not_trained_again_and_checkpoints_are_deleted(tmp_pa
     assert (counts["first_loss"], counts["last_loss"], counts["steps"]) == (2.0, 0.5, 9)
     assert not (tmp_path / "train" / "checkpoints").exists()
     assert list(given.output.rows()) == lines
+
+
+def test_a_student_whose_folder_was_trained_again_is_another_student(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"before")
+    given = train_job(recipe(str(base)), tmp_path, [tiny_student.example(1)])
+    claim(given, manifest_of(given))
+    given.output.write("steps", [step(1)])
+    given.output.finish()
+    assert is_current(TRAIN, given.recipe, tmp_path)
+
+    (base / "model.safetensors").write_bytes(b"after ")
+    with pytest.raises(UserError, match='other settings: model_files: "'):
+        check_settings(TRAIN, given.recipe, tmp_path)
+    shutil.rmtree(base)  # what is made of it stays usable
+    check_settings(TRAIN, given.recipe, tmp_path)
+    assert is_current(TRAIN, given.recipe, tmp_path)
 
 
 TABLE = Preflight(
