@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, TypeVar
 
 from pipeline.engine.journal import done_line
-from pipeline.engine.manifest import Manifest, other_settings
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.previous import earlier_outputs, remove
 from pipeline.engine.query import Part, reading, rows_of
 from pipeline.engine.shard import Shard
@@ -62,13 +62,13 @@ def take_over(shard: Shard, rows: Iterable[Row]) -> int:
 def take_over_by_id(
     job: Job, wanted: Callable[[Shard], Mapping[str, T]], adopt: Callable[[Any, T], Row | None]
 ) -> None:
-    """Takes over rows without an error, from earlier results of the same settings, into the open shards.
+    """Takes over rows without an error, from earlier results that nothing contradicts, into the open shards.
 
     wanted: the ids that a shard may have, each with what `adopt` needs to tell the row as it is now.
     """
     present = job.output.manifest()
     assert present is not None
-    same = [output for output, found in results(job) if not other_settings(found, present)]
+    same = [output for output, found in results(job) if not job.stage.contradiction(found, present)]
     earlier = EarlierRows("id", [(output, lambda row: row if row.error is None else None) for output in same])
     for shard in job.share() if same else ():
         if not shard.sealed:

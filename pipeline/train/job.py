@@ -102,6 +102,7 @@ class LabelJob(ProcessJob):
     prompt: str | None  # name or path of the prompt before the answers; None: the examples' own
     examples: tuple[Path, ...]  # Parquet files of Example rows
     traces: Path  # folder of generate
+    max_length: int  # longer examples are not trained on
 
 
 class PreflightCheck(BaseModel):

@@ -24,7 +24,7 @@ from pipeline.config.endpoints import Endpoint, Teacher
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.earlier_rows import take_over_by_id
 from pipeline.engine.execute import complete
-from pipeline.engine.manifest import other_settings
+from pipeline.engine.manifest import Manifest, other_settings
 from pipeline.engine.scheduler import Plan, WorkItem
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job, Stage
@@ -42,6 +42,8 @@ from pipeline.rows import SoftLabels
 from pipeline.select.stage import SELECT
 from pipeline.train.job import LabelJob
 from pipeline.train.objectives import OBJECTIVES
+
+MAX_LENGTH = "max_length"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return {
         "teacher": fingerprint.model_settings(name or teacher.model, teacher),
         "top_k": table.top_k,
+        MAX_LENGTH: recipe.train.max_length,
         "prompt": prompt,
         "student": recipe.student.model,  # its tokenizer and chat template
         **model_files.content(recipe.student.model),
@@ -136,6 +139,7 @@ def _tokenize(job: Job) -> None:
         prompt=recipe.generate.prompt if recipe.train.topk_kd.prompt == "teacher" else None,
         examples=tuple(job.input_shard(shard).path.absolute() for shard in open_shards),
         traces=GENERATE.output(job.run_dir).folder.absolute(),
+        max_length=recipe.train.max_length,
         cache=cache.absolute(),
     )
     shutil.rmtree(cache, ignore_errors=True)
@@ -163,7 +167,8 @@ def _work(job: Job, shards: Iterable[Shard]) -> None:
 
     async def start(client: Client, usage: UsageLog) -> _Worker:
         worker = _Worker(client, usage.meters[0], k)
-        await worker.check(job.prepared, job)
+        if job.prepared is not None:
+            await worker.check(job.prepared, job)
         return worker
 
     ask(job, shards, partial(_plan, job), teacher, job.recipe.generate, start, name="labels", logprobs=k)
@@ -230,6 +235,12 @@ def report(job: Job) -> dict[str, Any]:
     return {}
 
 
+def _contradiction(found: Manifest, wanted: Manifest) -> str:
+    """Another maximum length adds examples or leaves some out; the labels of the others stay valid."""
+    before, now = (m.model_copy(update={"settings": m.settings | {MAX_LENGTH: 0}}) for m in (found, wanted))
+    return other_settings(before, now)
+
+
 LABELS = Stage(
     name="train/labels",
     version=1,
@@ -242,5 +253,5 @@ LABELS = Stage(
     work=_work,
     report=report,
     asks_models=True,
-    contradiction=other_settings,
+    contradiction=_contradiction,
 )

@@ -54,6 +54,7 @@ def variants(layers: int, epochs: int, rate: float, first: Path) -> dict[str, Va
         "train.objective=on_policy",
         f"train.on_policy.teacher={sft_student}",
         "train.on_policy.max_tokens=96",
+        "train.packing=false",
         f"student.model={first.resolve().with_name(first.name + '-pruned') / 'train' / 'model'}",
         "train.epochs=2",
         f"train.learning_rate={rate}",

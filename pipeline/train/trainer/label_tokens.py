@@ -1,6 +1,6 @@
 """Tokenizes the examples that a teacher reads: `python -m pipeline.train.trainer.label_tokens JOB.json`.
 
-Validation measures cross-entropy, so its examples are left out.
+Left out are examples of validation, which measures cross-entropy, and those over `max_length`.
 Writes NAME.parquet for each shard of examples, with the columns id, context (the tokens of the prompt),
 answer (those with loss) and texts (the answer's tokens as text, of the shortest example alone).
 """
@@ -36,7 +36,9 @@ def write(job: LabelJob, examples: Path, tokenizer: PreTrainedTokenizerBase) -> 
     with tempfile.TemporaryDirectory(dir=job.cache) as scratch:
         file = Path(scratch) / "tokens.arrow"
         data.write_tokens([examples], tokenizer, file)
-        rows = [row for row in datasets.Dataset.from_file(str(file)) if row["split"] == "train"]
+        found = datasets.Dataset.from_file(str(file))
+        fits = data.longest_answer(found) <= job.max_length
+        rows = [row for row, fit in zip(found, fits, strict=True) if fit and row["split"] == "train"]
     contexts = _teacher_prompts(job, examples.stem, tokenizer) if job.prompt else {}
     made: list[dict[str, Any]] = []
     for row in rows:

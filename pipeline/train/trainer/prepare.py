@@ -76,7 +76,7 @@ class PartWriter:
                 names = {path.name for path in part}
                 files = [path for path in self.job.labels if path.name in names]
                 labels = topk_kd.add_labels(examples, files, self.vocabulary, Path(scratch))
-                found.labeled, found.label_candidates = topk_kd.counts(labels)
+                found.labeled, found.label_candidates = topk_kd.counts(labels, self.job.train.max_length)
                 file = Path(labels.cache_files[0]["filename"])
             with file.open("rb") as written:
                 os.fsync(written.fileno())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.config.train import TopkKD
 from pipeline.errors import UserError
-from pipeline.train.trainer import losses
+from pipeline.train.trainer import data, losses
 from pipeline.train.trainer.loss_mask import loss_tokens
 from pipeline.train.trainer.tiles import tiled
 from pipeline.train.trainer.trainer import (
@@ -113,10 +113,11 @@ def add_labels(
     )
 
 
-def counts(rows: datasets.Dataset) -> tuple[int, int]:
+def counts(rows: datasets.Dataset, max_length: int) -> tuple[int, int]:
     """Of rows to train on, made by add_labels(): the tokens with a label, and all tokens with loss."""
     columns = (rows[name][:] for name in ("split", "labeled_tokens", "loss_tokens"))
-    counted = [each[1:] for each in zip(*columns, strict=True) if each[0] == "train"]
+    fits = data.longest_answer(rows) <= max_length
+    counted = [each[2:] for each in zip(fits, *columns, strict=True) if each[0] and each[1] == "train"]
     return sum(labeled for labeled, _ in counted), sum(tokens for _, tokens in counted)
 
 

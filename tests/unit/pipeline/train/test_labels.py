@@ -71,6 +71,29 @@ def test_every_token_with_loss_is_read_and_nothing_is_paid_twice(
     assert another.stats()["requests"] == 3 + 1
 
 
+def test_examples_over_the_maximum_length_are_read_once_they_fit(
+    tmp_path: Path, fake_server: StartFakeServer
+) -> None:
+    server, student = fake_server(), tiny_student.save(tmp_path / "student")
+    given = recipe(student, server.url)
+    lengths = []
+    for n in range(12):  # a count of two digits is a longer text
+        messages = [m.model_dump() for m in tiny_student.example(n).messages]
+        lengths.append(len(tiny_student.tokenizer().apply_chat_template(messages, return_dict=False)))
+    shorter = given.model_copy(update={"train": given.train.model_copy(update={"max_length": min(lengths)})})
+    code, rows = run(shorter, tmp_path / "run", 12)
+    assert code == DONE
+    assert 0 < len(rows) == lengths.count(min(lengths)) < 12
+    assert server.stats()["requests"] == len(rows) + 1
+
+    code, rows = run(given, tmp_path / "run", 12)
+    assert (code, len(rows)) == (DONE, 12)
+    assert server.stats()["requests"] == 12 + 2
+    none = given.model_copy(update={"train": given.train.model_copy(update={"max_length": 1})})
+    assert run(none, tmp_path / "run", 12) == (DONE, [])
+    assert server.stats()["requests"] == 12 + 2
+
+
 def test_a_server_that_gives_no_labels_is_refused_after_one_request(
     tmp_path: Path, fake_server: StartFakeServer
 ) -> None:
@@ -130,7 +153,9 @@ def test_the_teacher_reads_the_answer_after_its_own_prompt_if_wanted(tmp_path: P
     contexts = []
     for name in ("arithmetic", None):
         cache = tmp_path / f"cache-{name}"
-        job = LabelJob(model="", prompt=name, examples=(examples,), traces=traces.folder, cache=cache)
+        job = LabelJob(
+            model="", prompt=name, examples=(examples,), traces=traces.folder, max_length=512, cache=cache
+        )
         job.cache.mkdir()
         label_tokens.write(job, examples, tokenizer)
         (row,) = pq.read_table(job.cache / examples.name).to_pylist()

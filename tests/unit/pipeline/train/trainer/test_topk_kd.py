@@ -70,7 +70,7 @@ def labeled(tmp_path: Path, labels: list[SoftLabels], numbers: range) -> Any:
     half = len(labels) // 2
     files = [write(tmp_path / "a.parquet", labels[:half]), write(tmp_path / "b.parquet", labels[half:])]
     made = topk_kd.add_labels(rows(numbers), files, VOCABULARY, tmp_path / "scratch")
-    topk_kd.check(*topk_kd.counts(made))
+    topk_kd.check(*topk_kd.counts(made, 512))
     return made
 
 
