@@ -7,7 +7,7 @@ problem needs more samples. Since only saved rows matter, a resumed run decides 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -79,6 +79,7 @@ class ProblemSamples:
     ) -> None:
         self.problem, self.teacher, self.budget, self.on_finished = problem, teacher, budget, on_finished
         self.outcomes: dict[int, Outcome] = {}  # of samples that need nothing more
+        self._unfinished: dict[int, Trace] = {}  # saved; continued or filtered when they are needed
         self._requested = 0  # samples below this number are saved or open
         self._length = len(problem.question) / 1e6  # tokens of the longest sample; at first only an order
 
@@ -86,28 +87,38 @@ class ProblemSamples:
         """The ids of all samples that the budget allows."""
         return [trace_id(self.problem.id, self.teacher, i) for i in range(self.budget.max_samples)]
 
-    def first_items(self, journal: JournalContents) -> Iterator[WorkItem]:
-        """The items of samples without a row. Items of `unfinished` rows come from `next_items`."""
-        for sample, key in enumerate(self.ids()):
-            row = journal.rows.get(key)
-            if row and not self._is_unfinished(row):
-                self._record(sample, row["finish_reason"], row["outcome"])
-        yield from (item for item in self._more() if item.key not in journal.rows)
-
     def unfinished(self, journal: JournalContents) -> list[str]:
-        """Keys of rows that are still to be continued or filtered."""
+        """Keys of rows that may still have to be continued or filtered."""
         return [key for key in self.ids() if key in journal.rows and self._is_unfinished(journal.rows[key])]
+
+    def first_items(self, journal: JournalContents, unfinished: Mapping[str, Trace]) -> list[WorkItem]:
+        """The items that are open at the start. `unfinished`: the rows with the keys of `unfinished()`.
+
+        Rows that are not needed, since `target_kept` is lower now, stay as they are.
+        """
+        for sample, key in enumerate(self.ids()):
+            if key in unfinished:
+                self._unfinished[sample] = unfinished[key]
+            elif row := journal.rows.get(key):
+                self._record(sample, row["finish_reason"], row["outcome"])
+        return self._more()
 
     def next_items(self, row: Trace) -> list[WorkItem]:
         """The items that follow from a row."""
+        if item := self._follow_up(row):
+            return [item]
+        return self._more()
+
+    def _follow_up(self, row: Trace) -> WorkItem | None:
+        """The item that continues or filters a row. None if nothing is left; its outcome then counts."""
         self._length = max(self._length, row.completion_tokens or 0)
         truncated = self._is_truncated(row.finish_reason, row.continuations, row.error)
         if truncated and can_continue(completion_of(row)):
-            return [self._item(row.sample, str(self.teacher), row)]
+            return self._item(row.sample, str(self.teacher), row)
         if self._needs_filtering(row.finish_reason, row.outcome):
-            return [self._item(row.sample, FILTERING, row)]
+            return self._item(row.sample, FILTERING, row)
         self._record(row.sample, row.finish_reason, row.outcome)
-        return self._more()
+        return None
 
     def _record(self, sample: int, finish_reason: str, outcome: Outcome) -> None:
         # A failed sample counts as kept: another one in its place would likely fail too
@@ -125,10 +136,16 @@ class ProblemSamples:
         return finish_reason == "length" and may_continue
 
     def _more(self) -> list[WorkItem]:
-        first, self._requested = self._requested, samples_needed(self.outcomes, self.budget)
-        if len(self.outcomes) == self._requested:
+        items = []
+        while self._requested < samples_needed(self.outcomes, self.budget):
+            sample, self._requested = self._requested, self._requested + 1
+            if saved := self._unfinished.pop(sample, None):
+                items.append(self._follow_up(saved))
+            elif sample not in self.outcomes:
+                items.append(self._item(sample, str(self.teacher)))
+        if self.outcomes.keys() >= set(range(self._requested)):
             self.on_finished(self._requested)
-        return [self._item(sample, str(self.teacher)) for sample in range(first, self._requested)]
+        return [item for item in items if item]
 
     def _item(self, sample: int, queue: str, row: Trace | None = None) -> WorkItem:
         request = SampleRequest(self.problem, self.teacher, sample, row)
@@ -151,14 +168,13 @@ def make_plan(
     samples = {
         (p.id, t): ProblemSamples(p, t, budget, on_finished) for p, teachers in problems for t in teachers
     }
-    items = [item for each in samples.values() for item in each.first_items(journal)]
-    unfinished = {key for each in samples.values() for key in each.unfinished(journal)}
+    keys = {key for each in samples.values() for key in each.unfinished(journal)}
+    unfinished = {row.id: row for row in traces.journal_rows(keys)} if keys else {}
+    items = [item for each in samples.values() for item in each.first_items(journal, unfinished)]
 
     def next_items(row: Trace) -> list[WorkItem]:
         return samples[row.problem_id, int(row.id.split("-")[-2])].next_items(row)
 
-    if unfinished:
-        items += [item for row in traces.journal_rows(unfinished) for item in next_items(row)]
     items = [replace(item, failed_before=item.key in journal.failed) for item in items]
     order = [
         key

@@ -177,6 +177,23 @@ def test_truncated_reasoning_in_the_journal_is_continued_on_resume(tmp_path: Pat
     assert keys(done.items) == ["b-0-0000"]
 
 
+def test_saved_samples_beyond_a_lower_target_cost_nothing_and_are_used_before_new_ones(
+    tmp_path: Path,
+) -> None:
+    budget = SampleBudget(max_samples=5, target_kept=1, max_continuations=1)
+    one = [problem("a")]
+    kept = [trace("a-0-0000", outcome="kept"), trace("a-0-0001", **TRUNCATED), trace("a-0-0002")]
+    assert planned(shard_of(tmp_path, *kept), budget, one).items == []
+
+    (folder := tmp_path / "other").mkdir()
+    rows = [trace("a-0-0000"), trace("a-0-0001", outcome="rejected"), trace("a-0-0002", **TRUNCATED)]
+    here = planned(shard_of(folder, *rows, trace("a-0-0003", outcome="rejected")), budget, one)
+    assert [(i.key, i.queue) for i in here.items] == [("a-0-0000", FILTERING)]
+    (item,) = here.next_items(rows[0].model_copy(update={"outcome": "rejected"}))
+    assert (item.key, item.payload.row) == ("a-0-0002", rows[2])
+    assert keys(here.next_items(trace("a-0-0002", outcome="rejected"))) == ["a-0-0004"]
+
+
 def test_ids_and_seeds_depend_on_the_sample_alone() -> None:
     assert trace_id("abc", 1, 7) == "abc-1-0007"
     assert sampling_seed("abc", 7, 0) == sampling_seed("abc", 7, 0) < 2**31
