@@ -25,6 +25,12 @@ api_key_env = "RETORT_TEST_KEY"
 env = {{ ANOTHER_KEY = "{secret}" }}
 extra_body = {{ user = "{secret}", top_k = 20 }}
 """
+OWN_RULE = """from filters.result import failed, passed
+
+
+def not_the_last(trace):
+    return failed("sample 3") if trace.sample == 3 else passed()
+"""
 NAMES = ("ingest", "generate", "filter", "select")
 
 
@@ -34,6 +40,8 @@ def make(folder: Path, stated: str = STATED) -> Run:
     try:
         recipe = write_recipe(folder, server.url)
         text = recipe.read_text().replace("[generate]", stated.format(secret=SECRET) + "\n[generate]")
+        (own := folder / "my_rules.py").write_text(OWN_RULE)
+        text += f'\n[filter.rules."{own}:not_the_last"]\n'
         recipe.write_text(text.replace('kind = "file"', 'kind = "file"\nlicence = "cc0-1.0"'))
         wanted = ("select.per_problem=2", "select.validation=0.3")
         given = load_recipe(recipe, wanted)

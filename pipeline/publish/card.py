@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.inspect.format import count, estimate, interval, megabytes, percent, share, speed
 from pipeline.model_rows import CompressedModel, ExportFormat
 from pipeline.publish.dataset import TRAIN, VALIDATION, Written
-from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub
+from pipeline.publish.facts import NOT_STATED, Facts, Licensed, on_the_hub, public_rule
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -119,7 +119,7 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown: texts of a recipe go through md or fenced
     )
-    environment.filters |= {"md": md, "fenced": fenced, "count": count}
+    environment.filters |= {"md": md, "fenced": fenced, "count": count, "rule": public_rule}
     environment.filters |= {"percent": percent, "interval": interval, "estimate": estimate}
     environment.filters |= {"megabytes": megabytes, "share": share, "speed": speed}
     return environment

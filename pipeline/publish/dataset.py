@@ -7,7 +7,7 @@ Log-probabilities are left out, and so is the text of errors, which may name a m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +17,7 @@ from pipeline.engine.shard import Shard
 from pipeline.filter.verdicts import filtered_batches
 from pipeline.inspect.run import Run
 from pipeline.publish import columns as published_columns
-from pipeline.publish.facts import public
+from pipeline.publish.facts import public, public_rule
 from pipeline.rows import AnswerType, ExampleKind, Message, Row, Sampling, Trace
 
 if TYPE_CHECKING:
@@ -136,25 +136,26 @@ def _filters(verdicts: Any) -> Any:
     import pyarrow as pa
 
     passed = ([v for v in each if v["outcome"] == "passed"] for each in verdicts.to_pylist())
-    named = [[f"{v['filter']}@{v['version']}" for v in each] for each in passed]
+    named = [[f"{public_rule(v['filter'])}@{v['version']}" for v in each] for each in passed]
     return pa.array(named, pa.list_(pa.string()))
 
 
-def _public(names: Any) -> Any:
-    """The names of models, without folders of this machine."""
+def _public(names: Any, short: Callable[[str], str] = public) -> Any:
+    """Names without folders of this machine: of models, or with `short` others."""
     import pyarrow as pa
 
-    return pa.array([public(name) for name in names.to_pylist()], pa.string())
+    return pa.array([short(name) for name in names.to_pylist()], pa.string())
 
 
-def _without_errors(verdicts: Any) -> Any:
-    """Verdicts without the evidence of undecided ones: it may be an error that names a machine."""
+def _public_verdicts(verdicts: Any) -> Any:
+    """Leaves out folders of rules, and the evidence of undecided ones: an error may name a machine."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     flat = verdicts.flatten()
     fields = {field.name: flat.field(field.name) for field in flat.type}
     undecided = pc.equal(fields["outcome"], "undecided")
+    fields["filter"] = _public(fields["filter"], public_rule)
     fields["evidence"] = pc.if_else(undecided, pa.scalar(None, pa.string()), fields["evidence"])
     plain = pa.StructArray.from_arrays(list(fields.values()), fields=list(flat.type))
     offsets = pc.subtract(verdicts.offsets, verdicts.offsets[0])
@@ -175,7 +176,8 @@ def _write_traces(run: Run, folder: Path, made_by: dict[str, str], kind: pa.Data
                 columns = {name: batch[name] for name in batch.schema.names}
                 columns |= {
                     "teacher": _public(batch["teacher"]),
-                    "verdicts": _without_errors(batch["verdicts"]),
+                    "verdicts": _public_verdicts(batch["verdicts"]),
+                    "reason": _public(batch["reason"], public_rule),
                 }
                 parts.write(_table(columns, made_by, schema))
         return parts.close()

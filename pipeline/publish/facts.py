@@ -93,6 +93,12 @@ def public(name: str) -> str:
     return Path(name).name or "model"
 
 
+def public_rule(text: str) -> str:
+    """A rule's name, or "rule: reason", without the folder of a file with rules of the user's own."""
+    name, colon, reason = text.partition(": ")
+    return public(name) + colon + reason
+
+
 def on_the_hub(name: str) -> bool:
     """Whether a model's name is a repository of the hub, which a card can link to."""
     return public(name) == name and name.count("/") == 1 and ":" not in name

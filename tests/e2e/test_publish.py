@@ -106,7 +106,8 @@ print(json.dumps({{
     example = next(example for example in run.examples if example.id == row["id"])
     assert row["messages"] == [m.model_dump() for m in example.messages]
     assert (row["reasoning"], row["response"]) == (trace.reasoning, trace.response)
-    assert row["filters"] == [f"{v.filter}@{v.version}" for v in trace.verdicts]
+    passed = [f"{v.filter}@{v.version}".removeprefix(f"{run.path.parent}/") for v in trace.verdicts]
+    assert row["filters"] == passed
     assert row["sampling"] == trace.sampling.model_dump()
     assert (row["run"], len(row["recipe"]), row["prompt_hash"]) == ("test", 16, trace.prompt_hash)
 
@@ -154,7 +155,8 @@ def test_the_card_contains_the_funnel_the_filters_the_prompt_and_the_scores(run:
     text = (folder / "README.md").read_text()
     why = run.why()
     assert f"from {why.traces} traces" in text
-    for reason, count in why.rejected.items():
+    for name, count in why.rejected.items():
+        reason = name.removeprefix(f"{run.path.parent}/")
         assert f"| rejected, {reason} | {count} |".replace("_", "\\_") in text
     assert f"| correct@{FILTERS['correct'].version} | defaults |" in text
     assert "You solve arithmetic problems." in text
@@ -163,6 +165,8 @@ def test_the_card_contains_the_funnel_the_filters_the_prompt_and_the_scores(run:
     assert "Sampled with temperature 0.6, top\\_p 0.95, max\\_tokens 512." in text
     assert "The examples were not compared with an evaluation set." in text
     assert "top\\_k | 20" in text
+    assert "| my\\_rules.py:not\\_the\\_last@" in text
+    assert "| rejected, my\\_rules.py:not\\_the\\_last: sample 3 |" in text
     training = (folder / "student" / "README.md").read_text()
     assert "| lora.rank | 16 |" in training
     assert "| logit\\_kd.teachers.0.model | big |" in training

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.arrow_schema import arrow_schema
 from pipeline.publish.card import fenced, hub_licence, md
-from pipeline.publish.dataset import _filters, _without_errors
+from pipeline.publish.dataset import _filters, _public_verdicts
 from pipeline.publish.facts import Licensed, _selection, public
 from pipeline.rows import Trace
 
@@ -77,5 +77,5 @@ def test_evidence_of_undecided_verdicts_is_not_published() -> None:
     ]
     given = pa.array(rows, arrow_schema(Trace).field("verdicts").type)
     for part, skipped in ((given, 0), (given.slice(1), 1)):
-        evidence = [[v["evidence"] for v in each] for each in _without_errors(part).to_pylist()]
+        evidence = [[v["evidence"] for v in each] for each in _public_verdicts(part).to_pylist()]
         assert evidence == [[], [None], ["7", None]][skipped:]
