@@ -15,6 +15,7 @@ from pipeline.config.mix import ChatMix
 from pipeline.config.sources import DatasetSource
 from pipeline.errors import UserError
 from pipeline.ingest import files, hub
+from pipeline.ingest.composed import UnusableRow, checked_text
 from pipeline.ingest.files import BadRow, Record
 from pipeline.rows import Message, Role
 
@@ -113,17 +114,10 @@ def _message(role: Role, content: Any) -> Message:
         raise NoDialogue("not_text")
     if not content.strip():
         raise NoDialogue("empty_message")
-    if "\0" in content or not _is_utf8(content):
-        raise NoDialogue("not_text")
-    return Message(role=role, content=str(content))
-
-
-def _is_utf8(text: str) -> bool:
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return Message(role=role, content=checked_text("a message", content))
+    except UnusableRow:
+        raise NoDialogue("not_text") from None
 
 
 def _check_order(messages: Dialogue) -> None:
