@@ -18,7 +18,7 @@ from pipeline.select import mix, pairs
 from pipeline.select.chat_format import hash_number, to_example
 from pipeline.select.choose import NEED_SCORES, choose, solves_as_wanted
 from pipeline.select.lengths import Drawn, LengthMix, draw, mix_of
-from pipeline.select.marks import Mark, read_marks
+from pipeline.select.marks import Marked, marks_on, read_marks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Chosen:
 class Prepared:
     """What is known of all shards before any of them is made."""
 
-    marks: Mapping[str, Mark] = field(default_factory=dict)  # by the trace's id, with select.marks
+    marks: Mapping[str, Marked] = field(default_factory=dict)  # by the trace's id, with select.marks
     lengths: LengthMix | None = None  # which examples of each length stay
     wanted: frozenset[str] | None = None  # the ids of the examples to train on; None: all
     chats: mix.Sampled | None = None  # the chat data to add
@@ -101,9 +101,10 @@ def _chosen(job: Job, shard: Shard, prepared: Prepared, counts: Counter[str]) ->
         if select.student_pass_rate and not solves_as_wanted(kept, select.student_pass_rate, scores):
             counts["student_pass_rate"] += len(kept)
             continue
+        marks = marks_on(kept, prepared.marks, counts)
         plain = mix.is_plain(samples[0].problem_id, select, job.recipe.seed)
         taught = select.model_copy(update={"reasoning": "none"}) if plain else select
-        chosen = list(choose(kept, taught, counts, scores, prepared.lengths, prepared.marks))
+        chosen = list(choose(kept, taught, counts, scores, prepared.lengths, marks))
         rejected = pairs.rejected_for(chosen, samples, plain, select, counts)
         kind: ExampleKind = "plain" if plain else "reasoning"
         for trace, other in zip(chosen, rejected, strict=True):

@@ -19,7 +19,7 @@ from pipeline.rows import Example, ExampleKind
 from pipeline.select import chat_data, mix, pairs
 from pipeline.select.choices import examples_of, prepare
 from pipeline.select.choose import NEED_SCORES
-from pipeline.select.marks import MARKS, marks_hash
+from pipeline.select.marks import MARKS, OTHER_TEXT, marks_hash
 
 # Why a kept trace is not an example: key in the report -> words for people.
 LEFT_OUT = {
@@ -56,6 +56,10 @@ def report(job: Job) -> dict[str, Any]:
     report: dict[str, Any] = {name: counts[name] for name in names}
     report |= mix.report(job.prepared.chats, job.recipe.select, counts)
     report |= pairs.report(job.recipe.select, counts)
+    if job.recipe.select.marks:
+        report[OTHER_TEXT] = counts[OTHER_TEXT]
+        if counts[OTHER_TEXT]:
+            job.say(f"select: {counts[OTHER_TEXT]} marks do not count: their traces had another text")
     if not report["train"]:
         raise UserError(f"no example to train on: {_why_none(report, job.recipe.run)}")
     return report

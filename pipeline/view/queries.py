@@ -18,6 +18,7 @@ from pipeline.inspect.diff import score_diffs
 from pipeline.inspect.run import Run
 from pipeline.report import sample
 from pipeline.rows import FilterOutcome
+from pipeline.select.marks import MARKS, Marked, Noted, read_marks, text_hash
 from pipeline.view.table import Viewed, ViewedTrace, viewed
 
 FACETS = ("outcome", "reason", "source", "teacher", "finish_reason", "split", "mark")
@@ -128,6 +129,15 @@ def trace(run: Run, wanted: Wanted) -> dict[str, Any]:
     return found[0]
 
 
+def with_text(run: Run, line: Marked | Noted) -> Marked | Noted:
+    """A mark with a hash of its trace's text, a note as it is. Raises UserError if there is no such trace."""
+    columns = ("reasoning", "response")
+    found = viewed(run, "filter").where(id=line.trace).query(columns, "select reasoning, response from rows")
+    if not found:
+        raise UserError(f"{run.path}: there is no trace {line.trace!r}")
+    return line.model_copy(update={"text": text_hash(*found[0])}) if isinstance(line, Marked) else line
+
+
 def problem(runs: Sequence[Run], wanted: Wanted) -> list[dict[str, Any]]:
     """For each run: the samples of a problem in this stage, and the scores of models for it."""
     return [
@@ -168,9 +178,12 @@ def words_of(text: str) -> list[str]:
 def _whole(run: Run, stage: str, table: Viewed, most: int) -> Iterator[dict[str, Any]]:
     places = table.query(("id", SHARD), f"select id, {SHARD} from rows order by all limit $most", most=most)
     columns = tuple(dict.fromkeys((*sample.COLUMNS, *_FACTS, "mark", "note")))
+    marks = read_marks(run.path / MARKS)
     for row in _read(viewed(run, stage), places, columns):
         facts = {name: row[name] for name in _FACTS if row[name] is not None}
-        yield sample.shown(stage, row, {}) | {"facts": facts, "mark": row["mark"], "note": row["note"]}
+        counts = row["mark"] and marks[row["id"]].counts_on(row["reasoning"], row["response"])
+        mark = row["mark"] if counts else None
+        yield sample.shown(stage, row, {}) | {"facts": facts, "mark": mark, "note": row["note"]}
 
 
 def _read(table: Viewed, places: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> list[dict[str, Any]]:

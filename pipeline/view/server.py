@@ -117,7 +117,9 @@ class Server:
     async def said(self, request: web.Request) -> web.Response:
         said = _Said.model_validate_json(await request.text())
         self._check_run(said.run)
-        append(self.runs[said.run].path, said.line)
+        async with self.slots:
+            line = await asyncio.to_thread(queries.with_text, self.runs[said.run], said.line)
+        append(self.runs[said.run].path, line)
         return web.json_response({})
 
     def _check_run(self, number: int) -> None:

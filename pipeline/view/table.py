@@ -89,7 +89,9 @@ def viewed(run: Run, stage: str) -> Viewed:
     if stage != "filter":  # answers of an evaluated model; another one's have the same ids
         return traces
     marks, notes = read_marks(run.path / MARKS), read_notes(run.path / NOTES)
-    said = {id: (marks.get(id), notes.get(id)) for id in marks.keys() | notes.keys()}
+    said = {
+        id: (marks[id].mark if id in marks else None, notes.get(id)) for id in marks.keys() | notes.keys()
+    }
     return replace(traces, joined={_OF_EXAMPLE: run.examples, _OF_SCORE: run.trace_scores}, said=said)
 
 

@@ -97,7 +97,8 @@ def test_marks_and_notes_are_saved_in_the_run(page: Any, view: tuple[str, Any], 
     first = shown(page, "#trace code")
     page.find_element("id", "list").send_keys("y")
     until((runs / "one" / "keep.jsonl").exists)
-    assert json.loads((runs / "one" / "keep.jsonl").read_text()) == {"trace": first, "mark": "keep"}
+    line = json.loads((runs / "one" / "keep.jsonl").read_text())
+    assert line == {"trace": first, "mark": "keep", "text": line["text"]}
     until(lambda: "marked keep" in shown(page, "#list"))
     page.find_element("css selector", "#trace textarea").send_keys("good")
     page.find_element("id", "q").click()

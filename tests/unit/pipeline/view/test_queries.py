@@ -116,6 +116,8 @@ def test_marks_and_notes_are_shown_sorted_and_counted(tmp_path: Path) -> None:
     assert ids(run, where="note is not null") == [one]
     assert queries.facets(run, "filter")["values"]["mark"] == [["drop", 1]]
     assert queries.trace(run, Wanted(id=two))["mark"] == "drop"
+    append(run.path, Marked(trace=two, mark="drop", text="of another text"))
+    assert queries.trace(run, Wanted(id=two))["mark"] is None
 
 
 def test_two_runs_show_the_samples_and_scores_of_a_problem(run: Run, tmp_path: Path) -> None:

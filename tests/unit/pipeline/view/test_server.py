@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from pipeline.inspect.run import Run
-from pipeline.select.marks import MARKS, NOTES, read_marks, read_notes
+from pipeline.select.marks import MARKS, NOTES, read_marks, read_notes, text_hash
 from pipeline.view.server import HEADERS, Server
 from tests.small_run import HOSTILE, write_run
 
@@ -97,10 +97,14 @@ def test_a_mistake_in_the_address_is_one_line(run: Run, query: str) -> None:
 def test_marks_and_notes_are_written_to_the_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     said = f"/{TOKEN}/said"
-    assert asked(run, said, post={"run": 0, "line": {"trace": "a", "mark": "keep"}})[0] == 200
-    assert asked(run, said, post={"run": 0, "line": {"trace": "a", "note": HOSTILE}})[0] == 200
-    for bad in ({"trace": "a", "mark": "maybe"}, {"trace": "a"}, {"mark": "keep"}):
-        assert asked(run, said, post={"run": 0, "line": bad})[0] == 400
+    trace = next(iter(run.traces))
+    for line in ({"mark": "keep"}, {"note": HOSTILE}):
+        assert asked(run, said, post={"run": 0, "line": {"trace": trace.id} | line})[0] == 200
+    of_none = {"trace": "no", "note": ""}
+    for line in ({"trace": trace.id, "mark": "maybe"}, {"trace": trace.id}, {"mark": "keep"}, of_none):
+        assert asked(run, said, post={"run": 0, "line": line})[0] == 400
     assert asked(run, "/wrong/said", post={"run": 0, "line": {"trace": "b", "mark": "keep"}})[0] == 403
-    assert read_marks(run.path / MARKS) == {"a": "keep"}
-    assert read_notes(run.path / NOTES) == {"a": HOSTILE}
+    (mark,) = read_marks(run.path / MARKS).values()
+    assert mark.mark == "keep"
+    assert mark.text == text_hash(trace.reasoning, trace.response)
+    assert read_notes(run.path / NOTES) == {trace.id: HOSTILE}
