@@ -81,6 +81,9 @@ def training(
     shape = facts.shape(pruning)
     if shape is None:
         return requirement
+    if launcher.zero_stage(train.accelerate) in (0, 1, 2):
+        detail = f"{facts.name}: not estimated for ZeRO below stage 3, which keeps whole weights on each GPU"
+        return replace(requirement, detail=detail)
     processes = launcher.processes(train.accelerate)
     sharded = launcher.sharding(train.accelerate) is not None
     terms = memory.needed(shape, train, bf16, processes, sharded, teachers)

@@ -158,7 +158,7 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirem
         yield from _usable(serving, known)
         most = (recipe.generate if serving == "generate" else recipe.evaluate).max_tokens
         yield from fit.lengths(serving, teacher, known, most, f"{serving}.max_tokens")
-        yield fit.serving(serving, teacher, known)
+        yield _serving(recipe, serving, teacher, known)
     for known in facts[len(served) : len(served) + len(scoring)]:
         yield from _usable("train", known)
     if student:
@@ -171,11 +171,26 @@ def _student(
 ) -> Iterator[Requirement]:
     yield from _usable("train" if train else "evaluate", known)
     if train:
-        yield fit.training(recipe.train, in_bf16(recipe.train), known, pruning_of(student), scoring)
+        if recipe.ray.train is None:
+            yield fit.training(recipe.train, in_bf16(recipe.train), known, pruning_of(student), scoring)
+        else:
+            yield _elsewhere("train", "memory to train", known)
         if shape := known.shape(pruning_of(student)):
             yield fit.disk(run_dir, shape.parameters, recipe.train)
     yield from fit.lengths("evaluate", student, known, recipe.evaluate.max_tokens, "evaluate.max_tokens")
-    yield fit.serving("evaluate", student, known)
+    yield _serving(recipe, "evaluate", student, known)
+
+
+def _serving(recipe: Recipe, stage: str, endpoint: Endpoint, known: ModelFacts) -> Requirement:
+    """Whether a model fits where it is served: here, or with GPUs of workers of a Ray cluster."""
+    if getattr(recipe.ray, stage).gpus:
+        return _elsewhere(stage, "memory to serve", known)
+    return fit.serving(stage, endpoint, known)
+
+
+def _elsewhere(stage: str, what: str, known: ModelFacts) -> Requirement:
+    detail = f"{known.name}: on machines of the Ray cluster, whose memory is not known here"
+    return Requirement(stage, what, "unknown", detail)
 
 
 def _student_query(recipe: Recipe, student: Student) -> ModelQuery:

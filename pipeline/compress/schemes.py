@@ -1,6 +1,6 @@
 """The table of compression schemes: what makes each, and which program serves it.
 
-To add a scheme: its name in `SchemeName` (config/compression.py), an entry here, and its arguments in the
+To add a scheme: its name in `SchemeName` (config/compress.py), an entry here, and its arguments in the
 script of `tools/` that makes it.
 """
 

@@ -89,7 +89,8 @@ def _engine(scheme: SchemeName, recipe: Recipe) -> dict[str, str | None]:
 
 def _command(scheme: SchemeName, path: Path, name: str, recipe: Recipe, host: str, port: int) -> list[str]:
     assert recipe.student is not None
-    longest = recipe.student.vllm.get("max_model_len")
+    engine = recipe.student.vllm
+    longest = engine.get("max_model_len", engine.get("max-model-len"))
     context = longest if isinstance(longest, int) else PROMPT_ROOM + recipe.evaluate.max_tokens
     job = {"path": str(path.absolute()), "name": name, "host": host, "port": port, "context": context}
     program, _ = PROGRAMS[SCHEMES[scheme].served_by]

@@ -45,7 +45,8 @@ class Select(RecipeTable):
     per_problem: PositiveInt = 4
     """Maximum training examples per problem."""
     max_examples: PositiveInt | None = None
-    """Maximum examples to train on, chosen at random by their ids over all problems. Default: all."""
+    """Maximum examples of kept traces to train on, chosen at random by their ids over all problems; chat data
+    that is mixed in comes on top. Default: all."""
     prefer: Literal["first", "confident", "short", "natural", "ratio"] = "first"
     """Which kept traces of a problem to take: the first sampled, those with the highest mean log-probability
     (needs `generate.logprobs`), the shortest, those with the highest local naturalness, or those with the

@@ -99,10 +99,16 @@ def _dataset(mix: ChatMix) -> DatasetSource:
 def _turn(turn: Any) -> Message:
     if not isinstance(turn, dict):
         raise NoDialogue("no_messages")
-    role = ROLES.get(str(turn.get("role", turn.get("from"))))
-    if role is None:
+    if turn.get("tool_calls") or turn.get("function_call"):
+        raise NoDialogue("tool_calls")
+    # Tables of both forms have all four names in every turn, two of them null
+    role, content = (
+        turn[a] if turn.get(a) is not None else turn.get(b)
+        for a, b in (("role", "from"), ("content", "value"))
+    )
+    if (known := ROLES.get(str(role))) is None:
         raise NoDialogue("other_role")
-    return _message(role, turn.get("content", turn.get("value")))
+    return _message(known, content)
 
 
 def _message(role: Role, content: Any) -> Message:

@@ -12,6 +12,7 @@ import prompts
 from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.engine.worker_pool import parallel_map
+from pipeline.filter.apply import FilterContext
 from pipeline.filter.verdicts import filtered_traces
 from pipeline.rows import Example, ExampleKind, Trace, TraceScore, TraceVerdicts
 from pipeline.select import mix, pairs
@@ -72,13 +73,16 @@ def _training_ids(job: Job, prepared: Prepared) -> list[str]:
 
 def examples_of(job: Job, shard: Shard, prepared: Prepared, counts: Counter[str]) -> Iterator[Example]:
     """Yields the examples of a shard's traces; counts the kept traces and what is left out."""
-    prompt = prompts.load(job.recipe.select.prompt)
+    prompt, used = prompts.load(job.recipe.select.prompt), set[str]()
     for chosen in _chosen(job, shard, prepared, counts):
         example = to_example(chosen.trace, chosen.pass_rate, prompt, job.recipe, chosen.kind, chosen.rejected)
         if prepared.wanted is None or example.split != "train" or example.id in prepared.wanted:
+            counts["pairs"] += chosen.rejected is not None
+            used |= {chosen.rejected.id} if chosen.rejected else set()
             yield example
         else:
             counts["over_max_examples"] += 1
+    counts["incorrect_used"] += len(used)
 
 
 def pass_rate(traces: Iterable[Trace | TraceVerdicts]) -> float | None:
@@ -90,6 +94,7 @@ def pass_rate(traces: Iterable[Trace | TraceVerdicts]) -> float | None:
 
 def _chosen(job: Job, shard: Shard, prepared: Prepared, counts: Counter[str]) -> Iterator[Chosen]:
     select, scores = job.recipe.select, dict[str, TraceScore]()
+    ignored = FilterContext(job.recipe.filter).ignored
     if select.prefer in NEED_SCORES or select.student_pass_rate:
         scores = {row.id: row for row in job.input_shard(shard, "score").rows()}
     traces = filtered_traces(job.input_shard(shard, "generate"), job.input_shard(shard, "filter"))
@@ -105,7 +110,7 @@ def _chosen(job: Job, shard: Shard, prepared: Prepared, counts: Counter[str]) ->
         plain = mix.is_plain(samples[0].problem_id, select, job.recipe.seed)
         taught = select.model_copy(update={"reasoning": "none"}) if plain else select
         chosen = list(choose(kept, taught, counts, scores, prepared.lengths, marks))
-        rejected = pairs.rejected_for(chosen, samples, plain, select, counts)
+        rejected = pairs.rejected_for(chosen, samples, plain, select, counts, ignored)
         kind: ExampleKind = "plain" if plain else "reasoning"
         for trace, other in zip(chosen, rejected, strict=True):
             yield Chosen(trace, rate, kind, other)

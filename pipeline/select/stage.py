@@ -108,7 +108,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 SELECT = Stage(
     name="select",
-    version=6,  # 6: columns `kind` and `rejected`
+    version=7,  # 7: pairs follow filter.ignored
     row=Example,
     reads=(GENERATE, FILTER),
     shards_from="filter",

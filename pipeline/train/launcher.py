@@ -43,23 +43,25 @@ def check(recipe: Recipe) -> None:
     train = recipe.train
     OBJECTIVES[train.objective].check(recipe)
     _check_mix(recipe)
+    _check_precision(train)
     if train.weight_by == "confidence":
         recipe.check_logprobs("train.weight_by = 'confidence'")
     for name in train.accelerate:
         if not _ARGUMENT.fullmatch(name):
             raise UserError(f"train.accelerate.{name}: write arguments like num_processes = 8")
-    accumulation_steps(train, processes(train.accelerate))
+    together = processes_of(recipe)
+    accumulation_steps(train, together)
     nodes = recipe.ray.train
     gpu = has_gpu() if nodes is None else nodes.gpus > 0  # each node looks at its own again
     _check_sharding(train, gpu)
+    _check_beside(train, bool(teachers(recipe)))
     _check_bitsandbytes(train, gpu)
     _check_attention(train, gpu)
     for tracker in train.trackers:
         if importlib.util.find_spec(tracker) is None:
             hint = install_hints.package(tracker)
             raise UserError(f"train.trackers names {tracker}, which is not installed: {hint}")
-    teachers(recipe)
-    check_relations(train, processes(train.accelerate))
+    check_relations(train, together)
 
 
 def _check_mix(recipe: Recipe) -> None:
@@ -85,6 +87,14 @@ def accumulation_steps(train: Train, processes: int) -> int:
     return steps
 
 
+def _check_precision(train: Train) -> None:
+    """accelerate would compute in its own format wherever train.precision does not ask for bfloat16."""
+    name, given = "mixed_precision", train.accelerate
+    found = given.get(name, accelerate_config(given).get(name))
+    if found not in (None, False, "no"):  # YAML reads a bare no as False
+        raise UserError(f'train.accelerate: {name} = {found}: set it to "no"; train.precision decides')
+
+
 def _check_sharding(train: Train, gpu: bool) -> None:
     framework = sharding(train.accelerate)
     if framework == "DEEPSPEED":
@@ -92,6 +102,18 @@ def _check_sharding(train: Train, gpu: bool) -> None:
     elif framework == "FSDP" and not gpu:
         # Without GPUs accelerate 1.15 silently gives every process the whole model.
         raise UserError("train.accelerate: FSDP needs GPUs, and there is none; num_processes works without")
+
+
+def _check_beside(train: Train, teachers: bool) -> None:
+    """Refuses what the training would refuse too, but only after the traces were paid for."""
+    quantized = train.lora is not None and train.lora.quantize is not None
+    what = "a teacher next to the student" if teachers else "the weights of train.lora.quantize"
+    if (teachers or quantized) and zero_stage(train.accelerate) == 3:
+        raise UserError(f"train.accelerate: ZeRO-3 cannot shard {what}: remove one")
+    table = accelerate_config(train.accelerate).get("fsdp_config") or {}
+    version = train.accelerate.get("fsdp_version", table.get("fsdp_version", 1))  # 1: accelerate's default
+    if teachers and sharding(train.accelerate) == "FSDP" and str(version) != "2":
+        raise UserError(f"train.accelerate: {what} needs fsdp_version: 2")
 
 
 def _check_bitsandbytes(train: Train, gpu: bool) -> None:
@@ -155,6 +177,13 @@ def processes(arguments: Mapping[str, Scalar]) -> int:
     return number or machines
 
 
+def processes_of(recipe: Recipe) -> int:
+    """The training processes; with [ray] train, those of its machines."""
+    if (table := recipe.ray.train) is not None:
+        recipe = placed(recipe, Place(table.replicas or 1, 0, "", 0, int(table.gpus)))
+    return processes(recipe.train.accelerate)
+
+
 def processes_per_node(arguments: Mapping[str, Scalar]) -> int:
     """The number of training processes on each node."""
     return processes(arguments) // nodes.machines(_of_nodes(arguments))
@@ -190,6 +219,13 @@ def sharding(arguments: Mapping[str, Scalar]) -> Literal["FSDP", "DEEPSPEED"] | 
     if distributed == "DEEPSPEED" or arguments.get("use_deepspeed"):
         return "DEEPSPEED"
     return "FSDP" if distributed == "FSDP" or arguments.get("use_fsdp") else None
+
+
+def zero_stage(arguments: Mapping[str, Scalar]) -> int | None:
+    """The stage of DeepSpeed's ZeRO; None without DeepSpeed, or where a file of its own has the stage."""
+    table = accelerate_config(arguments).get("deepspeed_config") or {}
+    found = str(arguments.get("zero_stage", table.get("zero_stage")))
+    return int(found) if sharding(arguments) == "DEEPSPEED" and found.isdecimal() else None
 
 
 def accelerate_config(arguments: Mapping[str, Scalar]) -> dict[str, Any]:

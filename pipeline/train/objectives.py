@@ -137,6 +137,12 @@ def _check_dpo(recipe: Recipe) -> None:
     _check_pairs(recipe)
     if recipe.train.packing:
         raise UserError("train.packing has no effect with train.objective = 'dpo': TRL pads pairs; remove it")
+    lora, off = recipe.train.lora, recipe.train.trl.get("disable_dropout", True)
+    if lora and lora.dropout and off:
+        raise UserError(
+            "train.lora.dropout has no effect with train.objective = 'dpo': TRL turns it off; remove it, "
+            "or set train.trl.disable_dropout = false"
+        )
 
 
 def _logit_kd_teachers(recipe: Recipe) -> tuple[KDTeacher, ...]:

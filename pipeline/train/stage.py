@@ -265,7 +265,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     unused = OBJECTIVES.keys() - {recipe.train.objective} | (set() if recipe.train.trl else {"trl"})
     student, batch, remote = student_of(recipe), {}, remote_teacher(recipe)
     if recipe.train.relations:  # compares the examples that are in memory at once
-        processes = launcher.processes(recipe.train.accelerate)
+        processes = launcher.processes_of(recipe)
         batch = {"relation_batch": recipe.train.micro_batch_size * processes}
     return {
         **batch,
@@ -285,7 +285,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 TRAIN = Stage(
     name="train",
-    version=6,  # 6: steps have columns about the student's own samples
+    version=7,  # 7: on_policy makes every step; "constant" has its warmup
     row=Step,
     reads=(GENERATE, SELECT),
     shards=("steps",),

@@ -46,6 +46,12 @@ SET_BY = {
     "truncation_mode": "train.max_length",
     "max_completion_length": "train.on_policy.max_tokens",
     "temperature": "train.on_policy.temperature",
+    "teacher_model_name_or_path": "train.on_policy.teacher",
+    "use_vllm": "train.on_policy.sampler",
+    "vllm_mode": "train.on_policy.sampler_url",
+    "vllm_server_base_url": "train.on_policy.sampler_url",
+    "vllm_gpu_memory_utilization": "train.on_policy.sampler_memory",
+    "vllm_max_model_length": "train.max_length",
     "beta": "the table of the objective",
     "loss_type": "train.objective and its table",
     "loss_weights": "train.dpo.sft_weight",
@@ -113,7 +119,7 @@ FIXED = frozenset(
         "hub_strategy",
         "hub_always_push",
         "hub_revision",
-        "use_vllm",
+        "generation_kwargs",
     )
 )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sized
 from datetime import timedelta
 from typing import Any
 
+from pipeline.config.train import Train
 from pipeline.train.job import TrainJob
 from pipeline.train.launcher import accumulation_steps
 from pipeline.train.trainer.load import on_cpu, with_fsdp
@@ -16,6 +17,11 @@ from pipeline.train.trainer.load import on_cpu, with_fsdp
 TIMEOUT = timedelta(hours=12)
 
 
+def _schedule(train: Train) -> str:
+    """transformers' schedule "constant" leaves out the warmup."""
+    return "constant_with_warmup" if train.schedule == "constant" and train.warmup else train.schedule
+
+
 def arguments(job: TrainJob, examples: Mapping[str, Sized], processes: int) -> dict[str, Any]:
     """Fields of TrainingArguments. Raises UserError when the batch does not divide among the processes."""
     train = job.train
@@ -23,7 +29,7 @@ def arguments(job: TrainJob, examples: Mapping[str, Sized], processes: int) -> d
         "output_dir": str(job.checkpoints),
         "num_train_epochs": train.epochs,
         "learning_rate": train.learning_rate,
-        "lr_scheduler_type": train.schedule,
+        "lr_scheduler_type": _schedule(train),
         "warmup_steps": min(train.warmup, 1 - 1e-9),  # below 1 it is a fraction of the steps
         "optim": train.optimizer,
         "weight_decay": train.weight_decay,

@@ -33,13 +33,15 @@ SCHEMA = pa.schema({"id": pa.string(), "context": TOKENS, "answer": TOKENS, "tex
 
 def write(job: LabelJob, examples: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Writes the tokens of a shard. Raises UserError for examples that cannot be rendered."""
-    with tempfile.TemporaryDirectory(dir=job.cache) as scratch:
-        file = Path(scratch) / "tokens.arrow"
-        data.write_tokens([examples], tokenizer, file)
-        found = datasets.Dataset.from_file(str(file))
-        fits = data.longest_answer(found) <= job.max_length
-        rows = [row for row, fit in zip(found, fits, strict=True) if fit and row["split"] == "train"]
-    contexts = _teacher_prompts(job, examples.stem, tokenizer) if job.prompt else {}
+    rows: list[dict[str, Any]] = []
+    if pq.read_metadata(examples).num_rows:  # no trace of a shard may have been kept
+        with tempfile.TemporaryDirectory(dir=job.cache) as scratch:
+            file = Path(scratch) / "tokens.arrow"
+            data.write_tokens([examples], tokenizer, file)
+            found = datasets.Dataset.from_file(str(file))
+            fits = data.longest_answer(found) <= job.max_length
+            rows = [row for row, fit in zip(found, fits, strict=True) if fit and row["split"] == "train"]
+    contexts = _teacher_prompts(job, examples.stem, tokenizer) if job.prompt and rows else {}
     made: list[dict[str, Any]] = []
     for row in rows:
         answer = loss_tokens(row).tolist()

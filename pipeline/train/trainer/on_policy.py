@@ -14,9 +14,12 @@ answers, soft labels, weights, packing and order have no effect.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import datasets
 import torch
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 
@@ -40,10 +43,11 @@ def build(setup: Setup) -> DistillationTrainer:
     with user_error("train", ValueError):
         args = _arguments(setup)
     prompts = {split: rows.select_columns("prompt") for split, rows in setup.splits.items()}
+    step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     settings: dict[str, Any] = {
         "model": model,
         "args": args,
-        "train_dataset": prompts["train"],
+        "train_dataset": whole_steps(prompts["train"], step),
         "eval_dataset": prompts.get("validation"),
         "processing_class": tokenizer,
         "callbacks": list(setup.callbacks),
@@ -67,6 +71,9 @@ class OnPolicyTrainer(DistillationTrainer):
         self._remote = remote
         tokenizer: Any = self.processing_class
         self._special = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id, tokenizer.pad_token_id}
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+        return PromptSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
 
     def _generate(self, prompts: list[Any]) -> Any:
         student: Any = self.model
@@ -95,6 +102,25 @@ class OnPolicyTrainer(DistillationTrainer):
         tokens = mask.sum()
         total = tokens.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return values.sum() / total, torch.full((), torch.nan), tokens  # the entropy is not measured
+
+
+class PromptSampler(Sampler[int]):
+    """TRL's sampler, with an order that follows from seed and epoch, also in a resumed training."""
+
+    def __init__(self, inner: Any, epoch: Callable[[], int]) -> None:
+        self._inner, self._epoch = inner, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self._inner.generator.manual_seed(self._inner.seed + self._epoch())
+        yield from self._inner
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+
+def whole_steps(prompts: datasets.Dataset, step: int) -> datasets.Dataset:
+    """The prompts, the first ones again where the last step is not full: TRL would leave that step out."""
+    return prompts.select([n % len(prompts) for n in range(len(prompts) + -len(prompts) % step)])
 
 
 def _arguments(setup: Setup) -> DistillationConfig:

@@ -4,7 +4,7 @@ data.py tokenizes as TRL does: the whole dialogue by the chat template, with los
 the prompt. Templates do surprising things there (many drop the reasoning), each of which hurts silently. All
 checks are made and reported; then the first that failed stops the training. No example is truncated: those
 over max_length are left out, up to train.max_overlong_fraction. prepare.py spreads the rows over processes.
-The checks of one example are in `supervision`, the check of packed batches is in `packing`.
+The checks of one example are in `example_checks`, the check of packed batches is in `packing`.
 """
 
 from __future__ import annotations

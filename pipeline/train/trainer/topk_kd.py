@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -97,13 +98,16 @@ def add_labels(
     that nothing has to fit into memory. Raises UserError for a token id that the student lacks, and for
     labels of other tokens than those of the example.
     """
-    stored = datasets.Dataset.from_parquet(
-        [str(path) for path in labels],
-        columns=["id", "k", "tokens", "top_tokens", "top_logprobs"],
-        batch_size=BATCH_ROWS,
-        cache_dir=str(scratch),
-    ).with_format("numpy")
-    index = {name: n for n, name in enumerate(stored["id"][:])}
+    stored: Any = []
+    index: dict[str, int] = {}
+    if filled := [str(path) for path in labels if pq.read_metadata(path).num_rows]:  # not of validation alone
+        stored = datasets.Dataset.from_parquet(
+            filled,
+            columns=["id", "k", "tokens", "top_tokens", "top_logprobs"],
+            batch_size=BATCH_ROWS,
+            cache_dir=str(scratch),
+        ).with_format("numpy")
+        index = {name: n for n, name in enumerate(stored["id"][:])}
     return rows.map(
         lambda row: _labels(row, stored[index[row["id"]]] if row["id"] in index else None, vocabulary),
         features=datasets.Features({**rows.features, **COLUMNS}),

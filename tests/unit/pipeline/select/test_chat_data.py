@@ -38,6 +38,19 @@ def test_both_usual_forms_of_dialogues_are_read(tmp_path: Path) -> None:
     assert rows[2][0].content == "a\nb"  # type: ignore[union-attr]
 
 
+def test_a_table_of_both_forms_has_nulls_in_every_turn(tmp_path: Path) -> None:
+    nulls = dict.fromkeys(("role", "content", "from", "value", "tool_calls"))
+    given = [nulls | {"from": "human", "value": "Hi"}, nulls | {"role": "assistant", "content": "Hello"}]
+    (found,) = read(mix(write(tmp_path / "a.jsonl", {"messages": given})))
+    assert [(m.role, m.content) for m in found] == [("user", "Hi"), ("assistant", "Hello")]  # type: ignore[union-attr]
+
+
+def test_an_answer_that_calls_a_tool_is_none_to_learn(tmp_path: Path) -> None:
+    question, answer = turns("Weather in Rome?", "Let me look that up.")
+    answer["tool_calls"] = [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+    assert list(read(mix(write(tmp_path / "a.jsonl", {"messages": [question, answer]})))) == ["tool_calls"]
+
+
 def test_question_and_answer_may_be_two_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"q": "Hi", "a": "Hello"}, {"q": "Hi", "a": 3}, {"q": "Hi", "a": " "})
     first, *rest = read(mix(path, question="q", response="a"))

@@ -66,6 +66,14 @@ def test_chat_examples_reach_their_share_and_all_counts_add_up(tmp_path: Path) -
     assert "words: 40 of 40 rows usable" in said
 
 
+def test_chat_examples_come_on_top_of_max_examples(tmp_path: Path) -> None:
+    examples = run_select(
+        tmp_path, max_examples=4, validation=0, mix=[chat_file(tmp_path, 40) | {"share": 0.5}]
+    )
+    assert Counter(e.kind for e in examples)["reasoning"] == 4
+    assert Counter(e.kind for e in examples)["chat"] == pytest.approx(4, abs=2)
+
+
 def test_a_count_is_met_exactly_or_said_to_be_missed(tmp_path: Path) -> None:
     examples = run_select(tmp_path, mix=[chat_file(tmp_path, 40) | {"count": 7}])
     assert Counter(e.kind for e in examples)["chat"] == 7

@@ -40,17 +40,33 @@ def test_only_a_finished_trace_that_is_incorrect_and_nothing_else_is_rejected(
     assert is_usable(given, reasoning=True) == usable
 
 
+def test_no_kept_trace_is_rejected_although_it_is_incorrect() -> None:
+    kept = graded(0, "failed").model_copy(update={"outcome": "kept"})  # with filter.ignored = ["correct"]
+    assert rejected_for([kept], [kept], False, Select(rejected=True), Counter(), {"correct"}) == [None]
+
+
+def test_a_rule_that_does_not_decide_rejects_no_pair() -> None:
+    assert is_usable(graded(0, "failed", "failed"), reasoning=True, ignored={"length"})
+
+
 def test_rejected_traces_are_used_in_turn() -> None:
     select, counts = Select(rejected=True), Counter[str]()
     right, wrong = [graded(n, "passed") for n in range(3)], [graded(n, "failed") for n in (3, 4)]
     found = rejected_for(right, [*right, *wrong], False, select, counts)
     assert [t.sample for t in found if t] == [3, 4, 3]
-    assert counts == {"pairs": 3, "incorrect": 2, "incorrect_used": 2}
+    assert counts == {"incorrect": 2}
     assert rejected_for(right, right, False, select, counts) == [None] * 3
     assert rejected_for(right, [*right, *wrong], False, Select(), counts) == [None] * 3
     (plain, *_) = rejected_for(right[:1], wrong, True, select, counts)
     assert plain is not None
     assert plain.reasoning is None
+
+
+def test_only_pairs_that_are_stored_are_counted(tmp_path: Path) -> None:
+    examples = run_select(tmp_path, kept=1, rejected=True, max_examples=2, validation=0)
+    report = open_run(tmp_path / "run").report("select")
+    stored = sum(example.rejected is not None for example in examples)
+    assert (report["pairs"], report["incorrect_used"]) == (stored, 2) == (2, 2)
 
 
 def test_select_stores_an_incorrect_trace_next_to_each_example(tmp_path: Path) -> None:

@@ -167,6 +167,22 @@ def test_the_teacher_reads_the_answer_after_its_own_prompt_if_wanted(tmp_path: P
     assert contexts[1] == "<|im_start|>user\n2 + 1?<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_a_shard_without_an_example_has_nothing_to_read(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from pipeline.train.job import LabelJob
+    from pipeline.train.trainer import label_tokens
+
+    examples = tiny_student.write_examples(tmp_path / "shard-00000.parquet", [])
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    job = LabelJob(
+        model="", prompt="arithmetic", examples=(examples,), traces=tmp_path, max_length=512, cache=cache
+    )
+    label_tokens.write(job, examples, tiny_student.tokenizer())
+    assert pq.read_table(cache / examples.name).num_rows == 0
+
+
 def test_what_the_recipe_lacks_is_said_before_any_work() -> None:
     given = recipe("org/name", "http://127.0.0.1:1/v1")
     several = given.model_dump()

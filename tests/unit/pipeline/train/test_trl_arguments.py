@@ -34,6 +34,18 @@ def test_every_argument_that_the_trainer_is_given_is_refused_or_replaces_a_setti
     assert given.keys() <= SET_BY.keys() | FIXED | REPLACES.keys()
 
 
+def test_what_the_student_samples_with_is_refused_too(tmp_path: Path) -> None:
+    from pipeline.train.trainer import on_policy
+    from pipeline.train.trainer.trainer import Setup
+
+    job = tiny_student.job(tmp_path, objective="on_policy", on_policy={"sampler": "vllm"})
+    setup = Setup(job, {}, None, None, 2, {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False})  # type: ignore[arg-type]
+    ours, default = on_policy._arguments(setup), trl.DistillationConfig("x", use_cpu=True, bf16=False)
+    names = [each.name for each in fields(default) if each.init]
+    changed = {name for name in names if getattr(ours, name) != getattr(default, name)}
+    assert {"use_vllm", "generation_kwargs"} <= changed <= SET_BY.keys() | FIXED
+
+
 def test_what_passes_reaches_the_trainer_and_may_replace_optimizer_and_schedule(tmp_path: Path) -> None:
     from trl import SFTConfig
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.train import launcher
 from tests import tiny_student
 from tests.unit.pipeline.train.trainer.test_redi import PAIRS, pairs
 
@@ -74,6 +75,17 @@ def test_the_first_loss_is_that_of_equal_models_and_the_second_is_lower(
     found = losses(built(tmp_path, pairs(), settings))
     assert found[0] == pytest.approx(first, rel=1e-3)
     assert found[1] < found[0]
+
+
+def test_a_dropout_that_trl_turns_off_is_refused() -> None:
+    def check(**train: Any) -> None:
+        given = tiny_student.recipe(objective="dpo", lora={"dropout": 0.1}, **train)
+        select = given.select.model_copy(update={"rejected": True})
+        launcher.check(given.model_copy(update={"select": select}))
+
+    with pytest.raises(UserError, match=r"train\.lora\.dropout has no effect"):
+        check()
+    check(trl={"disable_dropout": False})
 
 
 def test_one_and_two_micro_batches_make_equal_steps(tmp_path: Path) -> None:

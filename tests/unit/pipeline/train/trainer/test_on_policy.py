@@ -116,15 +116,16 @@ def distance(trainer: Any, teacher: Any) -> float:
 
 
 @pytest.mark.alone
-def test_resuming_from_a_checkpoint_gives_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("steps", "cut"), [(4, 2), (6, 5)])  # an epoch has 4 steps
+def test_resuming_from_a_checkpoint_gives_the_same_weights(tmp_path: Path, steps: int, cut: int) -> None:
     import torch
 
     teacher = saved(tmp_path / "teacher")
-    whole = trainer_of(teacher, tmp_path / "whole")
+    whole = trainer_of(teacher, tmp_path / "whole", steps)
     whole.train()
-    trainer_of(teacher, tmp_path / "interrupted", steps=2).train()
-    resumed = trainer_of(teacher, tmp_path / "interrupted")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "interrupted" / "checkpoint-2"))
+    trainer_of(teacher, tmp_path / "interrupted", cut, save_steps=1).train()
+    resumed = trainer_of(teacher, tmp_path / "interrupted", steps)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "interrupted" / f"checkpoint-{cut}"))
     for name, weight in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], weight)
 
@@ -133,6 +134,14 @@ def test_a_sample_ends_with_the_chat_template_s_end_of_turn(tmp_path: Path) -> N
     other_end = tiny_student.tokenizer(eos_token="<|endoftext|>")
     trainer = trainer_of(saved(tmp_path / "teacher", other_end), tmp_path / "out")
     assert trainer.generation_config.eos_token_id == [2]
+
+
+@pytest.mark.parametrize(("micro", "steps"), [(3, 3), (16, 1)])  # 16 prompts, in two micro batches a step
+def test_every_prompt_is_sampled_in_each_epoch(tmp_path: Path, micro: int, steps: int) -> None:
+    trainer = trainer_of(saved(tmp_path / "teacher"), tmp_path / "out", per_device_train_batch_size=micro)
+    sampled = list(trainer._get_train_sampler())
+    assert {n % 16 for n in sampled} == set(range(16))
+    assert len(sampled) == 2 * 2 * micro * steps  # TRL repeats a step's prompts for each micro batch
 
 
 def test_another_vocabulary_is_rejected(tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ def test_an_example_that_the_teacher_did_not_read_has_no_labels(tmp_path: Path) 
     assert [row["labeled_tokens"] for row in made] == [len(learned_tokens(0)), 0, len(learned_tokens(2))]
 
 
+def test_examples_of_a_shard_without_any_label_have_none(tmp_path: Path) -> None:
+    from pipeline.train.trainer import topk_kd
+
+    (scratch := tmp_path / "scratch").mkdir()
+    none = write(tmp_path / "a.parquet", [])  # as where all of them are held back for validation
+    made = topk_kd.add_labels(rows(range(2)), [none], VOCABULARY, scratch)
+    assert made["labeled_tokens"][:] == [0, 0]
+
+
 def test_too_few_labels_are_refused_with_their_share(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"topk_kd: 2\d\.\d% of .* 50% are needed: lower generate.max_failed"):
         labeled(tmp_path, [soft_labels(0), *(unread(n) for n in range(1, 4))], range(4))
