@@ -51,18 +51,18 @@ class FilterSpec(NamedTuple):
 FILTERS: dict[str, FilterSpec] = {
     "finished": FilterSpec(finished, 2),
     "single_reasoning": FilterSpec(single_reasoning, 2),
-    "final_answer": FilterSpec(final_answer, 5),
-    "correct": FilterSpec(correct, 8),
+    "final_answer": FilterSpec(final_answer, 6),
+    "correct": FilterSpec(correct, 9),
     "length": FilterSpec(length, 2),
     "one_language": FilterSpec(one_language, 3),
     "paragraphs": FilterSpec(paragraphs, 3),
     "no_code": FilterSpec(no_code, 2),
     "no_repetition": FilterSpec(no_repetition, 2),
-    "no_refusal": FilterSpec(no_refusal, 2),
+    "no_refusal": FilterSpec(no_refusal, 3),
     "no_leak": FilterSpec(no_leak, 2),
-    "consistency": FilterSpec(consistency, 5),
+    "consistency": FilterSpec(consistency, 6),
     "confidence": FilterSpec(confidence, 1),
-    "columns": FilterSpec(columns, 1),
+    "columns": FilterSpec(columns, 2),
 }
 
 _ANY_SIZE = frozenset(

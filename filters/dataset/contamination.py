@@ -7,7 +7,8 @@ fewer than n words matches only a text that equals it, word for word.
 Numbers are words. So a problem with changed numbers matches only if n words between two numbers are
 unchanged: rarely at n = 13, often at n = 8. An n-gram in more than `common` evaluation problems is a common
 phrase ("m and n are relatively prime integers find") and never matches. Training problems do not count for
-that, since a frequently copied evaluation problem would look common.
+that, since a frequently copied evaluation problem would look common. For the same reason a problem that the
+evaluation sets hold several times counts once: files that repeat every problem 32 times are usual.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class ContaminationIndex:
         for name in sets:
             if not any(source == name and text.strip() for source, _, text in self._rows):
                 raise UserError(f"evaluation set {name!r} has no question to decontaminate against")
+        first = {" ".join(each[2].split()): each for each in reversed(self._rows)}
+        self._rows = list(reversed(first.values()))
         parts = [self._entries(start, some) for start, some in batches([text for *_, text in self._rows])]
         self._tables = {n: _Table([part.pop(n) for part in parts], common) for n in [*self._ngrams, _WHOLE]}
 

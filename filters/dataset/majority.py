@@ -20,14 +20,14 @@ from typing import Annotated
 from pydantic import Field
 
 from filters.extract.candidates import is_answer
-from filters.extract.context import is_qualified, is_retracted, statement
+from filters.extract.context import is_qualified, is_retracted
 from filters.extract.sentences import expression_in_sentence, is_prose
 from filters.grade.compare import compare
 from filters.grade.grader import COMPARED_BY_VALUE, grade_answer
 from filters.grade.json_answer import is_several
 from filters.policy import DEFAULT, Policy
 from filters.result import FilterResult, failed, passed, undecided
-from filters.rules.correct import answer_to_grade
+from filters.rules.correct import answer_to_grade, statement_of
 from filters.text.normalize import normalize, normalize_words
 from pipeline.rows import AnswerType, Trace
 
@@ -104,7 +104,7 @@ def vote(trace: Trace, policy: Policy = DEFAULT) -> str | None:
     if answer is None or not is_answer(text := answer.text, kind, trace.reference):
         return None
     if kind != "json":
-        stated = statement(trace.response, answer)
+        stated = statement_of(trace.response, answer, kind)
         if is_retracted(stated) or is_qualified(stated, text):
             return None
     if kind == "json" and is_several(text):

@@ -41,12 +41,25 @@ _BEFORE_BOX = re.compile(
     rf"(?:{any_phrase(NEGATIONS, DENIALS, _LIMITS)}|n['’]t){_GAP}"  # noqa: RUF001
     rf"|(?:{CONDITION.pattern})[^.,;]{{1,60}},\s(?:then\s)?(?:(?:the answer|it) is\s)?[\s$\\(\[{{*:\"“]*\Z"
     rf"|{any_phrase(_THINKS)}[^.,;]{{0,40}}\Z"
-    r"|(?:[\dA-Za-z)}\]]|(?<!\n)-|[+/^<>≠≥≤]\s?|[\dA-Za-z)}]\s?\*\s?)[$({]*\Z"  # 2\boxed{5}
-    r"|\\(?:sqrt|frac|neq?|[lg]t|[lg]eq?|cdot|times|pm|div)(?:\{[^{}]*\})?\s?[({]*\Z",
+    r"|(?:[\dA-Za-z)}\]]|(?<!\n)-|[+/^<>≠≥≤]=?\s?|[\dA-Za-z)}]\s?\*\s?)[$({]*\Z"  # 2\boxed{5}
+    r"|\\(?:sqrt|frac|neq?|[lg]t|[lg]eq?|cdot|times|pm|div|ln|lo?g|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc)"
+    r"(?:_\w|_?\{[^{}]*\})?\s?[({]*\Z",
+    re.IGNORECASE,
+)
+# Tags, arrows and spaces, which change no box after them: <answer>\boxed{5}</answer>, so => \boxed{5}.
+_APART = re.compile(
+    r"(?:</?[A-Za-z_]{1,20}>|[-=]>|(?:\A|\n)[ \t]*>|\\(?:q?quad|implies|iff|therefore|(?:long)?rightarrow))"
+    r"[\s$\\(\[{*]*\Z",
+    re.IGNORECASE,
+)
+# Around a box: color, size, weight, another box.
+_STYLED = re.compile(
+    r"(?:\\(?:(?:displaystyle|large|huge|bf|color\{\w{1,20}\})|(?:boxed|fbox|text(?:bf|it)?|mathbf|bm|boldsymbol"
+    r"|textcolor\{\w{1,20}\}|f?colorbox(?:\{\w{1,20}\}){1,2})\s?\{)[\s$]*)+(?=[\\(\[{]*\Z)",
     re.IGNORECASE,
 )
 _AFTER_BOX = re.compile(
-    r"\s?(?:[\^!/]|\\(?:cdot|times|pm|div|pi|over|sqrt|frac|to|(?:long)?rightarrow|implies)(?![a-z])|[-+*]\s?\d|[-=]>|[→⇒])"
+    r"\s?(?:\^(?!\s?\{?\s?\\circ)|[!/]|\\(?:cdot|times|pm|div|pi|over|sqrt|frac|to|(?:long)?rightarrow|implies)(?![a-z])|[-+*]\s?\d|[-=]>|[→⇒])"
     r"|[xynkπie](?![A-Za-z])",
     re.IGNORECASE,
 )
@@ -133,6 +146,13 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 
+# A line that denies one of the options: "- A. This is incorrect, because ..."
+_DENIED_OPTION = re.compile(
+    r"^[ \t*>•(-]*(?:option\s)?\(?([A-J])\)?\*{0,2}\s?[.:)–—-](?!.*\b(?:wait|actually|mistake\w*|answer)\b)"  # noqa: RUF001
+    r".*\b(?:incorrect|wrong|false|impossible|not\s(?:true|correct|right|possible))\b.*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
 
 class Statement(NamedTuple):
     """An answer and its context."""
@@ -160,10 +180,10 @@ def is_qualified(stated: Statement, reference: str) -> bool:
     """Whether words in or next to a statement leave open whether the answer is meant."""
     if is_doubted(stated.text, reference) or _CONTINUED.match(stated.after):
         return True
-    if stated.how in ("boxed", "tag") and (
-        _BEFORE_BOX.search(stated.before + stated.phrase) or _AFTER_BOX.match(stated.after)
-    ):
-        return True
+    if stated.how in ("boxed", "tag"):
+        before = _APART.sub(" ", _STYLED.sub("", stated.before + stated.phrase))
+        if _BEFORE_BOX.search(before) or _AFTER_BOX.match(stated.after):
+            return True
     if stated.phrase:
         return _of_another(stated)
     return stated.how == "last" and _changed_beside(stated)
@@ -193,6 +213,15 @@ def later_answer(stated: Statement) -> str | None:
         return None
     later = extract(stated.after)
     return later.text if later and later.how in ("tag", "phrase") and not is_prose(later.text) else None
+
+
+def without_denied_options(stated: Statement, letter: str) -> Statement:
+    """Removes the lines after a statement that deny other options than the one with this letter."""
+
+    def kept(line: re.Match[str]) -> str:
+        return line[0] if line[1].upper() == letter else ""
+
+    return stated._replace(after=_DENIED_OPTION.sub(kept, stated.after))
 
 
 def is_retracted(stated: Statement) -> bool:

@@ -53,7 +53,10 @@ _CLAUSE = re.compile(r"[,;.:!](?:\s|$)|\n|\bbut\b|\bbecause\b|\bsince\b")
 _DOUBTED = re.compile(
     rf"\b(?:not|no|never|cannot|nor|neither|none|if|false|than|non|nicht|kein\w*|falsch|pas|faux|não|не"
     rf"|least|worst)\b|{DOUBTS}"
-    r"|n['’]t\b|[不错]",  # noqa: RUF001
+    r"|n['’]t\b|[不错錯誤误]|排除|間違|틀[린렸리립]|아[니닌닙]"  # noqa: RUF001
+    r"|\b(?:incorrect[aeo]s?|falsch\w*|fals[aeo]s?|errad[ao]s?|errat[aeio]|errón\w+|erroné\w+|equivocad[ao]s?"
+    r"|sbagliat[aeio]|scorrett[aeio]|onjuist\w*|fout|błędn\w+|niepoprawn\w+|nieprawidłow\w+|fel|felaktig\w*|yanlış\w*"  # noqa: RUF001
+    r"|salah|sai|невер(?:н\w+|ен)|неправильн\w+|ошибоч\w+|хибн\w+|गलत)\b|خاطئ|خطأ|ليست?\b",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[.!?\n])(?=\s)")

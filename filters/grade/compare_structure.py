@@ -23,6 +23,7 @@ from filters.grade.relations import (
     solutions,
     values_of,
     without_conditions,
+    without_domain,
     without_names,
 )
 from filters.grade.split_structure import Structure, expand_signs, parse_structure, rows, vector
@@ -85,9 +86,13 @@ class Comparison:
             return self.equal(value, several.parts[0])
         if (number := parse_quantity(value, decimal_comma=True)) and several.kind == "list":
             other = parse_quantity(",".join(several.parts), decimal_comma=True)
-            if other and number.decimals is not None and equal_numbers(number, other, self._policy):
-                if len(several.parts[1]) == 1 or (several is a and several.parts[0] != "0"):
-                    raise Undecided("ambiguous")  # 1,2 and 1.2: a list or a decimal comma
+            if other and equal_numbers(number, other, self._policy):
+                if (
+                    number.decimals is None
+                    or len(several.parts[1]) == 1
+                    or (several is a and several.parts[0] != "0")
+                ):
+                    raise Undecided("ambiguous")  # 1,2 and 1.2 or 6/5: a list or a decimal comma
                 return True  # 2,74 for the reference 2.74
         if several.kind == "list" and self._may_be_grouped(value, ",".join(several.parts)):
             raise Undecided("ambiguous")
@@ -195,6 +200,7 @@ class Comparison:
 
 def _parse(text: str) -> Structure:
     """Splits a text and expands the signs ± in it."""
+    text = without_domain(text)
     found = parse_structure(text)
     readings: tuple[str, ...] = ()
     if found.kind == "single":

@@ -71,9 +71,21 @@ def equal_formulas(
         return True  # 0.64N and 0.640 N
     if equal is None or _equal_in_another_reading(x, y, budget):
         raise Undecided("ambiguous")
-    if _equal_without_words(reference, answer, budget):
+    if _equal_without_words(reference, answer, budget) or _equal_at_whole_numbers(x, y, budget):
         raise Undecided("ambiguous")
     return False
+
+
+def _equal_at_whole_numbers(x: Tree, y: Tree, budget: Budget) -> bool:
+    """Whether formulas with floor or ceil of one variable are equal if it counts something."""
+    names = variables(x) | variables(y)
+    if len(names) != 1 or not re.search(r"fn\((?:floor|ceil),", canonical_form(x) + canonical_form(y)):
+        return False
+    try:
+        pairs = [[evaluate(tree, {min(names): float(n)}, budget) for tree in (x, y)] for n in range(1, 25)]
+    except (UnsupportedFormula, ArithmeticError, ValueError):
+        return False
+    return all(abs(a - b) <= 1e-9 * max(abs(a), 1) for a, b in pairs)
 
 
 def _equal_without_words(reference: str, answer: str, budget: Budget) -> bool:

@@ -19,6 +19,7 @@ _CODE = re.compile(
 _SERIES = re.compile(r"\d+(?:\s?-\s?\d+)+|\d+\s?/\s?\d+\s?/\s?\d+", re.ASCII)  # 10-15, 1/2/2021
 _CONNECTIVE = re.compile(r"(\\land|\\wedge|\band\b)|\\lor|\\vee|\bor\b")
 _SYMBOL = re.compile(r"\\(?:land|wedge|lor|vee)(?![A-Za-z])")
+_DOMAIN = re.compile(r"∈\s?(?:\\mathbb\s?)?\{?\s?([A-Z])\s?\}?\s?((?:[_^]\s?(?:\{[^{}]*\}|.)|[+*])?)")
 _VECTOR = r"\\(?:vec|overrightarrow|hat|mathbf|boldsymbol|bm)(?:\s?\{[^{}]{1,20}\}|\s[A-Za-z])"
 _CROSS_PRODUCT = re.compile(rf"{_VECTOR}\s?\\times\s?{_VECTOR}")
 
@@ -28,6 +29,8 @@ def are_lookalikes(written: Pair, normalized: Pair, equal: bool) -> bool:
     has_code = any(map(_CODE.search, normalized))
     if not equal:
         return has_code and _differ_in_marks(*normalized)
+    if _is_other_domain(*normalized):
+        return True
     return has_code or _is_other_series(*normalized) or _is_other_logic(*written) or _is_reordered(*written)
 
 
@@ -45,6 +48,12 @@ def _is_other_series(reference: str, answer: str) -> bool:
 
 def _numbers(text: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"\d+", text)]
+
+
+def _is_other_domain(reference: str, answer: str) -> bool:
+    """Whether both texts name the domain of a variable, but not the same: k ∈ Z and k ∈ N."""
+    a, b = (set(_DOMAIN.findall(text)) for text in (reference, answer))
+    return bool(a and b and a != b)
 
 
 def _is_other_logic(reference: str, answer: str) -> bool:

@@ -34,11 +34,12 @@ _DECIMAL = re.compile(
     r"([1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+|\d+)?(?:\.(\d+)|\.(?!\d))?(?:[eE]([-+]?\d{1,3}))?",
     re.ASCII,
 )
-_DECIMAL_COMMA = re.compile(r"([-+]?)(0|\d{1,3}(?:\.\d{3})*|\d+),(\d+)", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"([-+]?)(0|\d{1,3}(?:\.\d{3})*|[1-9]\d{0,2}(?: \d{3})+|\d+),(\d+)", re.ASCII)
 _DOTTED = re.compile(r"-?[1-9]\d{0,2}(?:\.\d{3}){2,}", re.ASCII)  # 1.234.567
 _FRACTION = re.compile(r"(-?) ?(?:(\d+) (?:and )?)?\(? ?(-?\d+)\)? ?/ ?\(?(-?\d+)\)?", re.ASCII)
-_LATEX_FRACTION = re.compile(r"\\frac ?(?:\{ ?(-?\d+) ?\}|(\d)) ?(?:\{ ?(-?\d+) ?\}|(\d))", re.ASCII)
+_LATEX_FRACTION = re.compile(r"\\frac ?(?:\{ ?(-?\d+) ?\}|(\d)) ?(?:\{ ?(-?\d+) ?\}|(\d))(?! ?\d)", re.ASCII)
 _CURRENCIES = {"USD": "dollar", "US": "dollar", "$": "dollar", "EUR": "euro", "€": "euro", "£": "pound"}
+_CURRENCIES |= {"Rs.": "rupee", "Rs": "rupee", "INR": "rupee", "RM": "ringgit"}
 _CURRENCY = "|".join((*map(re.escape, _CURRENCIES), "[¥₹¢]"))
 _UNIT = re.compile(
     r"(.*?[\d}.)])(?:\s|(?=[A-Za-zµΩÅ\u3040-\u9fff\uac00-\ud7af]))\s*"
@@ -62,7 +63,8 @@ _NOT_UNITS = re.compile(
     r"|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|\w+teenth"
     r"|\w+tieth|hundredth|thousandth|millionth|squared|cubed|factorial|below|above"
     r"|grand|ish|k|off|power|extra|by|too|short|plus|more|tens|times|otherwise|else|unless|when|for|except|only"
-    r"|pi|sqrt|sin|cos|tan|log|ln|exp|inf|infinity)s?\b"
+    r"|pi|sqrt|sin|cos|tan|log|ln|exp|inf|infinity|choose|remainder|per ?mille?|ppm|ppb|lac|[a-z]*illion"
+    r"|(?:two|three|four|five|six|seven|eight|nine)\Z)s?\b"
     rf"|{any_phrase(SCALES)}",
     re.IGNORECASE,
 )
@@ -82,7 +84,7 @@ _SCALES = {
     "trillion": 10**12,
     "dozen": 12,
 }
-_SCALE = re.compile(rf"(.*\d) ({'|'.join(_SCALES)})", re.IGNORECASE)
+_SCALE = re.compile(rf"(.*\d) ({'|'.join(_SCALES)})(?: (.+))?", re.IGNORECASE)
 
 
 def parse_number(text: str, *, decimal_comma: bool = False) -> Number | None:
@@ -98,7 +100,7 @@ def parse_number(text: str, *, decimal_comma: bool = False) -> Number | None:
     if _DOTTED.fullmatch(text):
         return parse_number(text.replace(".", ""))
     if decimal_comma and (match := _DECIMAL_COMMA.fullmatch(text)):
-        return _decimal(match[1], match[2].replace(".", ""), match[3], None)
+        return _decimal(match[1], re.sub("[. ]", "", match[2]), match[3], None)
     return _fraction(text)
 
 
@@ -118,8 +120,10 @@ def parse_quantity(text: str, *, decimal_comma: bool = False) -> Number | None:
         number = number_in(match[1])
         return number and number._replace(percent=True)
     if match := _SCALE.fullmatch(text):
-        number = number_in(match[1])
-        return number and Number(number.value * _SCALES[match[2].casefold()])
+        number, unit = number_in(match[1]), split_unit(f"1 {match[3]}")[1] if match[3] else ""
+        if match[3] and not unit:  # 5 million and three
+            return None
+        return number and Number(number.value * _SCALES[match[2].casefold()], unit=unit)
     if match := _ORDINAL.fullmatch(text):
         return parse_number(match[1])
     if match := _REPEATING.fullmatch(text) or _RECURRING.fullmatch(text):

@@ -225,7 +225,14 @@ def interval(relation: Structure) -> Structure | None:
     return Structure("tuple", (bound, "∞"), (low, ")"))
 
 
-_DOMAIN = re.compile(r"[A-Za-z](?:\s?,\s?[A-Za-z])*\s?∈\s?\\mathbb.*")
+_MEMBER = r"[A-Za-z](?:\s?,\s?[A-Za-z])*\s?∈\s?"
+_DOMAIN = re.compile(rf"{_MEMBER}(?:\\mathbb.*|[ZNQR](?![A-Za-z]).*)")
+_BRACKETED_DOMAIN = re.compile(rf"(?<=\S)\s?\(\s?{_MEMBER}(?:\\mathbb|[ZNQR](?![A-Za-z]))[^()]*\)\Z")
+
+
+def without_domain(text: str) -> str:
+    """Removes the domain of a variable in brackets at the end: k pi (k ∈ Z)."""
+    return _BRACKETED_DOMAIN.sub("", text) if "∈" in text else text
 
 
 def without_conditions(parts: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from pipeline.rows import Trace
 def columns(trace: Trace, *, keep: dict[str, list[str | bool | int | float]]) -> FilterResult:
     """Every column that `keep` names has one of the values listed there, as in { level = [4, 5] }.
 
-    A number and a text that writes it are equal, since CSV files have texts alone. Undecided where the row of
-    the source had no such column.
+    A number, true and false equal a text that writes them, since CSV files have texts alone. Undecided where
+    the row of the source had no such column.
     """
     found = trace.column_values
     if (missing := next((name for name in keep if name not in found), None)) is not None:
@@ -26,7 +26,9 @@ def columns(trace: Trace, *, keep: dict[str, list[str | bool | int | float]]) ->
 
 def _plain(value: Any) -> Decimal | str:
     """A value as it is compared."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value)
+    if text.lower() in ("true", "false"):
+        return text.lower()
     try:
         number = Decimal(text.strip())
     except InvalidOperation:

@@ -17,8 +17,9 @@ from filters.extract.context import (
     is_retracted,
     later_answer,
     statement,
+    without_denied_options,
 )
-from filters.grade.choice import parse_choice
+from filters.grade.choice import CHOICE, parse_choice
 from filters.grade.compare import is_missing
 from filters.grade.grader import TEXT_LIMIT, TIMEOUT, final_reference, grade_answer
 from filters.grade.json_answer import find_json
@@ -109,7 +110,7 @@ def _unless_withdrawn(
     """The result, or undecided if the response retracts the answer or makes it conditional."""
     if result.outcome == "failed" and answer.end >= len(response):
         return result
-    stated = statement(response, answer)
+    stated = statement_of(response, answer, answer_type)
     later = later_answer(stated)
     if later is not None:
         other = grade_answer(answer.text, later, answer_type, policy=policy).outcome
@@ -121,6 +122,13 @@ def _unless_withdrawn(
     if result.outcome == "passed" and is_qualified(stated, known):
         return undecided("qualified")
     return result
+
+
+def statement_of(response: str, answer: Answer, answer_type: AnswerType) -> Statement:
+    """Returns an answer with its context, without lines that deny other options."""
+    stated = statement(response, answer)
+    choice = parse_choice(normalize(answer.text), CHOICE) if answer_type == "choice" else None
+    return without_denied_options(stated, choice.letter) if choice else stated
 
 
 _OPENING = re.compile(r"\s*(?:[`~]{3,}\w*\s*|<\w+>\s*)?\Z")  # of a code block or a tag, before a value

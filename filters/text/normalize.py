@@ -10,6 +10,8 @@ import re
 import unicodedata
 
 from filters.text.latex_tables import CHARACTERS, COMMANDS, PHRASES, ROW, UNION
+from filters.text.measurement_units import UNITS, unit_of
+from filters.text.qualifiers import changes_number
 
 MAX_EXPANSION = 6  # characters that NFKC may make of one; some Arabic ligatures become 18
 _WRAPPINGS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -41,6 +43,9 @@ _ABOUT = re.compile(
     re.IGNORECASE,
 )
 _LONG_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{5}")
+_REPEATS = re.compile(  # a remark without digits, or one that gives the value or its reason
+    r"(?:approx\w*|about|around|roughly|or|i\.?e|since|because|as|which is)\b|\D*\Z", re.IGNORECASE
+)
 _OPERATED = re.compile(
     r"(?:[-+*/^=]|\\[A-Za-z]+|(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc|ln|log|exp|f|g))\s*\Z"
 )
@@ -137,12 +142,18 @@ def _without_braces(text: str) -> str:
 
 
 def _without_remark(text: str) -> str:
-    """Removes a remark in words at the end: 12 (twelve) becomes 12."""
+    """Removes a remark in words at the end: 12 (twelve) becomes 12, and 12 (hours) 12 hours.
+
+    A remark that changes the number stays: 7 (remainder 2), 5 (thousand).
+    """
     opened = text.rfind(" (")
     if opened <= 0 or not text.endswith(")") or text.find(")", opened) != len(text) - 1:
         return text
-    remark = _LONG_WORD.search(text, opened) and "\\" not in text[opened:]
-    return text[:opened] if remark and not _OPERATED.search(text[:opened]) else text
+    before, remark = text[:opened], text[opened + 2 : -1]
+    if unit_of(remark) in UNITS and len(remark) > 1:
+        return f"{before} {remark}"
+    is_remark = _LONG_WORD.search(remark) and "\\" not in remark and _REPEATS.match(remark)
+    return before if is_remark and not _OPERATED.search(before) and not changes_number(remark) else text
 
 
 def _normalize_latex(text: str) -> str:

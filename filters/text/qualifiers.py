@@ -58,7 +58,8 @@ aproximadamente | alrededor de | cerca de | около | примерно | пр
 """
 # After a number.
 _CHANGED = """
-dozen* | hundred* | thousand* | million* | billion* | trillion* | pair* | score* | gross | grand | tens
+dozen* | hundred* | thousand* | million* | billion* | trillion* | quintillion* | choose | permille | per mille
+ppm | ppb | lac | lacs | pair* | score* | gross | grand | tens
 k | bn | half | halves | third* | quarter* | fourths | fifths | sixths | eighths | ninths | tenths
 hundredths | ish | or so | or more | or less | or fewer | or thereabouts | plus | minus | squared | cubed
 factorial | mod | modulo | base | in base | by | power | too many | too few | too much | too little | off
@@ -72,13 +73,14 @@ mille | milliard* | douzaine* | dizaine* | centaine* | au carré | au cube
 mil | millón | millones | docena* | al cuadrado | al cubo | milhão | milhões | dúzia* | ao quadrado
 mila | milione | milioni | miliard* | dozzin* | duizend | miljoen* | miljard* | dozijn | tusen | tusind
 tysiąc* | tysięcy | milion* | milyon | milyar | juta | ribu | ratus | nghìn | triệu | tỷ
+в квадрате | в кубе | do kwadratu | do sześcianu
 тысяч* | миллион* | миллиард* | тыс | млн | млрд | дюжин* | сотен | тисяч* | мільйон* | мільярд*
 """
 _OF_A_NUMBER = (
     "times | more than | less than | fewer than | short of | out of | of | percent of | percent more than"
 )
 _MARKS = re.compile(
-    "[✗✘❌🚫👎不非没無无约約超未几幾]|大概|左右|或|至[少多]|以[上下内外]|\\d多|程度|前後|ない|ません|くらい|ぐらい"
+    "[✗✘❌🚫👎不非没無无约約超未几幾]|大概|左右|或|至[少多]|以[上下内外]|\\d多|程度|前後|的[平立]方|の?[二三2-9]乗|의\\s?(?:세\\s?)?제곱|ない|ません|くらい|ぐらい"
     "|아니|아닙|않|약\\s?\\d|정도|이상|이하|미만|초과|또는|거의"
 )
 
@@ -104,8 +106,18 @@ _BEFORE_NUMBER = re.compile(
 )
 _AFTER_NUMBER = re.compile(
     rf"\d[\s}}$*)]*(?:{any_phrase(_CHANGED, SCALES)}|(?:{any_phrase(_OF_A_NUMBER)}|% of)\s\$?\d|-ish|ish\b"
-    r"|\+(?!\s?[\dA-Za-z(\\$])|_\{?\d|and \d+/\d)"
+    r"|\+(?!\s?[\dA-Za-z(\\$])|_\{?\d|and \d+/\d"
+    r"|\s(?:[a-z]+\s)?(?:two|three|four|five|six|seven|eight|nine)(?=\s*(?:[.,;)]|\Z))"  # 5 point two
+    r"|\((?:(?:hundr|thousa)\w*|[a-z]{1,4}illion\w*|dozens?|negative|squared|cubed|percent|remainder)\b)"
     r"|\band (?:an? |one )?(?:half|third|quarter)\b",
+    re.IGNORECASE,
+)
+_CHANGING = re.compile(  # as a remark on a number: 5 (thousand)
+    any_phrase(
+        SCALES,
+        "hundred* | thousand* | million* | billion* | trillion* | dozen* | pair* | squared | cubed"
+        "| factorial | mod | modulo | base | negative | percent | remainder",
+    ),
     re.IGNORECASE,
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -114,6 +126,11 @@ _NO_DENIAL = re.compile(
     r"|\bnot\s(?:it['’]s not\s)?[^\s,]+,?\s(?:but|it(?:['’]s| is))\s(?!not\b)",  # not 6 but 5  # noqa: RUF001
     re.IGNORECASE,
 )
+
+
+def changes_number(remark: str) -> bool:
+    """Whether a remark on a number changes it: thousand, not included, except 3."""
+    return bool(_CHANGING.match(remark) or _DOUBT.search(remark))
 
 
 def is_changed(text: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from filters.dataset.majority import classes, vote
+from filters.policy import DEFAULT, Policy
 from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate, Floats
 from pipeline.model_rows import Mode, Score
@@ -59,8 +60,15 @@ class Comparison(Row):
         return "better" if low > 0 else "worse" if high < 0 else "not told apart"
 
 
-def score(set_name: str, role: str, model: str, traces: Sequence[Trace], mode: Mode = "reasoning") -> Score:
-    """The score of one problem, from all of its filtered traces."""
+def score(
+    set_name: str,
+    role: str,
+    model: str,
+    traces: Sequence[Trace],
+    mode: Mode = "reasoning",
+    policy: Policy = DEFAULT,
+) -> Score:
+    """The score of one problem, from all of its filtered traces. `policy`: that of the rule `correct`."""
     outcomes = [_correct(trace) for trace in traces]
     first = traces[0]
     return Score(
@@ -73,7 +81,7 @@ def score(set_name: str, role: str, model: str, traces: Sequence[Trace], mode: M
         source=first.source,
         samples=len(traces),
         correct=outcomes.count("passed"),
-        majority=majority(traces),
+        majority=majority(traces, policy),
         undecided=outcomes.count("undecided"),
         truncated=sum(t.finish_reason == "length" for t in traces),
         malformed=sum(_malformed(t) for t in traces),
@@ -99,17 +107,17 @@ def _tokens(traces: Sequence[Trace]) -> int | None:
     return None if None in counts else sum(count or 0 for count in counts)
 
 
-def majority(traces: Sequence[Trace]) -> float:
+def majority(traces: Sequence[Trace], policy: Policy = DEFAULT) -> float:
     """Whether the answer given by most samples of a problem is correct: 0 to 1 (Wang et al. 2022).
 
     Votes are counted by equivalence class (1/2 and 0.5 are one class); classes with equally many votes share
     the score. A class is as correct as its votes, which is 0 or 1 unless some are undecided. A sample without
-    an answer has no vote; without any vote the score is 0.
+    an answer has no vote; without any vote the score is 0. `policy`: as in `correct`.
     """
-    votes = [(answer, _correct(t) == "passed") for t in traces if (answer := vote(t)) is not None]
+    votes = [(answer, _correct(t) == "passed") for t in traces if (answer := vote(t, policy)) is not None]
     if not votes:
         return 0.0
-    class_of, _ = classes(Counter(answer for answer, _ in votes), traces[0].answer_type)
+    class_of, _ = classes(Counter(answer for answer, _ in votes), traces[0].answer_type, policy=policy)
     sizes = Counter(class_of[answer] for answer, _ in votes)
     correct = Counter(class_of[answer] for answer, passed in votes if passed)
     most = max(sizes.values())

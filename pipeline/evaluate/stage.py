@@ -39,6 +39,7 @@ from pipeline.evaluate.models import (
 )
 from pipeline.filter import llm_judge
 from pipeline.filter import stage as filtering
+from pipeline.filter.apply import policy_of
 from pipeline.filter.verdicts import filtered_traces
 from pipeline.inference import endpoint, model_files
 from pipeline.inference.fingerprint import model_settings
@@ -156,9 +157,10 @@ def _sampling_stages(model: EvalModel, recipe: Recipe) -> list[Stage]:
 def _scores(job: Job, model: EvalModel) -> Iterator[Score]:
     answers = Output(job.run_dir / model.folder("generate"), Trace).shards()
     verdicts = Output(job.run_dir / model.folder("filter"), TraceVerdicts).shards()
+    policy = policy_of(job.recipe.filter)
     for pair in zip(answers, verdicts, strict=True):
         for _, traces in groupby(filtered_traces(*pair), key=lambda trace: trace.problem_id):
-            yield metrics.score(model.set, model.role, model.model, list(traces), model.mode)
+            yield metrics.score(model.set, model.role, model.model, list(traces), model.mode, policy)
 
 
 def _engines(job: Job, model: EvalModel) -> list[dict[str, Any]]:

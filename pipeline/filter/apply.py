@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # Raised whenever a filter may give another result than before.
 VERSIONS = {
-    "contamination": 3,
-    "majority": 5,
+    "contamination": 4,
+    "majority": 6,
     "difficulty": 1,
     "duplicate_problem": 3,
     "duplicate_trace": 3,

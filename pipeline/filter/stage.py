@@ -28,6 +28,7 @@ from pipeline.filter.funnel import Funnel, Rule, funnel
 from pipeline.filter.suspects import suspects
 from pipeline.generate.stage import GENERATE
 from pipeline.ingest import sources
+from pipeline.ingest import stage as ingest
 from pipeline.rows import TraceVerdicts
 
 NO_REASONING = "single_reasoning: no_reasoning"  # the reason given to a teacher that reasons in plain text
@@ -181,8 +182,8 @@ def _check(recipe: Recipe) -> None:
         recipe.check_logprobs("filter.rules.confidence")
     if recipe.judged_source:
         llm_judge.check(recipe)
-    for source in recipe.filter.contamination.against if recipe.filter.contamination else ():
-        sources.check(questions_only(source))
+    if table := recipe.filter.contamination:
+        ingest.check("filter.contamination.against", [questions_only(source) for source in table.against])
 
 
 FILTER = Stage(

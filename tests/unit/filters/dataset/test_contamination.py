@@ -41,6 +41,13 @@ def test_the_evidence_names_the_set_the_row_and_the_shared_words():
     )
 
 
+def test_a_problem_that_an_evaluation_set_repeats_is_no_common_phrase():
+    index = ContaminationIndex({"exam": rows(*[QUESTION, "Wholly new"] * 32), "other": rows(f"{QUESTION} ")})
+    (match,) = index.matches([QUESTION])
+    assert match is not None
+    assert (match.source, match.row, match.n) == ("exam", "0", 13)
+
+
 def test_a_match_is_found_in_question_reasoning_and_response():
     index = ContaminationIndex({"exam": rows(QUESTION)})
     texts = [{"question": QUESTION}, {"reasoning": QUESTION}, {"response": QUESTION}, {"reasoning": None}]

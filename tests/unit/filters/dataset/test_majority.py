@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from filters.dataset.difficulty import difficulty
-from filters.dataset.majority import majority
+from filters.dataset.majority import majority, vote
 from filters.policy import Policy
 from pipeline.config.filters import Filter, Majority
 from pipeline.filter.apply import FilterContext, verdicts_on_problem
@@ -164,3 +164,8 @@ def test_a_problem_passes_if_its_pass_rate_lies_in_the_band(letters, settings, o
     results = difficulty(with_outcomes(letters), **settings)
     assert {result[:3] for result in results} == {(outcome, reason, evidence)}
     assert len(results) == len(letters)
+
+
+def test_a_response_that_denies_the_other_options_votes():
+    response = "Answer: C\n\nA. This is incorrect, since it is too small.\nB. This is wrong."
+    assert vote(a_trace(answer_type="choice", response=response)) == "C"

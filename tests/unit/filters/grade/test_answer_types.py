@@ -159,3 +159,31 @@ def test_the_limits_of_a_program_are_validated():
     for wrong in ({"code_seconds": 0}, {"code_memory_mb": 1}, {"sandbox": "none"}):
         with pytest.raises(UserError, match=f"correct.{next(iter(wrong))}"):
             check_rules({"correct": wrong})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "La opción B es incorrecta.",
+        "La opción C es la correcta, ya que la opción B es incorrecta.",
+        "A opção B está errada.",
+        "L'opzione B è sbagliata.",
+        "La réponse B est erronée.",
+        "Вариант B неверен.",
+        "Верный ответ C, так как вариант B неверный.",
+        "Odpowiedź B jest błędna.",
+        "Option B är felaktig.",
+        "B şıkkı yanlıştır.",  # noqa: RUF001
+        "選項B是錯誤的。",
+        "B は間違いです。",
+        "B는 틀렸다.",
+    ],
+)
+@pytest.mark.parametrize("kind", ["choice", "math"])
+def test_an_option_that_is_denied_in_another_language_is_not_chosen(kind, said):
+    assert grade_response("B", said, kind).outcome != "passed"
+
+
+def test_an_option_that_another_language_calls_correct_is_chosen():
+    for said in ("La opción A es incorrecta. La opción B es correcta.", "正解はBです。", "정답은 B입니다."):
+        assert grade_response("B", said, "choice").outcome == "passed", said

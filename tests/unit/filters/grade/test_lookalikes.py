@@ -177,10 +177,64 @@ def test_a_cross_product_in_another_order_is_never_correct():
     assert same(r"l \times w", r"w \times l") is True
 
 
+def test_a_remark_that_changes_the_number_is_no_mere_remark():
+    assert same("7 (remainder 2)", "7 (remainder 3)") is not True
+    assert same("3 (modulo 7)", "3 (modulo 5)") is not True
+    assert same("5 (minutes)", "5 (hours)") is same("5 minutes", "5 (hours)") is False
+    for answer in ("5 (thousand)", "5 (negative)", "5 (squared)", "5 (percent)"):
+        assert grade_response("5", answer, "math").outcome != "passed", answer
+    assert same("x > 1", "x > 1 (except x = 3)") is not True
+    for reference, answer in (
+        ("12", "12 (twelve)"),
+        ("12 hours", "12 (hours)"),
+        (r"\frac{8}{15}", r"\frac{8}{15} (approximately 0.533)"),
+        ("-5", "-5 (minus five)"),
+    ):
+        assert same(reference, answer) is True, answer
+
+
 def test_groups_of_another_country_are_not_incorrect():
     assert same("1234567", "12,34,567") is same("1000", "1.000,00") is None
     assert same("1234568", "12,34,567") is same("1000", "1.000,01") is False
     assert same("12, 34, 567", "12,34,567") is True
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "equal"),
+    [
+        ("5000000", "$5 million", True),
+        ("$5 million", "5,000,000 dollars", True),
+        ("2 billion people", "2000000000", True),
+        ("60", "5 dozen eggs", True),
+        ("5", "5 dozen eggs", False),
+        ("5000000 dollars", "5 million euros", False),
+        ("500", "Rs 500", True),
+        ("500 rupees", "Rs.500", True),
+        ("500", "RM500", True),
+        (r"\frac{3}{2}", r"\frac{1}{2}3", True),
+        (r"\frac{1}{23}", r"\frac{1}{2}3", False),
+    ],
+)
+def test_millions_of_something_and_amounts_of_money_are_numbers(reference, answer, equal):
+    assert same(reference, answer) is equal
+
+
+def test_spaces_may_group_the_digits_before_a_decimal_comma():
+    assert grade_response("12345.67", "12\u202f345,67 €", "number").outcome == "passed"
+
+
+def test_words_that_change_a_number_are_no_unit():
+    for answer in (
+        "5 choose two",
+        "5 point two",
+        "5 root three",
+        "5 permille",
+        "5 ppm",
+        "5 quintillion",
+        "5 lac",
+    ):
+        assert grade_response("5", answer, "math").outcome != "passed", answer
+    assert same("5 points", "5") is same("5", "5 real roots") is True
 
 
 MATRIX = r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from filters.policy import Policy
 from pipeline.evaluate.metrics import comparisons, ks, lost, lost_sentence, majority, pass_at_k, summarise
 from pipeline.evaluate.metrics import score as score_of
 from pipeline.model_rows import Score
@@ -77,6 +78,14 @@ def test_the_majority_counts_classes_shares_ties_and_ignores_missing_answers() -
     assert majority(answers(("2", "passed"), (None, "failed"), (None, "failed"))) == 1
     assert majority(answers((None, "failed"))) == 0
     assert majority(answers(("2", "passed"), ("2", "passed"), finish_reason="length")) == 0
+
+
+def test_votes_are_equal_by_the_parameters_of_the_rule_correct() -> None:
+    rounded, other = [("0.333", "passed")] * 2 + [("1/3", "passed")] * 2, [("0.25", "failed")] * 3
+    assert majority(answers(*rounded, *other)) == 0
+    traces = answers(*rounded, *other)
+    assert majority(traces, Policy(rounding_digits=3)) == 1
+    assert score_of("s", "base", "m", traces, policy=Policy(rounding_digits=3)).majority == 1
 
 
 def test_a_score_counts_the_samples_of_one_problem() -> None:
