@@ -8,9 +8,9 @@ from pipeline.engine import previous
 from pipeline.errors import UserError
 from pipeline.inspect.format import megabytes
 from pipeline.inspect.run import Run
-from pipeline.rows import JudgeVerdict, Trace
+from pipeline.rows import JudgeVerdict, SoftLabels, Trace
 
-PAID = (Trace, JudgeVerdict)  # rows that a model was asked for
+PAID = (Trace, JudgeVerdict, SoftLabels)  # rows that a model was asked for
 
 
 def clean(run: Run, dry_run: bool, paid: bool) -> Iterator[str]:

@@ -20,8 +20,11 @@ _WRITTEN = re.compile(r"[0-9]{1,4}\+?")
 
 
 def read(value: object) -> str | None:
-    """Returns a generation as it is written; None for anything else, and for "0+"."""
-    text = str(value)
+    """Returns a generation as it is written; None for anything else, and for "0+".
+
+    Columns with gaps may hold numbers such as 1.0.
+    """
+    text = str(value).removesuffix(".0")
     return text if _WRITTEN.fullmatch(text) and text != "0+" else None
 
 

@@ -120,7 +120,7 @@ def load(name: str, *, judging: bool = False) -> Prompt:
     """
     path = shipped.find(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors may write a mark at the start
     except (OSError, UnicodeDecodeError, ValueError) as e:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.txt")))
         raise UserError(f"prompt {name!r} cannot be read ({e}); prompts here: {known}") from None
@@ -204,6 +204,8 @@ def _check(path: str, text: str, judging: Sequence[str] | None) -> None:
     """Raises UserError for a mistake in a prompt; `judging`: the fields of the LLM judge's prompt."""
     from jinja2 import TemplateSyntaxError, meta
 
+    if before := _ROLE.split(text)[0].strip():
+        raise UserError(f"{path}: {before[:50]!r} is in no turn: begin with a line [system] or [user]")
     turns = _turns(text)
     roles = [turn.role for turn in turns]
     dialogue = roles[1:] if roles[:1] == ["system"] else roles

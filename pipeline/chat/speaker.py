@@ -21,13 +21,15 @@ from pipeline.config import Recipe
 from pipeline.config.compress import SchemeName
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.evaluate import Evaluate
+from pipeline.engine.manifest import Manifest
+from pipeline.engine.previous import earlier_outputs
 from pipeline.engine.progress import say
 from pipeline.errors import UserError
 from pipeline.inference import endpoint as endpoints
 from pipeline.inference import model_files, vllm_server
 from pipeline.inference.vllm_server import HOST, Server
 from pipeline.inspect.run import Run
-from pipeline.rows import Sampling
+from pipeline.rows import Example, Sampling
 from pipeline.train.stage import model_folder
 from prompts import Prompt
 
@@ -56,17 +58,19 @@ def student_of(
     UserError if it cannot be served.
     """
     run.recipe.check_single()
-    recipe, made = run.recipe, run.output("select").manifest()
+    recipe = run.recipe
     if recipe.student is None:
         raise UserError(f"{run.path}: its recipe has no [student]; `retort chat --model` takes any model")
     folder = model_folder(run.path).absolute()
-    if made is None or not run.output("train").complete or not (folder / "config.json").is_file():
+    if not run.output("train").complete or not (folder / "config.json").is_file():
         raise UserError(f"{run.path}: there is no trained student yet; `retort train` makes it")
+    if (taught := _taught(run)) is None:
+        raise UserError(f"{run.path}: select was made again after train: run `retort train` first")
     found = Speaker(
         name=f"{model_files.label(run.path.name)}-student" + (f"-{scheme}" if scheme else ""),
         weights=str(folder),
         endpoint=recipe.student,
-        prompt=Prompt(Path(recipe.select.prompt).stem, made.settings["prompt"]),
+        prompt=Prompt(Path(recipe.select.prompt).stem, taught.settings["prompt"]),
         sampling=_sampling(recipe.evaluate),
         seed=recipe.seed,
         logs=run.path / "logs",
@@ -80,6 +84,14 @@ def student_of(
         return _compressed(found, run, scheme)
     vllm_server.check(found.endpoint)
     return found
+
+
+def _taught(run: Run) -> Manifest | None:
+    """The manifest of the examples that the student was trained on, which may have been set aside since."""
+    trained = run.output("train").manifest()
+    found = (run.output("select"), *earlier_outputs(run.path, "select", Example))
+    content = trained.inputs.get("select") if trained else None
+    return next((m for output in found if (m := output.manifest()) and m.content_id == content), None)
 
 
 def _compressed(whole: Speaker, run: Run, name: str) -> Speaker:

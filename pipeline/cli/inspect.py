@@ -269,12 +269,15 @@ def open_named(runs: Path, run: Path) -> Run:
     """Opens a run by its folder, or by its name in the folder of runs."""
     from pipeline.inspect.run import open_run
 
-    return open_run(run if (run / "recipe.json").exists() else runs / run)
+    if (run / "recipe.json").exists():
+        return open_run(run)
+    return open_run(runs / run if runs.name else runs.absolute() / run)  # a bare name is one in data/runs
 
 
 def _latest(runs: Path) -> Path:
-    """The run whose recipe was written last."""
-    found = sorted(runs.glob("*/recipe.json"), key=lambda path: path.stat().st_mtime)
+    """The run in which a stage began last: it then wrote its lock."""
+    found = [path.parent for path in runs.glob("*/recipe.json")]
     if not found:
         raise UserError(f"{runs}: no run there")
-    return found[-1].parent
+    began = {run: [lock.stat().st_mtime for lock in run.glob("*/.lock")] for run in found}
+    return max(found, key=lambda run: max(began[run], default=0))

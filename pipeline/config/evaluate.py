@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -73,6 +74,8 @@ class Evaluate(SamplingSettings):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two sets are called {name!r}: give each its own name")
+            if re.fullmatch(r"[0-9]{4}", name):  # previous/evaluate/0001 holds earlier scores
+                raise ValueError(f"the name of a set cannot be four digits: call it set-{name}, for example")
         if not (self.held_out or self.sets):
             raise ValueError("held_out = false and no sets: there is nothing to evaluate on")
         return self

@@ -69,8 +69,8 @@ class TracesSource(DatasetSource):
     tokens: str | None = None
     """Column with the number of tokens of reasoning and response. Default: unknown."""
     trace_id: str | None = None
-    """Column that tells the traces of a question apart: rows with the same value are one trace. Default: rows
-    with the same teacher, reasoning and response are one trace."""
+    """Column that tells equal traces of a question apart. Rows with the same teacher, reasoning and response
+    are one trace, unless this column differs. Default: none."""
 
     @model_validator(mode="before")
     @classmethod

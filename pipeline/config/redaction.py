@@ -12,10 +12,11 @@ _NAME = re.compile(
     r"|password|passwd|authorization|credentials?|cookie)|x-api-key|token|key",
     re.IGNORECASE,
 )
-# Keys of OpenAI, Hugging Face, Groq, xAI, GitHub, GitLab, AWS and Google, and what follows "Bearer".
+# Keys of OpenAI, Hugging Face, Groq, xAI, GitHub, GitLab, AWS and Google, and what follows "Bearer". Names of
+# models and folders, such as hf-internal-testing or hf_llama-3-8b, are no keys.
 _VALUE = re.compile(
-    r"\b(?:(?:sk|pk|rk|hf|gsk|xai|gh[opsu]|glpat)[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{20,})"
-    r"|(?i:(?<=\bbearer )\S+)"
+    r"\b(?:(?:hf|gsk|gh[opsu])_[A-Za-z0-9]{16,}|(?:sk|pk|rk|xai|glpat)[-_](?=[\w-]*\d)[\w-]{16,}"
+    r"|AKIA[A-Z0-9]{12,}|AIza[\w-]{20,})|(?i:(?<=\bbearer )\S+)"
 )
 _USER = re.compile(r"(?<=//)[^/@\s]+(?=@)")  # user and password in a URL
 
@@ -28,7 +29,8 @@ def redact(value: Any, name: str = "") -> Any:
     if name == "env" and isinstance(value, dict):
         return dict.fromkeys(value, HIDDEN)
     if isinstance(value, dict):
-        return {below: redact(inner, below) for below, inner in value.items()}
+        of_data = name == "keep"  # its keys are columns of a source, whatever they are called
+        return {below: redact(inner, "" if of_data else below) for below, inner in value.items()}
     if isinstance(value, list | tuple):
         return [redact(item, name) for item in value]
     if not isinstance(value, str):

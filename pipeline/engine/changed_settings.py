@@ -73,6 +73,10 @@ def is_current(stage: Stage, recipe: Recipe, run_dir: Path) -> bool:
 def claim(job: Job, wanted: Manifest) -> None:
     """Makes the folder that of the wanted manifest; sets aside what it holds of other settings or inputs."""
     stage, output, found = job.stage, job.output, job.output.manifest()
+    if found is not None and (moved := previous.interrupted_move(stage, job.run_dir)):
+        if job.options.part is not None:
+            raise UserError(f"{moved} holds rows of an interrupted command: run it once without --part")
+        previous.move_back(stage, job.run_dir, moved)
     if found is None or not output.has_output:
         back = stage.free and previous.bring_back(stage, job.run_dir, wanted)
         if not (back or previous.copy_problems(stage, job.run_dir, wanted, job.recipe.reuse)):

@@ -31,7 +31,9 @@ class EarlierRows:
     def __init__(self, column: str, results: Iterable[tuple[Output, Adopt]]) -> None:
         self._column = column
         self._shards: dict[str, list[tuple[Shard, Adopt]]] = defaultdict(list)
+        self.outputs: list[Output] = []  # that have valid rows
         for output, adopt in results:
+            self.outputs.append(output)
             for shard in output.shards():
                 for (value,) in dict.fromkeys(shard.values(column)):
                     self._shards[value].append((shard, adopt))

@@ -19,32 +19,67 @@ from pipeline.engine.store import Output
 from pipeline.rows import Row
 
 FOLDER = "previous"  # in the run's folder
+NUMBERED = "[0-9][0-9][0-9][0-9]"  # the folder of a result; no set of evaluate has such a name
 MOST_KEPT = 2  # results of a free stage; paid rows are kept as long as the present result lacks one of them
 
 
 def earlier_outputs(run_dir: Path, name: str, row: type[Row]) -> list[Output]:
     """The results of a stage that were set aside, newest first."""
-    folders = sorted((run_dir / FOLDER / name).glob("[0-9]*"), reverse=True)
+    folders = sorted((run_dir / FOLDER / name).glob(NUMBERED), reverse=True)
     return [Output(folder, row) for folder in folders if (folder / "manifest.json").exists()]
 
 
 def all_results(run_dir: Path) -> list[Output]:
     """The results of all stages that were set aside. A move that was interrupted is none yet."""
     root = run_dir / FOLDER
-    results = [manifest.parent for manifest in sorted(root.rglob("[0-9][0-9][0-9][0-9]/manifest.json"))]
+    results = [manifest.parent for manifest in sorted(root.rglob(f"{NUMBERED}/manifest.json"))]
     return [Output(f, layout.parse(str(f.parent.relative_to(root))).row) for f in results]
+
+
+def results_before(run_dir: Path) -> dict[str, Output]:
+    """The result of each stage before the last change; stages that it did not reach may be left out.
+
+    A result that reads others tells which ones. So one that an earlier change set aside is not among them.
+    """
+    found: dict[str, Output] = {}
+    read: dict[str, str] = {}  # stage -> the content id that the results found so far were made from
+    for name, row in reversed(layout.ROWS.items()):
+        now, aside = Output(run_dir / name, row), earlier_outputs(run_dir, name, row)
+        chosen = now
+        if name in read:
+            chosen = next((each for each in (now, *aside) if _content_id(each) == read[name]), now)
+        elif not _is_outdated(now, run_dir):
+            if not aside:
+                continue
+            chosen = aside[0]
+        found[name] = chosen
+        read = (manifest.inputs if (manifest := chosen.manifest()) else {}) | read
+    return found
+
+
+def _content_id(output: Output) -> str | None:
+    manifest = output.manifest()
+    return manifest.content_id if manifest else None
+
+
+def _is_outdated(output: Output, run_dir: Path) -> bool:
+    """Whether an input of the result has changed since."""
+    manifest = output.manifest()
+    inputs = manifest.inputs if manifest else {}
+    now = {name: Output(run_dir / name, layout.ROWS[name]) for name in inputs.keys() & layout.ROWS.keys()}
+    return any(_content_id(each) != inputs[name] for name, each in now.items())
 
 
 def set_aside(stage: Stage, run_dir: Path) -> Path | None:
     """Moves what the stage's folder holds to a new folder and returns that folder.
 
-    The manifest moves last. So a move that was interrupted is finished by the next one. An unfinished result
-    of a free stage is deleted instead.
+    The manifest moves last, so a move that was interrupted is known by its absence. An unfinished result of a
+    free stage is deleted instead.
     """
     if stage.free and not stage.output(run_dir).complete:
         _remove(run_dir / stage.name)
         return None
-    numbers = sorted(int(folder.name) for folder in _folder(stage, run_dir).glob("[0-9]*"))
+    numbers = sorted(int(folder.name) for folder in _folder(stage, run_dir).glob(NUMBERED))
     number = numbers[-1] if numbers else 1
     if numbers and (_numbered(stage, run_dir, number) / "manifest.json").exists():
         number += 1
@@ -52,6 +87,16 @@ def set_aside(stage: Stage, run_dir: Path) -> Path | None:
     target.mkdir(parents=True, exist_ok=True)
     _move(run_dir / stage.name, target)
     return target
+
+
+def interrupted_move(stage: Stage, run_dir: Path) -> Path | None:
+    """The folder of a `set_aside` that was killed: it has no manifest, so nothing else finds its rows."""
+    folders = sorted(_folder(stage, run_dir).glob(NUMBERED))
+    return folders[-1] if folders and not (folders[-1] / "manifest.json").exists() else None
+
+
+def move_back(stage: Stage, run_dir: Path, moved: Path) -> None:
+    _move(moved, run_dir / stage.name)
 
 
 def bring_back(stage: Stage, run_dir: Path, wanted: Manifest) -> bool:
@@ -93,7 +138,10 @@ def remove_old(stage: Stage, run_dir: Path) -> None:
 
 def remove(output: Output) -> None:
     """Removes a result that was set aside, and folders that are then empty."""
-    shutil.rmtree(output.folder)
+    gone = output.folder.with_name(f".{output.folder.name}")  # no result, if the removal is interrupted
+    shutil.rmtree(gone, ignore_errors=True)
+    output.folder.rename(gone)
+    shutil.rmtree(gone)
     for folder in output.folder.parents:
         if folder.name == FOLDER or any(folder.iterdir()):
             break

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.engine.shard import Shard
-from pipeline.generate.given_traces import given_ids
 from pipeline.generate.sample_plan import FAILED
 from pipeline.generate.sampler import SamplingJob
 
@@ -22,7 +21,7 @@ class ExpectedTraces:
         self._groups = self._finished_groups = self._finished_traces = self._given = 0
         self.already_failed = 0  # in earlier commands
         for problems, traces in pairs:
-            given = given_ids(problems)
+            given = sampling.given(problems)
             asked = [id for id, split in problems.values("id", "split") if split == sampling.split]
             groups = per_problem * sum(id not in given for id in asked)
             in_shard = sum(len(ids) for id, ids in given.items() if id in set(asked))

@@ -27,7 +27,7 @@ class Limits:
 
     def cost(self, usages: Iterable[EndpointUsage]) -> float:
         """The money spent, at the prices of each attempt."""
-        return sum(self._cost(u, self.endpoints[u.teacher]) for u in usages if u.teacher in self.endpoints)
+        return sum(self._cost(usage, self.endpoints.get(usage.teacher)) for usage in usages)
 
     def tokens(self, usages: Iterable[EndpointUsage]) -> int:
         """Prompt and completion tokens."""
@@ -50,8 +50,10 @@ class Limits:
             return f"generate.max_tokens_total is reached: {tokens:,} of {self.max_tokens_total:,}; {advice}"
         return None
 
-    def _cost(self, usage: EndpointUsage, endpoint: Endpoint) -> float:
+    def _cost(self, usage: EndpointUsage, endpoint: Endpoint | None) -> float:
         counted = usage.spend
+        if endpoint is None:  # a teacher that the recipe no longer names
+            return counted or 0
         if counted is None:  # the attempt had no prices, or nothing was counted
             counted = price(endpoint, usage.prompt_tokens, usage.completion_tokens) or 0
         return counted + (price(endpoint, 0, self._uncounted(usage)) or 0)

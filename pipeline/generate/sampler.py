@@ -21,8 +21,10 @@ from pipeline.config.evaluate import Evaluate
 from pipeline.config.generate import Generate
 from pipeline.config.mix import ThinkingSwitch
 from pipeline.engine.scheduler import WorkItem
+from pipeline.engine.shard import Shard
 from pipeline.engine.stage import Job
 from pipeline.errors import Stopped
+from pipeline.generate.given_traces import given_ids
 from pipeline.generate.limits import Limits
 from pipeline.generate.sample_plan import (
     FAILED,
@@ -73,7 +75,12 @@ class SamplingJob:
     filters: Rules  # decide whether a trace counts as kept
     logprobs: bool = False
     limits: Limits = field(default_factory=Limits)
+    takes_given: bool = False  # the traces that sources gave; no model is asked for their problems
     no_think: ThinkingSwitch | None = None  # where the words that switch thinking off stand; None: not sent
+
+    def given(self, problems: Shard) -> dict[str, list[str]]:
+        """Problem -> the ids of its given traces, for problems that are not sampled."""
+        return given_ids(problems) if self.takes_given else {}
 
 
 def settings(sampling: SamplingJob, seed: int) -> dict[str, Any]:

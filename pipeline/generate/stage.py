@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from itertools import compress
@@ -19,7 +19,7 @@ from pipeline.config import Recipe
 from pipeline.config.endpoints import Teacher
 from pipeline.config.generate import Generate
 from pipeline.engine.asynchronous import run_async
-from pipeline.engine.earlier_rows import results, take_over
+from pipeline.engine.earlier_rows import take_over
 from pipeline.engine.query import query
 from pipeline.engine.scheduler import Plan, run_items
 from pipeline.engine.shard import Shard
@@ -29,7 +29,7 @@ from pipeline.errors import Stopped, UserError
 from pipeline.generate import batches, sampler
 from pipeline.generate.asking import from_first_open
 from pipeline.generate.expected import ExpectedTraces
-from pipeline.generate.given_traces import given_ids, take_over_given
+from pipeline.generate.given_traces import take_over_given
 from pipeline.generate.limits import check_limits, limits_of
 from pipeline.generate.sample_plan import FILTERING, SampleBudget, make_plan, trace_id
 from pipeline.generate.sampler import Model, Sampler, SamplingJob
@@ -48,7 +48,8 @@ def prepare(sampling: SamplingJob, job: Job) -> None:
     """Checks that the prompt can be filled for every problem, then takes over what is valid of before."""
     prompt = prompts.load(sampling.prompt)
     if prompt.columns:
-        prompt.check(problem for t in job.share() for problem in _problems(job.input_shard(t), sampling))
+        shards = [job.input_shard(traces) for traces in job.share()]
+        prompt.check(p for shard in shards for p in _problems(shard, sampling, sampling.given(shard)))
     take_over_traces(sampling, job, prompt.render)
 
 
@@ -60,9 +61,8 @@ def take_over_traces(sampling: SamplingJob, job: Job, render: Callable[[Question
     taken = 0
     for traces in job.share():
         if not traces.sealed:
-            given = given_ids(job.input_shard(traces))
-            asked = _problems(job.input_shard(traces), sampling)
-            problems = {p.id: p for p in asked if p.id not in given}
+            given = sampling.given(job.input_shard(traces))
+            problems = {p.id: p for p in _problems(job.input_shard(traces), sampling, given)}
             possible = {
                 trace_id(p.id, teacher, i)
                 for p in problems.values()
@@ -72,8 +72,10 @@ def take_over_traces(sampling: SamplingJob, job: Job, render: Callable[[Question
             found = (t for t in for_problems(earlier, problems, render) if t.id in possible)
             taken += take_over(traces, found)
     if taken:
-        for output, _ in results(job):
-            engines.record(job.output.folder, engines.recorded(output.folder))
+        names = {model.name for model in sampling.models}
+        for output in earlier.outputs:
+            made_by = engines.recorded(output.folder)
+            engines.record(job.output.folder, {name: made_by[name] for name in names & made_by.keys()})
         job.say(f"{job.stage.name}: {taken} traces are taken over from earlier results")
 
 
@@ -154,15 +156,15 @@ def _generation(model: Model, server: Server) -> str | None:
 
 def _plan(job: Job, sampling: SamplingJob, on_finished: Callable[[int], None], traces: Shard) -> Plan:
     problems = job.input_shard(traces)
-    given = given_ids(problems)
+    given = sampling.given(problems)
     wanted = [
         (p, [] if p.id in given else _teachers_of(p, sampling.models)) for p in _problems(problems, sampling)
     ]
     return make_plan(wanted, traces, sampling.budget, on_finished, given)
 
 
-def _problems(shard: Shard, sampling: SamplingJob) -> list[Problem]:
-    return [problem for problem in shard.rows() if problem.split == sampling.split]
+def _problems(shard: Shard, sampling: SamplingJob, without: Collection[str] = ()) -> list[Problem]:
+    return [p for p in shard.rows() if p.split == sampling.split and p.id not in without]
 
 
 def _teachers_of(problem: Problem, models: Sequence[Model]) -> list[int]:
@@ -202,6 +204,7 @@ def training_job(recipe: Recipe) -> SamplingJob:
         budget=SampleBudget(table.most_samples, table.target_kept, table.max_continuations),
         filters=recipe.filter.deciding,
         logprobs=table.logprobs,
+        takes_given=True,
         limits=limits_of(recipe),
     )
 

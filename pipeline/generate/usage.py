@@ -70,6 +70,7 @@ class RequestCounts(Protocol):
 
     requests: int  # sent
     retries: Counter[str]  # by cause
+    lost: tuple[int, int]  # prompt and completion tokens of responses that could not be used
 
     @property
     def in_flight(self) -> int: ...
@@ -94,14 +95,16 @@ class UsageMeter:
         self.uncounted += None in (completion.prompt_tokens, completion.completion_tokens)
 
     def usage(self) -> EndpointUsage:
-        known = bool(self.completion_tokens or not self.uncounted)
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        prompt, completion = prompt + self.pool.lost[0], completion + self.pool.lost[1]
+        known = bool(completion or not self.uncounted)
         return EndpointUsage(
             teacher=self.teacher,
             requests=self.pool.requests,
             retries=dict(self.pool.retries),
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            spend=price(self.endpoint, self.prompt_tokens, self.completion_tokens) if known else None,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            spend=price(self.endpoint, prompt, completion) if known else None,
             uncounted=self.uncounted,
         )
 

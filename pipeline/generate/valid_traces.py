@@ -49,8 +49,7 @@ def earlier_traces(job: Job) -> EarlierRows | None:
     valid = []
     for output, found in results(job):
         if moved := _positions(found, wanted):
-            stated = [each.get(GENERATION) for each in wanted.settings["teachers"]]
-            valid.append((output, partial(_moved, moved, stated)))
+            valid.append((output, partial(_moved, moved, _stated(found), _stated(wanted))))
         else:
             why = _difference(found, wanted) or "they are of other teachers"
             job.say(f"{job.stage.name}: no trace in {output.folder} is valid: {why}")
@@ -71,21 +70,33 @@ def for_problems(
             yield now
 
 
-def _moved(positions: Mapping[int, int], stated: Sequence[int | None], trace: Trace) -> Trace | None:
+def _stated(manifest: Manifest) -> list[int | None]:
+    """The generations that the recipe states, by the position of the teacher."""
+    return [each.get(GENERATION) for each in manifest.settings["teachers"]]
+
+
+def _moved(
+    positions: Mapping[int, int], before: Sequence[int | None], now: Sequence[int | None], trace: Trace
+) -> Trace | None:
     """The trace under its teacher's present position; None if the teacher is gone or never answered.
 
     A trace that a source gave is None, too: ingest has those that are still given.
 
-    The outcome is that of filters, so it is not taken over. The generation is as stated now, if it is.
+    The outcome is that of filters, so it is not taken over. The generation is as stated now, and
+    unknown if it was stated before and is not any more.
     """
     if is_given(trace.id):
         return None
-    teacher = positions.get(int(trace.id.split("-")[-2]))
+    position = int(trace.id.split("-")[-2])
+    teacher = positions.get(position)
     if teacher is None or trace.finish_reason == FAILED:
         return None
     id = trace_id(trace.problem_id, teacher, trace.sample)
-    restated = {} if (now := stated[teacher]) is None else {"teacher_generation": str(now)}
-    return trace.model_copy(update={"id": id, "outcome": "unfiltered", **restated})
+    stated = now[teacher]
+    changed = (
+        {} if stated == before[position] else {"teacher_generation": None if stated is None else str(stated)}
+    )
+    return trace.model_copy(update={"id": id, "outcome": "unfiltered", **changed})
 
 
 def _positions(found: Manifest, wanted: Manifest) -> dict[int, int]:

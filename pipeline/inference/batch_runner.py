@@ -49,6 +49,7 @@ class RequestTotals:
 
     requests: int = 0
     retries: Counter[str] = field(default_factory=Counter)
+    lost: tuple[int, int] = (0, 0)
     in_flight: int = 0
 
 

@@ -13,6 +13,10 @@ from pipeline.inference.http import CHAT, ResponseLimits
 from pipeline.inference.response import Completion, CompletionReader, partial_message
 from pipeline.rows import Message, Sampling
 
+# Fields that `extra_body` cannot set: chat_body() has other values for them, and one response is read of n
+SET_HERE = frozenset({"model", "messages", "temperature", "top_p", "seed", "stream", "stream_options", "n"})
+SET_HERE |= {"max_tokens", "max_completion_tokens"}
+
 
 @dataclass(frozen=True)
 class Request:

@@ -92,8 +92,7 @@ class Client:
 
         Raises UserError unless one endpoint is reachable and accepts the key.
         """
-        self._say = say or self._say
-        endpoints = self.pool.endpoints
+        self._say, endpoints = say or self._say, self.pool.endpoints
         problems = await asyncio.gather(*map(self._problem, endpoints))
         if all(problems):
             raise UserError(self._cannot_use(endpoints[0], problems[0] or ""))
@@ -183,11 +182,12 @@ class Client:
         self.pool.requests += 1
         try:
             completion = await self._send(slot, request.body(unsent), request, reader)
-        except Retry as e:
-            self._record_failure(endpoint, e, started, clock())
-            raise
-        except RequestFailed:
-            endpoint.record_response()
+        except Exception as e:
+            self.pool.record_lost(*reader.counted)
+            if isinstance(e, Retry):
+                self._record_failure(endpoint, e, started, clock())
+            elif isinstance(e, RequestFailed):
+                endpoint.record_response()
             raise
         finally:
             self._rate_limiter.reconcile(estimate, reader.tokens, clock())

@@ -142,6 +142,7 @@ class EndpointPool:
         self.endpoints = endpoints
         self.requests = 0  # sent
         self.retries: Counter[str] = Counter()  # by cause: "429", "5xx", "dropped", ...
+        self.lost = (0, 0)  # prompt and completion tokens of responses that could not be used
         self._ceiling = ceiling  # in flight over all endpoints
         self._waiting: deque[asyncio.Future[Slot]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -175,6 +176,10 @@ class EndpointPool:
         slot.begun = True
         slot.endpoint.record_first_byte(seconds)
         self.wake()
+
+    def record_lost(self, prompt: int, completion: int) -> None:
+        """Records the tokens of a response that could not be used, as far as the server counted them."""
+        self.lost = self.lost[0] + prompt, self.lost[1] + completion
 
     def release(self, slot: Slot) -> None:
         slot.endpoint.concurrency.end(slot.begun)

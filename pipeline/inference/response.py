@@ -168,6 +168,11 @@ class CompletionReader:
             return 0
         return None if None in self._usage else sum(n or 0 for n in self._usage)
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Prompt and completion tokens, as far as the server has counted them."""
+        return self._usage[0] or 0, self._usage[1] or 0
+
     def feed(self, chunk: bytes) -> None:
         self._parser.feed(chunk)
 

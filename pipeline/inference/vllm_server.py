@@ -28,6 +28,7 @@ from pipeline.engine.subprocess_guard import Child
 from pipeline.errors import Stopped, UserError
 from pipeline.hardware import computes_bf16, cores, gpus, has_gpu, main_memory
 from pipeline.inference import kv_cache, model_files
+from pipeline.inference.chat_request import SET_HERE
 from pipeline.inference.credentials import check_base_url, read_key
 from pipeline.inference.http import MODELS, ResponseLimits, Transport
 from pipeline.inference.http_errors import ErrorStatus, RequestFailed, Retry
@@ -75,6 +76,8 @@ def check(endpoint: Endpoint) -> None:
     for url in endpoint.base_urls:
         check_base_url(url)
     read_key(endpoint.api_key_env)
+    if taken := sorted(SET_HERE & endpoint.extra_body.keys()):
+        raise UserError(f"extra_body.{taken[0]}: retort sets this field from settings of its own; remove it")
     if endpoint.serve is None:
         return
     if importlib.util.find_spec("vllm") is None:

@@ -286,7 +286,7 @@ def _prepare(job: Job) -> dict[str, Any]:
 
 INGEST = Stage(
     name="ingest",
-    version=4,  # 4: given traces keep the columns of their own rows
+    version=5,  # 5: a trace_id tells equal traces apart; parts of one answer are one trace
     row=Problem,
     settings=_settings,
     check=_check,

@@ -19,6 +19,7 @@ from pipeline.inference.dialects import (
     FORMATS,
     MARKS,
     REASONING_FIELDS,
+    REASONING_TYPES,
     Marks,
     canonical_finish_reason,
     split_reasoning,
@@ -104,6 +105,7 @@ class Reader:
         if not teacher:
             raise UnusableRow("no teacher")
         found, answer, unclosed = self._split(text, reasoning, truncated=finish_reason == "length")
+        id = _id(column(source.trace_id), number) if source.trace_id else ()
         generation = column(source.generation_column or generations.COLUMN)
         stated = None if source.generation is None else str(source.generation)
         if found is None and not answer:
@@ -114,9 +116,7 @@ class Reader:
             response=answer,
             finish_reason=finish_reason or ("length" if unclosed else "stop"),
             completion_tokens=_tokens(column(source.tokens)),
-            key=_key(column(source.trace_id), number)
-            if source.trace_id
-            else _hash(teacher, found or "", answer),
+            key=_hash(*id, teacher, found or "", answer),
             teacher_generation=generations.read(generation) or stated,
         )
 
@@ -162,9 +162,10 @@ def _conversation(record: Record, source: TracesSource, messages: str) -> Record
     if "assistant" not in roles[last:]:
         raise UnusableRow("the conversation has no assistant turn after the user's last")
     answer = turns[last + roles[last:].index("assistant")]
-    found = {_QUESTION: _content(turns[last]), _RESPONSE: _content(answer)}
+    response, thought = _texts(_content(answer))
+    found = {_QUESTION: _asked(_content(turns[last])), _RESPONSE: response}
     if source.reasoning is None:
-        found[_REASONING] = next((answer[name] for name in REASONING_FIELDS if answer.get(name)), None)
+        found[_REASONING] = next((answer[name] for name in REASONING_FIELDS if answer.get(name)), thought)
     return Record(record.origin, record.values | found)
 
 
@@ -175,6 +176,22 @@ def _role(turn: Any) -> str:
 
 def _content(turn: dict[str, Any]) -> Any:
     return turn["content"] if turn.get("content") is not None else turn.get("value")
+
+
+def _asked(content: Any) -> Any:
+    """The content of the user's turn; as a turn if it is a list of parts, which `sources` joins."""
+    return [{"role": "user", "content": content}] if isinstance(content, list) else content
+
+
+def _texts(content: Any) -> tuple[Any, str | None]:
+    """The text and the reasoning of an answer, whose content may be a list of parts."""
+    if not isinstance(content, list):
+        return content, None
+    thought = [part for part in content if isinstance(part, dict) and part.get("type") in REASONING_TYPES]
+    response, reasoning = text_of([part for part in content if part not in thought]), text_of(thought)
+    if response is None or reasoning is None:
+        raise UnusableRow("the response has a part that is not text")
+    return response, reasoning
 
 
 def _of_sample(row: dict[str, Any], column: str, number: int | None) -> Any:
@@ -195,11 +212,14 @@ def _text(what: str, value: Any) -> str:
     return checked_text(what, text)
 
 
-def _key(value: Any, number: int | None) -> str:
-    """Returns the hash of a row's identifier. Raises UnusableRow if it has none."""
+def _id(value: Any, number: int | None) -> tuple[str, str]:
+    """The parts of a sample's identifier. Raises UnusableRow if its row has none.
+
+    It is one among others of its source: two runs that retort published may use it for different traces.
+    """
     if value is None or isinstance(value, dict | list):
         raise UnusableRow("no id of the trace")
-    return _hash(str(value), "" if number is None else str(number))
+    return str(value), "" if number is None else str(number)
 
 
 def _hash(*parts: str) -> str:
@@ -218,9 +238,9 @@ def _finish_reason(value: Any) -> str | None:
 
 
 def _tokens(value: Any) -> int | None:
-    """Returns a count of tokens; None for anything else."""
+    """Returns a count of tokens, which may be written as 812.0; None for anything else."""
     try:
-        count = int(value)
+        count = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return count if 0 < count < MAX_TOKENS and not isinstance(value, bool) else None
+    return int(count) if 1 <= count < MAX_TOKENS and not isinstance(value, bool) else None

@@ -10,10 +10,11 @@ from pipeline.generate.usage import EndpointUsage
 from pipeline.inspect.run import Run
 from pipeline.rows import Row
 
-_FIELDS = ("teacher", "source", "prompt_tokens", "completion_tokens")
+_FIELDS = ("teacher", "source", "prompt_tokens", "completion_tokens", "sampling")
 _SUMS = """
 select teacher, source, count(*), sum(prompt_tokens), sum(completion_tokens),
-    count(*) filter (prompt_tokens is null or completion_tokens is null)
+    count(*) filter (prompt_tokens is not null and completion_tokens is not null),
+    count(*) filter (sampling is not null and (prompt_tokens is null or completion_tokens is null))
 from rows group by teacher, source
 """
 _KEPT = "select teacher, source, count(*) from rows where outcome = 'kept' group by teacher, source"
@@ -27,9 +28,9 @@ class Cost(Row):
     traces: int
     prompt_tokens: int | None  # of the traces with counts; None when no trace has any
     completion_tokens: int | None
-    uncounted: int  # traces whose server sent no token counts: tokens and spend are then lower bounds
+    uncounted: int  # sampled traces without token counts: tokens and spend are then lower bounds
     spend: float | None  # None, too, when the recipe gives no price
-    kept: int | None  # None before filtering
+    kept: int | None  # None before these traces are filtered
 
     @property
     def per_kept(self) -> float | None:
@@ -42,7 +43,7 @@ def costs(run: Run) -> list[Cost]:
     kept = _kept(run)
     rows = []
     for (teacher, source), used in sorted(_used(run).items()):
-        endpoint, counted = endpoints.get(teacher), used["uncounted"] < used["traces"]
+        endpoint, counted = endpoints.get(teacher), used["counted"] > 0
         prompt, completion = used["prompt"], used["completion"]
         rows.append(
             Cost(
@@ -67,15 +68,17 @@ def total_spend(parts: Sequence[Cost | EndpointUsage]) -> float | None:
 
 def _used(run: Run) -> dict[tuple[str, str], Counter[str]]:
     used: dict[tuple[str, str], Counter[str]] = {}
-    for teacher, source, traces, prompt, completion, uncounted in run.rows("generate").query(_FIELDS, _SUMS):
-        used[teacher, source] = Counter(
-            traces=traces, prompt=prompt or 0, completion=completion or 0, uncounted=uncounted
-        )
+    names = ("traces", "prompt", "completion", "counted", "uncounted")
+    for teacher, source, *sums in run.rows("generate").query(_FIELDS, _SUMS):
+        used[teacher, source] = Counter({name: n or 0 for name, n in zip(names, sums, strict=True)})
     return used
 
 
 def _kept(run: Run) -> Counter[tuple[str, str]] | None:
-    if not run.output("filter").complete:
+    sampled, filtered = run.output("generate").manifest(), run.output("filter").manifest()
+    if filtered is None or sampled is None or not run.output("filter").complete:
         return None
+    if filtered.inputs.get("generate") not in (None, sampled.content_id):
+        return None  # more was sampled since
     counts = run.rows("filter").query(("teacher", "source", "outcome"), _KEPT)
     return Counter({(teacher, source): count for teacher, source, count in counts})

@@ -217,9 +217,10 @@ def _yields(diff: Diff) -> Table:
     table.add_row("traces", count(a.traces), count(b.traces))
     table.add_row("kept", _share(a.kept, a), _share(b.kept, b))
     for outcome in ("rejected", "undecided"):
-        in_a, in_b = (getattr(side, outcome) or {} for side in (a, b))
-        for reason in dict.fromkeys((*in_a, *in_b)):
-            counts = _share(in_a.get(reason, 0), a), _share(in_b.get(reason, 0), b)
+        found = [getattr(side, outcome) for side in (a, b)]  # None: not filtered yet
+        for reason in dict.fromkeys(reason for reasons in found for reason in reasons or {}):
+            numbers = (None if reasons is None else reasons.get(reason, 0) for reasons in found)
+            counts = [_share(n, side) for n, side in zip(numbers, (a, b), strict=True)]
             table.add_row(f"{outcome}, {plain(reason)}", *counts)
     for name in ("kept", "all"):
         for field, label in diversity.LABELS.items():
@@ -231,7 +232,8 @@ def _yields(diff: Diff) -> Table:
     for stage in ROWS:
         if not (stage in a.seconds or stage in b.seconds):
             continue  # neither run has it
-        table.add_row(f"seconds of {stage}", *(f"{s.seconds.get(stage, 0):.0f}" for s in (a, b)))
+        times = (s.seconds.get(stage) for s in (a, b))
+        table.add_row(f"seconds of {stage}", *("-" if t is None else f"{t:.0f}" for t in times))
     return table
 
 

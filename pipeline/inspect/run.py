@@ -47,8 +47,9 @@ class Run:
     """A run's folder. problems, traces, verdicts, trace_scores, examples, scores: lazy tables of its rows."""
 
     def __init__(self, path: Path, before: bool = False) -> None:
-        """before: of stages that ran again, the result before is read."""
+        """before: of stages that the last change made run again, the result before is read."""
         self.path, self._before = path, before
+        self._results = previous.results_before(path) if before else {}
         self.recipe = Recipe.model_validate_json(checksums.read(path / "recipe.json"))
 
     @property
@@ -69,10 +70,11 @@ class Run:
 
     def output(self, stage: str) -> Output:
         """The folder of a stage by name. Raises UserError for a name that no stage has."""
-        row = layout.parse(stage).row
-        if self._before and (aside := previous.earlier_outputs(self.path, stage, row)):
-            return aside[0]
-        return Output(self.path / stage, row)
+        now = Output(self.path / stage, layout.parse(stage).row)
+        whole = self._results.get(stage.partition("/")[0])
+        if whole is None or whole.folder == self.path / stage.partition("/")[0]:
+            return now
+        return whole if "/" not in stage else [*previous.earlier_outputs(self.path, stage, now.row), now][0]
 
     def before(self) -> Run:
         """The run as it was before its stages ran again. Raises UserError if none did."""
@@ -173,8 +175,8 @@ class Run:
 
     def reasons(self, name: str, stage: str = "filter") -> list[str]:
         """The reasons ("rule: code") with this rule or code. Raises UserError when there is none."""
-        report = self.report(stage)
-        known = [*report.get("rejected", {}), *report.get("undecided", {})]
+        decided = "select reason from rows where reason <> '' group by reason order by count(*) desc, reason"
+        known = [reason for (reason,) in self.rows(stage).query(("reason",), decided)]
         found = [why for why in known if name in (why, *why.split(": ", 1)) or why.startswith(f"no_{name}: ")]
         if not found:
             raise UserError(f"{self.path}: no trace was decided by {name!r}" + nearest(name, known))

@@ -54,11 +54,13 @@ class Line(Row):
     completion_tokens: int | None  # None when none were counted
     uncounted: int  # traces without token counts: tokens and spend are then lower bounds
     spend: float | None  # None when the recipe gives no price
+    kept_for_spend: int | None  # of `kept`, those of teachers whose spend is known
     suits: Suitability | None  # None before the stage score, or without a scored trace
 
     @property
     def per_kept(self) -> float | None:
-        return self.spend / self.kept if self.spend is not None and self.kept else None
+        paid = self.kept_for_spend
+        return self.spend / paid if self.spend is not None and paid else None
 
 
 class Teachers(Row):
@@ -150,6 +152,7 @@ def _line(name: str, spent: Sequence[Cost], suits: Suitability | None) -> Line:
         completion_tokens=sum(tokens) if tokens else None,
         uncounted=sum(c.uncounted for c in spent),
         spend=total_spend(spent),
+        kept_for_spend=sum(c.kept or 0 for c in spent if c.spend is not None) if kept else None,
         suits=suits,
     )
 

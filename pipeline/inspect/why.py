@@ -56,7 +56,7 @@ def why_of(run: Run, stage: str, examples: int) -> Why:
         reason: tuple(map(_example, run.rows(stage).where(reason=reason).head(examples)))
         for reason in (*counted.rejected, *counted.undecided)
     }
-    waiting = 0 if run.output(stage).complete else len(run.traces_of(stage)) - counted.traces
+    waiting = max(0, len(run.traces_of(stage)) - counted.traces)  # also where more was sampled since
     return Why(run=run.path.name, stage=stage, funnel=counted, examples=found, unfiltered=waiting)
 
 

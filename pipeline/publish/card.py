@@ -88,7 +88,8 @@ def hub_licence(parts: Iterable[Licensed]) -> str | list[str]:
     stated = [part.licence for part in parts]
     if not all(stated):
         return "unknown"
-    known = sorted({name.lower() if name.lower() in LICENCES else "other" for name in stated if name})
+    names = {name.strip().lower() for licence in stated if licence for name in licence.split(",")}
+    known = sorted({name if name in LICENCES else "other" for name in names})
     return known[0] if len(known) == 1 else known
 
 

@@ -1,7 +1,8 @@
 """Publishes the columns of the problems' sources as a struct whose fields are typed by their values.
 
-Texts, numbers and booleans stay what they are. A column with values of several kinds, and one of lists or
-objects, is text. Columns with more than MOST names together stay one JSON text.
+Texts, numbers and booleans stay what they are. A column with values of several kinds, one of lists or
+objects, and one with whole numbers that its type would change, is text. Columns with more than MOST names
+together stay one JSON text.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 MOST = 200  # names of columns, over all sources
 _KINDS = """
 select key, list(distinct type), bool_and(try_cast(json_extract_string(value, '$') as bigint) is not null),
-    bool_and(coalesce(isfinite(try_cast(json_extract_string(value, '$') as double)), false))
-from (select distinct columns from rows where columns is not null) each, json_each(each.columns)
+    bool_and(coalesce(isfinite(try_cast(json_extract_string(value, '$') as double)), false)
+        and not (type in ('BIGINT', 'UBIGINT') and abs(coalesce(whole, 0)) > 9007199254740992))
+from (
+    select *, try_cast(json_extract_string(value, '$') as hugeint) as whole
+    from (select distinct columns from rows where columns is not null) each, json_each(each.columns)
+)
 group by key order by key
 """
 
@@ -38,7 +43,7 @@ def type_of(traces: Sequence[Path]) -> pa.DataType | None:
 
 
 def _kind(kinds: set[str], whole: bool, finite: bool) -> pa.DataType:
-    """`whole`: all values are numbers that int64 holds; `finite`: those that a float can hold."""
+    """`whole`: int64 holds all values; `finite`: float64 does, and whole numbers without a change."""
     import pyarrow as pa
 
     numbers = {"BIGINT", "UBIGINT", "HUGEINT", "DOUBLE"}

@@ -26,15 +26,8 @@ from pipeline.inspect.score_table import drafts_of, sampling_of
 from pipeline.model_rows import Score
 from pipeline.rows import Row
 
-# Stage -> the input that it must have been made from
-INPUTS = {
-    "generate": "ingest",
-    "filter": "generate",
-    "select": "filter",
-    "train": "select",
-    "compress": "train",
-    "evaluate": "train",
-}
+# Stages whose results are published or stand on the cards, each made from the inputs that its manifest names
+STAGES = ("generate", "filter", "select", "train", "compress", "evaluate")
 NOT_STATED = "not stated"
 _GENERATIONS = """
 select teacher, list(teacher_generation order by teacher_generation)
@@ -106,10 +99,14 @@ def on_the_hub(name: str) -> bool:
 
 def check_lineage(run: Run) -> None:
     """Raises UserError when a stage was made again and a stage that reads it was not."""
-    for stage, reads in INPUTS.items():
-        made, given = run.output(stage).manifest(), run.output(reads).manifest()
-        if made and given and run.output(stage).complete and made.inputs.get(reads) != given.content_id:
-            raise UserError(f"{run.path}: {reads} was made again after {stage}: run `retort {stage}` first")
+    for stage in STAGES:
+        made = run.output(stage).manifest() if run.output(stage).complete else None
+        for reads, content in made.inputs.items() if made else ():
+            given = run.output(reads).manifest()
+            if given and given.content_id != content:
+                raise UserError(
+                    f"{run.path}: {reads} was made again after {stage}: run `retort {stage}` first"
+                )
 
 
 def missing(recipe: Recipe, trained: bool) -> Iterator[str]:

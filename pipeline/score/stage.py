@@ -165,7 +165,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 SCORE = Stage(
     name="score",
-    version=1,
+    version=2,  # 2: the student attempts problems with given traces too
     row=TraceScore,
     reads=(GENERATE, FILTER),
     shards_from="filter",

@@ -118,6 +118,14 @@ def test_mistakes_in_a_prompt_are_one_line_each(tmp_path: Path) -> None:
     assert "not a Jinja template" in mistake(tmp_path, "[user]\n{{ question")
     assert "turns must be" in mistake(tmp_path, "[assistant]\nhello\n[user]\n{{ question }}")
     assert "turns must be" in mistake(tmp_path, "")
+    for first in ("Be brief.", "[System]\nBe brief."):
+        assert "is in no turn: begin with" in mistake(tmp_path, f"{first}\n[user]\n{{{{ question }}}}")
+
+
+def test_a_mark_at_the_start_of_a_file_costs_no_turn(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("[system]\nBe brief.\n[user]\n{{ question }}", encoding="utf-8-sig")
+    assert [turn.role for turn in prompts.load(str(path)).turns] == ["system", "user"]
 
 
 def test_a_missing_prompt_is_refused_with_a_list_of_prompts() -> None:

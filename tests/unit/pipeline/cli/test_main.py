@@ -15,10 +15,11 @@ from click.testing import CliRunner
 from pipeline.cli.main import cli
 from pipeline.cli.sections import SECTIONS
 from pipeline.engine import checksums
+from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.errors import UserError
 from pipeline.generate import usage
-from pipeline.rows import Trace, TraceVerdicts
+from pipeline.rows import SoftLabels, Trace, TraceVerdicts
 from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
 
 OBJECTIVES = ["logit_kd", "on_policy", "redi", "sft", "topk_kd"]
@@ -97,6 +98,14 @@ def test_clean_deletes_earlier_results_but_paid_rows_only_if_told_to(tmp_path: P
     text(tmp_path, "clean", "old", "--paid")
     assert [folder.exists() for folder in (*earlier, begun)] == [False, False, True]
     assert text(tmp_path, "clean", "old").splitlines() == ["0 MB are freed"]
+
+
+def test_clean_keeps_the_labels_that_a_teacher_was_paid_for(tmp_path: Path) -> None:
+    write_run(tmp_path / "old")
+    labels = Output(tmp_path / "old" / "previous" / "train" / "labels" / "0001", SoftLabels)
+    labels.save(Manifest(stage="train/labels", version=1, settings={}, inputs={}, shards=()))
+    text(tmp_path, "clean", "old")
+    assert labels.folder.exists()
 
 
 def test_status_of_a_run_has_the_same_content_as_json_and_as_text(runs: Path) -> None:
@@ -189,6 +198,15 @@ def test_diff_names_settings_yield_cost_and_paired_scores(runs: Path) -> None:
     printed = text(runs, "diff", "first", "second")
     assert "temperature: 0.6 -> 0.9" in printed
     assert "33.3 % -> 66.7 %, +33.3 points" in printed
+
+
+def test_diff_shows_no_counts_of_a_run_that_is_not_filtered(tmp_path: Path) -> None:
+    for name in ("sampled", "filtered"):
+        write_run(tmp_path / name)
+    shutil.rmtree(tmp_path / "sampled" / "filter")
+    lines = text(tmp_path, "diff", "sampled", "filtered").splitlines()
+    (incorrect,) = (line for line in lines if "rejected, correct: incorrect" in line)
+    assert incorrect.split()[3:] == ["-", "24", "(66.7", "%)"]
 
 
 def test_diff_of_a_run_with_itself_finds_nothing(runs: Path) -> None:

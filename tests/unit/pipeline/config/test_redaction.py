@@ -38,6 +38,9 @@ def test_secrets_are_hidden_wherever_they_stand(given: dict[str, Any], shown: di
         {"stop_token_ids": [1, 2], "tokens_per_minute": 5.0, "api_key_env": "OPENAI_API_KEY"},
         {"model": "Qwen/Qwen2.5-7B", "base_url": "https://host/v1", "prompt": "task-1 sk-it"},
         {"key": "", "password": None},
+        {"model": "hf-internal-testing/tiny-random-LlamaForCausalLM"},
+        {"model": "/models/hf_llama-3-8b-instruct", "path": "hf_datasets/sk-learn-problems.jsonl"},
+        {"rules": {"columns": {"keep": {"key": ["a"], "token": ["b"]}}}},
     ],
 )
 def test_other_values_are_kept(given: dict[str, Any]) -> None:

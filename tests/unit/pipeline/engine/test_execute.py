@@ -36,6 +36,10 @@ def settings(given: Recipe) -> dict[str, Any]:
     return {"seed": given.seed}
 
 
+def samples(given: Recipe) -> dict[str, Any]:
+    return {"samples": given.generate.samples}
+
+
 def no_settings(given: Recipe) -> dict[str, Any]:
     return {}
 
@@ -107,6 +111,20 @@ def test_only_the_newest_results_of_a_free_stage_are_kept(tmp_path: Path) -> Non
     assert kept == ["free-4", "free-3"]
 
 
+def test_the_folder_of_a_nested_stage_is_no_earlier_result(tmp_path: Path) -> None:
+    execute(FREE, recipe(1), tmp_path)
+    (tmp_path / "previous" / "free" / "24game" / "0001").mkdir(parents=True)
+    assert execute(FREE, recipe(2), tmp_path) == DONE
+    (before,) = previous.earlier_outputs(tmp_path, FREE.name, FREE.row)
+    assert before.folder.name == "0001"
+
+
+def test_a_set_cannot_be_named_like_the_folder_of_an_earlier_result() -> None:
+    sets = [{"name": "2024", "sources": [{"kind": "file", "path": "none.jsonl"}]}]
+    with pytest.raises(ValueError, match="cannot be four digits: call it set-2024"):
+        recipe(evaluate={"sets": sets})
+
+
 def test_a_free_input_is_brought_up_to_date_first(tmp_path: Path) -> None:
     execute(FREE, recipe(1), tmp_path)
     execute(AFTER, recipe(1), tmp_path)
@@ -120,6 +138,25 @@ def test_a_change_reaches_a_stage_through_all_free_stages_before_it(tmp_path: Pa
         execute(stage, recipe(1), tmp_path)
     assert execute(last, recipe(2), tmp_path) == DONE
     assert [rows(stage, tmp_path) for stage in (FREE, AFTER, last)] == [["free-2"], ["after-2"], ["last-2"]]
+
+
+def test_the_results_before_are_those_before_the_last_change_alone(tmp_path: Path) -> None:
+    filter_ = replace(FREE, name="filter")
+    select = replace(AFTER, name="select", reads=(filter_,), shards_from="filter", settings=samples)
+
+    def before() -> dict[str, list[str]]:
+        found = previous.results_before(tmp_path)
+        return {name: found[name].shards()[0].column("id") for name in found}
+
+    for seed, n in ((1, 1), (2, 1)):
+        execute(filter_, recipe(seed), tmp_path)
+        execute(select, recipe(seed, generate={"prompt": "plain", "samples": n}), tmp_path)
+    assert before() == {"select": ["select-1"], "filter": ["filter-1"]}
+    execute(select, recipe(2, generate={"prompt": "plain", "samples": 2}), tmp_path)
+    assert before() == {"select": ["select-2"], "filter": ["filter-2"]}
+    execute(filter_, recipe(3), tmp_path)  # select is not made again yet
+    assert before() == {"select": ["select-2"], "filter": ["filter-2"]}
+    assert rows(filter_, tmp_path) == ["filter-3"]
 
 
 def test_an_input_that_was_never_made_is_named(tmp_path: Path) -> None:
@@ -166,6 +203,21 @@ def test_an_interrupted_move_is_finished_by_the_next_command(tmp_path: Path, mov
         assert rows(stage, tmp_path) == ["free-2", "free-2"]
     previous.set_aside(replace(stage, free=False), tmp_path)
     assert not list((tmp_path / "free").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("moved", range(1, 3))
+@pytest.mark.parametrize("seed", [1, 2])
+def test_paid_rows_survive_an_interrupted_move(tmp_path: Path, moved: int, seed: int) -> None:
+    stage = replace(PAID, shards=("a", "b"))
+    execute(stage, recipe(1), tmp_path)
+    aside = tmp_path / "previous" / "paid" / "0001"
+    aside.mkdir(parents=True)
+    for path in sorted((tmp_path / "paid").glob("*.parquet"))[:moved]:
+        path.rename(aside / path.name)
+    execute(replace(stage, work=one_row if seed == 2 else None), recipe(seed), tmp_path, Options(again=True))
+    assert rows(stage, tmp_path) == [f"paid-{seed}"] * 2
+    before = previous.earlier_outputs(tmp_path, PAID.name, PAID.row)
+    assert [[row.id for row in output.rows()] for output in before] == [["paid-1", "paid-1"]] * (seed - 1)
 
 
 def test_parts_share_the_shards_and_the_last_one_finishes(tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def test_a_limit_counts_all_attempts_and_uncounted_responses_as_the_longest(
     assert (limits(**most).reached(usages) is not None) == reached
 
 
+def test_the_cost_of_a_teacher_that_the_recipe_no_longer_names_counts_too() -> None:
+    former = used(10, 10, spend=2).model_copy(update={"teacher": "former"})
+    assert limits().cost([former, used(10, 10, spend=1)]) == 3
+    assert limits().cost([former.model_copy(update={"spend": None})]) == 0
+
+
 def test_without_any_token_counts_no_limit_can_be_kept() -> None:
     assert limits().reached([used(uncounted=1)]) is None
     assert "no token counts" in (limits(max_cost=1).reached([used(uncounted=1)]) or "")

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from pipeline.config.endpoints import Endpoint
 from pipeline.evaluate.metrics import score, summarise
@@ -14,7 +15,8 @@ from pipeline.inference.concurrency import EndpointPool, PooledEndpoint
 from pipeline.inference.response import Completion
 from pipeline.inspect.format import at_least
 from pipeline.inspect.status import print_document, status_of
-from pipeline.rows import Sampling, Trace
+from pipeline.rows import Message, Sampling, Trace
+from tests.serving import SAMPLING, client, serving
 from tests.small_run import write_run
 
 COUNTED = Completion(None, "so", "stop", 1_000_000, 1_000_000)
@@ -41,6 +43,25 @@ def test_uncounted_tokens_have_no_price() -> None:
     assert (meter().usage().spend, meter(COUNTED).usage().spend) == (0, 3)
     both = meter(COUNTED, UNCOUNTED).usage()
     assert (both.spend, both.uncounted) == (3, 1)
+
+
+def test_tokens_of_responses_that_could_not_be_used_are_paid_too() -> None:
+    ends = iter(["error", "error", "stop"])
+
+    async def answer(http: web.Request) -> web.Response:
+        counted = {"usage": {"prompt_tokens": 1_000_000, "completion_tokens": 1_000_000}}
+        choice = {"message": {"content": "so"}, "finish_reason": next(ends)}
+        return web.json_response({"choices": [choice]} | counted)
+
+    async def ask() -> UsageMeter:
+        async with serving(answer) as url, client(url) as teacher:
+            made = meter()
+            made.pool = teacher.pool
+            made.add(await teacher.complete([Message(role="user", content="q")], SAMPLING, 1))
+            return made
+
+    used = asyncio.run(ask()).usage()
+    assert (used.prompt_tokens, used.completion_tokens, used.spend) == (3_000_000, 3_000_000, 9)
 
 
 def test_the_progress_note_shows_what_is_counted(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 from aiohttp import web
 
 from pipeline.config.endpoints import Endpoint
-from pipeline.inference import fingerprint
+from pipeline.errors import UserError
+from pipeline.inference import fingerprint, vllm_server
+from pipeline.inference.chat_request import SET_HERE, chat_body
 from pipeline.inference.http_errors import RequestFailed
 from pipeline.inference.response import Completion
 from pipeline.rows import Message
@@ -135,3 +137,13 @@ def test_omitted_fields_are_part_of_the_settings() -> None:
     omitting = Endpoint(model="m", base_url="http://x/v1", omit=("stream_options", "seed"))
     assert "omit" not in fingerprint.model_settings("m", plain)
     assert fingerprint.model_settings("m", omitting)["omit"] == ["seed"]
+
+
+def test_a_field_that_the_recipe_s_own_settings_decide_is_refused_among_the_further_ones() -> None:
+    given = Endpoint(model="m", base_url="http://localhost:1/v1", extra_body={"top_k": 20})
+    vllm_server.check(given)
+    body = chat_body(given, "m", [], SAMPLING, 1, False, None)
+    assert body.keys() - {"top_k"} <= SET_HERE
+    for name in SET_HERE:
+        with pytest.raises(UserError, match=f"extra_body.{name}: retort sets this field"):
+            vllm_server.check(given.model_copy(update={"extra_body": {name: 1}}))

@@ -151,6 +151,25 @@ def test_the_last_question_of_a_conversation_and_the_answer_to_it_are_taken(tmp_
     assert (first.reasoning, first.response, second.response) == ("so", "42", "42")
 
 
+def test_the_parts_of_a_turn_are_one_text_and_its_reasoning(tmp_path: Path) -> None:
+    said = [
+        {"type": "thinking", "thinking": "so"},
+        {"type": "text", "text": "4"},
+        {"type": "text", "text": "2"},
+    ]
+    asked = [{"type": "text", "text": "Why?"}]
+    for question, parts, expected in (("Why?", said, "so"), (asked, said, "so"), (asked, said[1:], None)):
+        chat = [{"role": "user", "content": question}, {"role": "assistant", "content": parts}]
+        (found,) = rows(tmp_path, {"chat": chat}, messages="chat")
+        assert isinstance(found, GivenRow), found
+        assert found.problem.question == "Why?"
+        (only,) = found.samples
+        assert isinstance(only, GivenSample), only
+        assert (only.reasoning, only.response) == (expected, "42")
+    image = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": [{"type": "image_url"}]}]
+    assert why(tmp_path, {"chat": image}, messages="chat") == "the response has a part that is not text"
+
+
 def test_a_column_may_hold_the_question_of_a_conversation(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "Solve: why?"}, {"role": "assistant", "content": "42"}]
     (found,) = rows(tmp_path, {"problem": "Why?", "chat": chat}, messages="chat", question="problem")
@@ -171,6 +190,19 @@ def test_true_and_false_may_be_written_as_numbers(tmp_path: Path) -> None:
     samples = [s for row in found if isinstance(row, GivenRow) for s in row.samples]
     ends = [s.finish_reason for s in samples if isinstance(s, GivenSample)]
     assert ends == ["stop", "length", "stop", "stop", "length", "length"]
+
+
+def test_counts_and_generations_may_be_written_as_fractions(tmp_path: Path) -> None:
+    path = tmp_path / "given.parquet"
+    columns = {"question": ["a", "b"], "response": ["1"] * 2, "n": [812.0, None], "g": [1.0, None]}
+    pq.write_table(pa.table(columns), path)
+    found = list(read(source(path, tokens="n", generation_column="g"), held_out=0, seed=0))
+    for number in (812, 812.0, "812.0"):
+        row = {"question": "c", "response": "1", "n": number, "g": 1.0}
+        found += rows(tmp_path, row, tokens="n", generation_column="g")
+    samples = [s for row in found if isinstance(row, GivenRow) for s in row.samples]
+    read_as = [(s.completion_tokens, s.teacher_generation) for s in samples if isinstance(s, GivenSample)]
+    assert read_as == [(812, "1"), (None, None), *[(812, "1")] * 3]
 
 
 def test_the_reasoning_of_a_turn_is_no_column_of_its_row(tmp_path: Path) -> None:
@@ -225,6 +257,16 @@ def test_a_row_that_is_no_trace_is_reported(
     tmp_path: Path, row: dict[str, Any], settings: dict[str, Any], expected: str
 ) -> None:
     assert expected in why(tmp_path, row, **settings)
+
+
+def test_an_id_tells_equal_traces_apart_and_never_makes_others_one(tmp_path: Path) -> None:
+    def key(by: str = "a", response: str = "42", id: str = "p-0-0000") -> str:
+        row = {"by": by, "response": response, "id": id}
+        return sample(tmp_path, row, teacher_column="by", trace_id="id").key
+
+    assert key() == key()
+    # Each run that retort published numbers its teachers and samples from 0
+    assert len({key(), key(by="b"), key(response="43"), key(id="p-0-0001")}) == 4
 
 
 def test_a_missing_column_is_an_error_before_any_work(tmp_path: Path) -> None:

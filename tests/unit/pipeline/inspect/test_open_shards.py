@@ -141,3 +141,13 @@ def test_a_journal_of_another_release_is_reported_in_one_line(run: Run) -> None:
     shard.append([done_line(OlderTrace(id="a", question="b"))])
     with pytest.raises(UserError, match="of another release, has rows without"):
         list(run.traces)
+
+
+def test_reasons_are_known_before_the_filter_stage_is_complete(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo")
+    output = run.output("filter")
+    found = output.manifest()
+    assert found is not None
+    output.save(found.model_copy(update={"digests": None, "report": {}}))  # a rule rejected nearly all
+    assert run.reasons("correct") == ["correct: incorrect"]
+    assert len(run.sample(2, rejected_by="correct")) == 2

@@ -10,6 +10,7 @@ from pipeline.config.score import Scoring
 from pipeline.engine.manifest import Manifest
 from pipeline.engine.store import Output
 from pipeline.inspect import teachers
+from pipeline.inspect.costs import Cost
 from pipeline.inspect.run import Run, open_run
 from pipeline.inspect.teachers import teachers_of
 from pipeline.rows import TraceScore
@@ -86,3 +87,13 @@ def test_the_tables_fit_into_80_columns(run: Run, capsys: pytest.CaptureFixture[
 def test_scores_can_be_asked_for_in_sql(run: Run) -> None:
     rows = add_scores(run).sql("select source, count(surprisal) from trace_scores group by 1 order by 1")
     assert rows.fetchall() == [("others", 2 * SHARDS - 1), ("sums", 2 * SHARDS * (PROBLEMS - 1))]
+
+
+def test_spent_per_kept_trace_leaves_out_teachers_without_a_price() -> None:
+    parts = [
+        Cost(teacher=name, source="s", traces=100, prompt_tokens=1, completion_tokens=1, uncounted=0,
+             spend=spend, kept=kept)
+        for name, spend, kept in (("paid", 10.0, 10), ("local", None, 90))
+    ]  # fmt: skip
+    line = teachers._line("s", parts, None)
+    assert (line.spend, line.kept, line.per_kept) == (10.0, 100, 1.0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.filters import Filter, Majority
+from pipeline.inspect.costs import costs
 from pipeline.inspect.run import open_run
 from pipeline.inspect.why import rules_of_one, why_of
 from tests.small_run import PROBLEMS, SAMPLES, SHARDS, write_run
@@ -32,3 +33,16 @@ def test_a_rule_that_does_not_decide_rejects_nothing_in_a_preview(
     assert found.funnel.kept == SHARDS * PROBLEMS * kept
     assert found.funnel.rules["correct"].failed == SHARDS * PROBLEMS * (SAMPLES - 1)
     assert bool(found.examples) == (not ignored)
+
+
+def test_traces_sampled_after_the_filter_stage_are_neither_kept_nor_forgotten(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo")
+    filtered = run.output("filter")
+    found = filtered.manifest()
+    assert found is not None
+    assert found.digests is not None
+    digests = dict(list(found.digests.items())[:-1])
+    made_of = {"shards": tuple(digests), "digests": digests, "inputs": {"generate": "before"}}
+    filtered.save(found.model_copy(update=made_of))
+    assert why_of(run, "filter", 0).unfiltered == PROBLEMS * SAMPLES
+    assert [cost.kept for cost in costs(run)] == [None, None]

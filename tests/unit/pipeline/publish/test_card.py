@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.arrow_schema import arrow_schema
-from pipeline.publish.card import fenced, hub_licence, md
-from pipeline.publish.dataset import _filters, _public_verdicts
-from pipeline.publish.facts import Licensed, _selection, public
+from pipeline.publish.card import fenced, hub_licence, md, of_student
+from pipeline.publish.dataset import Written, _filters, _public_verdicts
+from pipeline.publish.facts import Decontamination, Facts, Licensed, _selection, public
 from pipeline.rows import Trace
 
 
@@ -36,6 +36,7 @@ def test_the_hub_gets_all_licences_or_none() -> None:
 
     assert of("MIT", "mit") == "mit"
     assert of("mit", "apache-2.0") == ["apache-2.0", "mit"]
+    assert of("mit, apache-2.0") == ["apache-2.0", "mit"]  # of a model whose traces two sources gave
     assert of("a licence of our own") == "other"
     assert of("mit", None) == "unknown"
 
@@ -79,3 +80,18 @@ def test_evidence_of_undecided_verdicts_is_not_published() -> None:
     for part, skipped in ((given, 0), (given.slice(1), 1)):
         evidence = [[v["evidence"] for v in each] for each in _public_verdicts(part).to_pylist()]
         assert evidence == [[], [None], ["7", None]][skipped:]
+
+
+def test_a_student_s_card_says_whether_contamination_decided() -> None:
+    funnel = {"traces": 9, "kept": 9, "rejected": {}, "undecided": {}, "rules": {}}
+    facts = Facts.model_validate(
+        dict.fromkeys(Facts.model_fields, ())
+        | dict.fromkeys(("teacher_prompt", "compression"))
+        | {name: {} for name in ("sampling", "rules", "partial", "selection", "scored", "trained_on")}
+        | {"run": "r", "recipe": "h", "student": Licensed(name="s", licence=None), "given": 0}
+        | {"student_prompt": ("plain", "text"), "funnel": funnel, "generations": {}, "generation": "1"}
+        | {"decontamination": Decontamination(against=("x",), ngrams=(8,), hits=3)}
+    )
+    for ignored, said in (((), "set and were rejected."), (("contamination",), "set, which did not decide.")):
+        card = of_student(facts.model_copy(update={"ignored": ignored}), Written(), {}, None)
+        assert f"3 traces share words with a problem of an evaluation {said}" in card
