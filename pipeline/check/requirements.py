@@ -151,7 +151,8 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirem
     names = [teacher.model for teacher in served] + [teacher.model for teacher in scoring]
     queries = [ModelQuery(name=name, model=model_files.resolve(name, say)) for name in names]
     if student:
-        queries.append(_student_query(recipe, student))
+        beside = tuple(query.model for query in queries[len(served) :])
+        queries.append(_student_query(recipe, student, beside))
     facts = model_facts.read_facts(queries)
     for teacher, known in zip(served, facts, strict=False):
         assert serving is not None
@@ -170,6 +171,10 @@ def _student(
     recipe: Recipe, student: Student, run_dir: Path, known: ModelFacts, scoring: list[int], train: bool
 ) -> Iterator[Requirement]:
     yield from _usable("train" if train else "evaluate", known)
+    faults = {"pruning": known.pruning_fault, "teacher's vocabulary": known.vocabulary_fault}
+    for what, fault in faults.items():
+        if fault:
+            yield Requirement("train" if train else "evaluate", what, "missing", f"{known.name}: {fault}")
     if train:
         if recipe.ray.train is None:
             yield fit.training(recipe.train, in_bf16(recipe.train), known, pruning_of(student), scoring)
@@ -193,8 +198,8 @@ def _elsewhere(stage: str, what: str, known: ModelFacts) -> Requirement:
     return Requirement(stage, what, "unknown", detail)
 
 
-def _student_query(recipe: Recipe, student: Student) -> ModelQuery:
-    """Returns the question whether the student's chat template can render a training example."""
+def _student_query(recipe: Recipe, student: Student, teachers: tuple[str, ...]) -> ModelQuery:
+    """Returns the question whether the student can be pruned, and learn from an example and teachers."""
     prompt = prompts.load(recipe.select.prompt).turns
     reasoning = "Count 2 up from 3." if recipe.select.reasoning == "tags" else None
     answer = Trace.model_construct(reasoning=reasoning, response="It is \\boxed{5}.")
@@ -207,6 +212,9 @@ def _student_query(recipe: Recipe, student: Student) -> ModelQuery:
         mixed=bool(recipe.select.mix),
         thinking_switch=recipe.select.thinking_switch,
         served_template=served_template(recipe),
+        pruning=pruning_of(student),
+        teachers=teachers,
+        equal_logits=recipe.train.objective == "on_policy",
     )
 
 

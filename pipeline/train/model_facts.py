@@ -32,6 +32,9 @@ class ModelQuery(BaseModel):
     mixed: bool = False  # whether it must be able to learn the response without reasoning too
     thinking_switch: ThinkingSwitch | None = None  # select.thinking_switch
     served_template: str | None = None  # as vLLM takes it; None: the tokenizer's own
+    pruning: Pruning | None = None  # that it must allow
+    teachers: tuple[str, ...] = ()  # hub names or folders of models whose vocabulary must be its own
+    equal_logits: bool = False  # whether they must have as many logits, too
 
 
 class ModelFacts(BaseModel):
@@ -52,6 +55,8 @@ class ModelFacts(BaseModel):
     weight_bytes: int | None = None  # of its files
     downloaded: bool = False
     template_fault: str = ""  # why its chat template cannot render a prompt or the dialogue to learn
+    pruning_fault: str = ""  # why it cannot be pruned as wanted
+    vocabulary_fault: str = ""  # why a teacher cannot be compared with it token by token
 
     def shape(self, pruning: Pruning | None = None) -> Shape | None:
         """The sizes of the model, or of what is left after a pruning; None when one is unknown."""

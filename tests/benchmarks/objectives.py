@@ -7,7 +7,8 @@ its examples, so only what differs is sampled again: the student's answers and, 
 base's. What needs a teacher next to the student has the `sft` student as the teacher of a copy of itself
 pruned to --layers layers, since the demo's own teacher answers well only with the examples in its prompt,
 which the student does not see. `pruned` is that student trained by cross-entropy alone, with the same steps:
-the one to compare with. `on_policy` trains the `pruned` student on, with its own samples; it is its base.
+the one to compare with. `on_policy` trains the `pruned` student on, with its own samples, and `further` with
+the same traces once more; `pruned` is their base.
 `redi` and `dpo` train the `sft` student on, with its incorrect traces; it is their base. Differences are
 paired by problem. The same command resumes; --dry-run only lists the commands. Memory is the highest of a
 process of the training.
@@ -50,21 +51,16 @@ def variants(layers: int, epochs: int, rate: float, first: Path) -> dict[str, Va
     pruned = (f"student.model={sft_student}", f"student.layers={layers}", f"train.epochs={epochs}")
     soft = ("train.objective=logit_kd", f'train.logit_kd.teachers=[{{model="{sft_student}"}}]')
     term = (f"train.term_teacher={sft_student}",)
+    slowly = f"train.learning_rate={rate}"
+    pruned_student = first.resolve().with_name(f"{first.name}-pruned") / "train" / "model"
+    further = (f"student.model={pruned_student}", "train.epochs=2", slowly)
     on_policy = (
         "train.objective=on_policy",
         f"train.on_policy.teacher={sft_student}",
         "train.on_policy.max_tokens=96",
         "train.packing=false",
-        f"student.model={first.resolve().with_name(first.name + '-pruned') / 'train' / 'model'}",
-        "train.epochs=2",
-        f"train.learning_rate={rate}",
     )
-    further = (
-        "select.rejected=true",
-        f"student.model={sft_student}",
-        "train.epochs=1",
-        f"train.learning_rate={rate}",
-    )
+    pairs = ("select.rejected=true", f"student.model={sft_student}", "train.epochs=1", slowly)
     graded, anew = ("ingest", "generate", "filter", "evaluate/*/teacher*"), ("select", "train", "evaluate")
     again = ("train", "evaluate")
     whole = ("ingest", "generate", "filter", "select", *again)
@@ -77,9 +73,10 @@ def variants(layers: int, epochs: int, rate: float, first: Path) -> dict[str, Va
         "attention_transfer": Variant((*pruned, *term, "train.attention_transfer.weight=1"), SHARED, again),
         "relations": Variant((*pruned, *term, "train.relations.weight=1"), SHARED, again),
         "logit_kd-features": Variant((*soft, *pruned, "train.features.weight=1"), SHARED, again),
-        "on_policy": Variant(on_policy, SHARED, again),
-        "redi": Variant(("train.objective=redi", *further), graded, anew),
-        "dpo": Variant(("train.objective=dpo", "train.packing=false", *further), graded, anew),
+        "further": Variant(further, SHARED, again),
+        "on_policy": Variant((*on_policy, *further), SHARED, again),
+        "redi": Variant(("train.objective=redi", *pairs), graded, anew),
+        "dpo": Variant(("train.objective=dpo", "train.packing=false", *pairs), graded, anew),
     }
 
 

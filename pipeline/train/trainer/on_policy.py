@@ -20,10 +20,9 @@ from typing import Any
 import datasets
 import torch
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel
 from trl import DistillationConfig, DistillationTrainer
 
-from pipeline.errors import UserError, user_error
+from pipeline.errors import user_error
 from pipeline.train.trainer import heads, load, teachers
 from pipeline.train.trainer.callbacks import SPECIAL
 from pipeline.train.trainer.remote_teacher import RemoteTeacher
@@ -56,7 +55,8 @@ def build(setup: Setup) -> DistillationTrainer:
     if job.remote_teacher is not None:
         remote = RemoteTeacher(job.remote_teacher, job.train.on_policy, job.output.parent)
         return OnPolicyTrainer(remote=remote, **settings)
-    teacher = _local_teacher(setup, torch.bfloat16 if args.bf16 else torch.float32)
+    dtype = torch.bfloat16 if args.bf16 else torch.float32
+    teacher = teachers.load(job.teachers[0].model, model, tokenizer, dtype, equal_logits=True)
     trainer = OnPolicyTrainer(teacher_model=teacher, **settings)
     # TRL leaves it whole on every device under FSDP2, and there only the first process has its weights.
     trainer.teacher_model = teachers.placed(teacher, trainer.accelerator)
@@ -142,14 +142,3 @@ def _arguments(setup: Setup) -> DistillationConfig:
         temperature=settings.temperature,
         max_completion_length=settings.max_tokens,
     )
-
-
-def _local_teacher(setup: Setup, dtype: torch.dtype) -> PreTrainedModel:
-    name = setup.job.teachers[0].model
-    teacher = teachers.load(name, setup.model, setup.tokenizer, dtype)
-    if (theirs := teachers.vocabulary(teacher)) != (ours := teachers.vocabulary(setup.model)):
-        raise UserError(
-            f"teacher {name}: it has {theirs} logits and the student {ours}, for the same tokens: "
-            'on_policy needs equal numbers; train.objective = "logit_kd" does not'
-        )
-    return teacher

@@ -24,7 +24,7 @@ from pipeline.errors import UserError, one_line
 from pipeline.inference import model_files
 from pipeline.inference.thinking import asked, switch_of
 from pipeline.train.model_facts import ModelFacts, ModelQuery
-from pipeline.train.trainer import example_checks, special_tokens
+from pipeline.train.trainer import example_checks, prune, special_tokens, teachers
 from pipeline.train.trainer.loss_mask import tokens_of
 
 
@@ -37,10 +37,10 @@ def read_model(query: ModelQuery) -> ModelFacts:
     except (ValueError, KeyError, ImportError) as e:  # an architecture that this transformers lacks
         return ModelFacts(name=query.name, unread=one_line(e))
     weight_bytes, downloaded = model_files.weights(query.model)
-    text = config.get_text_config()
+    text, bare = config.get_text_config(), _bare(config)
     return ModelFacts(
         name=query.name,
-        parameters=_parameters(config),
+        parameters=None if bare is None else int(bare.num_parameters()),
         layers=getattr(text, "num_hidden_layers", None),
         hidden=getattr(text, "hidden_size", None),
         intermediate=getattr(text, "intermediate_size", None),
@@ -51,16 +51,44 @@ def read_model(query: ModelQuery) -> ModelFacts:
         weight_bytes=weight_bytes,
         downloaded=downloaded,
         template_fault=_template_fault(query),
+        pruning_fault=_pruning_fault(bare, query),
+        vocabulary_fault=_vocabulary_fault(query),
     )
 
 
-def _parameters(config: Any) -> int | None:
-    """The number of weights, counted on the meta device."""
+def _bare(config: Any) -> Any:
+    """The model without its weights, on the meta device."""
     try:
         with torch.device("meta"):
-            return int(AutoModelForCausalLM.from_config(config).num_parameters())
+            return AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError):
         return None  # remote code, or not a language model; vLLM may still support it
+
+
+def _pruning_fault(bare: Any, query: ModelQuery) -> str:
+    """Why prune.py would refuse the model; "" if it would not, or if nothing is known of its layers."""
+    if bare is None or query.pruning is None:
+        return ""
+    try:
+        prune.check(bare, query.pruning)
+    except SystemExit as e:
+        return str(e)
+    return ""
+
+
+def _vocabulary_fault(query: ModelQuery) -> str:
+    """Why the training would refuse one of the teachers; "" if it would not, or if one cannot be read."""
+    try:
+        models = (query.model, *query.teachers) if query.teachers else ()
+        tokenizers = [AutoTokenizer.from_pretrained(model) for model in models]
+        logits = [AutoConfig.from_pretrained(model).get_text_config().vocab_size for model in models]
+        for model, own, size in zip(query.teachers, tokenizers[1:], logits[1:], strict=True):
+            teachers.check_tokens(model, own, tokenizers[0], (size, logits[0]), query.equal_logits)
+    except UserError as e:
+        return one_line(e)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError):
+        pass  # said by the facts of that model
+    return ""
 
 
 def _template_fault(query: ModelQuery) -> str:

@@ -56,7 +56,11 @@ class Teacher:
 
 
 def load(
-    model: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    model: str,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    equal_logits: bool = False,
 ) -> PreTrainedModel:
     """A teacher (hub name or folder) in eval mode, without gradients, with the student's attention.
 
@@ -69,12 +73,7 @@ def load(
         teacher: Any = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, attn_implementation=student.config._attn_implementation
         )
-    shared = shared_tokens(model, own, tokenizer)
-    sizes = vocabulary(teacher), vocabulary(student)
-    if min(sizes) < shared:
-        raise UserError(
-            f"teacher {model}: {shared} tokens, but logits for {sizes[0]}, the student's for {sizes[1]}"
-        )
+    check_tokens(model, own, tokenizer, (vocabulary(teacher), vocabulary(student)), equal_logits)
     return teacher.requires_grad_(False).eval()
 
 
@@ -90,6 +89,29 @@ def placed(teacher: Any, accelerator: Accelerator) -> Any:
     sharded = fsdp2_prepare_model(accelerator, teacher)
     plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = kept
     return sharded.requires_grad_(False).eval()
+
+
+def check_tokens(
+    model: str,
+    teacher: PreTrainedTokenizerBase,
+    student: PreTrainedTokenizerBase,
+    logits: tuple[int, int],
+    equal: bool = False,
+) -> None:
+    """Raises UserError where the distributions of a teacher and the student cannot be compared.
+
+    logits: their numbers, the teacher's first; `equal`: whether these must be equal, as for on_policy.
+    """
+    shared = shared_tokens(model, teacher, student)
+    if min(logits) < shared:
+        raise UserError(
+            f"teacher {model}: {shared} tokens, but logits for {logits[0]}, the student's for {logits[1]}"
+        )
+    if equal and logits[0] != logits[1]:
+        raise UserError(
+            f"teacher {model}: it has {logits[0]} logits and the student {logits[1]}, for the same tokens: "
+            'on_policy needs equal numbers; train.objective = "logit_kd" does not'
+        )
 
 
 def shared_tokens(model: str, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> int:
