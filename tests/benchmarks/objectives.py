@@ -66,7 +66,9 @@ def variants(layers: int, epochs: int, rate: float, first: Path) -> dict[str, Va
     whole = ("ingest", "generate", "filter", "select", *again)
     return {
         "sft": Variant((), (), whole),
-        "topk_kd": Variant(("train.objective=topk_kd",), (*SHARED, "evaluate/*/base"), again),
+        "topk_kd": Variant(
+            ("train.objective=topk_kd", "train.topk_kd.prompt=teacher"), (*SHARED, "evaluate/*/base"), again
+        ),
         "pruned": Variant(pruned, SHARED, again),
         "logit_kd": Variant((*soft, *pruned), SHARED, again),
         "features": Variant((*pruned, *term, "train.features.weight=1"), SHARED, again),
