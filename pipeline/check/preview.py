@@ -24,6 +24,7 @@ from pipeline.engine.changed_settings import is_current
 from pipeline.engine.progress import plain, say
 from pipeline.engine.scheduler import WorkItem
 from pipeline.errors import UserError
+from pipeline.generate.given_traces import given_ids
 from pipeline.generate.price import price
 from pipeline.generate.sample_plan import SampleRequest, sampling_seed
 from pipeline.generate.sampler import Sampler
@@ -71,7 +72,9 @@ def _problems(recipe: Recipe, run_dir: Path) -> Iterator[Problem]:
     """The problems to sample, in order: those of the run, or of the sources as ingest would read them."""
     table = recipe.ingest
     if is_current(INGEST, recipe, run_dir):
-        yield from (problem for problem in INGEST.output(run_dir).rows() if problem.split == "train")
+        for shard in INGEST.output(run_dir).shards():
+            given = given_ids(shard)
+            yield from (p for p in shard.rows() if p.split == "train" and p.id not in given)
         return
     seen = set()
     for source in sorted(table.sources, key=lambda source: source.split != "held_out"):

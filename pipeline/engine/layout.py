@@ -79,7 +79,7 @@ def parse(name: str) -> OutputPath:
     if name in ROWS:
         return OutputPath(name)
     parts = name.split("/")
-    if parts[0] == "evaluate" and len(parts) > 2 and {"", ".", "..", "previous"}.isdisjoint(parts):
+    if parts[0] == "evaluate" and len(parts) > 2 and {"", ".", ".."}.isdisjoint(parts):
         found = OutputPath(last, parts[1], parts[2] if len(parts) > 3 else "")
     else:
         found = OutputPath(last)

@@ -45,6 +45,11 @@ def from_first_open(shards: Iterable[Shard], make_plan: MakePlan) -> Iterator[Sh
     return None
 
 
+def count_errors(shards: Iterable[Shard]) -> int:
+    """The rows of failed items that an earlier command accepted."""
+    return sum(error is not None for shard in shards for (error,) in shard.values("error"))
+
+
 def ask(
     job: Job,
     shards: Iterable[Shard],
@@ -66,6 +71,9 @@ def ask(
 
     async def ask_all(server: Server, shards: Iterable[Shard]) -> None:
         total = sum(s.count().rows if s.sealed else len(make_plan(s).order) for s in job.share())
+        most_failed = int(table.max_failed_fraction * total)
+        if most_failed:
+            most_failed -= count_errors(job.share())
         async with endpoint.client_for(model, table.concurrency, server) as client:
             await client.check(job.say)
             usage = UsageLog(job.output.folder, [UsageMeter(model.model, model, client.pool)])
@@ -78,7 +86,7 @@ def ask(
                         worker.process,
                         worker.fallback_row,
                         slots={"": table.concurrency},
-                        max_failed=lambda: int(table.max_failed_fraction * total),
+                        max_failed=lambda: most_failed,
                         progress=progress,
                         health_check=server.died,
                     )

@@ -48,6 +48,8 @@ from pipeline.rows import Question, Sampling, Split, Trace
 # Settings recorded elsewhere
 _NOT_SAMPLING = frozenset({"prompt", "teacher_prompt", "held_out", "sets", "models", "modes", "draft_tokens"})
 GENERATION = "generation"  # the setting of a model, which changes no response
+# Its row does not tell closed reasoning from reasoning that goes on, which alone can be continued
+BETWEEN = "could not be continued: it was truncated between reasoning and response"
 EMPTY_COMPLETION = Completion(None, "", FAILED, None, None)
 PREVIEW_INTERVAL = 0.05  # seconds, at least, between two traces filtered for the progress line only
 
@@ -234,6 +236,7 @@ def _response_fields(completion: Completion) -> dict[str, Any]:
     """The fields of a trace that come from the response."""
     logprobs = completion.logprobs
     values, reasoning_tokens = (logprobs.logprobs, logprobs.reasoning_tokens) if logprobs else ((), 0)
+    closed = completion.reasoning is not None and not completion.response and not completion.thinking
     return {
         "reasoning": completion.reasoning,
         "response": completion.response,
@@ -243,6 +246,7 @@ def _response_fields(completion: Completion) -> dict[str, Any]:
         "logprobs": logprobs,
         "reasoning_logprob": _mean(values[:reasoning_tokens]),
         "response_logprob": _mean(values[reasoning_tokens:]),
+        "error": BETWEEN if closed and completion.finish_reason == "length" else None,
     }
 
 

@@ -206,7 +206,7 @@ class BatchClient:
         try:
             if record is None:
                 raise Retry("batch", f"batch {batch.paid.id} ended ({batch.paid.status}) without its result")
-            completion = completion_of(record, logprobs, before)
+            completion = completion_of(record, logprobs, before, self.pool.record_lost)
         except ErrorStatus as e:
             raise self._refusal(e) from None
         except NoLogprobs as e:

@@ -43,10 +43,12 @@ class Ledger:
     def read(self) -> list[PaidBatch]:
         """The batches whose results may still be needed, in the order in which they were sent."""
         found: dict[str, PaidBatch] = {}
-        for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_bytes().splitlines(keepends=True):
-                if event := checksums.parse(line):
-                    _apply(found, event)
+        paths = sorted(self.folder.glob("*.jsonl"))
+        lines = (line for path in paths for line in path.read_bytes().splitlines(keepends=True))
+        events = [event for line in lines if (event := checksums.parse(line))]
+        # A process may go on with a batch of one that started later, whose file is read after its own
+        for event in sorted(events, key=lambda event: "requests" not in event):
+            _apply(found, event)
         return list(found.values())
 
     def uploaded(self, batch: PaidBatch) -> None:
@@ -113,7 +115,7 @@ def _apply(found: dict[str, PaidBatch], event: dict[str, Any]) -> None:
     elif (batch := found.get(file)) is None:
         pass
     elif "batch" in event:
-        batch.id = event["batch"]
+        batch.id = event["batch"] if event["batch"] not in batch.former else batch.id
     elif "refused" in event:
         batch.id, batch.former = None, batch.former | {event["refused"]}
     elif "status" in event:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,15 @@ def index(paths: Sequence[Path], requests: frozenset[str], longest: int) -> Resu
     return results
 
 
-def completion_of(record: dict[str, Any], logprobs: bool, before: Completion | None) -> Completion:
+def completion_of(
+    record: dict[str, Any],
+    logprobs: bool,
+    before: Completion | None,
+    lost: Callable[[int, int], None] = lambda prompt, completion: None,
+) -> Completion:
     """Reads a result as the response to a request would be read.
+
+    `lost` is called with the prompt and completion tokens of a response that cannot be used.
 
     Raises ErrorStatus for the error of a request, and whatever CompletionReader raises.
     """
@@ -61,8 +68,12 @@ def completion_of(record: dict[str, Any], logprobs: bool, before: Completion | N
     body = response.get("body") if isinstance(response, dict) else None
     if status == 200:
         reader = CompletionReader(logprobs)
-        reader.feed(json.dumps(body).encode())
-        return reader.completion(before)
+        try:
+            reader.feed(json.dumps(body).encode())
+            return reader.completion(before)
+        except Exception:
+            lost(*reader.counted)
+            raise
     if isinstance(status, int) and 400 <= status < 600:
         raise ErrorStatus(status, body or record.get("error"))  # vLLM's run-batch has no body for an error
     raise Retry("batch", f"the batch has no response: {json.dumps(record.get('error'))[:300]}")

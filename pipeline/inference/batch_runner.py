@@ -52,6 +52,10 @@ class RequestTotals:
     lost: tuple[int, int] = (0, 0)
     in_flight: int = 0
 
+    def record_lost(self, prompt: int, completion: int) -> None:
+        """Records the tokens of a response that could not be used."""
+        self.lost = self.lost[0] + prompt, self.lost[1] + completion
+
 
 @dataclass
 class BatchRunner:

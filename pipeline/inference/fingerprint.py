@@ -49,8 +49,12 @@ def local_files(endpoint: Endpoint) -> dict[str, str]:
 
 
 def output_affecting_args(endpoint: Endpoint) -> dict[str, Any]:
-    """The vLLM engine arguments that may change the output: all but PERFORMANCE_ARGS."""
-    return {k: v for k, v in endpoint.vllm.items() if k not in PERFORMANCE_ARGS}
+    """The vLLM engine arguments that may change the output: all but PERFORMANCE_ARGS.
+
+    Names are written with "_", as vLLM takes "-" for the same.
+    """
+    engine = {name.replace("-", "_"): value for name, value in endpoint.vllm.items()}
+    return {name: value for name, value in engine.items() if name not in PERFORMANCE_ARGS}
 
 
 def omitted_fields(endpoint: Endpoint) -> dict[str, list[str]]:

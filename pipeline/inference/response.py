@@ -77,7 +77,8 @@ def _joined(before: Completion, content: str, reasoning: str) -> tuple[str, str]
     content = content.removeprefix(partial_message(before))  # some servers repeat the message
     if not before.thinking:
         return before.response + reasoning + content, ""
-    if reasoning.strip() and CLOSE not in reasoning:
+    # A parser that tells the two apart has found the closing mark, though only white space came before it
+    if (reasoning.strip() or (reasoning and content.strip())) and CLOSE not in reasoning:
         return content, f"{before.reasoning}{reasoning}"
     return f"{OPEN}{before.reasoning}{reasoning}{content}", ""
 
@@ -136,9 +137,8 @@ class _Choice:
         """Returns content and reasoning."""
         content = "".join(self.content) or "".join(self.refusal)
         reasoning = "".join(self.reasoning)
-        return repair_unicode(content), repair_unicode(
-            reasoning if reasoning.strip() else "".join(self.parts)
-        )
+        parts = "" if reasoning.strip() else "".join(self.parts)
+        return repair_unicode(content), repair_unicode(parts or reasoning)
 
 
 class CompletionReader:
@@ -170,8 +170,12 @@ class CompletionReader:
 
     @property
     def counted(self) -> tuple[int, int]:
-        """Prompt and completion tokens, as far as the server has counted them."""
-        return self._usage[0] or 0, self._usage[1] or 0
+        """Prompt and completion tokens, as far as the server has counted them.
+
+        Where it has not, since the response broke off, each piece of text is a token at least.
+        """
+        prompt, completion = self._usage
+        return prompt or 0, completion or self.pieces
 
     def feed(self, chunk: bytes) -> None:
         self._parser.feed(chunk)

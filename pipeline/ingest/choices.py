@@ -71,8 +71,8 @@ def position(reference: str, texts: Sequence[str], kind: str) -> int:
     place, letter = -1, text.strip("().").upper()
     if kind == "letter" and len(letter) == 1:
         place = LETTERS.find(letter)
-    elif kind == "index" and text.isdecimal() and len(text) < 4:
-        place = int(text)
+    elif kind == "index" and (number := text.removesuffix(".0")).isdecimal() and len(number) < 4:
+        place = int(number)  # a column with nulls holds 1 as 1.0
     if not 0 <= place < len(texts):
         raise InvalidChoices(f"the answer {text[:50]!r} is no {kind} of its {len(texts)} choices")
     return place

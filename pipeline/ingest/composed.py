@@ -14,6 +14,7 @@ from pipeline.config.sources import FileSource
 from pipeline.errors import UserError
 from pipeline.ingest import choices, columns
 from pipeline.ingest.choices import Choices, InvalidChoices
+from pipeline.ingest.files import Number
 from pipeline.ingest.lines import RECORD_LIMIT
 
 WITH_CHOICES = "{{ question }}\n\n{{ choices }}"
@@ -61,7 +62,13 @@ def _texts(source: FileSource, row: dict[str, Any]) -> list[str]:
         raise InvalidChoices(f"the choices in {source.choices!r} are not a list")
     if not all(value is None or isinstance(value, str | int | float | Decimal) for value in values):
         raise InvalidChoices("a choice is not a text or a number")
-    return ["" if value is None else checked_text("a choice", str(value)) for value in values]
+    texts = ("" if value is None or _is_nan(value) else str(value) for value in values)
+    return [checked_text("a choice", text) for text in texts]
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a value is the NaN that stands for a missing number in tables."""
+    return isinstance(value, float | Decimal | Number) and str(value).lower() in ("nan", "-nan")
 
 
 def checked_text(what: str, text: str) -> str:

@@ -52,13 +52,20 @@ class _DuplicateName(dict[str, Any]):
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    nested = [value.name for value in found.values() if isinstance(value, _DuplicateName)]
+    nested = [name for value in found.values() if (name := _duplicate_in(value)) is not None]
     if len(found) == len(pairs) and not nested:
         return found
     names = [name for name, _ in pairs]
     invalid = _DuplicateName(found)
     invalid.name = next((name for name in names if names.count(name) > 1), *nested[:1])
     return invalid
+
+
+def _duplicate_in(value: Any) -> str | None:
+    """The name that occurs twice in an object of this value; None if none does."""
+    if isinstance(value, list):
+        return next((name for each in value if (name := _duplicate_in(each)) is not None), None)
+    return value.name if isinstance(value, _DuplicateName) else None
 
 
 _JSON = json.JSONDecoder(

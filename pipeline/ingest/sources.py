@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from filters.grade.compare import is_missing
-from pipeline.config.ingest import IngestSource, read_by_datasets
+from pipeline import generations
+from pipeline.config.ingest import IngestSource, TracesSource, read_by_datasets
 from pipeline.config.sources import FileSource, GymSource
 from pipeline.errors import UserError
 from pipeline.ingest import code_tests, columns, composed, files, hub, instructions, reasoning_gym
@@ -144,8 +145,11 @@ def records(source: IngestSource) -> Iterator[Record | BadRow]:
 
 
 def _columns(source: FileSource) -> tuple[str, ...]:
-    """The columns to read; () for all."""
-    return () if source.columns == "all" else _required(source)
+    """The columns to read, as far as they exist; () for all."""
+    if source.columns == "all":
+        return ()
+    by_itself = isinstance(source, TracesSource) and source.generation_column is None
+    return (*_required(source), *((generations.COLUMN,) if by_itself else ()))
 
 
 def _required(source: FileSource) -> tuple[str, ...]:

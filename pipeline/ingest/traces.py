@@ -82,7 +82,7 @@ class Reader:
     def samples(self, record: Record, columns: str | None) -> Iterator[GivenSample | BadRow]:
         """Yields the samples of a row, each with these columns. Raises UnusableRow without a response."""
         _, responses = lookup(record.values, self.source.response)
-        unrolled = isinstance(responses, list)
+        unrolled = isinstance(responses, list) and not _is_parts(responses)
         if responses is None or responses == []:
             raise UnusableRow("no response")
         for number, response in enumerate(responses if unrolled else [responses]):
@@ -98,8 +98,9 @@ class Reader:
             return _of_sample(row, name, number) if name else None
 
         source = self.source
+        response, thought = _texts(response)
         text = _text("the response", response)
-        reasoning = _text("the reasoning", column(source.reasoning))
+        reasoning = _text("the reasoning", column(source.reasoning) if source.reasoning else thought)
         finish_reason = _finish_reason(column(source.finish_reason))
         teacher = source.teacher or _text("the teacher", column(source.teacher_column)).strip()
         if not teacher:
@@ -162,6 +163,8 @@ def _conversation(record: Record, source: TracesSource, messages: str) -> Record
     if "assistant" not in roles[last:]:
         raise UnusableRow("the conversation has no assistant turn after the user's last")
     answer = turns[last + roles[last:].index("assistant")]
+    if answer.get("tool_calls") or answer.get("function_call"):
+        raise UnusableRow("the answer calls a tool")
     response, thought = _texts(_content(answer))
     found = {_QUESTION: _asked(_content(turns[last])), _RESPONSE: response}
     if source.reasoning is None:
@@ -192,6 +195,11 @@ def _texts(content: Any) -> tuple[Any, str | None]:
     if response is None or reasoning is None:
         raise UnusableRow("the response has a part that is not text")
     return response, reasoning
+
+
+def _is_parts(responses: list[Any]) -> bool:
+    """Whether a list holds the parts of one answer, each with its type, and not one answer an item."""
+    return all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in responses)
 
 
 def _of_sample(row: dict[str, Any], column: str, number: int | None) -> Any:

@@ -66,6 +66,13 @@ def total_spend(parts: Sequence[Cost | EndpointUsage]) -> float | None:
     return sum(known) if known else None
 
 
+def spend_per_kept(parts: Sequence[Cost]) -> float | None:
+    """The spend for each kept trace, over the parts whose spend is known; None when there is none."""
+    kept = sum(part.kept or 0 for part in parts if part.spend is not None)
+    spend = total_spend(parts)
+    return spend / kept if spend is not None and kept else None
+
+
 def _used(run: Run) -> dict[tuple[str, str], Counter[str]]:
     used: dict[tuple[str, str], Counter[str]] = {}
     names = ("traces", "prompt", "completion", "counted", "uncounted")

@@ -23,7 +23,7 @@ from pipeline.evaluate.bootstrap import Estimate
 from pipeline.evaluate.metrics import by_set, paired
 from pipeline.inference import engines
 from pipeline.inspect import diversity
-from pipeline.inspect.costs import costs, total_spend
+from pipeline.inspect.costs import costs, spend_per_kept, total_spend
 from pipeline.inspect.diversity import Change, RunDiversity
 from pipeline.inspect.format import at_least, count, money, percent
 from pipeline.inspect.run import Run
@@ -51,6 +51,7 @@ class Side(Row):
     completion_tokens: int | None
     uncounted: int  # traces without token counts: tokens and spend are then lower bounds
     spend: float | None  # None when the recipe gives no price
+    per_kept: float | None  # the spend for each kept trace of the teachers with a price
     seconds: dict[str, float]  # stage -> over all attempts
     diversity: RunDiversity | None  # of the traces; None without any
     generation: str | None  # of the student; None: unknown, or not trained
@@ -174,6 +175,7 @@ def _side(run: Run) -> Side:
         completion_tokens=_sum([c.completion_tokens for c in spent]),
         uncounted=sum(c.uncounted for c in spent),
         spend=total_spend(spent),
+        per_kept=spend_per_kept(spent),
         seconds=dict(run.seconds()),
         diversity=diversity.diversity_of(run),
         generation=run.report("train").get("generation"),
@@ -228,7 +230,7 @@ def _yields(diff: Diff) -> Table:
     table.add_row("student's generation", *(generations.words(s.generation) for s in (a, b)))
     table.add_row("completion tokens", *(at_least(count(s.completion_tokens), s.uncounted) for s in (a, b)))
     table.add_row("spent", *(at_least(money(s.spend), s.uncounted) for s in (a, b)))
-    table.add_row("spent per kept trace", *(at_least(money(_per_kept(s)), s.uncounted) for s in (a, b)))
+    table.add_row("spent per kept trace", *(at_least(money(s.per_kept), s.uncounted) for s in (a, b)))
     for stage in ROWS:
         if not (stage in a.seconds or stage in b.seconds):
             continue  # neither run has it
@@ -239,10 +241,6 @@ def _yields(diff: Diff) -> Table:
 
 def _measure(side: Side, name: str, field: str) -> str:
     return diversity.text(getattr(side.diversity, name, None), field)
-
-
-def _per_kept(side: Side) -> float | None:
-    return side.spend / side.kept if side.spend and side.kept else None
 
 
 def _share(traces: int | None, side: Side) -> str:

@@ -7,7 +7,7 @@ Log-probabilities are left out, and so is the text of errors, which may name a m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +17,7 @@ from pipeline.engine.shard import Shard
 from pipeline.filter.verdicts import filtered_batches
 from pipeline.inspect.run import Run
 from pipeline.publish import columns as published_columns
-from pipeline.publish.facts import public, public_rule
+from pipeline.publish.facts import public_rule, teacher_names
 from pipeline.rows import AnswerType, ExampleKind, Message, Row, Sampling, Trace
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ class Written:
 def write(run: Run, folder: Path, with_traces: bool) -> Written:
     """Writes data/SPLIT-00000-of-NNNNN.parquet, and traces/ if with_traces."""
     written = Written()
-    made_by = _made_by(run)
+    made_by, names = _made_by(run), teacher_names(run)
     kind = published_columns.type_of(run.output("generate").sealed_paths())
     schema = published_columns.with_columns(arrow_schema(Published), kind)
     with _Parts(folder / "data", TRAIN, schema) as train, _Parts(folder / "data", VALIDATION, schema) as rest:
         stages = (run.output(stage).shards() for stage in ("select", "generate", "filter"))
         for examples, traces, verdicts in zip(*stages, strict=True):
-            table = _joined(examples, filtered_batches(traces, verdicts, _LEFT_OUT), made_by, schema)
+            table = _joined(examples, filtered_batches(traces, verdicts, _LEFT_OUT), made_by, schema, names)
             written.by_source.update(zip(*(table[c].to_pylist() for c in ("source", "teacher")), strict=True))
             kinds = examples.column("kind")
             written.chats += kinds.count("chat")
@@ -91,7 +91,7 @@ def write(run: Run, folder: Path, with_traces: bool) -> Written:
                 part.write(table.filter([each == part.split for each in splits]))
         written.splits.update({part.split: part.close() for part in (train, rest)})
     if with_traces:
-        written.traces = _write_traces(run, folder / "traces", made_by, kind)
+        written.traces = _write_traces(run, folder / "traces", made_by, kind, names)
     return written
 
 
@@ -102,7 +102,11 @@ def _made_by(run: Run) -> dict[str, str]:
 
 
 def _joined(
-    examples: Shard, traces: Iterable[pa.RecordBatch], made_by: dict[str, str], schema: pa.Schema
+    examples: Shard,
+    traces: Iterable[pa.RecordBatch],
+    made_by: dict[str, str],
+    schema: pa.Schema,
+    names: Mapping[str, str],
 ) -> pa.Table:
     """Returns the rows of one shard, in the order of its examples."""
     import pyarrow as pa
@@ -117,7 +121,10 @@ def _joined(
     trace = pa.Table.from_batches(batch for batch in batches if len(batch))
     trace = trace.take(pc.index_in(wanted, trace["id"].combine_chunks()))
     columns = {name: chosen[name] for name in chosen.column_names} | {name: trace[name] for name in _OF_TRACE}
-    columns |= {"filters": _filters(trace["verdicts"]), "teacher": _public(chosen["teacher"])}
+    columns |= {
+        "filters": _filters(trace["verdicts"]),
+        "teacher": _public(chosen["teacher"], names.__getitem__),
+    }
     return _table(columns, made_by, schema)
 
 
@@ -140,8 +147,8 @@ def _filters(verdicts: Any) -> Any:
     return pa.array(named, pa.list_(pa.string()))
 
 
-def _public(names: Any, short: Callable[[str], str] = public) -> Any:
-    """Names without folders of this machine: of models, or with `short` others."""
+def _public(names: Any, short: Callable[[str], str]) -> Any:
+    """Names without folders of this machine, as `short` gives them."""
     import pyarrow as pa
 
     return pa.array([short(name) for name in names.to_pylist()], pa.string())
@@ -162,7 +169,9 @@ def _public_verdicts(verdicts: Any) -> Any:
     return pa.ListArray.from_arrays(offsets, plain, type=verdicts.type)
 
 
-def _write_traces(run: Run, folder: Path, made_by: dict[str, str], kind: pa.DataType | None) -> int:
+def _write_traces(
+    run: Run, folder: Path, made_by: dict[str, str], kind: pa.DataType | None, names: Mapping[str, str]
+) -> int:
     """Writes all traces with their verdicts, rejected ones too; returns their number."""
     import pyarrow as pa
 
@@ -175,7 +184,7 @@ def _write_traces(run: Run, folder: Path, made_by: dict[str, str], kind: pa.Data
             for batch in filtered_batches(traces, verdicts, _LEFT_OUT):
                 columns = {name: batch[name] for name in batch.schema.names}
                 columns |= {
-                    "teacher": _public(batch["teacher"]),
+                    "teacher": _public(batch["teacher"], names.__getitem__),
                     "verdicts": _public_verdicts(batch["verdicts"]),
                     "reason": _public(batch["reason"], public_rule),
                 }

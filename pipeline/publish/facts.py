@@ -6,7 +6,7 @@ names a machine is taken: no address, folder or environment, and no text sent wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,21 @@ def public(name: str) -> str:
     return Path(name).name or "model"
 
 
+def public_names(names: Iterable[str]) -> dict[str, str]:
+    """Model -> its public name; models in two folders of one name are told apart by a number."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        taken = [shown for shown in found.values() if shown.partition(" (")[0] == public(name)]
+        found[name] = f"{public(name)} ({len(taken) + 1})" if taken else public(name)
+    return found
+
+
+def teacher_names(run: Run) -> dict[str, str]:
+    """Teacher -> its public name, of the recipe's teachers and of all that traces name."""
+    named = run.rows("generate").query(("teacher",), "select distinct teacher from rows order by teacher")
+    return public_names([*(t.display_name for t in run.recipe.teacher), *(name for (name,) in named)])
+
+
 def public_rule(text: str) -> str:
     """A rule's name, or "rule: reason", without the folder of a file with rules of the user's own."""
     name, colon, reason = text.partition(": ")
@@ -130,16 +145,16 @@ def gather(run: Run) -> Facts:
     rules = dict(filtered["settings"]["rules"])
     funnel = Funnel.model_validate(filtered["report"])
     scores, prompt = list(_scores(run)), generate["settings"].get("prompt")
-    summaries = metrics.summarise(scores)
+    summaries, names = metrics.summarise(scores), teacher_names(run)
     return Facts(
         run=run.path.name,
         recipe=select["identity"],
-        teachers=tuple(_teachers(run)),
+        teachers=tuple(_teachers(run, names)),
         student=Licensed(name=public(recipe.student.model), licence=recipe.student.licence)
         if recipe.student
         else None,
         sources=tuple(_sources(recipe, _manifest(run, "ingest"))),
-        sampling=_sampling(generate["settings"], generate["report"].get("not_sent", {})),
+        sampling=_sampling(generate["settings"], generate["report"].get("not_sent", {}), names),
         given=run.report("ingest").get("traces", 0),
         teacher_prompt=(prompt["name"], prompt["text"]) if prompt else None,
         student_prompt=(Path(recipe.select.prompt).stem, select["settings"]["prompt"]),
@@ -155,27 +170,27 @@ def gather(run: Run) -> Facts:
         compression=compression_of(run, summaries) if scores else None,
         drafts=tuple(drafts_of(run)),
         trained_on=run.report("evaluate").get("trained_on", {}),
-        generations=_generations(run),
+        generations=_generations(run, names),
         generation=generations.words(run.report("train").get("generation")),
     )
 
 
-def _teachers(run: Run) -> Iterator[Licensed]:
+def _teachers(run: Run, names: Mapping[str, str]) -> Iterator[Licensed]:
     """The models that made the traces; of given traces the licence is that of their source."""
     for t in run.recipe.teacher if run.recipe.samples_problems else ():
-        yield Licensed(name=public(t.display_name), licence=t.licence, terms=t.terms)
+        yield Licensed(name=names[t.display_name], licence=t.licence, terms=t.terms)
     licences = {sources.name_of(source): source.licence for source in run.recipe.ingest.sources}
     given = run.rows("generate").query(("teacher", "source", "sampling"), _GIVEN)
     for teacher, found in groupby(given, key=lambda row: row[0]):
         stated = [licences.get(source) for _, source in found]
         licence = ", ".join(dict.fromkeys(filter(None, stated))) if all(stated) else None
-        yield Licensed(name=public(teacher), licence=licence)
+        yield Licensed(name=names[teacher], licence=licence)
 
 
-def _generations(run: Run) -> dict[str, str]:
+def _generations(run: Run, names: Mapping[str, str]) -> dict[str, str]:
     """Teacher -> the generation that its traces say, in words; all of them where they differ."""
     found = run.rows("generate").query(("teacher", generations.COLUMN), _GENERATIONS)
-    return {public(teacher): " or ".join(map(generations.words, each)) for teacher, each in found}
+    return {names[teacher]: " or ".join(map(generations.words, each)) for teacher, each in found}
 
 
 def _manifest(run: Run, stage: str) -> dict[str, Any]:
@@ -237,7 +252,9 @@ def _rules(rules: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _sampling(settings: Mapping[str, Any], not_sent: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _sampling(
+    settings: Mapping[str, Any], not_sent: Mapping[str, Sequence[str]], names: Mapping[str, str]
+) -> dict[str, str]:
     """The sampling settings of generate, and those that a teacher was not sent.
 
     Texts in `extra_body` are left out: one may be a key.
@@ -245,8 +262,12 @@ def _sampling(settings: Mapping[str, Any], not_sent: Mapping[str, Sequence[str]]
     shown = _shown(settings, leave_out=("teachers", "prompt", "rules", "split"))
     for teacher in settings["teachers"]:
         extra = {k: v for k, v in teacher["extra_body"].items() if isinstance(v, bool | int | float)}
-        shown |= {f"{public(teacher['name'])}: {k}": str(v) for k, v in extra.items()}
-    return shown | {f"{public(name)}: not sent": ", ".join(fields) for name, fields in not_sent.items()}
+        shown |= {f"{_name(teacher['name'], names)}: {k}": str(v) for k, v in extra.items()}
+    return shown | {f"{_name(name, names)}: not sent": ", ".join(fields) for name, fields in not_sent.items()}
+
+
+def _name(teacher: str, names: Mapping[str, str]) -> str:
+    return names.get(teacher) or public(teacher)
 
 
 def _selection(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -39,6 +39,8 @@ def _flat(prefix: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in settings.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             value = {str(number): each for number, each in enumerate(value)}
+        if name == "extra_body" and isinstance(value, dict):  # texts are left out: one may be a key
+            value = {field: each for field, each in value.items() if isinstance(each, bool | int | float)}
         if isinstance(value, dict):
             found += _flat(f"{prefix}{name}.", value)
         elif value is not None and value != []:

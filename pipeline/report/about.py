@@ -9,7 +9,7 @@ from pipeline.config.redaction import redact
 from pipeline.engine.layout import ROWS
 from pipeline.generate import usage
 from pipeline.inference.pruning import pruning_of
-from pipeline.inspect.costs import costs, total_spend
+from pipeline.inspect.costs import costs, spend_per_kept, total_spend
 from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of
 from pipeline.report import charts
@@ -75,13 +75,12 @@ def stages(run: Run) -> list[dict[str, Any]]:
 def cost(run: Run, stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Tokens, spend, requests and retries of generate; seconds of the stages, as `stages()` gives them."""
     parts = costs(run)
-    spend, kept = total_spend(parts), sum(part.kept or 0 for part in parts)
     requests, retries = usage.count_requests(usage.read_attempts(run.output("generate").folder))
     seconds = [{"name": s["name"], "value": s["seconds"]} for s in stages if s["seconds"] and s["main"]]
     return {
         "rows": [part.model_dump() | {"per_kept": part.per_kept} for part in parts],
-        "spend": spend,
-        "per_kept": spend / kept if spend is not None and kept else None,
+        "spend": total_spend(parts),
+        "per_kept": spend_per_kept(parts),
         "completion_tokens": sum(part.completion_tokens or 0 for part in parts),
         "uncounted": sum(part.uncounted for part in parts),
         "requests": requests,

@@ -177,7 +177,12 @@ def _work(job: Job, shards: Iterable[Shard]) -> None:
 def _plan(job: Job, shard: Shard) -> Plan:
     texts, journal = _texts(job, shard), shard.read_journal()
     items = [
-        WorkItem(text.id, text, length=len(text.context) + len(text.answer))
+        WorkItem(
+            text.id,
+            text,
+            length=len(text.context) + len(text.answer),
+            failed_before=text.id in journal.failed,
+        )
         for text in texts
         if text.id not in journal.rows
     ]

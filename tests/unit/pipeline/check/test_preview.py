@@ -4,7 +4,11 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from pipeline.check.preview import _problems
 from pipeline.cli.main import cli
+from pipeline.config.load import parse_recipe
+from pipeline.engine.execute import execute
+from pipeline.ingest.stage import INGEST
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import SAMPLES, write_recipe
 
@@ -73,3 +77,18 @@ def test_nothing_is_sampled_while_what_generate_needs_is_missing(tmp_path: Path)
     assert code == 2
     assert "missing  generate  fake" in printed
     assert "the first request" not in printed
+
+
+def test_problems_whose_traces_are_given_are_not_sampled(tmp_path: Path) -> None:
+    (tmp_path / "traces.jsonl").write_text('{"question": "1 + 1?", "answer": "2", "response": "2"}\n')
+    (tmp_path / "problems.jsonl").write_text('{"question": "2 + 1?", "answer": "3"}\n')
+    sources = [
+        {"kind": "traces", "path": str(tmp_path / "traces.jsonl"), "teacher": "other"},
+        {"kind": "file", "path": str(tmp_path / "problems.jsonl")},
+    ]
+    teacher = {"model": "fake", "base_url": "http://127.0.0.1:9/v1"}
+    tables = {"ingest": {"sources": sources, "held_out": 0}, "teacher": teacher, "run": "r"}
+    recipe = parse_recipe(tables | {"generate": {"prompt": "plain"}}, (), "here")
+    before = [problem.question for problem in _problems(recipe, tmp_path / "r")]
+    execute(INGEST, recipe, tmp_path / "r")
+    assert [problem.question for problem in _problems(recipe, tmp_path / "r")] == before == ["2 + 1?"]

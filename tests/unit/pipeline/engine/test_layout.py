@@ -17,6 +17,8 @@ NAMES = (
     "evaluate/held_out/student/generate",
     "evaluate/aime/teacher-big/filter",
     "evaluate/aime/teacher-big/filter/judge",
+    "evaluate/previous/problems",
+    "evaluate/previous/student/generate",
 )
 
 

@@ -14,6 +14,8 @@ from pipeline.generate.sample_plan import (
     sampling_seed,
     trace_id,
 )
+from pipeline.generate.sampler import _response_fields
+from pipeline.inference.response import Completion
 from pipeline.rows import Outcome, Problem, Sampling, Trace
 from tests.unit.pipeline.engine.test_shard import problem
 
@@ -206,3 +208,13 @@ def test_a_failed_sample_is_not_replaced_by_another(tmp_path: Path) -> None:
     assert here.next_items(failed) == []
     held = planned(shard_of(tmp_path, failed), ADAPTIVE)
     assert keys(i for i in held.items if i.key.startswith("a")) == ["a-0-0001"]
+
+
+def test_only_reasoning_that_goes_on_is_continued(tmp_path: Path) -> None:
+    budget = SampleBudget(max_samples=1, target_kept=None, max_continuations=1)
+    for n, (response, thinking) in enumerate((("", True), ("", False), ("so", False))):
+        completion = Completion("why", response, "length", 1, 1, thinking=thinking)
+        row = trace(trace_id("a", 0, 0), **_response_fields(completion))
+        (folder := tmp_path / str(n)).mkdir()
+        plan = planned(shard_of(folder, row), budget, PROBLEMS[:1])
+        assert bool(plan.items) is thinking

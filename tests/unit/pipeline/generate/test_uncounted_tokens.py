@@ -16,7 +16,7 @@ from pipeline.inference.response import Completion
 from pipeline.inspect.format import at_least
 from pipeline.inspect.status import print_document, status_of
 from pipeline.rows import Message, Sampling, Trace
-from tests.serving import SAMPLING, client, serving
+from tests.serving import SAMPLING, Script, client, events, serving, stop
 from tests.small_run import write_run
 
 COUNTED = Completion(None, "so", "stop", 1_000_000, 1_000_000)
@@ -62,6 +62,21 @@ def test_tokens_of_responses_that_could_not_be_used_are_paid_too() -> None:
 
     used = asyncio.run(ask()).usage()
     assert (used.prompt_tokens, used.completion_tokens, used.spend) == (3_000_000, 3_000_000, 9)
+
+
+def test_a_response_that_breaks_off_before_its_counts_costs_what_arrived() -> None:
+    words = [{"content": "one "}, {"content": "two "}, {"content": "three "}]
+    whole = events(stop(content="so"), {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+    async def ask() -> UsageMeter:
+        async with serving(Script(events(*words, done=False), whole)) as url, client(url) as teacher:
+            made = meter()
+            made.pool = teacher.pool
+            made.add(await teacher.complete([Message(role="user", content="q")], SAMPLING, 1))
+            return made
+
+    used = asyncio.run(ask()).usage()
+    assert (used.retries, used.prompt_tokens, used.completion_tokens) == ({"dropped": 1}, 1, 4)
 
 
 def test_the_progress_note_shows_what_is_counted(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from pipeline.inference.batch_ledger import Ledger, PaidBatch, request_name
 from pipeline.inference.batch_results import completion_of, index
+from pipeline.inference.batch_runner import RequestTotals
 from pipeline.inference.http_errors import ErrorStatus, Retry
+from pipeline.inference.logprobs import NoLogprobs
 
 CHOICE = {"message": {"content": "<think>\n6 + 1\n</think>\n\n7 \ud83d"}, "finish_reason": "stop"}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
@@ -52,6 +54,16 @@ def test_a_result_without_a_response_may_be_retried(response: object) -> None:
         completion_of({"response": response, "error": {"code": "batch_expired"}}, None, None)
 
 
+def test_tokens_of_results_that_cannot_be_used_count_as_spent() -> None:
+    pool = RequestTotals()
+    with pytest.raises(NoLogprobs):
+        completion_of(result("a"), True, None, pool.record_lost)
+    aborted = {"choices": [CHOICE | {"finish_reason": "error"}], "usage": USAGE}
+    with pytest.raises(Retry, match="cut off"):
+        completion_of(result("a", body=aborted), False, None, pool.record_lost)
+    assert pool.lost == (6, 10)
+
+
 def test_a_torn_line_of_the_ledger_counts_as_absent(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.uploaded(batch := PaidBatch("file-1", frozenset("ab"), frozenset({"seed"})))
@@ -61,6 +73,25 @@ def test_a_torn_line_of_the_ledger_counts_as_absent(tmp_path: Path) -> None:
     [path] = tmp_path.glob("*.jsonl")
     path.write_bytes(path.read_bytes()[:-9])
     assert ledger.read() == [PaidBatch("file-1", frozenset("ab"), frozenset({"seed"}))]
+
+
+def test_a_process_that_started_first_may_go_on_with_the_batch_of_a_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ledger_of(owner: str) -> Ledger:
+        monkeypatch.setattr("pipeline.inference.batch_ledger.this_owner", lambda: owner)
+        return Ledger(tmp_path)
+
+    first, second = ledger_of("1"), ledger_of("2")
+    second.uploaded(batch := PaidBatch("file-1", frozenset("ab"), frozenset()))
+    batch.id, batch.status, batch.results = "batch-1", "completed", ("out",)
+    second.created(batch)
+    first.ended(batch)
+    first.saved(batch, "a")
+    assert first.read() == [batch]
+    assert batch.taken == {"a"}
+    first.saved(batch, "b")
+    assert first.read() == []
 
 
 def test_a_collected_batch_is_needed_no_more(tmp_path: Path) -> None:

@@ -516,6 +516,8 @@ def test_the_completion_of_a_stream_tells_whether_it_can_be_continued() -> None:
         ([{"content": "2.\n</think>\n\nIt is 2."}], ("I count: 1, 2.", "It is 2.", False)),
         ([{"reasoning": "2.\n"}, {"content": "\nIt is 2."}], ("I count: 1, 2.", "It is 2.", False)),
         ([{"reasoning": "2.\n</think>\nIt is 2."}], ("I count: 1, 2.", "It is 2.", False)),
+        ([{"reasoning": "\n"}, {"content": "\n\nIt is 2."}], ("I count: 1,", "It is 2.", False)),
+        ([{"reasoning": "\n"}], ("I count: 1, \n", "", True)),
         ([{"content": "2, 3, "}], ("I count: 1, 2, 3, ", "", True)),
         ([{"reasoning": "2, 3, "}], ("I count: 1, 2, 3, ", "", True)),
         ([{"content": "<think>\nI count: 1, 2.</think>It is 2."}], ("I count: 1, 2.", "It is 2.", False)),

@@ -71,6 +71,16 @@ def test_an_option_that_is_no_text_costs_its_row_alone(tmp_path: Path, shuffle: 
     assert len(found) == 3
 
 
+def test_a_missing_number_is_no_option_and_an_index_may_be_written_as_a_fraction(tmp_path: Path) -> None:
+    options = {"a": [4.0, 4.0], "b": [7.0, 7.0], "c": [float("nan"), 9.0]}
+    table = {"question": ["Which is prime?", "Which is odd?"], **options, "answer": [1.0, None]}
+    pq.write_table(pa.table(table), tmp_path / "p.parquet")
+    given = {"answer_type": "choice", "choices": ("a", "b", "c"), "reference_is": "index"}
+    first, second = rows(FileSource(kind="file", path=str(tmp_path / "p.parquet"), **given))
+    assert (first.question, first.reference) == ("Which is prime?\n\nA. 4.0\nB. 7.0", "B")
+    assert second.question.endswith("C. 9.0")
+
+
 def test_the_four_columns_of_gpqa_become_shuffled_options(tmp_path: Path) -> None:
     source = gpqa(tmp_path)
     check(source)

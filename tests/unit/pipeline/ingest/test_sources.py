@@ -183,6 +183,10 @@ def test_an_empty_reference_column_means_that_references_are_unknown(tmp_path: P
         ('{"question": "q", "answer": ["2", "3"]}', "2 answers in a list: name one, such as answer.0"),
         ('{"question": "q", "answer": "2", "question": "r"}', "the name 'question' occurs twice"),
         ('{"question": "q", "answer": {"a": 1, "a": 2}}', "the name 'a' occurs twice"),
+        (
+            '{"question": [{"role": "user", "content": "q", "content": "r"}], "answer": "2"}',
+            "the name 'content' occurs twice",
+        ),
         ('{"question": "q", "answer": {"a": 1}}', "the answer is an object, not a text or a number"),
         ('{"question": "q\\u0000", "answer": "2"}', "the question has a NUL character in it"),
         ('{"question": "q\\ud800", "answer": "2"}', "the question is not UTF-8"),

@@ -170,6 +170,18 @@ def test_the_parts_of_a_turn_are_one_text_and_its_reasoning(tmp_path: Path) -> N
     assert why(tmp_path, {"chat": image}, messages="chat") == "the response has a part that is not text"
 
 
+def test_the_parts_of_a_response_are_one_sample(tmp_path: Path) -> None:
+    parts = [{"type": "thinking", "thinking": "so"}, {"type": "text", "text": "42"}]
+    one = sample(tmp_path, {"response": parts})
+    assert (one.reasoning, one.response) == ("so", "42")
+    own = sample(tmp_path, {"response": parts, "cot": "why"}, reasoning="cot")
+    assert (own.reasoning, own.response) == ("why", "42")
+    (found,) = rows(tmp_path, {"question": "Why?", "response": [parts, "43"]})
+    assert isinstance(found, GivenRow)
+    samples = [(each.reasoning, each.response) for each in found.samples if isinstance(each, GivenSample)]
+    assert samples == [("so", "42"), (None, "43")]
+
+
 def test_a_column_may_hold_the_question_of_a_conversation(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "Solve: why?"}, {"role": "assistant", "content": "42"}]
     (found,) = rows(tmp_path, {"problem": "Why?", "chat": chat}, messages="chat", question="problem")
@@ -203,6 +215,15 @@ def test_counts_and_generations_may_be_written_as_fractions(tmp_path: Path) -> N
     samples = [s for row in found if isinstance(row, GivenRow) for s in row.samples]
     read_as = [(s.completion_tokens, s.teacher_generation) for s in samples if isinstance(s, GivenSample)]
     assert read_as == [(812, "1"), (None, None), *[(812, "1")] * 3]
+
+
+def test_the_generation_is_read_by_itself_whichever_columns_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "given.parquet"
+    pq.write_table(pa.table({"question": ["a"], "response": ["1"], "teacher_generation": ["2+"]}), path)
+    for columns in ("all", ()):
+        (found,) = read(source(path, columns=columns), held_out=0, seed=0)
+        assert isinstance(found, GivenRow)
+        assert [s.teacher_generation for s in found.samples if isinstance(s, GivenSample)] == ["2+"]
 
 
 def test_the_reasoning_of_a_turn_is_no_column_of_its_row(tmp_path: Path) -> None:
@@ -251,6 +272,18 @@ def test_lists_are_unrolled_and_a_bad_item_costs_one_sample(tmp_path: Path) -> N
             "no assistant turn after the user's",
         ),
         ({"chat": [1, None]}, {"messages": "chat"}, "the conversation has no user turn"),
+        (
+            {
+                "chat": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "Let me see.", "tool_calls": [{"id": "1"}]},
+                    {"role": "tool", "content": "2"},
+                    {"role": "assistant", "content": "It is 2."},
+                ]
+            },
+            {"messages": "chat"},
+            "the answer calls a tool",
+        ),
     ],
 )
 def test_a_row_that_is_no_trace_is_reported(

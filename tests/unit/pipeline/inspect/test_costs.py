@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.store import Output
-from pipeline.inspect.costs import costs
+from pipeline.inspect.costs import Cost, costs, spend_per_kept
 from pipeline.inspect.run import open_run
 from pipeline.rows import Trace
 from tests.small_run import NAMES, write_filtered
@@ -28,3 +28,13 @@ def test_given_traces_are_no_traces_whose_server_counted_none(tmp_path: Path) ->
     assert uncounted(tmp_path / "sampled") == 0
     assert uncounted(tmp_path / "uncounted", prompt_tokens=None) == 1
     assert uncounted(tmp_path / "given", **GIVEN) == 0
+
+
+def test_spent_per_kept_trace_leaves_out_the_traces_whose_price_is_not_known() -> None:
+    def part(spend: float | None, kept: int | None) -> Cost:
+        return Cost(teacher="t", source="s", traces=9, prompt_tokens=1, completion_tokens=1, uncounted=0,
+                    spend=spend, kept=kept)  # fmt: skip
+
+    assert spend_per_kept([part(10.0, 5), part(None, 95)]) == 2.0
+    assert spend_per_kept([part(None, 5)]) is None
+    assert spend_per_kept([part(10.0, None)]) is None

@@ -5,7 +5,7 @@ import pytest
 from pipeline.arrow_schema import arrow_schema
 from pipeline.publish.card import fenced, hub_licence, md, of_student
 from pipeline.publish.dataset import Written, _filters, _public_verdicts
-from pipeline.publish.facts import Decontamination, Facts, Licensed, _selection, public
+from pipeline.publish.facts import Decontamination, Facts, Licensed, _selection, public, public_names
 from pipeline.rows import Trace
 
 
@@ -21,6 +21,11 @@ from pipeline.rows import Trace
 )
 def test_only_the_last_part_of_a_path_is_shown(name: str, shown: str) -> None:
     assert public(name) == shown
+
+
+def test_teachers_in_folders_of_one_name_are_told_apart() -> None:
+    names = ["./a/model", "/b/model", "Qwen/Qwen3-32B", "./a/model", "/c/model"]
+    assert list(public_names(names).values()) == ["model", "model (2)", "Qwen/Qwen3-32B", "model (3)"]
 
 
 def test_text_from_a_recipe_is_no_markdown_and_no_html() -> None:
