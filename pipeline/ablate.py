@@ -34,6 +34,7 @@ from pipeline.rows import Row
 from pipeline.run_stages import exit_code
 from pipeline.select.choices import training_ids
 from pipeline.stages import stages_of
+from pipeline.train.objectives import OBJECTIVES
 
 ALL = "with-all"
 
@@ -78,7 +79,7 @@ def ablate(recipe: Recipe, rules: Sequence[str], seeds: int, runs: Path) -> tupl
         if (code := _execute(first, before, runs)) != DONE:
             return code, None
         sizes[arm] = len(training_ids(Job(stages["select"], first, runs / first.run)))
-    size = equal_size(sizes)
+    size = equal_size(sizes, recipe.select.max_examples)
     say(f"ablate: {size} examples for each training; {_listed(sizes)}")
     for seed, arm in product(range(seeds), arms):
         one = arm_recipe(recipe, arm, seed, size)
@@ -92,6 +93,11 @@ def check(recipe: Recipe, rules: Sequence[str]) -> None:
     recipe.check_single()
     if recipe.student is None:
         raise UserError("ablate trains students: add a table [student] to the recipe")
+    if OBJECTIVES[recipe.train.objective].pairs:
+        raise UserError(
+            f"ablate trains on equally many examples, and objective = {recipe.train.objective!r} learns from "
+            "those alone that have a rejected trace: set another train.objective"
+        )
     on = [name for name in recipe.filter.names if name not in recipe.filter.ignored]
     for rule in rules:
         if rule not in on:
@@ -120,12 +126,15 @@ def arm_recipe(recipe: Recipe, arm: str, seed: int, examples: int | None = None)
     return recipe.model_copy(update=changes)
 
 
-def equal_size(sizes: Mapping[str, int]) -> int:
-    """The number of examples that every training can have. Raises UserError if one has none."""
+def equal_size(sizes: Mapping[str, int], most: int | None = None) -> int:
+    """The number of examples that every training can have, at most `most`.
+
+    Raises UserError if one has none.
+    """
     for arm, size in sizes.items():
         if not size:
             raise UserError(f"ablate: {_arm_name(arm)} keeps no example to train on")
-    return min(sizes.values())
+    return min(sizes.values() if most is None else (most, *sizes.values()))
 
 
 def result(
@@ -141,7 +150,7 @@ def result(
     made_by = dict.fromkeys(engines.words_of(made) for run in opened.values() for made in _engines(run))
     return Ablation(
         run=recipe.run,
-        examples=equal_size(sizes),
+        examples=equal_size(sizes, recipe.select.max_examples),
         seeds=seeds,
         effects=tuple(effects),
         engines=tuple(made_by),

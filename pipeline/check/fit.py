@@ -5,8 +5,9 @@ Without a GPU, main memory counts. A size that cannot be found makes a requireme
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,16 +46,27 @@ def serving(stage: str, endpoint: Endpoint, facts: ModelFacts) -> Requirement:
         int(str(engine.get(f"{kind}_parallel_size", 1))) for kind in ("tensor", "pipeline", "data")
     )
     split = tensor * pipelined
-    length = int(str(engine.get("max_model_len", facts.context or 0)))
-    cache = length * (kv_cache.bytes_per_token(facts.config, engine) or 0)
-    detail = (
-        f"{facts.name}: {facts.weight_bytes / GB:.1f} GB of weights + {cache / GB:.1f} GB for the KV cache "
-        f"of one sequence of {length:,} tokens"
-    ) + (f", over {split} GPUs" if split > 1 else "")
+    length, per_token = _length(engine, facts), kv_cache.bytes_per_token(facts.config, engine)
+    cache = length * per_token if length and per_token else None
+    weights = f"{facts.name}: {facts.weight_bytes / GB:.1f} GB of weights"
+    if cache is None:
+        detail = f"{weights} + a KV cache of unknown size"
+    else:
+        detail = f"{weights} + {cache / GB:.1f} GB for the KV cache of one sequence of {length:,} tokens"
+    detail += f", over {split} GPUs" if split > 1 else ""
+    if changed := sorted(kv_cache.UNSUPPORTED & set(engine)):
+        detail += f"; vllm.{changed[0]} may change that"
     usable = float(str(engine.get("gpu_memory_utilization", kv_cache.UTILIZATION)))
     reserved = kv_cache.RESERVED if hardware.has_gpu() else 0
-    needed = (facts.weight_bytes + cache) / split + reserved
-    return _in_memory(Requirement(stage, what, "ok", detail), split * data, needed, needed, usable)
+    needed = (facts.weight_bytes + (cache or 0)) / split + reserved
+    least, most = reserved if changed else needed, math.inf if cache is None else needed
+    return _in_memory(Requirement(stage, what, "ok", detail), split * data, least, most, usable)
+
+
+def _length(engine: Mapping[str, Any], facts: ModelFacts) -> int | None:
+    """The tokens of one sequence; None where vLLM chooses them, or reads a number such as 32k."""
+    given = str(engine.get("max_model_len", facts.context))
+    return int(given) if given.isdecimal() else None
 
 
 def lengths(
@@ -71,6 +83,19 @@ def lengths(
     if facts.context and served > facts.context and "hf_overrides" not in engine:
         detail = f"vllm.max_model_len = {served}, but {facts.name} was made for {facts.context} tokens"
         yield Requirement(stage, "length", "missing", detail)
+
+
+def together(stage: str, endpoints: Sequence[Endpoint]) -> Iterator[Requirement]:
+    """Yields what is missing: room for servers that run at once, each of which begins with the first GPU."""
+    sharing = [each for each in endpoints if "CUDA_VISIBLE_DEVICES" not in each.env]
+    given = [_engine_arguments(each).get("gpu_memory_utilization") for each in sharing]
+    total = sum(kv_cache.UTILIZATION if share is None else float(str(share)) for share in given)
+    if hardware.has_gpu() and len(sharing) > 1 and total > 1:
+        detail = (
+            f"{len(sharing)} models are served at once and take {total:.2f} of the same GPUs' memory: give "
+            "each its own by env = { CUDA_VISIBLE_DEVICES = ... }, or lower vllm.gpu_memory_utilization"
+        )
+        yield Requirement(stage, "memory to serve together", "missing", detail)
 
 
 def training(

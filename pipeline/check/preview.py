@@ -160,7 +160,8 @@ def _lines(
     shares = sum(each.share or 0 for each in recipe.teacher)
     part = teacher.share / shares if teacher.share else 1
     requests = round(len(problems) * part) * recipe.generate.most_samples
-    enough = "at least " if len(problems) == READ else ""
+    more = len(problems) == READ  # there may be more, whose number is not known
+    enough, of_read = ("at least ", f" for the first {READ:,} problems") if more else ("", "")
     most = "up to " if recipe.generate.target_kept else ""
     number = f"{enough}{len(problems):,} problems, {most}{requests:,} samples"
     yield f"generate from {plain(teacher.display_name)}: {number}"
@@ -180,6 +181,7 @@ def _lines(
     yield (
         f"  about {requests * asked:,.0f} prompt tokens and {bound}{requests * said:,.0f} completion tokens; "
         + (f"{bound}{money(cost)} to pay" if cost is not None else "no price is set")
+        + of_read
     )
     if not traces:
         yield "  `retort check RECIPE --samples 5` asks for some, and estimates from their lengths"

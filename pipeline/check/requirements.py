@@ -16,13 +16,14 @@ import prompts
 from pipeline import hardware
 from pipeline.check import fit
 from pipeline.check.fit import GB, Requirement
+from pipeline.compress import recovery
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint, Student
 from pipeline.engine.changed_settings import check_settings, is_current
 from pipeline.engine.progress import say
 from pipeline.errors import UserError
 from pipeline.inference import endpoint, model_files
-from pipeline.inference.pruning import pruning_of
+from pipeline.inference.pruning import Pruning, pruning_of
 from pipeline.publish.target import Target, check_writable
 from pipeline.publish.upload import check_access
 from pipeline.report import build as report
@@ -146,7 +147,8 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirem
     }
     serving = next((name for name, asks in asking.items() if asks), None)
     served = [teacher for teacher in recipe.teacher if teacher.serve] if serving else []
-    student = recipe.student if {"train", "evaluate"} & set(todo) else None
+    recovering = "compress" in todo and recipe.compress.recovery is not None
+    student = recipe.student if recovering or {"train", "evaluate"} & set(todo) else None
     scoring = objectives.teachers(recipe) if student and "train" in todo else ()
     names = [teacher.model for teacher in served] + [teacher.model for teacher in scoring]
     queries = [ModelQuery(name=name, model=model_files.resolve(name, say)) for name in names]
@@ -157,14 +159,19 @@ def _models(recipe: Recipe, run_dir: Path, todo: list[str]) -> Iterator[Requirem
     for teacher, known in zip(served, facts, strict=False):
         assert serving is not None
         yield from _usable(serving, known)
-        most = (recipe.generate if serving == "generate" else recipe.evaluate).max_tokens
-        yield from fit.lengths(serving, teacher, known, most, f"{serving}.max_tokens")
+        for name, table in (("generate", recipe.generate), ("evaluate", recipe.evaluate)):
+            if asking[name]:
+                yield from fit.lengths(name, teacher, known, table.max_tokens, f"{name}.max_tokens")
         yield _serving(recipe, serving, teacher, known)
+    if serving == "generate" and not recipe.ray.generate.gpus:  # evaluate serves one after the other
+        yield from fit.together(serving, served)
     for known in facts[len(served) : len(served) + len(scoring)]:
         yield from _usable("train", known)
     if student:
         others = [known.parameters or 0 for known in facts[len(served) : -1]]
         yield from _student(recipe, student, run_dir, facts[-1], others, "train" in todo)
+        if recovering:
+            yield _recovery(recipe, facts[-1], pruning_of(student))
 
 
 def _student(
@@ -184,6 +191,13 @@ def _student(
             yield fit.disk(run_dir, shape.parameters, recipe.train)
     yield from fit.lengths("evaluate", student, known, recipe.evaluate.max_tokens, "evaluate.max_tokens")
     yield _serving(recipe, "evaluate", student, known)
+
+
+def _recovery(recipe: Recipe, known: ModelFacts, pruning: Pruning | None) -> Requirement:
+    """Whether the training of compress.recovery fits: of all weights, next to the whole student."""
+    train, shape = recovery.as_trained(recipe).train, known.shape(pruning)
+    found = fit.training(train, in_bf16(train), known, pruning, [shape.parameters] if shape else [])
+    return replace(found, stage="compress", what="memory to recover")
 
 
 def _serving(recipe: Recipe, stage: str, endpoint: Endpoint, known: ModelFacts) -> Requirement:

@@ -7,7 +7,11 @@ export RETORT_KIND="${RETORT_KIND:-gpu}"                 # a node with failed GP
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"    # srun does not take it from the job by itself
 retort=("${RETORT:-$program}" --runs "$runs")
 nodes=${SLURM_JOB_NUM_NODES:-1}
-if [ "$nodes" -gt 1 ]; then recipe+=("train.accelerate.num_processes=$((nodes * gpus))"); fi
+of_one_node=("${recipe[@]}")
+if [ "$nodes" -gt 1 ]; then
+    recipe+=("train.accelerate.num_processes=$((nodes * gpus))")
+    of_one_node+=("train.accelerate.num_processes=$gpus")
+fi
 
 on_one_node() { srun --nodes=1 --ntasks=1 "${retort[@]}" "$@"; }
 
@@ -34,11 +38,12 @@ run_stage() {
             return
         elif [ "$nodes" -gt 1 ]; then
             share_of_nodes "$1" || code=$?
-            if [ "$code" -ne 0 ] && [ "$code" -ne 3 ]; then return "$code"; fi
+            case "$code" in 0 | 3 | 137) ;; *) return "$code" ;; esac
         fi
         on_one_node "$1" "${recipe[@]}" # finishes the stage
         ;;
     train) srun --kill-on-bad-exit=1 "${retort[@]}" train "${recipe[@]}" ;;
+    compress) on_one_node compress "${of_one_node[@]}" ;; # its recovery trains on one node
     *) on_one_node "$1" "${recipe[@]}" ;;
     esac
 }
@@ -49,10 +54,11 @@ for stage in "${stages[@]}"; do
     [ "$code" -eq 0 ] || break
 done
 
-# 130 and 143: stopped before the time limit. 3: some items failed, or a node; the same command goes on.
+# 130 and 143: stopped before the time limit. 3: some items failed, or a node. 137: killed for lack of memory, or
+# with its node. The same command goes on.
 restarts=${SLURM_RESTART_COUNT:-0}
 case "$code" in
-3 | 130 | 143)
+3 | 130 | 137 | 143)
     if [ "$restarts" -lt "${RETORT_MOST_RESTARTS:-50}" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
         echo "exit code $code: back into the queue (restart $((restarts + 1)))" >&2
         scontrol requeue "$SLURM_JOB_ID"

@@ -17,7 +17,7 @@ from pipeline.config.compress import Recovery
 from pipeline.config.train import KDTeacher, LogitKD, Train
 from pipeline.engine.atomic_files import write_atomic
 from pipeline.engine.stage import Job
-from pipeline.errors import UserError
+from pipeline.errors import UserError, user_error
 from pipeline.model_rows import Recovered
 from pipeline.select.spaced import chosen
 from pipeline.train import comparison, launcher
@@ -27,13 +27,24 @@ from pipeline.train.job import TrainJob, read_steps
 
 NAME = "recovery"  # of its folder and logs
 MEASURED = 128  # examples
+_MADE_FROM = "made_from.json"
 
 
 def check(recipe: Recipe) -> None:
     """Raises UserError where the student cannot be trained here."""
-    training.check_environment(recipe)
+    with user_error("compress.recovery", UserError):
+        training.check_environment(as_trained(recipe))
     if launcher.placement(recipe.train.accelerate).count > 1:
         raise UserError("compress.recovery trains on one machine: run `retort compress` on one, without srun")
+
+
+def as_trained(recipe: Recipe) -> Recipe:
+    """The recipe as if its own training were that of the recovery, next to the whole student."""
+    assert recipe.student is not None, "only a student is compressed"
+    assert recipe.compress.recovery is not None, "asked only where there is one"
+    train = _train(recipe.train, recipe.compress.recovery)
+    beside = LogitKD(teachers=(KDTeacher(model=recipe.student.model),))
+    return recipe.model_copy(update={"train": train.model_copy(update={"logit_kd": beside})})
 
 
 def recover(job: Job, settings: Recovery, export: Path) -> Recovered:
@@ -63,15 +74,28 @@ def recover(job: Job, settings: Recovery, export: Path) -> Recovered:
     return found
 
 
+def goes_on(job: Job) -> bool:
+    """Whether a training was stopped here, whose export is whole and need not be made again."""
+    folder = job.output.folder / NAME
+    return _is_of(folder, job) and not (folder / "model").exists()
+
+
+def _is_of(folder: Path, job: Job) -> bool:
+    """Whether the folder is that of a recovery of this student, with these settings."""
+    made_from = folder / _MADE_FROM
+    return made_from.is_file() and made_from.read_bytes() == _wanted(job)
+
+
+def _wanted(job: Job) -> bytes:
+    return json.dumps(exports.made_from_job(job, "w4a16")).encode()
+
+
 def _clear_unless(folder: Path, job: Job) -> None:
     """Empties the folder of a killed recovery of another student or of other settings."""
-    wanted = json.dumps(exports.made_from_job(job, "w4a16")).encode()
-    made_from = folder / "made_from.json"
-    if made_from.is_file() and made_from.read_bytes() == wanted:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_atomic(made_from, wanted)
+    if not _is_of(folder, job):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_atomic(folder / _MADE_FROM, _wanted(job))
 
 
 def _train(table: Train, settings: Recovery) -> Train:

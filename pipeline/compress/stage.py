@@ -111,17 +111,9 @@ def _reference(job: Job, tools: Tools) -> Reference:
 def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> CompressedModel:
     """Makes an export in SCHEME.part, checks it, renames the folder, and returns its row."""
     final = export_folder(job.run_dir, scheme)
-    part = final.with_name(f"{final.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    job.say(f"making {scheme} (log: {job.logs}/compress-{scheme}.log)")
-    counts = tools.run(SCHEMES[scheme].tool, scheme, _tool_job(job, scheme, part, tools), f"making {scheme}")
-    student = model_folder(job.run_dir)
-    if SCHEMES[scheme].format != "gguf":
-        export_files.copy_tokenizer(student, part)
-    # llm-compressor writes weights that only their owner can read
-    for path in filter(Path.is_file, part.rglob("*")):
-        shutil.copymode(student / "config.json", path)
+    part, student = final.with_name(f"{final.name}.part"), model_folder(job.run_dir)
+    made = tools.result(scheme) if scheme == "w4a16" and part.is_dir() and recovery.goes_on(job) else None
+    counts = made or _written(job, scheme, part, tools)
     wanted = job.recipe.compress.recovery if scheme == "w4a16" else None
     recovered = recovery.recover(job, wanted, part) if wanted else None
     _refuse(scheme, export_files.faults(SCHEMES[scheme].format, part, student), part)
@@ -134,6 +126,21 @@ def _make(job: Job, scheme: SchemeName, tools: Tools, reference: Reference) -> C
     row = row.model_copy(update={"recovered": recovered})
     exports.finish(part, final, Export(made_from=exports.made_from_job(job, scheme), row=row))
     return row
+
+
+def _written(job: Job, scheme: SchemeName, part: Path, tools: Tools) -> dict[str, Any]:
+    """Writes an export with the student's tokenizer; returns the result of the tool."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    job.say(f"making {scheme} (log: {job.logs}/compress-{scheme}.log)")
+    counts = tools.run(SCHEMES[scheme].tool, scheme, _tool_job(job, scheme, part, tools), f"making {scheme}")
+    student = model_folder(job.run_dir)
+    if SCHEMES[scheme].format != "gguf":
+        export_files.copy_tokenizer(student, part)
+    # llm-compressor writes weights that only their owner can read
+    for path in filter(Path.is_file, part.rglob("*")):
+        shutil.copymode(student / "config.json", path)
+    return counts
 
 
 def _tool_job(job: Job, scheme: SchemeName, part: Path, tools: Tools) -> dict[str, Any]:

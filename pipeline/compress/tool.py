@@ -27,7 +27,7 @@ class Tools:
 
         Raises Stopped, with the last line that the script wrote, if it fails.
         """
-        result = self.jobs / f"{name}.result.json"
+        result = self._result(name)
         result.unlink(missing_ok=True)
         file = self.jobs / f"{name}.json"
         self.jobs.mkdir(parents=True, exist_ok=True)
@@ -41,6 +41,15 @@ class Tools:
                 raise Stopped(f"{doing} failed: {why} (log: {log})")
         found: dict[str, Any] = json.loads(result.read_bytes())
         return found
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """The result of the last run of this name; None if it did not end well."""
+        file = self._result(name)
+        found: dict[str, Any] | None = json.loads(file.read_bytes()) if file.is_file() else None
+        return found
+
+    def _result(self, name: str) -> Path:
+        return self.jobs / f"{name}.result.json"
 
 
 def environment() -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
@@ -25,6 +25,17 @@ class RecipeTable(BaseModel):
     """A frozen table that refuses unknown keys. The string under a field is the field's description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, given: Any) -> Any:
+        """Turns true and false into text where a number belongs, since pydantic would read true as 1."""
+        if not isinstance(given, dict):
+            return given
+        kinds = {name: types_in(field.annotation) for name, field in cls.model_fields.items()}
+        numbers = {name for name, kind in kinds.items() if kind <= {int, float, type(None)}}
+        wrong = {n: str(v).lower() for n, v in given.items() if n in numbers and isinstance(v, bool)}
+        return given | wrong
 
 
 class SamplingSettings(RecipeTable):
@@ -47,6 +58,14 @@ def tables_in(annotation: Any) -> list[type[RecipeTable]]:
     if isinstance(annotation, type) and issubclass(annotation, RecipeTable):
         return [annotation]
     return [table for part in get_args(annotation) for table in tables_in(part)]
+
+
+def types_in(annotation: Any) -> set[Any]:
+    """Returns the types that a setting may have, without what limits them."""
+    if get_origin(annotation) is Annotated:
+        return types_in(get_args(annotation)[0])
+    parts = get_args(annotation)
+    return set().union(*map(types_in, parts)) if parts else {annotation}
 
 
 def in_identity(field: FieldInfo) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -31,17 +32,24 @@ def execute(stage: Stage, recipe: Recipe, run_dir: Path, options: Options = NO_O
         _prepare_input(stage, given, recipe, run_dir, options)
     job = Job(stage, recipe, run_dir, options)
     try:
-        with job.output.lock(shared=options.part is not None):
-            record = run_records.recipe_record(job) if stage.name in TABLES else None
-            claim(job, manifest_of(job))
-            if record is not None:
-                run_records.write_recipe(run_dir, record)
+        # What other settings made can be set aside while no other part is at work
+        whole = replace(job, options=replace(options, part=None))
+        with job.output.lock(shared=options.part is not None, first=functools.partial(_claim, whole)):
+            _claim(job)
             if job.output.complete:
                 say(f"{stage.name}: done already, {_counted(job.output)}")
                 return DONE
             return _run(job)
     except (OSError, MemoryError) as e:
         raise of_system(e, f"{run_dir}/{stage.name}") from e
+
+
+def _claim(job: Job) -> None:
+    """Makes the stage's folder that of the job, and records its recipe unless the stage is nested."""
+    record = run_records.recipe_record(job) if job.stage.name in TABLES else None
+    claim(job, manifest_of(job))
+    if record is not None:
+        run_records.write_recipe(job.run_dir, record)
 
 
 def complete(stage: Stage, job: Job) -> Output:

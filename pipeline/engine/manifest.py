@@ -75,12 +75,17 @@ def settings_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     Files of a local model that one of them does not know, since they are gone, are no difference.
     """
     old, new = flat(before), flat(now)
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    keys = [key for key in {**old, **new} if not _same(old.get(key), new.get(key))]
     keys = [key for key in keys if not (key.endswith(MODEL_FILES) and None in (old.get(key), new.get(key)))]
     if not keys:
         return ""
     first = f"{keys[0]}: {shown(old.get(keys[0]))} -> {shown(new.get(keys[0]))}"
     return first + (f" (and {len(keys) - 1} more)" if len(keys) > 1 else "")
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two settings are equal; in Python 1 == True, while a server may read them in another way."""
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
 
 def shown(value: Any) -> str:

@@ -48,7 +48,7 @@ def results_before(run_dir: Path) -> dict[str, Output]:
         chosen = now
         if name in read:
             chosen = next((each for each in (now, *aside) if _content_id(each) == read[name]), now)
-        elif not _is_outdated(now, run_dir):
+        elif not is_outdated(now, run_dir):
             if not aside:
                 continue
             chosen = aside[0]
@@ -62,12 +62,12 @@ def _content_id(output: Output) -> str | None:
     return manifest.content_id if manifest else None
 
 
-def _is_outdated(output: Output, run_dir: Path) -> bool:
-    """Whether an input of the result has changed since."""
+def is_outdated(output: Output, run_dir: Path) -> bool:
+    """Whether an input of the result has changed since. One whose folder is gone counts as unchanged."""
     manifest = output.manifest()
     inputs = manifest.inputs if manifest else {}
     now = {name: Output(run_dir / name, layout.ROWS[name]) for name in inputs.keys() & layout.ROWS.keys()}
-    return any(_content_id(each) != inputs[name] for name, each in now.items())
+    return any(_content_id(each) not in (None, inputs[name]) for name, each in now.items())
 
 
 def set_aside(stage: Stage, run_dir: Path) -> Path | None:

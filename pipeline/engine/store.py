@@ -11,7 +11,7 @@ import hashlib
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -139,16 +139,19 @@ class Output:
         return Counts(*(sum(getattr(c, f) for c in each) for f in ("rows", "failed", "shards", "sealed")))
 
     @contextmanager
-    def lock(self, shared: bool = False) -> Iterator[None]:
+    def lock(self, shared: bool = False, first: Callable[[], object] | None = None) -> Iterator[None]:
         """Locks the folder against other processes; the system unlocks it however this process ends.
 
         shared: for a worker that has a share of the shards. Workers lock the folder at the same time, but not
             while a process holds it alone.
+        first: called by a worker that finds no other at work, before any other can begin.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a+") as file:
             alone = atomic_files.lock(file, fcntl.LOCK_EX, attempts=1 if shared else 5)
-            locked = atomic_files.lock(file, fcntl.LOCK_SH, attempts=5) if shared else alone
+            if shared and alone and first is not None:
+                first()
+            locked = atomic_files.lock(file, fcntl.LOCK_SH, attempts=100) if shared else alone
             if locked is None:
                 say(f"{self.folder}: this file system has no locks; run no other command on it meanwhile")
             elif not locked:

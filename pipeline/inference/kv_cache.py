@@ -13,8 +13,8 @@ UTILIZATION = 0.92  # vLLM 0.32's default share of a GPU's memory
 RESERVED = 4e9  # bytes per GPU for activations and CUDA graphs: an assumption, vLLM measures them
 PROMPT_TOKENS = 500  # an assumption
 # Arguments that change the size of weights or cache in ways not computed here.
-_UNSUPPORTED = {"cpu_offload_gb", "enable_expert_parallel", "num_gpu_blocks_override", "quantization"}
-_UNSUPPORTED |= {"decode_context_parallel_size", "kv_offloading_size", "speculative_config"}
+UNSUPPORTED = {"cpu_offload_gb", "enable_expert_parallel", "num_gpu_blocks_override", "quantization"}
+UNSUPPORTED |= {"decode_context_parallel_size", "kv_offloading_size", "speculative_config"}
 WIDTHS = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}  # bytes per number
 _OTHER_LAYERS = ("kv_lora_rank", "layers_block_type", "hybrid_override_pattern", "mamba_d_state")
 
@@ -47,7 +47,7 @@ def capacity(config: Mapping[str, Any], weights: int, memory: int, engine: Mappi
     if there are fewer heads than GPUs (vLLM's ModelConfig.get_num_kv_heads).
     """
     per_token = bytes_per_token(config, engine)
-    if per_token is None or _UNSUPPORTED & set(engine) or engine.get("dtype") in ("float", "float32"):
+    if per_token is None or UNSUPPORTED & set(engine) or engine.get("dtype") in ("float", "float32"):
         return None
     split = int(engine.get("tensor_parallel_size", 1))
     heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
@@ -55,6 +55,8 @@ def capacity(config: Mapping[str, Any], weights: int, memory: int, engine: Mappi
     share = float(engine.get("gpu_memory_utilization", UTILIZATION))
     free = gpus * (memory * share - RESERVED) - weights
     if cache := engine.get("kv_cache_memory_bytes"):
+        if not str(cache).isdecimal():  # such as 25G, which vLLM reads
+            return None
         free = gpus * int(cache)
     tokens = int(free / (per_token * max(1, split // heads)))
     return tokens if tokens > 0 else None

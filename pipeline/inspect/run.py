@@ -183,16 +183,17 @@ class Run:
         return found
 
     def state(self, stage: str) -> str:
-        """Returns running, complete, partial, unfinished or not started.
+        """Returns running, complete, partial, outdated, unfinished or not started.
 
-        Partial is a stage that was sealed with --partial, or made from one.
+        Partial is one that was sealed with --partial, or made from one; outdated, one whose inputs changed.
         """
         output = self.output(stage)
         if output.busy:
             return "running"
         manifest = output.manifest()
         if output.complete:
-            return "partial" if manifest and manifest.partial else "complete"
+            outdated = not self._before and previous.is_outdated(output, self.path)
+            return "partial" if manifest and manifest.partial else "outdated" if outdated else "complete"
         return "not started" if manifest is None else "unfinished"
 
     def partial(self, stage: str) -> dict[str, int]:

@@ -57,7 +57,7 @@ class Runs(Row):
 
 class StageLine(Row):
     stage: str
-    state: str  # running, complete, partial, unfinished, not started
+    state: str  # running, complete, partial, outdated, unfinished, not started
     rows: int
     failed: int
     shards: int

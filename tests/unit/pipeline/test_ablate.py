@@ -109,8 +109,16 @@ def test_an_ignored_rule_must_be_on() -> None:
 
 def test_all_trainings_are_as_large_as_the_smallest() -> None:
     assert equal_size({ALL: 70, "correct": 100}) == 70
+    assert equal_size({ALL: 70, "correct": 100}, 100) == 70
+    assert equal_size({ALL: 70, "correct": 100}, 50) == 50  # select.max_examples of the recipe
     with pytest.raises(UserError, match="without-finished keeps no example"):
         equal_size({ALL: 70, "finished": 0})
+
+
+def test_an_objective_that_learns_from_pairs_is_refused() -> None:
+    given = recipe(train={"objective": "dpo"}, select={"rejected": True})
+    with pytest.raises(UserError, match="objective = 'dpo' learns from those alone that have a rejected"):
+        check(given, ("correct",))
 
 
 def test_the_students_are_compared_problem_by_problem_over_seeds(

@@ -63,10 +63,46 @@ def test_weights_and_one_sequence_must_fit_into_each_engine(gpus: Any, engine: A
     assert "65.5 GB of weights" in requirement.detail
 
 
+def test_models_that_are_served_at_once_must_share_the_gpus(gpus: Any) -> None:
+    own = teacher().model_copy(update={"env": {"CUDA_VISIBLE_DEVICES": "1"}})
+    third = teacher(gpu_memory_utilization=0.3)
+    assert not list(fit.together("generate", [teacher(), teacher()]))  # without a GPU
+    gpus(2, 80)
+    [missing] = fit.together("generate", [teacher(), teacher()])
+    assert (missing.state, "take 1.84 of" in missing.detail) == ("missing", True)
+    for fits in ([teacher()], [teacher(), own], [third, third, third]):
+        assert not list(fit.together("generate", fits))
+
+
 def test_a_model_of_unknown_size_is_unknown_and_not_missing(gpus: Any) -> None:
     gpus(1, 24)
     assert fit.serving("generate", teacher(), ModelFacts(name="x")).state == "unknown"
     assert fit.training(Train(), True, ModelFacts(name="x"), None, ()).state == "unknown"
+
+
+@pytest.mark.parametrize("length", ["32k", "auto", -1])
+def test_a_length_that_vllm_reads_or_chooses_leaves_the_cache_unknown(gpus: Any, length: str | int) -> None:
+    gpus(1, 80)
+    requirement = fit.serving("generate", teacher(max_model_len=length), QWEN3_32B)
+    assert (requirement.state, "a KV cache of unknown size" in requirement.detail) == ("unknown", True)
+
+
+def test_a_cache_that_is_not_computed_is_not_called_empty(gpus: Any) -> None:
+    latent = QWEN3_32B.model_copy(update={"config": QWEN3_32B.config | {"kv_lora_rank": 512}})
+    gpus(1, 80)
+    requirement = fit.serving("generate", teacher(), latent)
+    assert (requirement.state, " 0.0 GB" in requirement.detail) == ("unknown", False)
+    gpus(1, 24)
+    assert fit.serving("generate", teacher(), latent).state == "missing"  # the weights alone do not fit
+
+
+def test_weights_that_vllm_makes_smaller_are_not_called_too_large(gpus: Any) -> None:
+    gpus(1, 48)
+    assert fit.serving("generate", teacher(max_model_len=8192), QWEN3_32B).state == "missing"
+    requirement = fit.serving("generate", teacher(max_model_len=8192, quantization="fp8"), QWEN3_32B)
+    assert (requirement.state, "vllm.quantization" in requirement.detail) == ("unknown", True)
+    two = fit.serving("generate", teacher(tensor_parallel_size=2, quantization="fp8"), QWEN3_32B)
+    assert "2 GPUs are needed, 1 are here" in two.detail
 
 
 def test_without_a_gpu_main_memory_must_hold_the_model() -> None:

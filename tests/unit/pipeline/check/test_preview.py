@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
+from pipeline.check import preview
 from pipeline.check.preview import _problems
 from pipeline.cli.main import cli
 from pipeline.config.load import parse_recipe
@@ -11,6 +13,7 @@ from pipeline.engine.execute import execute
 from pipeline.ingest.stage import INGEST
 from tests.conftest import StartFakeServer
 from tests.e2e.runs import SAMPLES, write_recipe
+from tests.small_run import write_run
 
 PRICES = ("teacher.price_per_mtok_in=1", "teacher.price_per_mtok_out=2", "generate.max_tokens=1000")
 
@@ -45,6 +48,19 @@ def test_the_first_request_and_upper_bounds_are_printed_and_nothing_is_asked(
     assert f"30 problems, {30 * SAMPLES} samples" in printed
     assert f"at most {30 * SAMPLES * 1000:,} completion tokens; at most 0.2" in printed
     assert server.stats()["requests"] == 0
+
+
+def test_bounds_of_the_problems_that_were_read_are_not_called_those_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "small")
+    problems = list(run.problems)
+    [all_of_them] = list(preview._lines(run.recipe, run.recipe.teacher[0], problems, ()))[1:2]
+    assert "first" not in all_of_them
+    monkeypatch.setattr(preview, "READ", len(problems))
+    first, costs, _ = preview._lines(run.recipe, run.recipe.teacher[0], problems, ())
+    assert "at least 12 problems" in first
+    assert costs.endswith(" to pay for the first 12 problems")
 
 
 def test_samples_are_asked_for_and_give_an_estimate_but_leave_no_run(

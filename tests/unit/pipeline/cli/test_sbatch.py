@@ -109,8 +109,17 @@ def test_the_shards_that_a_node_failed_are_left_to_the_command_that_finishes(tmp
     fails = 'case "$*" in *0/2) exit 3 ;; esac'
     code, words = run(tmp_path, "generate", nodes=2, retort=fails)
     assert (code, words[-1]) == (0, "generate student.model=x y train.accelerate.num_processes=8")
+    code, words = run(tmp_path, "generate", nodes=2, retort=fails.replace("exit 3", "exit 137"))
+    assert (code, words[-1]) == (0, "generate student.model=x y train.accelerate.num_processes=8")
     code, words = run(tmp_path, "generate", nodes=2, retort='case "$*" in *0/2) exit 130 ;; esac')
     assert (code, words[-1]) == (0, "scontrol requeue 7")
+
+
+def test_the_recovery_of_compress_trains_with_the_gpus_of_one_node(tmp_path: Path) -> None:
+    _, words = run(tmp_path, "compress", nodes=2)
+    assert words[-1] == "compress student.model=x y train.accelerate.num_processes=4"
+    _, words = run(tmp_path, "compress")
+    assert words[-1] == "compress student.model=x y"
 
 
 def test_a_task_of_an_array_does_its_share_alone(tmp_path: Path) -> None:
@@ -120,7 +129,8 @@ def test_a_task_of_an_array_does_its_share_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "again"), [(0, False), (1, False), (2, False), (3, True), (130, True), (143, True)]
+    ("code", "again"),
+    [(0, False), (1, False), (2, False), (3, True), (130, True), (137, True), (143, True)],
 )
 def test_the_exit_code_decides_whether_the_job_is_requeued(tmp_path: Path, code: int, again: bool) -> None:
     found, words = run(tmp_path, "select", "evaluate", retort=f"exit {code}")

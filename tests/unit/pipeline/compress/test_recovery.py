@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.compress import recovery
+from pipeline.compress import recovery, stage
 from pipeline.compress.stage import COMPRESS
 from pipeline.config.compress import Recovery
 from pipeline.engine.changed_settings import manifest_of
@@ -103,3 +103,28 @@ def test_a_killed_recovery_goes_on_unless_its_settings_changed(tmp_path: Path, c
         if job is first:
             (folder / "model" / "of-the-first").touch()
     assert (folder / "model" / "of-the-first").exists() != changed
+
+
+def test_a_stopped_recovery_goes_on_with_the_export_that_it_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = standin.interpreter(tmp_path / "tools")
+    job = standin.job(tmp_path / "run", python, schemes=["w4a16"], recovery={})
+    job.output.save(manifest_of(job))
+    tools, folder = stage._tools(job), job.output.folder / "recovery"
+    reference = stage._reference(job, tools)
+
+    def stopped(*_: Any) -> None:
+        recovery._clear_unless(folder, job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recovery, "recover", stopped)
+
+    def quantized_in_all() -> int:
+        with pytest.raises(KeyboardInterrupt):
+            stage._make(job, "w4a16", tools, reference)
+        return standin.calls(tmp_path / "tools").count("quantize w4a16")
+
+    assert [quantized_in_all(), quantized_in_all()] == [1, 1]
+    (folder / "model").mkdir()  # it may have been copied into the export in part
+    assert quantized_in_all() == 2

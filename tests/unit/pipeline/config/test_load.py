@@ -76,6 +76,9 @@ def test_an_unknown_answer_setting_suggests_the_reference(tmp_path: Path) -> Non
     [
         ("generate.samples=many", "generate.samples: must be a whole number (found 'many')"),
         ("generate.samples=0", "generate.samples: must be greater than 0 (found 0)"),
+        ("generate.samples=true", "generate.samples: must be a whole number (found 'true')"),
+        ("ingest.held_out=true", "ingest.held_out: must be a number (found 'true')"),
+        ("train.seed=false", "train.seed: must be a whole number (found 'false')"),
         ("train.objective=rl", "must be 'sft', 'topk_kd', 'logit_kd', 'on_policy', 'redi' or 'dpo' (found"),
         ("teacher.base_url=5", "teacher.base_url: must be text or a list (found 5)"),
         ("run=../x", "run: must have only letters, digits, dots, hyphens and underscores"),

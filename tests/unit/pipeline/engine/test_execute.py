@@ -220,6 +220,18 @@ def test_paid_rows_survive_an_interrupted_move(tmp_path: Path, moved: int, seed:
     assert [[row.id for row in output.rows()] for output in before] == [["paid-1", "paid-1"]] * (seed - 1)
 
 
+def test_the_first_part_sets_aside_what_other_settings_made(tmp_path: Path) -> None:
+    stage = replace(PAID, shards=("a", "b"), contradiction=lambda found, wanted: "")
+    execute(stage, recipe(1), tmp_path)
+    for part in range(2):
+        assert execute(stage, recipe(2), tmp_path, Options(part=(part, 2))) == DONE
+    assert rows(stage, tmp_path) == ["paid-2", "paid-2"]
+    [before] = previous.earlier_outputs(tmp_path, PAID.name, PAID.row)
+    assert [row.id for row in before.rows()] == ["paid-1", "paid-1"]
+    with stage.output(tmp_path).lock(shared=True), pytest.raises(UserError, match="once without --part"):
+        execute(stage, recipe(3), tmp_path, Options(part=(0, 2)))
+
+
 def test_parts_share_the_shards_and_the_last_one_finishes(tmp_path: Path) -> None:
     stage = replace(FREE, shards=tuple(f"shard-{i}" for i in range(5)))
     assert execute(stage, recipe(), tmp_path, Options(part=(0, 2))) == DONE

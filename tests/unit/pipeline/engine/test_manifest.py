@@ -23,3 +23,8 @@ def test_a_model_whose_files_are_unknown_is_no_other_model(
     before: dict[str, Any], now: dict[str, Any], what: str
 ) -> None:
     assert settings_difference(before, now) == what
+
+
+def test_true_is_another_setting_than_1() -> None:
+    assert settings_difference({"x": 1}, {"x": True}) == "x: 1 -> true"
+    assert settings_difference({"x": 1}, {"x": 1.0}) == ""

@@ -63,6 +63,19 @@ def test_a_run_is_opened_by_its_name_in_data_runs(tmp_path: Path, monkeypatch: p
         open_run("nome")
 
 
+def test_a_stage_whose_input_has_changed_is_outdated(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "small")
+    output, sampled = run.output("filter"), run.output("generate").manifest()
+    assert sampled is not None
+    found = output.manifest()
+    assert found is not None
+    output.save(found.model_copy(update={"inputs": {"generate": sampled.content_id}}))
+    assert run.state("filter") == "complete"
+    grown = sampled.model_copy(update={"settings": sampled.settings | {"samples": SAMPLES + 1}})
+    run.output("generate").save(grown)
+    assert (run.state("generate"), run.state("filter")) == ("complete", "outdated")
+
+
 def test_the_public_names_are_listed_before_they_are_loaded() -> None:
     assert {"open_run", "run_recipe", "run_stage", "Run", "Trace"} <= set(dir(pipeline))
 
