@@ -139,7 +139,11 @@ should have been | misread | mistaken | there is a mistake | there was a mistake
 there was an error | some say | some think | others say | others think | many say | many think
 people say | people think | the real answer | the true answer
 """
-_ANOTHER = re.compile(rf"(?:\A|[.!?\n—–-]\s*)[\s}}$)*.]*no\b|{any_phrase(_TURNS)}", re.IGNORECASE)  # noqa: RUF001
+_ANOTHER = re.compile(
+    r"(?:\A|[.!?\n—–-]\s*)[\s}$)*.]*no\b"  # noqa: RUF001
+    rf"|(?!instead\sof\b|rather\sthan\b){any_phrase(_TURNS)}(?P<to>[\s$\\(*:]*)",
+    re.IGNORECASE,
+)
 _VALUE = re.compile(
     r"\d|\b(?:true|false|yes|no|[B-J])\b(?!['’])|\\boxed"  # noqa: RUF001
     r"|\b(?:it|answer|that|this|choose|option)(?:['’]s| is| should be)\b",  # noqa: RUF001
@@ -228,8 +232,15 @@ def is_retracted(stated: Statement) -> bool:
     """Whether the text after a statement retracts it or turns to another value."""
     if _RETRACTION.search(stated.after):
         return True
-    turn = _ANOTHER.search(stated.after)
+    turns = (t for t in _ANOTHER.finditer(stated.after) if not _turns_to_itself(t, stated))
+    turn = next(turns, None)
     if turn is None:
         return False
     rest = stated.after[turn.end() :].replace(stated.text, " ")
     return bool(_VALUE.search(rest) or (stated.text.replace(" ", "").isalpha() and re.search(r"\w", rest)))
+
+
+def _turns_to_itself(turn: re.Match[str], stated: Statement) -> bool:
+    """Whether a turn is a check of the same value: "the sum should be 14", after 14."""
+    same = re.compile(rf"{re.escape(stated.text)}[\s$)}}*]*(?:[.,;!✓✔](?!\w)|\Z)")
+    return turn["to"] is not None and same.match(stated.after, turn.end()) is not None

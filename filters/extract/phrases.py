@@ -26,6 +26,7 @@ _WORDS: dict[str, str] = {
     r"(?:[ \t]+(?:clearly|simply|therefore|thus|then|just|exactly)\b)?|%s)",
     "ans": r"%s",
     "choice": r"[ \t]+is\b|%s",
+    **dict.fromkeys(("correct option", "right option", "best option"), r"[ \t]+(?:is|would be|must be)\b|%s"),
     "antwort": r"[ \t]+(?:ist|lautet|wäre)\b|%s",
     "ergebnis": r"[ \t]+(?:ist|lautet|beträgt)\b|%s",
     "lösung": r"[ \t]+(?:ist|lautet|beträgt)\b|%s",
@@ -50,6 +51,10 @@ _WORDS: dict[str, str] = {
     "उत्तर": r"[ \t]+है|%s",
     "الإجابة": r"[ \t]+هي|%s",
     "الجواب": r"[ \t]+هو|%s",
+    "উত্তর": r"[ \t]+(?:হল|হলো|হচ্ছে)|%s",
+    "సమాధానం": r"%s",
+    "คำตอบ": r"(?:สุดท้าย)?[ \t]*คือ|%s",
+    "jibu": r"[ \t]+ni\b|%s",
     # The end of a GSM8K solution, but not a heading such as "#### 2. Result".
     "####": r"(?![ \t]*\d{1,2}[.)][ \t]+[A-Za-z*])(?:(?=[ \t]*[-+$\\(\d\[])|(?=[^\n]*\s*\Z))",
 }

@@ -5,6 +5,7 @@ A value is a number of any library, or a matrix: a tuple of rows.
 
 from __future__ import annotations
 
+import math
 import zlib
 from fractions import Fraction
 from typing import Any
@@ -95,7 +96,10 @@ class Evaluation:
         else:
             result = self._operate(op, [self.value(part) for part in arguments])
         if not isinstance(result, tuple):
-            self.largest = max(self.largest, float(abs(result)))
+            size = float(abs(result))
+            if not math.isfinite(size):  # cmath.log(0, 2) and products of complex numbers raise nothing
+                raise OverflowError("an infinite value")
+            self.largest = max(self.largest, size)
         return result
 
     def _variable(self, name: str) -> Any:

@@ -67,14 +67,16 @@ def compare(reference: str, answer: str, policy: Policy) -> Decision:
         return Decision(None, comparison.layer, "refused")
     except Undecided as e:
         spelling = str.casefold if _FORMULA.search(reference + answer) else normalize_words
-        is_text = _WORD.search(reference) and str(e) != "units_differ"  # the case of mHz matters
+        is_text = _WORD.search(reference) and not _SYMBOL.search(reference + answer)
+        is_text = is_text and str(e) != "units_differ"  # the case of mHz matters
         if is_text and strip_spaces(spelling(reference)) == strip_spaces(spelling(answer)):
             return Decision(True, "text")
         return Decision(None, comparison.layer, str(e))
 
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_FORMULA = re.compile(r"[\d^/_=+]|[!'](?!s\b)")  # here signs and brackets have a meaning
+_FORMULA = re.compile(r"[\d^/_=+()]|[!'](?!s\b)")  # here signs and brackets have a meaning
+_SYMBOL = re.compile(r"[\\^_=<>≤≥]")  # here the case has a meaning, too: r and R, m and M
 _LETTERS = re.compile(r"[^\W\d_]{3,}(?:[\s'’.!?-]+[^\W\d_]+)*[.!?]?|[^\W\d_]+(?:\s[^\W\d_]{3,})+")  # noqa: RUF001
 _SHORT = frozenset(("no", "ja", "si", "sí"))  # any other two letters are a product
 _NOT_WORDS = frozenset(("inf", "infinity"))

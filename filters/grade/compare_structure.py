@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from filters.formula.tree import Budget, TooLarge
 from filters.grade.decision import Undecided
 from filters.grade.formulas import equal_formulas, parse_with_unit
+from filters.grade.lookalikes import is_function_of
 from filters.grade.numbers import equal_numbers, parse_quantity
 from filters.grade.relations import (
     equal_equations,
@@ -26,7 +27,7 @@ from filters.grade.relations import (
     without_domain,
     without_names,
 )
-from filters.grade.split_structure import Structure, expand_signs, parse_structure, rows, vector
+from filters.grade.split_structure import Structure, expand_signs, parse_structure, point, rows, vector
 from filters.policy import Policy
 from filters.text.latex_tables import UNION
 
@@ -101,7 +102,10 @@ class Comparison:
         for part in (value, *several.parts):
             _require_readable(part)
         spellings = dict.fromkeys(map(strip_spaces, several.parts))  # 3/4 or 0.75 is one value, 3, 3 are two
-        return several.kind == "list" and len(spellings) > 1 and all(self.equal(value, p) for p in spellings)
+        equal = several.kind == "list" and len(spellings) > 1 and all(self.equal(value, p) for p in spellings)
+        if equal and len({label_of(part) for part in several.parts} - {None}) > 1:
+            raise Undecided("ambiguous")  # x = 2, y = 2 is a point, not 2
+        return equal
 
     def _may_be_grouped(self, value: str, joined: str) -> bool:
         """Whether a list may be the value, with groups as in India or in Germany: 12,34,567 and 1.000,00."""
@@ -183,6 +187,8 @@ class Comparison:
             equal = any(self.equal(p, q) for p in a_values for q in b_values)
             if x == y or (not equal and len(a.parts) > 2):
                 return equal
+            if equal and (is_function_of(x, y) or is_function_of(y, x)):
+                raise Undecided("ambiguous")  # the conjugate of z, and z
             words = [bool(_LABEL_WORD.fullmatch(label)) for label in (x, y)]
             if equal and all(words) and x.casefold() != y.casefold():
                 raise Undecided("ambiguous")  # AB = 4 and CD = 4
@@ -231,9 +237,11 @@ def _aligned(a: Structure, b: Structure) -> tuple[Structure, Structure]:
 
 
 def _as_tuple(side: Structure, other: Structure) -> Structure:
-    """Returns a column as a tuple, and a matrix as a tuple of rows, in the brackets of the other tuple."""
+    """Returns a column or a named point as a tuple, a matrix as a tuple of rows, in the other's brackets."""
     if side.kind != "single" or other.marks not in (("(", ")"), ("[", "]")):
         return side
+    if found := point(side.parts[0]):
+        return found
     found = vector(side.parts[0]) or rows(side.parts[0])
     return found._replace(marks=other.marks) if found else side
 

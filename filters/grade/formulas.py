@@ -54,9 +54,11 @@ def equal_formulas(
     x, y = _in_degrees(x, x_unit, y, y_unit), _in_degrees(y, y_unit, x, x_unit)
     if x_unit and y_unit and x_unit != y_unit:
         measures = [UNITS[unit].measures if unit in UNITS else None for unit in (x_unit, y_unit)]
-        if None in measures or measures[0] == measures[1]:
+        if None not in measures and measures[0] != measures[1]:
+            return False
+        if None in measures or not equivalent(_scaled(x, x_unit), _scaled(y, y_unit), budget):
             raise Undecided("units_differ")
-        return False
+        return True  # 3.6 * 10^{-3} m and 3.6 mm
     if _is_rounding(numbers[0], y, policy, budget) or _is_rounding(numbers[1], x, policy, budget):
         return True
     floats = _is_float(numbers[0], y, budget), _is_float(numbers[1], x, budget)
@@ -74,6 +76,11 @@ def equal_formulas(
     if _equal_without_words(reference, answer, budget) or _equal_at_whole_numbers(x, y, budget):
         raise Undecided("ambiguous")
     return False
+
+
+def _scaled(tree: Tree, unit: str) -> Tree:
+    """Converts a formula to the base unit of what its unit measures."""
+    return ("mul", tree, ("num", UNITS[unit].size))
 
 
 def _equal_at_whole_numbers(x: Tree, y: Tree, budget: Budget) -> bool:

@@ -130,6 +130,8 @@ _OTHERWISE = re.compile(
     re.IGNORECASE,
 )
 
+_BETWEEN_DIGITS = re.compile(r"[.,:]")
+
 
 def compare_text(reference: str, answer: str, policy: Policy, _: float) -> Decision:
     """Compares words without case and punctuation. Undecided if one text contains the other."""
@@ -141,7 +143,8 @@ def compare_text(reference: str, answer: str, policy: Policy, _: float) -> Decis
         return Decision(
             None if is_changed(answer) or _OTHERWISE.search(answer) else True, "text", "ambiguous"
         )
-    similar = f" {a} " in f" {b} " or f" {b} " in f" {a} " or _letters(a) == _letters(b)
+    a, b = (f" {_BETWEEN_DIGITS.sub(' ', text)} " for text in (a, b))  # 10 and 10.0
+    similar = a in b or b in a or _letters(a) == _letters(b)
     doubtful = similar or is_missing(reference) or is_prose(answer)
     return Decision(None if doubtful else False, "text", "ambiguous")
 

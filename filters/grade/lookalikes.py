@@ -18,10 +18,16 @@ _CODE = re.compile(
 )
 _SERIES = re.compile(r"\d+(?:\s?-\s?\d+)+|\d+\s?/\s?\d+\s?/\s?\d+", re.ASCII)  # 10-15, 1/2/2021
 _CONNECTIVE = re.compile(r"(\\land|\\wedge|\band\b)|\\lor|\\vee|\bor\b")
+_NEGATED = re.compile(r"\\(?:overline|bar)\s?\{[^{}i]*[A-Za-z][^{}i]*[-+*][^{}i]*\}")  # not of a+bi
 _SYMBOL = re.compile(r"\\(?:land|wedge|lor|vee)(?![A-Za-z])")
 _DOMAIN = re.compile(r"∈\s?(?:\\mathbb\s?)?\{?\s?([A-Z])\s?\}?\s?((?:[_^]\s?(?:\{[^{}]*\}|.)|[+*])?)")
 _VECTOR = r"\\(?:vec|overrightarrow|hat|mathbf|boldsymbol|bm)(?:\s?\{[^{}]{1,20}\}|\s[A-Za-z])"
 _CROSS_PRODUCT = re.compile(rf"{_VECTOR}\s?\\times\s?{_VECTOR}")
+
+# Spelled labels of a function of another label: the conjugate of z, sin A of A, f(x) of x.
+_FUNCTION_OF = re.compile(
+    r"(?:overline|bar|hat|neg|lnot|log|ln|lg|exp|(?:arc)?(?:sin|cos|tan|cot|sec|csc)|[A-Za-z]'{0,2}\()(.+?)\)?"
+)
 
 
 def are_lookalikes(written: Pair, normalized: Pair, equal: bool) -> bool:
@@ -32,6 +38,12 @@ def are_lookalikes(written: Pair, normalized: Pair, equal: bool) -> bool:
     if _is_other_domain(*normalized):
         return True
     return has_code or _is_other_series(*normalized) or _is_other_logic(*written) or _is_reordered(*written)
+
+
+def is_function_of(label: str, other: str) -> bool:
+    """Whether a label names a function of what the other names, which has another value."""
+    found = _FUNCTION_OF.fullmatch(label)
+    return found is not None and found[1] == other
 
 
 def _differ_in_marks(reference: str, answer: str) -> bool:
@@ -57,10 +69,12 @@ def _is_other_domain(reference: str, answer: str) -> bool:
 
 
 def _is_other_logic(reference: str, answer: str) -> bool:
-    """Whether one text has "and" where the other has "or".
+    """Whether one text has "and" where the other has "or", or a bar over a sum, which negates it in logic.
 
     In words both may list solutions: x = 1 or x = 2. A symbol, or both words in one text, is meant.
     """
+    if len(_NEGATED.findall(reference)) != len(_NEGATED.findall(answer)):
+        return True
     a, b = ([bool(match[1]) for match in _CONNECTIVE.finditer(text)] for text in (reference, answer))
     is_meant = len(set(a)) > 1 or (_SYMBOL.search(reference) and _SYMBOL.search(answer))
     return bool(a and b and a != b and is_meant)

@@ -42,7 +42,8 @@ def label_of(relation: Structure | str) -> str | None:
     first, last = relation.parts[0], relation.parts[-1]
     if _CONDITION.search(first):
         return None
-    if _is_name(first):
+    between = len(relation.parts) == 3 and set(relation.marks) <= set("<>≤≥")  # a < x < b is about x
+    if _is_name(first) and not between:
         return _spelled(first)
     if relation.marks[0] in "<>≤≥":
         return _spelled(relation.parts[1]) if _is_name(relation.parts[1]) else None

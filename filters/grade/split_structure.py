@@ -32,6 +32,11 @@ _REALS = frozenset((r"\mathbb{R}", r"\mathbb R", r"\R"))
 _BUILDER = re.compile(r"[A-Za-z]\s?(?:∈\s?\\mathbb\s?\{?\s?R\s?\}?)?\s?[|:]\s?(.+)")
 _WITHOUT = re.compile(r"\\mathbb\s?\{?\s?R\s?\}?\s?(?:\\setminus|\\backslash|-)\s?⦃([^⦃⦄]*)⦄")
 _VECTOR = re.compile(r"\\begin\{[pbv]?matrix\}(.*)\\end\{[pbv]?matrix\}", re.IGNORECASE)
+_POINT = re.compile(r"[A-Z](?:_\{?\w\}?)?'{0,2}\s?=?\s?(\(.*\))")  # F(0, -3)
+_SYSTEM = re.compile(
+    r"⦃?\s?\\begin\{(cases|aligned|array|gathered)\}(?:\{[lcr]*\})?(.*)\\end\{\1\}\s?\.?", re.DOTALL
+)
+_ASSIGNMENT = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s?&?\s?=\s?&?([^=,;&]+)[,;.]?")
 
 
 def complement(points: tuple[str, ...]) -> tuple[str, ...]:
@@ -51,6 +56,22 @@ def vector(text: str) -> Structure | None:
     return Structure("tuple", tuple(parts), ("(", ")"))
 
 
+def point(text: str) -> Structure | None:
+    """Returns the coordinates of a point with a name, None for any other text."""
+    match = _POINT.fullmatch(text)
+    found = parse_structure(match[1]) if match else None
+    return found if found and found.kind == "tuple" else None
+
+
+def assignments(text: str) -> Structure | None:
+    r"""Returns \begin{cases} x = 1 \\ y = 2 \end{cases} as a list of equations, None for any other text."""
+    match = _SYSTEM.fullmatch(text)
+    parts = [row.strip() for row in match[2].strip().removesuffix(ROW).split(ROW)] if match else []
+    if len(parts) < 2 or not all(map(_ASSIGNMENT.fullmatch, parts)):
+        return None
+    return Structure("list", tuple(part.replace("&", "").rstrip(",;. ") for part in parts))
+
+
 def rows(text: str) -> Structure | None:
     """Returns a matrix as a tuple of its rows, each a column, None for any other text."""
     match = _VECTOR.fullmatch(text)
@@ -68,6 +89,8 @@ def parse_structure(text: str) -> Structure:
         return Structure("tuple", ("-∞", "∞"), ("(", ")"))
     if text == "∅":
         return Structure("set", ())
+    if r"\begin" in text and (system := assignments(text)):
+        return system
     if len(parts := split(text)) > 1:
         return Structure("list", parts)
     if text.startswith(("⦃", "{")) and _is_enclosed(text):

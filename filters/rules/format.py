@@ -12,7 +12,9 @@ from filters.extract.answer import Answer, extract
 from filters.extract.candidates import alternatives, is_answer, stated_answers
 from filters.grade.grader import COMPARED_BY_VALUE, TEXT_LIMIT, grade_answer
 from filters.grade.json_answer import find_json, is_several
+from filters.policy import DEFAULT
 from filters.result import FilterResult, failed, passed, undecided
+from filters.rules.correct import answer_to_grade
 from filters.sandbox.python_tests import last_block
 from filters.text.normalize import normalize_words
 from filters.text.turn_marks import TURN_MARK
@@ -94,6 +96,8 @@ def final_answer(trace: Trace) -> FilterResult:
     if kind in _UNPHRASED:
         return _unphrased_answer(trace)
     answer = extract(trace.response)
+    if answer is None or answer.how == "last":
+        answer = _named_in_words(trace) or answer
     if answer is None or answer.how == "last" or not is_answer(answer.text, kind, trace.reference):
         return failed("no_answer", answer.text if answer and answer.how != "last" else None)
     own = (answer.text, *answer.text.split(", "))
@@ -104,6 +108,18 @@ def final_answer(trace: Trace) -> FilterResult:
             both = f"{text[:200]} | {answer.text[:200]}"
             return (failed if same == "failed" else undecided)("several_answers", both)
     return _unresolved_alternatives(trace, answer) or passed(answer.text)
+
+
+def _named_in_words(trace: Trace) -> Answer | None:
+    """The response or its end, if it names one option, or yes or no: "Option C is correct"."""
+    possible = {"choice": "ABCDEFGHIJ", "yes_no": ("yes", "no")}.get(trace.answer_type, ())
+    answer = (
+        answer_to_grade(trace.reference, trace.response, trace.answer_type, DEFAULT) if possible else None
+    )
+    if answer is None:
+        return None
+    grades = (grade_answer(one, answer.text, trace.answer_type).outcome for one in possible)
+    return answer if "passed" in grades else None
 
 
 def _unphrased_answer(trace: Trace) -> FilterResult:

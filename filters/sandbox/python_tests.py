@@ -35,6 +35,7 @@ _PYTHON = frozenset({"python", "py", "python3"})
 _DEFINED = re.compile(
     r"^(?:(?:async[ \t]+)?def|class)[ \t]+(\w+)|^(\w+)[ \t]*(?::[^=\n]*)?=(?!=)", re.MULTILINE
 )
+_PRINTS = re.compile(r"\bprint\b|\bstdout\b|\bos\.write\b")
 
 # Packages that other graders provide. Their import is recognized by the program's text, since a program can
 # raise any exception.
@@ -89,13 +90,18 @@ def _programs(response: str) -> list[str]:
 
 
 def _tested_program(programs: list[str], metadata: str | None) -> str:
-    """The last program that defines a name the assertions use, not an example of its use; or the last."""
+    """The last program that defines a name the assertions use, or that prints if outputs are compared.
+
+    Blocks after it may show its use or a sample of its output. Without such a program, the last block.
+    """
     try:
         _, assertions = _read_tests(metadata)
     except ValueError:
         return programs[-1]
     used = set(assertions.names) if assertions else set()
     for program in reversed(programs):
+        if not assertions and _PRINTS.search(program):
+            return program
         if any(used.intersection(names) for names in _DEFINED.findall(program)):
             return program
     return programs[-1]

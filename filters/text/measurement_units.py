@@ -18,6 +18,7 @@ class Unit(NamedTuple):
 # quantity: size names; size names. Sources: the SI brochure (9th edition); NIST Handbook 44, appendix C.
 _TABLE = """
 length: 1 m meter metre; 1000 km kilometer kilometre; 0.01 cm centimeter centimetre
+length: 0.1 dm decimeter decimetre
 length: 0.001 mm millimeter millimetre; 0.000001 µm micrometer micron; 0.000000001 nm nanometer nanometre
 length: 0.0254 inch inches in; 0.3048 ft foot feet; 0.9144 yd yard; 1609.344 mi mile
 mass: 1 kg kilogram kilo; 0.001 g gram; 0.000001 mg milligram; 1000 tonne; 0.45359237 lb pound
@@ -30,12 +31,12 @@ money in yen: 1 yen jpy
 money in yuan: 1 yuan rmb
 money in rupees: 1 rupee
 angle: 1 degree deg; 57.29577951308232 rad radian
-volume: 1 L liter litre; 0.001 ml milliliter millilitre; 3.785411784 gallon gal
+volume: 0.001 L liter litre; 0.000001 ml milliliter millilitre; 0.003785411784 gallon gal
 area: 1 m^2 sqm square_meter square_metre; 0.0001 cm^2 square_centimeter square_centimetre
-area: 1000000 km^2 square_kilometer square_kilometre; 0.09290304 ft^2 square_foot square_feet
+area: 0.01 dm^2; 1000000 km^2 square_kilometer square_kilometre; 0.09290304 ft^2 square_foot square_feet
 area: 0.00064516 in^2 square_inch
-cubic: 1 m^3 cubic_meter cubic_metre; 0.000001 cm^3 cc cubic_centimeter cubic_centimetre
-cubic: 0.028316846592 ft^3 cubic_foot cubic_feet; 0.000016387064 in^3 cubic_inch
+volume: 1 m^3 cubic_meter cubic_metre; 0.000001 cm^3 cc cubic_centimeter cubic_centimetre; 0.001 dm^3
+volume: 0.028316846592 ft^3 cubic_foot cubic_feet; 0.000016387064 in^3 cubic_inch
 speed: 1 m/s meter/second; 5/18 km/h kmh kph kilometer/hour; 0.44704 mph mi/h mile/hour
 acceleration: 1 m/s^2 meter/second^2
 temperature: 1 degree_c degree_celsius celsius

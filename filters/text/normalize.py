@@ -66,6 +66,7 @@ _GOES_ON = re.compile(r"\d\s?,?\s?\.{3}\Z")  # 0.333... and 1, 2, 3, ...
 _BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\S)")  # 2**3 and 2 ** 3 are powers
 _ESCAPES = [(r"\$", ""), (r"\!", ""), (r"\{", "⦃"), (r"\}", "⦄"), (r"\|", "|")]
 _ESCAPES += [(bracket, "") for bracket in (r"\(", r"\)", r"\[", r"\]")]
+_PUNCTUATION = re.compile(r"[\"'!?;()_\\]+|[.,:]+(?!\d)|(?<!\d)[.,:]+")
 _ASCII_RELATIONS = (("<=", "≤"), (">=", "≥"), ("=<", "≤"), ("!=", "≠"), ("**", "^"))
 
 
@@ -107,8 +108,13 @@ def normalize(text: str) -> str:
 
 
 def normalize_words(text: str, *, case_sensitive: bool = False) -> str:
-    """Normalizes words: also drops punctuation, a leading article and, by default, case."""
-    text = re.sub(r"[\"'!?.,;:()_\\]+", " ", normalize(text))
+    """Normalizes words: also drops punctuation, a leading article and, by default, case.
+
+    Marks between digits stay (1.234, 12:50), and so does a text of signs alone, such as ") ]".
+    """
+    if not any(map(str.isalnum, text)):
+        return " ".join(strip_markup(text).split())
+    text = _PUNCTUATION.sub(" ", normalize(text))
     text = _ARTICLE.sub("", " ".join(text.split()))
     return text if case_sensitive else text.casefold()
 

@@ -141,3 +141,20 @@ def test_a_mistake_in_the_rules_is_reported_in_one_line(rules, message):
     with pytest.raises(UserError) as error:
         check_rules(rules)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "response", "outcome"),
+    [
+        ("choice", "The correct option is C", "passed"),
+        ("choice", "Therefore, option **C** is the correct choice.", "passed"),
+        ("choice", "Hence the correct option is **C**. Option B is too small.", "passed"),
+        ("choice", "Options B and C are both plausible.", "failed"),
+        ("yes_no", "Yes, there exists such a number.", "passed"),
+        ("yes_no", "Perhaps there is one.", "failed"),
+    ],
+)
+def test_an_option_named_in_words_is_a_final_answer(kind, response, outcome):
+    trace = a_trace(answer_type=kind, reference={"choice": "C", "yes_no": "yes"}[kind], response=response)
+    (verdict,) = apply_rules(trace, {"final_answer": {}}).verdicts
+    assert verdict.outcome == outcome

@@ -25,3 +25,12 @@ UNITS = r"""( [ { } $ \ \boxed{ \boxed{} \fbox \( <answer> </answer> answer: ###
 )
 def test_a_million_characters_are_read_in_linear_time(unit):
     extract(unit * (SIZE // len(unit)))  # quadratic time would be noticed
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["คำตอบคือ 18", "คำตอบ: 18", "উত্তর হল 18", "উত্তর: 18", "సమాధానం: 18", "Jibu ni 18.", "Jibu: 18"],
+)
+def test_the_languages_of_mgsm_announce_an_answer(response):
+    answer = extract(f"9 + 9 = 18 na 3 pia ni namba ya mayai.\n{response}")
+    assert (answer and answer.text, answer and answer.how) == ("18", "phrase")

@@ -68,3 +68,14 @@ def test_a_formula_never_differs_from_once_itself(seed):
         read += 1
         assert "∞" in text or same_value is not False, text
     assert read > 5
+
+
+INFINITE = [r"\log_2 0", r"-\log_2 0", r"\frac{1}{\log_5 0}", r"\max(5, \log_2 0)", r"0 \cdot \log_2 0"]
+INFINITE += [r"\frac{1}{\pi\cdot 10^{200}\cdot 10^{200}}"]
+
+
+@pytest.mark.parametrize("reference", ["5", "5.12345", r"\sqrt{2}", r"\log_{10} 5", "x", "f(x)=x", "50%"])
+@pytest.mark.parametrize("answer", INFINITE)
+def test_an_infinite_value_equals_no_other_value(reference, answer):
+    assert compare(reference, answer, DEFAULT).equal is not True
+    assert compare(answer, reference, DEFAULT).equal is not True

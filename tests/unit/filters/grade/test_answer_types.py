@@ -187,3 +187,10 @@ def test_an_option_that_is_denied_in_another_language_is_not_chosen(kind, said):
 def test_an_option_that_another_language_calls_correct_is_chosen():
     for said in ("La opción A es incorrecta. La opción B es correcta.", "正解はBです。", "정답은 B입니다."):
         assert grade_response("B", said, "choice").outcome == "passed", said
+
+
+def test_liters_and_cubic_meters_measure_the_same():
+    for reference, answer in (("1 L", "1000 cm^3"), (r"10 \text{ mL}", "10 cc"), ("1 L", "1 dm^3")):
+        assert grade_response(reference, answer, "math").outcome == "passed", answer
+    for reference, answer in (("1 L", "1 cm^3"), ("1 L", "1 m^3"), ("5 L", "5 m^2"), ("5 dm", "5 cm")):
+        assert grade_response(reference, answer, "math").outcome == "failed", answer

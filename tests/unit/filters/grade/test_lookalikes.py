@@ -265,3 +265,13 @@ def test_a_vector_in_unit_vectors_is_not_incorrect_for_its_coordinates():
     assert same(r"2\mathbf{i}+3\mathbf{j}", r"\langle 2, 3 \rangle") is None
     assert same(r"2\hat{i}+3\hat{j}", "(2, 3)") is None
     assert same("2+3i", "(2, 3)") is False
+
+
+def test_a_bar_over_a_sum_of_letters_may_negate_it():
+    for reference, answer, equal in (
+        (r"\overline{A+B}", "A+B", None),
+        ("p - q", r"\overline{p - q}", None),
+        (r"\overline{A+B}", r"\overline{B+A}", True),
+        (r"\overline{2+3i}", "2-3i", True),
+    ):
+        assert compare(reference, answer, DEFAULT).equal is equal, answer

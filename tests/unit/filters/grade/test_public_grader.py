@@ -59,3 +59,10 @@ def test_only_a_correct_answer_is_true() -> None:
 def test_a_policy_decides_what_mathematics_leaves_open() -> None:
     assert not verify("1/3", "0.33")
     assert verify("1/3", "0.33", policy=Policy(rounding_digits=2))
+
+
+def test_equal_values_of_several_unknowns_are_not_one_value():
+    for answer in ("x = 2, y = 2", r"x = 2 \text{ and } y = 2", "a = 2, b = 2, c = 2"):
+        assert verify("2", answer).outcome == "undecided", answer
+    assert verify("3/4", r"x = \frac{3}{4}, x = 0.75").outcome == "correct"
+    assert verify("x = 2, y = 2", "(2, 2)").outcome == "correct"

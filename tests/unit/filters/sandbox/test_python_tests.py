@@ -26,6 +26,8 @@ def test_the_last_python_block_is_graded():
         (f"First:\n```python\n{bad}\n```\nBetter:\n```python\n{good}\n```\nSo be it.", ""),
         (f"```python\n{good}\n```\nIt prints:\n```\n5\n```\nor with a shell\n```bash\npython x.py\n```", ""),
         (f"```\n{good}\n```", ""),
+        (f"```\n{good}\n```\nFor 2 3 it prints:\n```\n5\n```", ""),
+        (f"```python\n{good}\n```\nThe input:\n```python\n2 3\n```", ""),
         (f"~~~py\n{good}\n~~~", ""),
         (f"```python\n{good}\n```\n```python\n{bad}\n```", "wrong_output"),
         (good, "no_answer"),
