@@ -53,7 +53,8 @@ class Recipe(RecipeTable):
     again: those of the same model, prompt and sampling settings. Problems of the same sources are taken over,
     too. Default: none."""
     seed: int = 0
-    """Seed of the samples, the split into examples for training and validation, and the training."""
+    """Seed of the samples, of which problems are held out (`ingest.held_out`), of the split into examples for
+    training and validation, and of the training."""
     ingest: Ingest
     """Where the problems come from."""
     teacher: Annotated[tuple[Teacher, ...], BeforeValidator(_as_array)] = ()

@@ -70,7 +70,7 @@ class Endpoint(RecipeTable):
         if self.by_files:
             if self.serve or self.base_url:
                 raise ValueError('batch = "file" asks no server: remove serve and base_url')
-        elif (self.serve is None) == (self.base_url is None):
+        elif (self.serve is None) == (not self.base_urls):
             raise ValueError('set either serve = "vllm" or base_url')
         return self
 

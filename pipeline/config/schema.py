@@ -38,6 +38,7 @@ def recipe_schema() -> dict[str, Any]:
     teacher["anyOf"] = [one, several]
     rules = schema["$defs"]["Filter"]["properties"]["rules"]
     rules["properties"] = {name: _rule(spec.function) for name, spec in FILTERS.items()}
+    rules["patternProperties"] = {":": {"type": ["boolean", "object"]}}  # a rule of the user's own
     rules["additionalProperties"] = False
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
 

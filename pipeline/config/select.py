@@ -30,6 +30,12 @@ class PassRates(RecipeTable):
     max: Fraction = 1
     """Maximum fraction. Lower it to leave out problems that the student solves already."""
 
+    @model_validator(mode="after")
+    def _some_rate_fits(self) -> PassRates:
+        if self.min > self.max:
+            raise ValueError("min is more than max: no problem lies between them")
+        return self
+
 
 class Marks(RecipeTable):
     """Marks that people gave traces in `retort view`."""

@@ -10,6 +10,7 @@ from pipeline import generations
 from pipeline.engine.progress import plain
 from pipeline.inspect import diversity
 from pipeline.inspect.costs import costs, total_spend
+from pipeline.inspect.failures import accepted
 from pipeline.inspect.format import at_least, money, percent
 from pipeline.inspect.run import Run
 from pipeline.select.stage import LEFT_OUT
@@ -45,6 +46,8 @@ def _generate(run: Run) -> Iterator[str]:
         where = " where a price is given" if any(c.spend is None for c in spent) and not uncounted else ""
         line += f", {at_least(money(total), uncounted)} spent{where}"
     yield line
+    if failed := accepted(run, "generate"):
+        yield f"{failed:,} of the traces failed, which generate.max_failed_fraction accepts"
 
 
 def _filter(run: Run) -> Iterator[str]:

@@ -23,6 +23,7 @@ from pipeline.inspect.chain_table import ChainStep
 from pipeline.inspect.compression import Compression, compression_of
 from pipeline.inspect.costs import Cost, costs, total_spend
 from pipeline.inspect.diversity import RunDiversity, diversity_of
+from pipeline.inspect.failures import counts_of
 from pipeline.inspect.format import at_least, count, money
 from pipeline.inspect.run import Run, open_run
 from pipeline.inspect.show import print_grid, print_lines
@@ -59,14 +60,14 @@ class StageLine(Row):
     stage: str
     state: str  # running, complete, partial, outdated, unfinished, not started
     rows: int
-    failed: int
+    failed: int  # rows of failed samples that were accepted, too
     shards: int
     sealed: int  # of the shards
     seconds: float | None  # over all attempts that have ended; None before the first
 
 
 class StageUsage(Row):
-    """Use of an LLM judge, of a model in evaluate, or of a teacher that reads, over all attempts."""
+    """Use of the teachers, an LLM judge, or a model in evaluate, over all attempts: also of lost rows."""
 
     stage: str
     requests: int
@@ -131,7 +132,7 @@ def status_of(run: Run) -> Status:
         folder=str(run.path),
         stages=tuple(
             StageLine(stage=stage, state=run.state(stage), **vars(counts), seconds=seconds.get(stage))
-            for stage, counts in run.counts().items()
+            for stage, counts in counts_of(run).items()
         ),
         progress=tuple(_progress(run)),
         filtered=Yield(**{name: report[name] for name in Yield.model_fields}) if report else None,
@@ -247,7 +248,7 @@ def _sum_line(stage: str, output: Output, workers: Sequence[usage.Attempt]) -> s
 
 
 def _usage(run: Run) -> Iterator[StageUsage]:
-    for stage in (*run.answer_stages(), "train"):
+    for stage in ("generate", *run.answer_stages(), "train"):
         used = [a for attempt in usage.read_attempts(run.output(stage).folder) for a in attempt.endpoints]
         uncounted = sum(u.uncounted for u in used)
         nothing = None if uncounted else 0

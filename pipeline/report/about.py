@@ -10,6 +10,7 @@ from pipeline.engine.layout import ROWS
 from pipeline.generate import usage
 from pipeline.inference.pruning import pruning_of
 from pipeline.inspect.costs import costs, spend_per_kept, total_spend
+from pipeline.inspect.failures import counts_of
 from pipeline.inspect.run import Run
 from pipeline.inspect.score_table import sampling_of
 from pipeline.report import charts
@@ -53,7 +54,7 @@ def stages(run: Run) -> list[dict[str, Any]]:
     seconds = run.seconds()
     ended = {event["stage"]: event["ended"] for event in run.events()}
     rows = []
-    for name, counts in run.counts().items():
+    for name, counts in counts_of(run).items():
         manifest = run.output(name).manifest()
         rows.append(
             {

@@ -148,6 +148,10 @@ def test_a_model_is_either_served_or_has_a_base_url(tmp_path: Path) -> None:
     assert 'set either serve = "vllm" or base_url' in mistake(tmp_path, "teacher.serve=vllm")
 
 
+def test_an_empty_list_of_servers_does_not_start_one_here(tmp_path: Path) -> None:
+    assert 'set either serve = "vllm" or base_url' in mistake(tmp_path, "teacher.base_url=[]")
+
+
 def test_settings_without_effect_on_output_are_not_part_of_the_identity(tmp_path: Path) -> None:
     one, other = (
         load(tmp_path),
@@ -198,6 +202,7 @@ def test_the_number_of_samples_is_set_in_one_way(tmp_path: Path, overrides: list
     ("override", "words"),
     [
         ("filter.difficulty={low=0.9,high=0.1}", "filter.difficulty: low is more than high"),
+        ("select.student_pass_rate={min=0.9,max=0.1}", "select.student_pass_rate: min is more than max"),
         ("filter={rules={correct=false},difficulty={}}", "filter: difficulty counts correct samples"),
         ('filter.contamination={against=[{kind="file",path="x"}],ngrams=[]}', "filter.contamination.ngrams"),
     ],

@@ -37,6 +37,7 @@ def test_shipped_recipes_name_the_schema_and_are_valid(path: Path) -> None:
     [
         "",
         "[filter.rules]\ncorrect = false\nno_leak = true\nlength = { max_reasoning = 3 }",
+        '[filter.rules."my_rules.py:brief"]\nwords = 200',
         '[[evaluate.sets]]\nbenchmark = "aime24"',
         '[filter.contamination]\nagainst = [{ benchmark = "math500" }]',
     ],

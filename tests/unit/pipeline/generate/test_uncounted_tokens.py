@@ -108,6 +108,16 @@ def test_status_shows_what_a_training_s_teacher_has_read(
     assert f"train: 0 requests, {shown}\n" in capsys.readouterr().out
 
 
+def test_status_shows_what_generate_has_spent_on_all_attempts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "small")
+    UsageLog(run.path / "generate", [meter(COUNTED)]).save("")
+    print_document(status_of(run))
+    said = "generate: 0 requests, 1,000,000 prompt and 1,000,000 completion tokens, 3.00 spent\n"
+    assert said in capsys.readouterr().out
+
+
 def trace(tokens: int | None, finish_reason: str = "stop") -> Trace:
     return Trace(
         id="p-0-0000", problem_id="p", sample=0, question="q", reference="7", answer_type="math", source="s",
