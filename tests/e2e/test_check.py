@@ -171,6 +171,7 @@ def test_check_asks_a_server_for_its_models_and_reports_a_dead_one(
 
 def test_check_covers_the_target_of_publish(hub: Hub, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "http://127.0.0.1:9/v1")
+    recipe.write_text(recipe.read_text().partition("[student]")[0])  # no model to read, which takes seconds
     env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret"}
 
     def line(to: str, **more: str) -> str:

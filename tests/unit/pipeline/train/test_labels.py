@@ -89,9 +89,6 @@ def test_examples_over_the_maximum_length_are_read_once_they_fit(
     code, rows = run(given, tmp_path / "run", 12)
     assert (code, len(rows)) == (DONE, 12)
     assert server.stats()["requests"] == 12 + 2
-    none = given.model_copy(update={"train": given.train.model_copy(update={"max_length": 1})})
-    assert run(none, tmp_path / "run", 12) == (DONE, [])
-    assert server.stats()["requests"] == 12 + 2
 
 
 def test_a_server_that_gives_no_labels_is_refused_after_one_request(
