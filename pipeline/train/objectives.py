@@ -8,14 +8,17 @@ a name in TERMS, a column in rows.Step, and a class in pipeline/train/trainer/lo
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline import install_hints
 from pipeline.config import Recipe
 from pipeline.config.endpoints import Endpoint
 from pipeline.config.train import KDTeacher, Train
 from pipeline.errors import UserError
+from pipeline.hardware import has_gpu
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,23 @@ def _check_on_policy(recipe: Recipe) -> None:
         )
     if settings.sampler_url and settings.sampler != "vllm":
         raise UserError('train.on_policy.sampler_url has no effect without sampler = "vllm": remove it')
+    _check_sampler(recipe)
     defaults = Train()
     for name in ("order", "weight_by", "packing"):
         if getattr(recipe.train, name) != getattr(defaults, name):
             raise UserError(f"train.{name} has no effect with train.objective = 'on_policy': remove it")
+
+
+def _check_sampler(recipe: Recipe) -> None:
+    """TRL hands the new weights to the vLLM of its own environment before each step."""
+    settings, setting = recipe.train.on_policy, 'train.on_policy.sampler = "vllm"'
+    if settings.sampler != "vllm":
+        return
+    gpu = recipe.ray.train.gpus > 0 if recipe.ray.train else has_gpu()
+    if not (gpu or settings.sampler_url):
+        raise UserError(f"{setting} needs a GPU, and there is none: vLLM on a CPU takes no new weights")
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(f"{setting} needs vllm, which is not installed: {install_hints.extra('vllm')}")
 
 
 def _check_pairs(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from pipeline.config.train import KDTeacher
 from pipeline.engine.stage import Place
 from pipeline.errors import UserError
 from pipeline.hardware import has_gpu
-from pipeline.train import launcher
+from pipeline.train import launcher, objectives
 from pipeline.train.launcher import command, environment
 from pipeline.train.objectives import teachers
 from tests import tiny_student
@@ -140,6 +140,15 @@ REMOTE = {"model": "m", "base_url": "http://127.0.0.1:1/v1"}
 )
 def test_settings_of_on_policy_are_checked(settings: dict[str, Any], message: str) -> None:
     assert message in complaint(objective="on_policy", on_policy=settings)
+
+
+def test_sampling_by_vllm_in_the_process_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objectives, "has_gpu", lambda: False)
+    message = complaint(objective="on_policy", on_policy={"sampler": "vllm"})
+    assert "needs a GPU, and there is none: vLLM on a CPU takes no new weights" in message
+    served = {"sampler": "vllm", "sampler_url": "http://127.0.0.1:1"}
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
+    assert "needs vllm, which is not installed" in complaint(objective="on_policy", on_policy=served)
 
 
 CHAT = {"kind": "chat", "name": "a", "path": "a.jsonl", "count": 5}
