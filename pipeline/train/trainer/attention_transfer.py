@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.train.trainer.capture import AttentionInputs
 from pipeline.train.trainer.documents import Document
+from pipeline.train.trainer.losses import kl
 
 BLOCK = 2**25  # numbers of a block of maps, over all heads: 128 MiB for each float32 copy
 MASKED = -1e30  # finite, as 0 x infinity is not a number
@@ -86,10 +87,10 @@ def _distance(kind: str, student: Side, teacher: Side, block: Tensor) -> Tensor:
         theirs = _log_maps(teacher, block)
     ours = _log_maps(student, block)
     if kind == "minilm":
-        return _kl(theirs, ours).mean(0)
+        return kl(theirs, ours).mean(0)
     ours, theirs = _mean_of_heads(ours), _mean_of_heads(theirs)
     if kind == "kl":
-        return _kl(theirs, ours)
+        return kl(theirs, ours)
     return (_normal(ours.exp()) - _normal(theirs.exp())).square().sum(-1)
 
 
@@ -112,10 +113,6 @@ def _mean_of_heads(log_maps: Tensor) -> Tensor:
 
 def _normal(maps: Tensor) -> Tensor:
     return maps / maps.norm(dim=-1, keepdim=True)
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def _sides(kind: str, inputs: AttentionInputs, document: Document, relation_heads: int) -> list[Side]:

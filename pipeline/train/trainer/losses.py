@@ -49,7 +49,7 @@ def topk_kl(student: Tensor, top_ids: Tensor, top_logprobs: Tensor, temperature:
     z = _widened(student)
     log_p = _teacher_buckets(top_ids, top_logprobs.detach().to(z.dtype), z.shape[-1])
     log_q = _student_buckets(z, top_ids)
-    return _kl((log_p / temperature).log_softmax(-1), (log_q / temperature).log_softmax(-1))
+    return kl((log_p / temperature).log_softmax(-1), (log_q / temperature).log_softmax(-1))
 
 
 def combine(alpha: float | Tensor, temperature: float, divergence: Tensor, ce: Tensor) -> Tensor:
@@ -81,7 +81,8 @@ def _student_buckets(logits: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([named, rest], -1) - logits.logsumexp(-1, keepdim=True)
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) over the last dimension, of log-probabilities."""
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
@@ -96,18 +97,18 @@ def _widened(x: Tensor) -> Tensor:
 
 def _jsd(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
     log_m = _log_mixture(log_p, log_q, beta)
-    return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
+    return beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m)
 
 
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     # KL(p || q). Mass-covering. Hinton et al. 2015, arXiv 1503.02531.
-    "forward_kl": lambda log_p, log_q, beta: _kl(log_p, log_q),
+    "forward_kl": lambda log_p, log_q, beta: kl(log_p, log_q),
     # KL(q || p). Mode-seeking. MiniLLM, Gu et al. 2023, arXiv 2306.08543.
-    "reverse_kl": lambda log_p, log_q, beta: _kl(log_q, log_p),
+    "reverse_kl": lambda log_p, log_q, beta: kl(log_q, log_p),
     # KL(p || beta p + (1 - beta) q), the forward KL as beta -> 0. DistiLLM, Ko et al. 2024, arXiv 2402.03898.
-    "skew_kl": lambda log_p, log_q, beta: _kl(log_p, _log_mixture(log_p, log_q, beta)),
+    "skew_kl": lambda log_p, log_q, beta: kl(log_p, _log_mixture(log_p, log_q, beta)),
     # KL(q || beta q + (1 - beta) p), the reverse KL as beta -> 0. DistiLLM.
-    "skew_reverse_kl": lambda log_p, log_q, beta: _kl(log_q, _log_mixture(log_q, log_p, beta)),
+    "skew_reverse_kl": lambda log_p, log_q, beta: kl(log_q, _log_mixture(log_q, log_p, beta)),
     # beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q. Generalized Jensen-Shannon (GKD,
     # Agarwal et al. 2023, arXiv 2306.13649). It vanishes at both ends: divided by beta it goes to the forward
     # KL as beta -> 0, divided by 1 - beta to the reverse KL as beta -> 1.
