@@ -79,12 +79,9 @@ def set_aside(stage: Stage, run_dir: Path) -> Path | None:
     if stage.free and not stage.output(run_dir).complete:
         _remove(run_dir / stage.name)
         return None
-    numbers = sorted(int(folder.name) for folder in _folder(stage, run_dir).glob(NUMBERED))
-    number = numbers[-1] if numbers else 1
-    if numbers and (_numbered(stage, run_dir, number) / "manifest.json").exists():
-        number += 1
-    target = _numbered(stage, run_dir, number)
-    target.mkdir(parents=True, exist_ok=True)
+    last = max((int(folder.name) for folder in _folder(stage, run_dir).glob(NUMBERED)), default=0)
+    target = _folder(stage, run_dir) / f"{last + 1:04d}"
+    target.mkdir(parents=True)
     _move(run_dir / stage.name, target)
     return target
 
@@ -96,7 +93,9 @@ def interrupted_move(stage: Stage, run_dir: Path) -> Path | None:
 
 
 def move_back(stage: Stage, run_dir: Path, moved: Path) -> None:
+    """Undoes an interrupted move, and removes its folder, which would count as one again."""
     _move(moved, run_dir / stage.name)
+    moved.rmdir()
 
 
 def bring_back(stage: Stage, run_dir: Path, wanted: Manifest) -> bool:
@@ -150,10 +149,6 @@ def remove(output: Output) -> None:
 
 def _folder(stage: Stage, run_dir: Path) -> Path:
     return run_dir / FOLDER / stage.name
-
-
-def _numbered(stage: Stage, run_dir: Path, number: int) -> Path:
-    return _folder(stage, run_dir) / f"{number:04d}"
 
 
 def _remove(folder: Path) -> None:

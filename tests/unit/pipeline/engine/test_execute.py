@@ -220,6 +220,19 @@ def test_paid_rows_survive_an_interrupted_move(tmp_path: Path, moved: int, seed:
     assert [[row.id for row in output.rows()] for output in before] == [["paid-1", "paid-1"]] * (seed - 1)
 
 
+def test_a_part_goes_on_after_an_interrupted_move(tmp_path: Path) -> None:
+    stage = replace(PAID, shards=("a", "b"))
+    execute(stage, recipe(1), tmp_path)
+    aside = tmp_path / "previous" / "paid" / "0001"
+    aside.mkdir(parents=True)
+    moved = next((tmp_path / "paid").glob("*.parquet"))
+    moved.rename(aside / moved.name)
+    for part in range(2):
+        assert execute(replace(stage, work=None), recipe(1), tmp_path, Options(part=(part, 2))) == DONE
+    assert rows(stage, tmp_path) == ["paid-1"] * 2
+    assert not aside.exists()
+
+
 def test_the_first_part_sets_aside_what_other_settings_made(tmp_path: Path) -> None:
     stage = replace(PAID, shards=("a", "b"), contradiction=lambda found, wanted: "")
     execute(stage, recipe(1), tmp_path)
