@@ -95,8 +95,8 @@ class UsageMeter:
         self.uncounted += None in (completion.prompt_tokens, completion.completion_tokens)
 
     def usage(self) -> EndpointUsage:
-        prompt, completion = self.prompt_tokens, self.completion_tokens
-        prompt, completion = prompt + self.pool.lost[0], completion + self.pool.lost[1]
+        lost_prompt, lost_completion = self.pool.lost
+        prompt, completion = self.prompt_tokens + lost_prompt, self.completion_tokens + lost_completion
         known = bool(completion or not self.uncounted)
         return EndpointUsage(
             teacher=self.teacher,

@@ -16,7 +16,7 @@ from rich.table import Table
 from pipeline.engine.progress import plain
 from pipeline.evaluate import bootstrap
 from pipeline.evaluate.bootstrap import Estimate
-from pipeline.inspect.costs import Cost, costs, total_spend
+from pipeline.inspect.costs import Cost, costs, spend_per_kept, total_spend
 from pipeline.inspect.format import at_least, count, estimate, money, percent
 from pipeline.inspect.run import Run
 from pipeline.inspect.show import print_grid, print_lines
@@ -54,13 +54,8 @@ class Line(Row):
     completion_tokens: int | None  # None when none were counted
     uncounted: int  # traces without token counts: tokens and spend are then lower bounds
     spend: float | None  # None when the recipe gives no price
-    kept_for_spend: int | None  # of `kept`, those of teachers whose spend is known
+    per_kept: float | None  # the spend for each kept trace of the teachers with a price
     suits: Suitability | None  # None before the stage score, or without a scored trace
-
-    @property
-    def per_kept(self) -> float | None:
-        paid = self.kept_for_spend
-        return self.spend / paid if self.spend is not None and paid else None
 
 
 class Teachers(Row):
@@ -152,7 +147,7 @@ def _line(name: str, spent: Sequence[Cost], suits: Suitability | None) -> Line:
         completion_tokens=sum(tokens) if tokens else None,
         uncounted=sum(c.uncounted for c in spent),
         spend=total_spend(spent),
-        kept_for_spend=sum(c.kept or 0 for c in spent if c.spend is not None) if kept else None,
+        per_kept=spend_per_kept(spent),
         suits=suits,
     )
 
